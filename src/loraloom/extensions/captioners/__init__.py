@@ -1,0 +1,1 @@
+"""Who speaks when a picture has no text. Contract: `contracts.Captioner`."""

@@ -1,0 +1,1 @@
+"""Kinds of model: how one is opened, what it answers. Contract: `contracts.Family`."""

@@ -1,0 +1,1 @@
+"""Folder layouts that `prepare` reads. Contract: `contracts.Format`."""
