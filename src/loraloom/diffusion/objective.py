@@ -1,0 +1,95 @@
+"""The denoising objective of DDPM-trained models.
+
+In: clean latents, noise, timesteps and the model's `NoiseSchedule`. Out: noisy latents, the target, the loss of each
+picture. Formulas: forward process and epsilon, Ho et al. 2020 (eq. 4, 14); v-prediction, Salimans & Ho 2022 (appendix
+D); min-SNR weight, Hang et al. 2023 (eq. 7, and its form for v); offset noise, Guttenberg 2023 ("Diffusion with offset
+noise"). Parity with diffusers' DDPMScheduler is tested.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from loraloom.contracts import NoiseSchedule
+from loraloom.diffusion.randomness import generator
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A noise schedule with everything that decides the loss.
+
+    Attributes:
+        alphas_cumprod_t: (t,) float32 on the training device.
+        prediction_type: `epsilon` or `v_prediction`.
+        snr_gamma: Limit of the SNR weight; None weighs all timesteps alike.
+        noise_offset: Standard deviation of the noise that is constant over a channel.
+    """
+
+    alphas_cumprod_t: Tensor
+    prediction_type: Literal["epsilon", "v_prediction"]
+    snr_gamma: float | None = None
+    noise_offset: float = 0.0
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps of the forward process."""
+        return self.alphas_cumprod_t.shape[0]
+
+    def add_noise(self, latents_bchw: Tensor, noise_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
+        """sqrt(a) x + sqrt(1 - a) noise, a = alphas_cumprod[t]; in the latents' dtype."""
+        signal_b, sigma_b = self._roots(timesteps_b)
+        return (signal_b * latents_bchw + sigma_b * noise_bchw).to(latents_bchw.dtype)
+
+    def target(self, latents_bchw: Tensor, noise_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
+        """What the denoiser should answer: the noise, or sqrt(a) noise - sqrt(1 - a) x."""
+        if self.prediction_type == "epsilon":
+            return noise_bchw
+        signal_b, sigma_b = self._roots(timesteps_b)
+        return signal_b * noise_bchw - sigma_b * latents_bchw
+
+    def weights(self, timesteps_b: Tensor) -> Tensor:
+        """(b,) float32 weight of each timestep: min(snr, gamma) / snr, or / (snr + 1) for v."""
+        if self.snr_gamma is None:
+            return torch.ones_like(timesteps_b, dtype=torch.float32)
+        alphas_b = self.alphas_cumprod_t[timesteps_b]
+        snr_b = alphas_b / (1 - alphas_b)
+        limited_b = snr_b.clamp(max=self.snr_gamma)
+        return limited_b / (snr_b + 1 if self.prediction_type == "v_prediction" else snr_b)
+
+    def loss(self, prediction_bchw: Tensor, target_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
+        """(b,) float32: each picture's mean squared error times its timestep's weight."""
+        error_bchw = prediction_bchw.float() - target_bchw.float()
+        return error_bchw.square().mean(dim=(1, 2, 3)) * self.weights(timesteps_b)
+
+    def _roots(self, timesteps_b: Tensor) -> tuple[Tensor, Tensor]:
+        alphas_b111 = self.alphas_cumprod_t[timesteps_b][:, None, None, None]
+        return alphas_b111.sqrt(), (1 - alphas_b111).sqrt()
+
+
+def make_objective(
+    schedule: NoiseSchedule,
+    *,
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
+    snr_gamma: float | None = None,
+    noise_offset: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> Objective:
+    """The objective that a model's schedule asks for; `auto` takes the schedule's own prediction type."""
+    chosen = schedule.prediction_type if prediction_type == "auto" else prediction_type
+    return Objective(schedule.alphas_cumprod_t.to(device, torch.float32), chosen, snr_gamma, noise_offset)
+
+
+def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str | int) -> Tensor:
+    """(c, h, w) float32 noise of one picture, decided by the parts; offset noise is constant over a channel."""
+    source = generator(*parts, "noise")
+    noise_chw = torch.randn(shape_chw, generator=source)
+    if noise_offset:
+        noise_chw = noise_chw + noise_offset * torch.randn((shape_chw[0], 1, 1), generator=source)
+    return noise_chw
+
+
+def draw_timestep(num_timesteps: int, *parts: str | int) -> int:
+    """A timestep in 0 .. num_timesteps - 1, uniform, decided by the parts."""
+    return int(torch.randint(num_timesteps, (), generator=generator(*parts, "timestep")))
