@@ -1,0 +1,28 @@
+"""Stable Diffusion 1.x and 2.x: CLIP text encoder, AutoencoderKL, UNet2DConditionModel.
+
+In: a `ModelSource`. Out: a `DiffusionModel` whose parts are read when they are first used.
+"""
+
+from loraloom.contracts import DiffusionModel, ModelSource
+
+
+class StableDiffusion:
+    """The family record. Heavy libraries are imported when a model is opened."""
+
+    name = "stable_diffusion"
+
+    def recognises(self, source: ModelSource) -> bool:
+        """Whether the source's UNet has one CLIP text encoder and no added time conditions."""
+        from loraloom.extensions.families.stable_diffusion.source import locate
+
+        return locate(source).is_stable_diffusion()
+
+    def open(self, source: ModelSource) -> DiffusionModel:
+        """Open without reading weights; raises `UserError` for what cannot be opened."""
+        from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
+        from loraloom.extensions.families.stable_diffusion.source import locate
+
+        return StableDiffusionModel(source, locate(source))
+
+
+FAMILY = StableDiffusion()

@@ -1,0 +1,273 @@
+"""An opened Stable Diffusion 1.x / 2.x model.
+
+In: a located model. Out: the answers of `contracts.DiffusionModel`. Each part's weights are read at first use, frozen,
+and can be dropped again, so that training from cache never holds a VAE or text encoder.
+"""
+
+import gc
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from loraloom.contracts import Conditioning, LoraPreset, ModelSource, NoiseSchedule, PictureRequest
+from loraloom.errors import UserError
+from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
+from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located
+from loraloom.extensions.families.stable_diffusion.text import ClipText
+
+_PRESETS = MappingProxyType(
+    {
+        "cross_attention": LoraPreset(r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)"),
+        "attention": LoraPreset(r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"),
+        "all_linear": LoraPreset(r".*"),
+        "all_linear_conv": LoraPreset(r".*", ("Linear", "Conv2d")),
+    }
+)
+
+
+class StableDiffusionModel:
+    """See `contracts.DiffusionModel`."""
+
+    family = "stable_diffusion"
+    lora_presets: Mapping[str, LoraPreset] = _PRESETS
+    text_encoder_preset = LoraPreset(r".*\.self_attn\.(q_proj|k_proj|v_proj|out_proj)")
+
+    def __init__(self, source: ModelSource, located: Located) -> None:
+        if not located.is_stable_diffusion():
+            raise UserError(
+                "this model is not a Stable Diffusion 1.x or 2.x",
+                got=located.config("unet").get("_class_name") if (located.folder / "unet").is_dir() else source.location,
+                expected="a UNet2DConditionModel with one CLIP text encoder",
+            )
+        self.source = source
+        self._located = located
+        self._modules: dict[str, nn.Module] = {}
+        self._fingerprints: dict[str, str] = {}
+        unet, vae = located.config("unet"), located.config("vae")
+        self.latent_channels = int(unet.get("in_channels", 4))
+        if self.latent_channels != int(vae.get("latent_channels", 4)):
+            raise UserError(
+                "this UNet takes more than latents (an inpainting or depth model)",
+                got=f"{self.latent_channels} input channels",
+                expected=f"{vae.get('latent_channels', 4)}",
+            )
+        self.latent_scale = 2 ** (len(vae.get("block_out_channels", [0, 0, 0, 0])) - 1)
+        self.default_size_px = int(unet.get("sample_size") or 64) * self.latent_scale
+        version = "v1" if int(unet.get("cross_attention_dim", 768)) == 768 else "v2"
+        self.architecture = f"stable-diffusion-{version}"
+        self.kohya_version = f"sd_{version}"
+        self._vae_scaling = float(vae.get("scaling_factor") or 0.18215)
+        self._vae_shift = float(vae.get("shift_factor") or 0.0)
+        self._scheduler_config = located.config("scheduler", "scheduler_config.json")
+        self.schedule = _schedule(self._scheduler_config)
+        self.text = ClipText(
+            located.folder / "tokenizer", lambda: self.module("text_encoder"), lambda: self.fingerprint("text_encoder")
+        )
+
+    # ------------------------------------------------------------------------------------------------------ parts
+
+    def fingerprint(self, part: str) -> str:
+        """sha256 over a part's weight files and config, read once."""
+        if part not in self._fingerprints:
+            self._fingerprints[part] = self._located.fingerprint(part)
+        return self._fingerprints[part]
+
+    def loaded(self, part: str) -> bool:
+        """Whether the part's weights are in memory."""
+        return part in self._modules
+
+    def module(self, part: str) -> nn.Module:
+        """The part's module: loaded if need be, frozen, in evaluation mode."""
+        if part not in self._modules:
+            module = self._load(part)
+            module.requires_grad_(False)
+            self._modules[part] = module.eval()
+        return self._modules[part]
+
+    def place(self, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The part's module on `device` in `dtype`."""
+        module = self.module(part)
+        with quiet():  # diffusers warns of an empty list of modules to keep in float32
+            module.to(device=device, dtype=dtype)
+        return module
+
+    def drop(self, part: str) -> None:
+        """Forget the part's weights."""
+        if self._modules.pop(part, None) is not None:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _load(self, part: str) -> nn.Module:
+        self._located.weight_files(part)  # refuses before anything is read
+        try:
+            with quiet():
+                if self._located.single_file is not None:
+                    return self._load_single_file(part, self._located.single_file)
+                return self._load_folder(part)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"the {PART_FOLDER[part]} cannot be read ({str(error).splitlines()[0]})",
+                got=self.source.location,
+                fix="download it again, or check that its config belongs to its weights",
+            ) from error
+
+    def _load_folder(self, part: str) -> nn.Module:
+        common: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": self._located.variant}
+        folder = str(self._located.folder)
+        if part == "denoiser":
+            return UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **common)
+        if part == "vae":
+            return AutoencoderKL.from_pretrained(folder, subfolder="vae", **common)
+        from transformers import CLIPTextModel
+
+        return CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32, **common)
+
+    def _load_single_file(self, part: str, file: Path) -> nn.Module:
+        folder = str(self._located.folder)
+        common: dict[str, Any] = {"config": folder, "local_files_only": True}
+        if part == "denoiser":
+            return UNet2DConditionModel.from_single_file(str(file), subfolder="unet", **common)
+        if part == "vae":
+            return AutoencoderKL.from_single_file(str(file), subfolder="vae", **common)
+        return _pipeline_class().from_single_file(
+            str(file), config=folder, local_files_only=True, unet=None, vae=None, safety_checker=None
+        ).text_encoder
+
+    # ---------------------------------------------------------------------------------------------------- answers
+
+    def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels in [-1, 1] to mean and log-variance, float32, not scaled."""
+        vae: Any = self.module("vae")
+        weight = next(vae.parameters())
+        posterior = vae.encode(pixels_bchw.to(weight), return_dict=False)[0]
+        return posterior.mean.float(), posterior.logvar.float()
+
+    def scale_latents(self, raw_bchw: Tensor) -> Tensor:
+        """(raw - shift) x scaling factor."""
+        return (raw_bchw - self._vae_shift) * self._vae_scaling
+
+    def decode_latents(self, latents_bchw: Tensor) -> Tensor:
+        """Scaled latents to pixels, float32 in [-1, 1]."""
+        vae: Any = self.module("vae")
+        raw_bchw = latents_bchw.float() / self._vae_scaling + self._vae_shift
+        return vae.decode(raw_bchw.to(next(vae.parameters())), return_dict=False)[0].float().clamp(-1, 1)
+
+    def predict(self, latents_bchw: Tensor, timesteps_b: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's answer to noisy latents, (b, c, h, w)."""
+        return self.module("denoiser")(
+            latents_bchw,
+            timesteps_b,
+            encoder_hidden_states=conditioning.hidden_bld,
+            encoder_attention_mask=conditioning.mask_bl,
+            return_dict=False,
+        )[0]
+
+    def sampler(self, name: str, num_steps: int) -> DiffusersSampler:
+        """A solver with this model's schedule; timesteps on the denoiser's device."""
+        device = next(self.module("denoiser").parameters()).device
+        return make_sampler(name, self._scheduler_config, num_steps, device)
+
+    # ----------------------------------------------------------------------------------------------------- export
+
+    def component(self, part: str) -> str:
+        """`unet`, `vae` or `text_encoder`."""
+        return PART_FOLDER[part]
+
+    def kohya_prefix(self, part: str) -> str:
+        """`lora_unet` or `lora_te`."""
+        return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
+
+    def exchange_name(self, part: str, module_name: str) -> str:
+        """Adapter files keep the `text_model.` that transformers 5 dropped from its module names."""
+        if part == "text_encoder" and not module_name.startswith("text_model."):
+            return f"text_model.{module_name}"
+        return module_name
+
+    def _fresh_pipeline(self) -> Any:
+        """A diffusers pipeline with its own copy of all weights, float32 on the CPU."""
+        folder, file = str(self._located.folder), self._located.single_file
+        common: dict[str, Any] = {"local_files_only": True, "safety_checker": None}
+        if file is not None:
+            return _pipeline_class().from_single_file(str(file), config=folder, **common)
+        return _pipeline_class().from_pretrained(
+            folder,
+            use_safetensors=True,
+            variant=self._located.variant,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            **common,
+        )
+
+    def peer_latents(self, adapter_file: Path | None, request: PictureRequest, noise_bchw: Tensor) -> Tensor:
+        """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
+        with quiet():
+            pipeline = self._fresh_pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler = make_sampler(
+            request.sampler, self._scheduler_config, request.num_steps, torch.device("cpu")
+        ).scheduler
+        if adapter_file is not None:
+            with quiet():
+                pipeline.load_lora_weights(str(adapter_file.parent), weight_name=adapter_file.name)
+        with torch.inference_mode(), quiet():
+            return pipeline(
+                request.prompt,
+                negative_prompt=request.negative_prompt,
+                num_inference_steps=request.num_steps,
+                guidance_scale=request.guidance_scale,
+                width=request.width,
+                height=request.height,
+                latents=noise_bchw.clone(),
+                output_type="latent",
+            ).images.float()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and notes from the libraries while they load; errors still raise."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+
+
+def _pipeline_class() -> Any:
+    """Imported where it is used: the pipeline module pulls in much that training does not need."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline
+
+
+def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The forward process of a scheduler config, computed by diffusers' own DDPM scheduler."""
+    prediction_type: Literal["epsilon", "v_prediction"]
+    match config.get("prediction_type", "epsilon"):
+        case "epsilon":
+            prediction_type = "epsilon"
+        case "v_prediction":
+            prediction_type = "v_prediction"
+        case other:
+            raise UserError("unknown prediction type", got=other, expected="epsilon or v_prediction")
+    scheduler: Any = DDPMScheduler.from_config(dict(config))
+    return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)

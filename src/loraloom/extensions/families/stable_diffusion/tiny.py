@@ -1,0 +1,86 @@
+"""A random-weight model of the Stable Diffusion 1 layout, about a million parameters, made in seconds.
+
+In: a folder and a seed. Out: a diffusers folder with all that `from_pretrained` reads. It has learned nothing; it exists
+so that every path runs in tests and benchmarks through the real loading code.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+from loraloom.files import write_text
+
+
+def build_tiny(
+    folder: Path,
+    *,
+    seed: int = 0,
+    widths: tuple[int, ...] = (32, 64),
+    layers_per_block: int = 1,
+    text_width: int = 64,
+    vae_widths: tuple[int, ...] = (16, 32, 32, 32),
+    sample_size: int = 8,
+    prediction_type: str = "epsilon",
+) -> Path:
+    """Write the model and return its folder.
+
+    Args:
+        folder: Where to save; created.
+        seed: Of the random weights.
+        widths: UNet channels of each level; all levels but the last carry cross-attention.
+        layers_per_block: ResNets of a UNet level.
+        text_width: Hidden width of the text encoder.
+        vae_widths: VAE channels of each level; pixels a latent = 2 ** (levels - 1).
+        sample_size: Default side in latents.
+        prediction_type: `epsilon` or `v_prediction`.
+    """
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    groups = min(8, *widths, *vae_widths)
+    unet = UNet2DConditionModel(
+        sample_size=sample_size, in_channels=4, out_channels=4, layers_per_block=layers_per_block,
+        block_out_channels=widths, norm_num_groups=groups, attention_head_dim=4, cross_attention_dim=text_width,
+        down_block_types=("CrossAttnDownBlock2D",) * (len(widths) - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(widths) - 1),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=vae_widths, norm_num_groups=groups, latent_channels=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
+    )  # fmt: skip
+    tokenizer = _byte_tokenizer(folder / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    torch.random.set_rng_state(torch_state)
+    scheduler: Any = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def _byte_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer of single bytes without merges: reads any text, a token a byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    # Bytes that do not print stand at code points from 256 up, as in CLIP's own vocabulary.
+    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "vocab.json", json.dumps({word: index for index, word in enumerate(words)}))
+    write_text(folder / "merges.txt", "#version: 0.2\n")
+    return CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=77)
