@@ -1,0 +1,110 @@
+"""From a plan's slots to a `Batch`: latents, noise, timesteps and conditioning.
+
+In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a function of (seed, epoch, sample id, purpose),
+so a picture gets the same noise whichever device it is learned on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from loraloom.contracts import Batch, Domain, Example
+from loraloom.data.encode import LatentStore, TextStore
+from loraloom.data.plan import Pass
+from loraloom.diffusion.objective import draw_noise, draw_timestep
+from loraloom.diffusion.randomness import normal, uniform
+from loraloom.errors import UserError
+from loraloom.prompts.combine import collate
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMaker:
+    """Makes batches of a training or validation split.
+
+    Attributes:
+        examples: The split, in manifest order; a slot's index points here.
+        latents, texts: The stores.
+        domain: Gives the captions of mirrored pictures.
+        seed: Of the run.
+        num_timesteps: Of the forward process.
+        noise_offset: See `draw_noise`.
+        random_flip: Mirror half of the pictures.
+        caption_dropout: Share of empty captions.
+    """
+
+    examples: Sequence[Example]
+    latents: LatentStore
+    texts: TextStore
+    domain: Domain
+    seed: int
+    num_timesteps: int
+    noise_offset: float = 0.0
+    random_flip: bool = False
+    caption_dropout: float = 0.0
+
+    def make(self, epoch: int, slots: Pass) -> Batch:
+        """The batch of some slots in an epoch; tensors on the CPU."""
+        latents, noise, timesteps, captions = [], [], [], []
+        for slot in slots:
+            example = self.examples[slot.index]
+            place = (self.seed, epoch, example.id)
+            mirrored = self.random_flip and uniform(*place, "flip") < 0.5
+            drawn = self.latents.sample(example, mirrored, lambda shape, place=place: normal(shape, *place, "vae"))
+            latents.append(drawn)
+            c, h, w = drawn.shape
+            noise.append(draw_noise((c, h, w), self.noise_offset, *place))
+            timesteps.append(draw_timestep(self.num_timesteps, *place))
+            dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
+            captions.append("" if dropped else self.caption(example, mirrored))
+        return Batch(
+            ids=tuple(self.examples[slot.index].id for slot in slots),
+            latents_bchw=torch.stack(latents),
+            noise_bchw=torch.stack(noise),
+            timesteps_b=torch.tensor(timesteps),
+            conditioning=collate(self.texts.states(captions)),
+            weights_b=torch.tensor([slot.weight for slot in slots]),
+        )
+
+    def fixed(self, index: int, timestep: int) -> Batch:
+        """A picture at a fixed timestep with fixed noise: what validation losses are made of."""
+        example = self.examples[index]
+        drawn = self.latents.sample(example, False, lambda shape: torch.zeros(shape))
+        c, h, w = drawn.shape
+        return Batch(
+            ids=(example.id,),
+            latents_bchw=drawn[None],
+            noise_bchw=draw_noise((c, h, w), 0.0, "validation", timestep, example.id)[None],
+            timesteps_b=torch.tensor([timestep]),
+            conditioning=collate(self.texts.states([example.caption])),
+            weights_b=torch.ones(1),
+        )
+
+    def caption(self, example: Example, mirrored: bool) -> str:
+        """The caption of a picture or of its mirror image."""
+        if not mirrored:
+            return example.caption
+        caption = self.domain.mirrored(example.caption)
+        assert caption is not None, example.id  # `refuse_blind_flips` has seen every caption
+        return caption
+
+    def needed_latents(self) -> list[tuple[Example, bool]]:
+        """Every (picture, mirrored) that an epoch can ask for."""
+        flips = (False, True) if self.random_flip else (False,)
+        return [(example, mirrored) for example in self.examples for mirrored in flips]
+
+    def needed_captions(self) -> list[str]:
+        """Every caption that an epoch can ask for, each once."""
+        captions = {self.caption(example, mirrored): None for example, mirrored in self.needed_latents()}
+        return [*captions, *([""] if self.caption_dropout else [])]
+
+
+def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
+    """Raise `UserError` when mirroring would make a caption false and the domain cannot rewrite it."""
+    blind = [example for example in examples if domain.mirrored(example.caption) is None]
+    if blind:
+        raise UserError(
+            f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
+            got=f"{blind[0].id}: {blind[0].caption[:60]}",
+            fix="switch random_flip off: a mirrored picture would be taught with a false caption",
+        )

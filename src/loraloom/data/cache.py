@@ -1,0 +1,92 @@
+"""What encoders said, on disk under a key made from all that decides it, and in memory up to a limit.
+
+In: a key (a sha256) and a way to compute what is missing. Out: tensors. An edited picture, caption, VAE or tokenizer has
+another key, so nothing stale is ever read. Files appear whole; a damaged one is computed again.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from loraloom.files import remove_leftovers
+from loraloom.weights import write_tensors
+
+Tensors = dict[str, Tensor]
+
+
+class ContentCache:
+    """Tensors by content key.
+
+    Args:
+        folder: Where files go, two letters of the key a sub-folder; None keeps everything in memory only.
+        memory_bytes: Tensors kept in memory; the least recently used go first. Without a folder there is no limit.
+    """
+
+    def __init__(self, folder: Path | None, memory_bytes: int = 4 << 30) -> None:
+        self.folder = folder
+        self._limit = memory_bytes
+        self._held: OrderedDict[str, Tensors] = OrderedDict()
+        self._bytes = 0
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Keys that neither memory nor disk has, each once, in order."""
+        unknown: dict[str, None] = {}
+        for key in keys:
+            if key not in self._held and not (self.folder and self._path(self.folder, key).is_file()):
+                unknown[key] = None
+        return list(unknown)
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store on disk and in memory."""
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if self.folder:
+            write_tensors(self._path(self.folder, key), held)
+        self._hold(key, held)
+
+    def get(self, key: str, compute: Callable[[], Mapping[str, Tensor]] | None = None) -> Tensors:
+        """The tensors of a key; `compute` is asked when the file is missing or damaged.
+
+        Raises:
+            KeyError: Not there, and nothing to compute it with.
+        """
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        if self.folder and (path := self._path(self.folder, key)).is_file():
+            try:
+                tensors = load_file(path)
+            except (SafetensorError, OSError):
+                path.unlink(missing_ok=True)  # cut off by a power failure: computed again below
+            else:
+                self._hold(key, tensors)
+                return tensors
+        if compute is None:
+            raise KeyError(key)
+        self.put(key, compute())
+        return self._held[key]
+
+    def clean(self) -> None:
+        """Remove what killed processes left half-written."""
+        if self.folder and self.folder.is_dir():
+            for part in self.folder.iterdir():
+                remove_leftovers(part)
+
+    def _hold(self, key: str, tensors: Tensors) -> None:
+        if key in self._held:
+            return
+        self._held[key] = tensors
+        self._bytes += _size(tensors)
+        while self.folder and self._bytes > self._limit and len(self._held) > 1:
+            self._bytes -= _size(self._held.popitem(last=False)[1])
+
+    @staticmethod
+    def _path(folder: Path, key: str) -> Path:
+        return folder / key[:2] / f"{key}.safetensors"
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -1,0 +1,140 @@
+"""Pictures to latents and captions to states, by way of the cache.
+
+In: a dataset, a model, a prompt encoder. Out: two stores that hand out what a batch needs. All missing entries are
+encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is needed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loraloom.contracts import DiffusionModel, Example, Progress
+from loraloom.data.cache import ContentCache
+from loraloom.errors import UserError
+from loraloom.files import sha256_bytes, sha256_file
+from loraloom.prompts.encoder import PromptEncoder
+
+
+def load_pixels(path: Path, mirrored: bool = False) -> Tensor:
+    """(3, h, w) float32 in [-1, 1] of a prepared RGB picture."""
+    with Image.open(path) as image:
+        array_hwc = np.array(image.convert("RGB"))
+    if mirrored:
+        array_hwc = array_hwc[:, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(array_hwc.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentStore:
+    """Latents of prepared pictures.
+
+    Attributes:
+        model: Encodes what is missing.
+        folder: The dataset folder.
+        cache: Where mean and log-variance are kept.
+        vae_fingerprint: Part of every key.
+    """
+
+    model: DiffusionModel
+    folder: Path
+    cache: ContentCache
+    vae_fingerprint: str
+
+    def key(self, example: Example, mirrored: bool) -> str:
+        """sha256 over picture bytes, preprocessing, VAE and dtype."""
+        return sha256_bytes(f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode())
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise `UserError` when a picture is not the one that the manifest was written for."""
+        for example in examples:
+            path = self.folder / example.image
+            if not path.is_file():
+                raise UserError("a picture of the dataset is gone", got=str(path), fix="run `loraloom prepare` again")
+            if sha256_file(path) != example.sha256:
+                raise UserError("a picture was changed after `prepare`", got=str(path), fix="run `loraloom prepare` again")
+
+    def fill(self, examples: Sequence[tuple[Example, bool]], batch_size: int, progress: Progress | None = None) -> int:
+        """Encode what the cache lacks; returns how many were encoded."""
+        waiting: dict[str, tuple[Example, bool]] = {self.key(e, m): (e, m) for e, m in examples}
+        missing = self.cache.missing(list(waiting))
+        # Pictures of one size go together; the order inside a size is kept.
+        missing.sort(key=lambda key: (waiting[key][0].width, waiting[key][0].height))
+        done = 0
+        while done < len(missing):
+            first = waiting[missing[done]][0]
+            group = [
+                key
+                for key in missing[done : done + batch_size]
+                if (waiting[key][0].width, waiting[key][0].height) == (first.width, first.height)
+            ]
+            for key, tensors in zip(group, self._encode([waiting[key] for key in group]), strict=True):
+                self.cache.put(key, tensors)
+            done += len(group)
+            if progress:
+                progress(done, len(missing))
+        return len(missing)
+
+    def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        """(c, h, w) scaled latents drawn from the picture's distribution with `noise(shape)`."""
+        found = self.cache.get(self.key(example, mirrored), lambda: self._encode([(example, mirrored)])[0])
+        mean_chw, logvar_chw = found["mean"], found["logvar"]
+        return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))
+
+    def _encode(self, examples: Sequence[tuple[Example, bool]]) -> list[dict[str, Tensor]]:
+        pixels_bchw = torch.stack([load_pixels(self.folder / e.image, mirrored) for e, mirrored in examples])
+        with torch.inference_mode():
+            mean_bchw, logvar_bchw = self.model.encode_images(pixels_bchw)
+        return [
+            {"mean": mean.clone(), "logvar": logvar.clone()}
+            for mean, logvar in zip(mean_bchw.cpu(), logvar_bchw.cpu(), strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TextStore:
+    """States of final captions.
+
+    Attributes:
+        encoder: Encodes what is missing.
+        cache: Where states are kept.
+        dtype: Of the kept states.
+        live: Encode at every use instead, because the text encoder is learning.
+    """
+
+    encoder: PromptEncoder
+    cache: ContentCache
+    dtype: torch.dtype = torch.float32
+    live: bool = False
+
+    def fill(self, captions: Sequence[str], batch_size: int, progress: Progress | None = None) -> int:
+        """Encode what the cache lacks; returns how many were encoded."""
+        if self.live:
+            return 0
+        waiting = {self.key(caption): caption for caption in captions}
+        missing = self.cache.missing(list(waiting))
+        for start in range(0, len(missing), batch_size):
+            for key in missing[start : start + batch_size]:
+                # One caption at a time: its states must not depend on its neighbours' lengths.
+                self.cache.put(key, self._encode(waiting[key]))
+            if progress:
+                progress(min(start + batch_size, len(missing)), len(missing))
+        return len(missing)
+
+    def states(self, captions: Sequence[str]) -> list[Tensor]:
+        """(n, k, d) states of each caption."""
+        if self.live:
+            return self.encoder.encode(captions)
+        return [self.cache.get(self.key(caption), lambda c=caption: self._encode(c))["states"] for caption in captions]
+
+    def key(self, caption: str) -> str:
+        """See `PromptEncoder.cache_key`."""
+        return self.encoder.cache_key(caption, dtype=self.dtype)
+
+    def _encode(self, caption: str) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return {"states": self.encoder.encode([caption])[0].to("cpu", self.dtype)}

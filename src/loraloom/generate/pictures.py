@@ -1,0 +1,157 @@
+"""Drawing: requests in, finished pictures out, one after another.
+
+In: a model with its adapters on, a way to encode prompts, requests. Out: an iterator of `Picture`. Each picture has its
+own seed for the first noise and for every later one, so picture k is the same whatever its batch.
+Guidance: Ho & Salimans 2022, uncond + scale (cond - uncond).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loraloom.contracts import Conditioning, DiffusionModel, Picture, PictureRequest, Progress
+from loraloom.diffusion.randomness import generator, normal
+from loraloom.errors import UserError
+from loraloom.prompts.combine import collate, concatenate
+
+Encode = Callable[[Sequence[str]], list[Tensor]]
+"""Prompts to their states (n, k, d)."""
+
+
+class Stopped(Exception):
+    """Drawing was broken off from outside."""
+
+
+def generate(
+    model: DiffusionModel,
+    encode: Encode,
+    requests: Sequence[PictureRequest],
+    *,
+    batch_size: int = 1,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Picture]:
+    """Draw every request, in order.
+
+    Args:
+        model: With denoiser and VAE placed; adapters attached.
+        encode: The prompt encoder, or a look-up of states that were encoded before.
+        requests: Consecutive ones of equal settings share a batch.
+        batch_size: Most pictures at once.
+        autocast: Precision of denoiser and VAE.
+        progress: Called with (denoiser steps done, all denoiser steps).
+        stop: Asked before every denoiser step.
+
+    Raises:
+        UserError: A size that the model cannot draw, an unknown sampler.
+        Stopped: `stop` said so.
+    """
+    total = sum(request.num_steps for request in requests)
+    done = 0
+    for request in requests:
+        check_size(model, request)
+    for _, run in groupby(enumerate(requests), key=lambda item: _settings(item[1])):
+        items = list(run)
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            began = time.perf_counter()
+
+            def count(step: int, size: int = len(batch), before: int = done) -> None:
+                if stop():
+                    raise Stopped
+                if progress:
+                    progress(before + step * size, total)
+
+            latents_bchw = denoise(model, encode, [request for _, request in batch], autocast=autocast, on_step=count)
+            images = to_images(model, latents_bchw, autocast)
+            done += sum(request.num_steps for _, request in batch)
+            seconds = (time.perf_counter() - began) / len(batch)
+            for (index, request), image in zip(batch, images, strict=True):
+                yield Picture(index, request, image, seconds)
+    if progress and requests:
+        progress(total, total)
+
+
+@torch.inference_mode()
+def denoise(
+    model: DiffusionModel,
+    encode: Encode,
+    requests: Sequence[PictureRequest],
+    *,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    on_step: Callable[[int], None] = lambda step: None,
+    noise_bchw: Tensor | None = None,
+) -> Tensor:
+    """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise."""
+    first = requests[0]
+    denoiser = model.module("denoiser")
+    weight = next(denoiser.parameters())
+    guided = first.guidance_scale != 1.0
+    conditioning = _conditioning(encode, requests, guided, weight)
+    sampler = model.sampler(first.sampler, first.num_steps)
+    shape = (model.latent_channels, first.height // model.latent_scale, first.width // model.latent_scale)
+    if noise_bchw is None:
+        noise_bchw = torch.stack([normal(shape, request.seed, "picture") for request in requests])
+    generators = [generator(request.seed, "sampler") for request in requests]
+    latents_bchw = noise_bchw.to(weight.device) * sampler.init_noise_sigma
+    for number, timestep in enumerate(sampler.timesteps):
+        on_step(number)
+        seen_bchw = sampler.scale_input(latents_bchw, timestep)
+        seen_bchw = torch.cat([seen_bchw, seen_bchw]) if guided else seen_bchw
+        with autocast():
+            answer_bchw = model.predict(seen_bchw, timestep.expand(seen_bchw.shape[0]), conditioning).float()
+        if guided:
+            without_bchw, with_bchw = answer_bchw.chunk(2)
+            answer_bchw = without_bchw + first.guidance_scale * (with_bchw - without_bchw)
+        latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
+    return latents_bchw
+
+
+@torch.inference_mode()
+def to_images(
+    model: DiffusionModel, latents_bchw: Tensor, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> list[Image.Image]:
+    """RGB pictures; decoded one by one, because the decoder needs most memory of all."""
+    if not bool(torch.isfinite(latents_bchw).all()):
+        raise UserError(
+            "the picture came out as NaN", fix="draw in full precision (mixed_precision=no), or lower guidance and weights"
+        )
+    images: list[Image.Image] = []
+    for one_chw in latents_bchw:
+        with autocast():
+            pixels_chw = model.decode_latents(one_chw[None])[0]
+        array_hwc = ((pixels_chw + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+        images.append(Image.fromarray(np.ascontiguousarray(array_hwc)))
+    return images
+
+
+def check_size(model: DiffusionModel, request: PictureRequest) -> None:
+    """Raise `UserError` for a size that the model cannot draw."""
+    step = model.latent_scale
+    if request.width % step or request.height % step:
+        raise UserError(
+            "this size cannot be drawn",
+            got=f"{request.width}x{request.height}",
+            expected=f"multiples of {step}",
+            fix=f"try {max(step, request.width // step * step)}x{max(step, request.height // step * step)}",
+        )
+
+
+def _conditioning(encode: Encode, requests: Sequence[PictureRequest], guided: bool, weight: Tensor) -> Conditioning:
+    """States of all prompts; with guidance those of the negative prompts stand first."""
+    positive = collate(encode([request.prompt for request in requests]))
+    both = concatenate(collate(encode([r.negative_prompt for r in requests])), positive) if guided else positive
+    mask = both.mask_bl.to(weight.device) if both.mask_bl is not None else None
+    return Conditioning(both.hidden_bld.to(weight.device, weight.dtype), mask)
+
+
+def _settings(request: PictureRequest) -> tuple[object, ...]:
+    """What pictures of one batch must share."""
+    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height

@@ -1,0 +1,115 @@
+"""Every picture carries its whole recipe: in its own PNG and as a line of `prompts.jsonl`.
+
+In: pictures with the model and adapters that drew them. Out: files; and from a recipe file the requests that draw the
+same pictures again.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from loraloom import __version__
+from loraloom.contracts import Picture, PictureRequest
+from loraloom.errors import UserError
+from loraloom.files import write_text
+
+LIST_NAME = "prompts.jsonl"
+_PNG_KEY = "loraloom"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides a picture.
+
+    Attributes:
+        request: Prompt, seed, steps, guidance, sampler, size.
+        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
+        adapters: `path`, `sha256`, `weight` of each.
+        prompt_method: How long prompts were read.
+        domain: Whose sentences.
+        weighting: Whether `(word:1.3)` was a weight.
+        precision: `no`, `fp16` or `bf16`.
+    """
+
+    request: PictureRequest
+    model: Mapping[str, Any]
+    adapters: Sequence[Mapping[str, Any]]
+    prompt_method: str
+    domain: str
+    weighting: bool
+    precision: str
+
+    def as_row(self) -> dict[str, Any]:
+        """Plain values, the request's fields at the top."""
+        row = asdict(self)
+        return {**row.pop("request"), **row, "loraloom": __version__}
+
+
+def save_picture(folder: Path, name: str, picture: Picture, recipe: Recipe) -> Path:
+    """Write a PNG with its recipe inside; appears whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    info = PngInfo()
+    info.add_itxt(_PNG_KEY, json.dumps(recipe.as_row(), ensure_ascii=False))
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    picture.image.save(temporary, format="PNG", pnginfo=info)
+    temporary.replace(path)
+    return path
+
+
+def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Add rows to a folder's `prompts.jsonl`; a row of the same file name is replaced."""
+    path = folder / LIST_NAME
+    known = {str(row["file"]): row for row in (read_rows(path) if path.is_file() else [])}
+    known.update({str(row["file"]): dict(row) for row in rows})
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in known.values()))
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a recipe: a `prompts.jsonl`, a folder that holds one, or a PNG with its recipe inside.
+
+    Raises:
+        UserError: No recipe there, or a line that is not one.
+    """
+    if path.is_dir():
+        path = path / LIST_NAME
+    if not path.is_file():
+        raise UserError("no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us")
+    if path.suffix.lower() == ".png":
+        with Image.open(path) as image:
+            text = image.info.get(_PNG_KEY)
+        if not isinstance(text, str):
+            raise UserError("this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+        return [{"file": path.name, **_parse(text, path.name)}]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def request_of(row: Mapping[str, Any]) -> PictureRequest:
+    """The request in a row.
+
+    Raises:
+        UserError: A field is missing.
+    """
+    names = [field.name for field in fields(PictureRequest)]
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise UserError("a recipe line is incomplete", got=f"no {', '.join(missing)}", fix="use a line that we wrote")
+    return PictureRequest(**{name: row[name] for name in names})
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not a JSON line ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not a JSON object", got=type(row).__name__)
+    return row

@@ -1,0 +1,169 @@
+"""A model with adapters, ready to draw: what `generate`, the interactive prompt and later the API share.
+
+In: where model and adapters are, and the drawing settings. Out: a `Session` that turns prompts into saved pictures with
+their recipes. The prompt method and the base model are the adapter's own unless the user says otherwise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loraloom import plugins
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.run import PromptMethod
+from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest, Progress
+from loraloom.errors import UserError
+from loraloom.generate.pictures import generate
+from loraloom.generate.recipes import Recipe
+from loraloom.lora.attach import Adapter, set_weight
+from loraloom.lora.files import AdapterFile, put_on, read_adapter
+from loraloom.opening import open_model
+from loraloom.prompts.encoder import PromptEncoder
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(slots=True)
+class Placed:
+    """An adapter on the model with its present weight."""
+
+    file: AdapterFile
+    adapter: Adapter
+    weight: float
+
+
+@dataclass(slots=True)
+class Session:
+    """See the module. `open_session` makes one."""
+
+    model: DiffusionModel
+    encoder: PromptEncoder
+    adapters: list[Placed]
+    config: GenerateConfig
+    device: torch.device
+    size: tuple[int, int]
+
+    def set_weight(self, index: int, weight: float) -> None:
+        """Change how much an adapter counts."""
+        placed = self.adapters[index]
+        set_weight(self.model, placed.adapter, weight)
+        placed.weight = weight
+
+    def requests(self, prompts: Sequence[str]) -> list[PictureRequest]:
+        """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike."""
+        config = self.config
+        width, height = self.size
+        return [
+            PictureRequest(
+                prompt, config.negative_prompt, config.seed + number, config.steps, config.guidance_scale,
+                config.sampler, width, height,
+            )
+            for prompt in prompts
+            for number in range(config.num_images)
+        ]  # fmt: skip
+
+    def draw(self, requests: Sequence[PictureRequest], progress: Progress | None = None) -> Iterator[Picture]:
+        """Pictures of the requests, in order."""
+        return generate(
+            self.model,
+            self._encode,
+            requests,
+            batch_size=self.config.batch_size,
+            autocast=self._autocast,
+            progress=progress,
+        )
+
+    def recipe(self, request: PictureRequest) -> Recipe:
+        """All that decides the picture of a request in this session."""
+        source = self.model.source
+        return Recipe(
+            request=request,
+            model={
+                "source": source.location, "revision": source.revision, "variant": source.variant,
+                "config": source.config, "family": self.model.family, "sha256": self.model.fingerprint("denoiser"),
+            },
+            adapters=[
+                {"path": str(placed.file.path), "sha256": placed.file.sha256, "weight": placed.weight}
+                for placed in self.adapters
+            ],
+            prompt_method=self.encoder.method,
+            domain=self.encoder.domain.name,
+            weighting=self.config.weighting,
+            precision=self.config.mixed_precision,
+        )  # fmt: skip
+
+    def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        with torch.inference_mode(), self._autocast():
+            return self.encoder.encode(prompts, weighting=self.config.weighting)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.config.mixed_precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.config.mixed_precision])
+
+
+def open_session(
+    config: GenerateConfig,
+    *,
+    source: ModelSource | None = None,
+    family: str = "auto",
+    adapters: Sequence[tuple[Path, float]] = (),
+    method: PromptMethod | None = None,
+    say: Callable[[str], None] = print,
+) -> Session:
+    """Open the model, put the adapters on, place everything.
+
+    Args:
+        config: Drawing settings.
+        source: The base; None takes the one that the first adapter was trained on.
+        family: Kind of model, or `auto`.
+        adapters: Where each lies and how much it counts.
+        method: Prompt method; None takes the first adapter's, or `attention`.
+        say: Where notes go.
+
+    Raises:
+        UserError: Anything missing or not fitting together.
+    """
+    files = [read_adapter(place) for place, _ in adapters]
+    record: Mapping[str, Any] = files[0].record if files else {}
+    source = source or _base_of(record, files)
+    model = open_model(source, family)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = DTYPES[config.mixed_precision]
+    for part in ("denoiser", "text_encoder", "vae"):
+        # The VAE keeps full precision: half precision overflows in some of them and gains little.
+        model.place(part, device, torch.float32 if part == "vae" else dtype)
+    placed: list[Placed] = []
+    for number, (file, (_, weight)) in enumerate(zip(files, adapters, strict=True)):
+        placed.append(Placed(file, put_on(model, file, f"adapter{number}", weight), weight))
+        _note_base(model, file, say)
+    domain = plugins.load("domains", str(record.get("domain", "freetext")))
+    chosen: PromptMethod = method or record.get("prompt_method", "attention")
+    return Session(model, PromptEncoder(model.text, domain, chosen), placed, config, device, _size(model, config, record))
+
+
+def _base_of(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> ModelSource:
+    base = record.get("base")
+    if not isinstance(base, dict) or not base.get("source"):
+        what = f"{files[0].path.name} does not say which model it belongs to" if files else "no model was named"
+        raise UserError(what, fix="add --model")
+    return ModelSource(base["source"], base.get("revision"), base.get("variant"), base.get("config"))
+
+
+def _note_base(model: DiffusionModel, file: AdapterFile, say: Callable[[str], None]) -> None:
+    trained_on = file.record.get("base_sha256")
+    if trained_on and trained_on != model.fingerprint("denoiser"):
+        say(f"note: {file.path.name} was trained on another base ({file.record.get('base', {}).get('source')})")
+
+
+def _size(model: DiffusionModel, config: GenerateConfig, record: Mapping[str, Any]) -> tuple[int, int]:
+    trained = str(record.get("size") or "").split("x")
+    width, height = (int(trained[0]), int(trained[1])) if len(trained) == 2 else (model.default_size_px,) * 2
+    if config.width or config.height:
+        return config.width or config.height or width, config.height or config.width or height
+    return width, height

@@ -1,0 +1,117 @@
+"""Exports for other programs, each reloaded and compared before it is called saved.
+
+In: an adapter's layers and its record. Out: `pytorch_lora_weights.safetensors` (diffusers) and `<name>.safetensors`
+(kohya, A1111, ComfyUI) with the metadata those programs read, and the measured difference of each.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loraloom.contracts import DiffusionModel, PictureRequest
+from loraloom.diffusion.randomness import normal
+from loraloom.files import sha256_bytes
+from loraloom.lora.layout import Layers, baked, to_exchange, to_kohya
+from loraloom.weights import write_tensors
+
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportCheck:
+    """What an exported file does in a fresh pipeline of the peer library.
+
+    Attributes:
+        file: The export.
+        difference: Largest absolute difference of its latents to ours.
+        effect: Largest absolute difference that the adapter makes to the base's latents.
+    """
+
+    file: Path
+    difference: float
+    effect: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the export does what the adapter does: within 5 % of its effect (half precision rounds)."""
+        return self.difference <= 0.05 * self.effect + 1e-4
+
+
+def export_adapter(
+    model: DiffusionModel, layers: Layers, record: Mapping[str, Any], folder: Path, name: str, dtype: str
+) -> list[Path]:
+    """Write both layouts and return their paths. `dtype` is fp32, fp16 or bf16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = baked(layers)
+    metadata = exchange_metadata(model, record, name)
+    files: list[Path] = []
+    for file, tensors in (
+        (folder / DIFFUSERS_NAME, to_exchange(model, ready, DTYPES[dtype])),
+        (folder / f"{name}.safetensors", to_kohya(model, ready, DTYPES[dtype])),
+    ):
+        write_tensors(file, tensors, {**metadata, "modelspec.hash_sha256": f"0x{tensor_hash(tensors)}"})
+        files.append(file)
+    return files
+
+
+def verify_exports(model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest) -> list[ExportCheck]:
+    """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise."""
+    noise_bchw = first_noise(model, request)
+    base_bchw = model.peer_latents(None, request, noise_bchw)
+    effect = float((ours_bchw.cpu() - base_bchw).abs().max())
+    checks: list[ExportCheck] = []
+    for file in files:
+        theirs_bchw = model.peer_latents(file, request, noise_bchw)
+        checks.append(ExportCheck(file, float((theirs_bchw - ours_bchw.cpu()).abs().max()), effect))
+    return checks
+
+
+def first_noise(model: DiffusionModel, request: PictureRequest) -> Tensor:
+    """(1, c, h, w) the noise that a request starts from, decided by its seed alone."""
+    shape = (model.latent_channels, request.height // model.latent_scale, request.width // model.latent_scale)
+    return normal(shape, request.seed, "picture")[None]
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bytes of all tensors."""
+    parts = [f"{key}{tuple(t.shape)}".encode() + t.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for key, t in sorted(tensors.items())]
+    return sha256_bytes(b"".join(parts))
+
+
+def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The `ss_*` keys of sd-scripts and the `modelspec.*` keys of Stability's ModelSpec 1.0.0, and our record."""
+    rank, size = record.get("rank"), record.get("size", "")
+    values: dict[str, Any] = {
+        "format": "pt",
+        "loraloom": json.dumps({**record, "alpha": rank}, sort_keys=True),  # the scale is baked in
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": float(rank) if rank is not None else "",
+        "ss_output_name": name,
+        "ss_base_model_version": model.kohya_version,
+        "ss_sd_model_name": model.source.location,
+        "ss_new_sd_model_hash": record.get("base_sha256", ""),
+        "ss_resolution": size,
+        "ss_num_train_images": record.get("num_images", ""),
+        "ss_steps": record.get("step", ""),
+        "ss_max_train_steps": record.get("max_steps", ""),
+        "ss_learning_rate": record.get("learning_rate", ""),
+        "ss_seed": record.get("seed", ""),
+        "ss_training_comment": f"trained with loraloom; trigger: {record.get('trigger', '')}",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{model.architecture}/lora",
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": name,
+        "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modelspec.resolution": size,
+        "modelspec.trigger_phrase": record.get("trigger", ""),
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(model.schedule.prediction_type, "epsilon"),
+    }
+    return {key: str(value) for key, value in values.items() if value is not None}

@@ -1,0 +1,187 @@
+"""One sink for a run's numbers and pictures: JSON lines always, TensorBoard and Weights & Biases on demand.
+
+In: `Event`s and sample pictures. Out: `events.jsonl` (one event a line, steps ascending also after a resume), and the
+trackers that were asked for.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from loraloom.config.run import TrackingConfig
+from loraloom.contracts import Event
+from loraloom.errors import UserError
+from loraloom.files import write_text
+
+
+class Sink(Protocol):
+    """Somewhere that events go."""
+
+    def event(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Take a finished picture file."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class JsonLines:
+    """`events.jsonl`: every line `{"time", "kind", "step", …}`. Lines later than a resumed step are taken back."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
+            write_text(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def event(self, event: Event) -> None:
+        """Append a line and hand it to the system at once, so that a killed run keeps it."""
+        values = {key: _plain(value) for key, value in event.values.items()}
+        row = {"time": round(time.time(), 3), "kind": event.kind, "step": event.step, **values}
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Append where the picture is."""
+        self.event(Event("picture", step, {"name": name, "file": path.name, "caption": caption}))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """TensorBoard files below `tensorboard/`."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("tracking.tensorboard needs tensorboard", fix="install it: uv sync --extra track") from None
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step or None)
+
+    def event(self, event: Event) -> None:
+        """Numbers become scalars `kind/name`."""
+        for key, value in _numbers(event).items():
+            self._writer.add_scalar(f"{event.kind}/{key}", value, event.step)
+
+    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
+        """The picture with its caption."""
+        with Image.open(path) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._writer.add_text(f"{name}/prompt", caption, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A Weights & Biases run, offline when `WANDB_MODE=offline`; one W&B run for all resumes."""
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("tracking.wandb needs wandb", fix="install it: uv sync --extra track") from None
+        self._wandb: Any = wandb
+        id_file = folder / "wandb_id.txt"
+        if not id_file.is_file():
+            write_text(id_file, wandb.util.generate_id())
+        self._run: Any = wandb.init(
+            project=project, dir=str(folder), id=id_file.read_text(encoding="utf-8"), resume="allow", config=dict(config)
+        )
+
+    def event(self, event: Event) -> None:
+        """Numbers become `kind/name`."""
+        numbers = {f"{event.kind}/{key}": value for key, value in _numbers(event).items()}
+        if numbers:
+            self._run.log(numbers, step=event.step)
+
+    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
+        """The picture with its caption."""
+        self._run.log({name: self._wandb.Image(str(path), caption=caption)}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class Tracker:
+    """All sinks of a run. A sink that fails is reported once and left out; numbers never end a training."""
+
+    def __init__(self, sinks: list[Sink], say: Any = print) -> None:
+        self._sinks = sinks
+        self._say = say
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """Record an event."""
+        self._each(lambda sink: sink.event(Event(kind, step, values)))
+
+    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Record a picture."""
+        self._each(lambda sink: sink.picture(name, path, step, caption))
+
+    def close(self) -> None:
+        """Close all sinks."""
+        self._each(lambda sink: sink.close())
+        self._sinks = []
+
+    def _each(self, act: Any) -> None:
+        for sink in list(self._sinks):
+            try:
+                act(sink)
+            except Exception as error:  # third-party trackers fail in any way, a full disk in another
+                self._sinks.remove(sink)
+                self._say(f"warning: {type(sink).__name__} failed and is left out from here on: {error}")
+
+
+def open_tracker(
+    folder: Path, config: TrackingConfig, settings: Mapping[str, Any], resume_step: int, say: Any = print
+) -> Tracker:
+    """The tracker of a run folder.
+
+    Raises:
+        UserError: A tracker that was asked for is not installed.
+    """
+    sinks: list[Sink] = [JsonLines(folder / "events.jsonl", resume_step)]
+    if config.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard", resume_step))
+    if config.wandb:
+        sinks.append(WeightsAndBiases(folder, config.project, settings))
+    return Tracker(sinks, say)
+
+
+def silent_tracker() -> Tracker:
+    """A tracker for processes that do not write."""
+    return Tracker([])
+
+
+def _numbers(event: Event) -> dict[str, float]:
+    return {key: float(value) for key, value in event.values.items() if isinstance(value, (int, float))}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: it is written as a word."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 62  # the half line of a killed process

@@ -1,0 +1,1 @@
+"""One loop for every family: what is due, then the step, then the log."""

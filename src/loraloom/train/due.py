@@ -1,0 +1,40 @@
+"""What happens when: one pure function of the step and the settings."""
+
+from dataclasses import dataclass
+
+from loraloom.config.run import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is to be done after a step."""
+
+    log: bool
+    validate: bool
+    save: bool
+    sample: bool
+
+
+def what_is_due(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Due:
+    """What is due when `done` steps are finished.
+
+    Args:
+        done: Finished steps, from 1.
+        config: Of the run.
+        steps_per_epoch: Where epochs end.
+        last_sampled: Steps that were finished when samples were last drawn.
+        has_held_out: Whether there is anything to validate on.
+    """
+    last = done == config.train.max_steps
+    save = last or _every(done, config.checkpoints.every)
+    epoch_end = done % steps_per_epoch == 0 and done - last_sampled >= config.samples.min_interval
+    return Due(
+        log=last or _every(done, config.train.log_every),
+        validate=has_held_out and config.train.validation_every > 0 and (last or _every(done, config.train.validation_every)),
+        save=save,
+        sample=config.samples.enabled and (save or epoch_end),
+    )
+
+
+def _every(done: int, interval: int) -> bool:
+    return interval > 0 and done % interval == 0

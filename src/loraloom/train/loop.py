@@ -1,0 +1,179 @@
+"""The loop: the step, then what is due after it, then the log.
+
+In: a `Run` that stands ready. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from loraloom.errors import UserError
+from loraloom.train.due import what_is_due
+from loraloom.train.setup import Run
+from loraloom.train.step import StepResult, take_step, validation_loss
+from loraloom.train.stop import StopRequest
+
+VALIDATION_TIMESTEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        step: Finished steps.
+        stopped: Name of the signal that ended it early, or empty.
+        best_step: Step of the lowest validation loss, or None.
+        seconds: Time in the loop.
+    """
+
+    step: int
+    stopped: str
+    best_step: int | None
+    seconds: float
+
+
+@dataclass(slots=True)
+class Window:
+    """Results since the last log line; they stay on the device until then."""
+
+    results: list[StepResult] = field(default_factory=list[StepResult])
+    began: float = field(default_factory=time.perf_counter)
+
+
+def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, float]], None]) -> Finished:
+    """Train from `run.start` to the configured end.
+
+    Args:
+        run: Everything, set up.
+        stop: Set by a signal.
+        report: Told (finished steps, numbers of the log line).
+
+    Raises:
+        UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
+    """
+    config, trainee, runtime = run.config, run.trainee, run.trainee.runtime
+    steps_per_epoch = trainee.epochs.plan.steps_per_epoch
+    timesteps = validation_timesteps(trainee.objective.num_timesteps)
+    began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
+    last_sampled = run.start
+    if run.sampler and run.start == 0:
+        run.sampler.draw(0, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+        window.began = time.perf_counter()
+    for step in range(run.start, config.train.max_steps):
+        result = take_step(trainee, step, stop=bool(stop))
+        window.results.append(result)
+        done = step + 1
+        due = what_is_due(done, config, steps_per_epoch, last_sampled, bool(run.held_out.examples))
+        # Reading the votes waits for the device, so it is done each step only where others' votes count.
+        stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)
+        paused = time.perf_counter()
+        if due.log or stopping or due.save:
+            numbers = settle(run, window, done)
+            if due.log:
+                report(done, numbers)
+            window.results.clear()
+        loss = validate(run, timesteps, done) if due.validate else None
+        if due.save or stopping:
+            save(run, done, loss, last=done == config.train.max_steps or stopping)
+        if due.sample and run.sampler and not stopping:
+            run.sampler.draw(done, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+            last_sampled = done
+        if due.log or due.save:
+            window.began = time.perf_counter()
+        else:
+            window.began += time.perf_counter() - paused
+        if stopping:
+            stopped = stop.reason or "another process"
+            break
+    return Finished(done, stopped, run.best_step, time.perf_counter() - began)
+
+
+def settle(run: Run, window: Window, done: int) -> dict[str, float]:
+    """Read the window's numbers from the device, look for poison, and record them.
+
+    Raises:
+        UserError: `train.max_non_finite` updates in a row were skipped.
+    """
+    results = window.results
+    if not results:
+        return {}
+    values = torch.stack([torch.stack([r.loss, r.grad_norm, r.finite.float()]) for r in results]).tolist()
+    seconds = time.perf_counter() - window.began
+    for offset, (result, (loss, norm, finite)) in enumerate(zip(results, values, strict=True)):
+        step = done - len(results) + offset + 1
+        run.skipped_in_row = 0 if finite else run.skipped_in_row + 1
+        if not finite:
+            run.say(f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}")
+            run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
+        if run.skipped_in_row >= run.config.train.max_non_finite:
+            raise UserError(
+                f"{run.skipped_in_row} updates in a row were not finite, the last at step {step}",
+                got=f"loss {loss}, gradient norm {norm}",
+                fix="the last checkpoint is intact; lower optim.learning_rate, use bf16 instead of fp16, or look at "
+                f"these samples: {', '.join(result.ids)}",
+            )
+    good = [row for row in values if row[2]] or values
+    numbers = {
+        "loss": sum(row[0] for row in good) / len(good),
+        "learning_rate": results[-1].learning_rate,
+        "grad_norm": sum(row[1] for row in good) / len(good),
+        "images_per_second": sum(result.num_images for result in results) / max(seconds, 1e-9),
+        "peak_memory_mib": run.trainee.runtime.peak_memory_mib(),
+        "epoch": results[-1].epoch,
+    }
+    run.tracker.event("train", done, **numbers)
+    return numbers
+
+
+def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
+    """The held-out loss now, with the average weights where there are any; recorded."""
+    ema = run.trainee.ema
+    if ema:
+        ema.swap()
+    try:
+        loss = validation_loss(run.trainee, run.held_out, timesteps)
+    finally:
+        if ema:
+            ema.swap()
+    if loss is not None:
+        run.tracker.event("validation", done, loss=loss)
+    return loss
+
+
+def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
+    """Save a checkpoint, then let old ones go. A full disk is reported and training goes on, unless it was the last save.
+
+    Raises:
+        UserError: The last checkpoint could not be saved.
+    """
+    better = loss is not None and (run.best_loss is None or loss < run.best_loss)
+    before = run.best_step, run.best_loss
+    if better:
+        run.best_step, run.best_loss = done, loss
+    if not run.trainee.runtime.is_main:
+        return
+    began = time.perf_counter()
+    try:
+        run.checkpoints.save(run.checkpoint(done), run.record(done))
+    except OSError as error:
+        run.best_step, run.best_loss = before
+        kept = run.checkpoints.steps()
+        message = f"step {done} could not be saved ({error.strerror or error})"
+        standing = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no checkpoint yet"
+        if last:
+            raise UserError(message, got=str(run.checkpoints.folder), fix=f"{standing}; free some space and run again") from error
+        run.say(f"warning: {message}; {standing}; training goes on")
+        run.tracker.event("save_failed", done, error=str(error))
+        return
+    run.checkpoints.rotate(run.config.checkpoints.keep, run.best_step)
+    run.tracker.event("checkpoint", done, seconds=time.perf_counter() - began)
+
+
+def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:
+    """The middles of equal parts of the forward process."""
+    return tuple(
+        int((part + 0.5) / VALIDATION_TIMESTEPS * num_timesteps) for part in range(VALIDATION_TIMESTEPS)
+    )

@@ -1,0 +1,206 @@
+"""The optimizer, its learning rate, and the update that refuses to be poisoned.
+
+In: an adapter with gradients. Out: moved weights, or untouched ones when a gradient is not finite. The learning rate is
+a function of the step alone, so a resume cannot shift it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loraloom.config.run import OptimConfig
+from loraloom.errors import UserError
+from loraloom.lora.attach import Adapter
+
+
+def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
+    """What the peak learning rate is multiplied by at a step counted from 0.
+
+    Linear warm-up over `warmup_steps` (the first step already moves), then constant, a half cosine to 0, or a line to 0.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    match config.scheduler:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        case "linear":
+            return max(0.0, 1 - share)
+
+
+def make_optimizer(adapter: Adapter, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over an adapter's parameters, one group a part.
+
+    Raises:
+        UserError: The optimizer's package is not installed.
+    """
+    groups: list[dict[str, Any]] = []
+    for part in adapter.modules:
+        rate = config.learning_rate
+        if part == "text_encoder" and config.text_encoder_learning_rate is not None:
+            rate = config.text_encoder_learning_rate
+        own = [parameter for key, parameter in adapter.parameters.items() if adapter.parts[key] == part]
+        groups.append({"params": own, "lr": rate, "peak_lr": rate})
+    common: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    match config.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(groups, fused=True, **common)
+        case "adamw8bit":
+            try:
+                from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+            except ImportError:
+                raise _missing("adamw8bit", "bitsandbytes") from None
+            return AdamW8bit(groups, **common)
+        case "prodigy":
+            try:
+                from prodigyopt import Prodigy  # pyright: ignore[reportMissingImports]
+            except ImportError:
+                raise _missing("prodigy", "prodigyopt") from None
+            return Prodigy(groups, safeguard_warmup=True, use_bias_correction=True, **common)
+
+
+def _missing(name: str, package: str) -> UserError:
+    return UserError(f"optim.optimizer={name} needs {package}", fix="install it: uv sync --extra optim")
+
+
+@dataclass(slots=True)
+class LossScale:
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018): small gradients would round to zero without it."""
+
+    enabled: bool
+    value: float = 65536.0
+    good_steps: int = 0
+
+    def adjust(self, finite: bool) -> None:
+        """Halve after an overflow, double after 2,000 good steps."""
+        if not finite:
+            self.value, self.good_steps = max(self.value / 2, 2.0**-14), 0
+            return
+        self.good_steps += 1
+        if self.good_steps == 2000:
+            self.value, self.good_steps = self.value * 2, 0
+
+
+@dataclass(slots=True)
+class Updater:
+    """Applies gradients.
+
+    Attributes:
+        optimizer: Moves the weights.
+        parameters: In the order of the adapter.
+        config: Clipping and schedule.
+        max_steps: Length of the schedule.
+        loss_scale: For fp16.
+    """
+
+    optimizer: torch.optim.Optimizer
+    parameters: Sequence[nn.Parameter]
+    config: OptimConfig
+    max_steps: int
+    loss_scale: LossScale
+
+    def set_learning_rate(self, step: int) -> float:
+        """Set every group's rate for a step counted from 0; returns the first group's."""
+        factor = learning_rate_factor(step, self.config, self.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def apply(self, loss_is_finite: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip and step; nothing moves when the loss or a gradient is not finite.
+
+        With fused AdamW the decision stays on the device and costs no wait; other optimizers ask once a step.
+
+        Args:
+            loss_is_finite: () bool, agreed on by all processes.
+
+        Returns:
+            The gradient norm before clipping () float32, and whether all was finite () bool. An overflow that only made
+            the fp16 loss scale smaller counts as finite: it is how the scale is found.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.loss_scale.enabled:
+            torch._foreach_div_(gradients, self.loss_scale.value)
+        norm = nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm) & loss_is_finite
+        if self.config.max_grad_norm > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
+        if self.config.optimizer == "adamw":
+            optimizer: Any = self.optimizer
+            optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None  # torch's protocol for fused steps
+            optimizer.step()
+        elif bool(finite):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.loss_scale.enabled:
+            self.loss_scale.adjust(bool(finite))
+            return norm, loss_is_finite
+        return norm, finite
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors for safetensors and the rest for JSON."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    for number, group in enumerate(groups):
+        for key in [key for key, value in group.items() if isinstance(value, Tensor)]:
+            tensors[f"group.{number}.{key}"] = group.pop(key)
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """Put back what `optimizer_tensors` took out, exactly."""
+    own = optimizer.state_dict()
+    groups = [
+        {**group, **{key: value for key, value in saved.items() if key in group}}
+        for group, saved in zip(own["param_groups"], rest["groups"], strict=True)
+    ]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["numbers"]}.items():
+        if key.startswith("group."):
+            _, number, name = key.split(".", 2)
+            groups[int(number)][name] = value
+        else:
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Ema:
+    """An exponential moving average of an adapter's weights, float32, on the weights' device.
+
+    The decay rises with the step, min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self._parameters = list(parameters)
+        self._decay = decay
+        self.shadow = [parameter.detach().clone() for parameter in parameters]
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a step counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self._parameters], 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange average and weights; twice is nothing."""
+        for parameter, shadow in zip(self._parameters, self.shadow, strict=True):
+            kept = parameter.detach().clone()
+            parameter.data.copy_(shadow)
+            shadow.copy_(kept)

@@ -1,0 +1,143 @@
+"""Samples while training, inside a fence: nothing that goes wrong here ends a training.
+
+In: a step. Out: `samples/step_0000100/00.png` with `00.txt` (its prompt) beside it, and `samples/sheet.png` (prompts x
+steps). Each process draws its own share without talking to the others, with a deadline; what went wrong is gathered
+afterwards as text.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loraloom.config.run import SampleConfig
+from loraloom.contracts import DiffusionModel, PictureRequest
+from loraloom.files import write_text
+from loraloom.generate.pictures import Stopped, generate
+from loraloom.generate.sheet import contact_sheet
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.tracking import Tracker
+from loraloom.train.optim import Ema
+from loraloom.train.runtime import Runtime
+
+_SHEET_COLUMNS = 12
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Draws the fixed prompts of a run.
+
+    Attributes:
+        requests: One a prompt, seeds counted up.
+        states: Prompts encoded in advance; empty when the text encoder learns and they are encoded anew.
+    """
+
+    folder: Path
+    model: DiffusionModel
+    encoder: PromptEncoder
+    runtime: Runtime
+    config: SampleConfig
+    requests: Sequence[PictureRequest]
+    live: bool
+    states: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def prepare(self) -> None:
+        """Encode all prompts while the text encoder is there."""
+        if self.live:
+            return
+        texts = {text for request in self.requests for text in (request.prompt, request.negative_prompt)}
+        with torch.inference_mode():
+            self.states = {text: self.encoder.encode([text], weighting=True)[0].cpu() for text in sorted(texts)}
+
+    def draw(self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Draw after `step` finished steps. Never raises for what goes wrong while drawing."""
+        began = time.perf_counter()
+        outcome = self._draw_share(step, ema, stop)
+        faults = [text for text in self.runtime.gather_texts([outcome]) if text]
+        if not self.runtime.is_main:
+            return
+        for fault in faults:
+            say(f"warning: samples at step {step}: {fault}; training goes on")
+        try:
+            for index, request in enumerate(self.requests):
+                path = self._path(step, index)
+                if path.is_file():
+                    tracker.picture(f"samples/{index:02d}", path, step, request.prompt)
+            self._write_sheet()
+        except (OSError, ValueError) as error:
+            say(f"warning: the contact sheet was not written ({error}); training goes on")
+        tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
+
+    def _draw_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
+        """Draw this process's prompts; returns what went wrong, or nothing."""
+        mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
+        deadline = time.monotonic() + self.config.deadline_s
+        parts = ["denoiser", *(["text_encoder"] if self.live else [])]
+        training = [part for part in parts if self.model.module(part).training]
+        if ema:
+            ema.swap()
+        try:
+            self.model.place("vae", self.runtime.device, torch.float32)
+            for part in training:
+                self.model.module(part).eval()
+            pictures = generate(
+                self.model,
+                self._encode,
+                [self.requests[index] for index in mine],
+                autocast=self.runtime.autocast,
+                stop=lambda: stop() or time.monotonic() > deadline,
+            )
+            for picture in pictures:
+                path = self._path(step, mine[picture.index])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".tmp")
+                picture.image.save(temporary, format="PNG")
+                temporary.replace(path)
+                write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
+        except Stopped:
+            return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
+        except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        finally:
+            if ema:
+                ema.swap()
+            for part in training:
+                self.model.module(part).train()
+            self.model.drop("vae")
+        return ""
+
+    def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        if self.live:
+            with torch.inference_mode():
+                return self.encoder.encode(prompts, weighting=True)
+        return [self.states[prompt] for prompt in prompts]
+
+    def _path(self, step: int, index: int) -> Path:
+        return self.folder / f"step_{step:07d}" / f"{index:02d}.png"
+
+    def _write_sheet(self) -> None:
+        """All prompts x all steps that have pictures; with many steps, evenly chosen ones, first and last among them."""
+        steps = sorted(int(m[1]) for p in self.folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)))
+        if len(steps) > _SHEET_COLUMNS:
+            chosen = {round(i * (len(steps) - 1) / (_SHEET_COLUMNS - 1)) for i in range(_SHEET_COLUMNS)}
+            steps = [steps[index] for index in sorted(chosen)]
+        rows: list[list[Image.Image | None]] = []
+        for index in range(len(self.requests)):
+            row: list[Image.Image | None] = []
+            for step in steps:
+                path = self._path(step, index)
+                if path.is_file():
+                    with Image.open(path) as image:
+                        row.append(image.convert("RGB"))
+                else:
+                    row.append(None)
+            rows.append(row)
+        sheet = contact_sheet(rows, [r.prompt for r in self.requests], [f"step {step}" for step in steps])
+        temporary = self.folder / ".sheet.tmp"
+        sheet.save(temporary, format="PNG")
+        temporary.replace(self.folder / "sheet.png")

@@ -1,0 +1,317 @@
+"""From settings to a run that stands ready: model, caches, adapter, optimizer, and where to go on.
+
+In: a `RunConfig`. Out: a `Run`. Order matters for memory: VAE and text encoder fill the caches and are dropped before
+the denoiser is read.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loraloom import __version__, plugins
+from loraloom.config.run import RunConfig
+from loraloom.contracts import DiffusionModel, Domain, Example, ModelSource, PictureRequest, Progress
+from loraloom.data.batches import BatchMaker, refuse_blind_flips
+from loraloom.data.cache import ContentCache
+from loraloom.data.encode import LatentStore, TextStore
+from loraloom.data.manifest import Manifest, read_manifest
+from loraloom.data.plan import EpochCache, Plan
+from loraloom.diffusion.objective import make_objective
+from loraloom.errors import UserError
+from loraloom.files import write_text
+from loraloom.lora.attach import Adapter, attach_new
+from loraloom.opening import open_model
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.tracking import Tracker
+from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
+from loraloom.train.optim import Ema, LossScale, Updater, make_optimizer, optimizer_tensors, restore_optimizer
+from loraloom.train.runtime import Runtime
+from loraloom.train.samples import Sampler
+from loraloom.train.step import Trainee
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """A run that stands ready.
+
+    Attributes:
+        start: Finished steps of the checkpoint it goes on from, or 0.
+        best_step, best_loss: Of the lowest validation loss so far.
+        skipped_in_row: Updates that were not finite since the last good one.
+    """
+
+    config: RunConfig
+    folder: Path
+    manifest: Manifest
+    trainee: Trainee
+    held_out: BatchMaker
+    sampler: Sampler | None
+    checkpoints: CheckpointFolder
+    tracker: Tracker
+    say: Say
+    start: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    skipped_in_row: int = 0
+    base_sha256: str = ""
+
+    def checkpoint(self, done: int) -> Checkpoint:
+        """Everything that a resume needs."""
+        trainee = self.trainee
+        tensors, rest = optimizer_tensors(trainee.updater.optimizer)
+        averaged = dict(zip(trainee.adapter.parameters, trainee.ema.shadow, strict=True)) if trainee.ema else {}
+        scale = trainee.updater.loss_scale
+        state = {
+            "best_step": self.best_step, "best_loss": self.best_loss, "skipped_in_row": self.skipped_in_row,
+            "loss_scale": scale.value, "good_steps": scale.good_steps, "dataset": self.manifest.fingerprint,
+            "devices": trainee.runtime.num_devices, "base_sha256": self.base_sha256,
+        }  # fmt: skip
+        return Checkpoint(done, trainee.adapter.state(), averaged, tensors, rest, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: The dataset, the base or the number of devices is not what it was.
+        """
+        trainee, state = self.trainee, checkpoint.state
+        now = {
+            "dataset": self.manifest.fingerprint,
+            "devices": trainee.runtime.num_devices,
+            "base_sha256": self.base_sha256,
+        }
+        for key, value in now.items():
+            if state[key] != value:
+                raise UserError(
+                    f"this run cannot go on: its {key} has changed", got=value, expected=state[key],
+                    fix="restore it, or start a new run with another --out",
+                )  # fmt: skip
+        trainee.adapter.load(checkpoint.adapter)
+        if trainee.ema and checkpoint.ema:
+            for shadow, key in zip(trainee.ema.shadow, trainee.adapter.parameters, strict=True):
+                shadow.copy_(checkpoint.ema[key])
+        restore_optimizer(trainee.updater.optimizer, checkpoint.optimizer, checkpoint.optimizer_rest)
+        trainee.updater.loss_scale.value = state["loss_scale"]
+        trainee.updater.loss_scale.good_steps = state["good_steps"]
+        self.start = checkpoint.step
+        self.best_step, self.best_loss, self.skipped_in_row = (
+            state["best_step"], state["best_loss"], state["skipped_in_row"],
+        )  # fmt: skip
+
+    def record(self, done: int) -> dict[str, Any]:
+        """What the adapter says of itself."""
+        config, source = self.config, self.trainee.model.source
+        width, height = common_size(self.manifest.examples)
+        return {
+            "format": "loraloom.adapter.1", "loraloom": __version__, "family": self.trainee.model.family,
+            "base": {
+                "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
+            },
+            "base_sha256": self.base_sha256, "rank": config.lora.rank, "alpha": config.lora.alpha or config.lora.rank,
+            "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
+            "trigger": self.manifest.info.get("settings", {}).get("trigger", ""), "dataset": self.manifest.fingerprint,
+            "num_images": len(self.trainee.batches.examples), "size": f"{width}x{height}", "step": done,
+            "max_steps": config.train.max_steps, "learning_rate": config.optim.learning_rate, "seed": config.train.seed,
+            "config": config.model_dump(mode="json"),
+        }  # fmt: skip
+
+
+def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, progress: Callable[[str], Progress]) -> Run:
+    """Build a run from its settings. Every process calls this; the main one speaks.
+
+    Raises:
+        UserError: Anything wrong with settings, data or model, before the first step.
+    """
+    folder = Path(config.train.output)
+    manifest = read_manifest(Path(config.data.dataset))
+    learned = [example for example in manifest.examples if example.split == "train"]
+    held_out = [example for example in manifest.examples if example.split == "validation"]
+    if not learned:
+        raise UserError("the dataset has no training pictures", got=config.data.dataset, fix="prepare it with more pictures")
+    model = open_model(
+        ModelSource(config.model.source, config.model.revision, config.model.variant, config.model.config),
+        config.model.family,
+    )
+    check_sizes(model, manifest.examples)
+    domain: Domain = plugins.load("domains", config.data.domain)
+    if config.data.random_flip:
+        refuse_blind_flips(learned, domain)
+    encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
+    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say)
+    train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
+    sampler = make_sampler(config, folder, model, encoder, runtime, manifest.examples)
+    fill_caches(config, runtime, (train_batches, held_batches), sampler, say, progress)
+    trainee = make_trainee(config, model, train_batches, runtime, say)
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    return Run(
+        config, folder, manifest, trainee, held_batches, sampler, checkpoints, tracker, say,
+        base_sha256=model.fingerprint("denoiser"),
+    )  # fmt: skip
+
+
+def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say) -> None:
+    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted aloud."""
+    plans = [(example.id, encoder.plan(example.caption)) for example in examples]
+    counts = [plan.num_tokens for _, plan in plans]
+    long = sum(count > encoder.text.window_tokens - 2 for count in counts)
+    say(
+        f"captions: {min(counts)} to {max(counts)} tokens, {long} of {len(counts)} longer than one window of "
+        f"{encoder.text.window_tokens - 2}"
+    )
+    cut = [(id_, plan) for id_, plan in plans if plan.lost]
+    if not cut:
+        return
+    say(f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt")
+    if folder:
+        lines = [f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut]
+        write_text(folder / "captions_cut.txt", "".join(lines))
+
+
+def make_batches(
+    config: RunConfig,
+    model: DiffusionModel,
+    encoder: PromptEncoder,
+    domain: Domain,
+    runtime: Runtime,
+    learned: Sequence[Example],
+    held_out: Sequence[Example],
+) -> tuple[BatchMaker, BatchMaker]:
+    """The makers of training and held-out batches over shared caches."""
+    data = config.data
+    root = Path(data.cache_dir or Path(data.dataset) / "cache") if data.cache else None
+    latent_cache = ContentCache(root / "latents" if root else None)
+    text_cache = ContentCache(root / "texts" if root else None)
+    dataset = Path(data.dataset)
+    latents = LatentStore(model, dataset, latent_cache, model.fingerprint("vae"))
+    latents.check([*learned, *held_out])
+    texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
+    common = (latents, texts, domain, config.train.seed, model.schedule.alphas_cumprod_t.shape[0])
+    return (
+        BatchMaker(
+            learned, *common, noise_offset=config.objective.noise_offset, random_flip=data.random_flip,
+            caption_dropout=data.caption_dropout,
+        ),
+        BatchMaker(held_out, *common),
+    )  # fmt: skip
+
+
+def fill_caches(
+    config: RunConfig,
+    runtime: Runtime,
+    batches: Sequence[BatchMaker],
+    sampler: Sampler | None,
+    say: Say,
+    progress: Callable[[str], Progress],
+) -> None:
+    """Encode what is missing, shared out over the processes, then drop the encoders."""
+    maker = batches[0]
+    model, size = maker.latents.model, config.data.encode_batch_size
+    pictures = [item for batch in batches for item in batch.needed_latents()]
+    captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
+    if config.data.cache and runtime.is_main:
+        maker.latents.cache.clean()
+        maker.texts.cache.clean()
+    needs_vae = bool(maker.latents.cache.missing([maker.latents.key(*item) for item in pictures]))
+    if needs_vae:
+        model.place("vae", runtime.device, torch.float32)
+        share = pictures[runtime.rank :: runtime.num_devices] if config.data.cache else pictures
+        say(f"encoding pictures: {len(share)} at most on this device")
+        maker.latents.fill(share, size, progress("encoding pictures"))
+        model.drop("vae")
+    if config.lora.text_encoder or sampler or maker.texts.cache.missing([maker.texts.key(c) for c in captions]):
+        model.place("text_encoder", runtime.device, torch.float32)
+        share = captions[runtime.rank :: runtime.num_devices] if config.data.cache else captions
+        maker.texts.fill(share, size, progress("encoding captions"))
+        if sampler:
+            sampler.prepare()
+    if not config.lora.text_encoder:
+        model.drop("text_encoder")
+    runtime.barrier()
+
+
+def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say) -> Trainee:
+    """Place the denoiser, put the adapter on, make optimizer, average and plan."""
+    denoiser: Any = model.place("denoiser", runtime.device, runtime.weight_dtype)
+    if config.train.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    adapter = attach_new(model, config.lora, config.train.seed)
+    announce(adapter, config, say)
+    if config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    for part in adapter.modules:
+        model.module(part).train()
+    if config.train.compile:
+        denoiser.compile(dynamic=False)
+    parameters = list(adapter.parameters.values())
+    optimizer = make_optimizer(adapter, config.optim)
+    updater = Updater(
+        optimizer, parameters, config.optim, config.train.max_steps, LossScale(config.train.mixed_precision == "fp16")
+    )
+    sizes = tuple((example.width, example.height) for example in batches.examples)
+    plan = Plan(
+        sizes, config.data.batch_size, runtime.num_devices, config.train.gradient_accumulation, config.train.seed
+    )
+    objective = make_objective(
+        model.schedule,
+        prediction_type=config.objective.prediction_type,
+        snr_gamma=config.objective.snr_gamma,
+        noise_offset=config.objective.noise_offset,
+        device=runtime.device,
+    )
+    ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
+    return Trainee(
+        model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
+        config.train.channels_last,
+    )  # fmt: skip
+
+
+def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
+    """Which layers matched."""
+    for part, names in adapter.modules.items():
+        shown = ", ".join(names[:2]) + (f", … {names[-1]}" if len(names) > 2 else "")
+        say(f"LoRA on {len(names)} layers of the {part.replace('_', ' ')}: {shown}")
+    say(f"rank {config.lora.rank}, {adapter.num_parameters:,} learning numbers, float32")
+
+
+def make_sampler(
+    config: RunConfig, folder: Path, model: DiffusionModel, encoder: PromptEncoder, runtime: Runtime, examples: Sequence[Example]
+) -> Sampler | None:
+    """The sampler of fixed prompts, or None when samples are off."""
+    samples = config.samples
+    if not samples.enabled:
+        return None
+    prompts = samples.prompts or tuple(dict.fromkeys(example.caption for example in examples))[:3]
+    width, height = (samples.size, samples.size) if samples.size else common_size(examples)
+    requests = [
+        PictureRequest(
+            prompt, samples.negative_prompt, samples.seed + number, samples.steps, samples.guidance_scale,
+            samples.sampler, width, height,
+        )
+        for number, prompt in enumerate(prompts)
+    ]  # fmt: skip
+    return Sampler(folder / "samples", model, encoder, runtime, samples, requests, live=config.lora.text_encoder)
+
+
+def common_size(examples: Sequence[Example]) -> tuple[int, int]:
+    """The most frequent (width, height); the smallest of equally frequent ones."""
+    counts: dict[tuple[int, int], int] = {}
+    for example in examples:
+        counts[example.width, example.height] = counts.get((example.width, example.height), 0) + 1
+    return min(counts, key=lambda size: (-counts[size], size))
+
+
+def check_sizes(model: DiffusionModel, examples: Sequence[Example]) -> None:
+    """Raise `UserError` when a prepared picture does not fall on whole latents."""
+    step = model.latent_scale
+    for example in examples:
+        if example.width % step or example.height % step:
+            raise UserError(
+                f"picture {example.id} has sides that are no multiples of {step}",
+                got=f"{example.width}x{example.height}",
+                fix=f"prepare again with --size and --bucket-step multiples of {step}",
+            )

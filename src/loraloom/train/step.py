@@ -1,0 +1,137 @@
+"""One optimizer step: batches in, moved weights and a few numbers out.
+
+In: the step's forward passes. Out: `StepResult` on the device; nothing here waits for the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loraloom.contracts import Batch, Conditioning, DiffusionModel
+from loraloom.data.batches import BatchMaker
+from loraloom.data.plan import EpochCache
+from loraloom.diffusion.objective import Objective
+from loraloom.diffusion.randomness import derive_seed
+from loraloom.lora.attach import Adapter
+from loraloom.train.optim import Ema, Updater
+from loraloom.train.runtime import Runtime
+
+
+@dataclass(slots=True)
+class Trainee:
+    """All that moves or is read during a step."""
+
+    model: DiffusionModel
+    adapter: Adapter
+    objective: Objective
+    updater: Updater
+    ema: Ema | None
+    batches: BatchMaker
+    epochs: EpochCache
+    runtime: Runtime
+    seed: int
+    channels_last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves behind.
+
+    Attributes:
+        epoch: Of the pictures.
+        loss: () float32, weighted mean over the step's pictures of all devices.
+        grad_norm: () float32 before clipping.
+        finite: () bool; False when the update was skipped.
+        stop_votes: () float32: how many processes were asked to stop.
+        num_images: Pictures learned from over all devices, repeats not counted.
+        ids: This device's samples.
+        learning_rate: Of the first group.
+    """
+
+    epoch: int
+    loss: Tensor
+    grad_norm: Tensor
+    finite: Tensor
+    stop_votes: Tensor
+    num_images: int
+    ids: tuple[str, ...]
+    learning_rate: float
+
+
+def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
+    """Learn from the pictures of a step counted from 0.
+
+    The loss is the sum of the pictures' losses divided by the slots of a whole step: a tail counts for what it holds.
+    """
+    runtime, updater = trainee.runtime, trainee.updater
+    # Dropout is the only consumer of global random numbers; seeded by position, a resume repeats it exactly.
+    torch.manual_seed(derive_seed(trainee.seed, step, runtime.rank, "global"))
+    learning_rate = updater.set_learning_rate(step)
+    epoch, passes = trainee.epochs.step(step)
+    plan = trainee.epochs.plan
+    total = torch.zeros((), device=runtime.device)
+    ids: list[str] = []
+    for forward in passes:
+        batch = to_device(trainee.batches.make(epoch, plan.share(forward, runtime.rank)), runtime, trainee.channels_last)
+        losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
+        loss = (losses_b * batch.weights_b).sum() / plan.step_size
+        (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
+        total += loss.detach()
+        ids += batch.ids
+    num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
+    numbers = torch.stack([total, torch.tensor(float(stop), device=runtime.device)])
+    numbers = runtime.sum_gradients(updater.parameters, numbers)
+    grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
+    if trainee.ema:
+        trainee.ema.update(step)
+    mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
+    return StepResult(epoch, mean_loss, grad_norm, finite, numbers[1], num_images, tuple(ids), learning_rate)
+
+
+def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runtime: Runtime) -> Tensor:
+    """(b,) float32 loss of each picture."""
+    noisy_bchw = objective.add_noise(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
+    target_bchw = objective.target(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
+    with runtime.autocast():
+        prediction_bchw = model.predict(noisy_bchw, batch.timesteps_b, batch.conditioning)
+    return objective.loss(prediction_bchw, target_bchw, batch.timesteps_b)
+
+
+def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
+    """The batch on the runtime's device, conditioning in the precision of the weights."""
+    device = runtime.device
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    hidden, mask = batch.conditioning.hidden_bld, batch.conditioning.mask_bl
+    return Batch(
+        batch.ids,
+        batch.latents_bchw.to(device, non_blocking=True, memory_format=layout),
+        batch.noise_bchw.to(device, non_blocking=True, memory_format=layout),
+        batch.timesteps_b.to(device, non_blocking=True),
+        Conditioning(
+            hidden.to(device, runtime.weight_dtype, non_blocking=True),
+            mask.to(device, non_blocking=True) if mask is not None else None,
+        ),
+        batch.weights_b.to(device, non_blocking=True),
+    )
+
+
+@torch.no_grad()
+def validation_loss(trainee: Trainee, held_out: BatchMaker, timesteps: tuple[int, ...]) -> float | None:
+    """Mean loss of the held-out pictures at fixed timesteps and noise; None without held-out pictures.
+
+    Latents are the distribution's mean and captions are never dropped, so the number depends on the weights alone.
+    Each process takes its share.
+    """
+    count = len(held_out.examples)
+    if not count:
+        return None
+    runtime = trainee.runtime
+    total = torch.zeros(2, device=runtime.device)
+    for index in range(runtime.rank, count, runtime.num_devices):
+        for timestep in timesteps:
+            batch = to_device(held_out.fixed(index, timestep), runtime, trainee.channels_last)
+            losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
+            total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
+    total = runtime.sum_numbers(total)
+    return float(total[0] / total[1])
