@@ -56,7 +56,8 @@ class AdapterFile:
 
 def save_adapter(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write adapter.safetensors: float32 weights in the exchange spelling and the JSON record."""
-    write_tensors(path, tensors, {"format": "pt", KEY: json.dumps(record, sort_keys=True)})
+    # One key only: the library writes several in an order that differs from process to process.
+    write_tensors(path, tensors, {KEY: json.dumps(record, sort_keys=True)})
 
 
 def find_adapter(place: Path) -> Path:

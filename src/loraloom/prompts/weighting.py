@@ -1,14 +1,14 @@
 """Emphasis as users of A1111 and ComfyUI write it.
 
-In: a prompt such as `a (red:1.3) [blurry] house`. Out: the plain text and a weight for every visible character.
-`(x)` multiplies by 1.1, `[x]` divides by 1.1, `(x:1.3)` sets 1.3, pairs nest, `\\(` is a bracket. An unpaired bracket is
-text. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
+In: a prompt such as `a (red:1.3) house`. Out: the plain text and a weight for every character. `(x)` multiplies by 1.1,
+`(x:1.3)` by 1.3, pairs nest, `\\(` is a bracket, an unpaired bracket is text. Square brackets are text, as in ComfyUI:
+structured prompts write their section headers in them. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
 """
 
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\\[()\[\]\\]|[()\[\]]|[^\\()\[\]]+|\\", re.DOTALL)
+_TOKEN = re.compile(r"\\[()\\]|[()]|[^\\()]+|\\", re.DOTALL)
 _EXPLICIT = re.compile(r"^(.*?)\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", re.DOTALL)
 _STEP = 1.1
 
@@ -42,10 +42,10 @@ def parse(prompt: str) -> WeightedText:
         if len(token) == 2 and token[0] == "\\":
             characters.append(token[1])
             weights.append(1.0)
-        elif token in "([" and index in partner:
+        elif token == "(" and index in partner:
             starts.append(len(characters))
-        elif token in ")]" and index in partner:
-            _close(token, starts.pop(), characters, weights)
+        elif token == ")" and index in partner:
+            _close(starts.pop(), characters, weights)
         else:
             characters.extend(token)
             weights.extend([1.0] * len(token))
@@ -53,25 +53,24 @@ def parse(prompt: str) -> WeightedText:
 
 
 def _pairs(tokens: list[str]) -> set[int]:
-    """Indices of brackets that have a partner; crossing pairs are text."""
+    """Indices of brackets that have a partner."""
     paired: set[int] = set()
     open_brackets: list[int] = []
     for index, token in enumerate(tokens):
-        if token in {"(", "["}:
+        if token == "(":
             open_brackets.append(index)
-        elif token in {")", "]"} and open_brackets and tokens[open_brackets[-1]] == {")": "(", "]": "["}[token]:
+        elif token == ")" and open_brackets:
             paired |= {open_brackets.pop(), index}
     return paired
 
 
-def _close(token: str, start: int, characters: list[str], weights: list[float]) -> None:
+def _close(start: int, characters: list[str], weights: list[float]) -> None:
     """Apply the bracket that ends here to everything since `start`."""
-    explicit = _EXPLICIT.match("".join(characters[start:])) if token == ")" else None
+    explicit = _EXPLICIT.match("".join(characters[start:]))
+    factor = _STEP
     if explicit:
         factor = float(explicit.group(2))
         keep = start + len(explicit.group(1))
         del characters[keep:], weights[keep:]
-    else:
-        factor = _STEP if token == ")" else 1 / _STEP
     for index in range(start, len(weights)):
         weights[index] *= factor

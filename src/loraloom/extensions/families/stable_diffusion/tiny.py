@@ -53,6 +53,7 @@ def build_tiny(
         down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
         up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
     )  # fmt: skip
+    _calm(vae)
     tokenizer = _byte_tokenizer(folder / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -71,6 +72,20 @@ def build_tiny(
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+@torch.no_grad()
+def _calm(vae: AutoencoderKL) -> None:
+    """Let random weights encode surely and at unit scale, as trained ones do: otherwise latents are mostly noise."""
+    assert vae.quant_conv is not None
+    channels = vae.config["latent_channels"]
+    vae.quant_conv.weight[channels:] = 0
+    vae.quant_conv.bias[channels:] = -12.0  # pyright: ignore[reportOptionalSubscript] - log-variance
+    size_px = 8 * 2 ** (len(vae.config["block_out_channels"]) - 1)
+    pixels_bchw = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4) * 2 - 1, size=(size_px, size_px))
+    mean_bchw = vae.encode(pixels_bchw, return_dict=False)[0].mean
+    vae.quant_conv.bias[:channels] -= mean_bchw.mean(dim=(0, 2, 3))  # pyright: ignore[reportOptionalSubscript]
+    vae.register_to_config(scaling_factor=float(1 / mean_bchw.std()))
 
 
 def _byte_tokenizer(folder: Path) -> CLIPTokenizer:

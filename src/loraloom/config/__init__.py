@@ -1,0 +1,1 @@
+"""The typed tree of one run; reading, overriding and comparing it."""

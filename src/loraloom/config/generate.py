@@ -1,0 +1,20 @@
+"""Settings of `generate`."""
+
+from loraloom.config.base import Settings, setting
+from loraloom.config.run import Precision
+
+
+class GenerateConfig(Settings):
+    """How pictures are drawn."""
+
+    negative_prompt: str = setting("", "what to avoid", flag="--negative")
+    num_images: int = setting(1, "pictures for each prompt; picture k has seed + k", flag="--num-images", ge=1)
+    seed: int = setting(0, "of the first picture", flag="--seed", ge=0)
+    steps: int = setting(25, "denoiser steps", flag="--steps", ge=1)
+    guidance_scale: float = setting(7.5, "classifier-free guidance; 1 is off", flag="--guidance", ge=1)
+    sampler: str = setting("dpmpp_2m_karras", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm", flag="--sampler")
+    width: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--width", ge=16)
+    height: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--height", ge=16)
+    batch_size: int = setting(4, "pictures drawn at once; does not change them", flag="--batch-size", ge=1)
+    mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
+    weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")

@@ -1,0 +1,179 @@
+"""The typed tree of one training run: `RunConfig` and its groups.
+
+Field order is reading order; `loraloom config` prints the tree as commented YAML.
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from loraloom.config.base import Settings, setting
+
+PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+class ModelConfig(Settings):
+    """The base model."""
+
+    source: str = setting(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "hub id, diffusers folder or .safetensors checkpoint",
+        flag="--model",
+    )
+    family: str = setting("auto", "kind of model; auto reads its configuration", flag="--family")
+    revision: str | None = setting(None, "hub branch, tag or commit", flag="--revision")
+    variant: str | None = setting(None, "weight file variant such as fp16", flag="--variant")
+    config: str | None = setting(
+        None, "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer", flag="--model-config"
+    )
+
+
+class DataConfig(Settings):
+    """What is learned from."""
+
+    dataset: str = setting("", "folder made by `loraloom prepare`", flag="--dataset")
+    domain: str = setting("freetext", "what the texts are about", flag="--domain")
+    batch_size: int = setting(4, "pictures in one forward pass on one device", flag="--batch-size", ge=1)
+    random_flip: bool = setting(
+        False, "also learn from mirrored pictures; refused when captions speak of left and right", flag="--random-flip"
+    )
+    caption_dropout: float = setting(
+        0.05, "share of pictures learned without caption, for classifier-free guidance", flag="--caption-dropout", ge=0, le=1
+    )
+    cache: bool = setting(True, "keep latents and text states on disk and in memory", flag="--cache", resumable=True)
+    cache_dir: str | None = setting(None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True)
+    encode_batch_size: int = setting(4, "pictures or texts encoded at once while caching", ge=1, resumable=True)
+
+
+class PromptConfig(Settings):
+    """How long captions reach the denoiser."""
+
+    method: PromptMethod = setting("attention", "what becomes of captions longer than one window", flag="--prompt-method")
+    max_windows: int = setting(8, "most windows of one caption; longer captions are an error that names them", ge=1)
+
+
+class LoraConfig(Settings):
+    """Which layers learn, and how much."""
+
+    target: str = setting(
+        "cross_attention",
+        "cross_attention, attention, all_linear, all_linear_conv, or a regular expression on layer names",
+        flag="--target",
+    )
+    rank: int = setting(16, "rank of every update", flag="--rank", ge=1)
+    alpha: float | None = setting(None, "scale: updates are multiplied by alpha / rank; default is the rank", flag="--alpha", gt=0)
+    dropout: float = setting(0.0, "dropout before the update", flag="--lora-dropout", ge=0, lt=1)
+    text_encoder: bool = setting(False, "also put LoRA on the text encoder's attention", flag="--text-encoder")
+    ema_decay: float | None = setting(
+        None, "keep an exponential moving average of the adapter and export it", flag="--ema-decay", gt=0, lt=1
+    )
+
+
+class OptimConfig(Settings):
+    """How the adapter moves."""
+
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = setting(
+        "adamw", "adamw8bit and prodigy need the extra `optim`", flag="--optimizer"
+    )
+    learning_rate: float = setting(1e-4, "peak learning rate (prodigy: use 1.0)", flag="--learning-rate", gt=0)
+    text_encoder_learning_rate: float | None = setting(None, "for the text encoder's LoRA; default is the same", gt=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the optimizer's two averages")
+    eps: float = setting(1e-8, "added to the denominator", gt=0)
+    weight_decay: float = setting(1e-2, "decoupled weight decay", flag="--weight-decay", ge=0)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0 is off", flag="--max-grad-norm", ge=0)
+    scheduler: Literal["constant", "cosine", "linear"] = setting("constant", "learning rate after warm-up", flag="--lr-scheduler")
+    warmup_steps: int = setting(0, "steps over which the learning rate rises", flag="--warmup-steps", ge=0)
+
+
+class ObjectiveConfig(Settings):
+    """What counts as right."""
+
+    snr_gamma: float | None = setting(None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0)
+    noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting("auto", "auto is what the model's scheduler says")
+
+
+class TrainConfig(Settings):
+    """How long, how precise, how often."""
+
+    output: str = setting("runs/run", "folder of the run", flag="--out", resumable=True)
+    max_steps: int = setting(800, "optimizer steps", flag="--max-steps", ge=1)
+    gradient_accumulation: int = setting(1, "forward passes for one optimizer step", flag="--gradient-accumulation", ge=1)
+    mixed_precision: Precision = setting("no", "no, fp16 or bf16; the adapter stays in float32", flag="--mixed-precision")
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations: less memory, slower", flag="--gradient-checkpointing", resumable=True
+    )
+    channels_last: bool = setting(True, "memory layout of the convolutions; faster on most machines", resumable=True)
+    compile: bool = setting(False, "torch.compile the denoiser: slower start, faster steps", flag="--compile", resumable=True)
+    seed: int = setting(0, "decides every random number of the run", flag="--seed", ge=0)
+    log_every: int = setting(10, "steps between log lines", flag="--log-every", ge=1, resumable=True)
+    validation_every: int = setting(
+        100, "steps between validation losses on the held-out split; 0 is off", flag="--validation-every", ge=0, resumable=True
+    )
+    max_non_finite: int = setting(10, "skipped updates in a row after which the run ends", ge=1, resumable=True)
+
+
+class CheckpointConfig(Settings):
+    """What survives a kill."""
+
+    every: int = setting(100, "steps between checkpoints; 0 saves at the end only", flag="--checkpoint-every", ge=0, resumable=True)
+    keep: int = setting(3, "newest checkpoints kept, beside the best", flag="--keep-checkpoints", ge=1, resumable=True)
+    resume: str = setting("auto", "auto: the newest whole one; never: refuse a used folder; or a directory", flag="--resume", resumable=True)
+
+
+class SampleConfig(Settings):
+    """Pictures drawn while learning."""
+
+    prompts: tuple[str, ...] = setting((), "what to draw; default is three captions of the dataset", flag="--sample-prompt", resumable=True)
+    negative_prompt: str = setting("", "what to avoid", resumable=True)
+    enabled: bool = setting(True, "draw at step 0, at every checkpoint, every epoch end and the end", flag="--samples", resumable=True)
+    min_interval: int = setting(50, "no samples at an epoch end when the last ones are fewer steps old", ge=1, resumable=True)
+    steps: int = setting(10, "denoiser steps", flag="--sample-steps", ge=1, resumable=True)
+    guidance_scale: float = setting(7.5, "classifier-free guidance", flag="--sample-guidance", ge=1, resumable=True)
+    sampler: str = setting("dpmpp_2m_karras", "solver", resumable=True)
+    seed: int = setting(0, "of the first prompt; the next has the next", resumable=True)
+    size: int | None = setting(None, "side, pixels; default is the dataset's most common size", ge=16, resumable=True)
+    deadline_s: float = setting(600.0, "drawing is broken off after this many seconds", gt=0, resumable=True)
+
+
+class TrackingConfig(Settings):
+    """Where numbers go; JSON lines are always written."""
+
+    tensorboard: bool = setting(False, "write TensorBoard files (extra `track`)", flag="--tensorboard", resumable=True)
+    wandb: bool = setting(False, "log to Weights & Biases (extra `track`; WANDB_MODE=offline works)", flag="--wandb", resumable=True)
+    project: str = setting("loraloom", "Weights & Biases project", resumable=True)
+
+
+class ExportConfig(Settings):
+    """What is written for other programs."""
+
+    dtype: Literal["fp32", "fp16", "bf16"] = setting("fp16", "of the exported files; adapter.safetensors stays fp32", flag="--export-dtype", resumable=True)
+    verify: bool = setting(True, "load every export into a fresh pipeline and compare pictures", flag="--verify-export", resumable=True)
+
+
+class RunConfig(Settings):
+    """One training run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    prompts: PromptConfig = PromptConfig()
+    lora: LoraConfig = LoraConfig()
+    optim: OptimConfig = OptimConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    samples: SampleConfig = SampleConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _checks_across_fields(self) -> "RunConfig":
+        if self.optim.warmup_steps > self.train.max_steps:
+            raise ValueError(
+                f"optim.warmup_steps is {self.optim.warmup_steps} but train.max_steps is {self.train.max_steps}: "
+                "the learning rate would never reach its peak"
+            )
+        if self.lora.text_encoder and self.data.caption_dropout == 1:
+            raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
+        return self

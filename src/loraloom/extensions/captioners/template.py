@@ -1,0 +1,73 @@
+"""Captions from a template: the same words for every picture, with names filled in.
+
+In: a source item and a template such as `a photo of {trigger} {folder}`. Out: the caption. `{folder}` is the name of
+the folder that the picture lies in and `{stem}` its file name without suffix, both with underscores and dashes as
+blanks; `{id}` is the id as it is, `{trigger}` the trigger word.
+"""
+
+import string
+from typing import TYPE_CHECKING
+
+from loraloom.contracts import Captioner, SourceItem
+from loraloom.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PLACEHOLDERS = ("trigger", "folder", "stem", "id")
+
+
+class Template:
+    """The `template` captioner. It looks at no pixel."""
+
+    name = "template"
+
+    def caption(self, image: "Image.Image", item: SourceItem, template: str, trigger: str) -> str:
+        """`template` with its placeholders filled in; `{{` and `}}` stand for braces.
+
+        Raises:
+            UserError: A placeholder is unknown, a brace stands alone, or `{trigger}` is asked for and there is none.
+        """
+        values = {
+            "trigger": trigger,
+            "folder": _words(item.image.parent.name),
+            "stem": _words(item.image.stem),
+            "id": item.id,
+        }
+        return "".join(literal + (values[name] if name else "") for literal, name in _parts(template, trigger))
+
+
+def _words(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
+    """Literal text and the placeholder after it; `str.format` itself would let a template reach into objects."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(
+            "the caption template has a brace without its partner",
+            got=template,
+            fix="write {{ and }} for braces that are meant as such",
+        ) from error
+    parts: list[tuple[str, str | None]] = []
+    for literal, name, spec, conversion in parsed:
+        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
+            raise UserError(
+                "the caption template has an unknown placeholder",
+                got=f"{{{name}}}",
+                expected=", ".join(f"{{{known}}}" for known in PLACEHOLDERS),
+                fix=did_you_mean(name, PLACEHOLDERS),
+            )
+        if name == "trigger" and not trigger:
+            raise UserError(
+                "the caption template asks for {trigger}, and there is no trigger word",
+                got=template,
+                fix="name one with --trigger, or write another --caption: 'a photo of {folder}'",
+            )
+        parts.append((literal, name))
+    return parts
+
+
+CAPTIONER: Captioner = Template()

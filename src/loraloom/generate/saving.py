@@ -1,0 +1,47 @@
+"""Draw requests and keep the pictures with their recipes.
+
+In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file is there as soon as it is drawn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from loraloom.contracts import Picture, PictureRequest, Progress
+from loraloom.errors import UserError
+from loraloom.generate.recipes import append_rows, read_rows, request_of, save_picture
+from loraloom.generate.session import Session
+
+
+def draw_into(
+    session: Session, requests: Sequence[PictureRequest], folder: Path, progress: Progress | None = None
+) -> Iterator[tuple[Path, Picture]]:
+    """Draw and save; yields (file, picture) in order. File names are numbers that go on where the folder ends."""
+    first = next_number(folder)
+    for picture in session.draw(requests, progress):
+        recipe = session.recipe(picture.request)
+        path = save_picture(folder, f"{first + picture.index:05d}", picture, recipe)
+        append_rows(folder, [{"file": path.name, **recipe.as_row()}])
+        yield path, picture
+
+
+def next_number(folder: Path) -> int:
+    """One more than the highest numbered PNG in a folder."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()]
+    return max(numbers, default=-1) + 1
+
+
+def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[PictureRequest], dict[str, object]]:
+    """The requests of a recipe and what they all share: model, adapters, prompt method, weighting, precision.
+
+    Raises:
+        UserError: No recipe, an incomplete line, or lines that need different models or adapters.
+    """
+    rows = read_rows(place)
+    if not rows:
+        raise UserError("the recipe is empty", got=str(place))
+    keys = ("model", "adapters", "prompt_method", "domain", "weighting", "precision")
+    shared = {key: rows[0].get(key) for key in keys}
+    kept = [row for row in rows if all(row.get(key) == shared[key] for key in keys)]
+    if len(kept) < len(rows):
+        say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
+    return [request_of(row) for row in kept], shared

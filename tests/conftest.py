@@ -1,0 +1,52 @@
+"""Fixtures that every room uses: a tiny model, drawn pictures, and the real data where it is present."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# No test may wait for a hub, and a test process next to another must not fight for cores.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures and texts beside the checkout; the test is skipped where they are not."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data (../shared/data) is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of the Stable Diffusion 1 layout with random weights."""
+    from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def draw_folder() -> Callable[..., Path]:
+    """Draws a folder of coloured squares with captions: `draw_folder(path, count, size=(w, h) or list of sizes)`."""
+
+    def draw(
+        folder: Path, count: int, size: tuple[int, int] | list[tuple[int, int]] = (64, 64), text: str = "picture {n}"
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(7)
+        for number in range(count):
+            width, height = size[number % len(size)] if isinstance(size, list) else size
+            pixels = np.full((height, width, 3), rng.integers(0, 255, 3), np.uint8)
+            top, left = int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))
+            pixels[top : top + height // 3, left : left + width // 3] = rng.integers(0, 255, 3)
+            Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+            (folder / f"{number:03d}.txt").write_text(text.format(n=number), encoding="utf-8")
+        return folder
+
+    return draw

@@ -1,0 +1,67 @@
+"""The objective is diffusers' own, and random numbers are functions of their place."""
+
+import torch
+from diffusers import DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loraloom.contracts import NoiseSchedule
+from loraloom.diffusion.objective import draw_noise, draw_timestep, make_objective
+from loraloom.diffusion.randomness import derive_seed, normal, permutation
+
+SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+X, NOISE = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+T = torch.tensor([0, 500, 999])
+
+
+def objective(prediction_type: str = "epsilon", **kwargs):  # noqa: ANN003, ANN201
+    return make_objective(NoiseSchedule(SCHEDULER.alphas_cumprod.double(), prediction_type), **kwargs)  # type: ignore[arg-type]
+
+
+def test_noise_and_velocity_equal_diffusers() -> None:
+    assert torch.allclose(objective().add_noise(X, NOISE, T), SCHEDULER.add_noise(X, NOISE, T), atol=1e-6)
+    assert torch.equal(objective().target(X, NOISE, T), NOISE)
+    assert torch.allclose(
+        objective("v_prediction").target(X, NOISE, T), SCHEDULER.get_velocity(X, NOISE, T), atol=1e-6
+    )
+
+
+def test_min_snr_weights_equal_diffusers() -> None:
+    from diffusers.training_utils import compute_snr
+
+    snr = compute_snr(SCHEDULER, T)
+    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
+    assert torch.allclose(objective(snr_gamma=5.0).weights(T), expected / snr, rtol=1e-4)
+    assert torch.allclose(objective("v_prediction", snr_gamma=5.0).weights(T), expected / (snr + 1), rtol=1e-4)
+
+
+def test_a_pictures_loss_does_not_depend_on_its_neighbours() -> None:
+    one = objective(snr_gamma=5.0)
+    together = one.loss(X, NOISE, T)
+    assert torch.allclose(together[1:2], one.loss(X[1:2], NOISE[1:2], T[1:2]))
+
+
+def test_offset_noise_is_constant_over_a_channel() -> None:
+    plain, offset = (draw_noise((4, 8, 8), share, 0, 0, "id") for share in (0.0, 0.3))
+    difference = offset - plain
+    assert torch.allclose(difference, difference[:, :1, :1].expand_as(difference), atol=1e-6)
+    assert float(difference.abs().max()) > 0
+
+
+@given(st.integers(0, 1000), st.integers(0, 50), st.text(max_size=5))
+def test_random_numbers_are_functions_of_their_place(seed: int, epoch: int, id_: str) -> None:
+    assert torch.equal(normal((4,), seed, epoch, id_), normal((4,), seed, epoch, id_))
+    assert derive_seed(seed, epoch, id_) != derive_seed(seed, epoch + 1, id_)
+    assert 0 <= draw_timestep(1000, seed, epoch, id_) < 1000
+
+
+def test_neighbouring_places_do_not_share_numbers() -> None:
+    # ("1", "23") and ("12", "3") would collide if parts were merely joined.
+    assert derive_seed("1", "23") != derive_seed("12", "3")
+    draws = torch.stack([normal((64,), 0, epoch, "a") for epoch in range(50)])
+    assert float(torch.corrcoef(draws).fill_diagonal_(0).abs().max()) < 0.6
+
+
+def test_a_permutation_is_complete_and_differs_by_epoch() -> None:
+    assert sorted(permutation(100, 0, 1)) == list(range(100))
+    assert permutation(100, 0, 1) != permutation(100, 0, 2)

@@ -1,0 +1,44 @@
+"""A small prepared dataset and a way to write run settings in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.run import RunConfig
+from loraloom.data.prepare import prepare
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+    """Seven pictures of two sizes with captions, one or two of them held out."""
+    root = tmp_path_factory.mktemp("dataset")
+    source = draw_folder(root / "source", 7, [(64, 64), (96, 48)], text="a drawn picture, number {n}")
+    settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0.2, num_workers=1)
+    prepare(source, root / "dataset", settings, console=lambda text: None)
+    return root / "dataset"
+
+
+@pytest.fixture
+def configure(tmp_path: Path, tiny_model: Path, dataset: Path) -> Configure:
+    """`configure(train={...}, lora={...})`: quick settings with the given ones on top."""
+
+    def make(**groups: dict[str, Any]) -> RunConfig:
+        tree: dict[str, dict[str, Any]] = {
+            "model": {"source": str(tiny_model)},
+            "data": {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(tmp_path / "cache")},
+            "train": {"output": str(tmp_path / "run"), "max_steps": 6, "log_every": 2, "validation_every": 3},
+            "checkpoints": {"every": 3},
+            "optim": {"learning_rate": 1e-3},
+            "samples": {"enabled": False},
+            "export": {"verify": False},
+        }
+        for name, values in groups.items():
+            tree.setdefault(name, {}).update(values)
+        return RunConfig.model_validate(tree)
+
+    return make

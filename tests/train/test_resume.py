@@ -1,0 +1,191 @@
+"""`kill -9` at any moment, then the same command again: bit-identical to an uninterrupted run."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from loraloom.config.run import RunConfig
+from loraloom.errors import UserError
+from loraloom.train.checkpoint import CheckpointFolder, damage
+from loraloom.train.run import train
+
+from .conftest import Configure
+
+
+def child(config_json: str, folder: str) -> None:
+    """What a killed process runs: `train` in a folder of its own, output relative to it."""
+    os.chdir(folder)
+    train(RunConfig.model_validate_json(config_json), say=lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    """Real processes that start with the libraries already imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loraloom.train.run", "loraloom.extensions.families.stable_diffusion.model"])
+    yield context
+
+
+def saving(folder: Path) -> bool:
+    return any((folder / "run" / "checkpoints").glob(".step_*.tmp"))
+
+
+def started(folder: Path) -> bool:
+    return (folder / "run" / "events.jsonl").is_file()
+
+
+def wait_for(condition: Callable[[], bool], process: multiprocessing.process.BaseProcess, limit_s: float = 60) -> None:
+    end = time.monotonic() + limit_s
+    while not condition() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.0005)
+
+
+@pytest.mark.slow
+def test_a_run_killed_eleven_times_ends_bit_identical(
+    configure: Configure, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    config = configure(
+        train={"output": "run", "max_steps": 40, "validation_every": 10},
+        checkpoints={"every": 2, "keep": 2},
+        lora={"dropout": 0.1, "ema_decay": 0.9},
+        optim={"scheduler": "cosine", "warmup_steps": 5},
+        data={"random_flip": True},
+    ).model_dump_json()
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    reference = processes.Process(target=child, args=(config, str(tmp_path / "whole")))
+    reference.start()
+    reference.join(120)
+    assert reference.exitcode == 0
+    folder, rng, kills, in_save, steps = tmp_path / "killed", random.Random(4), 0, 0, []
+    while True:
+        process = processes.Process(target=child, args=(config, str(folder)))
+        process.start()
+        if kills < 11:
+            before = CheckpointFolder(folder / "run" / "checkpoints").steps()[-1:]
+            wait_for(lambda: started(folder), process)
+            if kills % 2:
+                wait_for(lambda: saving(folder), process)
+                in_save += saving(folder)
+            else:
+                # Somewhere in the next steps, after at least one checkpoint more, so that the run gets on.
+                wait_for(lambda b=before: CheckpointFolder(folder / "run" / "checkpoints").steps()[-1:] != b, process)
+                time.sleep(rng.uniform(0, 0.12))
+            if process.pid and process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+        process.join(120)
+        whole = [s for s in CheckpointFolder(folder / "run" / "checkpoints").steps()]
+        steps.append(whole[-1] if whole else 0)
+        for step in whole:
+            assert damage(CheckpointFolder(folder / "run" / "checkpoints").path(step)) is None
+        if process.exitcode == 0:
+            break
+    assert kills >= 10, steps
+    assert in_save >= 2, "no kill fell into a save"
+    assert sorted(steps) == steps, "a checkpoint was lost"
+    name = "run/adapter.safetensors"
+    assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_stop_signal_finishes_the_step_saves_and_goes_on_identically(
+    configure: Configure, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    config = configure(train={"output": "run", "max_steps": 60}, checkpoints={"every": 0})
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = processes.Process(target=child, args=(config.model_dump_json(), str(tmp_path / "stopped")))
+        process.start()
+        events = tmp_path / "stopped" / "run" / "events.jsonl"
+        had = events.read_text().count("train") if events.is_file() else 0
+        wait_for(lambda e=events, h=had: e.is_file() and e.read_text().count('"train"') > h, process)
+        os.kill(process.pid or 0, number)
+        process.join(60)
+        assert process.exitcode == 0
+        steps = CheckpointFolder(tmp_path / "stopped" / "run" / "checkpoints").steps()
+        assert steps
+        assert 0 < steps[-1] < 60
+    for name in ("whole", "stopped"):
+        process = processes.Process(target=child, args=(config.model_dump_json(), str(tmp_path / name)))
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+    adapters = [(tmp_path / name / "run" / "adapter.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert adapters[0] == adapters[1]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(configure: Configure, tmp_path: Path) -> None:
+    train(configure(), say=lambda t: None)
+    checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps() == [3, 6]
+    with (checkpoints.path(6) / "optimizer.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"oops")
+    said: list[str] = []
+    train(configure(), say=said.append)
+    assert any("step_0000006 is damaged (optimizer.safetensors has another sha256)" in line for line in said)
+    assert "going on from step 3" in said
+    assert damage(checkpoints.path(6)) is None
+
+
+def test_the_newest_and_the_best_are_kept(configure: Configure, tmp_path: Path) -> None:
+    config = configure(
+        train={"max_steps": 8, "validation_every": 1}, checkpoints={"every": 1, "keep": 2}, optim={"learning_rate": 20.0}
+    )
+    result = train(config, say=lambda t: None)
+    best = result.finished.best_step
+    assert best is not None
+    assert best < 6, "a learning rate of 20 should have made it worse"
+    assert CheckpointFolder(tmp_path / "run" / "checkpoints").steps() == [best, 7, 8]
+
+
+def test_a_changed_setting_that_matters_is_refused_and_one_that_does_not_is_taken(configure: Configure) -> None:
+    train(configure(), say=lambda t: None)
+    with pytest.raises(UserError, match=r"lora\.rank"):
+        train(configure(lora={"rank": 4}), say=lambda t: None)
+    train(configure(train={"max_steps": 8, "log_every": 1}), say=lambda t: None)
+
+
+def test_a_changed_dataset_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    train(configure(data={"dataset": str(copy)}), say=lambda t: None)
+    rows = (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (copy / "manifest.jsonl").write_text("".join(rows[:-1]), encoding="utf-8")
+    with pytest.raises(UserError, match="its dataset has changed"):
+        train(configure(data={"dataset": str(copy)}), say=lambda t: None)
+
+
+@pytest.mark.root
+def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_says_so(
+    configure: Configure, tmp_path: Path
+) -> None:
+    if os.name == "nt" or os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        said: list[str] = []
+        config = configure(train={"output": str(small / "run")}, checkpoints={"every": 1, "keep": 9}, lora={"rank": 32})
+        with pytest.raises(UserError, match=r"could not be saved \(No space left on device\).*"):
+            train(config, say=said.append)
+        checkpoints = CheckpointFolder(small / "run" / "checkpoints")
+        assert checkpoints.steps()
+        assert all(damage(checkpoints.path(step)) is None for step in checkpoints.steps())
+        assert not list((small / "run" / "checkpoints").glob(".*"))
+        assert any("training goes on" in line for line in said)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
