@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loraloom.contracts import NoiseSchedule
 from loraloom.diffusion.objective import draw_noise, draw_timestep, make_objective
-from loraloom.diffusion.randomness import derive_seed, normal, permutation
+from loraloom.randomness import derive_seed, normal, permutation
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 X, NOISE = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loraloom.diffusion.randomness import permutation
+from loraloom.randomness import permutation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loraloom.contracts import NoiseSchedule
-from loraloom.diffusion.randomness import generator
+from loraloom.randomness import generator
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from loraloom.contracts import Conditioning, DiffusionModel, Picture, PictureRequest, Progress
-from loraloom.diffusion.randomness import generator, normal
+from loraloom.randomness import generator, normal
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate, concatenate
 

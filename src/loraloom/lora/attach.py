@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
 from loraloom.contracts import DiffusionModel, LoraPreset
-from loraloom.diffusion.randomness import derive_seed
+from loraloom.randomness import derive_seed
 from loraloom.errors import UserError, did_you_mean
 
 ADAPTER_NAME = "default"

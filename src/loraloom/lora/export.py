@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel, PictureRequest
-from loraloom.diffusion.randomness import normal
+from loraloom.randomness import normal
 from loraloom.files import sha256_bytes
 from loraloom.lora.layout import Layers, baked, to_exchange, to_kohya
 from loraloom.weights import write_tensors

@@ -12,7 +12,7 @@ from loraloom.contracts import Batch, Conditioning, DiffusionModel
 from loraloom.data.batches import BatchMaker
 from loraloom.data.plan import EpochCache
 from loraloom.diffusion.objective import Objective
-from loraloom.diffusion.randomness import derive_seed
+from loraloom.randomness import derive_seed
 from loraloom.lora.attach import Adapter
 from loraloom.train.optim import Ema, Updater
 from loraloom.train.runtime import Runtime

@@ -1,0 +1,93 @@
+"""What differs between two runs, and whether the second may go on from the first.
+
+In: two settings of one class. Out: the differing settings, each marked resumable or not; or a refusal that lists what
+may not change. Whether a setting is resumable stands on its field.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraloom.config.base import Settings
+from loraloom.config.describing import leaves, show
+from loraloom.config.reading import flatten, read_settings
+from loraloom.config.run import RunConfig
+from loraloom.errors import UserError
+
+RUN_FILE = "run.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One setting that two runs disagree on; `resumable` says whether a run may go on after the change."""
+
+    key: str
+    old: Any
+    new: Any
+    resumable: bool
+
+
+def compare(old: Settings, new: Settings) -> list[Difference]:
+    """All settings whose values differ, in reading order.
+
+    `train.max_steps` may change where the learning rate does not depend on it: `optim.scheduler` is constant in both.
+    """
+    assert type(old) is type(new), (type(old), type(new))
+    before, after = flatten(old), flatten(new)
+    constant = before.get("optim.scheduler") == after.get("optim.scheduler") == "constant"
+    return [
+        Difference(
+            leaf.key,
+            before[leaf.key],
+            after[leaf.key],
+            resumable=leaf.resumable or (leaf.key == "train.max_steps" and constant),
+        )
+        for leaf in leaves(type(old))
+        if before[leaf.key] != after[leaf.key]
+    ]
+
+
+def refuse_unless_resumable(old: Settings, new: Settings) -> None:
+    """Nothing, when a run with settings `old` may go on with `new`.
+
+    Raises:
+        UserError: A setting changed that what was learned depends on; every one is listed.
+    """
+    fixed = [difference for difference in compare(old, new) if not difference.resumable]
+    if not fixed:
+        return
+    lines = [f"{one.key}: was {show(one.old)}, now {show(one.new)}" for one in fixed]
+    if any(one.key == "train.max_steps" for one in fixed):
+        lines.append("(train.max_steps may change only when optim.scheduler is constant)")
+    what = "1 setting" if len(fixed) == 1 else f"{len(fixed)} settings"
+    raise UserError(
+        "\n  ".join([f"the run cannot go on with {what} changed", *lines]),
+        fix="set them back, or start a new run in another folder (--out)",
+    )
+
+
+def read_run(path: Path) -> RunConfig:
+    """The settings of a run folder, or of a settings file.
+
+    Raises:
+        UserError: The folder is not a run's, or the file cannot be read.
+    """
+    if path.is_dir():
+        file = path / RUN_FILE
+        if not file.is_file():
+            raise UserError(f"this folder holds no {RUN_FILE}", got=str(path), expected="a run folder or a YAML file")
+        return read_settings(RunConfig, file)
+    return read_settings(RunConfig, path)
+
+
+def difference_table(differences: Sequence[Difference], names: tuple[str, str]) -> str:
+    """Differences as aligned columns for people."""
+    if not differences:
+        return "no setting differs"
+    rows = [("setting", *names, "resume")]
+    rows += [(one.key, show(one.old), show(one.new), "may" if one.resumable else "no") for one in differences]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

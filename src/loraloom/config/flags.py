@@ -1,0 +1,104 @@
+"""Command line options made from settings, so that `--help` and the settings cannot disagree.
+
+In: a verb's function whose first parameter takes the given flags, and a settings class. Out: the same function with one
+option for each setting that has a flag; what the user gave arrives as a dict of dotted keys, and what he did not give
+does not. Values travel as typed: `read_settings` is the one place that checks them.
+
+    def train(given: Given, config: ConfigFile = None, overrides: Overrides = None) -> None:
+        settings = read_settings(RunConfig, config, overrides or (), given)
+
+    command = add_flags(train, RunConfig)
+
+Importing this module costs typer, not pydantic: the top of `--help` must answer at once.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from loraloom.config.base import Settings
+    from loraloom.config.describing import Leaf
+
+Given = dict[str, Any]
+"""Dotted key to value, of the flags that were given."""
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="settings as YAML or TOML; flags go before what it says"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="any setting by its dotted key; goes before flags; repeatable"),
+]
+
+
+def add_flags(function: Callable[..., Any], kind: "type[Settings]") -> Callable[..., Any]:
+    """`function` with its first parameter replaced by an option for every setting of `kind` that has a flag."""
+    from loraloom.config.describing import leaves
+
+    flagged = {leaf.key.replace(".", "__"): leaf for leaf in leaves(kind) if leaf.flag}
+    first, *rest = inspect.signature(function, eval_str=True).parameters.values()
+
+    @functools.wraps(function)
+    def verb(**arguments: Any) -> Any:
+        own = {parameter.name: arguments[parameter.name] for parameter in rest}
+        given = {
+            leaf.key: _value(leaf, arguments[name]) for name, leaf in flagged.items() if arguments[name] is not None
+        }
+        return function(given, **own)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(leaf))
+        for name, leaf in flagged.items()
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in rest]
+    assert first.name == "given", f"the first parameter of {function.__name__} takes the flags"
+    # typer reads the signature; the annotations would bring back the parameter that the options replace.
+    verb.__dict__["__signature__"] = inspect.Signature([*own, *options])
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    return verb
+
+
+def _option(leaf: "Leaf") -> Any:
+    assert leaf.flag is not None
+    if bool in leaf.kinds:
+        kind, name, metavar = bool | None, f"{leaf.flag}/--no-{leaf.flag.removeprefix('--')}", None
+    else:
+        kind, name, metavar = (list[str] if leaf.repeats else str) | None, leaf.flag, _metavar(leaf)
+    return Annotated[
+        kind,
+        typer.Option(name, help=_help(leaf), metavar=metavar, show_default=False, rich_help_panel=leaf.title),
+    ]
+
+
+def _metavar(leaf: "Leaf") -> str:
+    if leaf.choices:
+        return "|".join(leaf.choices)
+    if int in leaf.kinds:
+        return "N"
+    return "X" if float in leaf.kinds else "TEXT"
+
+
+def _help(leaf: "Leaf") -> str:
+    from loraloom.config.describing import show
+
+    notes: list[str] = []
+    if not (leaf.is_text or leaf.choices or bool in leaf.kinds):
+        notes.append("repeatable" if leaf.repeats else leaf.expected.removesuffix(" or null"))
+    if leaf.required:
+        notes.append("needed")
+    elif bool in leaf.kinds:
+        notes.append("default: " + ("on" if leaf.default else "off"))
+    elif leaf.default not in (None, "", ()):
+        notes.append(f"default: {leaf.default if isinstance(leaf.default, str) else show(leaf.default)}")
+    return f"{leaf.help}  [{'; '.join(notes)}]" if notes else leaf.help
+
+
+def _value(leaf: "Leaf", given: Any) -> Any:
+    """`null` on the command line takes a setting back to nothing where nothing is a value."""
+    return None if leaf.optional and given == "null" else given

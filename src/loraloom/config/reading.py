@@ -1,0 +1,289 @@
+"""From files, flags and overrides to settings, and back to text.
+
+In: a settings class, perhaps a YAML or TOML file, values with dotted keys, and `key=value` overrides; each goes before
+the one named earlier. Out: the frozen settings, or one `UserError` that lists everything that is wrong at once.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+from pydantic import ValidationError
+
+from loraloom.config.base import Settings
+from loraloom.config.describing import Leaf, group_of, leaves, show, title_of
+from loraloom.errors import UserError, did_you_mean
+
+MAX_FILE_BYTES = 1 << 20
+
+T = TypeVar("T", bound=Settings)
+
+
+@dataclass(slots=True)
+class _Problems:
+    """What is wrong so far, each with the file and line it came from."""
+
+    source: str
+    lines: Mapping[str, int]
+    given: dict[str, Any]
+    """Values that did not come from the file, by dotted key."""
+    found: list[str] = field(default_factory=list[str])
+
+    def add(self, key: str, text: str) -> None:
+        overridden = any(key == other or key.startswith(f"{other}.") for other in self.given)
+        if self.source and not overridden:
+            line = f" (line {self.lines[key]})" if key in self.lines else ""
+            self.found.append(f"{self.source}: {key}: {text}{line}")
+        else:
+            self.found.append(f"{key}: {text}")
+
+
+def read_settings(
+    kind: type[T], file: Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> T:
+    """Settings of class `kind`: its defaults < `file` < `values` < `overrides`.
+
+    Args:
+        kind: Which settings.
+        file: YAML (`.yaml`, `.yml`) or TOML (`.toml`) of nested groups.
+        overrides: `group.key=value`, the value written as in YAML.
+        values: Dotted key to value; texts of numbers are read as numbers where a number is expected.
+
+    Raises:
+        UserError: The file cannot be read, a key is unknown, or a value is out of its limits; lists every problem.
+    """
+    known = {leaf.key: leaf for leaf in leaves(kind)}
+    tree, lines = _read_file(file) if file else ({}, dict[str, int]())
+    given = dict(values or {}) | dict(_parse_override(text, known) for text in overrides)
+    problems = _Problems(file.name if file else "", lines, given)
+    for key, value in given.items():
+        _put(tree, key, value)
+    checked = _check_tree(kind, tree, known, problems)
+    settings: T | None = None
+    try:
+        settings = kind.model_validate(checked)
+    except ValidationError as error:
+        _explain(error, checked, known, problems)
+    if settings is not None:
+        for key, value in flatten(settings).items():
+            numbers = cast("Iterable[Any]", value) if isinstance(value, (tuple, list)) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                problems.add(key, f"got {show(value)}, expected a finite number")
+    if problems.found or settings is None:
+        _refuse(problems.found)
+    return settings
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """Every setting by its dotted key, in reading order; `read_settings(kind, values=...)` is the way back."""
+    flat: dict[str, Any] = {}
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if group_of(info) is None:
+            flat[name] = value
+        else:
+            flat.update((f"{name}.{key}", inner) for key, inner in flatten(value).items())
+    return flat
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved settings as plain YAML; `read_settings` gives them back."""
+    from loraloom.config.yaml_text import dump
+
+    return dump(settings.model_dump())
+
+
+def commented_yaml(kind: type[Settings]) -> str:
+    """A template: every setting with its help, what it accepts and its default; it reads back to the defaults."""
+    from loraloom.config.yaml_text import dump
+
+    out = [f"# {title_of(kind)}"]
+    groups: list[str] = []
+    for leaf in leaves(kind):
+        *path, name = leaf.key.split(".")
+        shared = _common(groups, path)
+        if shared < len(path) or shared < len(groups):
+            out.append("")
+        for depth in range(shared, len(path)):
+            note = f"  # {leaf.title}" if depth == len(path) - 1 else ""
+            out.append(f"{'  ' * depth}{path[depth]}:{note}")
+        groups = path
+        indent = "  " * len(path)
+        out.append(f"{indent}# {leaf.help} ({leaf.expected})")
+        text = f"# {name}: needed" if leaf.required else dump({name: leaf.default}).rstrip("\n")
+        out.extend(indent + line for line in text.split("\n"))
+    return "\n".join(out) + "\n"
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """Length of the common beginning."""
+    count = 0
+    while count < min(len(one), len(other)) and one[count] == other[count]:
+        count += 1
+    return count
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    if not file.exists():
+        raise UserError("no such settings file", got=str(file), fix="`loraloom config` prints one to start from")
+    if file.is_dir():
+        raise UserError("this is a folder", got=str(file), expected="a YAML or TOML file", fix="name the file in it")
+    if file.suffix.lower() not in (".yaml", ".yml", ".toml"):
+        raise UserError("settings are YAML or TOML", got=file.name, expected="a name that ends in .yaml or .toml")
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{file.name} is too large for settings", expected=f"at most {MAX_FILE_BYTES} bytes")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name}: not UTF-8 text, byte {error.start}", fix="save it as UTF-8") from None
+    lines: dict[str, int] = {}
+    if file.suffix.lower() == ".toml":
+        try:
+            value: Any = tomllib.loads(text.replace("\r\n", "\n"))
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise UserError(f"{file.name}: not valid TOML: {error}", fix="check quotes and brackets there") from None
+    else:
+        from loraloom.config.yaml_text import parse
+
+        value, lines = parse(text, file.name)
+    if value is None:
+        return {}, lines
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{file.name}, line 1: not settings",
+            got=value[:80] if isinstance(value, str) else show(value),
+            expected="groups of `key: value`",
+            fix="`loraloom config` prints how it looks",
+        )
+    return cast("dict[str, Any]", value), lines
+
+
+def _parse_override(text: str, known: Mapping[str, Leaf]) -> tuple[str, Any]:
+    """`lora.rank=8` to a key and a value. A text setting takes what was typed: a shell needs no second quotes."""
+    from loraloom.config.yaml_text import parse
+
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key:
+        raise UserError("an override is a setting and its value", got=text, expected="group.key=value")
+    leaf = known.get(key)
+    null = raw in ("null", "~") and leaf is not None and leaf.optional
+    if leaf is not None and leaf.is_text and not null and raw[:1] not in ('"', "'"):
+        return key, raw
+    return key, parse(raw, text)[0]
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a group given as a mapping is merged. What stands in the way is for the check to report."""
+    *path, name = key.split(".")
+    for part in path:
+        inner = tree.setdefault(part, {})
+        if inner is None:  # an empty group in the file
+            inner = tree[part] = {}
+        if not isinstance(inner, dict):
+            return
+        tree = cast("dict[str, Any]", inner)
+    old = tree.get(name)
+    if isinstance(old, dict) and isinstance(value, dict):
+        tree[name] = old | value
+    else:
+        tree[name] = value
+
+
+# --------------------------------------------------------------------------------------------------------- checking
+
+
+def _check_tree(
+    kind: type[Settings], tree: Mapping[str, Any], known: Mapping[str, Leaf], problems: _Problems, prefix: str = ""
+) -> dict[str, Any]:
+    """`tree` without what cannot be: unknown keys, texts where groups belong, truth values where numbers belong."""
+    checked: dict[str, Any] = {}
+    for name, info in kind.model_fields.items():  # a group's own default may differ from its class's
+        if isinstance(info.default, Settings) and info.default.model_fields_set:
+            checked[name] = info.default.model_dump(exclude_unset=True)
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        info = kind.model_fields.get(name)
+        if info is None:
+            problems.add(key, _unknown(key, value, kind, known))
+        elif (group := group_of(info)) is not None:
+            if isinstance(value, Settings):
+                checked[name] = value
+            elif isinstance(value, dict) or value is None:
+                inner = cast("dict[str, Any]", value or {})
+                checked[name] = checked.get(name, {}) | _check_tree(group, inner, known, problems, f"{key}.")
+            else:
+                expected = "a group of settings: " + ", ".join(group.model_fields)
+                problems.add(key, f"got {show(value)}, expected {expected}")
+        elif isinstance(value, bool) and bool not in known[key].kinds:
+            problems.add(key, f"got {show(value)}, expected {known[key].expected}")
+        else:
+            checked[name] = value
+    return checked
+
+
+def _unknown(key: str, value: Any, kind: type[Settings], known: Mapping[str, Leaf]) -> str:
+    name = key.rpartition(".")[2]
+    siblings = list(kind.model_fields)
+    homes = [other for other in known if other.rpartition(".")[2] == name]
+    if homes:
+        near = get_close_matches(name, siblings, n=1, cutoff=0.8)
+        hint = f"{name} belongs to " + " or ".join(homes)
+        hint = f"did you mean {near[0]!r}? {hint}" if near else hint
+    elif get_close_matches(name, siblings, n=1, cutoff=0.5):
+        hint = did_you_mean(name, siblings)
+    else:
+        tails = {other.rpartition(".")[2]: other for other in known}
+        near = get_close_matches(name, tails, n=1, cutoff=0.75)
+        hint = f"did you mean {tails[near[0]]!r}?" if near else did_you_mean(name, siblings)
+    if isinstance(value, dict):
+        return f"unknown group ({hint})"
+    return f"unknown ({hint}), got {show(value)}"
+
+
+def _explain(
+    error: ValidationError, checked: Mapping[str, Any], known: Mapping[str, Leaf], problems: _Problems
+) -> None:
+    """One line for each setting that pydantic refused, whatever number of reasons it had."""
+    wrong_before = bool(problems.found)
+    told: set[str] = set()
+    for detail in error.errors(include_url=False):
+        path = [str(part) for part in detail["loc"]]
+        key = next((cut for n in range(len(path), 0, -1) if (cut := ".".join(path[:n])) in known), ".".join(path))
+        if key in told:
+            continue
+        told.add(key)
+        if detail["type"] in ("value_error", "assertion_error"):
+            message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            if key in known:
+                problems.add(key, f"got {show(_get(checked, key))}, {message}")
+            elif not wrong_before:  # settings that fail together, though each alone is in its limits
+                problems.found.append(f"{problems.source}: {message}" if problems.source else message)
+        elif detail["type"] == "missing" and key == ".".join(path):
+            problems.add(key, f"needed, expected {known[key].expected}")
+        else:
+            expected = known[key].expected if key in known else detail["msg"]
+            value = _get(checked, key)
+            quotes = "; write it in quotes" if known[key].is_text and isinstance(value, (int, float)) else ""
+            problems.add(key, f"got {show(value)}, expected {expected}{quotes}")
+
+
+def _get(tree: Mapping[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = cast("dict[str, Any]", value)[part]
+    return value
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    fix = "`loraloom config` prints every setting with its limits"
+    if len(problems) == 1:
+        raise UserError(problems[0], fix=fix)
+    raise UserError("\n  ".join([f"{len(problems)} settings cannot be used", *problems]), fix=fix)

@@ -1,0 +1,162 @@
+"""YAML as people expect it, in both directions.
+
+In: YAML text. Out: plain values and the line of every key; and the way back.
+
+PyYAML speaks YAML 1.1, in which `lr: 1e-4` is a text, `no` is False and `010` is eight. Scalars here follow the core
+schema of YAML 1.2: `1e-4` is a number, and only `true` and `false` are truth values. A key that
+stands twice is an error.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (the stubs of PyYAML are partial)
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import yaml
+
+from loraloom.errors import UserError
+
+_TAG = "tag:yaml.org,2002:"
+_FIRST = "-+.0123456789"
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _FIRST),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        _FIRST,
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe constructors only, scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own way; filled once below
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that either version of YAML would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
+    """The value of one YAML document, and the line (from 1) of every dotted key.
+
+    Args:
+        text: The document.
+        name: What errors call it.
+
+    Raises:
+        UserError: Not YAML, a key that stands twice, or a tag that would build something else than plain values.
+    """
+    loader = _open(text, name)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        lines: dict[str, int] = {}
+        _note_lines(node, "", lines, depth=8)
+        return loader.construct_document(node), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}, line {mark.line + 1}" if mark else name
+        what = error.problem or error.context or "cannot be read"
+        raise UserError(f"{where}: not valid YAML: {what}", fix=_fix(what)) from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{name}: not valid YAML: {type(error).__name__}", fix="write plain nested settings") from None
+    finally:
+        loader.dispose()
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """Block-style YAML of nested mappings, in their order; `parse` gives the same values back."""
+    return yaml.dump(_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
+
+
+def _open(text: str, name: str) -> _Loader:
+    try:
+        return _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{name}, line {line}: a character that YAML does not allow",
+            got=text[error.position],
+            fix="delete it, or write it as an escape in double quotes",
+        ) from None
+
+
+def _fix(what: str) -> str:
+    if "\\t" in what or "\t" in what:
+        return "indent with blanks, not with tabs"
+    if "twice" in what:
+        return "keep one of the two"
+    if "tag" in what:
+        return "write plain values only"
+    return "check indentation, colons and quotes there"
+
+
+def _note_lines(node: Any, prefix: str, lines: dict[str, int], depth: int) -> None:
+    if not isinstance(node, yaml.MappingNode) or depth == 0:  # an alias may make a circle
+        return
+    for key, value in node.value:
+        lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
+        _note_lines(value, f"{prefix}{key.value}.", lines, depth - 1)
+
+
+def _mapping(loader: _Loader, node: Any) -> dict[str, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            problem = f"a key must be a word, got {key!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        if key in seen:
+            problem = f"the key {key!r} stands twice, first on line {seen[key]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        seen[key] = line
+    return cast("dict[str, Any]", loader.construct_mapping(node, deep=True))
+
+
+def _bool(loader: _Loader, node: Any) -> bool:
+    return loader.construct_scalar(node).lower() == "true"
+
+
+def _int(loader: _Loader, node: Any) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+def _float(loader: _Loader, node: Any) -> float:
+    text = str(loader.construct_scalar(node)).lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
+    # Numbers fit on a line; texts get a line each.
+    return dumper.represent_sequence(f"{_TAG}seq", value, flow_style=not any(isinstance(item, str) for item in value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+for _name, _pattern, _letters in _SCALARS:
+    _expression = re.compile(f"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
+    _Dumper.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
+_Loader.add_constructor(f"{_TAG}map", _mapping)
+_Loader.add_constructor(f"{_TAG}bool", _bool)
+_Loader.add_constructor(f"{_TAG}int", _int)
+_Loader.add_constructor(f"{_TAG}float", _float)
+_Dumper.add_representer(list, _list)

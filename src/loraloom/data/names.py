@@ -1,0 +1,52 @@
+"""Names of files that come from elsewhere: which may be opened, and what a picture is called on every system.
+
+In: ids and paths written by somebody else. Out: reasons to refuse them, and file names that are safe on Linux, macOS
+and Windows. Imports nothing of ours: formats use it too.
+"""
+
+import hashlib
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+
+_BAD = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+_LONGEST_PART_BYTES = 180
+
+
+def path_problem(name: str) -> str | None:
+    """Why a path may not be opened below a folder, as the end of a sentence; None when it may."""
+    windows = PureWindowsPath(name)
+    if not name.strip() or "\0" in name:
+        return "is not a file name"
+    if name.startswith("/") or windows.drive or windows.root:
+        return "is an absolute path: only paths below the folder are read"
+    if "\\" in name:
+        return "has a backslash: write / between folders"
+    if ".." in PurePosixPath(name).parts:
+        return "leads out of the folder"
+    return None
+
+
+def safe_name(item_id: str) -> str:
+    """`item_id` as a relative path whose every part is a legal file name on every system.
+
+    Sub-folders stay sub-folders. An id that had to be changed gets a piece of its own hash, so that two ids never meet.
+    """
+    parts = [_safe_part(part) for part in item_id.split("/") if part]
+    name = "/".join(parts)
+    if name != item_id or not name:
+        name = f"{name or '_'}-{short_hash(item_id)}"
+    return name
+
+
+def short_hash(text: str) -> str:
+    """8 hex digits of a text."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+
+def _safe_part(part: str) -> str:
+    safe = _BAD.sub("_", part.encode("utf-8", "backslashreplace")[:_LONGEST_PART_BYTES].decode("utf-8", "ignore"))
+    safe = safe.rstrip(". ")
+    if not safe or safe.startswith(".") or _RESERVED.fullmatch(safe):
+        safe = f"_{safe.lstrip('.')}"
+    return safe

@@ -1,0 +1,80 @@
+"""How long the captions are, and what each prompt method would lose.
+
+In: a prepared dataset or one text file, and a model's tokenizer. Out: a table for the terminal.
+"""
+
+from pathlib import Path
+
+from loraloom import plugins
+from loraloom.contracts import Domain, ModelSource
+from loraloom.data.manifest import read_manifest
+from loraloom.errors import UserError, did_you_mean
+from loraloom.opening import open_model
+from loraloom.prompts.report import METHODS, CaptionReport, report_captions
+
+_BAR_WIDTH = 40
+
+
+def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
+    """The whole answer of `loraloom tokens`.
+
+    Raises:
+        UserError: No dataset there, no such model, no such id.
+    """
+    if place.is_file():
+        captions = [(place.stem, place.read_text(encoding="utf-8").strip())]
+    else:
+        captions = [(example.id, example.caption) for example in read_manifest(place).examples]
+    text = open_model(ModelSource(model)).text
+    kind: Domain = plugins.load("domains", domain)
+    reports = report_captions(captions, text, kind)
+    if show is not None:
+        wanted = [report for report in reports if report.id == show]
+        if not wanted:
+            raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
+        return _windows(wanted[0])
+    return "\n\n".join([_lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)])
+
+
+def _lengths(reports: list[CaptionReport], capacity: int) -> str:
+    counts = sorted(report.num_tokens for report in reports)
+    long = sum(count > capacity for count in counts)
+    lines = [
+        f"{len(counts)} captions, {counts[0]} to {counts[-1]} tokens, median {counts[len(counts) // 2]}; "
+        f"{long} do not fit one window of {capacity}"
+    ]
+    most = max(report.num_windows for report in reports)
+    for number in range(1, most + 1):
+        share = sum(report.num_windows == number for report in reports)
+        bar = "#" * max(1 if share else 0, round(_BAR_WIDTH * share / len(reports)))
+        lines.append(f"  {number} window{'s' if number > 1 else ' '}  {share:6d}  {bar}")
+    return "\n".join(lines)
+
+
+def _losses(reports: list[CaptionReport]) -> str:
+    total = sum(report.num_tokens for report in reports)
+    lines = ["method      captions cut   tokens not read"]
+    for method in METHODS:
+        cut = sum(bool(report.plans[method].lost) for report in reports)
+        lost = sum(report.plans[method].lost_tokens for report in reports)
+        share = f"{100 * lost / max(1, total):.1f} %"
+        lines.append(f"{method:10s}  {cut:12d}   {lost:8d} ({share})")
+    return "\n".join(lines)
+
+
+def _longest(reports: list[CaptionReport]) -> str:
+    top = sorted(reports, key=lambda report: (-report.num_tokens, report.id))[:5]
+    lines = ["longest (--show ID prints how one is cut):"]
+    lines += [f"  {report.id}  {report.num_tokens} tokens, {report.num_windows} windows" for report in top]
+    return "\n".join(lines)
+
+
+def _windows(report: CaptionReport) -> str:
+    lines = [f"{report.id}: {report.num_tokens} tokens"]
+    for number, window in enumerate(report.plans["attention"].windows, 1):
+        lines.append(f"  window {number}, {len(window)} tokens: {' '.join(window.text.split())}")
+    for method in ("truncate", "smart"):
+        plan = report.plans[method]
+        if plan.lost:
+            lines.append(f"  {method} would not read: {' | '.join(' '.join(text.split()) for text in plan.lost)}")
+    return "\n".join(lines)

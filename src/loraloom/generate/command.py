@@ -1,0 +1,184 @@
+"""`loraloom generate`: from what was asked for to saved pictures.
+
+In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet of them, and words about it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.run import PromptMethod
+from loraloom.contracts import ModelSource, PictureRequest
+from loraloom.errors import UserError, did_you_mean
+from loraloom.files import sha256_file
+from loraloom.generate.interactive import Interactive
+from loraloom.generate.saving import draw_into, recipe_requests
+from loraloom.generate.session import Session, open_session
+from loraloom.generate.sheet import contact_sheet
+from loraloom.lora.files import find_adapter
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for beside the drawing settings; see the verb's help."""
+
+    prompts: Sequence[str] = ()
+    adapters: Sequence[Path] = ()
+    weights: Sequence[float] = ()
+    model: str | None = None
+    prompt_method: str | None = None
+    prompts_file: Path | None = None
+    recipe: Path | None = None
+    interactive: bool = False
+    out: Path | None = None
+
+
+def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], say: Say) -> None:
+    """Draw what was asked for.
+
+    Args:
+        config: Drawing settings.
+        wishes: The rest.
+        given: Settings that the user named; the others may come from a recipe.
+        say: Takes lines for the user.
+
+    Raises:
+        UserError: Nothing to draw, wishes that exclude each other, or anything missing.
+    """
+    _check(wishes)
+    prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
+    requests: list[PictureRequest] = []
+    if wishes.recipe:
+        requests, shared = recipe_requests(wishes.recipe, say)
+        config, wishes = _from_recipe(config, wishes, shared, given, say)
+    elif not prompts and not wishes.interactive:
+        raise UserError(
+            "nothing to draw", fix='add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom '
+            'generate --adapter runs/dog "a photo of sksdog on the beach"',
+        )  # fmt: skip
+    method = _method(wishes.prompt_method)
+    weights = _weights(wishes)
+    session = open_session(
+        config,
+        source=ModelSource(wishes.model) if wishes.model else None,
+        adapters=list(zip(wishes.adapters, weights, strict=True)),
+        method=method,
+        say=say,
+    )
+    out = wishes.out or _default_folder(wishes)
+    from loraloom.console import bars
+
+    with bars() as bar:
+        if wishes.interactive:
+            Interactive(session, out, say, bar("steps")).run(lambda: input("> "))
+            return
+        _draw_all(session, requests or session.requests(prompts), out, say, bar)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line; blank lines count for nothing.
+
+    Raises:
+        UserError: No such file, not UTF-8, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise UserError("no such file of prompts", got=str(path)) from None
+    except UnicodeDecodeError:
+        raise UserError("the file of prompts is not UTF-8 text", got=str(path)) from None
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError("the file of prompts is empty", got=str(path))
+    return prompts
+
+
+def _draw_all(session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]) -> None:
+    made: list[tuple[Path, PictureRequest]] = []
+    seconds = 0.0
+    for path, picture in draw_into(session, requests, out, bar("denoiser steps")):
+        made.append((path, picture.request))
+        seconds += picture.seconds
+        say(f"{path}  seed {picture.request.seed}  {picture.seconds:.1f} s")
+    if len(made) > 1:
+        say(f"all of them: {_sheet(made, out)}")
+    say(f"{len(made)} pictures in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
+
+
+def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
+    """One row a prompt, one column a seed."""
+    prompts = list(dict.fromkeys(request.prompt for _, request in made))
+    rows: list[list[Image.Image | None]] = []
+    for prompt in prompts:
+        row: list[Image.Image | None] = []
+        for path, request in made:
+            if request.prompt == prompt:
+                with Image.open(path) as image:
+                    row.append(image.convert("RGB"))
+        rows.append(row)
+    longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+    seeds = [f"seed {request.seed}" for _, request in made if request.prompt == prompts[longest]]
+    path = out / "sheet.png"
+    temporary = out / ".sheet.tmp"
+    contact_sheet(rows, prompts, seeds).save(temporary, format="PNG")
+    temporary.replace(path)
+    return path
+
+
+def _check(wishes: Wishes) -> None:
+    if wishes.recipe and (wishes.prompts or wishes.prompts_file or wishes.interactive):
+        raise UserError("--recipe has its own prompts", fix="leave out the prompts, or leave out --recipe")
+    if len(wishes.weights) > len(wishes.adapters):
+        raise UserError(
+            "more --adapter-weight than --adapter", got=len(wishes.weights), expected=f"at most {len(wishes.adapters)}"
+        )
+    if not wishes.adapters and not wishes.model and not wishes.recipe:
+        raise UserError("no model to draw with", fix="add --adapter RUN (it knows its base), or --model")
+
+
+def _weights(wishes: Wishes) -> list[float]:
+    return [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
+
+
+def _method(name: str | None) -> PromptMethod | None:
+    known = get_args(PromptMethod)
+    if name is not None and name not in known:
+        raise UserError("unknown --prompt-method", got=name, fix=did_you_mean(name, known))
+    return name  # pyright: ignore[reportReturnType] - checked against the type's own values
+
+
+def _default_folder(wishes: Wishes) -> Path:
+    if wishes.adapters and wishes.adapters[0].is_dir():
+        return wishes.adapters[0] / "generated"
+    return Path("pictures")
+
+
+def _from_recipe(
+    config: GenerateConfig, wishes: Wishes, shared: Mapping[str, Any], given: Mapping[str, Any], say: Say
+) -> tuple[GenerateConfig, Wishes]:
+    """Model, adapters and the rest from a recipe; what the user names himself goes before."""
+    model, adapters = shared["model"] or {}, shared["adapters"] or []
+    for adapter in adapters if not wishes.adapters else []:
+        if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
+            say(f"note: {adapter['path']} is not the file that the recipe was drawn with; pictures will differ")
+    config = config.model_copy(
+        update={
+            "weighting": given.get("weighting", shared["weighting"]),
+            "mixed_precision": given.get("mixed_precision", shared["precision"]),
+        }
+    )
+    own = bool(wishes.adapters)
+    return config, replace(
+        wishes,
+        model=wishes.model or model.get("source"),
+        adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
+        weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
+        prompt_method=wishes.prompt_method or shared["prompt_method"],
+        out=wishes.out or Path("pictures"),
+    )

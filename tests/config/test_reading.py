@@ -1,0 +1,214 @@
+"""Settings from files, flags and overrides: what is read, what goes before what, and what every mistake is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loraloom.config.base import Settings, setting
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import commented_yaml, flatten, read_settings, to_yaml
+from loraloom.config.run import RunConfig, TrainConfig
+from loraloom.errors import UserError
+
+KINDS: list[type[Settings]] = [RunConfig, PrepareConfig, GenerateConfig]
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def mistake(**arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read_settings(RunConfig, **arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_template_reads_back_to_the_defaults(kind: type[Settings], tmp_path: Path) -> None:
+    assert read_settings(kind, write(tmp_path, commented_yaml(kind))) == kind()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_template_holds_every_setting_with_its_help(kind: type[Settings]) -> None:
+    text = commented_yaml(kind)
+    for key in flatten(kind()):
+        assert f"{key.rpartition('.')[2]}:" in text
+    assert "# rank of every update (an integer >= 1)\n  rank: 16\n" in commented_yaml(RunConfig)
+
+
+def test_a_needed_setting_stands_in_the_template_as_a_comment() -> None:
+    class Needy(Settings):
+        """Needs a name."""
+
+        name: str = setting(..., "what to call it")
+
+    assert "# name: needed" in commented_yaml(Needy)
+    with pytest.raises(UserError, match=r"^name: needed, expected text"):
+        read_settings(Needy)
+
+
+@given(
+    prompts=st.lists(TEXT, max_size=3),
+    text=TEXT,
+    revision=st.none() | TEXT,
+    rate=st.floats(min_value=1e-12, max_value=1e3),
+    rank=st.integers(1, 10**6),
+    flag=st.booleans(),
+)
+def test_settings_survive_text_and_dotted_keys(
+    tmp_path_factory: pytest.TempPathFactory,
+    prompts: list[str],
+    text: str,
+    revision: str | None,
+    rate: float,
+    rank: int,
+    flag: bool,
+) -> None:
+    values = {
+        "samples.prompts": tuple(prompts),
+        "data.dataset": text,
+        "model.revision": revision,
+        "optim.learning_rate": rate,
+        "lora.rank": rank,
+        "data.cache": flag,
+    }
+    settings = read_settings(RunConfig, values=values)
+    assert {key: flatten(settings)[key] for key in values} == values
+    assert read_settings(RunConfig, values=flatten(settings)) == settings
+    file = write(tmp_path_factory.getbasetemp(), to_yaml(settings), "round.yaml")
+    assert read_settings(RunConfig, file) == settings
+
+
+def test_overrides_go_before_flags_before_the_file_before_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, "lora: {rank: 2, alpha: 2, dropout: 0.2}\n")
+    settings = read_settings(RunConfig, file, ["lora.rank=4"], {"lora.rank": "3", "lora.alpha": "3"})
+    assert (settings.lora.rank, settings.lora.alpha, settings.lora.dropout) == (4, 3.0, 0.2)
+    assert settings.lora.target == RunConfig().lora.target
+
+
+def test_a_wrong_value_that_is_overridden_does_no_harm(tmp_path: Path) -> None:
+    file = write(tmp_path, "lora: {rank: many}\n")
+    assert read_settings(RunConfig, file, ["lora.rank=4"]).lora.rank == 4
+
+
+def test_toml_reads_like_yaml(tmp_path: Path) -> None:
+    file = write(tmp_path, '[optim]\nlearning_rate = 1e-3\n[train]\nmixed_precision = "no"\n', "run.toml")
+    settings = read_settings(RunConfig, file)
+    assert (settings.optim.learning_rate, settings.train.mixed_precision) == (1e-3, "no")
+
+
+def test_yaml_means_what_it_says(tmp_path: Path) -> None:
+    """PyYAML alone reads `1e-4` as a text and `no` as False; both stand in every recipe of this field."""
+    file = write(tmp_path, "optim:\n  learning_rate: 1e-4\ntrain:\n  mixed_precision: no\n  seed: 010\ndata:\n")
+    settings = read_settings(RunConfig, file)
+    assert (settings.optim.learning_rate, settings.train.mixed_precision, settings.train.seed) == (1e-4, "no", 10)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(b"\xef\xbb\xbflora:\r\n  rank: 3\r\n")
+    assert read_settings(RunConfig, file).lora.rank == 3
+
+
+def test_an_override_of_a_text_is_taken_as_typed() -> None:
+    overrides = ["model.revision=1234", "lora.target=^(to_q|to_k): x$", "model.variant=null", "data.dataset='null'"]
+    settings = read_settings(RunConfig, overrides=overrides)
+    assert (settings.model.revision, settings.lora.target) == ("1234", "^(to_q|to_k): x$")
+    assert (settings.model.variant, settings.data.dataset) == (None, "null")
+
+
+def test_an_override_may_be_a_list_or_a_group() -> None:
+    settings = read_settings(RunConfig, overrides=["samples.prompts=[a room, '2']", "lora={rank: 3}", "lora.alpha=6"])
+    assert settings.samples.prompts == ("a room", "2")
+    assert (settings.lora.rank, settings.lora.alpha) == (3, 6.0)
+
+
+def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
+    class Short(Settings):
+        """A short run."""
+
+        train: TrainConfig = TrainConfig(max_steps=5)
+
+    assert read_settings(Short, overrides=["train.seed=1"]).train == TrainConfig(max_steps=5, seed=1)
+    assert "max_steps: 5" in commented_yaml(Short)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("lora:\n  rankk: 3\n", "run.yaml: lora.rankk: unknown (did you mean 'rank'?), got 3 (line 2)"),
+        ("loraa: {rank: 3}\n", "run.yaml: loraa: unknown group (did you mean 'lora'?) (line 1)"),
+        ("model: {rank: 3}\n", "run.yaml: model.rank: unknown (rank belongs to lora.rank), got 3 (line 1)"),
+        ("rank: 3\n", "run.yaml: rank: unknown (rank belongs to lora.rank), got 3 (line 1)"),
+        ("seed: 3\n", "run.yaml: seed: unknown (seed belongs to train.seed or samples.seed), got 3 (line 1)"),
+        ("lora: 3\n", "run.yaml: lora: got 3, expected a group of settings: target, rank, "),
+        ("lora: {rank: many}\n", "run.yaml: lora.rank: got 'many', expected an integer >= 1 (line 1)"),
+        ("lora: {rank: true}\n", "run.yaml: lora.rank: got true, expected an integer >= 1 (line 1)"),
+        ("lora: {rank: 0}\n", "run.yaml: lora.rank: got 0, expected an integer >= 1 (line 1)"),
+        ("lora: {rank:}\n", "run.yaml: lora.rank: got null, expected an integer >= 1 (line 1)"),
+        ("model: {revision: 12}\n", "model.revision: got 12, expected text or null; write it in quotes (line 1)"),
+        ("optim: {scheduler: cos}\n", "optim.scheduler: got 'cos', expected one of constant, cosine, linear (line 1)"),
+        ("optim: {betas: [0.9]}\n", "run.yaml: optim.betas: got [0.9], expected a list of 2 numbers (line 1)"),
+        ("optim: {learning_rate: .inf}\n", "run.yaml: optim.learning_rate: got inf, expected a finite number (line 1)"),
+        ("samples: {prompts: one}\n", "run.yaml: samples.prompts: got 'one', expected a list of texts (line 1)"),
+        ("optim: {warmup_steps: 900}\n", "run.yaml: optim.warmup_steps is 900 but train.max_steps is 800: "),
+    ],
+)
+def test_a_mistake_in_a_file_names_setting_value_and_limit(text: str, line: str, tmp_path: Path) -> None:
+    assert line in mistake(file=write(tmp_path, text))
+
+
+def test_every_mistake_is_told_at_once_one_a_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "lora: {rankk: 3, rank: many}\nloraa: {}\n")
+    told = mistake(file=file, overrides=["train.max_steps=0"]).splitlines()
+    assert told[0] == "4 settings cannot be used"
+    assert len(told) == 6
+    assert "  train.max_steps: got 0, expected an integer >= 1" in told
+    assert told[-1] == "  `loraloom config` prints every setting with its limits"
+
+
+def test_a_mistake_of_a_flag_does_not_blame_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "lora: {rank: 3}\n")
+    assert mistake(file=file, values={"lora.rank": "many"}).startswith(
+        "lora.rank: got 'many', expected an integer >= 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lora: {rank: 1}\nlora: {rank: 2}\n", "run.yaml, line 2: not valid YAML: the key 'lora' stands twice"),
+        ("lora:\n\trank: 1\n", "run.yaml, line 2: not valid YAML"),
+        ("lora: [1\n", "not valid YAML"),
+        ("just words\n", "run.yaml, line 1: not settings: got 'just words', expected groups of `key: value`"),
+        ("3: x\n", "run.yaml, line 1: not valid YAML: a key must be a word, got 3"),
+        ("lora: !!python/object/apply:os.system [ls]\n", "run.yaml, line 1: not valid YAML"),
+        ("lora: &a {rank: *a}\n", "run.yaml, line 1: not valid YAML"),
+        ("lora: \x07\n", "run.yaml, line 1: a character that YAML does not allow"),
+        ("[" * 5000, "run.yaml: not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_told_with_its_line(text: str, told: str, tmp_path: Path) -> None:
+    assert told in mistake(file=write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    assert mistake(file=tmp_path / "gone.yaml").startswith("no such settings file: got ")
+    assert mistake(file=tmp_path).startswith("this is a folder: got ")
+    assert mistake(file=write(tmp_path, "{}", "run.json")).startswith("settings are YAML or TOML: got 'run.json'")
+    assert "not valid TOML" in mistake(file=write(tmp_path, "a = \n", "run.toml"))
+    file = tmp_path / "utf16.yaml"
+    file.write_bytes("lora: {}".encode("utf-16"))
+    assert mistake(file=file).startswith("utf16.yaml: not UTF-8 text, byte 0")
+
+
+@pytest.mark.parametrize("override", ["lora.rank", "=3", ""])
+def test_an_override_without_key_or_value_is_told(override: str) -> None:
+    assert mistake(overrides=[override]).endswith("expected group.key=value")

@@ -1,0 +1,104 @@
+"""A dataset on disk: written, read, and doubted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loraloom.contracts import Example
+from loraloom.data.manifest import (
+    JOURNAL_FILE,
+    MANIFEST_FILE,
+    SPLIT_FILE,
+    Manifest,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
+from loraloom.errors import UserError
+from tests.support.pictures import drawn, save
+
+
+def example(item_id: str, **changes: object) -> Example:
+    first = Example(
+        id=item_id, image=f"images/{item_id}.png", caption=f"a {item_id}\nof two lines", caption_found=None,
+        split="train", width=16, height=16, sha256="0" * 64, source_sha256="1" * 64, source_width=20, source_height=20,
+        crop=(0, 0, 20, 20), scale=0.8, num_tokens=None,
+    )  # fmt: skip
+    return replace(first, **changes)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Manifest:
+    for item_id in ("b", "a/왼쪽"):
+        save(drawn(1, 16, 16), tmp_path / f"images/{item_id}.png")
+    manifest = make_manifest(tmp_path, [example("b", split="validation"), example("a/왼쪽")], {"trigger": "sks"})
+    write_manifest(manifest)
+    return manifest
+
+
+def test_what_is_written_is_read_back_sorted_with_its_fingerprint(dataset: Manifest) -> None:
+    back = read_manifest(dataset.folder)
+    assert back.examples == dataset.examples
+    assert [row.id for row in back.examples] == ["a/왼쪽", "b"]
+    assert back.fingerprint == dataset.fingerprint
+    assert back.info["trigger"] == "sks"
+    assert json.loads((dataset.folder / SPLIT_FILE).read_text(encoding="utf-8")) == {"validation": ["b"]}
+    assert [row.id for row in back.split("validation")] == ["b"]
+    assert back.path(back.examples[0]).is_file()
+
+
+def test_an_edited_caption_is_taken_and_changes_the_fingerprint(dataset: Manifest) -> None:
+    file = dataset.folder / MANIFEST_FILE
+    file.write_text(file.read_text(encoding="utf-8").replace("a b", "an edited b"), encoding="utf-8")
+    back = read_manifest(dataset.folder)
+    assert back.examples[1].caption.startswith("an edited b")
+    assert back.fingerprint != dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "../secret.png"}, "leads out of the folder"),
+        ({"image": "/etc/passwd"}, "absolute"),
+        ({"image": "C:/secret.png"}, "absolute"),
+        ({"image": "images\\b.png"}, "backslash"),
+        ({"width": "16"}, "width: got \"'16'\", expected int"),
+        ({"width": 0}, "must be positive"),
+        ({"scale": float("nan")}, "must be positive"),
+        ({"split": "test"}, "expected train or validation"),
+        ({"crop": [0, 0, 1]}, "four whole numbers"),
+        ({"caption": None}, "caption"),
+        ({"captoin": "x"}, "did you mean 'caption'"),
+        ({"id": "b"}, "repeats an id"),
+        ({"image": "images/gone.png"}, "lacks pictures"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_with_its_line_and_what_is_wrong(
+    dataset: Manifest, change: dict[str, object], message: str
+) -> None:
+    file = dataset.folder / MANIFEST_FILE
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), **change})
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_manifest(dataset.folder)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "[" * 100_000, '{"id": "x"}'])
+def test_a_line_that_is_no_row_is_a_user_error(dataset: Manifest, line: str) -> None:
+    (dataset.folder / MANIFEST_FILE).write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match="line 1"):
+        read_manifest(dataset.folder)
+
+
+def test_a_folder_that_is_missing_unfinished_or_raw_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such dataset"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not a prepared dataset"):
+        read_manifest(tmp_path)
+    (tmp_path / JOURNAL_FILE).touch()
+    with pytest.raises(UserError, match="not finished"):
+        read_manifest(tmp_path)

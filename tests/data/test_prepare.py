@@ -1,0 +1,269 @@
+"""From a raw folder to a dataset, through kills, bad files and second thoughts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from loraloom.config.prepare import PrepareConfig
+from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, read_manifest
+from loraloom.data.prepare import PrepareReport, final_caption, prepare
+from loraloom.errors import UserError
+from loraloom.files import sha256_file
+from tests.support.pictures import bomb_png, drawn, encoded, folder_of, save, shared_data
+
+
+def run(source: Path, out: Path, **changes: object) -> PrepareReport:
+    settings = {"size": 64, "bucket_step": 16, "min_size": 32, "num_workers": 1, **changes}
+    return prepare(source, out, PrepareConfig(**settings), console=lambda line: None)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dataset_holds_every_picture_with_true_sums_and_the_source_is_untouched(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "raw", 12), tmp_path / "out"
+    before = sums(source)
+    report = run(source, out)
+    back = read_manifest(out)
+    assert back.examples == report.manifest.examples
+    assert [example.id for example in back.examples] == [f"{seed:03d}" for seed in range(12)]
+    for example in back.examples:
+        assert sha256_file(out / example.image) == example.sha256
+        assert sha256_file(source / f"{example.id}.png") == example.source_sha256
+        with Image.open(out / example.image) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (example.width, example.height))
+    assert len(back.split("validation")) == 1
+    assert sums(source) == before
+
+
+def test_two_workers_make_the_same_dataset_as_one(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "raw", 20)
+    one, two = run(source, tmp_path / "one"), run(source, tmp_path / "two", num_workers=2)
+    assert one.manifest.examples == two.manifest.examples
+    assert one.manifest.fingerprint == two.manifest.fingerprint
+    assert (tmp_path / "one" / MANIFEST_FILE).read_bytes() == (tmp_path / "two" / MANIFEST_FILE).read_bytes()
+
+
+def test_every_bad_file_is_named_at_once_and_the_good_ones_are_used(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "raw", 3)
+    (source / "cut.jpg").write_bytes(encoded(drawn(9), "JPEG")[:900])
+    (source / "empty.png").touch()
+    (source / "words.png").write_text("I am a text", encoding="utf-8")
+    (source / "bomb.png").write_bytes(bomb_png())
+    (source / "drawing.svg").write_text("<svg/>", encoding="utf-8")
+    (source / "alone.txt").write_text("where is my picture", encoding="utf-8")
+    save(drawn(8, 1, 1), source / "dot.png")
+    save(drawn(7), source / "korean.png").with_suffix(".txt").write_bytes("왼쪽".encode("cp949"))
+    report = run(source, tmp_path / "out")
+    found = {problem.file: problem.reason for problem in report.problems}
+    assert sorted(found) == [
+        "alone.txt", "bomb.png", "cut.jpg", "dot.png", "drawing.svg", "empty.png", "korean.png", "words.png",
+    ]  # fmt: skip
+    assert "truncated" in found["cut.jpg"]
+    assert "not UTF-8" in found["korean.png"]
+    lines = (tmp_path / "out" / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["file"] for line in lines] == sorted(found)
+    assert len(report.manifest.examples) == 3
+    assert "3,600 megapixels" in report.page.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="8 files cannot be used, and --strict is on"):
+        run(source, tmp_path / "strict", strict=True)
+    assert len((tmp_path / "strict" / "problems.jsonl").read_text(encoding="utf-8").splitlines()) == 8
+
+
+def test_no_usable_picture_is_an_error_that_shows_the_reasons(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.png").touch()
+    with pytest.raises(UserError, match=r"a\.png: the file is empty"):
+        run(tmp_path / "raw", tmp_path / "out")
+    with pytest.raises(UserError, match="not finished"):
+        read_manifest(tmp_path / "out")
+
+
+def test_a_second_run_keeps_what_is_right_and_makes_the_rest_anew(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "raw", 10), tmp_path / "out"
+    first = run(source, out)
+    assert run(source, out).num_reused == 10
+    save(drawn(99), source / "003.png")
+    (source / "004.txt").write_text("another caption", encoding="utf-8")
+    (source / "005.png").unlink()
+    (source / "005.txt").unlink()
+    (out / "images" / "006.png").write_bytes(b"damaged")
+    folder_of(source, 1, first=20)
+    second = run(source, out)
+    assert second.num_reused == 7
+    rows = {example.id: example for example in second.manifest.examples}
+    assert rows["003"].sha256 != {example.id: example for example in first.manifest.examples}["003"].sha256
+    assert rows["004"].caption == "another caption"
+    assert "005" not in rows
+    assert not (out / "images" / "005.png").exists()
+    assert sha256_file(out / "images" / "006.png") == rows["006"].sha256
+    assert "020" in rows
+
+
+def test_other_settings_in_the_same_folder_redo_every_picture(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "raw", 4), tmp_path / "out"
+    run(source, out)
+    report = run(source, out, size=96)
+    assert report.num_reused == 0
+    assert report.manifest.examples == run(source, tmp_path / "fresh", size=96).manifest.examples
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from loraloom.config.prepare import PrepareConfig
+from loraloom.data.prepare import prepare
+
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(0.02)
+
+config = PrepareConfig(size=64, bucket_step=16, min_size=32, num_workers=2)
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, console=lambda line: None, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT"])
+def test_a_run_that_is_killed_goes_on_where_it_was_and_leaves_no_worker_behind(tmp_path: Path, kind: str) -> None:
+    source, out = folder_of(tmp_path / "raw", 60), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(source), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= 20:
+            break
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, getattr(signal, kind))
+    process.stdout.close()
+    assert process.wait(20) != 0
+    with pytest.raises(UserError, match="not finished"):
+        read_manifest(out)
+    with (out / JOURNAL_FILE).open("a", encoding="utf-8") as journal:
+        journal.write('{"id": "cut in the mid')  # what a kill in the middle of a line leaves
+    report = run(source, out)
+    assert 20 <= report.num_reused < 60
+    assert report.manifest.examples == run(source, tmp_path / "fresh").manifest.examples
+    deadline = time.monotonic() + 10
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_mirrored_near_duplicate_is_never_on_the_other_side_of_the_split(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    for seed in range(12):
+        save(drawn(seed, 200, 150), source / f"{seed}.png", "one")
+        mirrored = drawn(seed, 200, 150).transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((100, 75))
+        save(mirrored, source / f"{seed}-copy.jpg", "other")
+    for seed in range(3):
+        for crop in ("bucket", "center", "random", "pad"):
+            report = run(source, tmp_path / f"{crop}{seed}", validation_share=0.3, seed=seed, crop=crop)
+            sides = {example.id: example.split for example in report.manifest.examples}
+            assert all(sides[str(n)] == sides[f"{n}-copy"] for n in range(12))
+            assert sum(side == "validation" for side in sides.values()) == 6
+            assert report.num_duplicates == 24
+
+
+def test_few_pictures_are_all_learned_from_unless_a_share_is_asked_for(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "raw", 4)
+    assert not run(source, tmp_path / "a").manifest.split("validation")
+    assert len(run(source, tmp_path / "b", validation_share=0.25).manifest.split("validation")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "trigger", "expected"),
+    [
+        (" a dog.\n\n[Rooms]  \n x \n", "", "a dog.\n\n[Rooms]  \n x"),
+        ("a dog", "sks", "sks, a dog"),
+        ("a sks dog", "sks", "a sks dog"),
+        ("a sksdog", "sks", "sks, a sksdog"),
+        ("a SKS dog", "sks", "sks, a SKS dog"),
+        ("plan (v1.0)", "v1.0", "plan (v1.0)"),
+        ("", "sks", "sks"),
+    ],
+)
+def test_the_trigger_is_put_before_a_caption_that_lacks_it_as_a_word(text: str, trigger: str, expected: str) -> None:
+    assert final_caption(text, trigger) == expected
+    assert final_caption(expected, trigger) == expected
+
+
+def test_pictures_without_text_get_the_captioners_and_blank_texts_are_noted(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    save(drawn(1), source / "red_vase" / "one.png")
+    save(drawn(2), source / "red_vase" / "two.png", " \n")
+    report = run(source, tmp_path / "out", trigger="sks", caption_template="a photo of {trigger} {folder}")
+    assert [example.caption for example in report.manifest.examples] == ["a photo of sks red vase"] * 2
+    assert [example.caption_found for example in report.manifest.examples] == [None, None]
+    assert "its text is empty" in report.notes[-1].reason
+    with pytest.raises(UserError, match="there is no trigger word"):
+        run(source, tmp_path / "none")
+
+
+def test_the_output_may_not_lie_where_it_would_be_read_or_where_others_have_files(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "raw", 2)
+    for out, what in ((source, "own source"), (source / "deep" / "out", "own source")):
+        with pytest.raises(UserError, match=what):
+            run(source, out)
+    other = tmp_path / "other"
+    save(drawn(1), other / "images" / "mine.png")
+    with pytest.raises(UserError, match="not empty"):
+        run(source, other)
+    assert (other / "images" / "mine.png").exists()
+    nested = folder_of(tmp_path / "ds" / "images" / "raw", 2)
+    with pytest.raises(UserError, match="where prepared pictures go"):
+        run(nested, tmp_path / "ds")
+
+
+def test_the_report_is_one_file_that_runs_nothing_and_calls_nobody(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    save(drawn(1), source / "a.png", '<script>alert(1)</script> & "quotes" ]]> <img src=x onerror=y>')
+    page = run(source, tmp_path / "out").page.read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "onerror=y>" not in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page
+    assert str(tmp_path) not in page
+
+
+def test_hostile_names_stay_inside_the_dataset_and_every_picture_keeps_its_own_file(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    names = ["a:b", "a_b", "con", "..hidden", "dots...", "한글 이름", "x" * 200, "deep/er/one", "$(touch x)", "%2e%2e"]
+    for seed, name in enumerate(names):
+        save(drawn(seed), source / f"{name}.png", f"caption {seed}")
+    report = run(source, tmp_path / "out")
+    images = [example.image for example in report.manifest.examples]
+    assert len({image.casefold() for image in images}) == len(images) == len(names) - 1  # ..hidden is a hidden file
+    for image in images:
+        assert (tmp_path / "out" / image).resolve().is_relative_to(tmp_path / "out" / "images")
+        assert not set(image) & set('<>:"|?*\\')
+
+
+def test_token_counts_are_those_of_the_final_caption(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "raw", 2)
+    config = PrepareConfig(size=64, bucket_step=16, trigger="sks")
+    report = prepare(
+        source, tmp_path / "out", config, count_tokens=lambda text: len(text.split()), console=lambda _: None
+    )
+    assert [example.num_tokens for example in report.manifest.examples] == [3, 3]
+
+
+def test_real_photographs_and_plans_are_prepared_whole(tmp_path: Path) -> None:
+    photographs = run(shared_data("dreambooth"), tmp_path / "a", trigger="sks", caption_template="a {trigger} {folder}")
+    assert not photographs.problems
+    assert len(photographs.manifest.examples) == 42
+    assert photographs.manifest.examples[-1].caption == "a sks vase"
+    plans = run(shared_data("sjh"), tmp_path / "b", size=256, resample="nearest")
+    found = (shared_data("sjh") / "3.txt").read_text(encoding="utf-8")
+    assert plans.manifest.examples[-1].caption_found == found
+    assert plans.manifest.examples[-1].caption == found.strip()

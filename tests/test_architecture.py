@@ -1,0 +1,225 @@
+"""The rules of the house, held by reading the source: who imports whom, how large a thing grows, what is never used.
+
+The order of the rooms is a list below; a new room gets a line there, a new extension needs none.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "loraloom"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+LEAVES = {"loraloom", "contracts", "errors", "files", "plugins", "weights", "randomness"}
+"""Modules that any room may import. They import each other only."""
+
+LEVELS: list[set[str]] = [
+    LEAVES,
+    {"config"},
+    {"prompts", "diffusion", "lora", "tracking", "opening"},
+    {"data"},
+    {"generate"},
+    {"evaluate"},
+    {"train"},
+    {"cluster", "serve", "compat"},
+    {"cli", "console", "doctor", "__main__"},
+]
+"""Each room imports rooms of lower levels and, below the top two, not its neighbours."""
+
+NEIGHBOURS = {("cli", "console"), ("cli", "doctor"), ("__main__", "cli")}
+"""Imports within a level that are meant."""
+
+ONLY_IN = {
+    "accelerate": ["train/runtime.py"],
+    "peft": ["lora/"],
+    "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/"],
+    "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/"],
+}
+"""Libraries that are imported in one place each, so that a new version of one touches one place."""
+
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = {"train/loop.py": 90}
+MAX_FUNCTION_LINES_ELSEWHERE = 60
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+
+
+def short(path: Path) -> str:
+    """Path below `src/loraloom`, `/` between parts."""
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room(path: Path) -> str:
+    """First part of the path: a folder's or a module's name."""
+    return "loraloom" if path == SOURCE / "__init__.py" else short(path).split("/")[0].removesuffix(".py")
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in FILES:
+        yield path, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, inside functions too; `from a import b` gives `a.b`."""
+    package = ["loraloom", *short(path).split("/")[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            yield from ((node.lineno, ".".join([*base, name.name])) for name in node.names)
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of a call's function, as far as it is names."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def target_room(name: str) -> str:
+    """The room that an import of ours points into."""
+    parts = name.split(".")
+    if len(parts) == 1 or not ((SOURCE / parts[1]).is_dir() or (SOURCE / f"{parts[1]}.py").is_file()):
+        return "loraloom"  # `from loraloom import __version__`
+    return parts[1]
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    placed = set().union(*LEVELS) | {"extensions"}
+    assert {room(path) for path in FILES} <= placed
+
+
+def test_rooms_import_only_rooms_below_them() -> None:
+    level = {name: index for index, names in enumerate(LEVELS) for name in names}
+    wrong: list[str] = []
+    for path, tree in trees():
+        here = room(path)
+        if here == "extensions":
+            continue
+        for line, name in imports(path, tree):
+            if name.split(".")[0] != "loraloom":
+                continue
+            there = target_room(name)
+            below = there in level and level[there] < level[here]
+            if not (below or there == here or (here in LEAVES and there in LEAVES) or (here, there) in NEIGHBOURS):
+                wrong.append(f"{short(path)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_an_extension_imports_leaves_and_its_own_folder_only() -> None:
+    wrong: list[str] = []
+    for path, tree in trees():
+        parts = short(path).split("/")
+        if parts[0] != "extensions" or len(parts) < 3:
+            continue
+        own = f"loraloom.extensions.{parts[1]}.{parts[2].removesuffix('.py')}"
+        shared = f"loraloom.extensions.{parts[1]}._"
+        for line, name in imports(path, tree):
+            if name.split(".")[0] != "loraloom" or target_room(name) in LEAVES:
+                continue
+            if not (name == own or name.startswith((f"{own}.", shared))):
+                wrong.append(f"{short(path)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_imports_an_extension_but_the_registry() -> None:
+    wrong = [
+        f"{short(path)}:{line} imports {name}"
+        for path, tree in trees()
+        if room(path) != "extensions"
+        for line, name in imports(path, tree)
+        if name.startswith("loraloom.extensions")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN))
+def test_a_library_is_imported_in_its_one_place(library: str) -> None:
+    wrong = [
+        f"{short(path)}:{line} imports {name}"
+        for path, tree in trees()
+        for line, name in imports(path, tree)
+        if name.split(".")[0] == library and not short(path).startswith(tuple(ONLY_IN[library]))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_fit_in_one_reading() -> None:
+    counts = {short(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: count for name, count in counts.items() if count > MAX_MODULE_LINES}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    wrong: list[str] = []
+    for path, tree in trees():
+        limit = MAX_FUNCTION_LINES.get(short(path), MAX_FUNCTION_LINES_ELSEWHERE)
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > limit:
+                    wrong.append(f"{short(path)}:{node.lineno} {node.name} has {length} lines, limit {limit}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [short(path) for path, tree in trees() if not (ast.get_docstring(tree) or "").strip()]
+
+
+def test_nothing_from_outside_is_ever_executed() -> None:
+    wrong: list[str] = []
+    for path, tree in trees():
+        for line, name in imports(path, tree):
+            if name.split(".")[0] in FORBIDDEN_IMPORTS:
+                wrong.append(f"{short(path)}:{line} imports {name}")
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            keywords = {word.arg: word.value for word in node.keywords}
+            called = dotted(node.func)
+            if called in FORBIDDEN_CALLS:
+                wrong.append(f"{short(path)}:{node.lineno} calls {called}")
+            if isinstance(shell := keywords.get("shell"), ast.Constant) and shell.value:
+                wrong.append(f"{short(path)}:{node.lineno} starts a shell")
+            if called == "torch.load":
+                safe = keywords.get("weights_only")
+                if not (isinstance(safe, ast.Constant) and safe.value is True):
+                    wrong.append(f"{short(path)}:{node.lineno} calls torch.load without weights_only=True")
+            trusts = keywords.get("trust_remote_code")
+            if isinstance(trusts, ast.Constant) and trusts.value:
+                wrong.append(f"{short(path)}:{node.lineno} trusts remote code")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_function_rewrites_a_module() -> None:
+    """Module state that changes makes two runs in one process see each other: `global` is how it would be written."""
+    wrong = [
+        f"{short(path)}:{node.lineno} global {', '.join(node.names)}"
+        for path, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Global)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def listed_files(text: str) -> dict[str, str]:
+    """Path and phrase of the rows ``- `path` phrase`` below "The tree"."""
+    tree = text.partition("## The tree")[2].partition("\n## ")[0]
+    return {
+        match["path"]: match["phrase"].strip()
+        for match in re.finditer(r"^\s*- `(?P<path>[^`]+\.py)`(?P<phrase>.*)$", tree, flags=re.MULTILINE)
+    }
+
+
+def test_the_architecture_page_lists_every_file_with_a_phrase() -> None:
+    listed = listed_files((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    there = {short(path) for path in FILES}
+    assert not there - set(listed), "files that docs/architecture.md does not list"
+    assert not set(listed) - there, "files that docs/architecture.md lists and that are gone"
+    assert not [path for path, phrase in listed.items() if len(phrase) < 10], "files without a phrase"
