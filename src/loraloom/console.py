@@ -108,7 +108,7 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
 
     with bars() as bar:
         result = train(settings, say=say, report=report, progress=bar, cpu=cpu)
-    if result.adapter is not None:
+    if result.is_main and result.adapter is not None:
         say(f"done in {duration(result.finished.seconds)}: {result.adapter}")
         if settings.samples.enabled:
             say(f"samples: {result.folder / 'samples' / 'sheet.png'}")

@@ -20,7 +20,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
     file = folder / name
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(text.encode("utf-8"))  # line ends as they are
     return file
 
 
@@ -84,6 +84,15 @@ def test_settings_survive_text_and_dotted_keys(
     assert read_settings(RunConfig, values=flatten(settings)) == settings
     file = write(tmp_path_factory.getbasetemp(), to_yaml(settings), "round.yaml")
     assert read_settings(RunConfig, file) == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x85b", "a\u2028b", "a\n\n b\r\n", "1e-4", "no", "null", "010", " a ", "#fff", "\ufeff"]
+)
+def test_texts_that_yaml_would_read_as_something_else_come_back(text: str, tmp_path: Path) -> None:
+    """U+0085 is a line break to YAML: a revision that held one came back with a blank in its place."""
+    settings = read_settings(RunConfig, values={"model.revision": text})
+    assert read_settings(RunConfig, write(tmp_path, to_yaml(settings))) == settings
 
 
 def test_overrides_go_before_flags_before_the_file_before_defaults(tmp_path: Path) -> None:

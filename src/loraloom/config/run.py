@@ -41,7 +41,7 @@ class DataConfig(Settings):
     caption_dropout: float = setting(
         0.05, "share of pictures learned without caption, for classifier-free guidance", flag="--caption-dropout", ge=0, le=1
     )
-    cache: bool = setting(True, "keep latents and text states on disk and in memory", flag="--cache", resumable=True)
+    cache: bool = setting(True, "keep latents and text states on disk for the next run; off: in memory only", flag="--cache", resumable=True)
     cache_dir: str | None = setting(None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True)
     encode_batch_size: int = setting(4, "pictures or texts encoded at once while caching", ge=1, resumable=True)
 

@@ -143,6 +143,11 @@ def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
     return dumper.represent_sequence(f"{_TAG}seq", value, flow_style=not any(isinstance(item, str) for item in value))
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.Node:
+    # A line break of any kind (U+0085, U+2028) would be folded away in the other styles.
+    return dumper.represent_scalar(f"{_TAG}str", value, style=None if value.isprintable() else '"')
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -160,3 +165,4 @@ _Loader.add_constructor(f"{_TAG}bool", _bool)
 _Loader.add_constructor(f"{_TAG}int", _int)
 _Loader.add_constructor(f"{_TAG}float", _float)
 _Dumper.add_representer(list, _list)
+_Dumper.add_representer(str, _text)

@@ -3,6 +3,7 @@
 In: a prepared dataset or one text file, and a model's tokenizer. Out: a table for the terminal.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from loraloom import plugins
@@ -43,11 +44,10 @@ def _lengths(reports: list[CaptionReport], capacity: int) -> str:
         f"{len(counts)} captions, {counts[0]} to {counts[-1]} tokens, median {counts[len(counts) // 2]}; "
         f"{long} do not fit one window of {capacity}"
     ]
-    most = max(report.num_windows for report in reports)
-    for number in range(1, most + 1):
-        share = sum(report.num_windows == number for report in reports)
-        bar = "#" * max(1 if share else 0, round(_BAR_WIDTH * share / len(reports)))
-        lines.append(f"  {number} window{'s' if number > 1 else ' '}  {share:6d}  {bar}")
+    by_windows = Counter(report.num_windows for report in reports)
+    for number, share in sorted(by_windows.items()):
+        bar = "#" * max(1, round(_BAR_WIDTH * share / len(reports)))
+        lines.append(f"  {number:3d} window{'s' if number > 1 else ' '}  {share:6d}  {bar}")
     return "\n".join(lines)
 
 

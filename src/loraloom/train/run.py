@@ -40,12 +40,14 @@ class TrainResult:
         finished: How the loop ended.
         adapter: adapter.safetensors, or None when the run was stopped early.
         checks: One for each verified export.
+        is_main: Whether this process is the one that speaks.
     """
 
     folder: Path
     finished: Finished
     adapter: Path | None
     checks: tuple[ExportCheck, ...]
+    is_main: bool = True
 
 
 def train(
@@ -91,9 +93,9 @@ def train(
             finished = train_loop(run, stop, report)
         if finished.stopped:
             say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
-            return TrainResult(folder, finished, None, ())
+            return TrainResult(folder, finished, None, (), runtime.is_main)
         adapter, checks = finish(run, finished)
-        return TrainResult(folder, finished, adapter, checks)
+        return TrainResult(folder, finished, adapter, checks, runtime.is_main)
     finally:
         tracker.close()
 

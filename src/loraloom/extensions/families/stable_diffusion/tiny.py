@@ -23,6 +23,7 @@ def build_tiny(
     widths: tuple[int, ...] = (32, 64),
     layers_per_block: int = 1,
     text_width: int = 64,
+    text_layers: int = 2,
     vae_widths: tuple[int, ...] = (16, 32, 32, 32),
     sample_size: int = 8,
     prediction_type: str = "epsilon",
@@ -34,8 +35,8 @@ def build_tiny(
         seed: Of the random weights.
         widths: UNet channels of each level; all levels but the last carry cross-attention.
         layers_per_block: ResNets of a UNet level.
-        text_width: Hidden width of the text encoder.
-        vae_widths: VAE channels of each level; pixels a latent = 2 ** (levels - 1).
+        text_width, text_layers: Hidden width and depth of the text encoder.
+        vae_widths: VAE channels of each level; pixels a latent = 2 ** (levels - 1). ResNets as in the UNet.
         sample_size: Default side in latents.
         prediction_type: `epsilon` or `v_prediction`.
     """
@@ -49,7 +50,7 @@ def build_tiny(
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(widths) - 1),
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=vae_widths, norm_num_groups=groups, latent_channels=4, layers_per_block=1,
+        block_out_channels=vae_widths, norm_num_groups=groups, latent_channels=4, layers_per_block=layers_per_block,
         down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
         up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
     )  # fmt: skip
@@ -57,7 +58,7 @@ def build_tiny(
     tokenizer = _byte_tokenizer(folder / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=2,
+            vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=text_layers,
             num_attention_heads=4, max_position_embeddings=77,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )

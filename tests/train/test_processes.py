@@ -1,0 +1,85 @@
+"""`train` under torchrun: two processes learn what one with the double batch learns, each with its own noise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from loraloom.config.reading import to_yaml
+from loraloom.contracts import Batch
+from loraloom.data.batches import BatchMaker
+from loraloom.data.encode import LatentStore, TextStore
+from loraloom.data.plan import Plan
+from loraloom.train.run import train
+
+from .conftest import Configure
+
+
+def torchrun(config: Path, processes: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*launcher, "-m", "loraloom", "train", "--config", str(config), "--cpu"],
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_with_the_double_batch_learns(configure: Configure, tmp_path: Path) -> None:
+    common = {"max_steps": 4, "validation_every": 2}
+    alone = configure(
+        train={**common, "output": str(tmp_path / "alone")}, data={"batch_size": 4}, samples={"enabled": True, "steps": 2}
+    )
+    together = configure(
+        train={**common, "output": str(tmp_path / "together")},
+        data={"batch_size": 2, "cache_dir": str(tmp_path / "cache2")},
+        samples={"enabled": True, "steps": 2, "sampler": "ddim", "prompts": ["a", "b", "c"]},
+    )
+    train(alone, say=lambda t: None)
+    (tmp_path / "together.yaml").write_text(to_yaml(together), encoding="utf-8")
+    ran = torchrun(tmp_path / "together.yaml", 2, tmp_path)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("alone", "together"))
+    for key in one:
+        assert torch.allclose(one[key], two[key], atol=2e-5), (key, float((one[key] - two[key]).abs().max()))
+    losses = [
+        [row["loss"] for line in (tmp_path / name / "events.jsonl").read_text().splitlines()
+         if (row := json.loads(line))["kind"] in {"train", "validation"}]
+        for name in ("alone", "together")
+    ]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    drawn = sorted(p.name for p in (tmp_path / "together" / "samples" / "step_0000004").glob("*.png"))
+    assert drawn == ["00.png", "01.png", "02.png"], "both processes draw their share"
+    assert ran.stdout.count("learning numbers") == 1, "only the main process speaks"
+
+
+def batches(plan: Plan, maker: BatchMaker) -> list[Batch]:
+    forward = next(f for (f,) in plan.epoch(0) if all(slot.weight for slot in f))
+    return [maker.make(0, plan.share(forward, device)) for device in range(plan.num_devices)]
+
+
+def test_every_picture_has_its_own_noise_and_timestep_on_every_device(dataset: Path, tiny_model: Path) -> None:
+    from loraloom import plugins
+    from loraloom.contracts import ModelSource
+    from loraloom.data.cache import ContentCache
+    from loraloom.data.manifest import read_manifest
+    from loraloom.prompts.encoder import PromptEncoder
+
+    model = plugins.load("families", "stable_diffusion").open(ModelSource(str(tiny_model)))
+    domain = plugins.load("domains", "freetext")
+    examples = read_manifest(dataset).split("train")
+    latents = LatentStore(model, dataset, ContentCache(None), "vae")
+    texts = TextStore(PromptEncoder(model.text, domain), ContentCache(None))
+    maker = BatchMaker(examples, latents, texts, domain, seed=0, num_timesteps=1000)
+    sizes = tuple((example.width, example.height) for example in examples)
+    first, second = batches(Plan(sizes, 1, 2, 1, seed=0), maker)
+    assert first.ids != second.ids
+    assert not torch.equal(first.noise_bchw, second.noise_bchw)
+    (double,) = batches(Plan(sizes, 2, 1, 1, seed=0), maker)
+    assert double.ids == first.ids + second.ids
+    assert torch.equal(double.noise_bchw, torch.cat([first.noise_bchw, second.noise_bchw]))
+    assert torch.equal(double.timesteps_b, torch.cat([first.timesteps_b, second.timesteps_b]))
