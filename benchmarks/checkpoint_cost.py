@@ -14,24 +14,27 @@ import tempfile
 import time
 from pathlib import Path
 
-from training_speed import build_model, draw_pictures
-
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.data.prepare import prepare
 from loraloom.train.run import train
+from training_speed import build_model, draw_pictures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--every", type=int, default=4, help="saves are this near to each other only to see many of them")
+    parser.add_argument(
+        "--every", type=int, default=4, help="saves are this near to each other only to see many of them"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_model(folder / "model")
         draw_pictures(folder / "pictures", 16, 256)
-        prepare(folder / "pictures", folder / "dataset", PrepareConfig(size=256, validation_share=0), console=lambda t: None)
+        prepare(
+            folder / "pictures", folder / "dataset", PrepareConfig(size=256, validation_share=0), console=lambda t: None
+        )
         config = RunConfig.model_validate(
             {
                 "model": {"source": str(folder / "model")},

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-LEAVES = {"loraloom", "contracts", "errors", "files", "plugins", "weights", "randomness"}
+LEAVES = {"loraloom", "contracts", "errors", "files", "names", "plugins", "weights", "randomness"}
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [

@@ -16,7 +16,7 @@ from loraloom.weights import check_safetensors, read_tensors, write_tensors
 
 
 class Bomb:
-    def __reduce__(self):  # noqa: ANN204
+    def __reduce__(self):
         return os.mkdir, ("executed",)
 
 
@@ -33,7 +33,9 @@ def test_pickles_are_refused_under_any_name_and_never_run(
 
 
 def test_a_header_of_many_tensors_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
-    header = json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(30_000)}).encode()
+    header = json.dumps(
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(30_000)}
+    ).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(UserError, match="too many tensors"):
         check_safetensors(tmp_path / "x.safetensors")

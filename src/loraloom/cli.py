@@ -40,18 +40,15 @@ def prepare(
     from loraloom.data import prepare as room
 
     settings = read_settings(PrepareConfig, config, overrides or (), given)
-    count_tokens = None
+    text = None
     if model:
         from loraloom.contracts import ModelSource
         from loraloom.opening import open_model
 
         text = open_model(ModelSource(model)).text
-
-        def count_tokens(caption: str) -> int:
-            return len(text.tokenize(caption))
-
     with bars() as bar:
-        room.prepare(source, out, settings, count_tokens=count_tokens, console=typer.echo, progress=bar("pictures"))
+        count = (lambda caption: len(text.tokenize(caption))) if text else None
+        room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("pictures"))
     typer.echo(f"next: loraloom train --dataset {out}")
 
 
@@ -97,6 +94,7 @@ def generate(
     """Draw pictures with a model and adapters."""
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.reading import read_settings
+    from loraloom.console import bars
     from loraloom.generate import command
 
     command.generate(
@@ -107,6 +105,7 @@ def generate(
         ),
         given,
         typer.echo,
+        bars,
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from loraloom.contracts import Progress
 
 if TYPE_CHECKING:
-    from loraloom.config.run import RunConfig
-
     from rich.progress import TaskID
+
+    from loraloom.config.run import RunConfig
 
 
 @contextmanager

@@ -10,17 +10,20 @@ Legend of tensor shapes, used as suffixes of names:
 `pixels_bchw` are float in [-1, 1]; `latents_bchw` are scaled latents (VAE output x scaling factor), float.
 """
 
+# pyright: reportReturnType=false
+# The body of a protocol's method is its docstring.
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:  # a verb's --help must not pay for torch
     import torch
     from PIL import Image
     from torch import Tensor, nn
 
-# ---------------------------------------------------------------------------------------------------------- data
+# ---------------------------------------------------------------------------------------------------- data
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,6 @@ class Format(Protocol):
 
     def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
         """Why `folder` has this layout, in a few words for the user, or None when it has not."""
-        ...
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All pictures, sorted by id, one at a time; opens no picture. What cannot be used comes with its `problem`.
@@ -98,7 +100,6 @@ class Format(Protocol):
         Raises:
             UserError: The folder does not follow the layout (a caption column that is missing, say).
         """
-        ...
 
 
 class Captioner(Protocol):
@@ -114,10 +115,9 @@ class Captioner(Protocol):
         Raises:
             UserError: The template cannot be filled in.
         """
-        ...
 
 
-# --------------------------------------------------------------------------------------------------------- prompts
+# ---------------------------------------------------------------------------------------------------- prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,9 @@ class Domain(Protocol):
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""
-        ...
 
     def mirrored(self, caption: str) -> str | None:
         """The caption of the mirrored picture; None when that cannot be told, and so the picture may not be flipped."""
-        ...
 
 
 class TextEncoder(Protocol):
@@ -147,24 +145,22 @@ class TextEncoder(Protocol):
 
     window_tokens: int
     """k: length of one window with BOS and EOS (77 for CLIP)."""
-    fingerprint: str
-    """sha256 over tokenizer and encoder weights: the text part of a cache key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over tokenizer and encoder weights: the text part of a cache key."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids without BOS, EOS and padding, never cut."""
-        ...
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Readable text of some ids, for reports."""
-        ...
 
     def window(self, ids: Sequence[int]) -> list[int]:
         """k ids: BOS, `ids` (at most k - 2), EOS, the model's own padding."""
-        ...
 
     def encode(self, ids_nk: "Tensor") -> "Tensor":
         """int64 ids (n, k) to hidden states (n, k, d) as the denoiser was trained to read them."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +197,7 @@ class Batch:
     weights_b: "Tensor"
 
 
-# ------------------------------------------------------------------------------------------------------- diffusion
+# ---------------------------------------------------------------------------------------------------- diffusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,18 +234,21 @@ class ModelSource:
 class Sampler(Protocol):
     """One numerical solver with its steps set."""
 
-    timesteps: "Tensor"
-    init_noise_sigma: float
+    @property
+    def timesteps(self) -> "Tensor":
+        """(num_steps,) from noise to picture."""
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation that the first noise is to have."""
 
     def scale_input(self, latents_bchw: "Tensor", timestep: "Tensor") -> "Tensor":
         """What the denoiser is to be shown at this step."""
-        ...
 
     def step(
         self, prediction_bchw: "Tensor", timestep: "Tensor", latents_bchw: "Tensor", generators: "list[torch.Generator]"
     ) -> "Tensor":
         """The latents one step nearer to the picture; fresh noise comes from each picture's own generator."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,6 @@ class DiffusionModel(Protocol):
 
     family: str
     source: ModelSource
-    text: TextEncoder
     schedule: NoiseSchedule
     latent_channels: int
     latent_scale: int
@@ -282,41 +280,36 @@ class DiffusionModel(Protocol):
     text_encoder_preset: LoraPreset
     """Which layers of the text encoder carry LoRA when it learns too."""
 
+    @property
+    def text(self) -> TextEncoder:
+        """The tokenizer and encoder of prompts."""
+
     def fingerprint(self, part: str) -> str:
         """sha256 over a part's weights and config: the VAE's in cache keys, the denoiser's in adapters."""
-        ...
 
     def module(self, part: str) -> "nn.Module":
         """The part's module, loaded if need be, frozen, in evaluation mode."""
-        ...
 
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
-        ...
 
     def place(self, part: str, device: "torch.device", dtype: "torch.dtype") -> "nn.Module":
         """The part's module on a device in a dtype."""
-        ...
 
     def drop(self, part: str) -> None:
         """Forget the part's weights; the next use reads them again."""
-        ...
 
     def encode_images(self, pixels_bchw: "Tensor") -> "tuple[Tensor, Tensor]":
         """Mean and log-variance of the latents' distribution, (b, c, h, w) float32, **not** scaled."""
-        ...
 
     def scale_latents(self, raw_bchw: "Tensor") -> "Tensor":
         """Raw VAE latents to what the denoiser works on."""
-        ...
 
     def decode_latents(self, latents_bchw: "Tensor") -> "Tensor":
         """Scaled latents to pixels (b, 3, H, W), float32, clipped to [-1, 1]."""
-        ...
 
     def predict(self, latents_bchw: "Tensor", timesteps_b: "Tensor", conditioning: Conditioning) -> "Tensor":
         """The denoiser's answer (b, c, h, w)."""
-        ...
 
     def sampler(self, name: str, num_steps: int) -> Sampler:
         """A solver by name, for this model's schedule.
@@ -324,19 +317,15 @@ class DiffusionModel(Protocol):
         Raises:
             UserError: The name is unknown; the known ones are listed.
         """
-        ...
 
     def component(self, part: str) -> str:
         """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""
-        ...
 
     def kohya_prefix(self, part: str) -> str:
         """The first word of the part's keys in kohya's layout (`lora_unet`)."""
-        ...
 
     def exchange_name(self, part: str, module_name: str) -> str:
         """A module's name as adapter files spell it; differs where a library renamed its modules."""
-        ...
 
     def peer_latents(self, adapter_file: Path | None, request: "PictureRequest", noise_bchw: "Tensor") -> "Tensor":
         """Denoise in a fresh pipeline of the peer library with an exported adapter: the export's proof.
@@ -346,7 +335,6 @@ class DiffusionModel(Protocol):
         Returns:
             (1, c, h, w) float32 latents on the CPU after `request.num_steps` steps.
         """
-        ...
 
 
 class Family(Protocol):
@@ -356,7 +344,6 @@ class Family(Protocol):
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the source looks like this family, from its configs or keys alone, no weights read."""
-        ...
 
     def open(self, source: ModelSource) -> DiffusionModel:
         """Open a model without reading weights.
@@ -364,10 +351,9 @@ class Family(Protocol):
         Raises:
             UserError: Missing, gated, unreadable or of another family; says what to do.
         """
-        ...
 
 
-# -------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------- pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,12 +391,3 @@ class Picture:
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a run's record: a kind, a step, and plain values."""
-
-    kind: str
-    step: int
-    values: Mapping[str, Any] = field(default_factory=dict[str, Any])

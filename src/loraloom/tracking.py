@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,17 @@ import numpy as np
 from PIL import Image
 
 from loraloom.config.run import TrackingConfig
-from loraloom.contracts import Event
 from loraloom.errors import UserError
 from loraloom.files import write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a run's record: a kind, a step, and plain values."""
+
+    kind: str
+    step: int
+    values: Mapping[str, Any]
 
 
 class Sink(Protocol):
@@ -94,14 +103,19 @@ class WeightsAndBiases:
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         try:
             import wandb
+            from wandb.util import generate_id  # pyright: ignore[reportAttributeAccessIssue]
         except ImportError:
             raise UserError("tracking.wandb needs wandb", fix="install it: uv sync --extra track") from None
         self._wandb: Any = wandb
         id_file = folder / "wandb_id.txt"
         if not id_file.is_file():
-            write_text(id_file, wandb.util.generate_id())
+            write_text(id_file, generate_id())
         self._run: Any = wandb.init(
-            project=project, dir=str(folder), id=id_file.read_text(encoding="utf-8"), resume="allow", config=dict(config)
+            project=project,
+            dir=str(folder),
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            config=dict(config),
         )
 
     def event(self, event: Event) -> None:

@@ -48,7 +48,9 @@ def check_safetensors(path: Path) -> None:
             )
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= size - 8:
-            raise UserError(f"{path.name} is not a whole safetensors file", got=f"{size} bytes", fix="download it again")
+            raise UserError(
+                f"{path.name} is not a whole safetensors file", got=f"{size} bytes", fix="download it again"
+            )
         if length > MAX_HEADER_BYTES:
             raise UserError(
                 f"{path.name} has an oversized header", got=f"{length} bytes", expected=f"at most {MAX_HEADER_BYTES}"

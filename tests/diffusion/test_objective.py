@@ -14,16 +14,14 @@ X, NOISE = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
 T = torch.tensor([0, 500, 999])
 
 
-def objective(prediction_type: str = "epsilon", **kwargs):  # noqa: ANN003, ANN201
+def objective(prediction_type: str = "epsilon", **kwargs):
     return make_objective(NoiseSchedule(SCHEDULER.alphas_cumprod.double(), prediction_type), **kwargs)  # type: ignore[arg-type]
 
 
 def test_noise_and_velocity_equal_diffusers() -> None:
     assert torch.allclose(objective().add_noise(X, NOISE, T), SCHEDULER.add_noise(X, NOISE, T), atol=1e-6)
     assert torch.equal(objective().target(X, NOISE, T), NOISE)
-    assert torch.allclose(
-        objective("v_prediction").target(X, NOISE, T), SCHEDULER.get_velocity(X, NOISE, T), atol=1e-6
-    )
+    assert torch.allclose(objective("v_prediction").target(X, NOISE, T), SCHEDULER.get_velocity(X, NOISE, T), atol=1e-6)
 
 
 def test_min_snr_weights_equal_diffusers() -> None:

@@ -39,7 +39,14 @@ def drawn(model: DiffusionModel) -> torch.Tensor:
     return denoise(model, encoder.encode, [REQUEST], noise_bchw=first_noise(model, REQUEST))
 
 
-RECORD = {"rank": 4, "alpha": 6.0, "trigger": "sks", "prompt_method": "attention", "size": "64x64", "domain": "freetext"}
+RECORD = {
+    "rank": 4,
+    "alpha": 6.0,
+    "trigger": "sks",
+    "prompt_method": "attention",
+    "size": "64x64",
+    "domain": "freetext",
+}
 
 
 @pytest.mark.parametrize("target", ["cross_attention", "attention", "all_linear", "all_linear_conv"])
@@ -58,7 +65,9 @@ def test_both_layouts_draw_the_same_in_a_fresh_diffusers_pipeline(
         assert check.difference < 1e-4, (check.file.name, check.difference, check.effect)
 
 
-@pytest.mark.parametrize("which", ["adapter.safetensors", "exports/pytorch_lora_weights.safetensors", "exports/name.safetensors"])
+@pytest.mark.parametrize(
+    "which", ["adapter.safetensors", "exports/pytorch_lora_weights.safetensors", "exports/name.safetensors"]
+)
 def test_every_file_we_write_can_be_read_back(tiny_model: Path, tmp_path: Path, which: str) -> None:
     model = opened(tiny_model)
     adapter = shaken(model, rank=4, alpha=6.0, target="all_linear_conv", text_encoder=True)
@@ -75,7 +84,9 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
     from peft.utils import get_peft_model_state_dict
 
     unet = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet")
-    unet.add_adapter(Peft(r=4, lora_alpha=8, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
+    unet.add_adapter(
+        Peft(r=4, lora_alpha=8, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"])
+    )
     for name, parameter in unet.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
@@ -114,7 +125,9 @@ def test_a_fresh_adapter_changes_nothing_and_is_float32_on_any_base(tiny_model: 
     half.place("denoiser", torch.device("cpu"), torch.bfloat16)
     adapter = attach_new(half, LoraConfig(text_encoder=True), seed=0)
     assert {parameter.dtype for parameter in adapter.parameters.values()} == {torch.float32}
-    assert {parameter.dtype for parameter in half.module("denoiser").parameters() if not parameter.requires_grad} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in half.module("denoiser").parameters() if not parameter.requires_grad} == {
+        torch.bfloat16
+    }
 
 
 def test_the_first_weights_are_decided_by_the_seed(tiny_model: Path) -> None:
@@ -144,7 +157,10 @@ def test_exports_carry_the_metadata_that_other_programs_read(tiny_model: Path, t
 
 
 def test_an_adapter_of_another_model_is_refused_with_the_key(tiny_model: Path, tmp_path: Path) -> None:
-    save_file({"unet.other.to_q.lora_A.weight": torch.ones(2, 3), "unet.other.to_q.lora_B.weight": torch.ones(3, 2)}, tmp_path / "x.safetensors")
+    save_file(
+        {"unet.other.to_q.lora_A.weight": torch.ones(2, 3), "unet.other.to_q.lora_B.weight": torch.ones(3, 2)},
+        tmp_path / "x.safetensors",
+    )
     with pytest.raises(UserError, match=r"does not fit this model.*unet\.other\.to_q"):
         put_on(opened(tiny_model), read_adapter(tmp_path / "x.safetensors"), "x")
 

@@ -47,20 +47,21 @@ def words() -> WordText:
 
 
 @pytest.fixture(scope="session")
-def tiny_text(tiny_model: Path):  # noqa: ANN201 - the contract's TextEncoder
+def tiny_text(tiny_model: Path):
     from loraloom import plugins
 
     return plugins.load("families", "stable_diffusion").open(ModelSource(str(tiny_model))).text
 
 
 @pytest.fixture(scope="session")
-def clip_text(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+def clip_text(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
     """SD 1.x's own tokenizer, made from OpenAI's published merges."""
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     from loraloom.extensions.families.stable_diffusion.text import ClipText
 
-    lines = gzip.open(shared_data / "clip_bpe" / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8").read().split("\n")
+    with gzip.open(shared_data / "clip_bpe" / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]

@@ -16,7 +16,7 @@ LONG = "The plan has one living room. The kitchen is left of the living room. Th
 
 @pytest.mark.parametrize("method", METHODS)
 @torch.inference_mode()
-def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: PromptMethod) -> None:  # noqa: ANN001
+def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: PromptMethod) -> None:
     encoder = PromptEncoder(tiny_text, FREETEXT, method)
     plain = tiny_text.encode(torch.tensor([tiny_text.window(tiny_text.tokenize(SHORT))]))
     assert torch.equal(encoder.encode([SHORT])[0], plain)
@@ -24,14 +24,14 @@ def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: Pr
 
 
 @torch.inference_mode()
-def test_attention_keeps_all_windows_and_the_others_fold_to_one(tiny_text) -> None:  # noqa: ANN001
+def test_attention_keeps_all_windows_and_the_others_fold_to_one(tiny_text) -> None:
     windows = {m: PromptEncoder(tiny_text, FREETEXT, m, 20).encode([LONG])[0].shape[0] for m in METHODS}
     assert windows.pop("attention") > 1
     assert set(windows.values()) == {1}
 
 
 @torch.inference_mode()
-def test_a_batch_is_as_long_as_its_longest_prompt_and_masks_the_rest(tiny_text) -> None:  # noqa: ANN001
+def test_a_batch_is_as_long_as_its_longest_prompt_and_masks_the_rest(tiny_text) -> None:
     encoder = PromptEncoder(tiny_text, FREETEXT, "attention", 20)
     short, long = encoder.encode([SHORT, LONG])
     assert collate([short]).mask_bl is None
@@ -61,7 +61,7 @@ def test_emphasis_scales_a_token_and_keeps_the_windows_mean() -> None:
     assert torch.allclose(ratio[0, 1] / ratio[0, 0], torch.tensor(1.5))
 
 
-def test_the_cache_key_changes_with_all_that_decides_the_states(tiny_text) -> None:  # noqa: ANN001
+def test_the_cache_key_changes_with_all_that_decides_the_states(tiny_text) -> None:
     attention, mean = (PromptEncoder(tiny_text, FREETEXT, m, 20) for m in ("attention", "mean"))
     keys = {
         attention.cache_key(LONG), mean.cache_key(LONG), attention.cache_key(LONG + "!"),

@@ -54,7 +54,7 @@ def test_smart_keeps_telling_sentences_and_names_the_rest(words: WordText) -> No
 
 
 def test_too_many_windows_is_an_error_that_says_how_many(words: WordText) -> None:
-    with pytest.raises(UserError, match="windows of 10.*at most 2"):
+    with pytest.raises(UserError, match=r"windows of 10.*at most 2"):
         plan_prompt(PLAN, words, FREETEXT, "attention", max_windows=2)
 
 
@@ -94,7 +94,9 @@ def test_any_text_can_be_planned(prompt: str, method: PromptMethod, weighting: b
 
 
 @pytest.mark.parametrize(("name", "count"), [("0", 231), ("1", 246), ("3", 164)])
-def test_real_structured_texts_have_their_exact_clip_counts(shared_data: Path, clip_text, name: str, count: int) -> None:  # noqa: ANN001
+def test_real_structured_texts_have_their_exact_clip_counts(
+    shared_data: Path, clip_text, name: str, count: int
+) -> None:
     text = (shared_data / "sjh" / f"{name}.txt").read_text(encoding="utf-8")
     plan = plan_prompt(text, clip_text, FREETEXT, "attention")
     assert plan.num_tokens == count
@@ -106,5 +108,5 @@ def test_real_structured_texts_have_their_exact_clip_counts(shared_data: Path, c
     assert clip_text.detokenize(plan.windows[-1].ids).startswith("[ positional relationship between rooms ]")
 
 
-def test_the_clip_tokenizer_says_what_openai_published(clip_text) -> None:  # noqa: ANN001
+def test_the_clip_tokenizer_says_what_openai_published(clip_text) -> None:
     assert clip_text.window(clip_text.tokenize("a photo of a cat"))[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]

@@ -61,7 +61,9 @@ def test_the_loss_falls(overfitted: tuple[Path, Path]) -> None:
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
 
 
-def test_an_overfitted_adapter_reproduces_its_picture_better_than_the_base(overfitted: tuple[Path, Path], tiny_model: Path) -> None:
+def test_an_overfitted_adapter_reproduces_its_picture_better_than_the_base(
+    overfitted: tuple[Path, Path], tiny_model: Path
+) -> None:
     run, dataset = overfitted
     pixels = load_pixels(next((dataset / "images").glob("*.png")))[None]
     settings = GenerateConfig(num_images=4, steps=20, guidance_scale=1.0, sampler="ddim", seed=5, width=64, height=64)
@@ -87,7 +89,9 @@ def test_events_tell_loss_rate_speed_norm_and_memory(overfitted: tuple[Path, Pat
 
 
 def test_the_run_folder_holds_what_it_promises(configure: Configure) -> None:
-    config = configure(samples={"enabled": True, "steps": 2, "sampler": "ddim", "prompts": ("a", "b")}, export={"verify": True})
+    config = configure(
+        samples={"enabled": True, "steps": 2, "sampler": "ddim", "prompts": ("a", "b")}, export={"verify": True}
+    )
     said: list[str] = []
     result = train(config, say=said.append)
     folder = result.folder
@@ -108,14 +112,16 @@ def test_a_second_run_with_the_same_settings_is_bit_identical(configure: Configu
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_training_from_a_full_cache_never_reads_vae_or_text_encoder(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_from_a_full_cache_never_reads_vae_or_text_encoder(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(configure(), say=lambda t: None)
     from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
 
     read: list[str] = []
     original = StableDiffusionModel._load
 
-    def watch(self: StableDiffusionModel, part: str):  # noqa: ANN202
+    def watch(self: StableDiffusionModel, part: str):
         read.append(part)
         return original(self, part)
 
@@ -125,9 +131,15 @@ def test_training_from_a_full_cache_never_reads_vae_or_text_encoder(configure: C
 
 
 def test_the_text_encoder_can_learn_too(configure: Configure) -> None:
-    result = train(configure(lora={"text_encoder": True}, train={"max_steps": 3}, export={"verify": True}), say=lambda t: None)
+    result = train(
+        configure(lora={"text_encoder": True}, train={"max_steps": 3}, export={"verify": True}), say=lambda t: None
+    )
     tensors = _tensors(result.folder)
-    moved = [key for key, value in tensors.items() if key.startswith("text_encoder.") and ".lora_B." in key and bool(value.any())]
+    moved = [
+        key
+        for key, value in tensors.items()
+        if key.startswith("text_encoder.") and ".lora_B." in key and bool(value.any())
+    ]
     assert moved
     assert all(check.good for check in result.checks)
 
@@ -150,7 +162,9 @@ def test_uncached_training_learns_the_same_as_cached(configure: Configure, tmp_p
         ({"prompts": {"max_windows": 1}, "data": {"domain": "nodomain"}}, "unknown domains extension"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(configure: Configure, groups: dict[str, dict[str, object]], message: str) -> None:
+def test_mistakes_are_told_before_anything_is_trained(
+    configure: Configure, groups: dict[str, dict[str, object]], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         train(configure(**groups), say=lambda t: None)
 

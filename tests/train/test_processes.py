@@ -32,7 +32,9 @@ def torchrun(config: Path, processes: int, folder: Path) -> subprocess.Completed
 def test_two_processes_learn_what_one_with_the_double_batch_learns(configure: Configure, tmp_path: Path) -> None:
     common = {"max_steps": 4, "validation_every": 2}
     alone = configure(
-        train={**common, "output": str(tmp_path / "alone")}, data={"batch_size": 4}, samples={"enabled": True, "steps": 2}
+        train={**common, "output": str(tmp_path / "alone")},
+        data={"batch_size": 4},
+        samples={"enabled": True, "steps": 2},
     )
     together = configure(
         train={**common, "output": str(tmp_path / "together")},

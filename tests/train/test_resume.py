@@ -84,7 +84,7 @@ def test_a_run_killed_eleven_times_ends_bit_identical(
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
         process.join(120)
-        whole = [s for s in CheckpointFolder(folder / "run" / "checkpoints").steps()]
+        whole = CheckpointFolder(folder / "run" / "checkpoints").steps()
         steps.append(whole[-1] if whole else 0)
         for step in whole:
             assert damage(CheckpointFolder(folder / "run" / "checkpoints").path(step)) is None
@@ -140,7 +140,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(configure: Con
 
 def test_the_newest_and_the_best_are_kept(configure: Configure, tmp_path: Path) -> None:
     config = configure(
-        train={"max_steps": 8, "validation_every": 1}, checkpoints={"every": 1, "keep": 2}, optim={"learning_rate": 20.0}
+        train={"max_steps": 8, "validation_every": 1},
+        checkpoints={"every": 1, "keep": 2},
+        optim={"learning_rate": 20.0},
     )
     result = train(config, say=lambda t: None)
     best = result.finished.best_step
@@ -167,14 +169,14 @@ def test_a_changed_dataset_is_refused(configure: Configure, dataset: Path, tmp_p
 
 
 @pytest.mark.root
-def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_says_so(
-    configure: Configure, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_says_so(configure: Configure, tmp_path: Path) -> None:
     if os.name == "nt" or os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:

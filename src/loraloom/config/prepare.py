@@ -13,7 +13,9 @@ class PrepareConfig(Settings):
     text_folder: str = setting("input_text", "paired_folders: folder of the texts", flag="--text-folder")
     image_folder: str = setting("label_floorplan", "paired_folders: folder of the pictures", flag="--image-folder")
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
-    size: int = setting(512, "side of the square whose area a prepared picture has, pixels", flag="--size", ge=16, le=4096)
+    size: int = setting(
+        512, "side of the square whose area a prepared picture has, pixels", flag="--size", ge=16, le=4096
+    )
     crop: Literal["bucket", "center", "random", "pad"] = setting(
         "bucket",
         "bucket: nearest aspect ratio, almost nothing cut; center, random: a square; pad: a square, nothing cut",
@@ -24,9 +26,13 @@ class PrepareConfig(Settings):
     resample: Literal["lanczos", "bicubic", "box", "nearest"] = setting(
         "lanczos", "filter for resizing; nearest keeps the exact colours of plans and pixel art", flag="--resample"
     )
-    background: str = setting("#ffffff", "colour below transparent pixels, and around padded pictures", flag="--background")
+    background: str = setting(
+        "#ffffff", "colour below transparent pixels, and around padded pictures", flag="--background"
+    )
     min_size: int = setting(64, "pictures with a shorter side than this are refused, pixels", flag="--min-size", ge=1)
-    max_megapixels: float = setting(50.0, "larger pictures are refused unread, megapixels", flag="--max-megapixels", gt=0)
+    max_megapixels: float = setting(
+        50.0, "larger pictures are refused unread, megapixels", flag="--max-megapixels", gt=0
+    )
     trigger: str = setting("", "word put before every caption that lacks it", flag="--trigger")
     captioner: str = setting("template", "who writes where no text was found", flag="--captioner")
     caption_template: str = setting(

@@ -25,7 +25,9 @@ class ModelConfig(Settings):
     revision: str | None = setting(None, "hub branch, tag or commit", flag="--revision")
     variant: str | None = setting(None, "weight file variant such as fp16", flag="--variant")
     config: str | None = setting(
-        None, "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer", flag="--model-config"
+        None,
+        "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer",
+        flag="--model-config",
     )
 
 
@@ -39,17 +41,30 @@ class DataConfig(Settings):
         False, "also learn from mirrored pictures; refused when captions speak of left and right", flag="--random-flip"
     )
     caption_dropout: float = setting(
-        0.05, "share of pictures learned without caption, for classifier-free guidance", flag="--caption-dropout", ge=0, le=1
+        0.05,
+        "share of pictures learned without caption, for classifier-free guidance",
+        flag="--caption-dropout",
+        ge=0,
+        le=1,
     )
-    cache: bool = setting(True, "keep latents and text states on disk for the next run; off: in memory only", flag="--cache", resumable=True)
-    cache_dir: str | None = setting(None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True)
+    cache: bool = setting(
+        True,
+        "keep latents and text states on disk for the next run; off: in memory only",
+        flag="--cache",
+        resumable=True,
+    )
+    cache_dir: str | None = setting(
+        None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True
+    )
     encode_batch_size: int = setting(4, "pictures or texts encoded at once while caching", ge=1, resumable=True)
 
 
 class PromptConfig(Settings):
     """How long captions reach the denoiser."""
 
-    method: PromptMethod = setting("attention", "what becomes of captions longer than one window", flag="--prompt-method")
+    method: PromptMethod = setting(
+        "attention", "what becomes of captions longer than one window", flag="--prompt-method"
+    )
     max_windows: int = setting(8, "most windows of one caption; longer captions are an error that names them", ge=1)
 
 
@@ -62,7 +77,9 @@ class LoraConfig(Settings):
         flag="--target",
     )
     rank: int = setting(16, "rank of every update", flag="--rank", ge=1)
-    alpha: float | None = setting(None, "scale: updates are multiplied by alpha / rank; default is the rank", flag="--alpha", gt=0)
+    alpha: float | None = setting(
+        None, "scale: updates are multiplied by alpha / rank; default is the rank", flag="--alpha", gt=0
+    )
     dropout: float = setting(0.0, "dropout before the update", flag="--lora-dropout", ge=0, lt=1)
     text_encoder: bool = setting(False, "also put LoRA on the text encoder's attention", flag="--text-encoder")
     ema_decay: float | None = setting(
@@ -81,17 +98,25 @@ class OptimConfig(Settings):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the optimizer's two averages")
     eps: float = setting(1e-8, "added to the denominator", gt=0)
     weight_decay: float = setting(1e-2, "decoupled weight decay", flag="--weight-decay", ge=0)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0 is off", flag="--max-grad-norm", ge=0)
-    scheduler: Literal["constant", "cosine", "linear"] = setting("constant", "learning rate after warm-up", flag="--lr-scheduler")
+    max_grad_norm: float = setting(
+        1.0, "gradients are scaled down to this norm; 0 is off", flag="--max-grad-norm", ge=0
+    )
+    scheduler: Literal["constant", "cosine", "linear"] = setting(
+        "constant", "learning rate after warm-up", flag="--lr-scheduler"
+    )
     warmup_steps: int = setting(0, "steps over which the learning rate rises", flag="--warmup-steps", ge=0)
 
 
 class ObjectiveConfig(Settings):
     """What counts as right."""
 
-    snr_gamma: float | None = setting(None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0)
+    snr_gamma: float | None = setting(
+        None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0
+    )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting("auto", "auto is what the model's scheduler says")
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
+        "auto", "auto is what the model's scheduler says"
+    )
 
 
 class TrainConfig(Settings):
@@ -99,17 +124,27 @@ class TrainConfig(Settings):
 
     output: str = setting("runs/run", "folder of the run", flag="--out", resumable=True)
     max_steps: int = setting(800, "optimizer steps", flag="--max-steps", ge=1)
-    gradient_accumulation: int = setting(1, "forward passes for one optimizer step", flag="--gradient-accumulation", ge=1)
-    mixed_precision: Precision = setting("no", "no, fp16 or bf16; the adapter stays in float32", flag="--mixed-precision")
+    gradient_accumulation: int = setting(
+        1, "forward passes for one optimizer step", flag="--gradient-accumulation", ge=1
+    )
+    mixed_precision: Precision = setting(
+        "no", "no, fp16 or bf16; the adapter stays in float32", flag="--mixed-precision"
+    )
     gradient_checkpointing: bool = setting(
         False, "recompute activations: less memory, slower", flag="--gradient-checkpointing", resumable=True
     )
     channels_last: bool = setting(True, "memory layout of the convolutions; faster on most machines", resumable=True)
-    compile: bool = setting(False, "torch.compile the denoiser: slower start, faster steps", flag="--compile", resumable=True)
+    compile: bool = setting(
+        False, "torch.compile the denoiser: slower start, faster steps", flag="--compile", resumable=True
+    )
     seed: int = setting(0, "decides every random number of the run", flag="--seed", ge=0)
     log_every: int = setting(10, "steps between log lines", flag="--log-every", ge=1, resumable=True)
     validation_every: int = setting(
-        100, "steps between validation losses on the held-out split; 0 is off", flag="--validation-every", ge=0, resumable=True
+        100,
+        "steps between validation losses on the held-out split; 0 is off",
+        flag="--validation-every",
+        ge=0,
+        resumable=True,
     )
     max_non_finite: int = setting(10, "skipped updates in a row after which the run ends", ge=1, resumable=True)
 
@@ -117,18 +152,31 @@ class TrainConfig(Settings):
 class CheckpointConfig(Settings):
     """What survives a kill."""
 
-    every: int = setting(100, "steps between checkpoints; 0 saves at the end only", flag="--checkpoint-every", ge=0, resumable=True)
+    every: int = setting(
+        100, "steps between checkpoints; 0 saves at the end only", flag="--checkpoint-every", ge=0, resumable=True
+    )
     keep: int = setting(3, "newest checkpoints kept, beside the best", flag="--keep-checkpoints", ge=1, resumable=True)
-    resume: str = setting("auto", "auto: the newest whole one; never: refuse a used folder; or a directory", flag="--resume", resumable=True)
+    resume: str = setting(
+        "auto",
+        "auto: the newest whole one; never: refuse a used folder; or a directory",
+        flag="--resume",
+        resumable=True,
+    )
 
 
 class SampleConfig(Settings):
     """Pictures drawn while learning."""
 
-    prompts: tuple[str, ...] = setting((), "what to draw; default is three captions of the dataset", flag="--sample-prompt", resumable=True)
+    prompts: tuple[str, ...] = setting(
+        (), "what to draw; default is three captions of the dataset", flag="--sample-prompt", resumable=True
+    )
     negative_prompt: str = setting("", "what to avoid", resumable=True)
-    enabled: bool = setting(True, "draw at step 0, at every checkpoint, every epoch end and the end", flag="--samples", resumable=True)
-    min_interval: int = setting(50, "no samples at an epoch end when the last ones are fewer steps old", ge=1, resumable=True)
+    enabled: bool = setting(
+        True, "draw at step 0, at every checkpoint, every epoch end and the end", flag="--samples", resumable=True
+    )
+    min_interval: int = setting(
+        50, "no samples at an epoch end when the last ones are fewer steps old", ge=1, resumable=True
+    )
     steps: int = setting(10, "denoiser steps", flag="--sample-steps", ge=1, resumable=True)
     guidance_scale: float = setting(7.5, "classifier-free guidance", flag="--sample-guidance", ge=1, resumable=True)
     sampler: str = setting("dpmpp_2m_karras", "solver", resumable=True)
@@ -141,15 +189,21 @@ class TrackingConfig(Settings):
     """Where numbers go; JSON lines are always written."""
 
     tensorboard: bool = setting(False, "write TensorBoard files (extra `track`)", flag="--tensorboard", resumable=True)
-    wandb: bool = setting(False, "log to Weights & Biases (extra `track`; WANDB_MODE=offline works)", flag="--wandb", resumable=True)
+    wandb: bool = setting(
+        False, "log to Weights & Biases (extra `track`; WANDB_MODE=offline works)", flag="--wandb", resumable=True
+    )
     project: str = setting("loraloom", "Weights & Biases project", resumable=True)
 
 
 class ExportConfig(Settings):
     """What is written for other programs."""
 
-    dtype: Literal["fp32", "fp16", "bf16"] = setting("fp16", "of the exported files; adapter.safetensors stays fp32", flag="--export-dtype", resumable=True)
-    verify: bool = setting(True, "load every export into a fresh pipeline and compare pictures", flag="--verify-export", resumable=True)
+    dtype: Literal["fp32", "fp16", "bf16"] = setting(
+        "fp16", "of the exported files; adapter.safetensors stays fp32", flag="--export-dtype", resumable=True
+    )
+    verify: bool = setting(
+        True, "load every export into a fresh pipeline and compare pictures", flag="--verify-export", resumable=True
+    )
 
 
 class RunConfig(Settings):

@@ -13,9 +13,9 @@ from loraloom.contracts import Batch, Domain, Example
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.plan import Pass
 from loraloom.diffusion.objective import draw_noise, draw_timestep
-from loraloom.randomness import normal, uniform
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate
+from loraloom.randomness import normal, uniform
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,9 @@ class LatentStore:
 
     def key(self, example: Example, mirrored: bool) -> str:
         """sha256 over picture bytes, preprocessing, VAE and dtype."""
-        return sha256_bytes(f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode())
+        return sha256_bytes(
+            f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode()
+        )
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `UserError` when a picture is not the one that the manifest was written for."""
@@ -56,7 +58,9 @@ class LatentStore:
             if not path.is_file():
                 raise UserError("a picture of the dataset is gone", got=str(path), fix="run `loraloom prepare` again")
             if sha256_file(path) != example.sha256:
-                raise UserError("a picture was changed after `prepare`", got=str(path), fix="run `loraloom prepare` again")
+                raise UserError(
+                    "a picture was changed after `prepare`", got=str(path), fix="run `loraloom prepare` again"
+                )
 
     def fill(self, examples: Sequence[tuple[Example, bool]], batch_size: int, progress: Progress | None = None) -> int:
         """Encode what the cache lacks; returns how many were encoded."""

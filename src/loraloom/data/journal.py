@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from loraloom.data.names import path_problem
 from loraloom.files import write_text
+from loraloom.names import path_problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.contracts import Example
-from loraloom.data.names import path_problem
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import write_json, write_text
+from loraloom.names import path_problem
 
 MANIFEST_FILE = "manifest.jsonl"
 INFO_FILE = "dataset.json"

@@ -28,12 +28,12 @@ from loraloom.data.duplicates import held_out, near_duplicate_groups
 from loraloom.data.inspect import Choice, choose_format, format_options
 from loraloom.data.journal import Journal, PictureRow
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
-from loraloom.data.names import safe_name, short_hash
 from loraloom.data.pictures import PictureSettings
 from loraloom.data.report import Problem, write_report
 from loraloom.data.workers import Outcome, Task, run_tasks
 from loraloom.errors import UserError
 from loraloom.files import fsync_path, write_text
+from loraloom.names import safe_name, short_hash
 
 IMAGE_FOLDER = "images"
 PROBLEMS_FILE = "problems.jsonl"

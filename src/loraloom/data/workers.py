@@ -23,7 +23,6 @@ from PIL import Image
 
 from loraloom.data.duplicates import SIDE, perceptual_hashes
 from loraloom.data.journal import PictureRow
-from loraloom.data.names import short_hash
 from loraloom.data.pictures import (
     Decoded,
     Fitted,
@@ -36,6 +35,7 @@ from loraloom.data.pictures import (
 )
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes
+from loraloom.names import short_hash
 
 IN_FLIGHT_PER_WORKER = 4
 FEW = 8

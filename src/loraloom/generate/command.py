@@ -4,6 +4,7 @@ In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from PIL import Image
 
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import ModelSource, PictureRequest
+from loraloom.contracts import ModelSource, PictureRequest, Progress
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
 from loraloom.generate.interactive import Interactive
@@ -22,6 +23,8 @@ from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
 
 Say = Callable[[str], None]
+Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
+"""Opens a display that makes a progress callback for each titled piece of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Wishes:
     out: Path | None = None
 
 
-def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], say: Say) -> None:
+def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], say: Say, bars: Bars) -> None:
     """Draw what was asked for.
 
     Args:
@@ -47,6 +50,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         wishes: The rest.
         given: Settings that the user named; the others may come from a recipe.
         say: Takes lines for the user.
+        bars: Shows progress.
 
     Raises:
         UserError: Nothing to draw, wishes that exclude each other, or anything missing.
@@ -72,8 +76,6 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         say=say,
     )
     out = wishes.out or _default_folder(wishes)
-    from loraloom.console import bars
-
     with bars() as bar:
         if wishes.interactive:
             Interactive(session, out, say, bar("steps")).run(lambda: input("> "))
@@ -99,7 +101,9 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _draw_all(session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]) -> None:
+def _draw_all(
+    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+) -> None:
     made: list[tuple[Path, PictureRequest]] = []
     seconds = 0.0
     for path, picture in draw_into(session, requests, out, bar("denoiser steps")):

@@ -16,15 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from loraloom.contracts import Conditioning, DiffusionModel, Picture, PictureRequest, Progress
-from loraloom.randomness import generator, normal
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate, concatenate
+from loraloom.randomness import generator, normal
 
 Encode = Callable[[Sequence[str]], list[Tensor]]
 """Prompts to their states (n, k, d)."""
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Drawing was broken off from outside."""
 
 
@@ -51,7 +51,7 @@ def generate(
 
     Raises:
         UserError: A size that the model cannot draw, an unknown sampler.
-        Stopped: `stop` said so.
+        StoppedError: `stop` said so.
     """
     total = sum(request.num_steps for request in requests)
     done = 0
@@ -65,7 +65,7 @@ def generate(
 
             def count(step: int, size: int = len(batch), before: int = done) -> None:
                 if stop():
-                    raise Stopped
+                    raise StoppedError
                 if progress:
                     progress(before + step * size, total)
 
@@ -121,7 +121,8 @@ def to_images(
     """RGB pictures; decoded one by one, because the decoder needs most memory of all."""
     if not bool(torch.isfinite(latents_bchw).all()):
         raise UserError(
-            "the picture came out as NaN", fix="draw in full precision (mixed_precision=no), or lower guidance and weights"
+            "the picture came out as NaN",
+            fix="draw in full precision (mixed_precision=no), or lower guidance and weights",
         )
     images: list[Image.Image] = []
     for one_chw in latents_bchw:

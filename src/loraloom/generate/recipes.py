@@ -81,12 +81,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.is_dir():
         path = path / LIST_NAME
     if not path.is_file():
-        raise UserError("no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us")
+        raise UserError(
+            "no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us"
+        )
     if path.suffix.lower() == ".png":
         with Image.open(path) as image:
             text = image.info.get(_PNG_KEY)
         if not isinstance(text, str):
-            raise UserError("this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+            raise UserError(
+                "this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`"
+            )
         return [{"file": path.name, **_parse(text, path.name)}]
     lines = path.read_text(encoding="utf-8").splitlines()
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -5,6 +5,7 @@ In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from loraloom.contracts import Picture, PictureRequest, Progress
 from loraloom.errors import UserError
@@ -30,7 +31,7 @@ def next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[PictureRequest], dict[str, object]]:
+def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[PictureRequest], dict[str, Any]]:
     """The requests of a recipe and what they all share: model, adapters, prompt method, weighting, precision.
 
     Raises:

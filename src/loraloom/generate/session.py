@@ -144,7 +144,9 @@ def open_session(
         _note_base(model, file, say)
     domain = plugins.load("domains", str(record.get("domain", "freetext")))
     chosen: PromptMethod = method or record.get("prompt_method", "attention")
-    return Session(model, PromptEncoder(model.text, domain, chosen), placed, config, device, _size(model, config, record))
+    return Session(
+        model, PromptEncoder(model.text, domain, chosen), placed, config, device, _size(model, config, record)
+    )
 
 
 def _base_of(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> ModelSource:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
 from loraloom.contracts import DiffusionModel, LoraPreset
-from loraloom.randomness import derive_seed
 from loraloom.errors import UserError, did_you_mean
+from loraloom.randomness import derive_seed
 
 ADAPTER_NAME = "default"
 
@@ -47,7 +47,9 @@ class Adapter:
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all weights on the CPU, float32."""
-        return {key: parameter.detach().to("cpu", torch.float32, copy=True) for key, parameter in self.parameters.items()}
+        return {
+            key: parameter.detach().to("cpu", torch.float32, copy=True) for key, parameter in self.parameters.items()
+        }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite all weights.
@@ -64,7 +66,9 @@ class Adapter:
             )
         for key, parameter in self.parameters.items():
             if parameter.shape != tensors[key].shape:
-                raise UserError(f"{key} has another shape", got=tuple(tensors[key].shape), expected=tuple(parameter.shape))
+                raise UserError(
+                    f"{key} has another shape", got=tuple(tensors[key].shape), expected=tuple(parameter.shape)
+                )
             parameter.data.copy_(tensors[key])
 
 
@@ -72,7 +76,9 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
     """Names of the modules that a preset means, sorted."""
     pattern = re.compile(preset.pattern)
     return sorted(
-        name for name, child in module.named_modules() if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
+        name
+        for name, child in module.named_modules()
+        if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
     )
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel, PictureRequest
-from loraloom.randomness import normal
 from loraloom.files import sha256_bytes
 from loraloom.lora.layout import Layers, baked, to_exchange, to_kohya
+from loraloom.randomness import normal
 from loraloom.weights import write_tensors
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
@@ -61,7 +61,9 @@ def export_adapter(
     return files
 
 
-def verify_exports(model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest) -> list[ExportCheck]:
+def verify_exports(
+    model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest
+) -> list[ExportCheck]:
     """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise."""
     noise_bchw = first_noise(model, request)
     base_bchw = model.peer_latents(None, request, noise_bchw)
@@ -81,7 +83,10 @@ def first_noise(model: DiffusionModel, request: PictureRequest) -> Tensor:
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names and bytes of all tensors."""
-    parts = [f"{key}{tuple(t.shape)}".encode() + t.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for key, t in sorted(tensors.items())]
+    parts = [
+        f"{key}{tuple(t.shape)}".encode() + t.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        for key, t in sorted(tensors.items())
+    ]
     return sha256_bytes(b"".join(parts))
 
 

@@ -69,7 +69,9 @@ def find_adapter(place: Path) -> Path:
     if place.is_file():
         return place
     if not place.exists():
-        raise UserError("no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file")
+        raise UserError(
+            "no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file"
+        )
     direct = place / "adapter.safetensors"
     if direct.is_file():
         return direct

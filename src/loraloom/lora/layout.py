@@ -27,7 +27,8 @@ def baked(layers: Layers) -> Layers:
     """The same updates with alpha = rank: (A, B alpha / rank, rank)."""
     return {
         part: {
-            name: (down, up * (alpha / down.shape[0]), float(down.shape[0])) for name, (down, up, alpha) in modules.items()
+            name: (down, up * (alpha / down.shape[0]), float(down.shape[0]))
+            for name, (down, up, alpha) in modules.items()
         }
         for part, modules in layers.items()
     }
@@ -56,9 +57,7 @@ def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[
     return tensors
 
 
-def from_tensors(
-    model: DiffusionModel, tensors: Mapping[str, Tensor], alpha: float | None, where: str
-) -> Layers:
+def from_tensors(model: DiffusionModel, tensors: Mapping[str, Tensor], alpha: float | None, where: str) -> Layers:
     """Layers of a file in either spelling; every key must find its module.
 
     Args:

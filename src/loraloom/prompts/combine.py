@@ -57,10 +57,7 @@ def collate(prompts: Sequence[Tensor]) -> Conditioning:
     most = max(states.shape[0] for states in prompts)
     window = prompts[0].shape[1]
     hidden_bld = torch.stack(
-        [
-            torch.nn.functional.pad(states, (0, 0, 0, 0, 0, most - states.shape[0])).flatten(0, 1)
-            for states in prompts
-        ]
+        [torch.nn.functional.pad(states, (0, 0, 0, 0, 0, most - states.shape[0])).flatten(0, 1) for states in prompts]
     )
     if all(states.shape[0] == most for states in prompts):
         return Conditioning(hidden_bld)

@@ -28,12 +28,12 @@ class CaptionReport:
         return len(self.plans["attention"].windows)
 
 
-def report_captions(
-    captions: Iterable[tuple[str, str]], encoder: TextEncoder, domain: Domain
-) -> list[CaptionReport]:
+def report_captions(captions: Iterable[tuple[str, str]], encoder: TextEncoder, domain: Domain) -> list[CaptionReport]:
     """Plan every caption (id, text) with every method; no limit of windows."""
     reports: list[CaptionReport] = []
     for id_, caption in captions:
-        plans = {method: plan_prompt(caption, encoder, domain, method, max_windows=1 << 30) for method in METHODS}
+        plans: dict[PromptMethod, PromptPlan] = {
+            method: plan_prompt(caption, encoder, domain, method, max_windows=1 << 30) for method in METHODS
+        }
         reports.append(CaptionReport(id_, plans["attention"].num_tokens, plans))
     return reports

@@ -121,7 +121,8 @@ def _piece(text: str, weights: Iterator[float], tokenize: Callable[[str], list[i
     if len({weight for _, weight in pairs}) <= 1:  # one run: tokenized whole
         ids = tokenize(text)
         return Piece(text, tuple(ids), (last,) * len(ids))
-    ids, token_weights = [], []
+    ids: list[int] = []
+    token_weights: list[float] = []
     for weight, run in groupby(pairs, key=lambda pair: pair[1]):
         run_ids = tokenize("".join(char for char, _ in run))
         ids += run_ids
@@ -209,7 +210,9 @@ def _cut(sentence: Piece, room: int, encoder: TextEncoder) -> list[Piece]:
                 merged.append(piece)
         return [part for piece in merged for part in _cut(piece, room, encoder)]
     return [
-        Piece(encoder.detokenize(sentence.ids[i : i + room]), sentence.ids[i : i + room], sentence.weights[i : i + room])
+        Piece(
+            encoder.detokenize(sentence.ids[i : i + room]), sentence.ids[i : i + room], sentence.weights[i : i + room]
+        )
         for i in range(0, len(sentence), room)
     ]
 

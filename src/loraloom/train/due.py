@@ -30,7 +30,9 @@ def what_is_due(done: int, config: RunConfig, steps_per_epoch: int, last_sampled
     epoch_end = done % steps_per_epoch == 0 and done - last_sampled >= config.samples.min_interval
     return Due(
         log=last or _every(done, config.train.log_every),
-        validate=has_held_out and config.train.validation_every > 0 and (last or _every(done, config.train.validation_every)),
+        validate=has_held_out
+        and config.train.validation_every > 0
+        and (last or _every(done, config.train.validation_every)),
         save=save,
         sample=config.samples.enabled and (save or epoch_end),
     )

@@ -106,7 +106,9 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
         step = done - len(results) + offset + 1
         run.skipped_in_row = 0 if finite else run.skipped_in_row + 1
         if not finite:
-            run.say(f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}")
+            run.say(
+                f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}"
+            )
             run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
         if run.skipped_in_row >= run.config.train.max_non_finite:
             raise UserError(
@@ -164,7 +166,9 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         message = f"step {done} could not be saved ({error.strerror or error})"
         standing = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no checkpoint yet"
         if last:
-            raise UserError(message, got=str(run.checkpoints.folder), fix=f"{standing}; free some space and run again") from error
+            raise UserError(
+                message, got=str(run.checkpoints.folder), fix=f"{standing}; free some space and run again"
+            ) from error
         run.say(f"warning: {message}; {standing}; training goes on")
         run.tracker.event("save_failed", done, error=str(error))
         return
@@ -174,6 +178,4 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
 
 def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:
     """The middles of equal parts of the forward process."""
-    return tuple(
-        int((part + 0.5) / VALIDATION_TIMESTEPS * num_timesteps) for part in range(VALIDATION_TIMESTEPS)
-    )
+    return tuple(int((part + 0.5) / VALIDATION_TIMESTEPS * num_timesteps) for part in range(VALIDATION_TIMESTEPS))

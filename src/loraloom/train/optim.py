@@ -131,7 +131,7 @@ class Updater:
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale.enabled:
-            torch._foreach_div_(gradients, self.loss_scale.value)
+            torch._foreach_div_(gradients, self.loss_scale.value)  # pyright: ignore[reportPrivateImportUsage]
         norm = nn.utils.get_total_norm(gradients)
         finite = torch.isfinite(norm) & loss_is_finite
         if self.config.max_grad_norm > 0:
@@ -196,7 +196,7 @@ class Ema:
     def update(self, step: int) -> None:
         """Take in the weights after a step counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self._parameters], 1 - decay)
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self._parameters], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def swap(self) -> None:
         """Exchange average and weights; twice is nothing."""

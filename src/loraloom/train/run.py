@@ -1,11 +1,11 @@
 """`train`, whole: settings in, a run folder out.
 
-    run/  run.yaml                            the resolved settings
-          events.jsonl                        every number of the run
-          checkpoints/step_0000100/           whole checkpoints, newest few and the best
-          samples/step_0000100/00.png, .txt   pictures drawn on the way; samples/sheet.png all of them
-          adapter.safetensors                 the finished adapter, float32
-          exports/                            for diffusers, and for kohya, A1111 and ComfyUI
+run/  run.yaml                            the resolved settings
+      events.jsonl                        every number of the run
+      checkpoints/step_0000100/           whole checkpoints, newest few and the best
+      samples/step_0000100/00.png, .txt   pictures drawn on the way; samples/sheet.png all of them
+      adapter.safetensors                 the finished adapter, float32
+      exports/                            for diffusers, and for kohya, A1111 and ComfyUI
 """
 
 from collections.abc import Callable
@@ -71,7 +71,9 @@ def train(
         UserError: Whatever the user can repair.
     """
     if not config.data.dataset:
-        raise UserError("no dataset", fix="make one with `loraloom prepare FOLDER --out DATASET`, then add --dataset DATASET")
+        raise UserError(
+            "no dataset", fix="make one with `loraloom prepare FOLDER --out DATASET`, then add --dataset DATASET"
+        )
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
@@ -114,7 +116,9 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
         return None
     if wish == "never":
         raise UserError(
-            "this folder holds a run already", got=str(folder), fix="choose another --out, or drop --resume never to go on"
+            "this folder holds a run already",
+            got=str(folder),
+            fix="choose another --out, or drop --resume never to go on",
         )
     if (folder / "run.yaml").is_file():
         refuse_unless_resumable(read_settings(RunConfig, folder / "run.yaml"), config)
@@ -160,7 +164,10 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
             )
         bad = [check.file.name for check in checks if not check.good]
         if bad:
-            raise UserError(f"exports that do not draw what the adapter draws: {', '.join(bad)}", fix="use adapter.safetensors and report this")
+            raise UserError(
+                f"exports that do not draw what the adapter draws: {', '.join(bad)}",
+                fix="use adapter.safetensors and report this",
+            )
         if run.best_step is not None:
             run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
     runtime.barrier()

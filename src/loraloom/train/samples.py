@@ -18,7 +18,7 @@ from torch import Tensor
 from loraloom.config.run import SampleConfig
 from loraloom.contracts import DiffusionModel, PictureRequest
 from loraloom.files import write_text
-from loraloom.generate.pictures import Stopped, generate
+from loraloom.generate.pictures import StoppedError, generate
 from loraloom.generate.sheet import contact_sheet
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.tracking import Tracker
@@ -54,7 +54,9 @@ class Sampler:
         with torch.inference_mode():
             self.states = {text: self.encoder.encode([text], weighting=True)[0].cpu() for text in sorted(texts)}
 
-    def draw(self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+    def draw(
+        self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
+    ) -> None:
         """Draw after `step` finished steps. Never raises for what goes wrong while drawing."""
         began = time.perf_counter()
         outcome = self._draw_share(step, ema, stop)
@@ -99,7 +101,7 @@ class Sampler:
                 picture.image.save(temporary, format="PNG")
                 temporary.replace(path)
                 write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
-        except Stopped:
+        except StoppedError:
             return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
         except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -132,7 +132,9 @@ def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, prog
     learned = [example for example in manifest.examples if example.split == "train"]
     held_out = [example for example in manifest.examples if example.split == "validation"]
     if not learned:
-        raise UserError("the dataset has no training pictures", got=config.data.dataset, fix="prepare it with more pictures")
+        raise UserError(
+            "the dataset has no training pictures", got=config.data.dataset, fix="prepare it with more pictures"
+        )
     model = open_model(
         ModelSource(config.model.source, config.model.revision, config.model.variant, config.model.config),
         config.model.family,
@@ -168,7 +170,9 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
         return
     say(f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt")
     if folder:
-        lines = [f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut]
+        lines = [
+            f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut
+        ]
         write_text(folder / "captions_cut.txt", "".join(lines))
 
 
@@ -279,7 +283,12 @@ def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
 
 
 def make_sampler(
-    config: RunConfig, folder: Path, model: DiffusionModel, encoder: PromptEncoder, runtime: Runtime, examples: Sequence[Example]
+    config: RunConfig,
+    folder: Path,
+    model: DiffusionModel,
+    encoder: PromptEncoder,
+    runtime: Runtime,
+    examples: Sequence[Example],
 ) -> Sampler | None:
     """The sampler of fixed prompts, or None when samples are off."""
     samples = config.samples

@@ -12,8 +12,8 @@ from loraloom.contracts import Batch, Conditioning, DiffusionModel
 from loraloom.data.batches import BatchMaker
 from loraloom.data.plan import EpochCache
 from loraloom.diffusion.objective import Objective
-from loraloom.randomness import derive_seed
 from loraloom.lora.attach import Adapter
+from loraloom.randomness import derive_seed
 from loraloom.train.optim import Ema, Updater
 from loraloom.train.runtime import Runtime
 
@@ -73,7 +73,9 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
     total = torch.zeros((), device=runtime.device)
     ids: list[str] = []
     for forward in passes:
-        batch = to_device(trainee.batches.make(epoch, plan.share(forward, runtime.rank)), runtime, trainee.channels_last)
+        batch = to_device(
+            trainee.batches.make(epoch, plan.share(forward, runtime.rank)), runtime, trainee.channels_last
+        )
         losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from loraloom.contracts import Format, SourceItem
-from loraloom.data.names import path_problem
 from loraloom.errors import UserError, did_you_mean
 from loraloom.extensions.formats._common import Entry, count, sorted_unique, walk
+from loraloom.names import path_problem
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"

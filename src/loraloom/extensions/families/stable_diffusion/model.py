@@ -13,9 +13,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning, LoraPreset, ModelSource, NoiseSchedule, PictureRequest
@@ -45,7 +47,9 @@ class StableDiffusionModel:
         if not located.is_stable_diffusion():
             raise UserError(
                 "this model is not a Stable Diffusion 1.x or 2.x",
-                got=located.config("unet").get("_class_name") if (located.folder / "unet").is_dir() else source.location,
+                got=located.config("unet").get("_class_name")
+                if (located.folder / "unet").is_dir()
+                else source.location,
                 expected="a UNet2DConditionModel with one CLIP text encoder",
             )
         self.source = source
@@ -112,25 +116,37 @@ class StableDiffusionModel:
         try:
             with quiet():
                 if self._located.single_file is not None:
-                    return self._load_single_file(part, self._located.single_file)
-                return self._load_folder(part)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(
-                f"the {PART_FOLDER[part]} cannot be read ({str(error).splitlines()[0]})",
-                got=self.source.location,
-                fix="download it again, or check that its config belongs to its weights",
-            ) from error
+                    module = self._load_single_file(part, self._located.single_file)
+                    lacking = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+                else:
+                    module, lacking = self._load_folder(part)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
+            raise self._unreadable(part, str(error).strip().splitlines()[0]) from error
+        if lacking:
+            # The libraries leave what is missing random, with a warning at most.
+            raise self._unreadable(part, f"{len(lacking)} of its weights are missing, the first is {lacking[0]}")
+        return module
 
-    def _load_folder(self, part: str) -> nn.Module:
-        common: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": self._located.variant}
-        folder = str(self._located.folder)
-        if part == "denoiser":
-            return UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **common)
-        if part == "vae":
-            return AutoencoderKL.from_pretrained(folder, subfolder="vae", **common)
-        from transformers import CLIPTextModel
+    def _unreadable(self, part: str, why: str) -> UserError:
+        return UserError(
+            f"the {PART_FOLDER[part]} cannot be read ({why})",
+            got=self.source.location,
+            fix="download it again, or check that its config belongs to its weights",
+        )
 
-        return CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32, **common)
+    def _load_folder(self, part: str) -> tuple[nn.Module, list[str]]:
+        """The module, and the names of weights that its files lack."""
+        kind: Any = {"denoiser": UNet2DConditionModel, "vae": AutoencoderKL}.get(part)
+        extra: dict[str, Any] = {}
+        if kind is None:
+            from transformers import CLIPTextModel
+
+            kind, extra = CLIPTextModel, {"dtype": torch.float32}
+        module, info = kind.from_pretrained(
+            str(self._located.folder), subfolder=PART_FOLDER[part], use_safetensors=True, local_files_only=True,
+            variant=self._located.variant, output_loading_info=True, **extra,
+        )  # fmt: skip
+        return module, sorted(info["missing_keys"])
 
     def _load_single_file(self, part: str, file: Path) -> nn.Module:
         folder = str(self._located.folder)
@@ -139,9 +155,11 @@ class StableDiffusionModel:
             return UNet2DConditionModel.from_single_file(str(file), subfolder="unet", **common)
         if part == "vae":
             return AutoencoderKL.from_single_file(str(file), subfolder="vae", **common)
-        return _pipeline_class().from_single_file(
-            str(file), config=folder, local_files_only=True, unet=None, vae=None, safety_checker=None
-        ).text_encoder
+        return (
+            _pipeline_class()
+            .from_single_file(str(file), config=folder, local_files_only=True, unet=None, vae=None, safety_checker=None)
+            .text_encoder
+        )
 
     # ---------------------------------------------------------------------------------------------------- answers
 
@@ -254,7 +272,7 @@ def quiet() -> Iterator[None]:
 
 def _pipeline_class() -> Any:
     """Imported where it is used: the pipeline module pulls in much that training does not need."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     return StableDiffusionPipeline
 

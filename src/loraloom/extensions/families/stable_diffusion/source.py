@@ -47,7 +47,9 @@ class Located:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
-                f"the model lacks {part_folder}/{name}", got=str(self.folder), fix="point to a complete diffusers folder"
+                f"the model lacks {part_folder}/{name}",
+                got=str(self.folder),
+                fix="point to a complete diffusers folder",
             ) from None
         except ValueError as error:
             raise UserError(f"{part_folder}/{name} is not JSON ({error})", got=str(self.folder)) from None
@@ -81,7 +83,9 @@ class Located:
             return [self.single_file]
         folder = self.folder / PART_FOLDER[part]
         files = sorted(folder.glob("*.safetensors"))
-        wanted = [file for file in files if (f".{self.variant}." in file.name if self.variant else "." not in file.stem)]
+        wanted = [
+            file for file in files if (f".{self.variant}." in file.name if self.variant else "." not in file.stem)
+        ]
         if not wanted:
             pickled = [file.name for file in folder.glob("*") if file.suffix in PICKLED]
             others = sorted({file.stem.split(".", 1)[1] for file in files if "." in file.stem})
@@ -121,7 +125,9 @@ def locate(source: ModelSource) -> Located:
         return Located(_config_folder(source), single_file=path.resolve())
     if not _HUB_ID.match(source.location):
         raise UserError(
-            "no such model", got=source.location, expected="a diffusers folder, a .safetensors file or a hub id (owner/name)"
+            "no such model",
+            got=source.location,
+            expected="a diffusers folder, a .safetensors file or a hub id (owner/name)",
         )
     return Located(_download(source.location, source.revision, source.variant), variant=source.variant)
 
@@ -158,7 +164,9 @@ def _download(repo: str, revision: str | None, variant: str | None, *, weights: 
         raise UserError(f"{repo} has no such revision", got=revision, fix=f"look at {page}/commits") from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            "no such model on the hub", got=repo, fix=f"check the name at {page}; for a private model run `hf auth login`"
+            "no such model on the hub",
+            got=repo,
+            fix=f"check the name at {page}; for a private model run `hf auth login`",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         return _from_cache(repo, revision, patterns, error)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
@@ -28,9 +27,13 @@ class ClipText:
         self._weights_fingerprint = weights_fingerprint
         self.window_tokens = min(int(self._tokenizer.model_max_length), 77)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 over the tokenizer's files and the encoder's weights, read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         files = [file for file in sorted(self._folder.iterdir()) if file.is_file()]
         own = "".join(f"{file.name}{sha256_file(file)}" for file in files)
         return sha256_bytes((own + self._weights_fingerprint()).encode())
@@ -54,5 +57,3 @@ class ClipText:
         """(n, k) ids to (n, k, d): the last hidden state after the final layer norm, padding attended to."""
         module = self._module()
         return module(ids_nk.to(next(module.parameters()).device))[0]
-
-

@@ -6,10 +6,13 @@ so that every path runs in tests and benchmarks through the real loading code.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
@@ -26,7 +29,7 @@ def build_tiny(
     text_layers: int = 2,
     vae_widths: tuple[int, ...] = (16, 32, 32, 32),
     sample_size: int = 8,
-    prediction_type: str = "epsilon",
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
 ) -> Path:
     """Write the model and return its folder.
 
@@ -49,18 +52,20 @@ def build_tiny(
         down_block_types=("CrossAttnDownBlock2D",) * (len(widths) - 1) + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(widths) - 1),
     )  # fmt: skip
-    vae = AutoencoderKL(
+    kind: Any = AutoencoderKL  # its annotations name tuples of one
+    vae = kind(
         block_out_channels=vae_widths, norm_num_groups=groups, latent_channels=4, layers_per_block=layers_per_block,
         down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
         up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
     )  # fmt: skip
     _calm(vae)
     tokenizer = _byte_tokenizer(folder / "tokenizer")
+    special: Any = tokenizer
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=text_layers,
             num_attention_heads=4, max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=special.bos_token_id, eos_token_id=special.eos_token_id, pad_token_id=special.pad_token_id,
         )
     )  # fmt: skip
     torch.random.set_rng_state(torch_state)
@@ -68,7 +73,8 @@ def build_tiny(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type=prediction_type,
     )  # fmt: skip
-    StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline
+    pipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip

@@ -1,0 +1,153 @@
+"""The flags of diffusers' `train_text_to_image_lora.py`: which we take, which do nothing here, which we refuse and why.
+
+In: a command line. Out: `Flags` with that script's defaults, and notes for the user. Imports nothing heavy.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from loraloom.errors import UserError, did_you_mean
+
+SCHEDULERS = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "linear": "linear"}
+"""Theirs: ours. The warm-up is told apart elsewhere."""
+RESAMPLES = ("lanczos", "bicubic", "box", "nearest")
+
+REFUSED = {
+    "dataset_name": "nothing is downloaded: save the dataset as a folder with metadata.jsonl and name it with "
+    "--train_data_dir",
+    "dataset_config_name": "it belongs to --dataset_name, and nothing is downloaded: use --train_data_dir",
+    "image_column": "a folder's metadata file names the picture in file_name: rename the column",
+    "max_train_samples": "all pictures of --train_data_dir are learned from: point it to a smaller folder",
+    "cache_dir": "set HF_HOME, which every Hugging Face library reads",
+    "scale_lr": "give the product yourself as --learning_rate: rate x batch x accumulation x devices",
+    "push_to_hub": "nothing is uploaded: run `hf upload` with --output_dir afterwards",
+    "hub_model_id": "nothing is uploaded: run `hf upload` with --output_dir afterwards",
+    "hub_token": "a token on a command line can be read by others: run `hf auth login`",
+}
+"""Flags of their script that we do not take, and what to do instead."""
+
+WITHOUT_EFFECT = {
+    "dataloader_num_workers": "latents and texts are encoded once and kept, there is nothing to load meanwhile",
+    "local_rank": "the launcher says it in LOCAL_RANK",
+    "allow_tf32": "float32 stays float32; for speed use --mixed_precision bf16",
+    "enable_xformers_memory_efficient_attention": "torch's own memory-efficient attention is always used",
+    "logging_dir": "TensorBoard files are in OUTPUT_DIR/tensorboard",
+    "validation_epochs": "pictures are drawn at every checkpoint and epoch end that is 50 steps from the last ones",
+}
+"""Flags that change nothing about what is learned: taken, and a line says why nothing comes of them."""
+
+
+def flag(default: Any, text: str, kind: type | None = None, choices: Sequence[str] | None = None) -> Any:
+    """A flag of theirs: their default, help, the type of its value where the default does not tell."""
+    return field(default=default, metadata={"help": text, "kind": kind or type(default), "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the command line said, with their script's defaults."""
+
+    pretrained_model_name_or_path: str = flag("", "hub id, diffusers folder or .safetensors checkpoint; needed")
+    revision: str | None = flag(None, "hub branch, tag or commit", str)
+    variant: str | None = flag(None, "weight file variant such as fp16", str)
+    train_data_dir: str = flag("", "folder with pictures and metadata.jsonl or metadata.csv; needed")
+    output_dir: str = flag("sd-model-finetuned-lora", "folder of the run")
+    caption_column: str = flag("text", "caption column of the metadata file")
+    resolution: int = flag(512, "side of the square that is learned from, pixels")
+    center_crop: bool = flag(
+        False, "cut the middle; else a random square, chosen ONCE for each picture: its latents are kept, not made anew"
+    )
+    random_flip: bool = flag(False, "also learn mirrored pictures; refused when captions speak of left and right")
+    image_interpolation_mode: str = flag("lanczos", "filter for resizing", choices=RESAMPLES)
+    train_batch_size: int = flag(16, "pictures in one forward pass on one device")
+    gradient_accumulation_steps: int = flag(1, "forward passes for one step")
+    gradient_checkpointing: bool = flag(False, "less memory, slower")
+    num_train_epochs: int = flag(100, "how often every picture is seen")
+    max_train_steps: int | None = flag(None, "optimizer steps; goes before --num_train_epochs", int)
+    learning_rate: float = flag(1e-4, "peak learning rate")
+    lr_scheduler: str = flag("constant", f"{', '.join(SCHEDULERS)}; constant has no warm-up, as there")
+    lr_warmup_steps: int = flag(500, "steps of warm-up for all but constant")
+    adam_beta1: float = flag(0.9, "decay of the first average")
+    adam_beta2: float = flag(0.999, "decay of the second average")
+    adam_weight_decay: float = flag(1e-2, "weight decay")
+    adam_epsilon: float = flag(1e-8, "added to the denominator")
+    use_8bit_adam: bool = flag(False, "AdamW of bitsandbytes")
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
+    mixed_precision: str | None = flag(
+        None, "default: what `accelerate launch` says, or no", str, ("no", "fp16", "bf16")
+    )
+    rank: int = flag(4, "rank of every update, and its alpha")
+    snr_gamma: float | None = flag(None, "min-SNR weighting", float)
+    noise_offset: float = flag(0.0, "share of per-channel constant noise")
+    prediction_type: str | None = flag(None, "default: what the model says", str, ("epsilon", "v_prediction"))
+    seed: int | None = flag(None, "default: 0", int)
+    validation_prompt: str | None = flag(None, "draw this while learning", str)
+    num_validation_images: int = flag(4, "pictures of --validation_prompt, each with its own seed")
+    checkpointing_steps: int = flag(500, "steps between checkpoints")
+    checkpoints_total_limit: int | None = flag(None, "newest checkpoints kept; default: all", int)
+    resume_from_checkpoint: str | None = flag(None, "`latest`, or a checkpoint's folder or name", str)
+    report_to: str | None = flag(
+        None, "default: tensorboard where it is installed", str, ("tensorboard", "wandb", "all", "none")
+    )
+
+
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake as every verb of ours does."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(message, fix="--help lists the flags")
+
+
+def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
+    """The flags, and a line for each that has no effect here.
+
+    Raises:
+        UserError: A flag is unknown, refused, needed and not there, or has a value that it cannot have.
+    """
+    parser = _parser()
+    values, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise UserError("unknown flag", got=unknown[0], fix=did_you_mean(unknown[0].partition("=")[0], known))
+    given = vars(values)
+    for name, instead in REFUSED.items():
+        if given.pop(name) is not None:
+            raise UserError(f"--{name} is not taken here", fix=instead)
+    notes = [
+        f"note: --{name} has no effect here: {why}"
+        for name, why in WITHOUT_EFFECT.items()
+        if given.pop(name) is not None
+    ]
+    flags = Flags(**given)
+    for name in ("pretrained_model_name_or_path", "train_data_dir"):
+        if not getattr(flags, name):
+            raise UserError(f"--{name} is needed", fix="--help lists the flags")
+    return flags, notes
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m loraloom.compat.train_text_to_image_lora",
+        usage="%(prog)s --pretrained_model_name_or_path MODEL --train_data_dir FOLDER [flags]",
+        description="Train a LoRA by the flags of diffusers' train_text_to_image_lora.py.",
+    )
+    taken = parser.add_argument_group("flags")
+    for one in fields(Flags):
+        details: dict[str, Any] = {"default": one.default, "help": one.metadata["help"]}
+        if one.metadata["kind"] is bool:
+            details["action"] = "store_true"
+        else:
+            kind, choices = one.metadata["kind"], one.metadata["choices"]
+            details |= {"type": kind, "choices": choices, "metavar": None if choices else _METAVARS[kind]}
+            if one.default not in (None, ""):
+                details["help"] += " [default: %(default)s]"
+        taken.add_argument(f"--{one.name}", **details)
+    for title, names in (("taken, without effect", WITHOUT_EFFECT), ("not taken", REFUSED)):
+        group = parser.add_argument_group(title)
+        for name, why in names.items():
+            group.add_argument(f"--{name}", nargs="?", const="", default=None, metavar="…", help=why)
+    return parser

@@ -1,0 +1,291 @@
+"""diffusers' `train_text_to_image_lora.py`, by its flags: `python -m loraloom.compat.train_text_to_image_lora`.
+
+In: the command line of that script. Out: its `pytorch_lora_weights.safetensors` at the top of `--output_dir`, beside it
+a whole run of ours, and in `dataset/` the prepared pictures. A flag that we cannot honour is refused with the reason,
+never passed over. Works alone and under `accelerate launch`. docs/coming-from-diffusers.md goes flag by flag.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, read_flags
+from loraloom.errors import UserError
+
+if TYPE_CHECKING:  # `--help` pays for neither pydantic nor torch
+    from loraloom.config.prepare import PrepareConfig
+    from loraloom.config.run import RunConfig
+    from loraloom.contracts import Progress
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+SAME_SCHEDULE = {"cosine_with_restarts": "cosine", "polynomial": "linear"}
+"""What theirs come to with their script's fixed settings: one cycle, and power 1."""
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+def prepare_settings(flags: Flags) -> "PrepareConfig":
+    """How the pictures are prepared.
+
+    Raises:
+        UserError: The resolution falls on no whole latents, or is out of the limits.
+    """
+    from loraloom.config.prepare import PrepareConfig
+    from loraloom.config.reading import read_settings
+
+    if flags.resolution % 8:
+        nearest = max(16, round(flags.resolution / 8) * 8)
+        raise UserError("--resolution", got=flags.resolution, expected="a multiple of 8", fix=f"use {nearest}")
+    values = {
+        "format": "imagefolder", "caption_column": flags.caption_column, "size": flags.resolution,
+        "crop": "center" if flags.center_crop else "random", "resample": flags.image_interpolation_mode,
+        "min_size": 1, "validation_share": 0.0, "seed": flags.seed or 0,
+    }  # fmt: skip
+    return read_settings(PrepareConfig, values=values)
+
+
+def run_settings(
+    flags: Flags,
+    num_pictures: int,
+    environ: Mapping[str, str],
+    installed: Callable[[str], bool] = lambda package: find_spec(package) is not None,
+) -> "RunConfig":
+    """What and how is learned.
+
+    Args:
+        flags: From the command line.
+        num_pictures: In the prepared dataset; an epoch is as long as theirs.
+        environ: What the launcher set: WORLD_SIZE, ACCELERATE_MIXED_PRECISION.
+        installed: Whether a tracker's package is there.
+
+    Raises:
+        UserError: A scheduler that we do not have, a warm-up longer than the training, values out of their limits.
+    """
+    from loraloom.config.reading import read_settings
+    from loraloom.config.run import RunConfig
+
+    steps = flags.max_train_steps
+    if steps is None:
+        a_step = flags.train_batch_size * flags.gradient_accumulation_steps * int(environ.get("WORLD_SIZE", "1"))
+        steps = flags.num_train_epochs * -(-num_pictures // max(a_step, 1))
+    out = Path(flags.output_dir)
+    values: dict[str, Any] = {
+        "model.source": flags.pretrained_model_name_or_path, "model.revision": flags.revision,
+        "model.variant": flags.variant, "data.dataset": str(out / "dataset"), "data.batch_size": flags.train_batch_size,
+        "data.random_flip": flags.random_flip, "data.caption_dropout": 0.0, "lora.target": "attention",
+        "lora.rank": flags.rank, "optim.optimizer": "adamw8bit" if flags.use_8bit_adam else "adamw",
+        "optim.learning_rate": flags.learning_rate, "optim.betas": (flags.adam_beta1, flags.adam_beta2),
+        "optim.eps": flags.adam_epsilon, "optim.weight_decay": flags.adam_weight_decay,
+        "optim.max_grad_norm": flags.max_grad_norm, **_schedule(flags, steps), "objective.snr_gamma": flags.snr_gamma,
+        "objective.noise_offset": flags.noise_offset, "objective.prediction_type": flags.prediction_type or "auto",
+        "train.output": str(out), "train.max_steps": steps, "train.validation_every": 0,
+        "train.gradient_accumulation": flags.gradient_accumulation_steps,
+        "train.mixed_precision": flags.mixed_precision or environ.get("ACCELERATE_MIXED_PRECISION") or "no",
+        "train.gradient_checkpointing": flags.gradient_checkpointing, "train.seed": flags.seed or 0,
+        "checkpoints.every": flags.checkpointing_steps, "checkpoints.resume": _resume(flags),
+        "checkpoints.keep": steps if flags.checkpoints_total_limit is None else flags.checkpoints_total_limit,
+        "samples.enabled": flags.validation_prompt is not None, "samples.steps": 30, "samples.seed": flags.seed or 0,
+        "samples.prompts": (flags.validation_prompt,) * flags.num_validation_images if flags.validation_prompt else (),
+        **_trackers(flags.report_to, installed), "export.dtype": "fp32",
+    }  # fmt: skip
+    return read_settings(RunConfig, values=values)
+
+
+def _schedule(flags: Flags, steps: int) -> dict[str, Any]:
+    """Scheduler and warm-up; diffusers' `constant` has none whatever --lr_warmup_steps says."""
+    if flags.lr_scheduler not in SCHEDULERS:
+        same = SAME_SCHEDULE.get(flags.lr_scheduler)
+        fix = f"their script's {flags.lr_scheduler} comes to the same as --lr_scheduler {same}" if same else None
+        raise UserError("--lr_scheduler", got=flags.lr_scheduler, expected=f"one of {', '.join(SCHEDULERS)}", fix=fix)
+    warmup = 0 if flags.lr_scheduler == "constant" else flags.lr_warmup_steps
+    if warmup > steps:
+        raise UserError(
+            "--lr_warmup_steps is longer than the training: the learning rate would never reach its peak",
+            got=f"{warmup} of {steps} steps", fix="set --lr_warmup_steps, or train longer",
+        )  # fmt: skip
+    return {"optim.scheduler": SCHEDULERS[flags.lr_scheduler], "optim.warmup_steps": warmup}
+
+
+def _trackers(report_to: str | None, installed: Callable[[str], bool]) -> dict[str, Any]:
+    """`all`, and the default, mean those that are installed, as there; one that is named must be."""
+    tensorboard = report_to == "tensorboard" or (report_to in (None, "all") and installed("tensorboard"))
+    wandb = report_to == "wandb" or (report_to == "all" and installed("wandb"))
+    return {
+        "tracking.tensorboard": tensorboard, "tracking.wandb": wandb, "tracking.project": "text2image-fine-tune",
+    }  # fmt: skip
+
+
+def _resume(flags: Flags) -> str:
+    """`never`, `auto`, or the folder of a checkpoint.
+
+    Raises:
+        UserError: The output folder holds a run and nothing was said; no such checkpoint; a checkpoint of their script.
+    """
+    wish, out = flags.resume_from_checkpoint, Path(flags.output_dir)
+    ours = any((out / "checkpoints").glob("step_*"))
+    if wish is None:
+        if ours or (out / "adapter.safetensors").exists():
+            raise UserError(
+                "this --output_dir holds a run already", got=str(out),
+                fix="go on with --resume_from_checkpoint latest, or choose another --output_dir",
+            )  # fmt: skip
+        return "never"
+    if wish != "latest":
+        name = Path(wish).name
+        number = name.rpartition("-")[2]
+        own = f"step_{int(number):07d}" if name.startswith("checkpoint-") and number.isdecimal() else name
+        for place in (Path(wish), out / "checkpoints" / own):
+            if (place / "manifest.json").is_file():
+                return str(place)
+    theirs = sorted(entry.name for entry in out.glob("checkpoint-*"))
+    if wish == "latest" and (ours or not theirs):
+        return "auto"
+    if theirs:
+        what = "their script's checkpoints cannot be gone on from: the optimizer's state in them is pickled"
+        raise UserError(
+            what, got=str(out / theirs[-1]), fix="finish that run there, or start anew in another --output_dir"
+        )
+    known = ", ".join(sorted(entry.name for entry in (out / "checkpoints").glob("step_*")))
+    raise UserError(
+        "no such checkpoint", got=wish, expected=known or "latest", fix="`latest` takes the newest whole one"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- running
+
+
+def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Prepare and train; every process of a launch calls this, the first one prepares.
+
+    Raises:
+        UserError: Whatever the user can repair; what can be seen beforehand is told before any picture is read.
+    """
+    prepare_config = prepare_settings(flags)
+    listed = _look(flags, prepare_config)
+    run_settings(flags, listed, environ)
+    from loraloom.train.run import train  # torch, from here on
+
+    num_pictures = _prepare_once(flags, prepare_config, environ, say)
+    settings = run_settings(flags, num_pictures, environ)
+    main = int(environ.get("RANK", "0")) == 0
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        say(
+            f"step {done}/{settings.train.max_steps}  loss {numbers['loss']:.4f}  lr {numbers['learning_rate']:.2e}  "
+            f"{numbers['images_per_second']:.1f} images/s"
+        )
+
+    result = train(settings, say=say, report=report, progress=_progress)
+    if not main:
+        return
+    if result.adapter is None:
+        say("to go on, add --resume_from_checkpoint latest")
+        return
+    from loraloom.files import write_bytes
+
+    weights = result.folder / WEIGHTS_NAME
+    write_bytes(weights, (result.folder / "exports" / WEIGHTS_NAME).read_bytes())
+    say(f"done: {weights}")
+
+
+def _look(flags: Flags, config: "PrepareConfig") -> int:
+    """How many pictures the metadata lists; opens none.
+
+    Raises:
+        UserError: Not such a folder, or --random_flip with captions that speak of left and right.
+    """
+    from loraloom import plugins
+    from loraloom.contracts import Domain
+    from loraloom.data.inspect import choose_format, format_options
+
+    options = format_options(config)
+    choice = choose_format(Path(flags.train_data_dir), config.format, options)
+    items = [item for item in choice.format.read(Path(flags.train_data_dir), options) if item.problem is None]
+    if flags.random_flip:
+        domain: Domain = plugins.load("domains", config.domain)
+        blind = [item for item in items if item.caption and domain.mirrored(item.caption) is None]
+        if blind:
+            raise UserError(
+                f"--random_flip is on, but {len(blind)} of {len(items)} captions speak of left and right",
+                got=f"{blind[0].id}: {(blind[0].caption or '')[:60]}",
+                fix="leave out --random_flip: a mirrored picture would be taught with a false caption",
+            )
+    return max(len(items), 1)
+
+
+def _prepare_once(flags: Flags, config: "PrepareConfig", environ: Mapping[str, str], say: Callable[[str], None]) -> int:
+    """Prepare in the first process; the others wait, and fail when it failed. Returns the number of pictures."""
+    out = Path(flags.output_dir) / "dataset"
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        return _prepare(flags, config, out, say)
+    from loraloom.data.manifest import read_manifest
+    from loraloom.train.runtime import make_runtime
+
+    runtime = make_runtime("no")
+    fault = ""
+    if runtime.is_main:
+        try:
+            _prepare(flags, config, out, say)
+        except UserError as error:
+            fault = str(error)
+    if faults := [text for text in runtime.gather_texts([fault]) if text]:
+        raise UserError(faults[0])
+    return len(read_manifest(out).examples)
+
+
+def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[str], None]) -> int:
+    from loraloom.contracts import ModelSource
+    from loraloom.data.prepare import prepare
+    from loraloom.opening import open_model
+
+    # Opened first: a wrong name must not be told after an hour of preparing.
+    text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text
+    report = prepare(
+        Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(text.tokenize(caption)), console=say,
+        progress=_progress("preparing pictures"),
+    )  # fmt: skip
+    return len(report.manifest.examples)
+
+
+def _progress(title: str) -> "Progress":
+    """A line every ten seconds at most."""
+    last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            sys.stderr.write(f"{title}: {done} of {total}\n")
+
+    return advance
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point; exit status 0 well, 2 the user can repair it, 130 interrupted."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    first = os.environ.get("RANK", "0") == "0"
+
+    def say(text: str) -> None:
+        if first:
+            print(text, flush=True)
+
+    try:
+        flags, notes = read_flags(sys.argv[1:] if arguments is None else arguments)
+        for note in notes:
+            say(note)
+        run(flags, os.environ, say)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
