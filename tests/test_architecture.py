@@ -26,11 +26,11 @@ LEVELS: list[set[str]] = [
     {"evaluate"},
     {"train"},
     {"cluster", "serve", "compat"},
-    {"cli", "console", "doctor", "__main__"},
+    {"cli", "console", "doctor", "quickstart", "__main__"},
 ]
 """Each room imports rooms of lower levels and, below the top two, not its neighbours."""
 
-NEIGHBOURS = {("cli", "console"), ("cli", "doctor"), ("__main__", "cli")}
+NEIGHBOURS = {("cli", "console"), ("cli", "quickstart"), ("quickstart", "console"), ("cli", "doctor"), ("__main__", "cli")}
 """Imports within a level that are meant."""
 
 ONLY_IN = {

@@ -121,6 +121,16 @@ def tokens(
     typer.echo(tokens_text(dataset, model, domain, show))
 
 
+def quickstart(
+    out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
+    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 200,
+) -> None:
+    """Draw pictures, teach one to a tiny base, draw with it, and measure; no download, about a minute."""
+    from loraloom.quickstart import run_quickstart
+
+    run_quickstart(out, steps, typer.echo)
+
+
 def config(
     resolved: Annotated[
         Path | None, typer.Option("--resolved", metavar="FILE", help="print this run's settings, defaults filled in")
@@ -193,6 +203,7 @@ class Verb:
 
 
 VERBS = (
+    Verb(quickstart),
     Verb(prepare, "loraloom.config.prepare:PrepareConfig"),
     Verb(train, "loraloom.config.run:RunConfig"),
     Verb(generate, "loraloom.config.generate:GenerateConfig"),

@@ -352,6 +352,9 @@ class Family(Protocol):
             UserError: Missing, gated, unreadable or of another family; says what to do.
         """
 
+    def build_tiny(self, folder: Path, seed: int = 0) -> Path:
+        """Write a random-weight model of the family's layout, about a million parameters, and return its folder."""
+
 
 # ---------------------------------------------------------------------------------------------------- pictures
 

@@ -3,6 +3,8 @@
 In: a `ModelSource`. Out: a `DiffusionModel` whose parts are read when they are first used.
 """
 
+from pathlib import Path
+
 from loraloom.contracts import DiffusionModel, ModelSource
 
 
@@ -23,6 +25,12 @@ class StableDiffusion:
         from loraloom.extensions.families.stable_diffusion.source import locate
 
         return StableDiffusionModel(source, locate(source))
+
+    def build_tiny(self, folder: Path, seed: int = 0) -> Path:
+        """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""
+        from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+
+        return build_tiny(folder, seed=seed)
 
 
 FAMILY = StableDiffusion()

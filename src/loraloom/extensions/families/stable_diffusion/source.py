@@ -91,6 +91,9 @@ class Located:
             others = sorted({file.stem.split(".", 1)[1] for file in files if "." in file.stem})
             if others and not self.variant:
                 fix = f"add --variant {others[0]}"
+            elif files and self.variant:
+                known = f"choose one of {', '.join(others)}, or " if others else ""
+                fix = f"there is no variant {self.variant!r}: {known}leave out --variant"
             elif pickled:
                 fix = f"it has pickled weights only ({pickled[0]}), which can run code; get the safetensors version"
             else:
