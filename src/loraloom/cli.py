@@ -7,6 +7,7 @@ A new verb is a function here and a line in `VERBS`. One whose flags come from s
 parameter, `given`, and names its settings class in its line; the class is imported when that verb is asked for.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -168,6 +169,9 @@ def doctor(
         raise typer.Exit(1)
 
 
+_FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What the user's disk or rights forbid: a word, no traceback."""
+
 # ------------------------------------------------------------------------------------------------------- the table
 
 
@@ -288,4 +292,9 @@ def main() -> None:
         app(prog_name="loraloom")
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _FULL_OR_FORBIDDEN:
+            raise
+        sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
         sys.exit(2)

@@ -95,10 +95,10 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
     max_steps = settings.train.max_steps
 
     def report(done: int, numbers: dict[str, float]) -> None:
-        per_step = settings.data.batch_size * settings.train.gradient_accumulation
-        left = (max_steps - done) * per_step / max(numbers["images_per_second"], 1e-9)
+        left = (max_steps - done) / max(numbers["steps_per_second"], 1e-9)
+        held_out = f"validation {numbers['validation_loss']:.4f}  " if "validation_loss" in numbers else ""
         say(
-            f"step {done}/{max_steps}  loss {numbers['loss']:.4f}  lr {numbers['learning_rate']:.2e}  "
+            f"step {done}/{max_steps}  loss {numbers['loss']:.4f}  {held_out}lr {numbers['learning_rate']:.2e}  "
             f"norm {numbers['grad_norm']:.3f}  {numbers['images_per_second']:.1f} images/s  "
             f"{numbers['peak_memory_mib'] / 1024:.2f} GiB  {duration(left)} left"
         )

@@ -223,12 +223,14 @@ class ModelSource:
         variant: Hub or folder file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model with the same layout (its configs and
             tokenizer are read, no weights); None lets the family choose.
+        prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
     """
 
     location: str
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: str = "auto"
 
 
 class Sampler(Protocol):

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,19 @@ def whole_directory(path: Path) -> Iterator[Path]:
     fsync_path(path.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what `whole_directory` and `write_bytes` of killed processes left in `folder`."""
+def remove_leftovers(folder: Path, min_age_s: float = 0.0) -> None:
+    """Delete what `whole_directory` and `write_bytes` of killed processes left in `folder`.
+
+    In a folder that other processes may be writing to, `min_age_s` spares what is still being written.
+    """
     if not folder.is_dir():
         return
     for entry in folder.iterdir():
-        if entry.name.startswith(".") and entry.suffix in {".tmp", ".old"}:
+        if not (entry.name.startswith(".") and entry.suffix in {".tmp", ".old"}):
+            continue
+        with suppress(FileNotFoundError):
+            if time.time() - entry.stat().st_mtime < min_age_s:
+                continue
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

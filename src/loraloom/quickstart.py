@@ -98,7 +98,7 @@ def draw_house(rng: np.random.Generator, jitter: float) -> Image.Image:
         ("rectangle", (18, 30, 46, 54), (200, 60, 50)), ("polygon", (14, 30, 32, 14, 50, 30), (120, 50, 40)),
         ("rectangle", (28, 40, 36, 54), (70, 40, 30)), ("ellipse", (48, 4, 60, 16), (250, 220, 60)),
     ]  # fmt: skip
-    image = Image.new("RGB", (_SIZE_PX * scale,) * 2)
+    image = Image.new("RGB", (_SIZE_PX * scale, _SIZE_PX * scale))
     draw = ImageDraw.Draw(image)
     for kind, points, colour in shapes:
         dx, dy = rng.integers(-12, 13, 2) * jitter if points[0] else (0, 0)

@@ -7,6 +7,7 @@ trackers that were asked for.
 import json
 import math
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError("tracking.tensorboard needs tensorboard", fix="install it: uv sync --extra track") from None
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
     def event(self, event: Event) -> None:
         """Numbers become scalars `kind/name`."""
@@ -103,13 +104,12 @@ class WeightsAndBiases:
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         try:
             import wandb
-            from wandb.util import generate_id  # pyright: ignore[reportAttributeAccessIssue]
         except ImportError:
             raise UserError("tracking.wandb needs wandb", fix="install it: uv sync --extra track") from None
         self._wandb: Any = wandb
         id_file = folder / "wandb_id.txt"
         if not id_file.is_file():
-            write_text(id_file, generate_id())
+            write_text(id_file, uuid.uuid4().hex[:8])
         self._run: Any = wandb.init(
             project=project,
             dir=str(folder),
@@ -117,16 +117,18 @@ class WeightsAndBiases:
             resume="allow",
             config=dict(config),
         )
+        # W&B drops what is older than its own counter; a resumed run goes back a little and keeps its own.
+        self._run.define_metric("*", step_metric="step")
 
     def event(self, event: Event) -> None:
         """Numbers become `kind/name`."""
         numbers = {f"{event.kind}/{key}": value for key, value in _numbers(event).items()}
         if numbers:
-            self._run.log(numbers, step=event.step)
+            self._run.log({**numbers, "step": event.step})
 
     def picture(self, name: str, path: Path, step: int, caption: str) -> None:
         """The picture with its caption."""
-        self._run.log({name: self._wandb.Image(str(path), caption=caption)}, step=step)
+        self._run.log({name: self._wandb.Image(str(path), caption=caption), "step": step})
 
     def close(self) -> None:
         """Finish the run."""

@@ -20,6 +20,7 @@ class ModelConfig(Settings):
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "hub id, diffusers folder or .safetensors checkpoint",
         flag="--model",
+        resumable=True,  # its weights are compared, not how its place is spelled
     )
     family: str = setting("auto", "kind of model; auto reads its configuration", flag="--family")
     revision: str | None = setting(None, "hub branch, tag or commit", flag="--revision")
@@ -34,7 +35,9 @@ class ModelConfig(Settings):
 class DataConfig(Settings):
     """What is learned from."""
 
-    dataset: str = setting("", "folder made by `loraloom prepare`", flag="--dataset")
+    dataset: str = setting(
+        "", "folder made by `loraloom prepare`", flag="--dataset", resumable=True
+    )  # compared by content
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
     batch_size: int = setting(4, "pictures in one forward pass on one device", flag="--batch-size", ge=1)
     random_flip: bool = setting(
@@ -227,6 +230,14 @@ class RunConfig(Settings):
             raise ValueError(
                 f"optim.warmup_steps is {self.optim.warmup_steps} but train.max_steps is {self.train.max_steps}: "
                 "the learning rate would never reach its peak"
+            )
+        if self.optim.optimizer == "prodigy" and self.optim.learning_rate < 0.1:
+            raise ValueError(
+                f"optim.learning_rate is {self.optim.learning_rate} but prodigy finds its own step and expects about 1.0"
+            )
+        if self.optim.optimizer == "prodigy" and self.optim.text_encoder_learning_rate is not None:
+            raise ValueError(
+                "optim.text_encoder_learning_rate cannot be set with prodigy, which finds one step for all"
             )
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")

@@ -66,18 +66,19 @@ class BatchMaker:
             weights_b=torch.tensor([slot.weight for slot in slots]),
         )
 
-    def fixed(self, index: int, timestep: int) -> Batch:
-        """A picture at a fixed timestep with fixed noise: what validation losses are made of."""
+    def fixed(self, index: int, timesteps: Sequence[int]) -> Batch:
+        """A picture at fixed timesteps, each with its fixed noise: what validation losses are made of."""
         example = self.examples[index]
         drawn = self.latents.sample(example, False, lambda shape: torch.zeros(shape))
         c, h, w = drawn.shape
+        count = len(timesteps)
         return Batch(
-            ids=(example.id,),
-            latents_bchw=drawn[None],
-            noise_bchw=draw_noise((c, h, w), 0.0, "validation", timestep, example.id)[None],
-            timesteps_b=torch.tensor([timestep]),
-            conditioning=collate(self.texts.states([example.caption])),
-            weights_b=torch.ones(1),
+            ids=(example.id,) * count,
+            latents_bchw=drawn[None].repeat(count, 1, 1, 1),
+            noise_bchw=torch.stack([draw_noise((c, h, w), 0.0, "validation", t, example.id) for t in timesteps]),
+            timesteps_b=torch.tensor(list(timesteps)),
+            conditioning=collate(self.texts.states([example.caption]) * count),
+            weights_b=torch.ones(count),
         )
 
     def caption(self, example: Example, mirrored: bool) -> str:

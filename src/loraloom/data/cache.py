@@ -73,7 +73,7 @@ class ContentCache:
         """Remove what killed processes left half-written."""
         if self.folder and self.folder.is_dir():
             for part in self.folder.iterdir():
-                remove_leftovers(part)
+                remove_leftovers(part, min_age_s=3600.0)  # another run may be filling the same cache
 
     def _hold(self, key: str, tensors: Tensors) -> None:
         if key in self._held:

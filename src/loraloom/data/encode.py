@@ -5,7 +5,7 @@ encoded once at the start, shared out over the devices; afterwards neither VAE n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -99,46 +99,59 @@ class LatentStore:
         ]
 
 
+Wanted = tuple[str, bool]
+"""A text, and whether `(word:1.3)` in it is a weight. Captions are literal; prompts that a user wrote are not."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextStore:
-    """States of final captions.
+    """States of final captions and sample prompts.
 
     Attributes:
         encoder: Encodes what is missing.
         cache: Where states are kept.
         dtype: Of the kept states.
         live: Encode at every use instead, because the text encoder is learning.
+        keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
     """
 
     encoder: PromptEncoder
     cache: ContentCache
     dtype: torch.dtype = torch.float32
     live: bool = False
+    keys: dict[Wanted, str] = field(default_factory=dict[Wanted, str])
 
-    def fill(self, captions: Sequence[str], batch_size: int, progress: Progress | None = None) -> int:
-        """Encode what the cache lacks; returns how many were encoded."""
-        if self.live:
-            return 0
-        waiting = {self.key(caption): caption for caption in captions}
-        missing = self.cache.missing(list(waiting))
-        for start in range(0, len(missing), batch_size):
-            for key in missing[start : start + batch_size]:
-                # One caption at a time: its states must not depend on its neighbours' lengths.
-                self.cache.put(key, self._encode(waiting[key]))
+    def missing(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+        """Texts whose states the cache lacks, each once."""
+        waiting = {self.key(text): text for text in wanted}
+        return [waiting[key] for key in self.cache.missing(list(waiting))]
+
+    def fill(self, wanted: Sequence[Wanted], progress: Progress | None = None) -> int:
+        """Encode what the cache lacks; returns how many were encoded.
+
+        One text at a time: its states must not depend on its neighbours' lengths.
+        """
+        missing = self.missing(wanted)
+        for done, text in enumerate(missing, 1):
+            self.cache.put(self.key(text), self._encode(text))
             if progress:
-                progress(min(start + batch_size, len(missing)), len(missing))
+                progress(done, len(missing))
         return len(missing)
 
-    def states(self, captions: Sequence[str]) -> list[Tensor]:
-        """(n, k, d) states of each caption."""
+    def states(self, texts: Sequence[str], *, weighting: bool = False) -> list[Tensor]:
+        """(n, k, d) states of each text."""
         if self.live:
-            return self.encoder.encode(captions)
-        return [self.cache.get(self.key(caption), lambda c=caption: self._encode(c))["states"] for caption in captions]
+            return self.encoder.encode(texts, weighting=weighting)
+        wanted = [(text, weighting) for text in texts]
+        return [self.cache.get(self.key(text), lambda t=text: self._encode(t))["states"] for text in wanted]
 
-    def key(self, caption: str) -> str:
+    def key(self, wanted: Wanted) -> str:
         """See `PromptEncoder.cache_key`."""
-        return self.encoder.cache_key(caption, dtype=self.dtype)
+        if wanted not in self.keys:
+            self.keys[wanted] = self.encoder.cache_key(wanted[0], weighting=wanted[1], dtype=self.dtype)
+        return self.keys[wanted]
 
-    def _encode(self, caption: str) -> dict[str, Tensor]:
+    def _encode(self, wanted: Wanted) -> dict[str, Tensor]:
         with torch.inference_mode():
-            return {"states": self.encoder.encode([caption])[0].to("cpu", self.dtype)}
+            states = self.encoder.encode([wanted[0]], weighting=wanted[1])[0]
+        return {"states": states.to("cpu", self.dtype)}

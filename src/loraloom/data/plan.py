@@ -94,12 +94,13 @@ class EpochCache:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.steps_per_epoch = plan.steps_per_epoch  # walks all pictures: once a run, not once a step
         self._number = -1
         self._steps: Sequence[Step] = ()
 
     def step(self, step: int) -> tuple[int, Step]:
         """Epoch number and forward passes of an optimizer step counted from 0."""
-        epoch, place = divmod(step, self.plan.steps_per_epoch)
+        epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._number:
             self._number, self._steps = epoch, self.plan.epoch(epoch)
         return epoch, self._steps[place]

@@ -71,14 +71,14 @@ class Objective:
 def make_objective(
     schedule: NoiseSchedule,
     *,
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
     snr_gamma: float | None = None,
     noise_offset: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Objective:
-    """The objective that a model's schedule asks for; `auto` takes the schedule's own prediction type."""
-    chosen = schedule.prediction_type if prediction_type == "auto" else prediction_type
-    return Objective(schedule.alphas_cumprod_t.to(device, torch.float32), chosen, snr_gamma, noise_offset)
+    """The objective that a model's schedule asks for, on a device."""
+    return Objective(
+        schedule.alphas_cumprod_t.to(device, torch.float32), schedule.prediction_type, snr_gamma, noise_offset
+    )
 
 
 def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str | int) -> Tensor:

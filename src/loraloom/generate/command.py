@@ -34,7 +34,7 @@ class Wishes:
     prompts: Sequence[str] = ()
     adapters: Sequence[Path] = ()
     weights: Sequence[float] = ()
-    model: str | None = None
+    model: str | ModelSource | None = None
     prompt_method: str | None = None
     prompts_file: Path | None = None
     recipe: Path | None = None
@@ -58,8 +58,10 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     _check(wishes)
     prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
     requests: list[PictureRequest] = []
+    wanted_model: str | None = None
     if wishes.recipe:
         requests, shared = recipe_requests(wishes.recipe, say)
+        wanted_model = (shared["model"] or {}).get("sha256")
         config, wishes = _from_recipe(config, wishes, shared, given, say)
     elif not prompts and not wishes.interactive:
         raise UserError(
@@ -70,11 +72,13 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     weights = _weights(wishes)
     session = open_session(
         config,
-        source=ModelSource(wishes.model) if wishes.model else None,
+        source=ModelSource(wishes.model) if isinstance(wishes.model, str) else wishes.model,
         adapters=list(zip(wishes.adapters, weights, strict=True)),
         method=method,
         say=say,
     )
+    if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
+        say("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
     with bars() as bar:
         if wishes.interactive:
@@ -173,16 +177,23 @@ def _from_recipe(
             say(f"note: {adapter['path']} is not the file that the recipe was drawn with; pictures will differ")
     config = config.model_copy(
         update={
-            "weighting": given.get("weighting", shared["weighting"]),
-            "mixed_precision": given.get("mixed_precision", shared["precision"]),
+            "weighting": given.get("weighting", shared["weighting"] is not False),
+            "mixed_precision": given.get("mixed_precision", shared["precision"] or "no"),
         }
     )
     own = bool(wishes.adapters)
     return config, replace(
         wishes,
-        model=wishes.model or model.get("source"),
+        model=wishes.model or _source_of(model),
         adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
         weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
         out=wishes.out or Path("pictures"),
     )
+
+
+def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
+    """The base that a recipe names; revision, variant and config belong to it."""
+    if not model.get("source"):
+        return None
+    return ModelSource(model["source"], model.get("revision"), model.get("variant"), model.get("config"))

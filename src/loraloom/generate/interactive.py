@@ -4,6 +4,7 @@ In: a session and lines of text. Out: saved pictures, and words. A line that sta
 prompt. Every command checks its value before anything is drawn.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,9 @@ class Interactive:
         def act(text: str) -> None:
             try:
                 value = kind(text)
-            except ValueError:
+                if not math.isfinite(value):
+                    raise ValueError(text)
+            except (ValueError, OverflowError):
                 raise UserError(f"{key} needs a number", got=text) from None
             self._set(key, value)
             self._show("")
@@ -122,6 +125,8 @@ class Interactive:
         parts = text.split()
         try:
             weight, number = float(parts[0]), int(parts[1]) if len(parts) > 1 else 1
+            if not math.isfinite(weight):
+                raise ValueError(text)
         except (ValueError, IndexError):
             raise UserError("an adapter weight is a number", got=text, expected=":weight 0.8") from None
         if not 1 <= number <= len(self.session.adapters):

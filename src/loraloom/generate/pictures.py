@@ -70,7 +70,7 @@ def generate(
                     progress(before + step * size, total)
 
             latents_bchw = denoise(model, encode, [request for _, request in batch], autocast=autocast, on_step=count)
-            images = to_images(model, latents_bchw, autocast)
+            images = to_images(model, latents_bchw)
             done += sum(request.num_steps for _, request in batch)
             seconds = (time.perf_counter() - began) / len(batch)
             for (index, request), image in zip(batch, images, strict=True):
@@ -115,10 +115,9 @@ def denoise(
 
 
 @torch.inference_mode()
-def to_images(
-    model: DiffusionModel, latents_bchw: Tensor, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-) -> list[Image.Image]:
-    """RGB pictures; decoded one by one, because the decoder needs most memory of all."""
+def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
+    """RGB pictures; decoded one by one, because the decoder needs most memory of all, and in full precision, because
+    half precision overflows in some decoders."""
     if not bool(torch.isfinite(latents_bchw).all()):
         raise UserError(
             "the picture came out as NaN",
@@ -126,8 +125,7 @@ def to_images(
         )
     images: list[Image.Image] = []
     for one_chw in latents_bchw:
-        with autocast():
-            pixels_chw = model.decode_latents(one_chw[None])[0]
+        pixels_chw = model.decode_latents(one_chw[None])[0]
         array_hwc = ((pixels_chw + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         images.append(Image.fromarray(np.ascontiguousarray(array_hwc)))
     return images
@@ -136,7 +134,7 @@ def to_images(
 def check_size(model: DiffusionModel, request: PictureRequest) -> None:
     """Raise `UserError` for a size that the model cannot draw."""
     step = model.latent_scale
-    if request.width % step or request.height % step:
+    if min(request.width, request.height) < step or request.width % step or request.height % step:
         raise UserError(
             "this size cannot be drawn",
             got=f"{request.width}x{request.height}",

@@ -21,6 +21,8 @@ from loraloom.files import write_text
 
 LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
+_KINDS: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+"""JSON values that a request's field may have, by the field's type as it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             "no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us"
         )
     if path.suffix.lower() == ".png":
-        with Image.open(path) as image:
-            text = image.info.get(_PNG_KEY)
+        try:
+            with Image.open(path) as image:
+                text = image.info.get(_PNG_KEY)
+        except OSError as error:
+            raise UserError("this picture cannot be read", got=f"{path} ({error})") from None
         if not isinstance(text, str):
             raise UserError(
                 "this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`"
             )
         return [{"file": path.name, **_parse(text, path.name)}]
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # a prompt may hold other line ends
+    except UnicodeDecodeError:
+        raise UserError("the recipe is not UTF-8 text", got=str(path), fix=f"name a {LIST_NAME} or a PNG") from None
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -100,13 +108,28 @@ def request_of(row: Mapping[str, Any]) -> PictureRequest:
     """The request in a row.
 
     Raises:
-        UserError: A field is missing.
+        UserError: A field is missing or of another type.
     """
     names = [field.name for field in fields(PictureRequest)]
     missing = [name for name in names if name not in row]
     if missing:
         raise UserError("a recipe line is incomplete", got=f"no {', '.join(missing)}", fix="use a line that we wrote")
-    return PictureRequest(**{name: row[name] for name in names})
+    request = PictureRequest(**{name: row[name] for name in names})
+    for field in fields(PictureRequest):
+        value, kind = row[field.name], _KINDS[_type_name(field.type)]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise UserError(
+                f"{field.name} of a recipe line cannot be that",
+                got=value,
+                expected=f"a value of type {_type_name(field.type)}",
+            )
+    if request.num_steps < 1:
+        raise UserError("num_steps of a recipe line cannot be that", got=request.num_steps, expected="at least 1")
+    return request
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else annotation.__name__
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:

@@ -59,8 +59,14 @@ def _paste(sheet: Image.Image, picture: Image.Image | None, left: int, top: int,
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room_px: int) -> str:
     line = " ".join(text.split())
-    if draw.textlength(line, font=font) <= room_px:
+    if len(line) <= room_px and draw.textlength(line, font=font) <= room_px:
         return line
-    while line and draw.textlength(line + "…", font=font) > room_px:
-        line = line[:-1]
-    return line + "…"
+    # Halving: a letter at a time took minutes for a prompt of some thousand letters.
+    low, high = 0, min(len(line), room_px)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if draw.textlength(line[:middle] + "…", font=font) <= room_px:
+            low = middle
+        else:
+            high = middle - 1
+    return line[:low] + "…"

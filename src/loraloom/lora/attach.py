@@ -83,20 +83,18 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
 
 
 def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:
-    """A preset by name, or a regular expression over the names of linear and convolution layers.
+    """A preset by name, or a regular expression searched in the names of linear and convolution layers.
 
     Raises:
-        UserError: Neither a preset nor a valid expression; the nearest presets are listed.
+        UserError: Neither a preset nor a valid expression.
     """
     if target in presets:
         return presets[target]
-    hint = did_you_mean(target, presets)
-    if re.fullmatch(r"[A-Za-z_]+", target) and hint.startswith("did you mean"):
-        raise UserError("unknown lora.target", got=target, fix=hint)
     try:
         re.compile(target)
     except re.error as error:
-        raise UserError(f"lora.target is no preset and no regular expression ({error})", got=target, fix=hint) from None
+        fix = did_you_mean(target, presets)
+        raise UserError(f"lora.target is no preset and no regular expression ({error})", got=target, fix=fix) from None
     return LoraPreset(f".*(?:{target}).*", ("Linear", "Conv2d"))
 
 
@@ -115,6 +113,7 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
             "lora.target matches no layer",
             got=config.target,
             expected=f"one of {', '.join(model.lora_presets)}, or a regular expression on names such as {linear[0]}",
+            fix=did_you_mean(config.target, model.lora_presets),
         )
     if config.text_encoder:
         chosen["text_encoder"] = match_modules(model.module("text_encoder"), model.text_encoder_preset)

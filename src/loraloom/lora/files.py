@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel
@@ -34,17 +35,14 @@ class AdapterFile:
         record: What our own files say: rank, alpha, target, base model, trigger, prompt method, dataset, size;
             empty for files of other programs.
         metadata: The file's whole metadata.
+        sha256: Of the file's bytes.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     record: Mapping[str, Any]
     metadata: Mapping[str, str]
-
-    @property
-    def sha256(self) -> str:
-        """Of the file's bytes."""
-        return sha256_file(self.path)
+    sha256: str
 
     def layers(self, model: DiffusionModel) -> Layers:
         """The layers with the module names of `model`; raises `UserError` when they do not fit."""
@@ -73,11 +71,12 @@ def find_adapter(place: Path) -> Path:
             "no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file"
         )
     direct = place / "adapter.safetensors"
+    checkpoints = sorted((place / "checkpoints").glob("step_*/adapter.safetensors"))
+    # A finished run that was made longer holds checkpoints that are newer than its last adapter.
+    if checkpoints and not (direct.is_file() and _step_of(direct) >= int(checkpoints[-1].parent.name[5:])):
+        return checkpoints[-1]
     if direct.is_file():
         return direct
-    checkpoints = sorted((place / "checkpoints").glob("step_*/adapter.safetensors"))
-    if checkpoints:
-        return checkpoints[-1]
     others = sorted(place.glob("*.safetensors"))
     if len(others) == 1:
         return others[0]
@@ -101,7 +100,12 @@ def read_adapter(place: Path) -> AdapterFile:
         record = json.loads(metadata.get(KEY, "{}"))
     except ValueError as error:
         raise UserError(f"{path.name}: its {KEY} record is not JSON ({error})") from None
-    return AdapterFile(path, tensors, record if isinstance(record, dict) else {}, metadata)
+    return AdapterFile(path, tensors, record if isinstance(record, dict) else {}, metadata, sha256_file(path))
+
+
+def _step_of(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        return int(json.loads((file.metadata() or {}).get(KEY, "{}")).get("step", 0))
 
 
 def put_on(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:

@@ -32,7 +32,8 @@ def what_is_due(done: int, config: RunConfig, steps_per_epoch: int, last_sampled
         log=last or _every(done, config.train.log_every),
         validate=has_held_out
         and config.train.validation_every > 0
-        and (last or _every(done, config.train.validation_every)),
+        # With every save too: else the best checkpoint could not be told.
+        and (save or _every(done, config.train.validation_every)),
         save=save,
         sample=config.samples.enabled and (save or epoch_end),
     )

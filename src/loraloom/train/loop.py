@@ -3,6 +3,7 @@
 In: a `Run` that stands ready. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, flo
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
     """
     config, trainee, runtime = run.config, run.trainee, run.trainee.runtime
-    steps_per_epoch = trainee.epochs.plan.steps_per_epoch
+    steps_per_epoch = trainee.epochs.steps_per_epoch
     timesteps = validation_timesteps(trainee.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled = run.start
@@ -70,12 +71,12 @@ def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, flo
         # Reading the votes waits for the device, so it is done each step only where others' votes count.
         stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)
         paused = time.perf_counter()
-        if due.log or stopping or due.save:
-            numbers = settle(run, window, done)
-            if due.log:
-                report(done, numbers)
-            window.results.clear()
-        loss = validate(run, timesteps, done) if due.validate else None
+        numbers = settle(run, window, done) if due.log or due.save or stopping else {}
+        loss = validate(run, timesteps, done) if due.validate or (stopping and run.held_out.examples) else None
+        if loss is not None:
+            numbers["validation_loss"] = loss
+        if due.log:
+            report(done, numbers)
         if due.save or stopping:
             save(run, done, loss, last=done == config.train.max_steps or stopping)
         if due.sample and run.sampler and not stopping:
@@ -117,29 +118,42 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
                 fix="the last checkpoint is intact; lower optim.learning_rate, use bf16 instead of fp16, or look at "
                 f"these samples: {', '.join(result.ids)}",
             )
-    good = [row for row in values if row[2]] or values
+    good = [row for row in values if row[2]] or values  # skipped updates would make the means infinite
     numbers = {
         "loss": sum(row[0] for row in good) / len(good),
         "learning_rate": results[-1].learning_rate,
         "grad_norm": sum(row[1] for row in good) / len(good),
         "images_per_second": sum(result.num_images for result in results) / max(seconds, 1e-9),
+        "steps_per_second": len(results) / max(seconds, 1e-9),
         "peak_memory_mib": run.trainee.runtime.peak_memory_mib(),
         "epoch": results[-1].epoch,
     }
     run.tracker.event("train", done, **numbers)
+    results.clear()
     return numbers
 
 
+def overflowed(run: Run, loss: float) -> bool:
+    """Whether a skipped fp16 update only found the loss scale too high: normal, and not worth a word."""
+    scale = run.trainee.updater.loss_scale
+    return scale.enabled and math.isfinite(loss) and scale.value >= 1.0
+
+
 def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
-    """The held-out loss now, with the average weights where there are any; recorded."""
-    ema = run.trainee.ema
-    if ema:
-        ema.swap()
+    """The held-out loss now, without dropout, with the average weights where there are any; recorded."""
+    trainee = run.trainee
+    learning = [trainee.model.module(part) for part in trainee.adapter.modules]
+    if trainee.ema:
+        trainee.ema.swap()
+    for module in learning:
+        module.eval()
     try:
-        loss = validation_loss(run.trainee, run.held_out, timesteps)
+        loss = validation_loss(trainee, run.held_out, timesteps)
     finally:
-        if ema:
-            ema.swap()
+        for module in learning:
+            module.train()
+        if trainee.ema:
+            trainee.ema.swap()
     if loss is not None:
         run.tracker.event("validation", done, loss=loss)
     return loss

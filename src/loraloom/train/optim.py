@@ -126,8 +126,7 @@ class Updater:
             loss_is_finite: () bool, agreed on by all processes.
 
         Returns:
-            The gradient norm before clipping () float32, and whether all was finite () bool. An overflow that only made
-            the fp16 loss scale smaller counts as finite: it is how the scale is found.
+            The gradient norm before clipping () float32, and whether the weights moved () bool.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale.enabled:
@@ -145,7 +144,6 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if self.loss_scale.enabled:
             self.loss_scale.adjust(bool(finite))
-            return norm, loss_is_finite
         return norm, finite
 
 

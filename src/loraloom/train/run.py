@@ -22,13 +22,13 @@ from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.generate.pictures import denoise
 from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verify_exports
-from loraloom.lora.files import read_adapter, save_adapter
+from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.loop import Finished, train_loop
 from loraloom.train.runtime import Runtime, make_runtime
 from loraloom.train.setup import Run, Say, set_up
-from loraloom.train.stop import listen_for_stop
+from loraloom.train.stop import StoppedError, listen_for_stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ def train(
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
+        progress = lambda title: lambda done, total: None  # noqa: E731
     folder = Path(config.train.output)
     checkpoint = find_start(config, folder, say)
     agree_on_start(runtime, checkpoint)
@@ -86,18 +87,22 @@ def train(
         write_text(folder / "run.yaml", to_yaml(config))
         tracker = open_tracker(folder, config.tracking, flatten(config), start, say)
     try:
-        with listen_for_stop(say) as stop:
-            run = set_up(config, runtime, tracker, say, progress)
+        with listen_for_stop() as stop:
+            run = set_up(config, runtime, tracker, say, progress, stop)
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 say(f"going on from step {start}")
             finished = train_loop(run, stop, report)
+        runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
             say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
             return TrainResult(folder, finished, None, (), runtime.is_main)
         adapter, checks = finish(run, finished)
         return TrainResult(folder, finished, adapter, checks, runtime.is_main)
+    except StoppedError:
+        say("stopped before the first step; the same command begins again with what is cached")
+        return TrainResult(folder, Finished(start, "a signal", None, 0.0), None, (), runtime.is_main)
     finally:
         tracker.close()
 
@@ -105,27 +110,43 @@ def train(
 def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
     """The checkpoint to go on from, or None for a fresh start.
 
+    A directory named by `checkpoints.resume` is where a run without checkpoints of its own begins; once it has some, it
+    goes on from them, so that the same command after a kill loses nothing.
+
     Raises:
-        UserError: The folder belongs to a run with other settings, or resuming was forbidden.
+        UserError: The folder belongs to a run with other settings, all its checkpoints are damaged, or resuming was
+            forbidden.
     """
-    wish = config.checkpoints.resume
-    if wish not in {"auto", "never"}:
-        return load_checkpoint(Path(wish))
-    checkpoints = CheckpointFolder(folder / "checkpoints")
+    wish, checkpoints = config.checkpoints.resume, CheckpointFolder(folder / "checkpoints")
     if not checkpoints.steps():
-        return None
+        if wish in {"auto", "never"}:
+            return None
+        say(f"beginning from {wish}")
+        _refuse_other_settings(Path(wish).resolve().parent.parent, config)
+        return load_checkpoint(Path(wish))
     if wish == "never":
         raise UserError(
             "this folder holds a run already",
             got=str(folder),
             fix="choose another --out, or drop --resume never to go on",
         )
-    if (folder / "run.yaml").is_file():
-        refuse_unless_resumable(read_settings(RunConfig, folder / "run.yaml"), config)
+    _refuse_other_settings(folder, config)
+    if wish != "auto" and Path(wish).resolve().parent != checkpoints.folder.resolve():
+        say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
     for complaint in complaints:
         say(f"warning: {complaint}")
+    if checkpoint is None:
+        raise UserError(
+            "all checkpoints of this run are damaged", got=str(checkpoints.folder),
+            fix="start again in another --out, or delete that folder",
+        )  # fmt: skip
     return checkpoint
+
+
+def _refuse_other_settings(run_folder: Path, config: RunConfig) -> None:
+    if (run_folder / "run.yaml").is_file():
+        refuse_unless_resumable(read_settings(RunConfig, run_folder / "run.yaml"), config)
 
 
 def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
@@ -139,50 +160,47 @@ def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
 
 
 def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]:
-    """Write the adapter and its exports; verify the exports by drawing with them."""
-    runtime, trainee, config = run.trainee.runtime, run.trainee, run.config
+    """Write the adapter and its exports; verify the exports by drawing with them. The main process alone works here."""
     path = run.folder / "adapter.safetensors"
-    checks: list[ExportCheck] = []
-    if runtime.is_main:
-        if trainee.ema:
-            trainee.ema.swap()
-        save_adapter(path, trainee.adapter.state(), run.record(finished.step))
-        files = export_adapter(
-            trainee.model, read_adapter(path).layers(trainee.model), run.record(finished.step), run.folder / "exports",
-            run.folder.resolve().name, config.export.dtype,
-        )  # fmt: skip
-        if config.export.verify:
-            checks = verify(run, files)
-        for check in checks:
-            verdict = "good" if check.good else "DIFFERENT"
-            run.say(
-                f"export {check.file.name}: {verdict}, largest difference {check.difference:.2e} "
-                f"where the adapter changes {check.effect:.2e}"
-            )
-            run.tracker.event(
-                "export", finished.step, file=check.file.name, difference=check.difference, effect=check.effect
-            )
-        bad = [check.file.name for check in checks if not check.good]
-        if bad:
-            raise UserError(
-                f"exports that do not draw what the adapter draws: {', '.join(bad)}",
-                fix="use adapter.safetensors and report this",
-            )
-        if run.best_step is not None:
-            run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
-    runtime.barrier()
+    if not run.trainee.runtime.is_main:
+        return path, ()
+    trainee, config = run.trainee, run.config
+    if trainee.ema:
+        trainee.ema.swap()
+    record = run.record(finished.step)
+    save_adapter(path, trainee.adapter.state(), record)
+    layers = read_adapter(path).layers(trainee.model)
+    name = run.folder.resolve().name
+    files = export_adapter(trainee.model, layers, record, run.folder / "exports", name, config.export.dtype)
+    checks = verify(run, files, path) if config.export.verify else []
+    for check in checks:
+        run.say(
+            f"export {check.file.name}: {'good' if check.good else 'DIFFERENT'}, largest difference "
+            f"{check.difference:.2e} where the adapter changes {check.effect:.2e}"
+        )
+        numbers = {"difference": check.difference, "effect": check.effect, "good": check.good}
+        run.tracker.event("export", finished.step, file=check.file.name, **numbers)
+    if not all(check.good for check in checks):
+        run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
+    if run.best_step is not None:
+        run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
     return path, tuple(checks)
 
 
-def verify(run: Run, files: list[Path]) -> list[ExportCheck]:
-    """Draw the trigger or the first caption, cut to one window, with our adapter and with each export."""
+def verify(run: Run, files: list[Path], adapter: Path) -> list[ExportCheck]:
+    """Draw the first caption, cut to one window, with our adapter and with each export, in float32 on the CPU.
+
+    Base and adapter are read from disk again: the trained ones may be rounded to half precision or compiled.
+    """
     model, encoder = run.trainee.model, run.trainee.batches.texts.encoder
     prompt = encoder.text.detokenize(encoder.text.tokenize(run.trainee.batches.examples[0].caption)[:40])
     size = min(model.default_size_px, 256)
     request = PictureRequest(prompt, "", 0, 4, 5.0, "ddim", size, size)
-    device = torch.device("cpu")
     for part in ("denoiser", "text_encoder"):
-        model.place(part, device, torch.float32).eval()
+        model.drop(part)
+        model.place(part, torch.device("cpu"), torch.float32)
+    put_on(model, read_adapter(adapter), "verify")
     ours_bchw = denoise(model, encoder.encode, [request], noise_bchw=first_noise(model, request))
-    model.drop("text_encoder")
+    for part in ("denoiser", "text_encoder"):
+        model.drop(part)
     return verify_exports(model, files, ours_bchw, request)

@@ -8,10 +8,11 @@ flat all-reduce a step carries the gradients and whatever few numbers must be ag
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
 from loraloom.config.run import Precision
@@ -100,7 +101,9 @@ def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:
     Raises:
         UserError: The device cannot compute in that precision.
     """
-    accelerator = Accelerator(mixed_precision="no", cpu=cpu)  # casting is ours: see `Runtime.autocast`
+    # Casting is ours: see `Runtime.autocast`. A process may draw until its deadline, or encode its share, while others wait.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")
     if precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():

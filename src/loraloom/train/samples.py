@@ -8,7 +8,7 @@ afterwards as text.
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from loraloom.config.run import SampleConfig
 from loraloom.contracts import DiffusionModel, PictureRequest
+from loraloom.data.encode import TextStore, Wanted
 from loraloom.files import write_text
 from loraloom.generate.pictures import StoppedError, generate
 from loraloom.generate.sheet import contact_sheet
-from loraloom.prompts.encoder import PromptEncoder
 from loraloom.tracking import Tracker
 from loraloom.train.optim import Ema
 from loraloom.train.runtime import Runtime
@@ -34,25 +34,22 @@ class Sampler:
 
     Attributes:
         requests: One a prompt, seeds counted up.
-        states: Prompts encoded in advance; empty when the text encoder learns and they are encoded anew.
+        texts: Gives the prompts' states.
+        weighting: Whether the prompts were written by the user, who may weigh words; captions are literal.
     """
 
     folder: Path
     model: DiffusionModel
-    encoder: PromptEncoder
+    texts: TextStore
     runtime: Runtime
     config: SampleConfig
     requests: Sequence[PictureRequest]
-    live: bool
-    states: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    weighting: bool
 
-    def prepare(self) -> None:
-        """Encode all prompts while the text encoder is there."""
-        if self.live:
-            return
-        texts = {text for request in self.requests for text in (request.prompt, request.negative_prompt)}
-        with torch.inference_mode():
-            self.states = {text: self.encoder.encode([text], weighting=True)[0].cpu() for text in sorted(texts)}
+    def wanted(self) -> list[Wanted]:
+        """All texts whose states are needed."""
+        both = {text: None for request in self.requests for text in (request.prompt, request.negative_prompt)}
+        return [(text, self.weighting) for text in both]
 
     def draw(
         self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
@@ -70,7 +67,7 @@ class Sampler:
                 path = self._path(step, index)
                 if path.is_file():
                     tracker.picture(f"samples/{index:02d}", path, step, request.prompt)
-            self._write_sheet()
+            tracker.picture("samples/sheet", self._write_sheet(), step, "prompts x steps")
         except (OSError, ValueError) as error:
             say(f"warning: the contact sheet was not written ({error}); training goes on")
         tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
@@ -79,7 +76,7 @@ class Sampler:
         """Draw this process's prompts; returns what went wrong, or nothing."""
         mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
         deadline = time.monotonic() + self.config.deadline_s
-        parts = ["denoiser", *(["text_encoder"] if self.live else [])]
+        parts = ["denoiser", *(["text_encoder"] if self.texts.live else [])]
         training = [part for part in parts if self.model.module(part).training]
         if ema:
             ema.swap()
@@ -114,15 +111,13 @@ class Sampler:
         return ""
 
     def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        if self.live:
-            with torch.inference_mode():
-                return self.encoder.encode(prompts, weighting=True)
-        return [self.states[prompt] for prompt in prompts]
+        with torch.inference_mode():
+            return self.texts.states(prompts, weighting=self.weighting)
 
     def _path(self, step: int, index: int) -> Path:
         return self.folder / f"step_{step:07d}" / f"{index:02d}.png"
 
-    def _write_sheet(self) -> None:
+    def _write_sheet(self) -> Path:
         """All prompts x all steps that have pictures; with many steps, evenly chosen ones, first and last among them."""
         steps = sorted(int(m[1]) for p in self.folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)))
         if len(steps) > _SHEET_COLUMNS:
@@ -140,6 +135,7 @@ class Sampler:
                     row.append(None)
             rows.append(row)
         sheet = contact_sheet(rows, [r.prompt for r in self.requests], [f"step {step}" for step in steps])
+        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / ".sheet.tmp"
         sheet.save(temporary, format="PNG")
-        temporary.replace(self.folder / "sheet.png")
+        return temporary.replace(self.folder / "sheet.png")

@@ -5,7 +5,7 @@ the denoiser is read.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,18 @@ from loraloom.data.plan import EpochCache, Plan
 from loraloom.diffusion.objective import make_objective
 from loraloom.errors import UserError
 from loraloom.files import write_text
+from loraloom.generate.pictures import check_size
 from loraloom.lora.attach import Adapter, attach_new
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
+from loraloom.train.filling import fill_caches, stoppable
 from loraloom.train.optim import Ema, LossScale, Updater, make_optimizer, optimizer_tensors, restore_optimizer
 from loraloom.train.runtime import Runtime
 from loraloom.train.samples import Sampler
 from loraloom.train.step import Trainee
+from loraloom.train.stop import StopRequest
 
 Say = Callable[[str], None]
 
@@ -111,6 +114,7 @@ class Run:
             "format": "loraloom.adapter.1", "loraloom": __version__, "family": self.trainee.model.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
+                "prediction_type": source.prediction_type,
             },
             "base_sha256": self.base_sha256, "rank": config.lora.rank, "alpha": config.lora.alpha or config.lora.rank,
             "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
@@ -121,7 +125,14 @@ class Run:
         }  # fmt: skip
 
 
-def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, progress: Callable[[str], Progress]) -> Run:
+def set_up(
+    config: RunConfig,
+    runtime: Runtime,
+    tracker: Tracker,
+    say: Say,
+    progress: Callable[[str], Progress],
+    stop: StopRequest,
+) -> Run:
     """Build a run from its settings. Every process calls this; the main one speaks.
 
     Raises:
@@ -136,7 +147,13 @@ def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, prog
             "the dataset has no training pictures", got=config.data.dataset, fix="prepare it with more pictures"
         )
     model = open_model(
-        ModelSource(config.model.source, config.model.revision, config.model.variant, config.model.config),
+        ModelSource(
+            config.model.source,
+            config.model.revision,
+            config.model.variant,
+            config.model.config,
+            config.objective.prediction_type,
+        ),
         config.model.family,
     )
     check_sizes(model, manifest.examples)
@@ -146,8 +163,9 @@ def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, prog
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say)
     train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
-    sampler = make_sampler(config, folder, model, encoder, runtime, manifest.examples)
-    fill_caches(config, runtime, (train_batches, held_batches), sampler, say, progress)
+    sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
+    agree(runtime, manifest, model)
+    fill_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
     trainee = make_trainee(config, model, train_batches, runtime, say)
     checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
@@ -156,15 +174,38 @@ def set_up(config: RunConfig, runtime: Runtime, tracker: Tracker, say: Say, prog
     )  # fmt: skip
 
 
+def agree(runtime: Runtime, manifest: Manifest, model: DiffusionModel) -> None:
+    """Raise `UserError` unless all processes learn the same dataset on the same base: they would average nonsense."""
+    seen = set(runtime.gather_texts([f"{manifest.fingerprint} {model.fingerprint('denoiser')}"]))
+    if len(seen) > 1:
+        raise UserError(
+            "the machines have different datasets or models", got=f"{len(seen)} kinds",
+            fix="copy one prepared dataset and one model to every machine",
+        )  # fmt: skip
+
+
 def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say) -> None:
-    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted aloud."""
-    plans = [(example.id, encoder.plan(example.caption)) for example in examples]
+    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted aloud.
+
+    Raises:
+        UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
+    """
+    unlimited = replace(encoder, max_windows=1 << 30)
+    plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
     counts = [plan.num_tokens for _, plan in plans]
-    long = sum(count > encoder.text.window_tokens - 2 for count in counts)
+    capacity = encoder.text.window_tokens - 2
     say(
-        f"captions: {min(counts)} to {max(counts)} tokens, {long} of {len(counts)} longer than one window of "
-        f"{encoder.text.window_tokens - 2}"
+        f"captions: {min(counts)} to {max(counts)} tokens, {sum(count > capacity for count in counts)} of {len(counts)} "
+        f"longer than one window of {capacity}"
     )
+    over = [(id_, len(plan.windows)) for id_, plan in plans if len(plan.windows) > encoder.max_windows]
+    if over:
+        named = ", ".join(f"{id_} ({count})" for id_, count in over[:20]) + (" …" if len(over) > 20 else "")
+        raise UserError(
+            f"{len(over)} captions need more windows than prompts.max_windows", got=named, expected=f"at most "
+            f"{encoder.max_windows}", fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
+            "choose prompts.method=smart",
+        )  # fmt: skip
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
@@ -204,40 +245,6 @@ def make_batches(
     )  # fmt: skip
 
 
-def fill_caches(
-    config: RunConfig,
-    runtime: Runtime,
-    batches: Sequence[BatchMaker],
-    sampler: Sampler | None,
-    say: Say,
-    progress: Callable[[str], Progress],
-) -> None:
-    """Encode what is missing, shared out over the processes, then drop the encoders."""
-    maker = batches[0]
-    model, size = maker.latents.model, config.data.encode_batch_size
-    pictures = [item for batch in batches for item in batch.needed_latents()]
-    captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
-    if config.data.cache and runtime.is_main:
-        maker.latents.cache.clean()
-        maker.texts.cache.clean()
-    needs_vae = bool(maker.latents.cache.missing([maker.latents.key(*item) for item in pictures]))
-    if needs_vae:
-        model.place("vae", runtime.device, torch.float32)
-        share = pictures[runtime.rank :: runtime.num_devices] if config.data.cache else pictures
-        say(f"encoding pictures: {len(share)} at most on this device")
-        maker.latents.fill(share, size, progress("encoding pictures"))
-        model.drop("vae")
-    if config.lora.text_encoder or sampler or maker.texts.cache.missing([maker.texts.key(c) for c in captions]):
-        model.place("text_encoder", runtime.device, torch.float32)
-        share = captions[runtime.rank :: runtime.num_devices] if config.data.cache else captions
-        maker.texts.fill(share, size, progress("encoding captions"))
-        if sampler:
-            sampler.prepare()
-    if not config.lora.text_encoder:
-        model.drop("text_encoder")
-    runtime.barrier()
-
-
 def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say) -> Trainee:
     """Place the denoiser, put the adapter on, make optimizer, average and plan."""
     denoiser: Any = model.place("denoiser", runtime.device, runtime.weight_dtype)
@@ -247,6 +254,9 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     announce(adapter, config, say)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
+        if config.lora.text_encoder:
+            text_encoder: Any = model.module("text_encoder")
+            text_encoder.gradient_checkpointing_enable()
     for part in adapter.modules:
         model.module(part).train()
     if config.train.compile:
@@ -262,7 +272,6 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     )
     objective = make_objective(
         model.schedule,
-        prediction_type=config.objective.prediction_type,
         snr_gamma=config.objective.snr_gamma,
         noise_offset=config.objective.noise_offset,
         device=runtime.device,
@@ -271,6 +280,7 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     return Trainee(
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
         config.train.channels_last,
+        ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
 
 
@@ -286,11 +296,15 @@ def make_sampler(
     config: RunConfig,
     folder: Path,
     model: DiffusionModel,
-    encoder: PromptEncoder,
+    texts: TextStore,
     runtime: Runtime,
     examples: Sequence[Example],
 ) -> Sampler | None:
-    """The sampler of fixed prompts, or None when samples are off."""
+    """The sampler of fixed prompts, or None when samples are off.
+
+    Raises:
+        UserError: A size that the model cannot draw, or a prompt that needs too many windows.
+    """
     samples = config.samples
     if not samples.enabled:
         return None
@@ -303,7 +317,12 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]  # fmt: skip
-    return Sampler(folder / "samples", model, encoder, runtime, samples, requests, live=config.lora.text_encoder)
+    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, bool(samples.prompts))
+    for request in requests:
+        check_size(model, request)
+    for text, weighting in sampler.wanted():
+        texts.encoder.plan(text, weighting=weighting)  # raises now rather than at the first checkpoint
+    return sampler
 
 
 def common_size(examples: Sequence[Example]) -> tuple[int, int]:

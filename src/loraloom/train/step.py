@@ -32,6 +32,8 @@ class Trainee:
     runtime: Runtime
     seed: int
     channels_last: bool = True
+    ragged: bool = False
+    """Whether repeats of weight zero are left out: alone and uncompiled, nothing needs batches of one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,18 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
     total = torch.zeros((), device=runtime.device)
     ids: list[str] = []
     for forward in passes:
-        batch = to_device(
-            trainee.batches.make(epoch, plan.share(forward, runtime.rank)), runtime, trainee.channels_last
-        )
+        share = plan.share(forward, runtime.rank)
+        if trainee.ragged:
+            share = tuple(slot for slot in share if slot.weight > 0)
+        batch = to_device(trainee.batches.make(epoch, share), runtime, trainee.channels_last)
         losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         total += loss.detach()
         ids += batch.ids
     num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
-    numbers = torch.stack([total, torch.tensor(float(stop), device=runtime.device)])
+    votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
+    numbers = torch.stack([total, votes])
     numbers = runtime.sum_gradients(updater.parameters, numbers)
     grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
     if trainee.ema:
@@ -104,17 +108,22 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
     """The batch on the runtime's device, conditioning in the precision of the weights."""
     device = runtime.device
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    hidden, mask = batch.conditioning.hidden_bld, batch.conditioning.mask_bl
+
+    def send(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+        # Only pinned memory travels without waiting for the device.
+        source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+        return source.to(device, non_blocking=True, memory_format=layout)
+
+    mask = batch.conditioning.mask_bl
     return Batch(
         batch.ids,
-        batch.latents_bchw.to(device, non_blocking=True, memory_format=layout),
-        batch.noise_bchw.to(device, non_blocking=True, memory_format=layout),
-        batch.timesteps_b.to(device, non_blocking=True),
+        send(batch.latents_bchw, layout),
+        send(batch.noise_bchw, layout),
+        send(batch.timesteps_b),
         Conditioning(
-            hidden.to(device, runtime.weight_dtype, non_blocking=True),
-            mask.to(device, non_blocking=True) if mask is not None else None,
+            send(batch.conditioning.hidden_bld).to(runtime.weight_dtype), send(mask) if mask is not None else None
         ),
-        batch.weights_b.to(device, non_blocking=True),
+        send(batch.weights_b),
     )
 
 
@@ -123,7 +132,7 @@ def validation_loss(trainee: Trainee, held_out: BatchMaker, timesteps: tuple[int
     """Mean loss of the held-out pictures at fixed timesteps and noise; None without held-out pictures.
 
     Latents are the distribution's mean and captions are never dropped, so the number depends on the weights alone.
-    Each process takes its share.
+    Each process takes its share; a picture's timesteps go together.
     """
     count = len(held_out.examples)
     if not count:
@@ -131,9 +140,8 @@ def validation_loss(trainee: Trainee, held_out: BatchMaker, timesteps: tuple[int
     runtime = trainee.runtime
     total = torch.zeros(2, device=runtime.device)
     for index in range(runtime.rank, count, runtime.num_devices):
-        for timestep in timesteps:
-            batch = to_device(held_out.fixed(index, timestep), runtime, trainee.channels_last)
-            losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
-            total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
+        batch = to_device(held_out.fixed(index, timesteps), runtime, trainee.channels_last)
+        losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
+        total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
     total = runtime.sum_numbers(total)
     return float(total[0] / total[1])

@@ -1,14 +1,18 @@
 """Ctrl-C and SIGTERM ask politely: the step is finished, a checkpoint is saved, the process ends with 0.
 
-In: signals. Out: a flag that the loop reads. A second Ctrl-C does not wait.
+In: signals. Out: a flag that the loop and the caches read. A second Ctrl-C does not wait.
 """
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop before the first step."""
 
 
 @dataclass(slots=True)
@@ -20,9 +24,14 @@ class StopRequest:
     def __bool__(self) -> bool:
         return bool(self.reason)
 
+    def check(self) -> None:
+        """Raise `StoppedError` when a stop was asked for: for work that has nothing to save."""
+        if self.reason:
+            raise StoppedError
+
 
 @contextmanager
-def listen_for_stop(say: Callable[[str], None]) -> Iterator[StopRequest]:
+def listen_for_stop() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a flag while the block runs."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -30,11 +39,10 @@ def listen_for_stop(say: Callable[[str], None]) -> Iterator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
+        # Nothing but the flag: a print in a handler can meet a print that it interrupted.
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.reason = name
-        say(f"{name}: finishing this step, then saving (Ctrl-C again to stop at once)")
+        request.reason = signal.Signals(number).name
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -72,6 +72,8 @@ class StableDiffusionModel:
         self._vae_scaling = float(vae.get("scaling_factor") or 0.18215)
         self._vae_shift = float(vae.get("shift_factor") or 0.0)
         self._scheduler_config = located.config("scheduler", "scheduler_config.json")
+        if source.prediction_type != "auto":
+            self._scheduler_config["prediction_type"] = source.prediction_type
         self.schedule = _schedule(self._scheduler_config)
         self.text = ClipText(
             located.folder / "tokenizer", lambda: self.module("text_encoder"), lambda: self.fingerprint("text_encoder")

@@ -62,11 +62,20 @@ def make_sampler(name: str, config: Mapping[str, Any], num_steps: int, device: t
     """A solver with its timesteps set.
 
     Raises:
-        UserError: Unknown name.
+        UserError: Unknown name, or more steps than the solver can take.
     """
     if name not in SAMPLERS:
         raise UserError("unknown sampler", got=name, fix=did_you_mean(name, SAMPLERS))
     kind, settings = SAMPLERS[name]
     scheduler = kind.from_config(dict(config), **settings)
-    scheduler.set_timesteps(num_steps, device=device)
+    # LCM picks its steps among few (Luo et al. 2023); the others would repeat timesteps beyond the schedule's length.
+    most = min(scheduler.config.num_train_timesteps, scheduler.config.get("original_inference_steps") or num_steps)
+    if num_steps > most:
+        raise UserError(f"{name} cannot take so many steps", got=num_steps, expected=f"at most {most}")
+    try:
+        scheduler.set_timesteps(num_steps, device=device)
+    except ValueError as error:
+        raise UserError(
+            f"{name} cannot take this number of steps", got=num_steps, fix=str(error).split(".")[0]
+        ) from error
     return DiffusersSampler(name, scheduler)

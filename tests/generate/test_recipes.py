@@ -1,0 +1,143 @@
+"""A picture's recipe draws the same picture again, from the list or from the picture itself."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loraloom.contracts import PictureRequest
+from loraloom.errors import UserError
+from loraloom.files import sha256_file
+from loraloom.generate.recipes import append_rows, read_rows, request_of
+from loraloom.generate.saving import draw_into, next_number, recipe_requests
+
+from .conftest import OpenSession
+
+ROW = {
+    "prompt": "a", "negative_prompt": "", "seed": 1, "num_steps": 2, "guidance_scale": 3.0, "sampler": "ddim",
+    "width": 32, "height": 32,
+}  # fmt: skip
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def drawn(session: Any, folder: Path, prompts: list[str]) -> list[Path]:
+    return [path for path, _ in draw_into(session, session.requests(prompts), folder)]
+
+
+def test_every_picture_carries_its_whole_recipe(
+    session_of: OpenSession, adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    session = session_of([(adapter, 0.5)], num_images=2, seed=7, negative_prompt="blur")
+    paths = drawn(session, tmp_path, ["방 두 개, é 🏠", "a (plan:1.3)"])
+    assert [path.name for path in paths] == ["00000.png", "00001.png", "00002.png", "00003.png"]
+    rows = read_rows(tmp_path)
+    for path, row in zip(paths, rows, strict=True):
+        assert read_rows(path) == [row]
+        assert row["file"] == path.name
+    assert [(row["prompt"], row["seed"]) for row in rows] == [
+        ("방 두 개, é 🏠", 7), ("방 두 개, é 🏠", 8), ("a (plan:1.3)", 7), ("a (plan:1.3)", 8)
+    ]  # fmt: skip
+    file = adapter / "adapter.safetensors"
+    assert rows[0]["adapters"] == [{"path": str(file), "sha256": sha256_file(file), "weight": 0.5}]
+    assert rows[0]["model"]["source"] == str(tiny_model)
+    assert rows[0]["model"]["sha256"] == session.model.fingerprint("denoiser")
+    assert (rows[0]["prompt_method"], rows[0]["weighting"], rows[0]["precision"]) == ("attention", True, "no")
+    assert rows[0]["negative_prompt"] == "blur"
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_karras", "euler_a"])
+def test_a_recipe_draws_the_same_pixels(sampler: str, session_of: OpenSession, adapter: Path, tmp_path: Path) -> None:
+    first = drawn(session_of([(adapter, 0.7)], sampler=sampler), tmp_path / "one", ["a plan", "two " * 30])
+    requests, shared = recipe_requests(tmp_path / "one", print)
+    again = session_of([(Path(shared["adapters"][0]["path"]), shared["adapters"][0]["weight"])], seed=99)
+    second = [path for path, _ in draw_into(again, requests, tmp_path / "two")]
+    for one, other in zip(first, second, strict=True):
+        assert (pixels(one) == pixels(other)).all()
+
+
+def test_file_names_go_on_where_the_folder_ends(session_of: OpenSession, tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").write_bytes(b"")
+    assert next_number(tmp_path) == 0
+    session = session_of()
+    drawn(session, tmp_path, ["a"])
+    drawn(session, tmp_path, ["b"])
+    assert [row["prompt"] for row in read_rows(tmp_path)] == ["a", "b"]
+    assert next_number(tmp_path) == 2
+
+
+def test_a_row_of_the_same_file_is_replaced(tmp_path: Path) -> None:
+    append_rows(tmp_path, [{"file": "0.png", "a": 1}, {"file": "1.png", "a": 2}])
+    append_rows(tmp_path, [{"file": "0.png", "a": 3}])
+    assert read_rows(tmp_path) == [{"file": "0.png", "a": 3}, {"file": "1.png", "a": 2}]
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\r", "\n"])
+def test_a_prompt_may_hold_any_line_end(end: str, tmp_path: Path) -> None:
+    """Rows were once cut at every line end that Unicode knows, and the list could not be read again."""
+    append_rows(tmp_path, [{**ROW, "file": "0.png", "prompt": f"one{end}two"}])
+    assert request_of(read_rows(tmp_path)[0]).prompt == f"one{end}two"
+
+
+def test_lines_that_need_another_model_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{**ROW, "file": f"{n}.png", "model": {"source": source}} for n, source in enumerate(["a", "b", "a"])]
+    said: list[str] = []
+    requests, shared = recipe_requests(append_rows(tmp_path, rows), said.append)
+    assert len(requests) == 2
+    assert shared["model"] == {"source": "a"}
+    assert said == ["note: 1 of 3 lines need another model or adapter and are left out"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{no json", "prompts.jsonl:1 is not a JSON line"),
+        ("[1]", "prompts.jsonl:1 is not a JSON object: got 'list'"),
+        ("", "the recipe is empty"),
+        (json.dumps({"prompt": "a"}), "a recipe line is incomplete: got 'no negative_prompt, seed"),
+        (json.dumps({**ROW, "width": "32"}), "width of a recipe line cannot be that: got '32', expected a value of type int"),
+        (json.dumps({**ROW, "seed": None}), "seed of a recipe line"),
+        (json.dumps({**ROW, "seed": True}), "seed of a recipe line"),
+        (json.dumps({**ROW, "num_steps": 0}), "num_steps of a recipe line cannot be that: got 0, expected at least 1"),
+    ],
+)
+def test_a_list_that_is_no_recipe_is_told(text: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=match):
+        recipe_requests(tmp_path, print)
+
+
+def test_files_that_are_no_recipe_are_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG not really")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
+    for name, match in (
+        ("plain.png", "carries no recipe"),
+        ("broken.png", "cannot be read"),
+        ("latin.jsonl", "not UTF-8"),
+        ("gone.jsonl", "no such recipe"),
+    ):
+        with pytest.raises(UserError, match=match):
+            read_rows(tmp_path / name)
+
+
+def test_a_guidance_written_as_a_whole_number_is_read() -> None:
+    assert request_of({**ROW, "guidance_scale": 3}) == PictureRequest("a", "", 1, 2, 3, "ddim", 32, 32)
+
+
+def test_a_picture_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
+    session = session_of(batch_size=1)
+    drawing = draw_into(session, session.requests(["a", "b"]), tmp_path)
+    path, _ = next(drawing)
+    assert path.is_file()
+    assert len(read_rows(tmp_path)) == 1
+    drawing.close()
+    assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["00000.png", "prompts.jsonl"]
+    shutil.rmtree(tmp_path)
