@@ -30,7 +30,13 @@ LEVELS: list[set[str]] = [
 ]
 """Each room imports rooms of lower levels and, below the top two, not its neighbours."""
 
-NEIGHBOURS = {("cli", "console"), ("cli", "quickstart"), ("quickstart", "console"), ("cli", "doctor"), ("__main__", "cli")}
+NEIGHBOURS = {
+    ("cli", "console"),
+    ("cli", "quickstart"),
+    ("quickstart", "console"),
+    ("cli", "doctor"),
+    ("__main__", "cli"),
+}
 """Imports within a level that are meant."""
 
 ONLY_IN = {

@@ -182,12 +182,16 @@ def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[dict[str
 def test_a_gated_model_says_where_to_accept_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_says(monkeypatch, errors.GatedRepoError("403 Client Error. Access is restricted", response=answer(403)))
     text = refusal(lambda: locate(ModelSource(REPO)))
-    assert text.startswith("this model is gated: got 'owner/name'\n  accept its licence at https://huggingface.co/owner/name")
+    assert text.startswith(
+        "this model is gated: got 'owner/name'\n  accept its licence at https://huggingface.co/owner/name"
+    )
     assert "hf auth login" in text
 
 
 def test_a_model_that_is_not_on_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_says(monkeypatch, errors.RepositoryNotFoundError("404 Client Error. Repository Not Found", response=answer(404)))
+    hub_says(
+        monkeypatch, errors.RepositoryNotFoundError("404 Client Error. Repository Not Found", response=answer(404))
+    )
     assert "no such model on the hub: got 'owner/name'" in refusal(lambda: locate(ModelSource(REPO)))
 
 

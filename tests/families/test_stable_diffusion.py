@@ -140,9 +140,7 @@ def test_the_schedule_is_the_one_that_the_model_was_trained_with(model: Diffusio
 def drawn_by_both(folder: Path, sampler: str, batch: int, steps: int = 6) -> tuple[Tensor, Tensor]:
     """Latents of a few pictures: by `denoise`, and by diffusers' pipeline with the same scheduler and first noise."""
     model, pipeline = FAMILY.open(ModelSource(str(folder))), pipeline_of(folder)
-    requests = [
-        PictureRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)
-    ]
+    requests = [PictureRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)]
     kind, settings = SAMPLERS[sampler]
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
     noise = torch.stack([normal((4, 8, 8), request.seed, "picture") for request in requests])
@@ -202,7 +200,12 @@ def test_lcm_takes_as_many_steps_as_it_was_distilled_for(model: DiffusionModel) 
 
 
 def test_a_schedule_with_settings_of_another_solver_still_makes_every_sampler() -> None:
-    config = {"beta_schedule": "scaled_linear", "skip_prk_steps": True, "clip_sample": False, "_class_name": "PNDMScheduler"}
+    config = {
+        "beta_schedule": "scaled_linear",
+        "skip_prk_steps": True,
+        "clip_sample": False,
+        "_class_name": "PNDMScheduler",
+    }
     for name in SAMPLERS:
         assert len(make_sampler(name, config, 4, torch.device("cpu")).timesteps) == 4
 
@@ -213,7 +216,9 @@ def test_an_unknown_prediction_type_is_refused(tmp_path: Path, tiny_model: Path)
 
     folder = shutil.copytree(tiny_model, tmp_path / "flow")
     file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "prediction_type": "flow"}), encoding="utf-8")
+    file.write_text(
+        json.dumps({**json.loads(file.read_text(encoding="utf-8")), "prediction_type": "flow"}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="unknown prediction type: got 'flow', expected epsilon or v_prediction"):
         FAMILY.open(ModelSource(str(folder)))
 
@@ -235,7 +240,9 @@ def test_opening_reads_no_weights_and_parts_come_and_go(tiny_model: Path) -> Non
         assert not model.loaded(part)
         model.drop(part)  # dropping twice is nothing
     again = model.module("denoiser")
-    assert torch.equal(next(again.parameters()), next(FAMILY.open(ModelSource(str(tiny_model))).module("denoiser").parameters()))
+    assert torch.equal(
+        next(again.parameters()), next(FAMILY.open(ModelSource(str(tiny_model))).module("denoiser").parameters())
+    )
 
 
 def test_a_part_is_placed_in_a_dtype_and_answers_in_it(tiny_model: Path) -> None:

@@ -61,9 +61,7 @@ def test_settings_are_shown_as_they_are_changed(talk: Talk) -> None:
         ":seed 5", ":steps 3", ":guidance 2.5", ":sampler euler_a", ":size 64 32", ":images 2", ":negative blur, dark",
         ":weight 0.25", ":show", "a plan", ":negative",
     )  # fmt: skip
-    assert said[8] == (
-        "  seed 5  steps 3  guidance 2.5  euler_a  64x32  images 2  weight 0.25  negative 'blur, dark'"
-    )
+    assert said[8] == ("  seed 5  steps 3  guidance 2.5  euler_a  64x32  images 2  weight 0.25  negative 'blur, dark'")
     requests = [request for request, _, _ in conversation.history]
     assert [request.seed for request in requests] == [5, 6]
     first = requests[0]
@@ -159,7 +157,7 @@ def test_control_c_while_drawing_keeps_weights_and_conversation(
     def progress(done: int, total: int) -> None:
         nonlocal steps
         steps += 1
-        if steps == 6:
+        if steps == 5:  # the second picture, between its two steps
             raise KeyboardInterrupt
 
     conversation = Interactive(session_of([(adapter, 1.0)]), tmp_path / "drawn", said.append, progress)
@@ -171,7 +169,20 @@ def test_control_c_while_drawing_keeps_weights_and_conversation(
 
 
 def test_the_list_of_commands_names_every_command(talk: Talk) -> None:
-    for name in ("next", "seed", "steps", "guidance", "images", "sampler", "size", "negative", "weight", "show", "history", "again"):
+    for name in (
+        "next",
+        "seed",
+        "steps",
+        "guidance",
+        "images",
+        "sampler",
+        "size",
+        "negative",
+        "weight",
+        "show",
+        "history",
+        "again",
+    ):
         assert f":{name}" in HELP
     assert talk(":help")[0] == [HELP]
     assert talk(":history")[0] == ["  nothing yet"]

@@ -134,7 +134,9 @@ def test_guidance_is_the_formula(model: DiffusionModel, encoder: PromptEncoder) 
     from loraloom.randomness import normal
 
     sampler = model.sampler("ddim", 1)
-    expected = sampler.step(without + 4.0 * (with_ - without), sampler.timesteps[0], normal((4, 4, 4), 3, "picture")[None], [])
+    expected = sampler.step(
+        without + 4.0 * (with_ - without), sampler.timesteps[0], normal((4, 4, 4), 3, "picture")[None], []
+    )
     assert torch.allclose(got, expected, atol=1e-6)
 
 
@@ -144,7 +146,8 @@ def test_a_negative_prompt_changes_the_picture(model: DiffusionModel, encoder: P
 
 
 @pytest.mark.parametrize(
-    ("size", "fix"), [((33, 32), "32x32"), ((32, 7), "32x8"), ((0, 0), "8x8"), ((-8, 64), "8x64"), ((100, 100), "96x96")]
+    ("size", "fix"),
+    [((33, 32), "32x32"), ((32, 7), "32x8"), ((0, 0), "8x8"), ((-8, 64), "8x64"), ((100, 100), "96x96")],
 )
 def test_sizes_that_cannot_be_drawn_are_refused_before_anything_is_drawn(
     size: tuple[int, int], fix: str, model: DiffusionModel, encoder: PromptEncoder

@@ -102,7 +102,10 @@ def test_lines_that_need_another_model_are_left_out_and_counted(tmp_path: Path) 
         ("[1]", "prompts.jsonl:1 is not a JSON object: got 'list'"),
         ("", "the recipe is empty"),
         (json.dumps({"prompt": "a"}), "a recipe line is incomplete: got 'no negative_prompt, seed"),
-        (json.dumps({**ROW, "width": "32"}), "width of a recipe line cannot be that: got '32', expected a value of type int"),
+        (
+            json.dumps({**ROW, "width": "32"}),
+            "width of a recipe line cannot be that: got '32', expected a value of type int",
+        ),
         (json.dumps({**ROW, "seed": None}), "seed of a recipe line"),
         (json.dumps({**ROW, "seed": True}), "seed of a recipe line"),
         (json.dumps({**ROW, "num_steps": 0}), "num_steps of a recipe line cannot be that: got 0, expected at least 1"),

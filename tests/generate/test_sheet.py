@@ -48,7 +48,9 @@ def test_missing_pictures_and_short_rows_are_blank() -> None:
 
 
 def test_wide_pictures_keep_their_shape_and_modes_are_read() -> None:
-    sheet = contact_sheet([[plain("red", (100, 50)), plain("red", (3, 300)), plain("red", mode="P")]], ["a"], [], cell_px=100)
+    sheet = contact_sheet(
+        [[plain("red", (100, 50)), plain("red", (3, 300)), plain("red", mode="P")]], ["a"], [], cell_px=100
+    )
     row = (np.asarray(sheet) == (255, 0, 0)).all(axis=-1)
     assert row[:, 8:108].sum() == 100 * 50
     assert row[:, 116:216].sum() == 100 * 1

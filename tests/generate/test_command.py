@@ -1,0 +1,216 @@
+"""`generate` from wishes to files: what is drawn, what is noted, what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loraloom.config.generate import GenerateConfig
+from loraloom.errors import UserError
+from loraloom.generate.command import Wishes, generate, read_prompts
+from loraloom.generate.recipes import read_rows
+
+from .conftest import QUICK, MakeAdapter
+
+
+@contextmanager
+def no_bars() -> Iterator[Any]:
+    yield lambda title: lambda done, total: None
+
+
+def run(wishes: Wishes, **settings: Any) -> list[str]:
+    """Draw quickly; what was said."""
+    said: list[str] = []
+    given = {key: value for key, value in settings.items()}
+    generate(GenerateConfig.model_validate({**QUICK, **settings}), wishes, given, said.append, no_bars)
+    return said
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def same(one: Path, other: Path) -> bool:
+    return bool((pixels(one) == pixels(other)).all())
+
+
+def test_prompts_are_drawn_into_the_runs_folder_with_a_sheet(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run")
+    said = run(Wishes(prompts=["a plan", "a house"], adapters=[folder]), num_images=2)
+    out = folder / "generated"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "00000.png", "00001.png", "00002.png", "00003.png", "prompts.jsonl", "sheet.png"
+    ]  # fmt: skip
+    assert said[-2] == f"all of them: {out / 'sheet.png'}"
+    assert said[-1].startswith("4 pictures in ")
+    assert str(out / "prompts.jsonl") in said[-1]
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.size == (8 + 2 * 200, 30 + 2 * (30 + 192 + 8))
+
+
+def test_one_picture_needs_no_sheet(adapter: Path, tmp_path: Path) -> None:
+    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path))
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_adapter_brings_base_size_and_prompt_method(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run", prompt_method="mean", size="64x32")
+    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path), width=None, height=None)
+    row = read_rows(tmp_path)[0]
+    assert (row["prompt_method"], row["width"], row["height"]) == ("mean", 64, 32)
+    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "own", prompt_method="max"), width=32, height=None)
+    row = read_rows(tmp_path / "own")[0]
+    assert (row["prompt_method"], row["width"], row["height"]) == ("max", 32, 32)
+
+
+def test_the_base_alone_and_weights(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "base"))
+    run(Wishes(prompts=["a plan"], adapters=[adapter], weights=[0.0], out=tmp_path / "zero"))
+    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path / "one"))
+    run(Wishes(prompts=["a plan"], adapters=[adapter, adapter], weights=[0.5, 0.5], out=tmp_path / "halves"))
+    base, zero, one, halves = (tmp_path / name / "00000.png" for name in ("base", "zero", "one", "halves"))
+    assert same(base, zero)
+    assert not same(base, one)
+    assert np.abs(pixels(one).astype(int) - pixels(halves)).max() <= 2
+    assert [entry["weight"] for entry in read_rows(halves)[0]["adapters"]] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("place", ["list", "folder", "picture"])
+def test_a_recipe_draws_the_same_again(place: str, adapter: Path, tmp_path: Path) -> None:
+    run(
+        Wishes(prompts=["a (plan:1.4)"], adapters=[adapter], weights=[0.6], out=tmp_path / "one"),
+        seed=5,
+        weighting=True,
+    )
+    recipe = {"list": "one/prompts.jsonl", "folder": "one", "picture": "one/00000.png"}[place]
+    said = run(Wishes(recipe=tmp_path / recipe, out=tmp_path / "two"))
+    assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
+    assert not [line for line in said if line.startswith("note")]
+    one, two = read_rows(tmp_path / "one")[0], read_rows(tmp_path / "two")[0]
+    assert one == two
+
+
+def test_what_is_named_goes_before_the_recipe(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run(Wishes(prompts=["a (plan:1.4)"], adapters=[adapter], out=tmp_path / "one"))
+    run(Wishes(recipe=tmp_path / "one", prompt_method="smart", out=tmp_path / "two"), weighting=False)
+    row = read_rows(tmp_path / "two")[0]
+    assert (row["weighting"], row["prompt_method"]) == (False, "smart")
+    assert not same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
+
+
+def test_an_adapter_that_has_changed_since_is_noted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run")
+    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
+    make_adapter(tmp_path / "run", seed=3)
+    said = run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"))
+    assert said[0].endswith("is not the file that the recipe was drawn with; pictures will differ")
+
+
+def test_a_model_that_has_changed_since_is_noted(tiny_model: Path, tmp_path: Path) -> None:
+    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
+    lines = (tmp_path / "one" / "prompts.jsonl").read_text(encoding="utf-8")
+    row = json.loads(lines)
+    row["model"]["sha256"] = "0" * 64
+    (tmp_path / "other.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    said = run(Wishes(recipe=tmp_path / "other.jsonl", out=tmp_path / "two"))
+    assert said[0] == "note: the model is not the one that the recipe was drawn with; pictures will differ"
+
+
+def test_a_recipe_keeps_the_variant_of_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    """Revision, variant and config were once lost: the recipe of such a model could not be drawn."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "half"))
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        (model / part / f"{stem}.safetensors").rename(model / part / f"{stem}.fp16.safetensors")
+    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
+    row = json.loads((tmp_path / "one" / "prompts.jsonl").read_text(encoding="utf-8"))
+    row["model"] |= {"source": str(model), "variant": "fp16"}
+    (tmp_path / "half.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    run(Wishes(recipe=tmp_path / "half.jsonl", out=tmp_path / "two"))
+    assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
+
+
+def test_a_recipe_whose_adapter_is_gone_says_so(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run")
+    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="no such adapter"):
+        run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"))
+
+
+def test_an_adapter_of_another_base_is_noted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run", base_sha256="0" * 64)
+    said = run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path))
+    assert said[0].startswith("note: adapter.safetensors was trained on another base")
+
+
+def test_prompts_of_a_file_are_one_a_line(adapter: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa plan\r\n\r\n  방 두 개  \n".encode())
+    assert read_prompts(file) == ["a plan", "방 두 개"]
+    run(Wishes(prompts=["first"], prompts_file=file, adapters=[adapter], out=tmp_path / "out"))
+    assert [row["prompt"] for row in read_rows(tmp_path / "out")] == ["first", "a plan", "방 두 개"]
+
+
+@pytest.mark.parametrize(
+    ("data", "match"), [(None, "no such file of prompts"), (b"\n \n", "is empty"), (b"caf\xe9", "is not UTF-8")]
+)
+def test_a_file_of_prompts_that_cannot_be_read_is_told(data: bytes | None, match: str, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / "prompts.txt").write_bytes(data)
+    with pytest.raises(UserError, match=match):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+def wishes_of(adapters: Sequence[Path], **more: Any) -> Wishes:
+    return Wishes(adapters=adapters, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({}, "nothing to draw\n  add a prompt in quotes"),
+        ({"prompts": ["a"], "weights": [1.0, 1.0]}, "more --adapter-weight than --adapter: got 2, expected at most 1"),
+        ({"prompts": ["a"], "recipe": Path("x")}, "--recipe has its own prompts"),
+        ({"interactive": True, "recipe": Path("x")}, "--recipe has its own prompts"),
+        ({"recipe": Path("x")}, "no such recipe"),
+        ({"prompts": ["a"], "prompt_method": "atention"}, "unknown --prompt-method.*\n.*did you mean 'attention'"),
+        ({"prompts": ["a"], "model": "nobody/has-this"}, "not in the cache"),
+    ],
+)
+def test_wishes_that_cannot_be_granted_are_told(more: dict[str, Any], match: str, adapter: Path) -> None:
+    with pytest.raises(UserError, match=match):
+        run(wishes_of([adapter], **more))
+
+
+def test_a_model_or_an_adapter_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model to draw with\n  add --adapter RUN"):
+        run(Wishes(prompts=["a"]))
+    with pytest.raises(UserError, match="no such adapter"):
+        run(Wishes(prompts=["a"], adapters=[tmp_path / "gone"]))
+
+
+def test_an_adapter_that_does_not_know_its_base_asks_for_the_model(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "run", base={})
+    with pytest.raises(UserError, match="does not say which model it belongs to\n  add --model"):
+        run(Wishes(prompts=["a"], adapters=[folder]))
+
+
+def test_an_interactive_session_reads_lines_until_the_end(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter(["a plan", ":quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(script))
+    said = run(Wishes(adapters=[adapter], interactive=True, out=tmp_path))
+    assert (tmp_path / "00000.png").is_file()
+    assert "seed 0" in said[-1]
