@@ -6,7 +6,6 @@ Legend of tensor shapes, used as suffixes of names:
     c  channels                     d  width of the text encoder's hidden state
     h  height   w  width            t  diffusion timesteps, 0 .. num_train_timesteps - 1
     n  windows of one prompt        k  tokens in one encoder window (77 for CLIP)
-
 `pixels_bchw` are float in [-1, 1]; `latents_bchw` are scaled latents (VAE output x scaling factor), float.
 """
 
@@ -288,6 +287,9 @@ class DiffusionModel(Protocol):
 
     def fingerprint(self, part: str) -> str:
         """sha256 over a part's weights and config: the VAE's in cache keys, the denoiser's in adapters."""
+
+    def file_sha256(self) -> str | None:
+        """sha256 of the whole model where it is one file: what other programs know a base by."""
 
     def module(self, part: str) -> "nn.Module":
         """The part's module, loaded if need be, frozen, in evaluation mode."""

@@ -27,7 +27,7 @@ def no_bars() -> Iterator[Any]:
 def run(wishes: Wishes, **settings: Any) -> list[str]:
     """Draw quickly; what was said."""
     said: list[str] = []
-    given = {key: value for key, value in settings.items()}
+    given = dict(settings)
     generate(GenerateConfig.model_validate({**QUICK, **settings}), wishes, given, said.append, no_bars)
     return said
 

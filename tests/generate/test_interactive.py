@@ -1,6 +1,7 @@
 """The interactive prompt: every command, and no mistake ends it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,9 @@ def test_control_c_while_drawing_keeps_weights_and_conversation(
         if steps == 5:  # the second picture, between its two steps
             raise KeyboardInterrupt
 
-    conversation = Interactive(session_of([(adapter, 1.0)]), tmp_path / "drawn", said.append, progress)
+    conversation = Interactive(
+        session_of([(adapter, 1.0)]), tmp_path / "drawn", said.append, lambda: nullcontext(lambda title: progress)
+    )
     script = iter(["a plan", ":weight 0.5", ":again 1", ":show", "a house", ":quit"])
     conversation.run(lambda: next(script))
     assert said[3] == "broken off; :quit ends"

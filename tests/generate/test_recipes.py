@@ -1,7 +1,6 @@
 """A picture's recipe draws the same picture again, from the list or from the picture itself."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +136,9 @@ def test_a_guidance_written_as_a_whole_number_is_read() -> None:
 
 def test_a_picture_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
     session = session_of(batch_size=1)
-    drawing = draw_into(session, session.requests(["a", "b"]), tmp_path)
+    drawing: Any = draw_into(session, session.requests(["a", "b"]), tmp_path)
     path, _ = next(drawing)
     assert path.is_file()
     assert len(read_rows(tmp_path)) == 1
     drawing.close()
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["00000.png", "prompts.jsonl"]
-    shutil.rmtree(tmp_path)

@@ -1,5 +1,6 @@
 """An export does in other programs what the adapter does here."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -153,6 +154,9 @@ def test_exports_carry_the_metadata_that_other_programs_read(tiny_model: Path, t
         assert metadata["modelspec.trigger_phrase"] == "sks"
         assert metadata["modelspec.architecture"].endswith("/lora")
         assert json.loads(metadata["loraloom"])["prompt_method"] == "attention"
+        data = file.read_bytes()
+        after_header = data[8 + int.from_bytes(data[:8], "little") :]
+        assert metadata["sshs_model_hash"] == hashlib.sha256(after_header).hexdigest()
     assert {key.rsplit(".", 1)[-1] for key in load_file(files[1])} == {"weight", "alpha"}
 
 

@@ -135,6 +135,12 @@ def test_a_run_can_begin_from_another_runs_checkpoint_without_touching_it(config
         )
 
 
+def test_going_back_to_an_older_checkpoint_is_never_silent(configure: Configure) -> None:
+    folder = train(configure(), say=quiet).folder
+    with pytest.raises(UserError, match="step_0000003 is not the newest checkpoint"):
+        train(configure(checkpoints={"resume": str(folder / "checkpoints" / "step_0000003")}), say=quiet)
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_in_silence(
     configure: Configure, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,18 +13,16 @@ from PIL import Image
 
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import ModelSource, PictureRequest, Progress
+from loraloom.contracts import ModelSource, PictureRequest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
-from loraloom.generate.interactive import Interactive
+from loraloom.generate.interactive import Bars, Interactive
 from loraloom.generate.saving import draw_into, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
 
 Say = Callable[[str], None]
-Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
-"""Opens a display that makes a progress callback for each titled piece of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +78,18 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
         say("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
+    if wishes.interactive:
+        # A live display would fight with the line being typed: it is opened for each drawing alone.
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
+        Interactive(session, out, say, bars).run(lambda: input("> "))
+        return
+    wanted = requests or session.requests(prompts)
+    for prompt in dict.fromkeys(request.prompt for request in wanted):
+        for lost in session.lost(prompt):
+            say(f"warning: {session.encoder.method} does not read all of {prompt[:40]!r}…: {lost[:120]}")
     with bars() as bar:
-        if wishes.interactive:
-            Interactive(session, out, say, bar("steps")).run(lambda: input("> "))
-            return
-        _draw_all(session, requests or session.requests(prompts), out, say, bar)
+        _draw_all(session, wanted, out, say, bar)
 
 
 def read_prompts(path: Path) -> list[str]:

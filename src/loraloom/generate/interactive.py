@@ -5,7 +5,8 @@ prompt. Every command checks its value before anything is drawn.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,16 @@ HELP = """\
   :help               this list;       :quit ends"""
 
 
+Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
+"""Opens a display that makes a progress callback for each titled piece of work."""
+
+
+@contextmanager
+def no_bars() -> Iterator[Callable[[str], Progress]]:
+    """A display that shows nothing."""
+    yield lambda title: lambda done, total: None
+
+
 @dataclass(slots=True)
 class Interactive:
     """A conversation about pictures."""
@@ -33,7 +44,7 @@ class Interactive:
     session: Session
     folder: Path
     say: Callable[[str], None]
-    progress: Progress | None = None
+    bars: Bars = no_bars
     prompt: str = ""
     history: list[tuple[PictureRequest, tuple[float, ...], Path]] = field(
         default_factory=list[tuple[PictureRequest, tuple[float, ...], Path]]
@@ -164,6 +175,9 @@ class Interactive:
 
     def _draw(self, requests: list[PictureRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
-        for path, picture in draw_into(self.session, requests, self.folder, self.progress):
-            self.history.append((picture.request, weights, path))
-            self.say(f"  {path}  seed {picture.request.seed}  {picture.seconds:.1f} s")
+        for lost in self.session.lost(requests[0].prompt):
+            self.say(f"  warning: {self.session.encoder.method} does not read: {lost[:120]}")
+        with self.bars() as bar:
+            for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
+                self.history.append((picture.request, weights, path))
+                self.say(f"  {path}  seed {picture.request.seed}  {picture.seconds:.1f} s")

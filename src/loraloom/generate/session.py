@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -97,6 +97,10 @@ class Session:
             precision=self.config.mixed_precision,
         )  # fmt: skip
 
+    def lost(self, prompt: str) -> tuple[str, ...]:
+        """Parts of a prompt that the prompt method will not read."""
+        return self.encoder.plan(prompt, weighting=self.config.weighting).lost
+
     def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
         with torch.inference_mode(), self._autocast():
             return self.encoder.encode(prompts, weighting=self.config.weighting)
@@ -143,9 +147,14 @@ def open_session(
         placed.append(Placed(file, put_on(model, file, f"adapter{number}", weight), weight))
         _note_base(model, file, say)
     domain = plugins.load("domains", str(record.get("domain", "freetext")))
-    chosen: PromptMethod = method or record.get("prompt_method", "attention")
+    chosen = method or _recorded_method(record, files)
     return Session(
-        model, PromptEncoder(model.text, domain, chosen), placed, config, device, _size(model, config, record)
+        model,
+        PromptEncoder(model.text, domain, chosen, max_windows=1 << 10),
+        placed,
+        config,
+        device,
+        _size(model, config, record),
     )
 
 
@@ -155,6 +164,16 @@ def _base_of(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> ModelSo
         what = f"{files[0].path.name} does not say which model it belongs to" if files else "no model was named"
         raise UserError(what, fix="add --model")
     return ModelSource(base["source"], base.get("revision"), base.get("variant"), base.get("config"))
+
+
+def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> PromptMethod:
+    """How the adapter was taught to read long prompts; `attention` when it does not say."""
+    method = record.get("prompt_method", "attention")
+    if method not in get_args(PromptMethod):
+        raise UserError(
+            f"{files[0].path.name} names an unknown prompt method", got=method, fix="name one with --prompt-method"
+        )
+    return method
 
 
 def _note_base(model: DiffusionModel, file: AdapterFile, say: Callable[[str], None]) -> None:

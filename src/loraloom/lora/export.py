@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel, PictureRequest
@@ -56,7 +57,9 @@ def export_adapter(
         (folder / DIFFUSERS_NAME, to_exchange(model, ready, DTYPES[dtype])),
         (folder / f"{name}.safetensors", to_kohya(model, ready, DTYPES[dtype])),
     ):
-        write_tensors(file, tensors, {**metadata, "modelspec.hash_sha256": f"0x{tensor_hash(tensors)}"})
+        total = tensor_hash(tensors)
+        sums = {"modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total}
+        write_tensors(file, tensors, {**metadata, **sums})
         files.append(file)
     return files
 
@@ -82,12 +85,12 @@ def first_noise(model: DiffusionModel, request: PictureRequest) -> Tensor:
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names and bytes of all tensors."""
-    parts = [
-        f"{key}{tuple(t.shape)}".encode() + t.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        for key, t in sorted(tensors.items())
-    ]
-    return sha256_bytes(b"".join(parts))
+    """sha256 of all that follows the header of the file that `write_tensors` makes of these tensors.
+
+    ModelSpec's `hash_sha256` and sd-scripts' `sshs_model_hash` are this sum: metadata does not change it.
+    """
+    data = save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    return sha256_bytes(data[8 + int.from_bytes(data[:8], "little") :])
 
 
 def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -102,10 +105,16 @@ def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: st
         "ss_output_name": name,
         "ss_base_model_version": model.kohya_version,
         "ss_sd_model_name": model.source.location,
-        "ss_new_sd_model_hash": record.get("base_sha256", ""),
+        "ss_new_sd_model_hash": record.get("base_file_sha256"),
         "ss_resolution": size,
         "ss_num_train_images": record.get("num_images", ""),
         "ss_steps": record.get("step", ""),
+        "ss_epoch": record.get("epoch"),
+        "ss_batch_size_per_device": record.get("batch_size"),
+        "ss_gradient_accumulation_steps": record.get("accumulation"),
+        "ss_optimizer": record.get("optimizer"),
+        "ss_lr_scheduler": record.get("scheduler"),
+        "ss_mixed_precision": record.get("precision"),
         "ss_max_train_steps": record.get("max_steps", ""),
         "ss_learning_rate": record.get("learning_rate", ""),
         "ss_seed": record.get("seed", ""),

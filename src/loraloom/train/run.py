@@ -131,8 +131,15 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
             fix="choose another --out, or drop --resume never to go on",
         )
     _refuse_other_settings(folder, config)
-    if wish != "auto" and Path(wish).resolve().parent != checkpoints.folder.resolve():
-        say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
+    if wish != "auto":
+        newest = checkpoints.path(checkpoints.steps()[-1])
+        if Path(wish).resolve() != newest.resolve() and Path(wish).resolve().parent == checkpoints.folder.resolve():
+            raise UserError(
+                f"{Path(wish).name} is not the newest checkpoint: what came after it would be lost", got=newest.name,
+                fix="drop --resume to go on from the newest, name another --out to branch off, or delete the newer ones",
+            )  # fmt: skip
+        if Path(wish).resolve().parent != checkpoints.folder.resolve():
+            say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
     for complaint in complaints:
         say(f"warning: {complaint}")

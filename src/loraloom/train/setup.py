@@ -108,7 +108,8 @@ class Run:
 
     def record(self, done: int) -> dict[str, Any]:
         """What the adapter says of itself."""
-        config, source = self.config, self.trainee.model.source
+        config, model = self.config, self.trainee.model
+        source = model.source
         width, height = common_size(self.manifest.examples)
         return {
             "format": "loraloom.adapter.1", "loraloom": __version__, "family": self.trainee.model.family,
@@ -120,6 +121,10 @@ class Run:
             "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
             "trigger": self.manifest.info.get("settings", {}).get("trigger", ""), "dataset": self.manifest.fingerprint,
             "num_images": len(self.trainee.batches.examples), "size": f"{width}x{height}", "step": done,
+            "epoch": done // self.trainee.epochs.steps_per_epoch, "batch_size": config.data.batch_size,
+            "accumulation": config.train.gradient_accumulation, "optimizer": config.optim.optimizer,
+            "scheduler": config.optim.scheduler, "precision": config.train.mixed_precision,
+            "base_file_sha256": model.file_sha256(),
             "max_steps": config.train.max_steps, "learning_rate": config.optim.learning_rate, "seed": config.train.seed,
             "config": config.model_dump(mode="json"),
         }  # fmt: skip

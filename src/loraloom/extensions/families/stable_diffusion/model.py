@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loraloom.contracts import Conditioning, LoraPreset, ModelSource, NoiseSchedule, PictureRequest
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
-from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located
+from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
 
 _PRESETS = MappingProxyType(
@@ -86,6 +86,10 @@ class StableDiffusionModel:
         if part not in self._fingerprints:
             self._fingerprints[part] = self._located.fingerprint(part)
         return self._fingerprints[part]
+
+    def file_sha256(self) -> str | None:
+        """sha256 of a single checkpoint; None for a folder."""
+        return file_sum(self._located.single_file) if self._located.single_file else None
 
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""

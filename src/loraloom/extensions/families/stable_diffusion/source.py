@@ -7,6 +7,7 @@ Nothing from outside is executed: classes are ours to choose, weights are safete
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ class Located:
         folder: diffusers folder with configs and tokenizer; for a single file the folder of the same layout.
         single_file: The checkpoint when the weights are in one file, else None.
         variant: Weight file variant such as `fp16`, or None.
+        hub: The hub id and revision that weights come from when they are first asked for, or None.
     """
 
     folder: Path
     single_file: Path | None = None
     variant: str | None = None
+    hub: tuple[str, str | None] | None = None
 
     def config(self, part_folder: str, name: str = "config.json") -> dict[str, Any]:
         """A part's JSON config.
@@ -66,6 +69,8 @@ class Located:
         """One CLIP text encoder, cross-attention UNet, no added text-time conditions (which SDXL has)."""
         if not (self.folder / "unet" / "config.json").is_file():
             return False
+        if self.single_file is not None and not _has_the_keys(self.single_file):
+            return False
         config = self.config("unet")
         return (
             config.get("_class_name") == "UNet2DConditionModel"
@@ -81,6 +86,8 @@ class Located:
         """
         if self.single_file is not None:
             return [self.single_file]
+        if self.hub is not None:
+            _download(*self.hub, self.variant, (PART_FOLDER[part],))
         folder = self.folder / PART_FOLDER[part]
         files = sorted(folder.glob("*.safetensors"))
         wanted = [
@@ -110,7 +117,7 @@ class Located:
 
 
 def locate(source: ModelSource) -> Located:
-    """Find the model; downloads from the hub what is missing unless offline.
+    """Find the model; of a hub model only configs and tokenizer are downloaded here, a few hundred kilobytes.
 
     Raises:
         UserError: Not there, gated, not a model, pickled; says what to do.
@@ -132,7 +139,8 @@ def locate(source: ModelSource) -> Located:
             got=source.location,
             expected="a diffusers folder, a .safetensors file or a hub id (owner/name)",
         )
-    return Located(_download(source.location, source.revision, source.variant), variant=source.variant)
+    folder = _download(source.location, source.revision, source.variant, ())
+    return Located(folder, variant=source.variant, hub=(source.location, source.revision))
 
 
 def _nearby(path: Path) -> str:
@@ -146,16 +154,27 @@ def _config_folder(source: ModelSource) -> Path:
     folder = Path(chosen).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    return _download(chosen, None, None, weights=False)
+    return _download(chosen, None, None, ())
 
 
-def _download(repo: str, revision: str | None, variant: str | None, *, weights: bool = True) -> Path:
+def _has_the_keys(file: Path) -> bool:
+    """Whether a single checkpoint has one text encoder beside the UNet; SDXL's has two, under another name."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        keys = list(opened.keys())
+    return any(key.startswith("model.diffusion_model.") for key in keys) and not any(
+        key.startswith("conditioner.embedders.") for key in keys
+    )
+
+
+def _download(repo: str, revision: str | None, variant: str | None, weights: Sequence[str]) -> Path:
+    """The hub's snapshot folder with configs and tokenizer, and the weights of the named part folders."""
     from huggingface_hub import errors, snapshot_download
 
     suffix = f".{variant}" if variant else ""
     patterns = list(_SMALL_FILES)
-    if weights:
-        patterns += [f"{folder}/*model{suffix}*.safetensors" for folder in PART_FOLDER.values()]
+    patterns += [f"{folder}/*model{suffix}*.safetensors" for folder in weights]
     ignore = None if variant else ["*.fp16.*", "*.non_ema.*"]
     page = f"https://huggingface.co/{repo}"
     try:
