@@ -39,15 +39,17 @@ def check_safetensors(path: Path) -> None:
         raise UserError("no such weight file", got=str(path), fix="check the path")
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+        length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+        # The first eight bytes are a length, which may look like a pickle's or a zip's; then the header's brace follows.
+        whole = 2 <= length <= size - 8 and start[8:] == b"{"
+        if not whole and (start[:2] == b"PK" or start[:1] == b"\x80"):
             raise UserError(
                 f"{path.name} is a pickled checkpoint under another name, which can run code when it is opened",
                 expected="a .safetensors file",
                 fix="get the .safetensors version of this model",
             )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= size - 8:
+        if not whole:
             raise UserError(
                 f"{path.name} is not a whole safetensors file", got=f"{size} bytes", fix="download it again"
             )
@@ -55,7 +57,7 @@ def check_safetensors(path: Path) -> None:
             raise UserError(
                 f"{path.name} has an oversized header", got=f"{length} bytes", expected=f"at most {MAX_HEADER_BYTES}"
             )
-        header = file.read(length)
+        header = b"{" + file.read(length - 1)
     # Counting the key is exact enough for a limit and costs no parsing of a hostile header.
     if header.count(b'"data_offsets"') > MAX_TENSORS:
         raise UserError(f"{path.name} has too many tensors", expected=f"at most {MAX_TENSORS}")

@@ -313,7 +313,7 @@ def pictures(tmp_path: Path) -> Path:
 def command(model: Path, pictures: Path, out: Path, *more: str) -> list[str]:
     return [
         "--pretrained_model_name_or_path", str(model), "--train_data_dir", str(pictures), "--output_dir", str(out),
-        "--resolution", "64", "--train_batch_size", "2", "--rank", "3", "--learning_rate", "0.02", "--report_to", "none",
+        "--resolution", "64", "--train_batch_size", "2", "--rank", "4", "--learning_rate", "0.02", "--report_to", "none",
         *more,
     ]  # fmt: skip
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN, _HEAD = 8, 30
+_WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc", "NanumGothic.ttf", "malgun.ttf", "AppleSDGothicNeo.ttc", "DejaVuSans.ttf",
+)  # fmt: skip
 _INK, _PAPER, _BLANK = (34, 34, 38), (250, 250, 250), (225, 225, 228)
 
 
@@ -31,7 +34,7 @@ def contact_sheet(
     height = _HEAD + len(rows) * (_HEAD + cell_px + _MARGIN)
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
+    font = _font("".join([*row_names, *column_names]))
     for column, name in enumerate(column_names):
         draw.text((_MARGIN + column * (cell_px + _MARGIN), 8), _fit(draw, name, font, cell_px), fill=_INK, font=font)
     for number, row in enumerate(rows):
@@ -42,6 +45,17 @@ def contact_sheet(
             picture = row[column] if column < len(row) else None
             _paste(sheet, picture, left, top + _HEAD, cell_px)
     return sheet
+
+
+def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own font, or for letters that it lacks (Korean, say) a font of the system where there is one."""
+    if max(text, default=" ") > "\u024f":
+        for name in _WIDE_FONTS:
+            try:
+                return ImageFont.truetype(name, 14)
+            except OSError:
+                continue
+    return ImageFont.load_default(size=14)
 
 
 def _paste(sheet: Image.Image, picture: Image.Image | None, left: int, top: int, cell_px: int) -> None:

@@ -18,7 +18,7 @@ from loraloom.files import sha256_bytes, sha256_file, write_json
 from loraloom.weights import PICKLED, check_safetensors
 
 PART_FOLDER = {"denoiser": "unet", "vae": "vae", "text_encoder": "text_encoder"}
-_SMALL_FILES = ["model_index.json", "*/config.json", "*/*_config.json", "tokenizer/*"]
+_SMALL_FILES = ["model_index.json", "*/config.json", "*/*_config.json", "*/*.safetensors.index.json", "tokenizer/*"]
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _DEFAULT_SINGLE_FILE_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
