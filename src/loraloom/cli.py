@@ -50,6 +50,8 @@ def prepare(
     with bars() as bar:
         count = (lambda caption: len(text.tokenize(caption))) if text else None
         room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("pictures"))
+    if not model:
+        typer.echo("captions were not counted: add --model to do that here, or use `loraloom tokens`")
     typer.echo(f"next: loraloom train --dataset {out}")
 
 
