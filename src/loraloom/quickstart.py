@@ -118,7 +118,7 @@ def fit_autoencoder(base: Path, progress: Progress) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=4e-3, weight_decay=0.0)
     for step in range(_AUTOENCODER_STEPS):
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / _AUTOENCODER_STEPS)
-        batch_bchw = pixels_bchw[torch.from_numpy(rng.integers(0, len(pixels_bchw), 8))]
+        batch_bchw = pixels_bchw[torch.from_numpy(rng.integers(0, len(pixels_bchw), 4))]
         mean_bchw = vae.encode(batch_bchw, return_dict=False)[0].mean
         error = vae.decode(mean_bchw, return_dict=False)[0] - batch_bchw
         (error.abs().mean() + error.square().mean() + 1e-4 * mean_bchw.square().mean()).backward()

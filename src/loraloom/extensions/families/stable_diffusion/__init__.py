@@ -28,9 +28,12 @@ class StableDiffusion:
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""
-        from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+        from loraloom.extensions.families.stable_diffusion.model import quiet
 
-        return build_tiny(folder, seed=seed)
+        with quiet():  # the pipeline's imports speak of libraries that are not needed here
+            from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+
+            return build_tiny(folder, seed=seed)
 
 
 FAMILY = StableDiffusion()
