@@ -91,13 +91,14 @@ class Sampler:
                 autocast=self.runtime.autocast,
                 stop=lambda: stop() or time.monotonic() > deadline,
             )
-            for picture in pictures:
-                path = self._path(step, mine[picture.index])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".tmp")
-                picture.image.save(temporary, format="PNG")
-                temporary.replace(path)
-                write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
+            with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth a compilation
+                for picture in pictures:
+                    path = self._path(step, mine[picture.index])
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = path.with_suffix(".tmp")
+                    picture.image.save(temporary, format="PNG")
+                    temporary.replace(path)
+                    write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
         except StoppedError:
             return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
         except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
