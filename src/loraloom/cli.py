@@ -128,7 +128,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
     steps: Annotated[int, typer.Option(min=1, help="training steps")] = 200,
 ) -> None:
-    """Draw pictures, teach one to a tiny base, draw with it, and measure; no download, about a minute."""
+    """Draw pictures, teach one to a tiny base, draw with it, and measure; no download, about two minutes."""
     from loraloom.quickstart import run_quickstart
 
     run_quickstart(out, steps, typer.echo)

@@ -1,4 +1,4 @@
-"""The whole way in a minute, without a download or a GPU: draw, prepare, train, generate, measure.
+"""The whole way in two minutes, without a download or a GPU: draw, prepare, train, generate, measure.
 
 In: an empty folder. Out: in it the drawn pictures, the dataset, the run with samples and exports, and `result.png`: the
 taught picture, what the base draws, what the adapter draws. The base is a tiny one whose autoencoder is fitted here in a
