@@ -25,18 +25,12 @@ LEVELS: list[set[str]] = [
     {"generate"},
     {"evaluate"},
     {"train"},
-    {"cluster", "serve", "compat"},
-    {"cli", "console", "doctor", "quickstart", "__main__"},
+    {"cluster", "serve", "compat", "console"},
+    {"cli", "doctor", "quickstart", "__main__"},
 ]
 """Each room imports rooms of lower levels and, below the top two, not its neighbours."""
 
-NEIGHBOURS = {
-    ("cli", "console"),
-    ("cli", "quickstart"),
-    ("quickstart", "console"),
-    ("cli", "doctor"),
-    ("__main__", "cli"),
-}
+NEIGHBOURS = {("compat", "console"), ("cli", "quickstart"), ("cli", "doctor"), ("__main__", "cli")}
 """Imports within a level that are meant."""
 
 ONLY_IN = {

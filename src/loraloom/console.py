@@ -24,7 +24,7 @@ def bars() -> Iterator[Callable[[str], Progress]]:
     Where stderr is no terminal, a line is written now and then instead.
     """
     if not sys.stderr.isatty():
-        yield _lines
+        yield lines
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,7 +55,7 @@ def bars() -> Iterator[Callable[[str], Progress]]:
         yield make
 
 
-def _lines(title: str) -> Progress:
+def lines(title: str) -> Progress:
     """A line every ten seconds at most."""
     last = time.monotonic()
 

@@ -7,19 +7,18 @@ never passed over. Works alone and under `accelerate launch`. docs/coming-from-d
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, read_flags
+from loraloom.console import lines
 from loraloom.errors import UserError
 
 if TYPE_CHECKING:  # `--help` pays for neither pydantic nor torch
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.run import RunConfig
-    from loraloom.contracts import Progress
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SAME_SCHEDULE = {"cosine_with_restarts": "cosine", "polynomial": "linear"}
@@ -180,7 +179,7 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
             f"{numbers['images_per_second']:.1f} images/s"
         )
 
-    result = train(settings, say=say, report=report, progress=_progress)
+    result = train(settings, say=say, report=report, progress=lines)
     if not main:
         return
     if result.adapter is None:
@@ -247,22 +246,9 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
     text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text
     report = prepare(
         Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(text.tokenize(caption)), console=say,
-        progress=_progress("preparing pictures"),
+        progress=lines("preparing pictures"),
     )  # fmt: skip
     return len(report.manifest.examples)
-
-
-def _progress(title: str) -> "Progress":
-    """A line every ten seconds at most."""
-    last = time.monotonic()
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= 10:
-            last = time.monotonic()
-            sys.stderr.write(f"{title}: {done} of {total}\n")
-
-    return advance
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

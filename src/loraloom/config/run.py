@@ -59,7 +59,7 @@ class DataConfig(Settings):
     cache_dir: str | None = setting(
         None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True
     )
-    encode_batch_size: int = setting(4, "pictures or texts encoded at once while caching", ge=1, resumable=True)
+    encode_batch_size: int = setting(4, "pictures encoded at once while caching", ge=1, resumable=True)
 
 
 class PromptConfig(Settings):
