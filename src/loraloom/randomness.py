@@ -5,9 +5,11 @@ share the work. The idea of re-seeding by position: EDM2, `training_loop.py`.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a seed alone must not pay for torch
+    import torch
+    from torch import Tensor
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -16,21 +18,29 @@ def derive_seed(*parts: str | int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(*parts: str | int) -> torch.Generator:
+def generator(*parts: str | int) -> "torch.Generator":
     """A fresh CPU generator for the parts; numbers are drawn on the CPU so that every device sees the same ones."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 def permutation(count: int, *parts: str | int) -> list[int]:
     """0 .. count - 1 in an order decided by the parts."""
+    import torch
+
     return torch.randperm(count, generator=generator(*parts)).tolist()
 
 
-def normal(shape: tuple[int, ...], *parts: str | int) -> Tensor:
+def normal(shape: tuple[int, ...], *parts: str | int) -> "Tensor":
     """Standard normal float32 numbers decided by the parts."""
+    import torch
+
     return torch.randn(shape, generator=generator(*parts))
 
 
 def uniform(*parts: str | int) -> float:
     """One number in [0, 1) decided by the parts."""
+    import torch
+
     return float(torch.rand((), generator=generator(*parts), dtype=torch.float64))
