@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
     from PIL import Image
     from torch import Tensor, nn
 
-# ---------------------------------------------------------------------------------------------------- data
+    from loraloom.verdicts import Artist, Judge, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,6 @@ class Captioner(Protocol):
         """
 
 
-# ---------------------------------------------------------------------------------------------------- prompts
-
-
 @dataclass(frozen=True, slots=True)
 class Section:
     """A header and the sentences below it; the header is repeated in every window that carries one of its sentences."""
@@ -128,9 +125,15 @@ class Section:
 
 
 class Domain(Protocol):
-    """What texts of one kind are made of. A module exports one as `DOMAIN`."""
+    """What texts of one kind are made of. A module exports one as `DOMAIN`; None stands for what it cannot do."""
 
     name: str
+    artist: "Artist | None"
+    judge: "Judge | None"
+
+    @property
+    def metrics(self) -> "Sequence[Metric]":
+        """What is measured on its pictures; empty where there is nothing."""
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""
@@ -196,9 +199,6 @@ class Batch:
     weights_b: "Tensor"
 
 
-# ---------------------------------------------------------------------------------------------------- diffusion
-
-
 @dataclass(frozen=True, slots=True)
 class NoiseSchedule:
     """The forward process that the model was trained with.
@@ -245,6 +245,9 @@ class Sampler(Protocol):
 
     def scale_input(self, latents_bchw: "Tensor", timestep: "Tensor") -> "Tensor":
         """What the denoiser is to be shown at this step."""
+
+    def noised(self, clean_bchw: "Tensor", noise_bchw: "Tensor", number: int) -> "Tensor":
+        """Finished latents as they would stand before step `number`; finished when it is the number of steps."""
 
     def step(
         self, prediction_bchw: "Tensor", timestep: "Tensor", latents_bchw: "Tensor", generators: "list[torch.Generator]"
@@ -303,6 +306,9 @@ class DiffusionModel(Protocol):
     def drop(self, part: str) -> None:
         """Forget the part's weights; the next use reads them again."""
 
+    def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
+        """Write the whole model as it is now to a folder that `open` reads; appears whole."""
+
     def encode_images(self, pixels_bchw: "Tensor") -> "tuple[Tensor, Tensor]":
         """Mean and log-variance of the latents' distribution, (b, c, h, w) float32, **not** scaled."""
 
@@ -332,12 +338,9 @@ class DiffusionModel(Protocol):
         """A module's name as adapter files spell it; differs where a library renamed its modules."""
 
     def peer_latents(self, adapter_file: Path | None, request: "PictureRequest", noise_bchw: "Tensor") -> "Tensor":
-        """Denoise in a fresh pipeline of the peer library with an exported adapter: the export's proof.
+        """Denoise in a fresh pipeline of the peer library with an exported adapter (None: the base alone): its proof.
 
-        `noise_bchw` is the first noise; `adapter_file` None draws with the base alone.
-
-        Returns:
-            (1, c, h, w) float32 latents on the CPU after `request.num_steps` steps.
+        From the first noise `noise_bchw` to (1, c, h, w) float32 latents on the CPU.
         """
 
 
@@ -358,9 +361,6 @@ class Family(Protocol):
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of the family's layout, about a million parameters, and return its folder."""
-
-
-# ---------------------------------------------------------------------------------------------------- pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +388,7 @@ class PictureRequest:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished picture with its request and its place in the request list."""
+    """A finished picture and its place in the request list."""
 
     index: int
     request: PictureRequest

@@ -5,8 +5,10 @@ picture.
 """
 
 import re
+from collections.abc import Sequence
 
 from loraloom.contracts import Domain, Section
+from loraloom.verdicts import Artist, Judge, Metric
 
 _HEADER = re.compile(r"\[[^\[\]]+\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+")  # the last three are the full-width ones
@@ -31,6 +33,9 @@ class FreeText:
     """The `freetext` domain."""
 
     name = "freetext"
+    artist: Artist | None = None
+    judge: Judge | None = None
+    metrics: Sequence[Metric] = ()
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at `[Header]` lines, sentence ends and line ends.
