@@ -84,7 +84,11 @@ class LoraConfig(Settings):
         None, "scale: updates are multiplied by alpha / rank; default is the rank", flag="--alpha", gt=0
     )
     dropout: float = setting(0.0, "dropout before the update", flag="--lora-dropout", ge=0, lt=1)
-    text_encoder: bool = setting(False, "also put LoRA on the text encoder's attention", flag="--text-encoder")
+    text_encoder: bool = setting(
+        False,
+        "the text encoder learns too: LoRA on its attention, or with method full all of it",
+        flag="--text-encoder",
+    )
     ema_decay: float | None = setting(
         None, "keep an exponential moving average of the adapter and export it", flag="--ema-decay", gt=0, lt=1
     )
@@ -125,6 +129,11 @@ class ObjectiveConfig(Settings):
 class TrainConfig(Settings):
     """How long, how precise, how often."""
 
+    method: Literal["lora", "full"] = setting(
+        "lora",
+        "lora: an adapter beside frozen weights; full: every weight, ends in a model folder (needs some 16 bytes a weight)",
+        flag="--method",
+    )
     output: str = setting("runs/run", "folder of the run", flag="--out", resumable=True)
     max_steps: int = setting(800, "optimizer steps", flag="--max-steps", ge=1)
     gradient_accumulation: int = setting(
@@ -136,7 +145,11 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = setting(
         False, "recompute activations: less memory, slower", flag="--gradient-checkpointing", resumable=True
     )
-    channels_last: bool = setting(True, "memory layout of the convolutions; faster on most machines", resumable=True)
+    channels_last: bool = setting(
+        True,
+        "memory layout of the convolutions on a GPU; a CPU never uses it: small models were 5x slower",
+        resumable=True,
+    )
     compile: bool = setting(
         False, "torch.compile the denoiser: slower start, faster steps", flag="--compile", resumable=True
     )

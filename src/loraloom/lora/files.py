@@ -100,6 +100,11 @@ def read_adapter(place: Path) -> AdapterFile:
         record = json.loads(metadata.get(KEY, "{}"))
     except ValueError as error:
         raise UserError(f"{path.name}: its {KEY} record is not JSON ({error})") from None
+    if isinstance(record, dict) and str(record.get("format", "")).startswith("loraloom.full"):
+        raise UserError(
+            "this is a run of method full: it made a model, not an adapter", got=str(place),
+            fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
+        )  # fmt: skip
     return AdapterFile(path, tensors, record if isinstance(record, dict) else {}, metadata, sha256_file(path))
 
 

@@ -6,6 +6,7 @@ run/  run.yaml                            the resolved settings
       samples/step_0000100/00.png, .txt   pictures drawn on the way; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
+      model/                              instead of the last two with method full: a diffusers folder
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class TrainResult:
     Attributes:
         folder: The run folder.
         finished: How the loop ended.
-        adapter: adapter.safetensors, or None when the run was stopped early.
+        adapter: adapter.safetensors (method full: the model folder), or None when the run was stopped early.
         checks: One for each verified export.
         is_main: Whether this process is the one that speaks.
     """
@@ -167,13 +168,22 @@ def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
 
 
 def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]:
-    """Write the adapter and its exports; verify the exports by drawing with them. The main process alone works here."""
-    path = run.folder / "adapter.safetensors"
+    """Write the adapter and its exports; verify the exports by drawing with them. The main process alone works here.
+
+    With method full a model folder is written instead.
+    """
+    full = run.config.train.method == "full"
+    path = run.folder / ("model" if full else "adapter.safetensors")
     if not run.trainee.runtime.is_main:
         return path, ()
     trainee, config = run.trainee, run.config
     if trainee.ema:
         trainee.ema.swap()
+    if full:
+        trainee.model.save(path, config.export.dtype)
+        run.say(f"model written: {path}; draw with --model {path}")
+        _say_best(run)
+        return path, ()
     record = run.record(finished.step)
     save_adapter(path, trainee.adapter.state(), record)
     layers = read_adapter(path).layers(trainee.model)
@@ -189,9 +199,13 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         run.tracker.event("export", finished.step, file=check.file.name, **numbers)
     if not all(check.good for check in checks):
         run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
+    _say_best(run)
+    return path, tuple(checks)
+
+
+def _say_best(run: Run) -> None:
     if run.best_step is not None:
         run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
-    return path, tuple(checks)
 
 
 def verify(run: Run, files: list[Path], adapter: Path) -> list[ExportCheck]:

@@ -29,6 +29,7 @@ from loraloom.prompts.encoder import PromptEncoder
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
 from loraloom.train.filling import fill_caches, stoppable
+from loraloom.train.full import attach_full
 from loraloom.train.optim import Ema, LossScale, Updater, make_optimizer, optimizer_tensors, restore_optimizer
 from loraloom.train.runtime import Runtime
 from loraloom.train.samples import Sampler
@@ -112,7 +113,8 @@ class Run:
         source = model.source
         width, height = common_size(self.manifest.examples)
         return {
-            "format": "loraloom.adapter.1", "loraloom": __version__, "family": self.trainee.model.family,
+            "format": "loraloom.full.1" if config.train.method == "full" else "loraloom.adapter.1",
+            "loraloom": __version__, "family": self.trainee.model.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
                 "prediction_type": source.prediction_type,
@@ -252,10 +254,14 @@ def make_batches(
 
 def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say) -> Trainee:
     """Place the denoiser, put the adapter on, make optimizer, average and plan."""
-    denoiser: Any = model.place("denoiser", runtime.device, runtime.weight_dtype)
-    if config.train.channels_last:
+    full = config.train.method == "full"
+    denoiser: Any = model.place("denoiser", runtime.device, torch.float32 if full else runtime.weight_dtype)
+    channels_last = config.train.channels_last and runtime.device.type == "cuda"
+    if channels_last:
         denoiser.to(memory_format=torch.channels_last)
-    adapter = attach_new(model, config.lora, config.train.seed)
+    adapter = (
+        attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
+    )
     announce(adapter, config, say)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
@@ -284,13 +290,19 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
     return Trainee(
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
-        config.train.channels_last,
+        channels_last,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
 
 
 def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
     """Which layers matched."""
+    if config.train.method == "full":
+        say(
+            f"all of the {' and the '.join(part.replace('_', ' ') for part in adapter.modules)} learns: "
+            f"{adapter.num_parameters:,} numbers, float32"
+        )
+        return
     for part, names in adapter.modules.items():
         shown = ", ".join(names[:2]) + (f", … {names[-1]}" if len(names) > 2 else "")
         say(f"LoRA on {len(names)} layers of the {part.replace('_', ' ')}: {shown}")

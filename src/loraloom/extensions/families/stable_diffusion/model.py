@@ -8,7 +8,9 @@ import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from shutil import copyfile, copytree
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
+from loraloom.files import whole_directory
 
 _PRESETS = MappingProxyType(
     {
@@ -66,7 +69,7 @@ class StableDiffusionModel:
             )
         self.latent_scale = 2 ** (len(vae.get("block_out_channels", [0, 0, 0, 0])) - 1)
         self.default_size_px = int(unet.get("sample_size") or 64) * self.latent_scale
-        version = "v1" if int(unet.get("cross_attention_dim", 768)) == 768 else "v2"
+        version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
         self.architecture = f"stable-diffusion-{version}"
         self.kohya_version = f"sd_{version}"
         self._vae_scaling = float(vae.get("scaling_factor") or 0.18215)
@@ -116,6 +119,20 @@ class StableDiffusionModel:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
+        """Write a diffusers folder with the weights as they are now, a missing part read first."""
+        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        with whole_directory(folder) as target, quiet():
+            for entry in ("model_index.json", "scheduler", "tokenizer", "feature_extractor"):
+                found = self._located.folder / entry
+                if found.is_dir():
+                    copytree(found, target / entry)
+                elif found.is_file():
+                    copyfile(found, target / entry)
+            for part, name in PART_FOLDER.items():
+                module: Any = deepcopy(self.module(part)).to("cpu", kinds[dtype])
+                module.save_pretrained(target / name, safe_serialization=True)
 
     def _load(self, part: str) -> nn.Module:
         self._located.weight_files(part)  # refuses before anything is read
