@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-LEAVES = {"loraloom", "contracts", "errors", "files", "names", "plugins", "weights", "randomness"}
+LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "names", "plugins", "weights", "randomness"}
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [
@@ -26,6 +26,7 @@ LEVELS: list[set[str]] = [
     {"evaluate"},
     {"train"},
     {"cluster", "serve", "compat", "console"},
+    {"mini"},
     {"cli", "doctor", "quickstart", "__main__"},
 ]
 """Each room imports rooms of lower levels and, below the top two, not its neighbours."""
@@ -36,8 +37,8 @@ NEIGHBOURS = {("compat", "console"), ("cli", "quickstart"), ("cli", "doctor"), (
 ONLY_IN = {
     "accelerate": ["train/runtime.py"],
     "peft": ["lora/"],
-    "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/"],
-    "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/"],
+    "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/"],
+    "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/"],
 }
 """Libraries that are imported in one place each, so that a new version of one touches one place."""
 

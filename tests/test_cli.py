@@ -30,7 +30,7 @@ def loraloom(*arguments: str, code: int = 0, cwd: Path | None = None) -> subproc
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_the_verbs(flag: str) -> None:
     text = loraloom(flag).stdout
-    for verb in ("config", "diff", "doctor"):
+    for verb in ("config", "diff", "doctor", "plan"):
         assert f"\n  {verb} " in text
 
 
@@ -38,7 +38,9 @@ def test_version() -> None:
     assert loraloom("--version").stdout == f"loraloom {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["config", "--help"], ["doctor", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["config", "--help"], ["doctor", "-h"], ["plan", "--help"], ["plan", "verify", "-h"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\n"
@@ -59,6 +61,17 @@ def test_the_list_of_verbs_imports_no_settings() -> None:
 
 def test_an_unknown_verb_names_the_nearest() -> None:
     assert loraloom("confg", code=2).stderr == "error: unknown verb: got 'confg'\n  did you mean 'config'?\n"
+
+
+def test_an_unknown_word_of_a_group_names_the_nearest() -> None:
+    assert loraloom("plan", "chek", code=2).stderr == (
+        "error: unknown command of plan: got 'chek'\n  did you mean 'check'?\n"
+    )
+
+
+def test_a_group_tells_its_words_in_full() -> None:
+    text = " ".join(loraloom("plan", "-h").stdout.split())
+    assert "check Say what a text asks for and what is wrong with it, before anything is drawn." in text
 
 
 def test_an_unknown_flag_is_told() -> None:

@@ -3,8 +3,9 @@
 In: the command line. Out: text on stdout, mistakes as one or two lines on stderr, and an exit status: 0 well, 1 a check
 or a run failed, 2 the user can repair it, 130 interrupted.
 
-A new verb is a function here and a line in `VERBS`. One whose flags come from settings takes them as its first
-parameter, `given`, and names its settings class in its line; the class is imported when that verb is asked for.
+A new verb is a function here and a line in `VERBS`; a group of them comes with an extension (see `plugins.verbs`). One
+whose flags come from settings takes them as its first parameter, `given`, and names its settings class in its line; the
+class is imported when that verb is asked for.
 """
 
 import errno
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from loraloom import __version__
+from loraloom import __version__, plugins
 from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
 from loraloom.errors import UserError, did_you_mean
 
@@ -85,6 +86,10 @@ def generate(
     prompt_method: Annotated[
         str | None, typer.Option(help="how long prompts are read [default: the adapter's]")
     ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="whose texts; floorplan also checks the pictures [default: the adapter's]"),
+    ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="text file with a prompt a line")] = None,
     recipe: Annotated[Path | None, typer.Option(help="draw a prompts.jsonl, or a PNG made by us, once more")] = None,
     interactive: Annotated[
@@ -104,7 +109,8 @@ def generate(
         read_settings(GenerateConfig, None, (), given),
         command.Wishes(
             prompts=tuple(prompts or ()), adapters=tuple(adapter or ()), weights=tuple(adapter_weight or ()), model=model,
-            prompt_method=prompt_method, prompts_file=prompts_file, recipe=recipe, interactive=interactive, out=out,
+            prompt_method=prompt_method, domain=domain, prompts_file=prompts_file, recipe=recipe, interactive=interactive,
+            out=out,
         ),
         given,
         typer.echo,
@@ -132,6 +138,53 @@ def quickstart(
     from loraloom.quickstart import run_quickstart
 
     run_quickstart(out, steps, typer.echo)
+
+
+def samples(
+    kind: Annotated[str, typer.Argument(help="plans, scenes or styles")],
+    out: Annotated[Path, typer.Option("--out", help="folder of the pictures; go on with it after an interruption")],
+    count: Annotated[int, typer.Option("--count", min=1, help="pictures")] = 200,
+    style: Annotated[
+        str | None,
+        typer.Option(help="how they are drawn [default: sjh for plans, flat for scenes, watercolour for styles]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="decides every picture")] = 0,
+) -> None:
+    """Draw a data set to learn from: floor plans, simple scenes, or scenes in a style, with texts that are true."""
+    from loraloom.console import bars
+
+    chosen = {"plans": ("floorplan", "sjh"), "scenes": ("scenes", "flat"), "styles": ("scenes", "watercolour")}
+    if kind not in chosen:
+        raise UserError("unknown kind of samples", got=kind, fix=did_you_mean(kind, chosen))
+    name, usual = chosen[kind]
+    artist = plugins.load("domains", name).artist
+    if style is not None and style not in artist.styles:
+        raise UserError(f"unknown style of {kind}", got=style, fix=did_you_mean(style, artist.styles))
+    with bars() as bar:
+        artist.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("pictures"))
+    typer.echo(f"next: loraloom prepare {out} --out datasets/{out.name} --domain {name} --size 256 --resample nearest")
+
+
+def build_mini(
+    out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
+    budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
+    pictures: Annotated[int, typer.Option(min=100, help="drawn for the denoiser")] = 24_000,
+    steps: Annotated[int, typer.Option(min=1, help="of the denoiser in all")] = 60_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 32,
+    precision: Annotated[str, typer.Option(help="no, or bf16 on a GPU")] = "no",
+    compile_denoiser: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser")] = False,
+) -> None:
+    """Make the built-in base again from nothing: draw, fit its autoencoder, train it; resumable."""
+    from loraloom.console import bars, seconds_of
+    from loraloom.mini.build import Recipe, build_mini
+
+    recipe = Recipe(
+        pictures=pictures, steps=steps, batch_size=batch_size, precision=precision, compile=compile_denoiser
+    )
+    spend_s = seconds_of(budget)
+    with bars() as bar:
+        made = build_mini(out, recipe, spend_s, typer.echo, bar)
+    typer.echo(f"made: {made}")
 
 
 def config(
@@ -214,9 +267,11 @@ VERBS = (
     Verb(train, "loraloom.config.run:RunConfig"),
     Verb(generate, "loraloom.config.generate:GenerateConfig"),
     Verb(tokens),
+    Verb(samples),
     Verb(config),
     Verb(diff),
     Verb(doctor),
+    Verb(build_mini),
 )
 
 
@@ -235,24 +290,57 @@ class _Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-class _Verbs(TyperGroup):
-    """Makes a verb's command when it is asked for, so that the list of verbs costs no import."""
+class _Words(TyperGroup):
+    """A group that makes a command when it is asked for, so that the list of its words costs no import."""
+
+    title = "Commands"
+
+    def table(self) -> dict[str, str]:
+        """Word to summary, in the order of the help."""
+        raise NotImplementedError
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [verb.name for verb in VERBS]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
+        return list(self.table())
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb.name, verb.summary) for verb in VERBS])
+        with formatter.section(self.title):
+            formatter.write_dl(list(self.table().items()))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = self.list_commands(ctx)
-        if args[0] not in known and not args[0].startswith("-"):
-            raise UserError("unknown verb", got=args[0], fix=did_you_mean(args[0], known))
+        if args[0] not in self.table() and not args[0].startswith("-"):
+            place = ctx.command_path.partition(" ")[2]
+            what = f"unknown command of {place}" if place else "unknown verb"
+            raise UserError(what, got=args[0], fix=did_you_mean(args[0], self.table()))
         return super().resolve_command(ctx, args)
+
+
+class _Brought(_Words):
+    """The verb group that an extension folder brings as `verb_<word>.py`."""
+
+    def __init__(self, verb: plugins.VerbFile) -> None:
+        super().__init__(name=verb.word, help=verb.summary, no_args_is_help=True, rich_markup_mode=None)
+        self._verbs = {one.name: one for one in map(Verb, plugins.load_verb(verb.word).COMMANDS)}
+
+    def table(self) -> dict[str, str]:
+        return {word: verb.summary for word, verb in self._verbs.items()}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self._verbs[cmd_name].command() if cmd_name in self._verbs else None
+
+
+class _Verbs(_Words):
+    """Our own verbs, then those that extensions bring."""
+
+    title = "Verbs"
+
+    def table(self) -> dict[str, str]:
+        brought = {verb.word: verb.summary for verb in plugins.verbs().values()}
+        return {verb.name: verb.summary for verb in VERBS} | brought
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
+        brought = plugins.verbs()
+        return own or (_Brought(brought[cmd_name]) if cmd_name in brought else None)
 
     def invoke(self, ctx: Any) -> Any:
         try:

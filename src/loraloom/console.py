@@ -3,6 +3,7 @@
 In: progress callbacks and numbers. Out: text on stderr (bars) and stdout (what is worth keeping).
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from loraloom.contracts import Progress
+from loraloom.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -66,6 +68,18 @@ def lines(title: str) -> Progress:
             sys.stderr.write(f"{title}: {done} of {total}\n")
 
     return advance
+
+
+def seconds_of(text: str) -> float:
+    """Seconds in `45m`, `2h`, `90s` or a plain number of seconds.
+
+    Raises:
+        UserError: Not a time.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not match or not float(match[1]):
+        raise UserError("not a time", got=text, expected="such as 45m or 2h")
+    return float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def duration(seconds: float) -> str:

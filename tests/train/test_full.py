@@ -62,16 +62,16 @@ def test_a_run_that_is_cut_ends_bit_identical(configure: Callable[..., object], 
     train(whole, say=lambda text: None, cpu=True)  # type: ignore[arg-type]
     first = weights(tmp_path / "run" / "model")
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def stop_after(done: int, numbers: dict[str, float]) -> None:
         if done >= 4:
-            raise Enough
+            raise EnoughError
 
     again = configure(train={**FULL, "max_steps": 6, "output": str(tmp_path / "cut")}, lora={"ema_decay": 0.9},
                       export={"dtype": "fp32"})  # fmt: skip
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         train(again, say=lambda text: None, report=stop_after, cpu=True)  # type: ignore[arg-type]
     train(again, say=lambda text: None, cpu=True)  # type: ignore[arg-type]
     second = weights(tmp_path / "cut" / "model")

@@ -18,3 +18,9 @@ class GenerateConfig(Settings):
     batch_size: int = setting(4, "pictures drawn at once; does not change them", flag="--batch-size", ge=1)
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
+    best_of: int = setting(
+        1, "draw so many for each picture and keep the one whose text is met best; needs a --domain that judges",
+        flag="--best-of", ge=1,
+    )  # fmt: skip
+    repair: bool = setting(False, "draw the parts that do not meet the text again, and keep the rest", flag="--repair")
+    repair_rounds: int = setting(3, "tries of --repair; a try that meets no more is thrown away", ge=1)

@@ -17,7 +17,8 @@ from loraloom.contracts import ModelSource, PictureRequest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
 from loraloom.generate.interactive import Bars, Interactive
-from loraloom.generate.saving import draw_into, recipe_requests
+from loraloom.generate.judging import Judged, draw_judged, gains, require_judge, save_receipt
+from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
@@ -34,6 +35,7 @@ class Wishes:
     weights: Sequence[float] = ()
     model: str | ModelSource | None = None
     prompt_method: str | None = None
+    domain: str | None = None
     prompts_file: Path | None = None
     recipe: Path | None = None
     interactive: bool = False
@@ -73,8 +75,12 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         source=ModelSource(wishes.model) if isinstance(wishes.model, str) else wishes.model,
         adapters=list(zip(wishes.adapters, weights, strict=True)),
         method=method,
+        domain=wishes.domain,
         say=say,
     )
+    judging = config.best_of > 1 or config.repair
+    if judging:
+        require_judge(session)
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
         say("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
@@ -84,12 +90,14 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
-    wanted = requests or session.requests(prompts)
+    wanted = requests or session.requests(_formal(session, prompts, say))
     for prompt in dict.fromkeys(request.prompt for request in wanted):
         for lost in session.lost(prompt):
             say(f"warning: {session.encoder.method} does not read all of {prompt[:40]!r}…: {lost[:120]}")
     with bars() as bar:
-        _draw_all(session, wanted, out, say, bar)
+        (_draw_judged if (session.encoder.domain.judge and not wishes.recipe) or judging else _draw_all)(
+            session, wanted, out, say, bar
+        )
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -122,6 +130,42 @@ def _draw_all(
     if len(made) > 1:
         say(f"all of them: {_sheet(made, out)}")
     say(f"{len(made)} pictures in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
+
+
+def _formal(session: Session, prompts: Sequence[str], say: Say) -> list[str]:
+    """Prompts in the words that the domain's models are taught; the domain's notes are said."""
+    judge = session.encoder.domain.judge
+    if judge is None:
+        return list(prompts)
+    formal: list[str] = []
+    for prompt in prompts:
+        text, notes = judge.formal(prompt)
+        for note in notes:
+            say(f"note: {note}")
+        formal.append(text)
+    return formal
+
+
+def _draw_judged(
+    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+) -> None:
+    """As `_draw_all`, with a receipt beside each picture."""
+    judge = require_judge(session)
+    made: list[tuple[Path, PictureRequest]] = []
+    all_judged: list[Judged] = []
+    first = next_number(out)
+    for judged in draw_judged(session, requests, progress=bar("denoiser steps")):
+        picture = judged.picture
+        path = keep_picture(session, out, f"{first + picture.index:05d}", picture)
+        save_receipt(out, path.stem, judged, judge)
+        made.append((path, picture.request))
+        all_judged.append(judged)
+        met, all_ = judged.receipt.count(True), len(judged.receipt.verdicts)
+        say(f"{path}  seed {picture.request.seed}  {met}/{all_} sentences met  {picture.seconds:.1f} s")
+    if len(made) > 1:
+        say(f"all of them: {_sheet(made, out)}")
+    gains(all_judged, say)
+    say(f"receipts with pictures: {out / 'receipts'}; draw them again with --recipe {out / 'prompts.jsonl'}")
 
 
 def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
@@ -184,6 +228,8 @@ def _from_recipe(
         update={
             "weighting": given.get("weighting", shared["weighting"] is not False),
             "mixed_precision": given.get("mixed_precision", shared["precision"] or "no"),
+            "repair": given.get("repair", bool(shared["repair_rounds"])),
+            "repair_rounds": given.get("repair_rounds", shared["repair_rounds"] or config.repair_rounds),
         }
     )
     own = bool(wishes.adapters)
@@ -193,6 +239,7 @@ def _from_recipe(
         adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
         weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
+        domain=wishes.domain or shared["domain"],
         out=wishes.out or Path("pictures"),
     )
 

@@ -8,6 +8,7 @@ Guidance: Ho & Salimans 2022, uncond + scale (cond - uncond).
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -22,6 +23,19 @@ from loraloom.randomness import generator, normal
 
 Encode = Callable[[Sequence[str]], list[Tensor]]
 """Prompts to their states (n, k, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A picture of which a part is to be drawn again.
+
+    Attributes:
+        latents_bchw: (b, c, h, w) float32 scaled latents of the picture.
+        redraw_hw: (h, w) bool, True where latents are free.
+    """
+
+    latents_bchw: Tensor
+    redraw_hw: Tensor
 
 
 class StoppedError(Exception):
@@ -88,8 +102,13 @@ def denoise(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[int], None] = lambda step: None,
     noise_bchw: Tensor | None = None,
+    held: Held | None = None,
 ) -> Tensor:
-    """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise."""
+    """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
+
+    With `held`, latents outside its mask follow the given picture's at every step (RePaint, Lugmayr et al. 2022,
+    equation 8, without resampling).
+    """
     first = requests[0]
     denoiser = model.module("denoiser")
     weight = next(denoiser.parameters())
@@ -111,6 +130,9 @@ def denoise(
             without_bchw, with_bchw = answer_bchw.chunk(2)
             answer_bchw = without_bchw + first.guidance_scale * (with_bchw - without_bchw)
         latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
+        if held:
+            kept_bchw = sampler.noised(held.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
+            latents_bchw = torch.where(held.redraw_hw.to(latents_bchw.device), latents_bchw, kept_bchw)
     return latents_bchw
 
 

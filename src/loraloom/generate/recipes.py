@@ -37,6 +37,7 @@ class Recipe:
         domain: Whose sentences.
         weighting: Whether `(word:1.3)` was a weight.
         precision: `no`, `fp16` or `bf16`.
+        repair_rounds: Tries of repair after drawing; 0 is none. They follow from the seed, so a second drawing is the same.
     """
 
     request: PictureRequest
@@ -46,6 +47,7 @@ class Recipe:
     domain: str
     weighting: bool
     precision: str
+    repair_rounds: int = 0
 
     def as_row(self) -> dict[str, Any]:
         """Plain values, the request's fields at the top."""

@@ -19,10 +19,15 @@ def draw_into(
     """Draw and save; yields (file, picture) in order. File names are numbers that go on where the folder ends."""
     first = next_number(folder)
     for picture in session.draw(requests, progress):
-        recipe = session.recipe(picture.request)
-        path = save_picture(folder, f"{first + picture.index:05d}", picture, recipe)
-        append_rows(folder, [{"file": path.name, **recipe.as_row()}])
-        yield path, picture
+        yield keep_picture(session, folder, f"{first + picture.index:05d}", picture), picture
+
+
+def keep_picture(session: Session, folder: Path, name: str, picture: Picture) -> Path:
+    """Save one picture with its recipe, in its PNG and as a line of the folder's list."""
+    recipe = session.recipe(picture.request)
+    path = save_picture(folder, name, picture, recipe)
+    append_rows(folder, [{"file": path.name, **recipe.as_row()}])
+    return path
 
 
 def next_number(folder: Path) -> int:
@@ -40,7 +45,7 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
     rows = read_rows(place)
     if not rows:
         raise UserError("the recipe is empty", got=str(place))
-    keys = ("model", "adapters", "prompt_method", "domain", "weighting", "precision")
+    keys = ("model", "adapters", "prompt_method", "domain", "weighting", "precision", "repair_rounds")
     shared = {key: rows[0].get(key) for key in keys}
     kept = [row for row in rows if all(row.get(key) == shared[key] for key in keys)]
     if len(kept) < len(rows):

@@ -71,10 +71,10 @@ class Session:
         """Pictures of the requests, in order."""
         return generate(
             self.model,
-            self._encode,
+            self.encode,
             requests,
             batch_size=self.config.batch_size,
-            autocast=self._autocast,
+            autocast=self.autocast,
             progress=progress,
         )
 
@@ -95,17 +95,20 @@ class Session:
             domain=self.encoder.domain.name,
             weighting=self.config.weighting,
             precision=self.config.mixed_precision,
+            repair_rounds=self.config.repair_rounds if self.config.repair else 0,
         )  # fmt: skip
 
     def lost(self, prompt: str) -> tuple[str, ...]:
         """Parts of a prompt that the prompt method will not read."""
         return self.encoder.plan(prompt, weighting=self.config.weighting).lost
 
-    def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        with torch.inference_mode(), self._autocast():
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """States of prompts, (n, k, d) each."""
+        with torch.inference_mode(), self.autocast():
             return self.encoder.encode(prompts, weighting=self.config.weighting)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of the settings."""
         if self.config.mixed_precision == "no":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.config.mixed_precision])
@@ -118,6 +121,7 @@ def open_session(
     family: str = "auto",
     adapters: Sequence[tuple[Path, float]] = (),
     method: PromptMethod | None = None,
+    domain: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Session:
     """Open the model, put the adapters on, place everything.
@@ -128,6 +132,7 @@ def open_session(
         family: Kind of model, or `auto`.
         adapters: Where each lies and how much it counts.
         method: Prompt method; None takes the first adapter's, or `attention`.
+        domain: What the texts are about; None takes the first adapter's, or `freetext`.
         say: Where notes go.
 
     Raises:
@@ -146,11 +151,11 @@ def open_session(
     for number, (file, (_, weight)) in enumerate(zip(files, adapters, strict=True)):
         placed.append(Placed(file, put_on(model, file, f"adapter{number}", weight), weight))
         _note_base(model, file, say)
-    domain = plugins.load("domains", str(record.get("domain", "freetext")))
+    texts = plugins.load("domains", domain or str(record.get("domain", "freetext")))
     chosen = method or _recorded_method(record, files)
     return Session(
         model,
-        PromptEncoder(model.text, domain, chosen, max_windows=1 << 10),
+        PromptEncoder(model.text, texts, chosen, max_windows=1 << 10),
         placed,
         config,
         device,

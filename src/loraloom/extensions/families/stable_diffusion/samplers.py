@@ -50,6 +50,13 @@ class DiffusersSampler:
         """The latents at the scale that the denoiser was trained with."""
         return self.scheduler.scale_model_input(latents_bchw, timestep)
 
+    def noised(self, clean_bchw: Tensor, noise_bchw: Tensor, number: int) -> Tensor:
+        """Clean latents with the noise that the solver expects before a step; see the contract."""
+        if number >= len(self.timesteps):
+            return clean_bchw
+        timesteps_b = self.timesteps[number].expand(clean_bchw.shape[0])
+        return self.scheduler.add_noise(clean_bchw, noise_bchw, timesteps_b)
+
     def step(
         self, prediction_bchw: Tensor, timestep: Tensor, latents_bchw: Tensor, generators: list[torch.Generator]
     ) -> Tensor:

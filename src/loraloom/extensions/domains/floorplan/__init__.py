@@ -1,0 +1,153 @@
+"""Floor plans: structured text to picture and back, every sentence checked against the pixels.
+
+In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and plan pictures. Out: what
+the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraloom.contracts import Domain, Section
+from loraloom.verdicts import Artist, Judge, Metric, Receipt
+
+from .augment import mirrored
+from .sections import sections_of
+from .vocabulary import STYLES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+
+class PlanArtist:
+    """Draws plans whose texts are true of them."""
+
+    styles = tuple(STYLES)
+
+    def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
+        """A plan and its full text in the file form."""
+        from PIL import Image
+
+        from .painting import paint
+        from .spec import print_spec, spec_of
+        from .synthesis import synthesise
+
+        plan = synthesise(seed).plan
+        return Image.fromarray(paint(plan.labels, style)), print_spec(spec_of(plan, style))
+
+    def retell(self, text: str, seed: int) -> str:
+        """A third of all as they are; else sentences are shuffled, turned round, and in half of these lightly dropped."""
+        import numpy as np
+
+        from loraloom.randomness import derive_seed
+
+        from .augment import drop, shuffle, swap
+        from .spec import parse_spec, print_spec
+
+        chance = np.random.default_rng(derive_seed("retell", seed))
+        way = int(chance.integers(3))
+        if way == 0:
+            return text
+        spec = swap(shuffle(parse_spec(text), chance), chance)
+        return print_spec(drop(spec, chance) if way == 2 else spec)
+
+    def write_dataset(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        seed: int = 0,
+        style: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`input_text/`, `label_floorplan/` and `truth/`; one process a core."""
+        from os import cpu_count
+
+        from .synthesis.dataset import write_dataset
+
+        write_dataset(folder, count, seed, style or "sjh", progress, workers=cpu_count() or 1)
+
+
+class PlanJudge:
+    """Reads a plan picture and compares it with its text."""
+
+    def check(self, prompt: str) -> list[str]:
+        """Mistakes and contradictions in a text, a line each."""
+        from .check import check_spec
+        from .texts import spec_from_text
+
+        return [problem.message for problem in check_spec(spec_from_text(prompt)) if problem.kind == "error"]
+
+    def formal(self, prompt: str) -> tuple[str, list[str]]:
+        """Plain words become structured text; structured text stays as it is."""
+        from .spec import print_spec
+        from .texts import spec_from_text
+
+        notes: list[str] = []
+        spec = spec_from_text(prompt, notes.append)
+        return (prompt if "[" in prompt else print_spec(spec)), notes
+
+    def judge(self, image: "Image.Image", prompt: str) -> Receipt:
+        """The receipt of a picture."""
+        from .reading import read
+        from .texts import spec_from_text
+        from .verifying import verify
+        from .vocabulary import style_of
+
+        return verify(spec_from_text(prompt), read(image, style_of(prompt)))
+
+    def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
+        """Where to draw again, in the picture's own size."""
+        import numpy as np
+
+        from .reading import read
+        from .repairing import repair_mask
+        from .texts import spec_from_text
+        from .verifying import verify
+        from .vocabulary import SIZE_PX, style_of
+
+        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
+        mask = repair_mask(spec, reading, verify(spec, reading))
+        if mask is None:
+            return None
+        rows, columns = (np.arange(size) * SIZE_PX // size for size in (image.height, image.width))
+        return mask[rows][:, columns]
+
+    def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
+        """The plan with its verdicts drawn on it."""
+        from .overlay import draw_overlay
+        from .reading import read
+        from .texts import spec_from_text
+        from .verifying import verify
+        from .vocabulary import style_of
+
+        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
+        return draw_overlay(image, reading, verify(spec, reading))
+
+
+class FloorPlans:
+    """The `floorplan` domain."""
+
+    name = "floorplan"
+    artist: Artist | None = PlanArtist()
+    judge: Judge | None = PlanJudge()
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Everything that is measured on plans."""
+        from .metrics import METRICS
+
+        return METRICS
+
+    def sections(self, caption: str) -> list[Section]:
+        """Header, counts, connections, positions, each with its sentences."""
+        return sections_of(caption)
+
+    def mirrored(self, caption: str) -> str | None:
+        """The text of the mirrored plan; None where numbers would change and words alone cannot tell how."""
+        return mirrored(caption)
+
+
+DOMAIN: Domain = FloorPlans()

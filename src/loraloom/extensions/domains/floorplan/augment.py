@@ -1,0 +1,233 @@
+"""More texts and more pairs from one: sentences left out, in another order, said the other way round; plans mirrored and
+turned with their words.
+
+In: specs, maps of pixel classes, a random generator. Out: specs and maps in which every sentence that was true still is,
+ids included: a turned plan's rooms are numbered anew by the raster order of the turned picture.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+
+from loraloom.errors import UserError
+
+from .plan import Labels, Plan, Position, annotate, direction
+from .spec import Spec, parse_spec, upright
+from .vocabulary import OFFSETS, RoomId, inverse, turned
+from .vocabulary import mirrored as mirrored_word
+
+T = TypeVar("T")
+
+# ------------------------------------------------------------------------------------------------------ sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """How much `drop` leaves out. All are chances in 0 .. 1.
+
+    Attributes:
+        counts: The counts are left out, as a whole: part of them would be a false total.
+        section: The connections are left out, and independently the positions.
+        few: Else at most two sentences of the section are kept.
+        sentence: Else each sentence is left out.
+    """
+
+    counts: float = 0.0
+    section: float = 0.0
+    few: float = 0.0
+    sentence: float = 0.0
+
+
+DROPPINGS: Mapping[str, Dropping] = MappingProxyType(
+    {"light": Dropping(counts=0.05, section=0.1, sentence=0.1), "heavy": Dropping(counts=0.4, few=0.55)}
+)
+"""`heavy` has the rates of JongHwa-Shim/text-to-image-generation, which keeps at most two room items in 40 % of draws and
+at most two sentences of a section in 55 %; the counts go as a whole here."""
+
+_FEW = 2
+
+
+def drop(spec: Spec, rng: np.random.Generator, how: Dropping = DROPPINGS["light"]) -> Spec:
+    """The spec with some sentences or whole sections left out; those that stay keep their ids and their order.
+
+    A section that loses its last sentence is left out with its header: an empty one would say that there are none.
+    One section at least remains: when all would go, the counts stay, or what the spec has instead.
+    """
+    # Every draw is made whatever the others come to, so that one section does not change another's chances.
+    drop_counts = rng.random() < how.counts
+    connections = _thinned(spec.connections, rng, how)
+    positions = _thinned(spec.positions, rng, how)
+    counts = None if drop_counts else spec.counts
+    if counts is None and connections is None and positions is None:
+        if spec.counts is None:
+            return spec
+        counts = spec.counts
+    return replace(spec, counts=counts, connections=connections, positions=positions)
+
+
+def _thinned(sentences: tuple[T, ...] | None, rng: np.random.Generator, how: Dropping) -> tuple[T, ...] | None:
+    section, few, number = rng.random(), rng.random(), int(rng.integers(_FEW + 1))
+    draws, order = rng.random(len(sentences or ())), rng.permutation(len(sentences or ()))
+    if sentences is None or section < how.section:
+        return None
+    if not sentences:
+        return sentences
+    chosen = set(order[:number].tolist()) if few < how.few else {i for i, x in enumerate(draws) if x >= how.sentence}
+    return tuple(sentence for index, sentence in enumerate(sentences) if index in chosen) or None
+
+
+def shuffle(spec: Spec, rng: np.random.Generator) -> Spec:
+    """The sentences of each section in another order; the counts line keeps its own."""
+    return replace(spec, connections=_permuted(spec.connections, rng), positions=_permuted(spec.positions, rng))
+
+
+def _permuted(sentences: tuple[T, ...] | None, rng: np.random.Generator) -> tuple[T, ...] | None:
+    return None if sentences is None else tuple(sentences[index] for index in map(int, rng.permutation(len(sentences))))
+
+
+def swap(spec: Spec, rng: np.random.Generator, chance: float = 0.5) -> Spec:
+    """Some sentences said the other way round: "B and A", and with the inverse word "B is right-of A"."""
+    connections, positions = spec.connections, spec.positions
+    if connections is not None:
+        connections = tuple(pair[::-1] if rng.random() < chance else pair for pair in connections)
+    if positions is not None:
+        positions = tuple(
+            Position(each.object, inverse(each.direction), each.subject) if rng.random() < chance else each
+            for each in positions
+        )
+    return replace(spec, connections=connections, positions=positions)
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Symmetry:
+    """One of the eight ways to lay a picture on itself: first mirrored or not, then turned.
+
+    Attributes:
+        mirror: Left and right are exchanged.
+        quarter_turns: Clockwise, 0 .. 3.
+    """
+
+    mirror: bool = False
+    quarter_turns: int = 0
+
+    def labels(self, labels: Labels) -> Labels:
+        """The map moved."""
+        return turn(mirror_x(labels) if self.mirror else labels, self.quarter_turns)
+
+    def word(self, word: str) -> str:
+        """The direction moved."""
+        word = mirrored_word(word) if self.mirror else word
+        for _ in range(self.quarter_turns % 4):
+            word = turned(word)
+        return word
+
+
+SYMMETRIES = tuple(Symmetry(mirror, quarter_turns) for mirror in (False, True) for quarter_turns in range(4))
+"""All eight, the identity first."""
+
+
+def mirror_x(labels: Labels) -> Labels:
+    """Left and right exchanged."""
+    return np.ascontiguousarray(labels[:, ::-1])
+
+
+def mirror_y(labels: Labels) -> Labels:
+    """Top and bottom exchanged."""
+    return np.ascontiguousarray(labels[::-1])
+
+
+def turn(labels: Labels, quarter_turns: int) -> Labels:
+    """Turned clockwise by 90 degrees as often as asked."""
+    return np.ascontiguousarray(np.rot90(labels, -quarter_turns))
+
+
+def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, Labels]:
+    """A pair of text and picture, both moved by a symmetry.
+
+    Rooms get the numbers that they have in the moved picture. Sentences come in the order and form of the rule, so
+    that the full text of a plan becomes, word for word, the full text of the moved plan; shuffle and swap afterwards.
+
+    Args:
+        spec: Of that picture; may lack sentences or sections, may not name rooms that the picture lacks.
+        labels: (h, w) pixel classes.
+        transform: One of `SYMMETRIES`.
+
+    Raises:
+        UserError: The text names a room that the picture lacks.
+    """
+    moved = transform.labels(labels)
+    before, after = annotate(labels), annotate(moved)
+    new = _renumbering(before, after, transform)
+    for room in {*(room for pair in spec.connections or () for room in pair), *_placed(spec)}:
+        if room not in new:
+            known = ", ".join(map(str, new))
+            raise UserError("the text names a room that its picture lacks", got=str(room), expected=known or "no room")
+    connections, positions = spec.connections, spec.positions
+    if connections is not None:
+        pairs = (sorted((new[a], new[b]), key=lambda room: room.rank) for a, b in connections)
+        connections = tuple(sorted(((a, b) for a, b in pairs), key=lambda pair: (pair[0].rank, pair[1].rank)))
+    if positions is not None:
+        turned_ = (_turned(position, new, before, after, transform) for position in positions)
+        positions = tuple(sorted(turned_, key=lambda position: (position.object.rank, position.subject.rank)))
+    return replace(spec, connections=connections, positions=positions), moved
+
+
+def _placed(spec: Spec) -> set[RoomId]:
+    return {room for position in spec.positions or () for room in (position.subject, position.object)}
+
+
+def _renumbering(before: Plan, after: Plan, transform: Symmetry) -> dict[RoomId, RoomId]:
+    """Old name to new name, by the pixels."""
+    moved = transform.labels(before.instances)
+    new: dict[RoomId, RoomId] = {}
+    for index, room in enumerate(before.rooms[:255], 1):
+        place = np.unravel_index(int((moved == index).argmax()), moved.shape)
+        new[room.id] = after.rooms[int(after.instances[place]) - 1].id
+    return new
+
+
+def _turned(
+    position: Position, new: Mapping[RoomId, RoomId], before: Plan, after: Plan, transform: Symmetry
+) -> Position:
+    """One sentence moved, higher room first."""
+    moved = upright(Position(new[position.subject], transform.word(position.direction), new[position.object]))
+    if _seen(position, before) != position.direction:
+        return moved
+    # A true sentence is read off the moved picture, so that it stays true even for two rooms around one centre, whose
+    # word is `right-of` in every picture.
+    return replace(moved, direction=_seen(moved, after))
+
+
+def _seen(position: Position, plan: Plan) -> str:
+    """The word that the plan has for the two rooms."""
+    first, second = plan.room(position.subject), plan.room(position.object)
+    assert first and second, position
+    return direction(first.centroid, second.centroid)
+
+
+# ------------------------------------------------------------------------------------------------------ text alone
+
+_PLACED = re.compile(rf"(?<=\bis)(\s+)({'|'.join(sorted(OFFSETS, key=len, reverse=True))})(?=\s)", re.IGNORECASE)
+
+
+def mirrored(caption: str) -> str | None:
+    """The caption of the picture with left and right exchanged, in the form that it has; None when that cannot be told.
+
+    Numbers follow the raster order, which mirroring changes: a sentence can be kept only if the text counts exactly one
+    room of each type that it names. A text that does not parse is not touched either.
+    """
+    try:
+        spec = parse_spec(caption)
+    except UserError:
+        return None
+    named = {room for pair in spec.connections or () for room in pair} | _placed(spec)
+    if any(room.number != 1 or spec.count(room.kind) != 1 for room in named):
+        return None
+    return _PLACED.sub(lambda match: match[1] + mirrored_word(match[2].lower()), caption)

@@ -1,0 +1,16 @@
+"""The plan's own picture. In: a plan and a style. Out: bytes of an RGB PNG, one pixel per pixel of the plan."""
+
+from io import BytesIO
+
+from PIL import Image
+
+from ..plan import Plan
+from ..vocabulary import STYLES
+from .drawing import Options
+
+
+def as_bytes(plan: Plan, options: Options) -> bytes:
+    """The file; each pixel has exactly the style's colour of its class."""
+    file = BytesIO()
+    Image.fromarray(STYLES[options.style].palette[plan.labels]).save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,67 @@
+# pyright: basic
+# scipy carries no types; this module is the one place where its image functions are called.
+"""Sets of pixels: connected parts, dilation, flat neighbourhoods.
+
+In: masks and label maps as numpy arrays. Out: the same, and slices of where things are.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels, the last two exclusive."""
+
+Labels = NDArray[np.uint8]
+"""(height, width) pixel classes, as in `vocabulary`."""
+
+Mask = NDArray[np.bool_]
+
+Where = tuple[slice, slice]
+"""Rows and columns."""
+
+
+def box_of(where: Where) -> Box:
+    """Slices (rows, columns) as a box."""
+    return where[1].start, where[0].start, where[1].stop, where[0].stop
+
+
+def _parts(mask: Mask) -> list[tuple[Where, Mask]]:
+    """4-connected components as slices and masks within them, by raster order of their first pixels."""
+    numbered: NDArray[np.int32] = ndimage.label(mask)[0]  # pyright: ignore
+    found = ndimage.find_objects(numbered)
+    parts = [(where, numbered[where] == number) for number, where in enumerate(found, 1)]
+    width = mask.shape[1]
+    return sorted(parts, key=lambda part: part[0][0].start * width + part[0][1].start + int(part[1][0].argmax()))
+
+
+def components(labels: Labels, classes: Iterable[int]) -> Iterator[tuple[int, Where, Mask]]:
+    """Class, slices and mask of each 4-connected component, class by class; only a class's bounding box is searched."""
+    wanted = tuple(classes)
+    boxes = ndimage.find_objects(labels, max_label=max(wanted))
+    for label in wanted:
+        outer = boxes[label - 1]
+        if outer is None:
+            continue
+        top, left = outer[0].start, outer[1].start
+        for (rows, columns), mask in _parts(labels[outer] == label):
+            where = slice(rows.start + top, rows.stop + top), slice(columns.start + left, columns.stop + left)
+            yield label, where, mask
+
+
+def dilate(mask: Mask, by: int) -> Mask:
+    """Dilation by a square of side 2 * by + 1, along rows, then along columns."""
+    for _ in range(2):
+        grown = mask.copy()
+        for shift in range(1, by + 1):
+            grown[shift:] |= mask[:-shift]
+            grown[:-shift] |= mask[shift:]
+        mask = grown.T
+    return mask
+
+
+def flat(labels: Labels, side: int) -> Mask:
+    """Pixels whose square of `side` (odd) pixels holds one class only."""
+    return ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)

@@ -1,0 +1,242 @@
+"""Picture to plan: exact on exact pictures, robust on noisy, blurred, compressed and generated ones.
+
+In: an RGB picture of any size and a style. Out: `Reading`: the plan, and how far the picture was from the palette.
+
+The nearest palette colour alone is wrong at every soft edge: halfway between master room and wall lies bedroom, halfway
+between wall and living room lies window. So colour only decides what can be decided:
+
+1. *Cores*: pixels whose 3x3 mean snaps to one room colour or to the outside in a whole 5x5 neighbourhood. Rooms are at
+   least seven pixels wide, so each has one; soft edges have none.
+2. *Traces*: pixels near the colour of a thin class (wall, door, window), tight enough that no mixture of two others
+   reaches it.
+3. Every other pixel is compared with the colours of cores and traces nearby only, which halves soft edges in the middle.
+4. What is open takes the class of the core that it is connected to; specks go to what surrounds them.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .pixels import Labels, components, flat
+from .plan import Plan, annotate
+from .vocabulary import DOOR, EXTERNAL, FRONT_DOOR, NUM_CLASSES, ROOM_CLASSES, SIZE_PX, STYLES, WALL, WINDOW, Style
+
+OFF_PALETTE = 24.0
+"""A pixel farther than this from every colour of the palette (Euclidean, 0 .. 442) counts as off it."""
+
+MIN_ROOM_PX = 30
+MIN_OPENING_PX = 12
+"""Smaller blobs are specks: the smallest room drawn has 16x11 pixels, the smallest opening 3x8."""
+
+_BITS = 6
+_OPEN = (EXTERNAL, *ROOM_CLASSES)
+_THIN = (WALL, FRONT_DOOR, DOOR, WINDOW)
+_CORE_REACH, _TRACE_REACH = 5, 2
+_OUTSIDE_REACH = 8
+"""Windows and front doors lie this near to a core of the outside: three pixels of edge and a thick wall."""
+_SURE_WALL = 12
+"""A pixel whose channels are all within this of the wall's is wall whatever stands beside it."""
+_SPREAD = 6
+"""Steps that a core grows over open pixels: from three pixels inside an edge to the edge, and some."""
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A picture read.
+
+    Attributes:
+        plan: What it shows.
+        off_palette: Share of pixels that are near no colour of the palette, 0 .. 1, before anything was snapped.
+        exact: Whether every pixel had a palette colour.
+    """
+
+    plan: Plan
+    off_palette: float
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tables:
+    """Look-up tables over RGB cut to 6 bits a channel: nearest class, squared distance to it, trace bits of thin classes."""
+
+    nearest: NDArray[np.uint8]
+    off: NDArray[np.bool_]
+    traces: NDArray[np.uint16]
+
+
+@cache
+def _tables(name: str) -> _Tables:
+    palette = STYLES[name].palette.astype(np.float32)
+    steps = (np.arange(1 << _BITS, dtype=np.float32) + 0.5) * (256 >> _BITS) - 0.5
+    cells = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    # |a - b|^2 as a product: the plain difference would need a quarter of a gigabyte.
+    squared = (cells**2).sum(-1, keepdims=True) - 2 * cells @ palette.T + (palette**2).sum(-1)
+    nearest = squared.argmin(-1).astype(np.uint8)
+    traces = np.zeros(len(cells), np.uint16)
+    for label in _THIN:
+        close = (nearest == label) & (squared[:, label] < _trace_radius(palette, label) ** 2)
+        traces[close] |= np.uint16(1 << label)
+    return _Tables(nearest, squared.min(-1) > OFF_PALETTE**2, traces)
+
+
+def _trace_radius(palette: NDArray[np.float32], label: int) -> float:
+    """How far from a thin class's colour a pixel may be: not as far as the nearest mixture of wall and an open colour."""
+    if label == WALL:
+        others = [palette[other] for other in range(NUM_CLASSES) if other != WALL]
+        return float(min(np.linalg.norm(other - palette[WALL]) for other in others)) * 0.55
+    reach = 90.0
+    for other in _OPEN:
+        along = palette[other] - palette[WALL]
+        place = float(np.clip(np.dot(palette[label] - palette[WALL], along) / np.dot(along, along), 0, 1))
+        reach = min(reach, float(np.linalg.norm(palette[WALL] + place * along - palette[label])))
+    return reach * 0.85
+
+
+def _cell(rgb: Rgb) -> NDArray[np.uint32]:
+    """Index into the tables."""
+    cut = (rgb >> (8 - _BITS)).astype(np.uint32)
+    return np.asarray((cut[..., 0] << (2 * _BITS)) | (cut[..., 1] << _BITS) | cut[..., 2], np.uint32)
+
+
+def snap(rgb: Rgb, style: Style) -> Labels:
+    """The nearest palette colour of each pixel, (h, w); up to 6 bits a channel."""
+    return _tables(style.name).nearest[_cell(rgb)]
+
+
+def as_array(image: Image.Image) -> Rgb:
+    """(256, 256, 3) uint8. Whole multiples are reduced by the middle of each block's values, other sizes by area."""
+    image = image.convert("RGB")
+    width, height = image.size
+    if (width, height) == (SIZE_PX, SIZE_PX):
+        return np.asarray(image)
+    if width == height and width % SIZE_PX == 0:
+        factor = width // SIZE_PX
+        blocks = np.asarray(image).reshape(SIZE_PX, factor, SIZE_PX, factor, 3)
+        return np.median(blocks, axis=(1, 3)).astype(np.uint8)
+    return np.asarray(image.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX))
+
+
+def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
+    """Read a plan picture.
+
+    Args:
+        image: Any size and mode; plans are read on a grid of 256 x 256.
+        style: Whose palette it is drawn in.
+    """
+    rgb = as_array(image)
+    tables = _tables(style.name)
+    cells = _cell(rgb)
+    labels = tables.nearest[cells]
+    if np.array_equal(style.palette[labels], rgb):
+        return Reading(annotate(labels), 0.0, True)
+    labels = _settle(rgb, cells, tables, style)
+    return Reading(annotate(_without_specks(labels), soft=True), float(tables.off[cells].mean()), False)
+
+
+def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) -> Labels:
+    """Steps 1 to 4 of the module's method."""
+    cores = _cores(rgb, tables)
+    open_bits = _spread_bits(np.where(cores == _NONE, 0, 1 << cores.astype(np.uint16)).astype(np.uint16), _CORE_REACH)
+    traces = tables.traces[cells]
+    outside = _spread_bits((cores == EXTERNAL).astype(np.uint16), _OUTSIDE_REACH)
+    traces[outside == 0] &= np.uint16(~(1 << WINDOW | 1 << FRONT_DOOR) & 0xFFFF)
+    thin_bits = _spread_bits(traces, _TRACE_REACH)
+    undecided = np.nonzero(cores == _NONE)
+    bits = (open_bits | thin_bits)[undecided]
+    colours = rgb[undecided].astype(np.float32)
+    palette = style.palette.astype(np.float32)
+    squared = (colours**2).sum(-1, keepdims=True) - 2 * colours @ palette.T + (palette**2).sum(-1)
+    allowed = (bits[:, None] >> np.arange(NUM_CLASSES, dtype=np.uint16)) & 1
+    allowed[bits == 0] = 1
+    choice = np.where(allowed == 1, squared, np.inf).argmin(-1).astype(np.uint8)
+    labels = cores.copy()
+    labels[undecided] = choice
+    _widen_openings(labels, rgb, style)
+    _follow_cores(labels, cores)
+    return labels
+
+
+def _widen_openings(labels: Labels, rgb: Rgb, style: Style) -> None:
+    """A wall pixel between an opening and a room is the opening's soft edge, in place.
+
+    Door and balcony mix to the very grey of walls, so colour cannot tell; the place can: doors fill their wall's thickness.
+    """
+    padded = np.pad(labels, 1)  # the frame is outside
+    rows, columns = np.nonzero(labels == WALL)
+    off = np.abs(rgb[rows, columns].astype(np.int16) - style.palette[WALL].astype(np.int16)).max(-1)
+    unsure = off > _SURE_WALL
+    rows, columns = rows[unsure], columns[unsure]
+    around = np.stack([padded[rows + 1 + y, columns + 1 + x] for y, x in ((-1, 0), (1, 0), (0, -1), (0, 1))])
+    opposite = around[[1, 0, 3, 2]]
+    edge = (around > WALL) & (opposite < WALL)
+    found = np.where(edge, around, 0).max(0)
+    there = found > 0
+    labels[rows[there], columns[there]] = found[there]
+
+
+_NONE = 255
+
+
+def _cores(rgb: Rgb, tables: _Tables) -> Labels:
+    """Class of each core pixel, 255 elsewhere."""
+    padded = np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.uint16)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    mean = ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) // 9).astype(np.uint8)
+    snapped = tables.nearest[_cell(mean)]
+    return np.where(flat(snapped, 5) & (snapped < WALL), snapped, _NONE).astype(np.uint8)
+
+
+def _spread_bits(bits: NDArray[np.uint16], reach: int) -> NDArray[np.uint16]:
+    """Each pixel gets the bits of all pixels within a Chebyshev distance."""
+    for _ in range(2):
+        spread = bits.copy()
+        for shift in range(1, reach + 1):
+            spread[shift:] |= bits[:-shift]
+            spread[:-shift] |= bits[shift:]
+        bits = spread.T
+    return bits
+
+
+def _follow_cores(labels: Labels, cores: Labels) -> None:
+    """Open pixels that are no core take the class of the core they are connected to, in place."""
+    grown = cores.copy()
+    _fill(grown, (labels < WALL) & (cores == _NONE), _SPREAD)
+    reached = (labels < WALL) & (grown != _NONE)
+    labels[reached] = grown[reached]
+
+
+def _fill(labels: Labels, holes: NDArray[np.bool_], steps: int) -> None:
+    """Give the pixels of `holes`, 255 so far, the lowest class of their 4 neighbours, from the rim inwards, in place."""
+    padded = np.pad(labels, 1, constant_values=_NONE)
+    width = padded.shape[1]
+    flat = padded.ravel()
+    waiting = np.flatnonzero(np.pad(holes, 1))
+    for _ in range(steps):
+        if not len(waiting):
+            break
+        found = np.minimum(
+            np.minimum(flat[waiting - width], flat[waiting + width]), np.minimum(flat[waiting - 1], flat[waiting + 1])
+        )
+        flat[waiting] = found
+        waiting = waiting[found == _NONE]
+    labels[:] = padded[1:-1, 1:-1]
+
+
+def _without_specks(labels: Labels) -> Labels:
+    """Blobs too small to be meant go to what surrounds them."""
+    for _ in range(3):  # a speck beside a speck may take two rounds
+        specks = np.zeros(labels.shape, np.bool_)
+        for label, where, mask in components(labels, (*ROOM_CLASSES, FRONT_DOOR, DOOR, WINDOW)):
+            if mask.sum() < (MIN_ROOM_PX if label < WALL else MIN_OPENING_PX):
+                specks[where] |= mask
+        if not specks.any():
+            break
+        labels = np.where(specks, _NONE, labels).astype(np.uint8)
+        _fill(labels, specks, MIN_ROOM_PX)
+        labels[labels == _NONE] = EXTERNAL
+    return labels

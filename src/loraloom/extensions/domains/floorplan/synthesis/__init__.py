@@ -1,0 +1,64 @@
+"""Plans drawn from a seed: picture and text agree by construction.
+
+In: a seed. Out: `Drawn`, whose plan is what the annotator reads from the drawn map of pixel classes. The generator knows
+which rooms it placed and which doors it set; a drawing from which anything else is read is dropped and drawn again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraloom.randomness import derive_seed
+
+from ..plan import Plan, annotate
+from .carving import carve
+from .drawing import agrees, draw, spread_lines
+from .openings import place_openings
+from .programme import Programme, draw_programme
+
+MAX_TRIES = 400
+TRIES_PER_PROGRAMME = 12
+"""A programme that does not fit so often is given up, so that no seed takes long."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A plan and where it came from.
+
+    Attributes:
+        seed: As given.
+        plan: Labels (256, 256) and everything that the annotator reads from them.
+        wall_px: 3 or 5.
+        tries: Attempts it took, 1 at best.
+    """
+
+    seed: int
+    plan: Plan
+    wall_px: int
+    tries: int
+
+
+def _attempt(chance: np.random.Generator, programme: Programme) -> Plan | None:
+    layout = carve(chance, programme)
+    lines = spread_lines(chance, layout, programme.wall_px) if layout is not None else None
+    if layout is None or lines is None:
+        return None
+    walls = layout.walls()
+    holes = place_openings(chance, layout, lines, walls)
+    if holes is None:
+        return None
+    plan = annotate(draw(layout, lines, walls, holes))
+    return plan if agrees(plan, layout, lines, holes) else None
+
+
+def synthesise(seed: int) -> Drawn:
+    """Draw a plan; the same seed gives the same plan on every machine."""
+    chance = np.random.default_rng(derive_seed("floor plan", seed))
+    programme = draw_programme(chance)
+    for tries in range(1, MAX_TRIES + 1):
+        plan = _attempt(chance, programme)
+        if plan is not None:
+            return Drawn(seed, plan, programme.wall_px, tries)
+        if tries % TRIES_PER_PROGRAMME == 0:
+            programme = draw_programme(chance)
+    raise AssertionError(f"no plan in {MAX_TRIES} tries from seed {seed}")

@@ -1,0 +1,219 @@
+"""A folder of drawn plans, laid out like the real pairs.
+
+In: a folder, how many, a seed. Out, for n = 0 .. count - 1 and named as in JongHwa-Shim/text-to-image-generation:
+
+    input_text/<n>.txt          structured text
+    label_floorplan/<n>.png     256 x 256 RGB
+    truth/<n>.json              all that is known about the plan, written last: an item is complete when it stands
+    splits.json                 numbers of train and validation, by graph
+
+Interrupt it and run it again: complete items are kept, every file appears whole. The content depends on folder seed,
+number and style only, not on how many processes drew it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from loraloom.errors import UserError, did_you_mean
+from loraloom.files import remove_leftovers, sha256_bytes, write_bytes, write_json, write_text
+from loraloom.randomness import derive_seed
+
+from ..painting import png_of
+from ..spec import print_spec, spec_of
+from ..vocabulary import M_PER_PX, SIZE_PX, STYLES
+from . import Drawn, synthesise
+from .graphs import coarse_hash, graph_hash, split_of
+
+TEXTS, PICTURES, TRUTHS, SPLITS = "input_text", "label_floorplan", "truth", "splits.json"
+
+Progress = Callable[[int, int], None]
+"""Called with items done and items in all."""
+
+Key = tuple[str, str]
+"""Graph hash and coarse picture hash; no two items share both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Where and how a worker draws; the same for every item.
+
+    Attributes:
+        folder: The data set.
+        seed: Of the data set.
+        style: Key in `STYLES`.
+    """
+
+    folder: Path
+    seed: int
+    style: str
+
+    def paths(self, number: int) -> tuple[Path, Path, Path]:
+        """Text, picture, truth."""
+        return (
+            self.folder / TEXTS / f"{number}.txt",
+            self.folder / PICTURES / f"{number}.png",
+            self.folder / TRUTHS / f"{number}.json",
+        )
+
+
+def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any]:
+    """Everything known about a drawn plan, as JSON.
+
+    Args:
+        drawn: The plan.
+        number: Its name in the data set.
+        style: Key in `STYLES`.
+        png: The picture's file.
+    """
+    plan = drawn.plan
+    return {
+        "id": number,
+        "seed": drawn.seed,
+        "size": SIZE_PX,
+        "m_per_px": M_PER_PX,
+        "palette": style,
+        "wall_px": drawn.wall_px,
+        "rooms": [
+            {
+                "type": room.id.kind,
+                "n": room.id.number,
+                "bbox": room.box,
+                "centroid": [round(value, 3) for value in room.centroid],
+                "area_px": room.area_px,
+                "area_m2": round(room.area_m2, 3),
+            }
+            for room in plan.rooms
+        ],
+        "doors": [
+            {"kind": opening.kind, "bbox": opening.box, "rooms": [str(room) for room in opening.rooms]}
+            for opening in plan.openings
+            if opening.kind != "window"
+        ],
+        "windows": [
+            {"bbox": opening.box, "rooms": [str(room) for room in opening.rooms]}
+            for opening in plan.openings
+            if opening.kind == "window"
+        ],
+        "connections": [[str(room) for room in pair] for pair in plan.connections],
+        "positions": [[str(position.subject), position.direction, str(position.object)] for position in plan.positions],
+        "text": print_spec(spec_of(plan, style)),
+        "sha256_png": sha256_bytes(png),
+        "graph_hash": graph_hash(plan),
+        "coarse_hash": coarse_hash(plan.labels),
+    }
+
+
+def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
+    """Draw item (number, attempt) and write its three files."""
+    number, attempt = item
+    drawn = synthesise(derive_seed("floor plan data set", job.seed, number, attempt))
+    png = png_of(drawn.plan.labels, job.style)
+    truth: dict[str, Any] = truth_of(drawn, number, job.style, png)
+    truth |= {"dataset_seed": job.seed, "attempt": attempt}
+    text_path, picture_path, truth_path = job.paths(number)
+    # A truth of an earlier attempt would vouch for files that are being replaced.
+    truth_path.unlink(missing_ok=True)
+    write_text(text_path, truth["text"])
+    write_bytes(picture_path, png)
+    write_json(truth_path, truth)
+    return number, (truth["graph_hash"], truth["coarse_hash"])
+
+
+def _kept_item(job: _Job, number: int) -> Key | None:
+    """The key of an item that stands complete; None when it must be drawn."""
+    text_path, picture_path, truth_path = job.paths(number)
+    try:
+        truth = json.loads(truth_path.read_text(encoding="utf-8"))
+        text, png = text_path.read_bytes(), picture_path.read_bytes()
+        if truth["sha256_png"] != sha256_bytes(png) or truth["text"].encode() != text:
+            return None
+        origin, key = (truth["dataset_seed"], truth["palette"]), (truth["graph_hash"], truth["coarse_hash"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if origin != (job.seed, job.style):
+        raise UserError(
+            f"the folder {job.folder} holds another data set",
+            got=f"seed {origin[0]} in style {origin[1]!r} at number {number}",
+            expected=f"seed {job.seed} in style {job.style!r}",
+            fix="choose another folder or the same seed and style",
+        )
+    return key
+
+
+def _in_order(
+    write: Callable[[tuple[int, int]], tuple[int, Key]], numbers: list[int], workers: int
+) -> Iterator[tuple[int, Key]]:
+    """First attempts of all numbers, by this process or by several, in order of the numbers."""
+    items: Iterable[tuple[int, int]] = ((number, 0) for number in numbers)
+    if workers == 1 or len(numbers) < 2:
+        yield from map(write, items)
+        return
+    # Spawned, not forked: a fork of a process with threads (torch, CUDA) may hang.
+    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(write, items, chunksize=max(1, min(16, len(numbers) // workers)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_dataset(
+    folder: Path,
+    count: int,
+    seed: int,
+    style: str = "sjh",
+    progress: Progress | None = None,
+    workers: int = 1,
+    validation_share: float = 0.1,
+) -> dict[str, list[int]]:
+    """Write, or complete, a data set of drawn plans; returns the numbers of each side of the split.
+
+    Args:
+        folder: Created when missing.
+        count: Items wanted; items beyond it that stand already are left alone.
+        seed: Decides every plan.
+        style: Key in `STYLES`: palette and header.
+        progress: Told after each item.
+        workers: Processes.
+        validation_share: Expected share of the validation side, 0 .. 1.
+
+    Raises:
+        UserError: A setting is out of range, or the folder holds another data set.
+    """
+    if style not in STYLES:
+        raise UserError("unknown style", got=style, fix=did_you_mean(style, STYLES))
+    if count < 1 or workers < 1:
+        raise UserError("count and workers must be positive", got=f"count {count}, workers {workers}")
+    if not 0 <= validation_share <= 1:
+        raise UserError("validation_share is out of range", got=validation_share, expected="0 .. 1")
+    job = _Job(Path(folder), seed, style)
+    for name in (TEXTS, PICTURES, TRUTHS):
+        (job.folder / name).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(job.folder / name)
+    kept = {number: _kept_item(job, number) for number in range(count)}
+    missing = [number for number, key in kept.items() if key is None]
+    fresh = _in_order(partial(_write_item, job), missing, workers)
+    keys: dict[Key, int] = {}
+    for number in range(count):
+        key = kept[number] or next(fresh)[1]
+        attempt = 0
+        while key in keys:  # the same graph and nearly the same picture: drawn again, here
+            attempt += 1
+            key = _write_item(job, (number, attempt))[1]
+        keys[key] = number
+        if progress is not None:
+            progress(number + 1, count)
+    splits: dict[str, list[int]] = {"train": [], "validation": []}
+    for (graph, _), number in keys.items():
+        splits[split_of(graph, validation_share)].append(number)
+    write_json(
+        job.folder / SPLITS,
+        {"seed": seed, "style": style, "count": count, "validation_share": validation_share, **splits},
+    )
+    return splits

@@ -1,0 +1,66 @@
+"""The plot: a rectangle with notched corners, and the core of the living room within it.
+
+In: areas in cells and a random generator. Out: cells owned by the hub (everything inside) with a ring of outside.
+"""
+
+from math import sqrt
+
+import numpy as np
+
+from .grid import HUB, OUTSIDE, Cells, Mask, Rect, cells_over, integral, window_counts
+from .programme import quantile
+
+MAX_SIDE = cells_over(200)
+"""Cells; the longest side of a real plan is 213 px with its balconies."""
+
+FILL = (0.83, 0.93, 1.0)
+ASPECT = (0.60, 0.93, 1.5)
+"""Width over height of the plot."""
+
+
+def draw_footprint(chance: np.random.Generator, area: float) -> Cells:
+    """(h, w) cells, `HUB` inside and `OUTSIDE` elsewhere, about `area` of them inside.
+
+    Args:
+        area: Cells.
+    """
+    fill = min(1.0, quantile(chance, FILL))
+    aspect = quantile(chance, ASPECT)
+    whole = area / fill
+    width = min(MAX_SIDE, max(24, round(sqrt(whole * aspect))))
+    height = min(MAX_SIDE, max(24, round(whole / width)))
+    cells = np.full((height + 2, width + 2), OUTSIDE, np.uint8)
+    cells[1:-1, 1:-1] = HUB
+    surplus = width * height - area
+    corners = chance.permutation(4)
+    count = 0 if surplus < 30 else 1 if surplus < 120 or chance.random() < 0.5 else 2
+    for corner in corners[:count]:
+        part = surplus / count
+        wide = min(0.6 * width, max(6.0, sqrt(part) * chance.uniform(0.6, 1.6)))
+        high = min(0.6 * height, max(6.0, part / wide))
+        x, y = round(wide), round(high)
+        rows = slice(1, 1 + y) if corner < 2 else slice(height + 1 - y, height + 1)
+        columns = slice(1, 1 + x) if corner % 2 else slice(width + 1 - x, width + 1)
+        cells[rows, columns] = OUTSIDE
+    return cells
+
+
+def draw_core(chance: np.random.Generator, cells: Cells, hub_cells: float) -> Rect | None:
+    """A rectangle of the plot that stays with the hub: most of the living room, at a facade when there is room."""
+    for _ in range(4):
+        area = hub_cells * chance.uniform(0.45, 0.8)
+        aspect = chance.uniform(1.0, 2.2)
+        short, long = max(8, round(sqrt(area / aspect))), max(8, round(sqrt(area * aspect)))
+        height, width = (short, long) if chance.random() < 0.5 else (long, short)
+        if height + 2 > cells.shape[0] or width + 2 > cells.shape[1]:
+            continue
+        fits: Mask = window_counts(integral(cells == HUB), height, width) == height * width
+        if not fits.any():
+            continue
+        # How many of its four sides lie on a facade: one or two is what real living rooms have.
+        around = window_counts(integral(np.pad(cells, 1) == OUTSIDE), height + 2, width + 2)
+        score = chance.random(fits.shape) * 0.9 + np.minimum(around / float(height + width), 1.0)
+        score[~fits] = -np.inf
+        top, left = divmod(int(score.argmax()), score.shape[1])
+        return Rect(top, left, top + height, left + width)
+    return None

@@ -1,0 +1,290 @@
+"""Floor plans: check and write texts, draw, read, verify, tidy and export plans.
+
+In: the words after `loraloom plan`. Out: text on stdout, files where asked for, mistakes as a line or two; exit status 1
+when a check found something. `plugins.verbs` finds this module by its name; everything heavy is imported in the commands.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loraloom.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import Console
+
+    from .plan import Plan
+    from .scale import Scale
+    from .spec import Spec
+    from .vocabulary import Style
+
+StyleName = Annotated[str | None, typer.Option("--style", help="colours: sjh or plain [default: as in the picture]")]
+PlanFile = Annotated[Path, typer.Argument(help="picture of a plan, or a .json that `export` wrote")]
+
+
+def check(text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")]) -> None:
+    """Say what a text asks for and what is wrong with it, before anything is drawn."""
+    from .check import check_spec
+    from .inputs import text_of
+    from .spec import print_spec
+    from .texts import spec_from_text
+    from .words import spec_from_words
+
+    words = text_of(text)
+    is_structured = "[" in words
+    spec = spec_from_text(words)
+    if not is_structured:
+        found = spec_from_words(words)
+        for said, meaning in found.understood:
+            typer.echo(f"understood: {said!r} as {meaning}" if said else meaning)
+        for clause in found.ignored:
+            typer.echo(f"not understood: {clause!r}")
+        typer.echo("")
+    typer.echo(print_spec(spec))
+    problems = check_spec(spec)
+    for problem in problems:
+        typer.echo(f"{problem.kind}: {problem.message}")
+    if any(problem.kind == "error" for problem in problems):
+        raise typer.Exit(1)
+    typer.echo("ok: nothing in this text contradicts itself")
+
+
+def synthesise(
+    out: Annotated[Path, typer.Option(help="folder of the data set")] = Path("data/plans"),
+    count: Annotated[int, typer.Option(min=1, help="plans")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="decides every plan")] = 0,
+    style: Annotated[str, typer.Option(help="colours and header: sjh or plain")] = "sjh",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes [default: one a core]")] = None,
+    validation_share: Annotated[float, typer.Option(min=0, max=1, help="share of the validation side")] = 0.1,
+) -> None:
+    """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
+    from os import cpu_count
+
+    from .counting import progress_bar
+    from .inputs import style_named
+    from .synthesis.dataset import write_dataset
+
+    style_named(style)
+    with progress_bar("plans") as progress:
+        splits = write_dataset(out, count, seed, style, progress, workers or cpu_count() or 1, validation_share)
+    typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
+    typer.echo(f"next: loraloom prepare {out} --out DATASET")
+
+
+def read(
+    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    json: Annotated[Path | None, typer.Option("--json", help="write all that was read here")] = None,
+    style: StyleName = None,
+) -> None:
+    """Write the structured text of a picture."""
+    from .inputs import open_plan, style_named
+    from .spec import print_spec, spec_of
+
+    opened = open_plan(picture, style_named(style))
+    typer.echo(print_spec(spec_of(opened.plan, opened.style)), nl=False)
+    if json is not None:
+        _export(opened.plan, opened.style, _with_suffix(json, ".json"), None, picture.stem)
+    if not opened.reading.exact:
+        typer.echo(
+            f"{picture}: colours are not exact ({opened.reading.off_palette:.1%} of it is off); read as well as possible",
+            err=True,
+        )
+
+
+def verify(
+    picture: PlanFile,
+    text: Annotated[str, typer.Option("--text", help="the text, or a file with it")],
+    out: Annotated[Path | None, typer.Option(help="folder for the receipt and the picture with the verdicts")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the receipt as JSON")] = False,
+    style: StyleName = None,
+    language: Annotated[str, typer.Option(help="of the picture's labels: en or ko")] = "en",
+) -> None:
+    """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
+    import json
+
+    from loraloom.files import write_json
+
+    from .inputs import open_plan, style_named, text_of
+    from .lettering import words_of
+    from .showing import receipt_table
+    from .texts import spec_from_text
+    from .verifying import verify as compare
+
+    words_of(language)
+    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True))
+    opened = open_plan(picture, style_named(style))
+    receipt = compare(spec, opened.reading)
+    if as_json:
+        typer.echo(json.dumps(receipt.as_json(), indent=2, ensure_ascii=False))
+    else:
+        _console().print(receipt_table(receipt))
+        typer.echo(f"{receipt.count(True)} of {len(receipt.verdicts)} sentences met")
+    if out is not None:
+        from .overlay import draw_overlay
+
+        image = opened.image or _picture_of(opened.plan, opened.style)
+        target = out / f"{picture.stem}.overlay.png"
+        write_json(out / f"{picture.stem}.receipt.json", receipt.as_json())
+        draw_overlay(image, opened.reading, receipt, language=language).save(target)
+        typer.echo(f"see {target}", err=as_json)
+    if not receipt.complete:
+        raise typer.Exit(1)
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="picture, .json, text, or file with a text")],
+    style: StyleName = None,
+    width: Annotated[int | None, typer.Option(min=16, help="columns of the picture [default: as many as fit]")] = None,
+) -> None:
+    """Show a plan in the terminal, with a table of its rooms."""
+    from .inputs import is_plan_file, open_plan, style_named, text_of
+    from .showing import key_of_letters, plan_table, terminal_picture
+    from .texts import spec_from_text
+
+    console = _console()
+    if not is_plan_file(what):
+        _show_text(console, spec_from_text(text_of(what), lambda line: typer.echo(line, err=True)))
+        return
+    opened = open_plan(Path(what), style_named(style))
+    colour = console.color_system is not None and not console.no_color and console.encoding.startswith("utf")
+    columns = width or min(console.width, 80)
+    console.print(terminal_picture(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
+    if not colour:
+        typer.echo(f"\n{key_of_letters()}")
+    console.print(plan_table(opened.plan))
+
+
+def _show_text(console: "Console", spec: "Spec") -> None:
+    from .showing import spec_table
+
+    console.print(spec_table(spec))
+    typer.echo(
+        "A text has no picture until a model draws it: `loraloom plan synthesise` invents plans and cannot be told"
+    )
+    typer.echo("what to draw. This is what the text asks for; `loraloom plan check` says whether it can be had.")
+
+
+def clean(
+    picture: PlanFile,
+    out: Annotated[Path, typer.Option(help="picture to write")],
+    style: StyleName = None,
+) -> None:
+    """Straighten walls and openings of a plan; all that it says still holds."""
+    from loraloom.files import write_bytes
+
+    from .cleaning import clean as tidied
+    from .inputs import open_plan, style_named
+    from .painting import png_of
+    from .plan import annotate
+    from .spec import position_sentence
+
+    opened = open_plan(picture, style_named(style))
+    labels = tidied(opened.plan)
+    out = _with_suffix(out, ".png")
+    write_bytes(out, png_of(labels, opened.style))
+    changed = float((labels != opened.plan.labels).mean())
+    typer.echo(f"{out}: {changed:.1%} of the pixels changed" if changed else f"{out}: there was nothing to tidy")
+    for position in annotate(labels).positions:
+        if position not in opened.plan.positions:  # thick walls: whether two rooms are near is a matter of a pixel
+            typer.echo(f"now also listed: {position_sentence(position)}")
+
+
+def export(
+    plan: PlanFile,
+    out: Annotated[Path, typer.Option(help="file to write: .svg .dxf .geojson .json .ifc .png")],
+    m_per_px: Annotated[float | None, typer.Option(help="metres a pixel [default: 18 m in 256]")] = None,
+    estimate_scale: Annotated[bool, typer.Option("--estimate-scale", help="take the scale from door widths")] = False,
+    title: Annotated[str | None, typer.Option(help="name of the drawing [default: the file's]")] = None,
+    style: StyleName = None,
+) -> None:
+    """Write a plan as a drawing, for CAD, for maps or for building models."""
+    from .inputs import open_plan, style_named
+    from .scale import estimate as estimated
+    from .scale import given
+
+    opened = open_plan(plan, style_named(style))
+    scale: Scale | None = None
+    if m_per_px is not None:
+        if not 0.001 <= m_per_px <= 10:
+            raise UserError("--m-per-px is out of range", got=m_per_px, expected="0.001 .. 10")
+        scale = given(m_per_px)
+    elif estimate_scale:
+        scale = estimated(opened.plan)
+        if scale is None:
+            raise UserError("the doors of this plan do not tell its scale", fix="give --m-per-px")
+    _export(opened.plan, opened.style, out, scale, title or plan.stem)
+    typer.echo(str(out))
+
+
+def augment(
+    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    text: Annotated[str, typer.Argument(help="its text, or a file with it")],
+    out: Annotated[Path, typer.Option(help="folder for the pairs")],
+    drop: Annotated[str | None, typer.Option(help="also leave sentences out: light or heavy")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="decides which")] = 0,
+    style: StyleName = None,
+) -> None:
+    """Write a pair mirrored and turned all eight ways, words and room numbers with it."""
+    import numpy as np
+
+    from loraloom.errors import did_you_mean
+    from loraloom.files import write_bytes, write_text
+
+    from .augment import DROPPINGS, SYMMETRIES, transformed
+    from .augment import drop as thinned
+    from .inputs import open_plan, style_named, text_of
+    from .painting import png_of
+    from .spec import parse_spec, print_spec
+
+    if drop is not None and drop not in DROPPINGS:
+        raise UserError("unknown --drop", got=drop, fix=did_you_mean(drop, DROPPINGS))
+    spec = parse_spec(text_of(text))
+    opened = open_plan(picture, style_named(style))
+    chance = np.random.default_rng(seed)
+    for number, symmetry in enumerate(SYMMETRIES):
+        moved, labels = transformed(spec, opened.plan.labels, symmetry)
+        if drop is not None:
+            moved = thinned(moved, chance, DROPPINGS[drop])
+        name = f"{picture.stem}_{number}"
+        write_bytes(out / "label_floorplan" / f"{name}.png", png_of(labels, opened.style))
+        write_text(out / "input_text" / f"{name}.txt", print_spec(moved))
+    typer.echo(f"{len(SYMMETRIES)} pairs in {out}")
+
+
+COMMANDS = (check, synthesise, read, verify, show, clean, export, augment)
+"""The commands of `loraloom plan`, in the order of its help."""
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+def _console() -> "Console":
+    """Where tables go; what is piped is not broken into a terminal's width."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    if path.suffix.lower() != suffix:
+        raise UserError("the file to write has another suffix", got=path.name, expected=f"a name that ends in {suffix}")
+    return path
+
+
+def _picture_of(plan: "Plan", style: "Style") -> "Image":
+    from PIL.Image import fromarray
+
+    from .painting import paint
+
+    return fromarray(paint(plan.labels, style))
+
+
+def _export(plan: "Plan", style: "Style", out: Path, scale: "Scale | None", title: str) -> None:
+    from .exports import Options
+    from .exports import export as write
+    from .scale import CONVENTION
+
+    write(plan, out, Options(scale=scale or CONVENTION, title=title, style=style.name))

@@ -1,0 +1,285 @@
+"""Plain free text to a spec, as far as plain rules reach.
+
+In: a wish in everyday words ("two bedrooms, kitchen left of the living room"). Out: the spec, what was understood and
+from which words, and the words that were not. Nothing is dropped silently: every word but the few `FILLERS` stands in an
+understood clause or among the ignored words. A relation is taken only where its two sides are plain; words that make it
+doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .mentions import Item, Reading, Relation, read
+from .phrases import FILLERS, PLURAL_VERBS
+from .plan import Position
+from .spec import Spec, connection_sentence, count_item, position_sentence
+from .vocabulary import ROOM_TYPES, RoomId
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What free text came to.
+
+    Attributes:
+        spec: All three sections; rooms that are mentioned are counted.
+        understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
+            assumed.
+        ignored: The words that were not understood, verbatim, in the order of the text.
+    """
+
+    spec: Spec
+    understood: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...]
+
+
+def spec_from_words(text: str) -> Understood:
+    """Read a wish. Never raises; what it cannot read is returned as ignored."""
+    reading = read(text)
+    for index, phrase in enumerate(reading.phrases):
+        if phrase.kind in ("direction", "door"):
+            _relate(reading, index)
+        elif phrase.kind == "direction-after":
+            _relate_korean(reading, index)
+        elif phrase.kind in ("doors", "between", "door-after"):
+            _relate_group(reading, index)
+    return _result(reading)
+
+
+# ------------------------------------------------------------------------------------------------------ relations
+
+_DOUBT = ("not", "or", "none")
+
+
+def _relate(reading: Reading, index: int) -> None:
+    """Subject, relation, object; "left of the living room is the kitchen" has its object first."""
+    objects, end = _objects(reading, index)
+    if not objects:
+        return
+    subjects = _subjects(reading, index)
+    if not subjects and _opens_sentence(reading, index) and reading.kind(index) == "direction":
+        objects = objects[:1]
+        place = reading.skip(objects[0].last + 1, 1, ("filler", "comma"))
+        subject = reading.item_at(place)
+        if subject and place > objects[0].last + 1:
+            subjects, end = [subject], subject.last
+    if subjects:
+        _add(reading, index, subjects, objects, min(index, *(item.first for item in subjects)), end)
+
+
+def _opens_sentence(reading: Reading, index: int) -> bool:
+    return reading.kind(reading.skip(index - 1, -1, ("filler", "comma", "and"))) == "stop"
+
+
+def _objects(reading: Reading, index: int) -> tuple[list[Item], int]:
+    """The rooms behind a relation: the first, and what an "and" or a list for doors joins to it."""
+    place, others = reading.skip(index + 1, 1), 0
+    while reading.kind(place) == "other" and others < 2:  # "left of the large living room"
+        others, place = others + 1, reading.skip(place + 1, 1)
+    first = reading.item_at(place)
+    if first is None:
+        return [], index
+    found, joints = [first], list[str]()
+    while True:
+        place = found[-1].last + 1
+        joint = reading.skip(place, 1, ("comma", "and"))
+        following = reading.item_at(reading.skip(joint, 1))
+        if joint == place or following is None or following.count is not None or following.first <= found[-1].first:
+            break
+        joints.append("and" if "and" in {reading.kind(each) for each in range(place, joint)} else "comma")
+        found.append(following)
+    behind = reading.kind(reading.skip(found[-1].last + 1, 1, ("filler", "not", "all")))
+    if len(found) > 1 and behind not in ("stop", "comma", "and"):  # the list's end is the subject of what follows
+        return found[:1], first.last
+    if reading.kind(index) == "door" and "and" in joints:  # "connected to the kitchen, bath and balcony"
+        length = len(joints) - joints[::-1].index("and") + 1
+    else:
+        length = 1 + next((number for number, joint in enumerate(joints) if joint != "and"), len(joints))
+    return found[:length], found[length - 1].last
+
+
+def _subjects(reading: Reading, index: int) -> list[Item]:
+    """The rooms before a relation."""
+    place = reading.skip(index - 1, -1, ("filler", "who"))
+    joint = reading.skip(place, -1, ("filler", "comma", "and", "who"))
+    item = reading.item_at(joint)
+    if item is None:
+        return []
+    last = next((relation for relation in reversed(reading.relations) if item in relation.objects), None)
+    if last is not None:
+        said_who = any(reading.kind(each) == "who" for each in range(item.last + 1, index))
+        if said_who:
+            return [item]
+        return last.subjects if joint != place else []  # "left of the kitchen, below the bath": the subject goes on
+    if item.count == 0:
+        return []
+    group = [item]
+    if joint != place:
+        return group
+    plural = any(reading.tokens[token].text in PLURAL_VERBS for token in _tokens(reading, item.last + 1, index))
+    taken = {id(each) for relation in reading.relations for each in (*relation.objects, *relation.subjects)}
+    while True:
+        end = reading.skip(group[0].first - 1, -1)
+        start = reading.skip(end, -1, ("comma", "and"))
+        previous = reading.item_at(reading.skip(start, -1))
+        kinds = {reading.kind(each) for each in range(start + 1, end + 1)}
+        joined = "and" in kinds or (len(group) > 1 and kinds)
+        if previous is None or not joined or id(previous) in taken or not (plural or _bare(reading, previous, kinds)):
+            return group
+        group.insert(0, previous)
+
+
+def _bare(reading: Reading, item: Item, joints: set[str]) -> bool:
+    """Whether a clause begins with this room and an "and": "kitchen and bath left of the living room"."""
+    return "and" in joints and item.count is None and reading.kind(item.first - 1) in ("stop", "comma")
+
+
+def _tokens(reading: Reading, first: int, last: int) -> range:
+    """Tokens of the phrases `first` .. `last`."""
+    return range(reading.phrases[first].first, reading.phrases[last].last + 1) if first <= last else range(0)
+
+
+def _relate_korean(reading: Reading, index: int) -> None:
+    """Korean names the object just before the word: "안방은 거실 왼쪽에", "거실 왼쪽에 안방"."""
+    item = reading.item_at(reading.skip(index - 1, -1))
+    if item is None:
+        return
+    before = reading.item_at(reading.skip(item.first - 1, -1))
+    behind = reading.item_at(reading.skip(index + 1, 1))
+    taken = {id(each) for relation in reading.relations for each in (*relation.objects, *relation.subjects)}
+    subject = before if before is not None and before is not item and id(before) not in taken else behind
+    if subject is not None and subject is not item:
+        last = max(subject.last, index)
+        _add(reading, index, [subject], [item], min(subject.first, item.first), last)
+
+
+def _relate_group(reading: Reading, index: int) -> None:
+    """ "a door between A and B", "connect A to B", "A and B are connected", and the same in Korean: just two rooms."""
+    joints = ("filler", "and", "comma") if reading.kind(index) == "door-after" else ("filler", "and")
+    step = 1 if reading.kind(index) == "between" else -1
+    found: list[Item] = []
+    place = index
+    while True:
+        following = reading.item_at(reading.skip(place + step, step, joints))
+        if following is None:
+            break
+        found.append(following)
+        place = following.last if step > 0 else following.first
+    if len(found) == 2:
+        last = max(index, *(item.last for item in found))
+        _add(reading, index, found[::step][:1], found[::step][1:], min(index, *(item.first for item in found)), last)
+
+
+def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item], first: int, last: int) -> None:
+    """Keep a relation unless a word between its rooms, or just behind them, makes it doubtful."""
+    doubtful = any(reading.kind(place) in _DOUBT for place in (*range(first, last + 1), reading.skip(first - 1, -1)))
+    doubtful |= reading.kind(reading.skip(last + 1, 1)) in ("not", "or")  # "... with no balcony" is another matter
+    if doubtful or any(item.count == 0 for item in (*subjects, *objects)):
+        return
+    word = reading.phrases[index].value if reading.kind(index).startswith("direction") else ""
+    reading.relations.append(Relation(word, subjects, objects, first, last))
+    reading.used.add(index)
+    for item in (*subjects, *objects):
+        item.told = True
+
+
+# ------------------------------------------------------------------------------------------------------ the result
+
+
+def _counts(reading: Reading) -> dict[str, int]:
+    """Rooms of each type. Of several numbers for one type the largest holds; "no" holds if nothing else is said."""
+    counts = dict.fromkeys(map(str, ROOM_TYPES), 0)
+    for item in reading.items:
+        if item.count != 0:
+            said = item.count or (2 if item.every and not item.ids else 1)
+            counts[item.kind] = min(999, max(counts[item.kind], said, *item.ids, 1))
+    return counts
+
+
+def _rooms(item: Item, counts: dict[str, int]) -> list[RoomId]:
+    if item.ids:
+        return [RoomId(item.kind, min(number, 999)) for number in item.ids]
+    return [RoomId(item.kind, number) for number in range(1, counts[item.kind] + 1 if item.every else 2)]
+
+
+_MOST_PAIRS = 100
+"""A clause that would come to more sentences ("200 bedrooms left of 200 baths") is not understood."""
+
+
+def _pairs(relation: Relation, counts: dict[str, int]) -> list[tuple[RoomId, RoomId]]:
+    subjects = [room for item in relation.subjects for room in _rooms(item, counts)]
+    objects = [room for item in relation.objects for room in _rooms(item, counts)]
+    if len(subjects) * len(objects) > _MOST_PAIRS:
+        return []
+    return [(subject, other) for subject in subjects for other in objects if subject != other]
+
+
+def _result(reading: Reading) -> Understood:
+    counts = _counts(reading)
+    said: list[tuple[int, str, str]] = []
+    connections: dict[frozenset[RoomId], tuple[RoomId, RoomId]] = {}
+    positions: dict[Position, None] = {}
+    for relation in reading.relations:
+        sentences: list[str] = []
+        for subject, other in _pairs(relation, counts):
+            if relation.word:
+                position = Position(subject, relation.word, other)
+                positions[position] = None
+                sentences.append(position_sentence(position))
+            else:
+                low, high = sorted((subject, other), key=lambda room: room.rank)
+                connections.setdefault(frozenset((low, high)), (low, high))
+                sentences.append(connection_sentence((low, high)))
+        if sentences:
+            note = _note((*relation.subjects, *relation.objects), counts)
+            said.append((relation.first, reading.words(relation.first, relation.last), " ".join(sentences) + note))
+        else:
+            reading.used.difference_update(range(relation.first, relation.last + 1))
+    refused = _told_rooms(reading, counts, said)
+    if not counts["living room"] and not any(
+        item.kind == "living room" and item.count == 0 and item.first not in refused for item in reading.items
+    ):
+        counts["living room"] = 1
+        said.append((len(reading.phrases), "", "assumed: 1 living room, as every plan has one"))
+    spec = Spec("sjh", tuple(counts.items()), tuple(connections.values()), tuple(positions))
+    said.sort(key=lambda entry: entry[0])
+    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading))
+
+
+def _told_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> set[int]:
+    """Say what rooms outside relations came to; returns where a "no" was overruled by another mention."""
+    refused: set[int] = set()
+    for item in reading.items:
+        if item.count == 0 and counts[item.kind]:
+            reading.used.difference_update(range(item.first, item.last + 1))
+            refused.add(item.first)
+        elif not item.told or item.count is not None or item.first not in reading.used:
+            what = (
+                [str(room) for room in _rooms(item, counts)] if item.ids else [count_item(item.kind, counts[item.kind])]
+            )
+            said.append((item.first, reading.words(item.first, item.last), ", ".join(what)))
+            reading.used.update(place for place in range(item.first, item.last + 1) if reading.kind(place) in _OF_ITEMS)
+    return refused
+
+
+_OF_ITEMS = ("room", "number", "counted", "id", "ordinal", "none", "none-after", "all", "and", "or", "ensuite", "comma")
+
+
+def _note(items: Sequence[Item], counts: dict[str, int]) -> str:
+    """Which number was taken where the text leaves it open."""
+    unclear = {item.kind for item in items if counts[item.kind] > 1 and not item.ids and not item.every}
+    return "".join(f" (of {counts[kind]}, {kind} #1 is taken)" for kind in sorted(unclear))
+
+
+def _left_over(reading: Reading) -> tuple[str, ...]:
+    """Runs of words that came to nothing; fillers inside a run stay with it."""
+    runs: list[list[int]] = []
+    is_new = True
+    for index, phrase in enumerate(reading.phrases):
+        if phrase.kind in ("stop", "comma") or index in reading.used:
+            is_new = True
+        elif phrase.kind not in ("filler", "and", "who") and reading.words(index, index).lower() not in FILLERS:
+            if is_new:
+                runs.append([index, index])
+            runs[-1][1] = index
+            is_new = False
+    return tuple(reading.words(first, last) for first, last in runs)

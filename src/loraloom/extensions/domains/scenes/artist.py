@@ -1,0 +1,40 @@
+"""The domain's hand as the rest of the program knows it.
+
+In: seeds and styles; the empty style is `flat`. Out: captioned pictures, alone or as a folder. What draws is imported when
+something is drawn.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraloom.contracts import Progress
+
+if TYPE_CHECKING:  # who only cuts captions must not pay for Pillow
+    from PIL import Image
+
+STYLES = ("flat", "watercolour", "cartoon", "anime", "sketch", "night", "pixel")
+
+
+class SceneArtist:
+    """An `Artist`."""
+
+    styles: tuple[str, ...] = STYLES
+
+    def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
+        """The picture of a seed and its caption; see `drawing.draw`."""
+        from loraloom.extensions.domains.scenes.drawing import draw
+
+        drawn = draw(seed, style or "flat")
+        return drawn.image, drawn.caption
+
+    def retell(self, text: str, seed: int) -> str:
+        """The text itself: captions are drawn short and long as they are."""
+        return text
+
+    def write_dataset(
+        self, folder: Path, count: int, *, seed: int = 0, style: str = "", progress: Progress | None = None
+    ) -> None:
+        """See `dataset.write_dataset`."""
+        from loraloom.extensions.domains.scenes.dataset import write_dataset
+
+        write_dataset(folder, count, seed, style or "flat", progress)

@@ -1,0 +1,187 @@
+"""`loraloom build-mini`: the built-in base from nothing, stage by stage, resumable at any point.
+
+In: a folder and a budget of time. Out: in it
+
+    pictures/, autoencoder.npy     what it learns from, drawn here
+    autoencoder.safetensors        state of the autoencoder's fit
+    start/                         the model before the denoiser has learned anything
+    dataset/, run/                 prepared pictures, and the training run (method full, text encoder too)
+    mini/                          the model as it is now: average weights, half precision
+
+Run it again with the same folder to go on; `mini/` is written anew at the end of every call.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.run import RunConfig
+from loraloom.contracts import ModelSource, Progress
+from loraloom.data.prepare import prepare
+from loraloom.files import whole_directory
+from loraloom.mini.autoencoder import fit_autoencoder, normalise
+from loraloom.mini.data import write_examples, write_pictures
+from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
+from loraloom.mini.tokenizer import train_tokenizer
+from loraloom.opening import open_model
+from loraloom.randomness import derive_seed
+from loraloom.train.checkpoint import CheckpointFolder, load_checkpoint
+from loraloom.train.full import attach_full
+from loraloom.train.run import train
+
+Say = Callable[[str], None]
+Bar = Callable[[str], Progress]
+
+NUM_TOKENS = 1500
+SAMPLE_PROMPTS = (
+    "a red house and two green trees on a meadow",
+    "a blue car on the street at night",
+    "Plain FloorPlan Generation [Number and Type of Rooms] The floorplan have 1 living room, 1 master room, 1 kitchen, "
+    "1 bathroom, 1 bedroom, 1 balcony, 0 storage, 0 entrance [Connection Between Rooms] living room #1 and master room #1 "
+    "are connected. living room #1 and bedroom #1 are connected. living room #1 and kitchen #1 are connected. living room "
+    "#1 and bathroom #1 are connected. living room #1 and balcony #1 are connected. [Positional Relationship Between Rooms] "
+    "master room #1 is left-below living room #1. bedroom #1 is left-above living room #1. kitchen #1 is above living room "
+    "#1. bathroom #1 is left-of living room #1. balcony #1 is below living room #1.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How `mini` is made. The defaults made the one that ships; `docs/mini.md` says how long each took.
+
+    Attributes:
+        pictures: Drawn for the denoiser.
+        autoencoder_pictures, autoencoder_steps: For the autoencoder.
+        steps: Of the denoiser in all; the budget may end earlier.
+        batch_size, learning_rate: Of the denoiser.
+        precision: `no`, or `bf16` on a GPU.
+        compile: torch.compile the denoiser.
+    """
+
+    pictures: int = 24_000
+    autoencoder_pictures: int = 3_400
+    autoencoder_steps: int = 2_200
+    steps: int = 60_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    precision: str = "no"
+    compile: bool = False
+
+
+def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar) -> Path:
+    """Go as far as the budget allows; returns the model folder, or `folder` when there is no model yet.
+
+    Raises:
+        UserError: As `prepare` and `train`.
+    """
+    deadline = time.monotonic() + budget_s
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "start" / "model_index.json").is_file():
+        say("1/4 autoencoder")
+        pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"))
+        torch.manual_seed(derive_seed("mini", "autoencoder"))
+        vae = make_autoencoder()
+        state = folder / "autoencoder.safetensors"
+        if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, state, say, device=device, deadline=deadline):
+            say("the budget is spent; the same command goes on")
+            return folder
+        normalise(vae, pictures[:: max(1, len(pictures) // 200)], device)
+        say("2/4 pictures and their texts")
+        write_examples(folder / "pictures", recipe.pictures, 0, bar("pictures"))
+        assemble(folder / "start", vae.cpu(), folder / "pictures")
+    if not (folder / "dataset" / "manifest.jsonl").is_file():
+        say("3/4 preparing")
+        settings = PrepareConfig(
+            size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
+            near_duplicate_bits=0,
+        )  # fmt: skip
+        prepare(folder / "pictures", folder / "dataset", settings, console=lambda text: None, progress=bar("prepare"))
+    say("4/4 denoiser and text encoder")
+    with stop_at(deadline):
+        train(run_config(folder, recipe), say=say, report=_report(say), progress=bar)
+    return export(folder, say)
+
+
+def assemble(folder: Path, vae: Any, pictures: Path) -> None:
+    """Write the model with a fitted autoencoder, a vocabulary learned from the texts, and the rest random."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    texts = (file.read_text(encoding="utf-8") for file in sorted((pictures / "texts").glob("*.txt")))
+    with whole_directory(folder) as target:
+        tokenizer = train_tokenizer(texts, NUM_TOKENS, target / "tokenizer")
+        torch.manual_seed(derive_seed("mini", "start"))
+        pipeline: Any = StableDiffusionPipeline
+        pipeline(
+            vae=vae, text_encoder=make_text_encoder(tokenizer), tokenizer=tokenizer, unet=make_denoiser(),
+            scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        ).save_pretrained(target)  # fmt: skip
+
+
+def run_config(folder: Path, recipe: Recipe) -> RunConfig:
+    """The training run of the last stage."""
+    return RunConfig.model_validate(
+        {
+            "model": {"source": str(folder / "start")},
+            "data": {
+                "dataset": str(folder / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
+                "caption_dropout": 0.1, "encode_batch_size": 16,
+            },
+            "lora": {"text_encoder": True, "ema_decay": 0.9995},
+            "optim": {"learning_rate": recipe.learning_rate, "weight_decay": 0.01, "warmup_steps": 500, "betas": (0.9, 0.99)},
+            "train": {
+                "output": str(folder / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
+                "mixed_precision": recipe.precision, "compile": recipe.compile, "validation_every": 1000,
+            },
+            "checkpoints": {"every": 500, "keep": 2},
+            "samples": {
+                "prompts": SAMPLE_PROMPTS, "steps": 20, "guidance_scale": 4.0, "sampler": "ddim", "size": 256,
+                "min_interval": 500,
+            },
+            "export": {"dtype": "fp16"},
+        }
+    )  # fmt: skip
+
+
+def export(folder: Path, say: Say) -> Path:
+    """Write `mini/` from the newest checkpoint's average weights."""
+    checkpoints = CheckpointFolder(folder / "run" / "checkpoints")
+    steps = checkpoints.steps()
+    if not steps:
+        return folder
+    checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
+    model = open_model(ModelSource(str(folder / "start")))
+    attach_full(model, text_encoder=True).load(checkpoint.ema or checkpoint.adapter)
+    model.save(folder / "mini", "fp16")
+    size = sum(file.stat().st_size for file in (folder / "mini").rglob("*.safetensors")) / 2**20
+    say(f"{folder / 'mini'}: {size:.1f} MiB after {steps[-1]} steps")
+    return folder / "mini"
+
+
+@contextmanager
+def stop_at(deadline: float) -> Iterator[None]:
+    """Ask the training loop to stop at a time of `time.monotonic`, as Ctrl-C from outside would."""
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _report(say: Say) -> Callable[[int, dict[str, float]], None]:
+    def report(done: int, numbers: dict[str, float]) -> None:
+        held_out = f"  validation {numbers['validation_loss']:.4f}" if "validation_loss" in numbers else ""
+        say(f"step {done}  loss {numbers['loss']:.4f}{held_out}  {numbers['images_per_second']:.1f} images/s")
+
+    return report

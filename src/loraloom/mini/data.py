@@ -1,0 +1,103 @@
+"""What `mini` learns from: plans in the plain style and scenes in all styles, drawn here, each with a text true of it.
+
+In: a folder, how many, a seed. Out: an image folder (`metadata.jsonl`) to prepare, and an array of pictures for the
+autoencoder. Picture n depends on the seed and n only, so that a folder can be made larger.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from loraloom import plugins
+from loraloom.contracts import Progress
+from loraloom.files import write_bytes, write_text
+from loraloom.mini.layout import SIZE_PX
+from loraloom.randomness import derive_seed
+from loraloom.verdicts import Artist
+
+T = TypeVar("T")
+
+PLAN_SHARE = 0.6
+"""Of the pictures; the rest are scenes, half of them in the flat style."""
+
+
+def draw_one(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Picture `number` and its text."""
+    chance = np.random.default_rng(derive_seed("mini", seed, number))
+    own = derive_seed("mini picture", seed, number) >> 16
+    if chance.random() < PLAN_SHARE:
+        artist = _artist("floorplan")
+        image, text = artist.draw(own, "plain")
+        return image, artist.retell(text, own)
+    artist = _artist("scenes")
+    style = "flat" if chance.random() < 0.5 else str(chance.choice(artist.styles))
+    return artist.draw(own, style)
+
+
+def write_examples(folder: Path, count: int, seed: int, progress: Progress | None = None) -> None:
+    """Draw what `folder` lacks of `count` pictures, then write the list of texts; one process a core."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    texts = folder / "texts"
+    texts.mkdir(exist_ok=True)
+    missing = [number for number in range(count) if not (texts / f"{number:06d}.txt").is_file()]
+    for done, _ in enumerate(_spread(partial(_write_one, folder, seed), missing), count - len(missing) + 1):
+        if progress:
+            progress(done, count)
+    rows = [
+        {"file_name": f"images/{number:06d}.png", "text": (texts / f"{number:06d}.txt").read_text(encoding="utf-8")}
+        for number in range(count)
+    ]
+    write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_pictures(file: Path, count: int, seed: int, progress: Progress | None = None) -> NDArray[np.uint8]:
+    """(count, 256, 256, 3) pictures for the autoencoder, kept in `file` (.npy): the same worlds, and plans in every style."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE_PX, SIZE_PX, 3))
+        for number, picture in enumerate(_spread(partial(_picture, seed), list(range(count)))):
+            array[number] = picture
+            if progress:
+                progress(number + 1, count)
+        array.flush()
+        part.replace(file)
+    return np.load(file, mmap_mode="r")
+
+
+def _write_one(folder: Path, seed: int, number: int) -> None:
+    image, text = draw_one(number, seed)
+    path = folder / "images" / f"{number:06d}.png"
+    temporary = path.with_name(f".{path.name}.part")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)
+    write_bytes(folder / "texts" / f"{number:06d}.txt", text.encode())  # last: it says that the picture is whole
+
+
+def _picture(seed: int, number: int) -> NDArray[np.uint8]:
+    own = derive_seed("mini autoencoder", seed, number) >> 16
+    artist = _artist("floorplan" if number % 10 < 7 else "scenes")
+    return np.asarray(artist.draw(own, artist.styles[number % len(artist.styles)])[0])
+
+
+def _artist(domain: str) -> Artist:
+    artist = plugins.load("domains", domain).artist
+    assert artist is not None
+    return artist
+
+
+def _spread(work: Callable[[int], T], numbers: list[int]) -> Iterator[T]:
+    """`work` of each number in order, over all cores."""
+    if not numbers:
+        return
+    with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(work, numbers, chunksize=32)

@@ -1,0 +1,126 @@
+"""Fit a small module for a number of steps, and go on where it was cut off.
+
+In: a module, a loss of the step, a state file. Out: the module with the average of its weights. Used for the parts that
+the training loop proper has no word for: autoencoder and text-image contrast.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loraloom.errors import UserError
+from loraloom.train.optim import optimizer_tensors, restore_optimizer
+from loraloom.weights import read_tensors, write_tensors
+
+SAVE_EVERY_S = 120.0
+LOG_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How long and how fast.
+
+    Attributes:
+        steps: Optimizer steps in all.
+        learning_rate: Peak; 200 steps of warm-up, then a half cosine to a hundredth.
+        weight_decay: Decoupled.
+        average: Decay of the moving average of the weights that is kept in the end.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    average: float = 0.995
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step counted from 0."""
+        warm = min(1.0, (step + 1) / 200)
+        share = step / max(1, self.steps)
+        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    how: Fit,
+    state: Path,
+    say: Callable[[str], None],
+    deadline: float = math.inf,
+) -> bool:
+    """Run, or go on from `state`; returns whether all steps are done.
+
+    Args:
+        module: Its parameters learn; at the end it holds their average.
+        loss: Of a step counted from 0: () float32 and numbers for the log. Must depend on the step alone.
+        how: Length and rates.
+        state: Safetensors file, replaced every two minutes and at the end.
+        say: Told a line every 50 steps.
+        deadline: `time.monotonic` after which it saves and returns False.
+    """
+    parameters = dict(module.named_parameters())
+    average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), how.learning_rate, betas=(0.9, 0.99), weight_decay=how.weight_decay, fused=True
+    )
+    start = _restore(state, parameters, average, optimizer) if state.is_file() else 0
+    saved = time.monotonic()
+    for step in range(start, how.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = how.rate(step)
+        value, numbers = loss(step)
+        value.backward()
+        nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(how.average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(average.values()), [parameter.detach() for parameter in parameters.values()], 1 - decay
+        )
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == how.steps:
+            shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
+            say(f"{state.stem} {done}/{how.steps}  loss {float(value):.4f}  {shown}")
+        late = time.monotonic() > deadline
+        if done == how.steps or late or time.monotonic() - saved > SAVE_EVERY_S:
+            _save(state, done, parameters, average, optimizer)
+            saved = time.monotonic()
+        if late and done < how.steps:
+            return False
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(average[name])
+    return True
+
+
+def _save(
+    state: Path, done: int, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: Any
+) -> None:
+    tensors, _ = optimizer_tensors(optimizer)
+    every = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
+    every |= {f"average.{name}": tensor for name, tensor in average.items()}
+    every |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+    state.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(state, {name: tensor.contiguous().cpu() for name, tensor in every.items()}, {"step": str(done)})
+
+
+def _restore(
+    state: Path, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> int:
+    tensors, record = read_tensors(state)
+    weights = {name.removeprefix("weight."): value for name, value in tensors.items() if name.startswith("weight.")}
+    if weights.keys() != parameters.keys() or any(weights[name].shape != parameters[name].shape for name in weights):
+        raise UserError("the saved state is of another layout", got=str(state), fix="delete it to begin again")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+            average[name].copy_(tensors[f"average.{name}"])
+    own = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
+    _, rest = optimizer_tensors(optimizer)
+    restore_optimizer(optimizer, own, rest)
+    return int(record["step"])

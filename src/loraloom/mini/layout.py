@@ -1,0 +1,61 @@
+"""The shapes of `mini`: the layout of Stable Diffusion 1 with small numbers.
+
+In: nothing. Out: parts with random weights, of the classes that `from_pretrained` reads. Diffusion happens on latents of
+4 channels, 8 pixels to a latent.
+"""
+
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+SIZE_PX = 256
+LATENT_CHANNELS = 4
+WINDOW_TOKENS = 77
+TEXT_WIDTH = 128
+
+
+def make_autoencoder() -> Any:
+    """0.9 million parameters, pixels (b, 3, 256, 256) to latents (b, 4, 32, 32)."""
+    kind: Any = AutoencoderKL  # its annotations name tuples of one
+    widths = (16, 32, 64, 64)
+    return kind(
+        block_out_channels=widths, layers_per_block=1, latent_channels=LATENT_CHANNELS, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
+        sample_size=SIZE_PX, scaling_factor=1.0,
+    )  # fmt: skip
+
+
+def make_denoiser() -> Any:
+    """4 million parameters; attention at 16 x 16 and 8 x 8 latents only, where it is cheap and sees everything."""
+    kind: Any = UNet2DConditionModel
+    return kind(
+        sample_size=SIZE_PX // 8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
+        block_out_channels=(32, 64, 128), norm_num_groups=8, attention_head_dim=4, cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+def make_scheduler() -> Any:
+    """Velocities, zero signal at the last step (Lin et al. 2024): without it white grounds come out tinted."""
+    kind: Any = DDIMScheduler
+    return kind(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        steps_offset=0, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def make_text_encoder(tokenizer: Any) -> Any:
+    """0.9 million parameters and a row for each token; CLIP's causal transformer with a window of 77."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=4,
+            num_attention_heads=4, max_position_embeddings=WINDOW_TOKENS, projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip

@@ -1,0 +1,225 @@
+"""Everyday words to a spec: what plain rules reach, and that every word is either understood, ignored aloud or a filler."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loraloom.extensions.domains.floorplan.check import check_spec
+from loraloom.extensions.domains.floorplan.phrases import FILLERS
+from loraloom.extensions.domains.floorplan.spec import (
+    connection_sentence,
+    parse_spec,
+    position_sentence,
+    print_spec,
+)  # fmt: skip
+from loraloom.extensions.domains.floorplan.vocabulary import OFFSETS
+from loraloom.extensions.domains.floorplan.words import Understood, spec_from_words
+
+JOINTS = {"and", "plus", "as", "well", "which", "that", "와", "과", "랑", "이랑", "하고", "및", "그리고"}
+"""Words that only join: fillers too."""
+
+
+def sentences(found: Understood) -> list[str]:
+    spec = found.spec
+    doors = [connection_sentence(pair) for pair in spec.connections or ()]
+    return [*doors, *(position_sentence(position) for position in spec.positions or ())]
+
+
+def counted(found: Understood) -> dict[str, int]:
+    return {kind: count for kind, count in found.spec.counts or () if count}
+
+
+def words(text: str) -> Counter[str]:
+    """Words and numbers, in lower case."""
+    return Counter(re.findall(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+", text.lower().replace("\u2019", "'")))
+
+
+def check_nothing_is_dropped(text: str) -> Understood:
+    found = spec_from_words(text)
+    told: Counter[str] = Counter()
+    for clause in (*(clause for clause, _ in found.understood), *found.ignored):
+        assert clause in text
+        told += words(clause)
+    silent = FILLERS | JOINTS
+    missing = {
+        word
+        for word in words(text) - told
+        if word not in silent and not any(word.startswith(stem) and word[len(stem) :] in silent for stem in told)
+    }
+    assert not missing
+    assert parse_spec(print_spec(found.spec)) == found.spec
+    assert not [
+        problem for problem in check_spec(found.spec) if "counted" in problem.message or "itself" in problem.message
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "said", "ignored"),
+    [
+        ("two bedrooms, kitchen left of the living room", {"living room": 1, "kitchen": 1, "bedroom": 2},
+         ["kitchen #1 is left-of living room #1."], ()),
+        ("a flat with 3 bedrooms and two bathrooms; the balcony is next to the living room, master bedroom above the kitchen,"
+         " the bathroom opens to the master room",
+         {"living room": 1, "master room": 1, "kitchen": 1, "bathroom": 2, "bedroom": 3, "balcony": 1},
+         ["master room #1 and bathroom #1 are connected.", "master room #1 is above kitchen #1."], ("next to",)),
+        ("A master bedroom with en-suite, no balcony or storage. Kitchen and bath are connected to the lounge.",
+         {"living room": 1, "master room": 1, "kitchen": 1, "bathroom": 1},
+         ["master room #1 and bathroom #1 are connected.", "living room #1 and kitchen #1 are connected.",
+          "living room #1 and bathroom #1 are connected."], ()),
+        ("The kitchen is to the north-east of the living room, below the second bedroom. Bedroom #2 is top-left of the WC.",
+         {"living room": 1, "kitchen": 1, "bathroom": 1, "bedroom": 2},
+         ["kitchen #1 is right-above living room #1.", "kitchen #1 is below bedroom #2.",
+          "bedroom #2 is left-above bathroom #1."], ()),
+        ("living room connected to the kitchen, bathroom and bedroom 1, a balcony",
+         {"living room": 1, "kitchen": 1, "bathroom": 1, "bedroom": 1, "balcony": 1},
+         ["living room #1 and kitchen #1 are connected.", "living room #1 and bathroom #1 are connected.",
+          "living room #1 and bedroom #1 are connected."], ()),
+        ("bedrooms 1 and 2 are above the living room and the kitchen connects to the hallway",
+         {"living room": 1, "kitchen": 1, "bedroom": 2, "entrance": 1},
+         ["kitchen #1 and entrance #1 are connected.", "bedroom #1 is above living room #1.",
+          "bedroom #2 is above living room #1."], ()),
+        ("Both bedrooms open onto the sitting room.", {"living room": 1, "bedroom": 2},
+         ["living room #1 and bedroom #1 are connected.", "living room #1 and bedroom #2 are connected."], ()),
+        ("to the left of the living room is the kitchen", {"living room": 1, "kitchen": 1},
+         ["kitchen #1 is left-of living room #1."], ()),
+        ("a door between kitchen and balcony; connect the living room to the entrance",
+         {"living room": 1, "kitchen": 1, "balcony": 1, "entrance": 1},
+         ["kitchen #1 and balcony #1 are connected.", "living room #1 and entrance #1 are connected."], ()),
+        ("3-bed 2-bath flat", {"living room": 1, "bedroom": 3, "bathroom": 2}, [], ()),
+        ("bedrooms: 2, bathrooms = 1, kitchen x 1", {"living room": 1, "bedroom": 2, "bathroom": 1, "kitchen": 1}, [], ()),
+        ("kitchen is left of the living room and bathroom above the kitchen",
+         {"living room": 1, "kitchen": 1, "bathroom": 1},
+         ["kitchen #1 is left-of living room #1.", "bathroom #1 is above kitchen #1."], ()),
+        ("a closet under the first bedroom which is west of the foyer",
+         {"living room": 1, "bedroom": 1, "storage": 1, "entrance": 1},
+         ["storage #1 is below bedroom #1.", "bedroom #1 is left-of entrance #1."], ()),
+        ("", {"living room": 1}, [], ()),
+    ],
+)  # fmt: skip
+def test_what_plain_rules_reach(text: str, counts: dict[str, int], said: list[str], ignored: tuple[str, ...]) -> None:
+    found = check_nothing_is_dropped(text)
+    assert (counted(found), sentences(found), found.ignored) == (counts, said, ignored)
+
+
+@pytest.mark.parametrize(
+    ("text", "ignored"),
+    [
+        ("the kitchen is not above the bathroom", ("not above",)),
+        ("kitchen left of or above the living room", ("left of or above",)),
+        ("kitchen or bathroom left of the living room", ("or", "left of")),
+        ("no door between kitchen and balcony", ("no door between",)),
+        ("the dining room left of the kitchen", ("dining room left of",)),
+        ("the kitchen is left of the garage", ("left of the garage",)),
+        ("The kitchen is sunny. It opens to the balcony", ("sunny", "It opens to")),
+        ("bedroom left of the bedroom", ("left of",)),
+        ("the kitchen and the bathroom are not connected", ("not connected",)),
+        ("200 bedrooms left of 200 bathrooms", ("left of",)),
+        ("a bedroom without en-suite", ("without en-suite",)),
+        ("no bedroom en-suite", ("en-suite",)),
+        ("2.5 kitchens", ("2.5",)),
+        ("W.C. \N{SLIGHTLY SMILING FACE} left", ("W", "C", "\N{SLIGHTLY SMILING FACE} left")),
+    ],
+)
+def test_what_they_do_not_reach_is_said_and_not_guessed(text: str, ignored: tuple[str, ...]) -> None:
+    found = check_nothing_is_dropped(text)
+    assert sentences(found) == []
+    assert found.ignored == ignored
+
+
+def test_numbers_that_the_text_leaves_open_are_told() -> None:
+    found = spec_from_words("two bathrooms. The bathroom is above the kitchen.")
+    assert found.understood[1] == (
+        "bathroom is above the kitchen",
+        "bathroom #1 is above kitchen #1. (of 2, bathroom #1 is taken)",
+    )
+
+
+def test_a_living_room_is_assumed_unless_it_is_refused() -> None:
+    assert spec_from_words("a kitchen").understood[-1] == ("", "assumed: 1 living room, as every plan has one")
+    assert counted(spec_from_words("a kitchen, no living room")) == {"kitchen": 1}
+    found = check_nothing_is_dropped("no balcony, yet the balcony opens to the kitchen")
+    assert counted(found)["balcony"] == 1
+    assert found.ignored == ("no balcony", "yet")
+
+
+SPELLINGS = {
+    "left-of": ["left of", "to the left of", "on the left side of", "west of", "to the west of", "left-of",
+                "on the left hand side of"],
+    "right-of": ["right of", "to the right of", "east of", "at the right of", "오른쪽"],
+    "above": ["above", "over", "north of", "to the north of", "on top of", "at the top of", "directly above"],
+    "below": ["below", "under", "beneath", "underneath", "south of", "just below"],
+    "left-above": ["left-above", "left above", "above left of", "upper left of", "top-left of", "northwest of", "north-west of",
+                   "to the upper left of", "in the top left corner of", "above and to the left of"],
+    "right-above": ["right-above", "right above", "upper right of", "north east of", "to the north-east of"],
+    "left-below": ["left-below", "lower left of", "bottom-left of", "southwest of", "below left of", "left below"],
+    "right-below": ["right-below", "lower-right of", "bottom right of", "south-east of", "below and right of"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("direction", "spelling"), [(key, each) for key, every in SPELLINGS.items() for each in every])
+def test_directions_have_many_spellings(direction: str, spelling: str) -> None:
+    assert set(SPELLINGS) == set(OFFSETS)
+    text = f"부엌은 거실 {spelling}" if not spelling.isascii() else f"The kitchen is {spelling} the living room."
+    found = check_nothing_is_dropped(text)
+    assert sentences(found) == [f"kitchen #1 is {direction} living room #1."]
+    assert found.ignored == ()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["connected to", "opens to", "opens into", "opens onto", "leads to", "is attached to", "has a door to", "with a door to",
+     "is linked with", "accessible from", "is directly connected to"],
+)  # fmt: skip
+def test_doors_have_many_spellings(spelling: str) -> None:
+    found = check_nothing_is_dropped(f"the kitchen {spelling} the living room")
+    assert sentences(found) == ["living room #1 and kitchen #1 are connected."]
+    assert found.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("main bedroom", "master room"), ("primary bedroom", "master room"), ("toilet", "bathroom"), ("washroom", "bathroom"),
+     ("restroom", "bathroom"), ("bath", "bathroom"), ("wc", "bathroom"), ("sitting room", "living room"),
+     ("pantry", "storage"), ("store", "storage"), ("entry", "entrance"), ("foyer", "entrance"), ("kids' room", "bedroom"),
+     ("guest room", "bedroom"), ("veranda", "balcony"), ("현관", "entrance"), ("화장실", "bathroom"), ("베란다", "balcony")],
+)  # fmt: skip
+def test_rooms_have_many_names(word: str, kind: str) -> None:
+    assert counted(spec_from_words(f"a {word}"))[kind] == 1
+
+
+def test_korean() -> None:
+    text = "안방은 거실 왼쪽에 있고 침실 두 개, 욕실 2개. 거실과 주방이 연결된다. 거실 북서쪽에 두 번째 침실이 있다. 창고 없음"
+    found = spec_from_words(text)
+    assert counted(found) == {"living room": 1, "master room": 1, "kitchen": 1, "bathroom": 2, "bedroom": 2}
+    assert sentences(found) == [
+        "living room #1 and kitchen #1 are connected.",
+        "master room #1 is left-of living room #1.",
+        "bedroom #2 is left-above living room #1.",
+    ]
+    assert found.ignored == ()
+    assert spec_from_words("방 3개와 서재, 개방형 주방").ignored == ("서재", "개방형")
+
+
+vocabulary = st.sampled_from(
+    ["two", "3", "a", "the", "no", "bedroom", "bedrooms", "kitchen", "living room", "balcony", "master bedroom", "bath",
+     "en-suite", "and", "or", ",", ".", ";", "\n", "left of", "above", "north-east of", "connected to", "are connected",
+     "door between",
+     "next to", "not", "which", "is", "are", "second", "#2", "2", ":", "sunny", "dining room", "both", "거실", "안방은",
+     "왼쪽에", "연결된다", "침실", "두 개", "it", "with", "-", "(", ")", "99", "0", "without", "right above"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(vocabulary, max_size=14).map(" ".join))
+def test_every_word_is_understood_or_ignored_aloud(text: str) -> None:
+    check_nothing_is_dropped(text)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_read(text: str) -> None:
+    spec_from_words(text)
