@@ -2,24 +2,26 @@
 
 In: a folder and a budget of time. Out: in it
 
-    pictures/, autoencoder.npy     what it learns from, drawn here
-    autoencoder.safetensors        state of the autoencoder's fit
+    autoencoder.npy                what the autoencoder learns from, drawn here
+    autoencoder.safetensors        state of its fit
     start/                         the model before the denoiser has learned anything
-    dataset/, run/                 prepared pictures, and the training run (method full, text encoder too)
+    round_01/ round_02/ ...        pictures, prepared dataset and training run (method full, text encoder too)
     mini/                          the model as it is now: average weights, half precision
 
-Run it again with the same folder to go on; `mini/` is written anew at the end of every call.
+Run it again with the same folder to go on; `mini/` is written anew at the end of every call. Asked for another number of
+pictures it begins a new round: fresh pictures, and the weights so far.
 """
 
+import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,9 +29,9 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.contracts import ModelSource, Progress
 from loraloom.data.prepare import prepare
-from loraloom.files import whole_directory
+from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
-from loraloom.mini.data import write_examples, write_pictures
+from loraloom.mini.data import draw_one, write_examples, write_pictures
 from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
@@ -42,6 +44,7 @@ Say = Callable[[str], None]
 Bar = Callable[[str], Progress]
 
 NUM_TOKENS = 1500
+VOCABULARY_TEXTS = 600
 SAMPLE_PROMPTS = (
     "a red house and two green trees on a meadow",
     "a blue car on the street at night",
@@ -67,7 +70,7 @@ class Recipe:
         compile: torch.compile the denoiser.
     """
 
-    pictures: int = 24_000
+    pictures: int = 8_000
     autoencoder_pictures: int = 3_400
     autoencoder_steps: int = 2_200
     steps: int = 60_000
@@ -84,39 +87,66 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
         UserError: As `prepare` and `train`.
     """
     deadline = time.monotonic() + budget_s
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "start" / "model_index.json").is_file():
         say("1/4 autoencoder")
-        pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"))
-        torch.manual_seed(derive_seed("mini", "autoencoder"))
-        vae = make_autoencoder()
-        state = folder / "autoencoder.safetensors"
-        if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, state, say, device=device, deadline=deadline):
+        if not _begin(folder, recipe, deadline, say, bar):
             say("the budget is spent; the same command goes on")
             return folder
-        normalise(vae, pictures[:: max(1, len(pictures) // 200)], device)
-        say("2/4 pictures and their texts")
-        write_examples(folder / "pictures", recipe.pictures, 0, bar("pictures"))
-        assemble(folder / "start", vae.cpu(), folder / "pictures")
-    if not (folder / "dataset" / "manifest.jsonl").is_file():
+    round_ = _round(folder, recipe, say)
+    if not (round_ / "dataset" / "manifest.jsonl").is_file():
+        say(f"2/4 {recipe.pictures} pictures and their texts")
+        write_examples(round_ / "pictures", recipe.pictures, int(round_.name[6:]), bar("pictures"))
         say("3/4 preparing")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
             near_duplicate_bits=0,
         )  # fmt: skip
-        prepare(folder / "pictures", folder / "dataset", settings, console=lambda text: None, progress=bar("prepare"))
+        prepare(
+            round_ / "pictures",
+            round_ / "dataset",
+            settings,
+            console=lambda text: None,
+            progress=bar("prepared pictures"),
+        )
     say("4/4 denoiser and text encoder")
     with stop_at(deadline):
-        train(run_config(folder, recipe), say=say, report=_report(say), progress=bar)
-    return export(folder, say)
+        train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar)
+    return export(folder, round_, "fp16", folder / "mini", say)
 
 
-def assemble(folder: Path, vae: Any, pictures: Path) -> None:
+def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
+    """Fit the autoencoder and write `start/`; False when the time was too short."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"))
+    torch.manual_seed(derive_seed("mini", "autoencoder"))
+    vae = make_autoencoder()
+    state = folder / "autoencoder.safetensors"
+    if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, state, say, device=device, deadline=deadline):
+        return False
+    normalise(vae, pictures[:: max(1, len(pictures) // 200)], device)
+    texts = [draw_one(number, 0)[1] for number in range(VOCABULARY_TEXTS)]
+    assemble(folder / "start", vae.cpu(), texts)
+    return True
+
+
+def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
+    """The folder of the round that goes on, or of a new one."""
+    rounds = sorted(folder.glob("round_*"))
+    last = rounds[-1] if rounds else None
+    if last and json.loads((last / "round.json").read_text(encoding="utf-8"))["pictures"] == recipe.pictures:
+        return last
+    new = folder / f"round_{len(rounds) + 1:02d}"
+    if last:
+        export(folder, last, "fp32", new / "start", say)
+    write_json(new / "round.json", {"pictures": recipe.pictures})
+    return new
+
+
+def assemble(folder: Path, vae: Any, texts: Sequence[str]) -> None:
     """Write the model with a fitted autoencoder, a vocabulary learned from the texts, and the rest random."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    texts = (file.read_text(encoding="utf-8") for file in sorted((pictures / "texts").glob("*.txt")))
     with whole_directory(folder) as target:
         tokenizer = train_tokenizer(texts, NUM_TOKENS, target / "tokenizer")
         torch.manual_seed(derive_seed("mini", "start"))
@@ -127,19 +157,20 @@ def assemble(folder: Path, vae: Any, pictures: Path) -> None:
         ).save_pretrained(target)  # fmt: skip
 
 
-def run_config(folder: Path, recipe: Recipe) -> RunConfig:
-    """The training run of the last stage."""
+def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
+    """The training run of a round."""
+    start = round_ / "start" if (round_ / "start").is_dir() else folder / "start"
     return RunConfig.model_validate(
         {
-            "model": {"source": str(folder / "start")},
+            "model": {"source": str(start)},
             "data": {
-                "dataset": str(folder / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
+                "dataset": str(round_ / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
                 "caption_dropout": 0.1, "encode_batch_size": 16,
             },
             "lora": {"text_encoder": True, "ema_decay": 0.9995},
-            "optim": {"learning_rate": recipe.learning_rate, "weight_decay": 0.01, "warmup_steps": 500, "betas": (0.9, 0.99)},
+            "optim": {"learning_rate": recipe.learning_rate, "weight_decay": 0.01, "warmup_steps": min(500, recipe.steps // 10), "betas": (0.9, 0.99)},
             "train": {
-                "output": str(folder / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
+                "output": str(round_ / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
                 "mixed_precision": recipe.precision, "compile": recipe.compile, "validation_every": 1000,
             },
             "checkpoints": {"every": 500, "keep": 2},
@@ -152,19 +183,19 @@ def run_config(folder: Path, recipe: Recipe) -> RunConfig:
     )  # fmt: skip
 
 
-def export(folder: Path, say: Say) -> Path:
-    """Write `mini/` from the newest checkpoint's average weights."""
-    checkpoints = CheckpointFolder(folder / "run" / "checkpoints")
+def export(folder: Path, round_: Path, dtype: Literal["fp32", "fp16"], out: Path, say: Say) -> Path:
+    """Write a round's newest average weights as a model to `out`."""
+    checkpoints = CheckpointFolder(round_ / "run" / "checkpoints")
     steps = checkpoints.steps()
     if not steps:
         return folder
     checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
     model = open_model(ModelSource(str(folder / "start")))
     attach_full(model, text_encoder=True).load(checkpoint.ema or checkpoint.adapter)
-    model.save(folder / "mini", "fp16")
-    size = sum(file.stat().st_size for file in (folder / "mini").rglob("*.safetensors")) / 2**20
-    say(f"{folder / 'mini'}: {size:.1f} MiB after {steps[-1]} steps")
-    return folder / "mini"
+    model.save(out, dtype)
+    size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
+    say(f"{out}: {size:.1f} MiB after {steps[-1]} steps of {round_.name}")
+    return out
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def fit(
         done = step + 1
         if done % LOG_EVERY == 0 or done == how.steps:
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            say(f"{state.stem} {done}/{how.steps}  loss {float(value):.4f}  {shown}")
+            say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
         late = time.monotonic() > deadline
         if done == how.steps or late or time.monotonic() - saved > SAVE_EVERY_S:
             _save(state, done, parameters, average, optimizer)

@@ -43,7 +43,7 @@ def make_scheduler() -> Any:
     kind: Any = DDIMScheduler
     return kind(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        steps_offset=0, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+        steps_offset=1, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
     )  # fmt: skip
 
 

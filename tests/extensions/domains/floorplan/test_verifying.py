@@ -201,11 +201,14 @@ def test_without_counts_numbers_are_those_of_the_picture() -> None:
 
 
 def test_one_room_cannot_stand_for_two() -> None:
-    labels = two_bedrooms()
-    labels[128:200, 103:150] = WALL
+    """With a bedroom missing, what holds of the other proves nothing; what no bedroom does is not met all the same."""
     text = "[Number and Type of Rooms]\nThe floorplan have 1 living room, 2 bedroom\n\n[Connection Between Rooms]\n"
-    assert verdict_of(f"{text}bedroom #1 and bedroom #2 are connected.", labels).met is False
-    assert verdict_of(f"{text}living room #1 and bedroom #2 are connected.", labels).met is True
+    one = two_bedrooms()
+    one[128:200, 103:150] = WALL
+    assert verdict_of(f"{text}bedroom #1 and bedroom #2 are connected.", one).met is False
+    assert verdict_of(f"{text}living room #1 and bedroom #2 are connected.", one).met is None
+    one[one == DOOR] = WALL
+    assert verdict_of(f"{text}living room #1 and bedroom #2 are connected.", one).met is False
 
 
 @pytest.mark.parametrize("kind", ["noise", "blank", "foreign"])
@@ -309,9 +312,7 @@ def test_repairing_a_room_that_is_missing_frees_room_for_it() -> None:
     assert (mask & (reading.plan.labels == 0)).sum() > 1000
 
 
-@pytest.mark.parametrize(
-    "noisy", [pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="rooms read from noise are kept")), False]
-)
+@pytest.mark.parametrize("noisy", [True, False])
 def test_of_an_unreadable_picture_nothing_is_kept(noisy: bool) -> None:
     chance = np.random.default_rng(1)
     pixels = chance.integers(0, 256, (256, 256, 3)) if noisy else np.full((256, 256, 3), 255)

@@ -1,0 +1,103 @@
+"""The built-in base can be made again: its parts learn, go on after a stop, and fit together into a model that opens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loraloom.contracts import ModelSource
+from loraloom.mini.autoencoder import normalise, to_pixels
+from loraloom.mini.build import Recipe, build_mini
+from loraloom.mini.data import draw_one, write_examples
+from loraloom.mini.fitting import Fit, fit
+from loraloom.mini.layout import make_autoencoder
+from loraloom.mini.tokenizer import train_tokenizer
+from loraloom.opening import open_model
+
+
+def quiet(line: str) -> None:
+    """Nobody listens."""
+
+
+def test_a_vocabulary_learned_from_captions_writes_their_words_as_one_token_and_any_text_at_all(tmp_path: Path) -> None:
+    texts = ["living room #1 and bedroom #2 are connected."] * 5 + ["a red house on a meadow"] * 5
+    tokenizer = train_tokenizer(texts, 900, tmp_path / "tokenizer")
+    ids = tokenizer("Living room #1", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["living</w>", "room</w>", "#</w>", "1</w>"]
+    strange = "거실 zyzzyva naïve"
+    assert tokenizer.decode(tokenizer(strange, add_special_tokens=False)["input_ids"]).strip() == strange
+    again = type(tokenizer).from_pretrained(tmp_path / "tokenizer")
+    assert again(texts[0])["input_ids"] == tokenizer(texts[0])["input_ids"]
+    assert not (tmp_path / "tokenizer" / ".template").exists()
+
+
+def test_a_fit_that_is_cut_ends_where_an_uncut_one_ends(tmp_path: Path) -> None:
+    def module() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Linear(4, 2)
+
+    def run(one: torch.nn.Module, state: Path, deadline: float = float("inf")) -> bool:
+        def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+            inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            return (one(inputs) - inputs[:, :2]).square().mean(), {}
+
+        return fit(one, loss, Fit(20, 0.1), state, quiet, deadline)
+
+    whole = module()
+    assert run(whole, tmp_path / "whole.safetensors")
+    cut, calls = module(), 0
+    while not run(cut, tmp_path / "cut.safetensors", deadline=0.0):  # a step a call
+        calls += 1
+        cut = module()
+    assert calls == 19
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), cut.parameters(), strict=True))
+
+
+def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_to_the_same_picture() -> None:
+    torch.manual_seed(0)
+    vae = make_autoencoder().eval()
+    pictures = np.stack([np.asarray(draw_one(number, 1)[0]) for number in range(4)])
+    pixels = to_pixels(pictures)
+    with torch.inference_mode():
+        before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        deviation = vae.encode(pixels).latent_dist.std.mean()
+        _, scale = normalise(vae, pictures, torch.device("cpu"))
+        latents = vae.encode(pixels).latent_dist
+        after = vae.decode(latents.mean).sample
+    assert latents.mean.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (latents.mean.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert torch.allclose(before, after, atol=1e-4)
+    assert deviation / scale.max() <= latents.std.mean() * 1.01
+
+
+def test_pictures_depend_on_seed_and_number_only(tmp_path: Path) -> None:
+    write_examples(tmp_path / "few", 3, seed=5)
+    write_examples(tmp_path / "more", 5, seed=5)
+    for number in range(3):
+        name = f"images/{number:06d}.png"
+        assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
+    assert len((tmp_path / "more" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()) == 5
+    assert draw_one(0, 5)[1] != draw_one(0, 6)[1]
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -> None:
+    recipe = Recipe(pictures=12, autoencoder_pictures=8, autoencoder_steps=2, steps=2, batch_size=4)
+
+    def bar(title: str):  # type: ignore[no-untyped-def]
+        return lambda done, total: None
+
+    said: list[str] = []
+    place = build_mini(tmp_path / "state", recipe, 1e9, said.append, bar)
+    model = open_model(ModelSource(str(place)))
+    assert (model.latent_scale, model.default_size_px, model.latent_channels) == (8, 256, 4)
+    assert model.schedule.prediction_type == "v_prediction"
+    assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
+    size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
+    assert size < 40 * 2**20
+    assert "1/4 autoencoder" in said
+    again: list[str] = []
+    build_mini(tmp_path / "state", Recipe(pictures=14, steps=1, batch_size=4), 1e9, again.append, bar)
+    assert "1/4 autoencoder" not in again
+    assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()
