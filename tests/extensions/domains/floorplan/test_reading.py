@@ -100,12 +100,12 @@ def test_colours_may_be_off_by_a_little() -> None:
 
 
 ROUGH: dict[str, tuple[Callable[[Image.Image], Image.Image], float, float]] = {
-    "gaussian blur 1": (lambda image: image.filter(ImageFilter.GaussianBlur(1)), 0.6, 0.98),
-    "box blur 1": (lambda image: image.filter(ImageFilter.BoxBlur(1)), 0.6, 0.98),
+    "gaussian blur 1": (lambda image: image.filter(ImageFilter.GaussianBlur(1)), 0.75, 0.98),
+    "box blur 1": (lambda image: image.filter(ImageFilter.BoxBlur(1)), 0.7, 0.98),
     # The default of JPEG halves the resolution of colour, and doors differ from walls by little else.
-    "jpeg 90": (lambda image: compressed(image, 90), 0.1, 0.92),
+    "jpeg 90": (lambda image: compressed(image, 90), 0.75, 0.97),
     "jpeg 90 4:4:4": (lambda image: compressed(image, 90, subsampling=0), 0.9, 0.99),
-    "jpeg 75": (lambda image: compressed(image, 75), 0.1, 0.9),
+    "jpeg 75": (lambda image: compressed(image, 75), 0.65, 0.95),
 }
 """Disturbance, least share of plans read the same, least share of sentences met."""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .cleaning import wall_thickness
-from .pixels import Labels, components, flat
+from .pixels import Labels, Where, components, flat
 from .plan import NEAR_PX, Plan, annotate
 from .vocabulary import (
     DOOR,
@@ -50,6 +50,9 @@ _THIN = (WALL, FRONT_DOOR, DOOR, WINDOW)
 _CORE_REACH, _TRACE_REACH = 5, 2
 _OUTSIDE_REACH = 8
 """Windows and front doors lie this near to a core of the outside: three pixels of edge and a thick wall."""
+_BLOCK_PX = 8
+_PLAIN = 4.0
+"""A block whose mean is nearer than this to the outside's colour, in every channel, holds nothing."""
 _GAP_RUN = 5
 """A gap between door and room is closed where it is at least this long."""
 _SURE_WALL = 12
@@ -151,11 +154,26 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     labels = tables.nearest[cells]
     if np.array_equal(style.palette[labels], rgb):
         return Reading(annotate(labels), 0.0, True)
-    labels = _settle(rgb, cells, tables, style)
-    labels = _without_specks(labels)
+    where = _content(rgb, style)
+    inside = _without_specks(_settle(rgb[where], cells[where], tables, style))
+    labels = np.full(labels.shape, EXTERNAL, np.uint8)
+    labels[where] = inside
     # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5.
-    near_px = NEAR_PX if wall_thickness(labels >= WALL) == 3 else NEAR_PX - 1
+    near_px = NEAR_PX if wall_thickness(inside >= WALL) == 3 else NEAR_PX - 1
     return Reading(annotate(labels, soft=True, near_px=near_px), float(tables.off[cells].mean()), False)
+
+
+def _content(rgb: Rgb, style: Style) -> Where:
+    """The part of the picture that is not plain outside, with a rim: a plan covers a third of its picture."""
+    cells = SIZE_PX // _BLOCK_PX
+    means = rgb.reshape(cells, _BLOCK_PX, cells, _BLOCK_PX, 3).mean((1, 3), dtype=np.float32)
+    used = np.abs(means - style.palette[EXTERNAL]).max(-1) > _PLAIN
+    bounds: list[slice] = []
+    for axis in (1, 0):
+        found = np.flatnonzero(used.any(axis))
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, cells - 1)
+        bounds.append(slice(max(0, first - 2) * _BLOCK_PX, min(cells, last + 3) * _BLOCK_PX))
+    return bounds[0], bounds[1]
 
 
 def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) -> Labels:
