@@ -9,9 +9,10 @@ import torch
 from loraloom.contracts import ModelSource
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import Recipe, build_mini
+from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
 from loraloom.mini.data import draw_one, write_examples
 from loraloom.mini.fitting import Fit, fit
-from loraloom.mini.layout import make_autoencoder
+from loraloom.mini.layout import make_autoencoder, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 
@@ -79,6 +80,27 @@ def test_pictures_depend_on_seed_and_number_only(tmp_path: Path) -> None:
         assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
     assert len((tmp_path / "more" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()) == 5
     assert draw_one(0, 5)[1] != draw_one(0, 6)[1]
+
+
+def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_text_encoder_alone(
+    tmp_path: Path,
+) -> None:
+    texts = ["red", "green", "blue", "white"]
+    tokenizer = train_tokenizer(texts * 3, 600, tmp_path / "tokenizer")
+    torch.manual_seed(0)
+    text_encoder = make_text_encoder(tokenizer)
+    before = {name: tensor.clone() for name, tensor in text_encoder.state_dict().items()}
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
+    pictures = np.broadcast_to(colours[:, None, None], (4, 128, 128, 3)).copy()
+    windows = [[tokenizer(text, padding="max_length")["input_ids"]] for text in texts]
+    clip = make_clip(text_encoder)
+    assert fit_contrast(clip, pictures, windows, 60, tmp_path / "contrast.safetensors", quiet)
+    with torch.inference_mode():
+        scores = compare(clip, to_pixels(pictures), torch.tensor([one[0] for one in windows]))
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+    after = clip.text_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (halved(np.full((1, 256, 256, 3), 7, np.uint8)) == 7).all()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from loraloom.data.cache import ContentCache
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes, sha256_file
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.windows import PromptPlan
 
 
 def load_pixels(path: Path, mirrored: bool = False) -> Tensor:
@@ -113,6 +114,7 @@ class TextStore:
         dtype: Of the kept states.
         live: Encode at every use instead, because the text encoder is learning.
         keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
+        plans: For the same reason, how each text is cut, while the encoder is learning.
     """
 
     encoder: PromptEncoder
@@ -120,6 +122,7 @@ class TextStore:
     dtype: torch.dtype = torch.float32
     live: bool = False
     keys: dict[Wanted, str] = field(default_factory=dict[Wanted, str])
+    plans: dict[Wanted, PromptPlan] = field(default_factory=dict[Wanted, PromptPlan])
 
     def missing(self, wanted: Sequence[Wanted]) -> list[Wanted]:
         """Texts whose states the cache lacks, each once."""
@@ -141,9 +144,14 @@ class TextStore:
     def states(self, texts: Sequence[str], *, weighting: bool = False) -> list[Tensor]:
         """(n, k, d) states of each text."""
         if self.live:
-            return self.encoder.encode(texts, weighting=weighting)
+            return self.encoder.encode_plans([self._plan((text, weighting)) for text in texts])
         wanted = [(text, weighting) for text in texts]
         return [self.cache.get(self.key(text), lambda t=text: self._encode(t))["states"] for text in wanted]
+
+    def _plan(self, wanted: Wanted) -> PromptPlan:
+        if wanted not in self.plans:
+            self.plans[wanted] = self.encoder.plan(wanted[0], weighting=wanted[1])
+        return self.plans[wanted]
 
     def key(self, wanted: Wanted) -> str:
         """See `PromptEncoder.cache_key`."""

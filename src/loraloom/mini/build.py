@@ -168,7 +168,10 @@ def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
                 "caption_dropout": 0.1, "encode_batch_size": 16,
             },
             "lora": {"text_encoder": True, "ema_decay": 0.9995},
-            "optim": {"learning_rate": recipe.learning_rate, "weight_decay": 0.01, "warmup_steps": min(500, recipe.steps // 10), "betas": (0.9, 0.99)},
+            "optim": {
+                "learning_rate": recipe.learning_rate, "weight_decay": 0.01, "betas": (0.9, 0.99),
+                "warmup_steps": min(500, recipe.steps // 10),
+            },
             "train": {
                 "output": str(round_ / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
                 "mixed_precision": recipe.precision, "compile": recipe.compile, "validation_every": 1000,

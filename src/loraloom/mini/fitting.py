@@ -56,14 +56,14 @@ def fit(
     """Run, or go on from `state`; returns whether all steps are done.
 
     Args:
-        module: Its parameters learn; at the end it holds their average.
+        module: Its parameters that require gradients learn; at the end it holds their average.
         loss: Of a step counted from 0: () float32 and numbers for the log. Must depend on the step alone.
         how: Length and rates.
         state: Safetensors file, replaced every two minutes and at the end.
         say: Told a line every 50 steps.
         deadline: `time.monotonic` after which it saves and returns False.
     """
-    parameters = dict(module.named_parameters())
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer = torch.optim.AdamW(
         parameters.values(), how.learning_rate, betas=(0.9, 0.99), weight_decay=how.weight_decay, fused=True

@@ -51,7 +51,10 @@ class PromptEncoder:
         Raises:
             UserError: A prompt needs more than `max_windows` windows.
         """
-        plans = [self.plan(prompt, weighting=weighting) for prompt in prompts]
+        return self.encode_plans([self.plan(prompt, weighting=weighting) for prompt in prompts])
+
+    def encode_plans(self, plans: Sequence[PromptPlan]) -> list[Tensor]:
+        """States of prompts that are cut already, as `encode` gives them."""
         ids_nk = torch.tensor([self.text.window(window.ids) for plan in plans for window in plan.windows])
         hidden_nkd = self.text.encode(ids_nk)
         states: list[Tensor] = []

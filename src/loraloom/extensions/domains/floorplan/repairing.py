@@ -13,7 +13,7 @@ from .pixels import dilate
 from .plan import Plan
 from .reading import Reading
 from .spec import Spec
-from .verifying import MOST_OFF_PALETTE
+from .verifying import unreadable
 from .vocabulary import EXTERNAL, RoomId
 
 _DOOR_REACH_PX = 9
@@ -32,7 +32,7 @@ def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bo
     if not failed:
         return None
     plan = reading.plan
-    if not plan.rooms or reading.off_palette > MOST_OFF_PALETTE:
+    if unreadable(reading):
         return np.ones(plan.labels.shape, np.bool_)
     mask = np.zeros(plan.labels.shape, np.bool_)
     num_counts, num_connections = len(spec.counts or ()), len(spec.connections or ())

@@ -14,7 +14,7 @@ from itertools import product
 
 from loraloom.verdicts import Box, Receipt, Verdict
 
-from .plan import Opening, Plan, Position, Room, direction
+from .plan import MOST_ROOMS, Opening, Plan, Position, Room, direction
 from .reading import Reading
 from .spec import Spec, connection_sentence, count_item, position_sentence
 from .vocabulary import DIRECTIONS, RoomId
@@ -26,16 +26,30 @@ MOST_OFF_PALETTE = 0.6
 def verify(spec: Spec, reading: Reading) -> Receipt:
     """Compare a picture with its text, sentence by sentence, in the order of the text."""
     plan = reading.plan
-    unreadable = "the picture has no room that can be read" if not plan.rooms else ""
-    if reading.off_palette > MOST_OFF_PALETTE:
-        unreadable = f"{reading.off_palette:.0%} of the picture has no colour of a plan"
-    verdicts = [
-        Verdict(verdict.sentence, verdict.section, None, unreadable) if unreadable else verdict
-        for verdict in _verdicts(spec, plan)
-    ]
     fronts = sum(opening.kind == "front door" for opening in plan.openings)
     disorder = min(1.0, reading.off_palette + (0.25 if fronts != 1 else 0.0))
-    return Receipt(tuple(verdicts), () if unreadable else tuple(_extras(spec, plan)), disorder)
+    if why := unreadable(reading):
+        blank = tuple(Verdict(sentence, section, None, why) for sentence, section in _sentences(spec))
+        return Receipt(blank, (), disorder)
+    return Receipt(tuple(_verdicts(spec, plan)), tuple(_extras(spec, plan)), disorder)
+
+
+def unreadable(reading: Reading) -> str:
+    """Why nothing can be said about a picture; empty when something can."""
+    if reading.off_palette > MOST_OFF_PALETTE:
+        return f"{reading.off_palette:.0%} of the picture has no colour of a plan"
+    if not reading.plan.rooms:
+        return "the picture has no room that can be read"
+    if len(reading.plan.rooms) > MOST_ROOMS:
+        return f"the picture falls into {len(reading.plan.rooms)} pieces"
+    return ""
+
+
+def _sentences(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Each sentence with its section, in the order of the text."""
+    yield from ((count_item(*item), "count") for item in spec.counts or ())
+    yield from ((connection_sentence(pair), "connection") for pair in spec.connections or ())
+    yield from ((position_sentence(position), "position") for position in spec.positions or ())
 
 
 def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:

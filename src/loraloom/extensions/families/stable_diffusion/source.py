@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.contracts import ModelSource
-from loraloom.errors import UserError
+from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_bytes, sha256_file, write_json
 from loraloom.weights import PICKLED, check_safetensors
 
 PART_FOLDER = {"denoiser": "unet", "vae": "vae", "text_encoder": "text_encoder"}
 _SMALL_FILES = ["model_index.json", "*/config.json", "*/*_config.json", "*/*.safetensors.index.json", "tokenizer/*"]
+_BUILTIN = "builtin:"
+_ASSETS = Path(__file__).parents[3] / "assets"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _DEFAULT_SINGLE_FILE_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -122,6 +124,8 @@ def locate(source: ModelSource) -> Located:
     Raises:
         UserError: Not there, gated, not a model, pickled; says what to do.
     """
+    if source.location.startswith(_BUILTIN):
+        return Located(_builtin(source.location.removeprefix(_BUILTIN)))
     path = Path(source.location).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
@@ -137,10 +141,24 @@ def locate(source: ModelSource) -> Located:
         raise UserError(
             "no such model",
             got=source.location,
-            expected="a diffusers folder, a .safetensors file or a hub id (owner/name)",
+            expected="a diffusers folder, a .safetensors file, a hub id (owner/name) or builtin:NAME",
         )
     folder = _download(source.location, source.revision, source.variant, ())
     return Located(folder, variant=source.variant, hub=(source.location, source.revision))
+
+
+def _builtin(name: str) -> Path:
+    """Folder of a model that ships with the package.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    known = {entry.parent.name: entry.parent for entry in _ASSETS.glob("*/model_index.json")}
+    if name not in known:
+        raise UserError(
+            "no such built-in model", got=name, fix=did_you_mean(name, known) if known else "this copy has none"
+        )
+    return known[name]
 
 
 def _nearby(path: Path) -> str:
