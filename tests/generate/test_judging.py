@@ -16,6 +16,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.contracts import ModelSource, Picture, PictureRequest
 from loraloom.errors import UserError
 from loraloom.generate.command import Wishes, generate
+from loraloom.generate.interactive import Interactive
 from loraloom.generate.judging import candidate_requests, draw_judged, redraw, repair, require_judge
 from loraloom.generate.session import Session, open_session
 from loraloom.verdicts import Receipt, Verdict
@@ -172,6 +173,14 @@ def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_pa
     assert "[Number and Type of Rooms]" in receipt["prompt"]
     assert "2 bedroom" in [verdict["sentence"] for verdict in receipt["verdicts"]]
     assert any("zzyzx" in line for line in said)
+
+
+def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    talk = Interactive(session(tiny_model), tmp_path, said.append)
+    talk.answer("two bedrooms and a kitchen")
+    assert any("sentences met" in line for line in said)
+    assert "[Number and Type of Rooms]" in talk.history[0][0].prompt
 
 
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:

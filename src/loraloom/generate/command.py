@@ -17,7 +17,7 @@ from loraloom.contracts import ModelSource, PictureRequest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
 from loraloom.generate.interactive import Bars, Interactive
-from loraloom.generate.judging import Judged, draw_judged, gains, require_judge, save_receipt
+from loraloom.generate.judging import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
 from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
@@ -90,7 +90,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
-    wanted = requests or session.requests(_formal(session, prompts, say))
+    wanted = requests or session.requests(formal_prompts(session, prompts, say))
     for prompt in dict.fromkeys(request.prompt for request in wanted):
         for lost in session.lost(prompt):
             say(f"warning: {session.encoder.method} does not read all of {prompt[:40]!r}…: {lost[:120]}")
@@ -130,20 +130,6 @@ def _draw_all(
     if len(made) > 1:
         say(f"all of them: {_sheet(made, out)}")
     say(f"{len(made)} pictures in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
-
-
-def _formal(session: Session, prompts: Sequence[str], say: Say) -> list[str]:
-    """Prompts in the words that the domain's models are taught; the domain's notes are said."""
-    judge = session.encoder.domain.judge
-    if judge is None:
-        return list(prompts)
-    formal: list[str] = []
-    for prompt in prompts:
-        text, notes = judge.formal(prompt)
-        for note in notes:
-            say(f"note: {note}")
-        formal.append(text)
-    return formal
 
 
 def _draw_judged(

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loraloom.contracts import PictureRequest, Progress
+from loraloom.contracts import Picture, PictureRequest, Progress
 from loraloom.errors import UserError, did_you_mean
+from loraloom.generate.judging import formal_prompts
 from loraloom.generate.pictures import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
@@ -76,7 +77,8 @@ class Interactive:
             self.prompt = line or self.prompt
             if not self.prompt:
                 raise UserError("nothing to draw yet", fix="type a prompt")
-            self._draw(self.session.requests([self.prompt]))
+            prompts = formal_prompts(self.session, [self.prompt], lambda line: self.say(f"  {line}"))
+            self._draw(self.session.requests(prompts))
             return
         name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
@@ -180,4 +182,12 @@ class Interactive:
         with self.bars() as bar:
             for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
                 self.history.append((picture.request, weights, path))
-                self.say(f"  {path}  seed {picture.request.seed}  {picture.seconds:.1f} s")
+                self.say(f"  {path}  seed {picture.request.seed}  {self._met(picture)}{picture.seconds:.1f} s")
+
+    def _met(self, picture: Picture) -> str:
+        """How much of its text a picture meets, where the domain can tell."""
+        judge = self.session.encoder.domain.judge
+        if judge is None:
+            return ""
+        receipt = judge.judge(picture.image, picture.request.prompt)
+        return f"{receipt.count(True)}/{len(receipt.verdicts)} sentences met  "

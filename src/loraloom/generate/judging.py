@@ -103,6 +103,20 @@ def draw_judged(
         )
 
 
+def formal_prompts(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Prompts in the words that the domain's models are taught; the domain's notes are said."""
+    judge = session.encoder.domain.judge
+    if judge is None:
+        return list(prompts)
+    formal: list[str] = []
+    for prompt in prompts:
+        text, notes = judge.formal(prompt)
+        for note in notes:
+            say(f"note: {note}")
+        formal.append(text)
+    return formal
+
+
 def check_prompts(judge: Judge, prompts: Sequence[str]) -> None:
     """Raise `UserError` for prompts that no picture can meet, all at once."""
     wrong = {prompt: problems for prompt in dict.fromkeys(prompts) if (problems := judge.check(prompt))}
