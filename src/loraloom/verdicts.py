@@ -95,7 +95,8 @@ class Artist(Protocol):
     styles: tuple[str, ...]
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """A 256x256 RGB picture and its text; the same seed gives the same on every machine."""
+        """A 256x256 RGB picture and its text; the same seed gives the same on every machine. The empty style is the
+        domain's usual one; an unknown one raises `UserError`."""
 
     def retell(self, text: str, seed: int) -> str:
         """Another text that is true of the same picture: sentences left out, moved, turned round. May be the same."""
@@ -119,7 +120,11 @@ class Judge(Protocol):
         """What is wrong with a text before anything is drawn, a line each: contradictions, unknown words. Empty is well."""
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
-        """The prompt as models of this domain are taught it, and a line for whatever was assumed or not understood."""
+        """The prompt as models of this domain are taught it, and a line for whatever was assumed or not understood.
+
+        Raises:
+            UserError: It cannot be understood at all.
+        """
 
     def judge(self, image: "Image.Image", prompt: str) -> Receipt:
         """The receipt of an RGB picture of any size."""

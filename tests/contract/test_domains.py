@@ -11,6 +11,7 @@ from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.contracts import Domain
 from loraloom.data.inspect import choose_format, format_options
+from loraloom.errors import UserError
 
 DOMAINS = plugins.names("domains")
 ARTISTS = [name for name in DOMAINS if plugins.load("domains", name).artist is not None]
@@ -78,3 +79,19 @@ def test_a_judge_finds_nothing_wrong_with_what_its_artist_drew_and_told(name: st
                 assert receipt.complete
                 assert judge.repair_mask(image, told) is None
             assert receipt.disorder == 0
+
+
+@pytest.mark.parametrize("name", ARTISTS)
+def test_an_artist_has_a_usual_style_and_names_the_known_ones(name: str) -> None:
+    artist = domain(name).artist
+    assert artist is not None
+    assert artist.draw(1, "")[1] == artist.draw(1, artist.styles[0])[1]
+    with pytest.raises(UserError, match="unknown style"):
+        artist.draw(1, "zzz")
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_judge_tells_of_a_hopeless_text_instead_of_raising(name: str) -> None:
+    judge = domain(name).judge
+    assert judge is not None
+    assert judge.check("[Number and Type of Rooms] The floorplan have 3 flying saucer")

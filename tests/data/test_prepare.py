@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -119,6 +120,7 @@ def test_other_settings_in_the_same_folder_redo_every_picture(tmp_path: Path) ->
 
 KILLED = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.prepare import prepare
@@ -267,3 +269,17 @@ def test_real_photographs_and_plans_are_prepared_whole(tmp_path: Path) -> None:
     found = (shared_data("sjh") / "3.txt").read_text(encoding="utf-8")
     assert plans.manifest.examples[-1].caption_found == found
     assert plans.manifest.examples[-1].caption == found.strip()
+
+
+def test_a_split_that_the_source_brings_is_kept(tmp_path: Path, draw_folder: Callable[..., Path]) -> None:
+    source = draw_folder(tmp_path / "source", 6)
+    names = sorted(path.stem for path in source.glob("*.png"))
+    sides = {"train": names[:3], "validation": names[3:], "made_by": "somebody"}
+    (source / "splits.json").write_text(json.dumps(sides), encoding="utf-8")
+    said: list[str] = []
+    report = prepare(source, tmp_path / "out", PrepareConfig(size=64, min_size=16, num_workers=1), console=said.append)
+    assert [example.id for example in report.manifest.split("validation")] == names[3:]
+    assert any("splits.json" in line for line in said)
+    (source / "splits.json").write_text(json.dumps({"train": names, "validation": names[:1]}), encoding="utf-8")
+    with pytest.raises(UserError, match="both sides"):
+        prepare(source, tmp_path / "again", PrepareConfig(size=64, min_size=16, num_workers=1), console=said.append)

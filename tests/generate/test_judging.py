@@ -186,3 +186,20 @@ def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="cannot judge"):
         require_judge(session(tiny_model, domain="freetext"))
+
+
+def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
+    wishes = Wishes(model=str(tiny_model), domain="floorplan", interactive=True)
+    config = GenerateConfig.model_validate({**SETTINGS, "best_of": 3})
+    with pytest.raises(UserError, match="do not go with --interactive"):
+        generate(config, wishes, {"best_of": 3}, lambda line: None, no_bars)
+
+
+def test_a_recipe_of_a_judged_picture_brings_its_receipt_again(tiny_model: Path, tmp_path: Path) -> None:
+    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
+    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    generate(
+        GenerateConfig(), Wishes(recipe=tmp_path / "first", out=tmp_path / "second"), {}, lambda line: None, no_bars
+    )
+    one, two = (tmp_path / name / "receipts" / "00000.json" for name in ("first", "second"))
+    assert one.read_text(encoding="utf-8") == two.read_text(encoding="utf-8")

@@ -6,13 +6,20 @@ of groups that are held out. Without the eight a mirrored copy looks like anothe
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from loraloom.errors import UserError
+
+SPLITS_FILE = "splits.json"
+"""A source that has this file decides itself what is held out."""
 
 SIDE = 32
 LOW = 8
@@ -87,6 +94,28 @@ def _popcount(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
     values = (values & np.uint64(0x3333333333333333)) + ((values >> np.uint64(2)) & np.uint64(0x3333333333333333))
     values = (values + (values >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return ((values * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.uint8)
+
+
+def given_split(source: Path) -> frozenset[str] | None:
+    """Ids that the source itself holds out, from its `splits.json` (`{"train": [...], "validation": [...]}`); None without.
+
+    Raises:
+        UserError: The file is there and says something else.
+    """
+    file = source / SPLITS_FILE
+    if not file.is_file():
+        return None
+    try:
+        sides = json.loads(file.read_text(encoding="utf-8"))
+        train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is no split ({type(error).__name__}: {error})", expected='{"train": [ids], "validation": [ids]}',
+            fix="correct it, or move it away to split by content",
+        ) from None  # fmt: skip
+    if both := train & held:
+        raise UserError(f"{file} has ids on both sides", got=", ".join(sorted(both)[:5]), fix="correct it")
+    return frozenset(held)
 
 
 def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed: int) -> list[bool]:

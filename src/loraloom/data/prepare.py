@@ -24,7 +24,7 @@ from PIL import Image
 from loraloom import __version__, plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.contracts import Captioner, Example, Progress, SourceItem
-from loraloom.data.duplicates import held_out, near_duplicate_groups
+from loraloom.data.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
 from loraloom.data.inspect import Choice, choose_format, format_options
 from loraloom.data.journal import Journal, PictureRow
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
@@ -97,6 +97,7 @@ def prepare(
     choice = choose_format(source, config.format, options)
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
     items = list(choice.format.read(source, options))
+    given = given_split(source)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
         work = _Work(source, out, config, captioner, count_tokens, journal)
@@ -107,7 +108,7 @@ def prepare(
             raise _unusable(source, out, problems, none_left=not work.examples)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
-    labels, examples = _split(work.examples, work.hashes, config, console)
+    labels, examples = _split(work.examples, work.hashes, given, config, console)
     manifest = make_manifest(out, examples, _info(source, config, choice, examples, len(problems)))
     _finish(manifest, made)
     sizes = Counter(labels)
@@ -288,6 +289,7 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], *, none_left
 def _split(
     examples: Sequence[Example],
     hashes: Sequence[tuple[int, ...]],
+    given: frozenset[str] | None,
     config: PrepareConfig,
     console: Callable[[str], None],
 ) -> tuple[list[int], list[Example]]:
@@ -295,6 +297,11 @@ def _split(
     labels = near_duplicate_groups(np.array(hashes, dtype=np.uint64), config.near_duplicate_bits).tolist()
     asked = "validation_share" in config.model_fields_set
     share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
+    if given is not None and config.validation_share > 0:
+        console(f"  held out: what {SPLITS_FILE} of the source says")
+        return labels, [
+            replace(example, split="validation" if example.id in given else "train") for example in examples
+        ]
     chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
     if share > 0 and not any(chosen):
         console("  nothing is held out: all pictures are near-duplicates of each other")

@@ -78,9 +78,13 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         domain=wishes.domain,
         say=say,
     )
-    judging = config.best_of > 1 or config.repair
-    if judging:
+    if config.best_of > 1 or config.repair:
         require_judge(session)
+        if wishes.interactive:
+            raise UserError(
+                "--best-of and --repair do not go with --interactive",
+                fix="leave them out; each picture is judged there too",
+            )
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
         say("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
@@ -95,9 +99,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         for lost in session.lost(prompt):
             say(f"warning: {session.encoder.method} does not read all of {prompt[:40]!r}…: {lost[:120]}")
     with bars() as bar:
-        (_draw_judged if (session.encoder.domain.judge and not wishes.recipe) or judging else _draw_all)(
-            session, wanted, out, say, bar
-        )
+        (_draw_judged if session.encoder.domain.judge else _draw_all)(session, wanted, out, say, bar)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any, Literal
 
 import torch
@@ -87,6 +88,7 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
         UserError: As `prepare` and `train`.
     """
     deadline = time.monotonic() + budget_s
+    run_config(folder, folder, recipe)  # a wrong setting is told before hours are spent
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "start" / "model_index.json").is_file():
         say("1/4 autoencoder")
@@ -96,7 +98,10 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     round_ = _round(folder, recipe, say)
     if not (round_ / "dataset" / "manifest.jsonl").is_file():
         say(f"2/4 {recipe.pictures} pictures and their texts")
-        write_examples(round_ / "pictures", recipe.pictures, int(round_.name[6:]), bar("pictures"))
+        seed = int(round_.name[6:])
+        if not write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline):
+            say("the budget is spent; the same command goes on")
+            return folder
         say("3/4 preparing")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
@@ -109,6 +114,9 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
             console=lambda text: None,
             progress=bar("prepared pictures"),
         )
+    if time.monotonic() > deadline:
+        say("the budget is spent; the same command goes on")
+        return folder
     say("4/4 denoiser and text encoder")
     with stop_at(deadline):
         train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar)
@@ -118,7 +126,9 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
 def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
     """Fit the autoencoder and write `start/`; False when the time was too short."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"))
+    pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"), deadline)
+    if pictures is None:
+        return False
     torch.manual_seed(derive_seed("mini", "autoencoder"))
     vae = make_autoencoder()
     state = folder / "autoencoder.safetensors"
@@ -132,13 +142,14 @@ def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) ->
 
 def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
     """The folder of the round that goes on, or of a new one."""
-    rounds = sorted(folder.glob("round_*"))
+    rounds = sorted(file.parent for file in folder.glob("round_*/round.json"))  # written last: the round is whole
     last = rounds[-1] if rounds else None
     if last and json.loads((last / "round.json").read_text(encoding="utf-8"))["pictures"] == recipe.pictures:
         return last
     new = folder / f"round_{len(rounds) + 1:02d}"
-    if last:
-        export(folder, last, "fp32", new / "start", say)
+    # Without weights of its own the last round hands on the ones it began from.
+    if last and export(folder, last, "fp32", new / "start", say) == folder and (last / "start").is_dir():
+        copytree(last / "start", new / "start", dirs_exist_ok=True)
     write_json(new / "round.json", {"pictures": recipe.pictures})
     return new
 

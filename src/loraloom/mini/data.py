@@ -8,9 +8,11 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from math import inf
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 import numpy as np
@@ -43,8 +45,14 @@ def draw_one(number: int, seed: int) -> tuple[Image.Image, str]:
     return artist.draw(own, style)
 
 
-def write_examples(folder: Path, count: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw what `folder` lacks of `count` pictures, then write the list of texts; one process a core."""
+def write_examples(
+    folder: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
+) -> bool:
+    """Draw what `folder` lacks of `count` pictures, then write the list of texts; one process a core.
+
+    Returns:
+        Whether all stand; False after `deadline` (of `time.monotonic`), and the next call goes on.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     texts = folder / "texts"
     texts.mkdir(exist_ok=True)
@@ -52,15 +60,23 @@ def write_examples(folder: Path, count: int, seed: int, progress: Progress | Non
     for done, _ in enumerate(_spread(partial(_write_one, folder, seed), missing), count - len(missing) + 1):
         if progress:
             progress(done, count)
+        if monotonic() > deadline:
+            return False
     rows = [
         {"file_name": f"images/{number:06d}.png", "text": (texts / f"{number:06d}.txt").read_text(encoding="utf-8")}
         for number in range(count)
     ]
     write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return True
 
 
-def write_pictures(file: Path, count: int, seed: int, progress: Progress | None = None) -> NDArray[np.uint8]:
-    """(count, 256, 256, 3) pictures for the autoencoder, kept in `file` (.npy): the same worlds, and plans in every style."""
+def write_pictures(
+    file: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
+) -> NDArray[np.uint8] | None:
+    """(count, 256, 256, 3) pictures for the autoencoder, kept in `file` (.npy): the same worlds, and plans in every style.
+
+    None after `deadline`; the next call begins again (it is a matter of a minute or two).
+    """
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
@@ -69,9 +85,11 @@ def write_pictures(file: Path, count: int, seed: int, progress: Progress | None 
             array[number] = picture
             if progress:
                 progress(number + 1, count)
+            if monotonic() > deadline:
+                return None
         array.flush()
         part.replace(file)
-    return np.load(file, mmap_mode="r")
+    return np.load(file)  # read whole: pages of a map were thrown out and read again, and the fit waited for the disk
 
 
 def _write_one(folder: Path, seed: int, number: int) -> None:

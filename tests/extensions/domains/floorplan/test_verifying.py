@@ -312,6 +312,28 @@ def test_repairing_a_room_that_is_missing_frees_room_for_it() -> None:
     assert (mask & (reading.plan.labels == 0)).sum() > 1000
 
 
+def test_repairing_leaves_rooms_alone_that_only_cannot_tell_because_of_a_wrong_count() -> None:
+    plan = drawn(0)
+    counts = tuple((kind, count + (kind == "bedroom")) for kind, count in plan.counts.items())
+    spec, reading = replace(spec_of(plan), counts=counts), seen(plan.labels)
+    mask = repair_mask(spec, reading, verify(spec, reading))
+    assert mask is not None
+    for room in plan.rooms:
+        if room.id.kind not in ("bedroom", "living room"):
+            assert kept(plan, mask, room.id) > 0.5, str(room.id)
+
+
+def test_repairing_for_a_room_that_is_not_there_keeps_all_others() -> None:
+    text = "[Connection Between Rooms]\nliving room #1 and storage #1 are connected."
+    plan = next(drawn(seed) for seed in range(50) if not drawn(seed).counts["storage"])
+    spec, reading = parse_spec(text), seen(plan.labels)
+    mask = repair_mask(spec, reading, verify(spec, reading))
+    assert mask is not None
+    assert mask.any()
+    assert not mask.all()
+    assert all(kept(plan, mask, room.id) > 0.3 for room in plan.rooms if room.id.kind == "master room")
+
+
 @pytest.mark.parametrize("noisy", [True, False])
 def test_of_an_unreadable_picture_nothing_is_kept(noisy: bool) -> None:
     chance = np.random.default_rng(1)

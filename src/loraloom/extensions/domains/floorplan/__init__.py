@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.contracts import Domain, Section
+from loraloom.errors import UserError, did_you_mean
 from loraloom.verdicts import Artist, Judge, Metric, Receipt
 
 from .augment import mirrored
@@ -27,13 +28,16 @@ class PlanArtist:
     styles = tuple(STYLES)
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """A plan and its full text in the file form."""
+        """A plan and its full text in the file form; the empty style is `sjh`."""
         from PIL import Image
 
         from .painting import paint
         from .spec import print_spec, spec_of
         from .synthesis import synthesise
 
+        style = style or "sjh"
+        if style not in STYLES:
+            raise UserError("unknown style of plans", got=style, fix=did_you_mean(style, STYLES))
         plan = synthesise(seed).plan
         return Image.fromarray(paint(plan.labels, style)), print_spec(spec_of(plan, style))
 
@@ -78,7 +82,11 @@ class PlanJudge:
         from .check import check_spec
         from .texts import spec_from_text
 
-        return [problem.message for problem in check_spec(spec_from_text(prompt)) if problem.kind == "error"]
+        try:
+            spec = spec_from_text(prompt)
+        except UserError as error:
+            return [str(error).replace("\n ", ";")]
+        return [problem.message for problem in check_spec(spec) if problem.kind == "error"]
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
         """Plain words become structured text; structured text stays as it is."""

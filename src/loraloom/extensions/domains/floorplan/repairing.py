@@ -22,42 +22,41 @@ _MARGIN_PX = 6
 
 
 def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bool_] | None:
-    """(256, 256) bool: where to draw again. None when every sentence is met, True everywhere when nothing is worth keeping.
+    """(256, 256) bool: where to draw again. None when every sentence is met, True everywhere when nothing was readable.
 
     - A missing connection frees the wall between its two rooms; where they do not touch, both rooms.
     - A wrong position frees both rooms; the living room, which everything hangs on, stays.
-    - A wrong count frees all rooms of the type, or, when none is there, the living room and the outside beside it.
+    - A wrong count frees all rooms of the type, or, when none is there, the living room and the outside beside it. A
+      sentence of which one cannot tell only for a wrong count frees nothing more.
     """
-    failed = [(verdict, index) for index, verdict in enumerate(receipt.verdicts) if verdict.met is not True]
-    if not failed:
+    if receipt.complete:
         return None
     plan = reading.plan
     if unreadable(reading):
         return np.ones(plan.labels.shape, np.bool_)
     mask = np.zeros(plan.labels.shape, np.bool_)
     num_counts, num_connections = len(spec.counts or ()), len(spec.connections or ())
-    for _, index in failed:
+    wrong_count = any(verdict.met is False for verdict in receipt.verdicts[:num_counts])
+    for index, verdict in enumerate(receipt.verdicts):
+        if verdict.met or (verdict.met is None and wrong_count):
+            continue
         if index < num_counts:
-            assert spec.counts is not None
-            mask |= _for_count(plan, spec.counts[index][0])
+            mask |= _for_count(plan, (spec.counts or ())[index][0])
         elif index < num_counts + num_connections:
-            assert spec.connections is not None
-            mask |= _for_connection(plan, *spec.connections[index - num_counts])
+            mask |= _for_connection(plan, *(spec.connections or ())[index - num_counts])
         else:
-            assert spec.positions is not None
-            position = spec.positions[index - num_counts - num_connections]
+            position = (spec.positions or ())[index - num_counts - num_connections]
             mask |= _for_rooms(plan, (position.subject, position.object))
-    mask = dilate(mask, _MARGIN_PX)
-    return mask if mask.any() else np.ones(plan.labels.shape, np.bool_)
+    return dilate(mask, _MARGIN_PX)
 
 
 def _for_count(plan: Plan, kind: str) -> NDArray[np.bool_]:
     rooms = [room.id for room in plan.rooms if room.id.kind == kind]
     mask = _union(plan, rooms)
     if not rooms:
-        living = [room.id for room in plan.rooms if room.id.kind == "living room"]
-        around = dilate(_union(plan, living), 4 * _DOOR_REACH_PX)
-        mask = _union(plan, living) | (around & (plan.labels == EXTERNAL))
+        living = _union(plan, [room.id for room in plan.rooms if room.id.kind == "living room"])
+        hub = living if living.any() else plan.instances > 0
+        mask = living | (dilate(hub, 4 * _DOOR_REACH_PX) & (plan.labels == EXTERNAL))
     return mask
 
 
@@ -68,7 +67,12 @@ def _for_connection(plan: Plan, first: RoomId, second: RoomId) -> NDArray[np.boo
 
 
 def _for_rooms(plan: Plan, rooms: tuple[RoomId, RoomId]) -> NDArray[np.bool_]:
-    return _union(plan, [name for name in rooms if name.kind != "living room"])
+    """Both rooms, without the living room; for one that is not there, the place where it could come to be."""
+    mask = _union(plan, [name for name in rooms if name.kind != "living room"])
+    for name in rooms:
+        if plan.room(name) is None:
+            mask |= _for_count(plan, name.kind)
+    return mask
 
 
 def _union(plan: Plan, rooms: list[RoomId]) -> NDArray[np.bool_]:
