@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from loraloom import __version__, plugins
 from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
 from loraloom.errors import UserError, did_you_mean
+from loraloom.folders import check_folder, prepare_line
 
 
 def prepare(
@@ -141,7 +142,7 @@ def quickstart(
 
 
 def samples(
-    kind: Annotated[str, typer.Argument(help="plans, scenes or styles")],
+    kind: Annotated[str, typer.Argument(help="plans, scenes, styles, or a domain that draws")],
     out: Annotated[Path, typer.Option("--out", help="folder of the pictures; go on with it after an interruption")],
     count: Annotated[int, typer.Option("--count", min=1, help="pictures")] = 200,
     style: Annotated[
@@ -153,16 +154,19 @@ def samples(
     """Draw a data set to learn from: floor plans, simple scenes, or scenes in a style, with texts that are true."""
     from loraloom.console import bars
 
-    chosen = {"plans": ("floorplan", "sjh"), "scenes": ("scenes", "flat"), "styles": ("scenes", "watercolour")}
+    drawn = {name: plugins.load("domains", name).artist for name in plugins.names("domains")}
+    chosen = {name: (name, artist.styles[0]) for name, artist in drawn.items() if artist is not None}
+    chosen |= {"plans": chosen["floorplan"], "styles": ("scenes", "watercolour")}
     if kind not in chosen:
         raise UserError("unknown kind of samples", got=kind, fix=did_you_mean(kind, chosen))
     name, usual = chosen[kind]
-    artist = plugins.load("domains", name).artist
+    artist = drawn[name]
     if style is not None and style not in artist.styles:
         raise UserError(f"unknown style of {kind}", got=style, fix=did_you_mean(style, artist.styles))
+    check_folder(out)
     with bars() as bar:
         artist.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("pictures"))
-    typer.echo(f"next: loraloom prepare {out} --out datasets/{out.name} --domain {name} --size 256 --resample nearest")
+    typer.echo(f"next: {prepare_line(out, name)}")
 
 
 def build_mini(
@@ -185,8 +189,7 @@ def build_mini(
     )
     spend_s = seconds_of(budget)
     with bars() as bar:
-        made = build_mini(out, recipe, spend_s, typer.echo, bar)
-    typer.echo(f"made: {made}")
+        build_mini(out, recipe, spend_s, typer.echo, bar)
 
 
 def config(
@@ -226,8 +229,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-_FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""What the user's disk or rights forbid: a word, no traceback."""
+_REPAIRABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR
+}  # fmt: skip
+"""What the user's disk, rights or files in the way forbid: a word, no traceback."""
 
 # ------------------------------------------------------------------------------------------------------- the table
 
@@ -386,7 +391,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except OSError as error:
-        if error.errno not in _FULL_OR_FORBIDDEN:
+        if error.errno not in _REPAIRABLE:
             raise
         sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
         sys.exit(2)

@@ -5,12 +5,11 @@ layout: `file_name`, `text`) and `truth.jsonl` (what is where), both written las
 """
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator
+from contextlib import closing
+from functools import partial
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from loraloom.errors import UserError
 from loraloom.extensions.domains.scenes.drawing import check_style, draw, words
 from loraloom.files import remove_leftovers, write_bytes, write_json, write_text
 from loraloom.randomness import derive_seed
+from loraloom.workforce import spread
 
 DRAWING = 1
 """Counts up when the same seed begins to draw another picture: folders of two kinds must not mix."""
@@ -57,22 +57,13 @@ def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tupl
 
 def _pieces(
     folder: Path, count: int, seed: int, style: str, workers: int
-) -> Iterator[list[tuple[int, str, dict[str, Any]]]]:
+) -> Generator[list[tuple[int, str, dict[str, Any]]]]:
     """Rows of all pictures, a piece at a time and in order."""
     pieces = [range(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
     if workers <= 1 or count <= FEW:
         yield from (_draw_piece(str(folder), piece, seed, style) for piece in pieces)
         return
-    # Started anew and not forked: a fork of a process that holds torch's threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    waiting = iter(pieces)
-    try:
-        running = [pool.submit(_draw_piece, str(folder), piece, seed, style) for piece in islice(waiting, 3 * workers)]
-        while running:
-            yield running.pop(0).result()
-            running += [pool.submit(_draw_piece, str(folder), piece, seed, style) for piece in islice(waiting, 1)]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from spread(partial(_draw_piece, str(folder), seed=seed, style=style), pieces, workers)
 
 
 def _claim(folder: Path, count: int, seed: int, style: str) -> None:
@@ -126,12 +117,13 @@ def write_dataset(
         (folder / name).unlink(missing_ok=True)
     metadata: list[str] = []
     truths: list[str] = []
-    for rows in _pieces(folder, count, seed, style, workers or os.cpu_count() or 1):
-        for number, text, facts in rows:
-            name = file_name(number)
-            metadata.append(json.dumps({"file_name": name, "text": text}) + "\n")
-            truths.append(json.dumps({"file_name": name, "seed": picture_seed(seed, number), **facts}) + "\n")
-        if progress:
-            progress(len(metadata), count)
+    with closing(_pieces(folder, count, seed, style, workers or os.cpu_count() or 1)) as pieces:
+        for rows in pieces:
+            for number, text, facts in rows:
+                name = file_name(number)
+                metadata.append(json.dumps({"file_name": name, "text": text}) + "\n")
+                truths.append(json.dumps({"file_name": name, "seed": picture_seed(seed, number), **facts}) + "\n")
+            if progress:
+                progress(len(metadata), count)
     write_text(folder / "truth.jsonl", "".join(truths))
     write_text(folder / "metadata.jsonl", "".join(metadata))

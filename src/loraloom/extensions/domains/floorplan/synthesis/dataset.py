@@ -12,17 +12,17 @@ number and style only, not on how many processes drew it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import remove_leftovers, sha256_bytes, write_bytes, write_json, write_text
 from loraloom.randomness import derive_seed
+from loraloom.workforce import spread
 
 from ..painting import png_of
 from ..spec import print_spec, spec_of
@@ -146,21 +146,21 @@ def _kept_item(job: _Job, number: int) -> Key | None:
     return key
 
 
-def _in_order(
-    write: Callable[[tuple[int, int]], tuple[int, Key]], numbers: list[int], workers: int
-) -> Iterator[tuple[int, Key]]:
-    """First attempts of all numbers, by this process or by several, in order of the numbers."""
-    items: Iterable[tuple[int, int]] = ((number, 0) for number in numbers)
-    if workers == 1 or len(numbers) < 2:
-        yield from map(write, items)
-        return
-    # Spawned, not forked: a fork of a process with threads (torch, CUDA) may hang.
-    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(write, items, chunksize=max(1, min(16, len(numbers) // workers)))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _refuse_fewer(job: _Job, count: int) -> None:
+    """A folder that was begun with a larger count is not cut to a smaller one: its items would belong to no side."""
+    found = [
+        int(path.stem)
+        for name in (TEXTS, PICTURES, TRUTHS)
+        for path in (job.folder / name).iterdir()
+        if path.stem.isdecimal()
+    ]
+    if found and max(found) >= count:
+        raise UserError(
+            f"the folder {job.folder} holds more plans than asked for",
+            got=f"number {max(found)}",
+            expected=f"numbers below {count}",
+            fix=f"choose another folder, or a count of {max(found) + 1} or more",
+        )
 
 
 def write_dataset(
@@ -176,7 +176,7 @@ def write_dataset(
 
     Args:
         folder: Created when missing.
-        count: Items wanted; items beyond it that stand already are left alone.
+        count: Items wanted, not fewer than stand already.
         seed: Decides every plan.
         style: Key in `STYLES`: palette and header.
         progress: Told after each item.
@@ -184,7 +184,7 @@ def write_dataset(
         validation_share: Expected share of the validation side, 0 .. 1.
 
     Raises:
-        UserError: A setting is out of range, or the folder holds another data set.
+        UserError: A setting is out of range, or the folder holds another data set or a larger one.
     """
     if style not in STYLES:
         raise UserError("unknown style", got=style, fix=did_you_mean(style, STYLES))
@@ -197,18 +197,22 @@ def write_dataset(
         (job.folder / name).mkdir(parents=True, exist_ok=True)
         remove_leftovers(job.folder / name)
     kept = {number: _kept_item(job, number) for number in range(count)}
+    _refuse_fewer(job, count)
     missing = [number for number, key in kept.items() if key is None]
-    fresh = _in_order(partial(_write_item, job), missing, workers)
+    several = min(workers, len(missing))
+    chunk = max(1, min(16, len(missing) // workers))
     keys: dict[Key, int] = {}
-    for number in range(count):
-        key = kept[number] or next(fresh)[1]
-        attempt = 0
-        while key in keys:  # the same graph and nearly the same picture: drawn again, here
-            attempt += 1
-            key = _write_item(job, (number, attempt))[1]
-        keys[key] = number
-        if progress is not None:
-            progress(number + 1, count)
+    first_attempts = spread(partial(_write_item, job), [(number, 0) for number in missing], several, chunk=chunk)
+    with closing(first_attempts) as fresh:
+        for number in range(count):
+            key = kept[number] or next(fresh)[1]
+            attempt = 0
+            while key in keys:  # the same graph and nearly the same picture: drawn again, here
+                attempt += 1
+                key = _write_item(job, (number, attempt))[1]
+            keys[key] = number
+            if progress is not None:
+                progress(number + 1, count)
     splits: dict[str, list[int]] = {"train": [], "validation": []}
     for (graph, _), number in keys.items():
         splits[split_of(graph, validation_share)].append(number)
