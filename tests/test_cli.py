@@ -145,3 +145,38 @@ def test_our_own_bug_keeps_its_traceback() -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback")
     assert result.stderr.endswith("RuntimeError: ours\n")
+
+
+def test_samples_draws_what_any_domain_draws_and_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "of mine"
+    folder.mkdir()
+    result = loraloom("samples", "scenes", "--out", ".", "--count", "2", cwd=folder)
+    step = "loraloom prepare . --out 'datasets/of mine' --domain scenes --size 256 --resample nearest"
+    assert result.stdout == f"next: {step}\n"
+    loraloom("samples", "floorplan", "--out", "plans", "--count", "1", cwd=tmp_path)
+    assert (tmp_path / "plans" / "truth" / "0.json").is_file()
+    unknown = loraloom("samples", "freetext", "--out", "x", code=2, cwd=tmp_path).stderr
+    assert unknown.startswith("error: unknown kind of samples: got 'freetext'")
+
+
+def test_a_file_in_the_way_of_a_folder_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    for out in ("afile", "afile/below"):
+        text = loraloom("samples", "scenes", "--out", out, code=2, cwd=tmp_path).stderr
+        assert text == "error: afile is a file, expected a folder to write into\n  name another folder\n"
+
+
+@pytest.mark.parametrize("code", ["ENOTDIR", "EEXIST", "EISDIR", "ENOSPC"])
+def test_a_disk_that_refuses_is_told_in_a_word(code: str) -> None:
+    program = (
+        "import errno, os, loraloom.cli as cli\n"
+        "def refused():\n"
+        "    'Refuse.'\n"
+        f"    raise OSError(errno.{code}, os.strerror(errno.{code}), 'somewhere')\n"
+        "cli.VERBS = (cli.Verb(refused),)\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, "refused"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(": somewhere\n")

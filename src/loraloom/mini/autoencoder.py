@@ -1,8 +1,8 @@
 """Fit the autoencoder on drawn pictures, then give its latents zero mean and unit variance.
 
-In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square on crops of 128 pixels, edges weighted, a hair of KL; no perceptual or
-adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the two 1x1
-convolutions, so that scaling_factor is 1 and every channel gets the same noise.
+In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square on crops of 128 pixels, edges weighted, and a hair of KL;
+no perceptual or adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the
+two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
 from collections.abc import Callable

@@ -5,15 +5,12 @@ autoencoder. Picture n depends on the seed and n only, so that a folder can be m
 """
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from math import inf
-from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +22,7 @@ from loraloom.files import write_bytes, write_text
 from loraloom.mini.layout import SIZE_PX
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Artist
-
-T = TypeVar("T")
+from loraloom.workforce import spread
 
 PLAN_SHARE = 0.6
 """Of the pictures; the rest are scenes, half of them in the flat style."""
@@ -57,11 +53,12 @@ def write_examples(
     texts = folder / "texts"
     texts.mkdir(exist_ok=True)
     missing = [number for number in range(count) if not (texts / f"{number:06d}.txt").is_file()]
-    for done, _ in enumerate(_spread(partial(_write_one, folder, seed), missing), count - len(missing) + 1):
-        if progress:
-            progress(done, count)
-        if monotonic() > deadline:
-            return False
+    with closing(spread(partial(_write_one, folder, seed), missing, cpu_count() or 1, chunk=16)) as written:
+        for done, _ in enumerate(written, count - len(missing) + 1):
+            if progress:
+                progress(done, count)
+            if monotonic() > deadline:
+                return False
     rows = [
         {"file_name": f"images/{number:06d}.png", "text": (texts / f"{number:06d}.txt").read_text(encoding="utf-8")}
         for number in range(count)
@@ -81,12 +78,14 @@ def write_pictures(
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE_PX, SIZE_PX, 3))
-        for number, picture in enumerate(_spread(partial(_picture, seed), list(range(count)))):
-            array[number] = picture
-            if progress:
-                progress(number + 1, count)
-            if monotonic() > deadline:
-                return None
+        drawn = spread(partial(_picture, seed), list(range(count)), cpu_count() or 1, chunk=16)
+        with closing(drawn):
+            for number, picture in enumerate(drawn):
+                array[number] = picture
+                if progress:
+                    progress(number + 1, count)
+                if monotonic() > deadline:
+                    return None
         array.flush()
         part.replace(file)
     return np.load(file)  # read whole: pages of a map were thrown out and read again, and the fit waited for the disk
@@ -111,11 +110,3 @@ def _artist(domain: str) -> Artist:
     artist = plugins.load("domains", domain).artist
     assert artist is not None
     return artist
-
-
-def _spread(work: Callable[[int], T], numbers: list[int]) -> Iterator[T]:
-    """`work` of each number in order, over all cores."""
-    if not numbers:
-        return
-    with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, numbers, chunksize=32)

@@ -257,6 +257,10 @@ def test_export_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         export(ring_plan(), tmp_path / "plan.dwg")
     with pytest.raises(UserError, match="no room to export"):
         export(annotate(np.zeros((16, 16), np.uint8)), tmp_path / "plan.svg")
+    labels = np.zeros((256, 256), np.uint8)
+    labels[::8, ::8] = 1
+    with pytest.raises(UserError, match="too many rooms to export"):
+        export(annotate(labels), tmp_path / "plan.svg")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,6 +270,18 @@ def test_a_missing_library_is_named(suffix: str, module: str, tmp_path: Path, mo
     with pytest.raises(UserError, match=r"loraloom\[export\]"):
         export(ring_plan(), tmp_path / f"plan{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_title_of_any_letters_is_one_line(plans: list[Plan], tmp_path: Path) -> None:
+    options = Options(title="My\n0\r\nEOF\u2028\x00flat \ud800\uffff\t집 ")
+    assert options.title == "My 0  EOF  flat \ufffd\ufffd 집"
+    assert Options(title=" \n").title == "Floor plan"
+    for suffix in FORMATS:
+        if suffix not in (".ifc", ".dxf"):
+            export(plans[0], tmp_path / f"a{suffix}", options)
+    ezdxf = pytest.importorskip("ezdxf", reason="the export extra is not installed")
+    document = ezdxf.readfile(export(plans[0], tmp_path / "a.dxf", options))
+    assert document.header.custom_vars.get("TITLE") == options.title
 
 
 def test_every_format_has_a_writer() -> None:

@@ -13,7 +13,7 @@ from loraloom.extensions.domains.floorplan.lettering import LANGUAGES, font, roo
 from loraloom.extensions.domains.floorplan.overlay import draw_overlay
 from loraloom.extensions.domains.floorplan.painting import paint
 from loraloom.extensions.domains.floorplan.placing import clearest, overlap, place_labels
-from loraloom.extensions.domains.floorplan.plan import Plan
+from loraloom.extensions.domains.floorplan.plan import MOST_ROOMS, Plan, annotate
 from loraloom.extensions.domains.floorplan.reading import Reading, read
 from loraloom.extensions.domains.floorplan.sheet import AMBER, GREEN, GREY, RED, Sheet, width_of, wrapped
 from loraloom.extensions.domains.floorplan.spec import parse_spec, spec_of
@@ -204,3 +204,15 @@ def test_real_plans_are_drawn(number: int) -> None:
     assert receipt.complete
     assert count(drawn, RED) == 0
     assert count(drawn, GREEN) > 500
+
+
+def test_a_picture_in_a_thousand_pieces_is_drawn_without_names() -> None:
+    """A model that has learned nothing draws noise: the sheet must come all the same, and soon."""
+    labels = np.zeros((256, 256), np.uint8)
+    labels[::8, ::8] = 1
+    many = annotate(labels)
+    assert len(many.rooms) > MOST_ROOMS
+    reading = Reading(many, 0.0, True)
+    image = draw_overlay(Image.fromarray(paint(labels)), reading, verify(spec_of(plan(1)), reading))
+    assert image.width > SIDE
+    assert count(image, RED) == count(image, GREEN) == 0

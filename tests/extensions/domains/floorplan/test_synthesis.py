@@ -184,6 +184,11 @@ def test_mistakes_with_a_data_set_are_named(tmp_path: Path) -> None:
         write_dataset(tmp_path, 1, seed=1, style="plain")
     with pytest.raises(UserError, match="did you mean 'plain'"):
         write_dataset(tmp_path, 1, seed=1, style="plane")
+    write_dataset(tmp_path, 3, seed=1)
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="holds more plans than asked for"):
+        write_dataset(tmp_path, 2, seed=1)
+    assert files(tmp_path) == before
     with pytest.raises(UserError, match="must be positive"):
         write_dataset(tmp_path, 0, seed=1)
 

@@ -64,7 +64,7 @@ def test_check_prints_the_text_of_plain_words_and_what_was_not_understood() -> N
     output = run("check", "two bedrooms, kitchen left of the living room, a jacuzzi").output
     assert "not understood: 'jacuzzi'" in output
     assert "kitchen #1 is left-of living room #1.\n" in output
-    assert "1 living room, 0 master room, 1 kitchen, 0 bathroom, 2 bedroom" in output
+    assert "have 1 living room, 1 kitchen, 2 bedroom\n" in output
     assert output.endswith("ok: nothing in this text contradicts itself\n")
 
 
@@ -90,7 +90,11 @@ def test_check_names_the_smallest_contradiction_and_fails(tmp_path: Path) -> Non
 
 def test_check_mistakes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert mistake("check", tmp_path / "wishes.txt") == f"there is no file {tmp_path / 'wishes.txt'}"
-    assert "did you mean 1.txt?" in mistake("check", tmp_path / "2.txt")
+    assert f"did you mean {pair[1]}?" in mistake("check", tmp_path / "2.txt")
+    for folder in (tmp_path, "."):
+        assert "is a folder" in mistake("check", folder)
+    (tmp_path / "folder.png").mkdir()
+    assert "is a folder" in mistake("show", tmp_path / "folder.png")
     unknown = mistake("check", "[Number and Type of Rooms] The floorplan have 1 livin room")
     assert "unknown room type" in unknown
     assert "did you mean 'living room'?" in unknown
@@ -99,7 +103,14 @@ def test_check_mistakes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert "is empty" in mistake("check", tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes(b"k\xfcche")
     assert "holds no text" in mistake("check", tmp_path / "latin.txt")
-    assert "the text is empty" in mistake("check", "  ")
+    for empty in ("", "  "):
+        assert "the text is empty" in mistake("check", empty)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_of_any_editor_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text("two bedrooms, 침실", encoding=encoding)
+    assert text_of(str(tmp_path / "a.txt")) == "two bedrooms, 침실"
 
 
 def test_a_long_text_is_a_text_and_never_a_file_name() -> None:
@@ -113,9 +124,11 @@ def test_a_long_text_is_a_text_and_never_a_file_name() -> None:
 
 
 def test_synthesise_writes_pairs_that_verify_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    folder = tmp_path / "plans"
+    folder = tmp_path / "my plans"
     output = run("synthesise", "--count", 2, "--out", folder, "--workers", 1, "--seed", 3).output
     assert output.startswith(f"2 plans in {folder}: ")
+    step = f"loraloom prepare '{folder}' --out 'datasets/my plans' --domain floorplan --size 256 --resample nearest"
+    assert output.endswith(f"next: {step}\n")
     before = (folder / "label_floorplan" / "0.png").read_bytes()
     run("synthesise", "--count", 3, "--out", folder, "--workers", 1, "--seed", 3, "--validation-share", 0)
     assert (folder / "label_floorplan" / "0.png").read_bytes() == before
@@ -124,6 +137,7 @@ def test_synthesise_writes_pairs_that_verify_and_goes_on_where_it_was(tmp_path: 
         run("verify", folder / "label_floorplan" / f"{number}.png", "--text", folder / "input_text" / f"{number}.txt")
     # The truth of a data set has no polygons; its picture stands beside it.
     assert "living room #1" in run("show", folder / "truth" / "1.json").output
+    assert "more plans than asked for" in mistake("synthesise", "--count", 2, "--out", folder, "--seed", 3)
     assert "another data set" in mistake("synthesise", "--count", 1, "--out", folder, "--seed", 4)
     assert mistake("synthesise", "--style", "sjj", "--out", folder).startswith("unknown style: got 'sjj'")
 
@@ -137,7 +151,9 @@ def test_read_prints_the_text_and_finds_the_style(tmp_path: Path, style: str) ->
     Image.fromarray(paint(plan(2).labels, style)).resize((512, 512), Image.Resampling.NEAREST).save(picture)
     result = run("read", picture, "--json", tmp_path / "plan.json")
     assert result.stdout == print_spec(spec_of(plan(2), style))
-    assert run("read", tmp_path / "plan.json").stdout == print_spec(spec_of(plan(2)))
+    assert run("read", tmp_path / "plan.json").stdout == result.stdout
+    other = run("read", tmp_path / "plan.json", "--style", "sjh").stdout
+    assert other == print_spec(spec_of(plan(2)))
     assert run("read", picture, "--style", style).stdout == result.stdout
 
 
@@ -153,7 +169,8 @@ def test_read_says_when_colours_are_not_exact(tmp_path: Path) -> None:
     result = run("read", picture)
     assert result.stdout == print_spec(spec_of(plan(2)))
     assert "not exact" in result.stderr
-    assert "has another suffix" in mistake("read", picture, "--json", tmp_path / "plan.txt")
+    missing = tmp_path / "missing.png"
+    assert "has another suffix" in mistake("read", missing, "--json", tmp_path / "plan.txt")  # said before it works
 
 
 def test_verify_of_its_own_text_is_met(pair: tuple[Path, Path]) -> None:
@@ -176,8 +193,8 @@ def test_verify_writes_the_receipt_and_the_picture_and_fails(tmp_path: Path, pai
 
 
 def test_verify_of_plain_words(pair: tuple[Path, Path]) -> None:
-    result = run("verify", pair[0], "--text", "one kitchen and a sauna", code=1)
-    assert "1 kitchen" in result.stdout
+    result = run("verify", pair[0], "--text", "two kitchens and a sauna", code=1)
+    assert "2 kitchen" in result.stdout
     assert "sauna" in result.stderr
 
 
@@ -213,7 +230,101 @@ def test_a_json_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     for content in ("{", "[]", "{}", '{"size": 256, "rooms": [], "walls": [], "windows": [], "doors": []}', "\udcff"):
         file.write_bytes(content.encode("utf-8", "surrogateescape"))
         assert "x.json" in mistake("show", file)
+    file.write_text("[" * 200_000, encoding="utf-8")
+    assert "nested too deeply" in mistake("show", file)
     assert "unknown style" in mistake("show", file, "--style", "nice")
+
+
+CHANGES = {
+    "size out of range": {"size": "256"},
+    "size out of range in": {"size": 128},
+    "expected 256": {"size": [256, 200]},
+    "unknown room type in x.json": {"rooms": [{"type": "living rom", "polygon": []}]},
+    "unknown kind of door": {"doors": [{"kind": "wall", "polygon": []}]},
+    "a corner at nan": {"walls": [{"polygon": [[float("nan"), 0], [9, 9], [9, 0]]}]},
+    "a corner at inf": {"walls": [{"polygon": [[float("inf"), 0], [9, 9], [9, 0]]}]},
+    "too many shapes": {"walls": [{"polygon": []}] * 5000},
+    "too many corners": {"walls": [{"polygon": [[0, 0], [9, 9]] * 60_000}]},
+    "unknown style in x.json": {"style": "nice"},
+    "m_per_px out of range": {"m_per_px": "0.1"},
+}
+
+
+@pytest.mark.parametrize("fault", CHANGES)
+def test_an_edited_json_is_told_what_is_wrong(tmp_path: Path, pair: tuple[Path, Path], fault: str) -> None:
+    file = tmp_path / "x.json"
+    run("export", pair[0], "--out", file)
+    value = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(value), encoding="utf-8-sig")  # some editors put a mark there
+    run("show", file)
+    file.write_text(json.dumps(value | CHANGES[fault]), encoding="utf-8")
+    assert fault in mistake("show", file)
+
+
+def test_a_json_keeps_its_style_scale_and_title(tmp_path: Path) -> None:
+    picture, first, again = tmp_path / "a.png", tmp_path / "b.json", tmp_path / "c.json"
+    Image.fromarray(paint(plan(2).labels, "plain")).save(picture)
+    run("export", picture, "--out", first, "--estimate-scale", "--title", "My flat")
+    run("export", first, "--out", again)
+    assert again.read_bytes() == first.read_bytes()
+    run("export", first, "--out", again, "--m-per-px", 0.05, "--title", "Other", "--style", "sjh")
+    value = json.loads(again.read_text(encoding="utf-8"))
+    assert (value["m_per_px"], value["title"], value["style"], value["scale"]) == (0.05, "Other", "sjh", "given")
+
+
+def test_a_truth_has_its_own_style_and_needs_its_picture(tmp_path: Path) -> None:
+    run("synthesise", "--count", 1, "--out", tmp_path, "--workers", 1, "--style", "plain")
+    truth = tmp_path / "truth" / "0.json"
+    assert run("read", truth).stdout == (tmp_path / "input_text" / "0.txt").read_text(encoding="utf-8")
+    (tmp_path / "label_floorplan" / "0.png").unlink()
+    assert "its picture is missing" in mistake("read", truth)
+
+
+# ------------------------------------------------------------------------------------------------------- odd pictures
+
+
+@pytest.mark.parametrize("style", ["sjh", "plain"])
+def test_what_is_transparent_is_outside(tmp_path: Path, style: str) -> None:
+    rgb = paint(plan(1).labels, style)
+    alpha = np.where(plan(1).labels == 0, 0, 255).astype(np.uint8)
+    rgb[plan(1).labels == 0] = 0
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "a.png")
+    assert run("read", tmp_path / "a.png").stdout == print_spec(spec_of(plan(1), style))
+
+
+def test_pictures_that_are_too_small_too_large_or_in_pieces_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (15, 15), (255, 255, 220)).save(file)
+    assert "too small" in mistake("read", file)
+    Image.new("1", (5000, 5000)).save(file)
+    assert "at most 16 megapixels" in mistake("read", file)
+    Image.new("1", (11_000, 11_000)).save(file)  # Pillow itself would warn
+    assert "at most 16 megapixels" in mistake("read", file)
+    labels = np.full((256, 256), WALL, np.uint8)
+    for y in range(1, 250, 12):
+        for x in range(1, 250, 12):
+            labels[y : y + 9, x : x + 9] = 1
+    Image.fromarray(paint(labels)).save(file)
+    assert "too many rooms for a plan: got 441" in mistake("export", file, "--out", tmp_path / "a.svg")
+
+
+def test_a_picture_without_walls_or_openings_is_no_plan(tmp_path: Path) -> None:
+    file, labels = tmp_path / "a.png", np.zeros((256, 256), np.uint8)
+    labels[50:200, 50:200] = 1
+    Image.fromarray(paint(labels)).save(file)
+    assert "it has no wall" in mistake("read", file)
+    labels[:20] = WALL
+    Image.fromarray(paint(labels)).save(file)
+    assert "only 0% of its rooms' edges" in mistake("read", file)
+    labels[45:205, 45:205] = WALL
+    labels[50:200, 50:200] = 1
+    Image.fromarray(paint(labels)).save(file)
+    assert "no room of it has a door or a window" in mistake("read", file)
+
+
+def test_photographs_are_no_plans() -> None:
+    for photo in sorted(shared_data("dreambooth").rglob("*.jpg")):
+        assert "is no plan picture: " in mistake("read", photo), photo
 
 
 # ------------------------------------------------------------------------------------------------------- show
@@ -321,6 +432,15 @@ def test_export_mistakes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert "unknown export format" in mistake("export", pair[0], "--out", tmp_path / "plan.pdf")
     assert "out of range" in mistake("export", pair[0], "--out", tmp_path / "plan.svg", "--m-per-px", 0)
     assert "interval" in _exported_scale(tmp_path, pair[0])
+    svg = tmp_path / "plan.svg"
+    assert "twice" in mistake("export", pair[0], "--out", svg, "--m-per-px", 0.1, "--estimate-scale")
+    svg.mkdir()
+    assert "is a folder" in mistake("export", pair[0], "--out", svg)
+    below = pair[1] / "folder"
+    for command in (["verify", pair[0], "--text", pair[1]], ["augment", *pair], ["synthesise", "--count", 1]):
+        for out in (pair[1], below):
+            assert f"{pair[1]} is a file" in mistake(*command, "--out", out)
+    assert f"{pair[1]} is a file" in mistake("clean", pair[0], "--out", below / "a.png")
 
 
 def _exported_scale(folder: Path, picture: Path) -> str:

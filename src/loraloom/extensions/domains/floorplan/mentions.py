@@ -6,6 +6,7 @@ rooms and sums up.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .phrases import Phrase, Token, number_of, phrases_of, tokens_of
 
@@ -21,6 +22,7 @@ class Item:
         ids: The numbers that it is called by.
         every: All rooms of the type are meant: a plural, "both".
         told: A relation's clause says it already.
+        doubt: Why it stays unread: its `number` is not plain, or whether there is such a `room`; empty for a plain one.
     """
 
     kind: str
@@ -30,6 +32,7 @@ class Item:
     ids: tuple[int, ...] = ()
     every: bool = False
     told: bool = False
+    doubt: Literal["", "number", "room"] = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,8 @@ class Reading:
     relations: list[Relation] = field(default_factory=list[Relation])
     used: set[int] = field(default_factory=set[int])
     """Phrases that came to something."""
+    unsure: set[str] = field(default_factory=set[str])
+    """Types of which the text gives only doubtful numbers; no mention of them is read."""
 
     def kind(self, index: int) -> str:
         """A phrase's kind; beyond both ends a sentence stops."""
@@ -80,6 +85,7 @@ def read(text: str) -> Reading:
     tokens = tokens_of(text)
     reading = Reading(text, tokens, phrases_of(tokens))
     _find_items(reading)
+    _find_doubts(reading)
     _find_ensuites(reading)
     return reading
 
@@ -102,7 +108,7 @@ def _look_before(reading: Reading, item: Item) -> None:
     """Number, ordinal or "no" in front, across at most two other words ("2 large bedrooms")."""
     taken = reading.items[-1].last if reading.items else -1
     place, others = item.first - 1, 0
-    while place > taken and (reading.kind(place) == "filler" or (reading.kind(place) == "other" and others < 2)):
+    while place > taken and (_is_article(reading, place) or (reading.kind(place) == "other" and others < 2)):
         others += reading.kind(place) == "other"
         place -= 1
     kind = reading.kind(place)
@@ -157,6 +163,161 @@ def _look_behind(reading: Reading, item: Item) -> None:
         item.ids, item.every = tuple(ids), False
 
 
+# --------------------------------------------------------------------------------------------------------- doubts
+
+
+def _find_doubts(reading: Reading) -> None:
+    """Rooms whose number or being is doubtful stay unread, and with them what names a type of no plain number."""
+    for before, item in zip((None, *reading.items), reading.items, strict=False):
+        found = _doubt_before(reading, item, before.last if before else -1) or _doubt_behind(reading, item)
+        inside = range(item.first, item.last + 1)
+        if any(_is_unread_number(reading, place) or reading.phrases[place].value == "+" for place in inside):
+            found = "number"
+        item.doubt = found
+    _doubt_alternatives(reading)
+    plain = {item.kind for item in reading.items if item.count and not item.doubt}
+    reading.unsure = {item.kind for item in reading.items if item.doubt == "number"} - plain
+    for item in reading.items:
+        if item.kind in reading.unsure:
+            item.doubt = "number"
+        if item.doubt:
+            reading.used.difference_update(range(item.first, item.last + 1))
+
+
+def _doubtful(item: Item) -> Literal["number", "room"]:
+    return "room" if item.count is None and not item.every else "number"
+
+
+_ARTICLES = frozenset(["of", "the", "x", "*", "=", "+", "의", "개", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d"])
+"""Fillers that may stand between a number and its room."""
+
+
+def _is_article(reading: Reading, place: int) -> bool:
+    return reading.kind(place) == "filler" and reading.phrases[place].value in _ARTICLES
+
+
+def _is_unread_number(reading: Reading, place: int) -> bool:
+    """1.5, 1000, a half sign."""
+    return reading.kind(place) == "other" and any(sign.isnumeric() for sign in reading.phrases[place].value)
+
+
+def _is_number(reading: Reading, place: int) -> bool:
+    return reading.kind(place) in ("number", "counted") or _is_unread_number(reading, place)
+
+
+def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "number", "room"]:
+    """What stands before a room and its number, behind the room named before: "not", "about", another number."""
+    place, is_near, is_next = item.first - 1, True, True
+    while place > taken and not _is_unread_number(reading, place) and reading.kind(place) in ("filler", "other"):
+        is_filler = reading.kind(place) == "filler"
+        is_near &= (
+            (item.count is None) if not is_filler else reading.phrases[place].value in (*_ARTICLES, "a", "an", "to")
+        )
+        is_next &= not is_filler
+        place -= 1
+    if place <= taken:
+        return ""
+    kind, word = reading.kind(place), reading.phrases[place].value
+    if kind in ("not", "not-after"):
+        return _doubtful(item)
+    if not is_near:
+        return ""
+    if kind in ("and", "or", "comma", "near", "ensuite"):
+        return "number" if _is_range(reading, item, place, taken) else ""
+    if kind == "direction" and item.count is not None and word in ("above", "below"):  # "over two bedrooms"
+        is_all = reading.kind(reading.skip(place - 1, -1)) == reading.kind(reading.skip(item.last + 1, 1)) == "stop"
+        return "number" if is_all and reading.words(place, place).lower() in ("over", "under", "above", "below") else ""
+    if kind == "unit":
+        return "number" if is_next and item.count is None else ""
+    if kind == "doubt" and (item.count is not None or word not in ("about", "around", "any")):
+        return "number"
+    return "number" if _is_number(reading, place) or kind == "id" or (kind == "none" and item.count) else ""
+
+
+def _is_range(reading: Reading, item: Item, place: int, taken: int) -> bool:
+    """Whether the joint before a room's number joins it to another number: "two or three", "2/3", "3 en-suite"."""
+    kind = reading.kind(place)
+    if kind not in ("or", "ensuite") and not _is_number(reading, item.first):
+        return False
+    end = reading.skip(place - 1, -1, ("filler", "comma", "and", "or", "not", "doubt"))
+    if kind in ("and", "or") and any(reading.kind(each) == "doubt" for each in range(max(end, taken) + 1, place)):
+        return True  # "a hundred and two"
+    if end <= taken or not _is_number(reading, end):
+        return False
+    if kind != "comma":
+        return True
+    of_before = reading.skip(end, -1, ("number", "counted", "filler", "or", "doubt"))
+    if taken >= 0 and (of_before == taken or (of_before == taken + 1 and reading.phrases[of_before].value == ":")):
+        return False  # "bedrooms: 2-3, one kitchen"
+    return reading.kind(end - 1) not in ("other", "unit", "direction", "direction-after")
+
+
+def _doubt_behind(reading: Reading, item: Item) -> Literal["", "number", "room"]:
+    """What stands behind a room and its number: "at least", "or three", "is not needed", an area."""
+    place = reading.skip(item.last + 1, 1)
+    sign = item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in (":", "=", "x")
+    if sign and item.count is None:
+        value = reading.skip(item.last + 2, 1)
+        if _is_number(reading, value) or reading.kind(value) == "doubt":
+            return "number"
+    kind = reading.kind(place)
+    if kind == "not-after":
+        return _doubtful(item)
+    if _is_refused(reading, item):
+        return _doubtful(item)
+    if kind == "unit" and item.ids:
+        return "number"
+    if (_is_number(reading, place) or kind == "doubt") and not _is_of_next(reading, place):
+        return "number"
+    end = reading.skip(place, 1, ("filler", "comma", "or", "not", "doubt"))
+    said = {reading.kind(each) for each in range(place, end)} & {"or", "not", "doubt"}
+    return "number" if said and _is_number(reading, end) and not _is_of_next(reading, end) else ""
+
+
+def _is_refused(reading: Reading, item: Item) -> bool:
+    """Whether "is not needed" or "if possible" ends the clause of a room, or ", maybe more" comes after it."""
+    place = reading.skip(item.last + 1, 1, ("filler", "other"))
+    if reading.kind(place) == "comma":
+        place = reading.skip(place, 1, ("filler", "comma"))
+        if reading.kind(place) != "not" or reading.phrases[place].value not in ("if", "maybe", "perhaps"):
+            return False
+    end = reading.skip(place + 1, 1, ("filler", "other", "doubt"))
+    return reading.kind(place) == "not" and reading.kind(end) in ("stop", "comma", "and")
+
+
+def _is_of_next(reading: Reading, place: int) -> bool:
+    """Whether a number leads to a room behind it."""
+    if reading.kind(place) == "counted":
+        return False
+    kinds = ("filler", "other", "number", "doubt", "or", "not", "unit", "ensuite")
+    return reading.kind(reading.skip(place, 1, kinds)) == "room"
+
+
+def _doubt_alternatives(reading: Reading) -> None:
+    """ "A or B", "A, B or C": none of them is read, unless both words name the same."""
+    items = reading.items
+    for index in range(1, len(items)):
+        before, item = items[index - 1], items[index]
+        same = (before.kind, before.count, before.ids) == (item.kind, item.count, item.ids)
+        if same or "or" not in _joints(reading, before, item):
+            continue
+        item.doubt = item.doubt or _doubtful(item)
+        while True:
+            before.doubt = before.doubt or _doubtful(before)
+            index -= 1
+            if index < 1 or _joints(reading, items[index - 1], before) != {"comma"}:
+                break
+            before = items[index - 1]
+            if reading.kind(reading.skip(before.first - 1, -1)) in ("direction", "door", "near"):
+                break
+
+
+def _joints(reading: Reading, before: Item, item: Item) -> set[str]:
+    """What joins two rooms; empty when other words stand between them."""
+    kinds = {reading.kind(place) for place in range(before.last + 1, item.first)}
+    return kinds - {"filler"} if kinds <= {"or", "comma", "filler"} else set()
+
+
 def _find_ensuites(reading: Reading) -> None:
     """An en-suite is a bathroom with a door to the bedroom named just before it in its clause, else the master room."""
     for index, phrase in enumerate(reading.phrases):
@@ -164,7 +325,9 @@ def _find_ensuites(reading: Reading) -> None:
             continue
         before = reading.skip(index - 1, -1)
         owner = reading.item_at(before)
-        if reading.kind(before) in ("none", "not", "or") or (owner is not None and owner.count == 0):
+        if reading.kind(before) in ("none", "not", "or", "doubt") or _is_number(reading, before):
+            continue
+        if owner is not None and (owner.count == 0 or owner.doubt):
             continue
         if (
             phrase.value.startswith(("master", "primary"))
@@ -173,6 +336,8 @@ def _find_ensuites(reading: Reading) -> None:
             or owner.every
         ):
             owner = Item("master room", index, index)
+        if reading.unsure & {"bathroom", owner.kind}:
+            continue
         bath = Item("bathroom", index, index, told=True)
         reading.items += [bath] if owner in reading.items else [bath, owner]
         first = min(index, owner.first)

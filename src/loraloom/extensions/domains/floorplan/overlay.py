@@ -17,7 +17,7 @@ from loraloom.verdicts import Box, Receipt, Verdict
 from .legend import Panel, strip
 from .lettering import room_name, words_of
 from .placing import Label, clearest, place_labels
-from .plan import Plan
+from .plan import MOST_ROOMS, Plan
 from .reading import Reading
 from .sheet import AMBER, FAINT, GREEN, INK, PAPER, SOFT, Colour, Frame, Point, Sheet, verdict_colour, width_of
 from .vocabulary import SIZE_PX, RoomId
@@ -76,7 +76,8 @@ def draw_overlay(image: Image.Image, reading: Reading, receipt: Receipt, *, lang
     enlarged = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     sheet.picture(Image.blend(enlarged, Image.new("RGB", enlarged.size, PAPER), _PALER), _MARGIN, _MARGIN)
     sheet.box((_MARGIN - 1, _MARGIN - 1, _MARGIN + _SIDE + 1, _MARGIN + _SIDE + 1), None, FAINT, 1)
-    _Marks(sheet, reading.plan, receipt, language).draw()
+    if len(reading.plan.rooms) <= MOST_ROOMS:  # else it is no plan, and placing its names would take for ever
+        _Marks(sheet, reading.plan, receipt, language).draw()
     strip(sheet, _MARGIN, _MARGIN + _SIDE + 22, _SIDE, SCALE, words)
     panel.draw(sheet, _MARGIN + _SIDE + _GAP, _MARGIN)
     return sheet.finish()

@@ -26,8 +26,8 @@ class Phrase:
 
     Attributes:
         kind: `room`, `number`, `counted`, `id`, `ordinal`, `none`, `all`, `direction`, `door`, `doors`, `between`,
-            `ensuite`, `near`, `not`, `and`, `or`, `who`, `comma`, `stop`, `filler`, `other`, and for Korean, where the
-            word comes after its rooms, `direction-after`, `door-after`, `none-after`.
+            `ensuite`, `near`, `not`, `doubt`, `unit`, `and`, `or`, `who`, `comma`, `stop`, `filler`, `other`, and for
+            Korean, where the word comes after its rooms, `direction-after`, `door-after`, `none-after`, `not-after`.
         value: Room type, direction or number as text; else the phrase itself.
         first, last: Token indices, both inclusive.
     """
@@ -58,6 +58,16 @@ _NUMBERS = {
     1: "one|single|한|하나", 2: "two|두|둘", 3: "three|세|셋", 4: "four|네|넷", 5: "five|다섯",
     6: "six|여섯", 7: "seven|일곱", 8: "eight|여덟", 9: "nine|아홉", 10: "ten|열",
 }  # fmt: skip
+_ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_LARGE_NUMBERS = {word: number for number, word in enumerate(_TEENS, 11)} | {
+    f"{ten} {one}".strip(): 10 * number + more
+    for number, ten in enumerate(_TENS, 2)
+    for more, one in enumerate(["", *_ONES])
+}
+"""11 .. 99 in English words."""
+
 _ORDINALS = {
     1: "first|첫|첫째", 2: "second|둘째", 3: "third|셋째", 4: "fourth|넷째", 5: "fifth",
     6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth",
@@ -86,7 +96,7 @@ _VERB = (
 )
 _OTHERS: Mapping[str, str] = {
     "id": r"(?:#|№|number|no(?: \.)?) (?P<value>\d{1,3})",
-    "counted": rf"(?P<value>\d{{1,3}}|{'|'.join(words for words in _NUMBERS.values())}) 개",
+    "counted": rf"(?P<value>\d{{1,2}}|{'|'.join(words for words in _NUMBERS.values())}) 개",
     "none": r"no|without(?: any)?|zero",
     "none-after": "없(?:다|고|는|음|이|습니다|으며|어요)?",
     "all": r"all|both|each|every",
@@ -98,7 +108,13 @@ _OTHERS: Mapping[str, str] = {
     "near": r"next to|adjacent to|adjoin(?:s|ing)?|beside|near(?: to)?|close to|by|along(?:side)?|border(?:s|ing)?|between"
     r"|neighbou?r(?:s|ing)?|facing|faces|opposite|across from|inside|within|behind|in front of|옆|근처|인접|맞은편|사이",
     "not": r"not|never|isn't|aren't|don't|doesn't|can't|cannot|nor|neither|unless|except|if|maybe"
-    r"|perhaps|instead|avoid|않(?:다|고|는|음|습니다)?|안",
+    r"|perhaps|instead(?: of)?|rather(?: than)?|avoid|않(?:다|고|는|음|습니다)?|안",
+    "not-after": "아니(?:다|고|며|라|면|에요|예요|지만)?|아닌|아님|아닙니다|말고",
+    "doubt": r"(?:at|the) (?:least|most)|(?:(?:no|not) )?(?:more|less|fewer|greater|larger) than|(?:a )?(?:min|max)(?:imum)?"
+    r"|up to|or (?:more|so|less|fewer)|about|around|approx(?:imately)?|roughly|circa|nearly|almost|some|several"
+    r"|(?:a )?(?:few|couple)|many|plenty|multiple|various|any|half|quarter|dozens?|hundreds?|thousands?|millions?|[~≈±≥≤<>]"
+    r"|약|대략|최소|최대|적어도|많아야|이상|이하|미만|초과|정도|쯤|한두|두세|두서너|서너|몇|여러|절반|백|천",
+    "unit": r"m ?2|m²|㎡|c?m|mm|sq ?m|(?:sq|square) (?:m|met(?:er|re)s?|f(?:oo|ee)?t)|sqft|ft(?: 2)?|met(?:er|re)s?|feet|평",
     "and": r"and(?: also)?|&|plus|as well as|와|과|랑|이랑|하고|및|그리고",
     "or": "or|또는|이나|혹은",
     "who": "which|that",
@@ -113,7 +129,7 @@ will may located situated placed positioned lies lie sits stands goes go found d
 containing contains contain includes include including consisting consists comprising featuring
 은 는 이 가 을 를 의 에 에서 에는 로 으로 도 만 있다 있고 있는 있습니다 있으며 있음 있어 위치 한다
 하고 다 집 아파트 평면도 개 문 서로
-' " \u2018 \u2019 \u201c \u201d * \u2022 # = x ~ +
+' " \u2018 \u2019 \u201c \u201d * \u2022 # = x +
 """
 FILLERS = frozenset(_FILLERS.split())
 """Words that ask for nothing by themselves: all that may be left over without being reported."""
@@ -151,7 +167,8 @@ def _alternatives() -> Iterator[tuple[str, str, re.Pattern[str]]]:
         yield "ordinal", str(number), re.compile(rf"(?:{words}) 번째(?!\S)")
     for number, words in _ORDINALS.items():
         yield "ordinal", str(number), re.compile(rf"(?:{words})(?: 번째)?(?!\S)")
-    yield "number", "", re.compile(r"(?P<value>\d{1,3})(?!\S)")
+    large = "|".join(sorted(_LARGE_NUMBERS, key=len, reverse=True))
+    yield "number", "", re.compile(rf"(?P<value>\d{{1,2}}|{large})(?!\S)")
     yield "ordinal", "", re.compile(r"(?P<value>\d{1,3})(?:st|nd|rd|th)(?!\S)")
     for kind, words in _OTHERS.items():
         yield kind, "", re.compile(rf"(?:{words})(?!\S| $)" if kind != "stop" else words)
@@ -162,6 +179,8 @@ _TABLE = tuple(_alternatives())
 
 def number_of(word: str) -> int:
     """A number's value: digits or the table's words."""
+    if word in _LARGE_NUMBERS:
+        return _LARGE_NUMBERS[word]
     return int(word) if word.isdecimal() else next(n for n, words in _NUMBERS.items() if word in words.split("|"))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
+    from .inputs import Opened
     from .plan import Plan
     from .scale import Scale
     from .spec import Spec
@@ -63,15 +64,18 @@ def synthesise(
     """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
     from os import cpu_count
 
+    from loraloom.folders import check_folder, prepare_line
+
     from .counting import progress_bar
     from .inputs import style_named
     from .synthesis.dataset import write_dataset
 
     style_named(style)
+    check_folder(out)
     with progress_bar("plans") as progress:
         splits = write_dataset(out, count, seed, style, progress, workers or cpu_count() or 1, validation_share)
     typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
-    typer.echo(f"next: loraloom prepare {out} --out DATASET")
+    typer.echo(f"next: {prepare_line(out, 'floorplan')}")
 
 
 def read(
@@ -83,10 +87,12 @@ def read(
     from .inputs import open_plan, style_named
     from .spec import print_spec, spec_of
 
+    if json is not None:
+        _with_suffix(json, ".json")
     opened = open_plan(picture, style_named(style))
     typer.echo(print_spec(spec_of(opened.plan, opened.style)), nl=False)
     if json is not None:
-        _export(opened.plan, opened.style, _with_suffix(json, ".json"), None, picture.stem)
+        _export(opened, json)
     if not opened.reading.exact:
         typer.echo(
             f"{picture}: colours are not exact ({opened.reading.off_palette:.1%} of it is off); read as well as possible",
@@ -106,6 +112,7 @@ def verify(
     import json
 
     from loraloom.files import write_json
+    from loraloom.folders import check_folder
 
     from .inputs import open_plan, style_named, text_of
     from .lettering import words_of
@@ -114,6 +121,8 @@ def verify(
     from .verifying import verify as compare
 
     words_of(language)
+    if out is not None:
+        check_folder(out)
     spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True))
     opened = open_plan(picture, style_named(style))
     receipt = compare(spec, opened.reading)
@@ -141,6 +150,7 @@ def show(
 ) -> None:
     """Show a plan in the terminal, with a table of its rooms."""
     from .inputs import is_plan_file, open_plan, style_named, text_of
+    from .scale import CONVENTION
     from .showing import key_of_letters, plan_table, terminal_picture
     from .texts import spec_from_text
 
@@ -154,7 +164,7 @@ def show(
     console.print(terminal_picture(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
     if not colour:
         typer.echo(f"\n{key_of_letters()}")
-    console.print(plan_table(opened.plan))
+    console.print(plan_table(opened.plan, opened.scale or CONVENTION))
 
 
 def _show_text(console: "Console", spec: "Spec") -> None:
@@ -181,9 +191,9 @@ def clean(
     from .plan import annotate
     from .spec import position_sentence
 
+    _with_suffix(out, ".png")
     opened = open_plan(picture, style_named(style))
     labels = tidied(opened.plan)
-    out = _with_suffix(out, ".png")
     write_bytes(out, png_of(labels, opened.style))
     changed = float((labels != opened.plan.labels).mean())
     typer.echo(f"{out}: {changed:.1%} of the pixels changed" if changed else f"{out}: there was nothing to tidy")
@@ -195,16 +205,20 @@ def clean(
 def export(
     plan: PlanFile,
     out: Annotated[Path, typer.Option(help="file to write: .svg .dxf .geojson .json .ifc .png")],
-    m_per_px: Annotated[float | None, typer.Option(help="metres a pixel [default: 18 m in 256]")] = None,
+    m_per_px: Annotated[float | None, typer.Option(help="metres a pixel [default: .json's, 18 m in 256]")] = None,
     estimate_scale: Annotated[bool, typer.Option("--estimate-scale", help="take the scale from door widths")] = False,
-    title: Annotated[str | None, typer.Option(help="name of the drawing [default: the file's]")] = None,
+    title: Annotated[str | None, typer.Option(help="name of the drawing [default: the .json's, the file's]")] = None,
     style: StyleName = None,
 ) -> None:
     """Write a plan as a drawing, for CAD, for maps or for building models."""
+    from .exports import writer_of
     from .inputs import open_plan, style_named
     from .scale import estimate as estimated
     from .scale import given
 
+    writer_of(out)
+    if m_per_px is not None and estimate_scale:
+        raise UserError("--m-per-px and --estimate-scale say the same thing twice", fix="leave one of them out")
     opened = open_plan(plan, style_named(style))
     scale: Scale | None = None
     if m_per_px is not None:
@@ -215,7 +229,7 @@ def export(
         scale = estimated(opened.plan)
         if scale is None:
             raise UserError("the doors of this plan do not tell its scale", fix="give --m-per-px")
-    _export(opened.plan, opened.style, out, scale, title or plan.stem)
+    _export(opened, out, scale, title)
     typer.echo(str(out))
 
 
@@ -232,6 +246,7 @@ def augment(
 
     from loraloom.errors import did_you_mean
     from loraloom.files import write_bytes, write_text
+    from loraloom.folders import check_folder
 
     from .augment import DROPPINGS, SYMMETRIES, transformed
     from .augment import drop as thinned
@@ -241,6 +256,7 @@ def augment(
 
     if drop is not None and drop not in DROPPINGS:
         raise UserError("unknown --drop", got=drop, fix=did_you_mean(drop, DROPPINGS))
+    check_folder(out)
     spec = parse_spec(text_of(text))
     opened = open_plan(picture, style_named(style))
     chance = np.random.default_rng(seed)
@@ -268,10 +284,12 @@ def _console() -> "Console":
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def _with_suffix(path: Path, suffix: str) -> Path:
+def _with_suffix(path: Path, suffix: str) -> None:
+    from loraloom.folders import check_file
+
     if path.suffix.lower() != suffix:
         raise UserError("the file to write has another suffix", got=path.name, expected=f"a name that ends in {suffix}")
-    return path
+    check_file(path)
 
 
 def _picture_of(plan: "Plan", style: "Style") -> "Image":
@@ -282,9 +300,15 @@ def _picture_of(plan: "Plan", style: "Style") -> "Image":
     return fromarray(paint(plan.labels, style))
 
 
-def _export(plan: "Plan", style: "Style", out: Path, scale: "Scale | None", title: str) -> None:
+def _export(opened: "Opened", out: Path, scale: "Scale | None" = None, title: str | None = None) -> None:
+    """What flags do not say is the file's own."""
     from .exports import Options
     from .exports import export as write
     from .scale import CONVENTION
 
-    write(plan, out, Options(scale=scale or CONVENTION, title=title, style=style.name))
+    options = Options(
+        scale=scale or opened.scale or CONVENTION,
+        title=title or opened.title or opened.path.stem,
+        style=opened.style.name,
+    )
+    write(opened.plan, out, options)

@@ -3,7 +3,8 @@
 In: a wish in everyday words ("two bedrooms, kitchen left of the living room"). Out: the spec, what was understood and
 from which words, and the words that were not. Nothing is dropped silently: every word but the few `FILLERS` stands in an
 understood clause or among the ignored words. A relation is taken only where its two sides are plain; words that make it
-doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user.
+doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user. So does a number
+that is not plain ("two or three", "at least two", "1.5"): the room and its number stay unread.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ class Understood:
     """What free text came to.
 
     Attributes:
-        spec: All three sections; rooms that are mentioned are counted.
+        spec: All three sections; counted are the types that are mentioned and no others, in the order of `ROOM_TYPES`.
+            Its counts are None where nothing was read and the living room is doubtful too.
         understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
             assumed.
         ignored: The words that were not understood, verbatim, in the order of the text.
@@ -173,7 +175,7 @@ def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item]
     """Keep a relation unless a word between its rooms, or just behind them, makes it doubtful."""
     doubtful = any(reading.kind(place) in _DOUBT for place in (*range(first, last + 1), reading.skip(first - 1, -1)))
     doubtful |= reading.kind(reading.skip(last + 1, 1)) in ("not", "or")  # "... with no balcony" is another matter
-    if doubtful or any(item.count == 0 for item in (*subjects, *objects)):
+    if doubtful or any(item.count == 0 or item.doubt for item in (*subjects, *objects)):
         return
     word = reading.phrases[index].value if reading.kind(index).startswith("direction") else ""
     reading.relations.append(Relation(word, subjects, objects, first, last))
@@ -186,12 +188,16 @@ def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item]
 
 
 def _counts(reading: Reading) -> dict[str, int]:
-    """Rooms of each type. Of several numbers for one type the largest holds; "no" holds if nothing else is said."""
-    counts = dict.fromkeys(map(str, ROOM_TYPES), 0)
-    for item in reading.items:
-        if item.count != 0:
-            said = item.count or (2 if item.every and not item.ids else 1)
-            counts[item.kind] = min(999, max(counts[item.kind], said, *item.ids, 1))
+    """Rooms of each type that is named. Of several numbers for one type the largest holds, whatever ids stand elsewhere;
+    "no" holds if nothing else is said.
+    """
+    counts: dict[str, int] = {}
+    for kind in ROOM_TYPES:
+        items = [item for item in reading.items if item.kind == kind and not item.doubt]
+        numbers = [item.count for item in items if item.count]
+        mentions = [max(2 if item.every and not item.ids else 1, *item.ids, 1) for item in items if item.count is None]
+        if items:
+            counts[kind] = min(999, max(numbers or mentions or [0]))
     return counts
 
 
@@ -234,31 +240,28 @@ def _result(reading: Reading) -> Understood:
             said.append((relation.first, reading.words(relation.first, relation.last), " ".join(sentences) + note))
         else:
             reading.used.difference_update(range(relation.first, relation.last + 1))
-    refused = _told_rooms(reading, counts, said)
-    if not counts["living room"] and not any(
-        item.kind == "living room" and item.count == 0 and item.first not in refused for item in reading.items
-    ):
-        counts["living room"] = 1
+    _tell_rooms(reading, counts, said)
+    if not any(item.kind == "living room" for item in reading.items):
+        counts = {"living room": 1, **counts}
         said.append((len(reading.phrases), "", "assumed: 1 living room, as every plan has one"))
-    spec = Spec("sjh", tuple(counts.items()), tuple(connections.values()), tuple(positions))
+    spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()), tuple(positions))
     said.sort(key=lambda entry: entry[0])
     return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading))
 
 
-def _told_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> set[int]:
-    """Say what rooms outside relations came to; returns where a "no" was overruled by another mention."""
-    refused: set[int] = set()
+def _tell_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> None:
+    """Say what rooms outside relations came to; a "no" that another mention overrules is not understood."""
     for item in reading.items:
+        if item.doubt:
+            continue
         if item.count == 0 and counts[item.kind]:
             reading.used.difference_update(range(item.first, item.last + 1))
-            refused.add(item.first)
         elif not item.told or item.count is not None or item.first not in reading.used:
             what = (
                 [str(room) for room in _rooms(item, counts)] if item.ids else [count_item(item.kind, counts[item.kind])]
             )
             said.append((item.first, reading.words(item.first, item.last), ", ".join(what)))
             reading.used.update(place for place in range(item.first, item.last + 1) if reading.kind(place) in _OF_ITEMS)
-    return refused
 
 
 _OF_ITEMS = ("room", "number", "counted", "id", "ordinal", "none", "none-after", "all", "and", "or", "ensuite", "comma")

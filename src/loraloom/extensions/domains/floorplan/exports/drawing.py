@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,21 @@ class Options:
     origin: tuple[float, float] | None = None
     hatch: bool = False
     storey_m: float = 2.8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", one_line(self.title) or "Floor plan")
+
+
+def one_line(text: str) -> str:
+    """A name that every format can hold: a line end would begin a new record of a .dxf, and XML knows no control characters."""
+    return "".join(_plain(letter) for letter in text).strip()
+
+
+def _plain(letter: str) -> str:
+    if category(letter) in {"Cc", "Zl", "Zp"}:
+        return " "
+    # Half a pair and what Unicode says is no character: UTF-8 has no bytes for the one, XML none for the other.
+    return "\ufffd" if category(letter) == "Cs" or ord(letter) & 0xFFFE == 0xFFFE else letter
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,26 @@ read again, so the plan is exactly the one that was written; in an edited file g
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from loraloom.errors import UserError
+from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_bytes
 
 from ..outlines import Polygon, fill, polygons
 from ..plan import Plan, annotate
+from ..scale import CONVENTION, Scale, given
 from ..spec import print_spec, spec_of
-from ..vocabulary import CLASS_NAMES, STYLES, WALL
+from ..vocabulary import CLASS_NAMES, DOOR, FRONT_DOOR, M_PER_PX, ROOM_TYPES, SIZE_PX, STYLES, WALL, Style
 from . import png
 from .drawing import Options, Shape, draw
 
-_MAX_SIDE_PX = 4096
+_MAX_BYTES = 8 << 20
+_MAX_SHAPES = 4096
+_MAX_CORNERS = 100_000
+_FARTHEST_PX = 100_000
+_DOORS = (CLASS_NAMES[DOOR], CLASS_NAMES[FRONT_DOOR])
 
 
 def record(plan: Plan, options: Options | None = None, **extra: Any) -> dict[str, Any]:
@@ -95,38 +100,118 @@ def _opening(shape: Shape) -> dict[str, Any]:
     return {"kind": shape.kind, "bbox": box, "rooms": [str(room) for room in shape.rooms], **_rings(shape.polygon)}
 
 
+# ------------------------------------------------------------------------------------------------------------- back
+
+
+def load(path: Path) -> Any:
+    """The JSON values of a file that somebody may have edited, or sent.
+
+    Raises:
+        UserError: The file is too large, or no JSON.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(
+                f"{path} is too large for a plan",
+                got=f"{path.stat().st_size:,} bytes",
+                expected=f"at most {_MAX_BYTES:,}",
+            )
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise UserError(
+            f"{path} cannot be read as JSON", got=why, fix="give a .json that `loraloom plan export` wrote"
+        ) from None
+
+
 def read_json(path: Path) -> Plan:
     """The plan of a .json that `record` describes.
 
     Raises:
         UserError: The file is no JSON, or not of this form; says where.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path.name} cannot be read as JSON", got=str(error)) from None
-    return parse(value, path.name)
+    return parse(load(path), path.name)
 
 
 def parse(value: Any, name: str = "the record") -> Plan:
     """The plan of a record; see `read_json`."""
     try:
-        size = value["size"]
-        columns, rows = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        if not (0 < columns <= _MAX_SIDE_PX and 0 < rows <= _MAX_SIDE_PX):
-            raise UserError(f"size out of range in {name}", got=f"{columns} x {rows}", expected=f"1 .. {_MAX_SIDE_PX}")
+        columns, rows = _size(value["size"], name)
         labels = np.zeros((rows, columns), np.uint8)
         kinds = [(wall, "wall") for wall in value["walls"]]
-        kinds += [(room, room["type"]) for room in value["rooms"]]
+        kinds += [(room, _known(room["type"], ROOM_TYPES, "room type", name)) for room in value["rooms"]]
         kinds += [(window, "window") for window in value["windows"]]
-        kinds += [(door, door["kind"]) for door in value["doors"]]
+        kinds += [(door, _known(door["kind"], _DOORS, "kind of door", name)) for door in value["doors"]]
+        if len(kinds) > _MAX_SHAPES:
+            raise UserError(f"{name} has too many shapes for a plan", got=len(kinds), expected=f"at most {_MAX_SHAPES}")
+        left = _MAX_CORNERS
         for item, kind in kinds:
             rings = [item["polygon"], *item.get("holes", ())]
-            corners = [[(float(x), float(y)) for x, y in ring] for ring in rings]
+            left -= sum(map(len, rings))
+            if left < 0:
+                raise UserError(f"{name} has too many corners for a plan", expected=f"at most {_MAX_CORNERS}")
+            corners = [[(_coordinate(x), _coordinate(y)) for x, y in ring] for ring in rings]
             labels[fill(corners, (rows, columns))] = CLASS_NAMES.index(kind)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{name} is no floor plan of ours", got=f"{type(error).__name__}: {error}",
+            f"{name} is no floor plan of ours", got=f"{type(error).__name__}: {error}"[:200],
             expected="members size, rooms, walls, doors, windows with polygons",
         ) from None  # fmt: skip
     return annotate(labels)
+
+
+def _size(value: Any, name: str) -> tuple[int, int]:
+    """Columns and rows."""
+    sides = cast("list[object]", value if isinstance(value, list) else [value, value])
+    whole = [side for side in sides if type(side) is int and 0 < side <= SIZE_PX]
+    if len(sides) != 2 or len(whole) != 2:
+        raise UserError(f"size out of range in {name}", got=str(sides)[:40], expected=f"1 .. {SIZE_PX}")
+    return whole[0], whole[1]
+
+
+def _known(word: Any, known: tuple[str, ...], what: str, name: str) -> str:
+    if word not in known:
+        raise UserError(f"unknown {what} in {name}", got=str(word)[:40], fix=did_you_mean(str(word)[:40], known))
+    return word
+
+
+def _coordinate(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= _FARTHEST_PX:  # NaN is not
+        raise ValueError(f"a corner at {str(value)[:40]}")
+    return float(value)
+
+
+def style_in(value: dict[str, Any], name: str) -> Style:
+    """The style that a record, or the truth of a data set, names; `sjh` when none.
+
+    Raises:
+        UserError: There is no such style.
+    """
+    named = value.get("style", value.get("palette"))
+    if not isinstance(named, str):
+        return STYLES["sjh"]
+    return STYLES[_known(named, tuple(STYLES), "style", name)]
+
+
+def scale_in(value: dict[str, Any], name: str) -> Scale | None:
+    """The scale of a record, with its interval; None when it has none.
+
+    Raises:
+        UserError: It is no number, or out of range.
+    """
+    best = value.get("m_per_px")
+    if best is None:
+        return None
+    if not _is_scale(best):
+        raise UserError(f"m_per_px out of range in {name}", got=str(best)[:40], expected="0.001 .. 10")
+    source, interval = value.get("scale"), value.get("m_per_px_interval")
+    words = source if isinstance(source, str) else CONVENTION.source if best == M_PER_PX else "given"
+    if isinstance(interval, list):
+        ends = cast("list[Any]", interval)
+        if len(ends) == 2 and all(map(_is_scale, ends)) and ends[0] <= best <= ends[1]:
+            return Scale(best, ends[0], ends[1], words)
+    return given(best, words)
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and 0.001 <= value <= 10

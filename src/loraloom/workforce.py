@@ -1,0 +1,102 @@
+"""Work shared out to several processes, with results in order and an end that Ctrl-C always reaches.
+
+In: a function of a module, its arguments one by one. Out: its results in the order of the arguments.
+"""
+
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import get_context, resource_tracker
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 3
+"""Pieces that wait for each process, so that none is idle and memory is bounded."""
+GRACE_S = 2.0
+"""A process that has not ended by then is killed."""
+
+
+def spread(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, *, chunk: int = 1
+) -> Generator[Result, None, None]:
+    """Yields `work(item)` of each item, in order.
+
+    Args:
+        work: A function that pickles; it is called in other processes when there is more than one worker.
+        items: Its arguments, taken as they are needed.
+        workers: Processes; 1 works here.
+        chunk: Items that a process does before it reports.
+
+    An exception of `work`, an interruption and a generator that is closed early end the processes at once: what they were
+    writing must be whole or not at all.
+    """
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    waiting = iter(items)
+    # Spawned, not forked: a fork of a process with threads (torch, CUDA) may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts)
+    running: deque[Future[list[Result]]] = deque()
+
+    def feed(pieces: int) -> None:
+        for _ in range(pieces):
+            piece = list(islice(waiting, chunk))
+            if not piece:
+                return
+            with _uninterrupted():  # submitting starts processes, which inherit this
+                running.append(pool.submit(_each, work, piece))
+
+    try:
+        resource_tracker.ensure_running()  # or starting the first process would let interrupts through again
+        feed(AHEAD * workers)
+        while running:
+            results = running.popleft().result()
+            feed(1)
+            yield from results
+        pool.shutdown(wait=True)
+    except BaseException:
+        with _uninterrupted():
+            _end(pool)
+        raise
+
+
+def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [work(item) for item in items]
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; only the one that leads decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts wait until the block ends, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Stop at once. The standard library has no way to say it before Python 3.14 (`terminate_workers`)."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    manager = getattr(pool, "_executor_manager_thread", None)
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE_S)
+        if process.is_alive():
+            process.kill()
+    if manager is not None:  # else the interpreter's exit waits for it, where one more Ctrl-C would be told at length
+        manager.join(GRACE_S)
