@@ -199,7 +199,7 @@ def parse_spec(text: str) -> Spec:
         raise UserError(
             "the text begins with something else than its header", got=_quoted(head), expected=f"“{style.header}”"
         )
-    if not marks:
+    if not marks and not head.strip():
         raise UserError(
             "the text has no section", got=_quoted(text), expected=f"{COUNTS}, {CONNECTIONS} or {POSITIONS}"
         )

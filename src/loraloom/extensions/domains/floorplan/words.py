@@ -244,7 +244,8 @@ def _result(reading: Reading) -> Understood:
     if not any(item.kind == "living room" for item in reading.items):
         counts = {"living room": 1, **counts}
         said.append((len(reading.phrases), "", "assumed: 1 living room, as every plan has one"))
-    spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()), tuple(positions))
+    # Sections that the words say nothing about are left out: an empty one would say that there are none.
+    spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()) or None, tuple(positions) or None)
     said.sort(key=lambda entry: entry[0])
     return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading))
 
