@@ -150,17 +150,29 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     """
     rgb = as_array(image)
     tables = _tables(style.name)
-    cells = _cell(rgb)
-    labels = tables.nearest[cells]
-    if np.array_equal(style.palette[labels], rgb):
+    labels = np.full(rgb.shape[:2], EXTERNAL, np.uint8)
+    drawn = _drawn(rgb, style)
+    part = np.ascontiguousarray(rgb[drawn])
+    snapped = tables.nearest[_cell(part)]
+    if np.array_equal(style.palette[snapped], part):
+        labels[drawn] = snapped
         return Reading(annotate(labels), 0.0, True)
+    cells = _cell(rgb)
     where = _content(rgb, style)
     inside = _without_specks(_settle(rgb[where], cells[where], tables, style))
-    labels = np.full(labels.shape, EXTERNAL, np.uint8)
     labels[where] = inside
     # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5.
     near_px = NEAR_PX if wall_thickness(inside >= WALL) == 3 else NEAR_PX - 1
     return Reading(annotate(labels, soft=True, near_px=near_px), float(tables.off[cells].mean()), False)
+
+
+def _drawn(rgb: Rgb, style: Style) -> Where:
+    """The smallest part of the picture beyond which every pixel has exactly the outside's colour."""
+    other = rgb != style.palette[EXTERNAL]
+    rows, columns = np.flatnonzero(other.any((1, 2))), np.flatnonzero(other.any(0).any(-1))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _content(rgb: Rgb, style: Style) -> Where:
