@@ -11,6 +11,7 @@ class is imported when that verb is asked for.
 import errno
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -297,14 +298,14 @@ class _Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-class _Words(TyperGroup):
+class _Words(TyperGroup, ABC):
     """A group that makes a command when it is asked for, so that the list of its words costs no import."""
 
     title = "Commands"
 
+    @abstractmethod
     def table(self) -> dict[str, str]:
         """Word to summary, in the order of the help."""
-        raise NotImplementedError
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.table())
