@@ -60,7 +60,7 @@ SAMPLE_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How `mini` is made. The defaults made the one that ships; `docs/mini.md` says how long each took.
+    """How `mini` is made; `docs/mini.md` says how far it is.
 
     Attributes:
         pictures: Drawn for the denoiser.
@@ -73,7 +73,7 @@ class Recipe:
 
     pictures: int = 8_000
     autoencoder_pictures: int = 3_400
-    autoencoder_steps: int = 2_200
+    autoencoder_steps: int = 8_000
     steps: int = 60_000
     batch_size: int = 32
     learning_rate: float = 1e-3
