@@ -13,12 +13,13 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.errors import UserError
-from loraloom.extensions.domains.scenes import DOMAIN, STYLES, draw, write_dataset
+from loraloom.extensions.domains.scenes import DOMAIN
+from loraloom.extensions.domains.scenes.artist import STYLES
 from loraloom.extensions.domains.scenes.captions import MOST_WORDS, styled
 from loraloom.extensions.domains.scenes.catalogue import THINGS
 from loraloom.extensions.domains.scenes.compose import compose
-from loraloom.extensions.domains.scenes.dataset import file_name, picture_seed
-from loraloom.extensions.domains.scenes.drawing import render, words
+from loraloom.extensions.domains.scenes.dataset import file_name, picture_seed, write_dataset
+from loraloom.extensions.domains.scenes.drawing import draw, render, words
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.extensions.domains.scenes.scene import relation
 

@@ -1,21 +1,14 @@
 """Simple scenes that this project draws itself: houses, cars, people, streets, each with a caption that is true.
 
-In: a caption of such a scene. Out: its sentences, and its mirror image's caption. `draw` makes captioned pictures.
+In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` draws captioned pictures.
 """
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from loraloom.contracts import Domain, Progress, Section
-from loraloom.extensions.domains.scenes.artist import STYLES, SceneArtist
+from loraloom.contracts import Domain, Section
+from loraloom.extensions.domains.scenes.artist import SceneArtist
 from loraloom.verdicts import Artist, Judge, Metric
-
-if TYPE_CHECKING:
-    from loraloom.extensions.domains.scenes.drawing import Drawn
-
-__all__ = ["DOMAIN", "STYLES", "Scenes", "draw", "write_dataset"]
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 # Only where "left" and "right" are sides: "right behind" and "he left" are not.
@@ -29,27 +22,6 @@ _UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 _OTHER = {"left": "right", "right": "left"}
-
-
-def draw(seed: int, style: str = "flat") -> "Drawn":
-    """See `drawing.draw`: the captioned picture of a seed."""
-    from loraloom.extensions.domains.scenes import drawing
-
-    return drawing.draw(seed, style)
-
-
-def write_dataset(
-    folder: Path,
-    count: int,
-    seed: int,
-    style: str = "flat",
-    progress: Progress | None = None,
-    workers: int | None = None,
-) -> None:
-    """See `dataset.write_dataset`: a folder of captioned pictures."""
-    from loraloom.extensions.domains.scenes import dataset
-
-    dataset.write_dataset(folder, count, seed, style, progress, workers)
 
 
 class Scenes:
