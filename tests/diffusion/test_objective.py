@@ -50,7 +50,7 @@ def test_offset_noise_is_constant_over_a_channel() -> None:
 def test_random_numbers_are_functions_of_their_place(seed: int, epoch: int, id_: str) -> None:
     assert torch.equal(normal((4,), seed, epoch, id_), normal((4,), seed, epoch, id_))
     assert derive_seed(seed, epoch, id_) != derive_seed(seed, epoch + 1, id_)
-    assert 0 <= draw_timestep(1000, seed, epoch, id_) < 1000
+    assert 0 <= draw_timestep(1000, 1.0, seed, epoch, id_) < 1000
 
 
 def test_neighbouring_places_do_not_share_numbers() -> None:
@@ -63,3 +63,14 @@ def test_neighbouring_places_do_not_share_numbers() -> None:
 def test_a_permutation_is_complete_and_differs_by_epoch() -> None:
     assert sorted(permutation(100, 0, 1)) == list(range(100))
     assert permutation(100, 0, 1) != permutation(100, 0, 2)
+
+
+def test_shifted_timesteps_are_those_of_the_formula_and_a_shift_of_one_is_uniform() -> None:
+    plain = [draw_timestep(1000, 1.0, place) for place in range(4000)]
+    shifted = [draw_timestep(1000, 3.0, place) for place in range(4000)]
+    assert abs(sum(plain) / len(plain) - 500) < 20
+    # A share t of the uniform ones becomes 3 t / (1 + 2 t): the median moves from a half to three quarters.
+    assert abs(sorted(shifted)[2000] - 750) < 20
+    for before, after in zip(plain, shifted, strict=True):
+        share = (before + 0.5) / 1000
+        assert after == int(3 * share / (1 + 2 * share) * 1000) < 1000

@@ -121,6 +121,12 @@ class ObjectiveConfig(Settings):
         None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0
     )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
+    timestep_shift: float = setting(
+        1.0,
+        "above 1 learns more at high noise, where the layout is decided (Esser et al. 2024); 1 is uniform",
+        flag="--timestep-shift",
+        gt=0,
+    )
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
         "auto", "auto is what the model's scheduler says"
     )

@@ -29,6 +29,7 @@ class BatchMaker:
         seed: Of the run.
         num_timesteps: Of the forward process.
         noise_offset: See `draw_noise`.
+        timestep_shift: See `draw_timestep`.
         random_flip: Mirror half of the pictures.
         caption_dropout: Share of empty captions.
     """
@@ -40,6 +41,7 @@ class BatchMaker:
     seed: int
     num_timesteps: int
     noise_offset: float = 0.0
+    timestep_shift: float = 1.0
     random_flip: bool = False
     caption_dropout: float = 0.0
 
@@ -54,7 +56,7 @@ class BatchMaker:
             latents.append(drawn)
             c, h, w = drawn.shape
             noise.append(draw_noise((c, h, w), self.noise_offset, *place))
-            timesteps.append(draw_timestep(self.num_timesteps, *place))
+            timesteps.append(draw_timestep(self.num_timesteps, self.timestep_shift, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
         return Batch(

@@ -90,6 +90,12 @@ def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str
     return noise_chw
 
 
-def draw_timestep(num_timesteps: int, *parts: str | int) -> int:
-    """A timestep in 0 .. num_timesteps - 1, uniform, decided by the parts."""
-    return int(torch.randint(num_timesteps, (), generator=generator(*parts, "timestep")))
+def draw_timestep(num_timesteps: int, shift: float, *parts: str | int) -> int:
+    """A timestep in 0 .. num_timesteps - 1, decided by the parts; uniform, then shifted as Esser et al. 2024 (eq. 23) do.
+
+    With t in (0, 1): shift * t / (1 + (shift - 1) * t). Above 1 more noise is learned, where the layout is decided; 1 is
+    uniform.
+    """
+    step = int(torch.randint(num_timesteps, (), generator=generator(*parts, "timestep")))
+    share = (step + 0.5) / num_timesteps
+    return int(shift * share / (1 + (shift - 1) * share) * num_timesteps)

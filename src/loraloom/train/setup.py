@@ -245,7 +245,8 @@ def make_batches(
     common = (latents, texts, domain, config.train.seed, model.schedule.alphas_cumprod_t.shape[0])
     return (
         BatchMaker(
-            learned, *common, noise_offset=config.objective.noise_offset, random_flip=data.random_flip,
+            learned, *common, noise_offset=config.objective.noise_offset,
+            timestep_shift=config.objective.timestep_shift, random_flip=data.random_flip,
             caption_dropout=data.caption_dropout,
         ),
         BatchMaker(held_out, *common),
