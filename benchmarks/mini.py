@@ -1,0 +1,141 @@
+"""How well does the built-in base do what texts ask, alone and with an adapter that was taught a style in minutes?
+
+In: a model, an adapter (a run folder) or none, how many texts. Texts are drawn with seeds that nothing is trained on: in the
+style `plain`, which the base knows, without an adapter; in `sjh` with one. Out, printed and with `--json` as a file: all
+metrics of `loraloom.extensions.domains.floorplan.metrics` for pictures as drawn, for the best of N by receipt, and for
+that one after repair, beside what answers score that know little of the text (`anchors`); the share of sentences met by
+the number of windows that a text takes.
+
+    loraloom quickstart --out quickstart
+    python benchmarks/mini.py --adapter quickstart/run --prompts 200 --best-of 8 --json benchmarks/results/mini_sjh.json
+    python benchmarks/mini.py --model builtin:mini --prompts 200 --best-of 8 --json benchmarks/results/mini_plain.json
+
+200 texts, best of 8 and repair take about an hour of two CPU cores.
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from loraloom.config.generate import GenerateConfig
+from loraloom.contracts import ModelSource
+from loraloom.extensions.domains.floorplan import DOMAIN
+from loraloom.extensions.domains.floorplan.anchors import anchors
+from loraloom.extensions.domains.floorplan.metrics import METRICS, by_windows
+from loraloom.generate.judging import candidate_requests, repair, require_judge
+from loraloom.generate.session import Session, open_session
+from loraloom.randomness import derive_seed
+from loraloom.verdicts import Tally
+
+SHOWN = (
+    "sentences_met", "complete", "parsed", "count_items_met", "connection_f1", "connection_f1_without_living",
+    "position_exact_of_all", "position_within_one_of_all", "iou_pooled",
+)  # fmt: skip
+HELD_OUT = "benchmark of mini"
+"""Seeds are made from this word; training makes its own from others."""
+
+
+def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
+    """True pictures and texts."""
+    assert DOMAIN.artist is not None
+    return [DOMAIN.artist.draw(derive_seed(HELD_OUT, number) >> 16, style) for number in range(count)]
+
+
+class Sums:
+    """Every metric over pictures of one kind."""
+
+    def __init__(self, session: Session) -> None:
+        windows = lambda prompt: len(session.encoder.plan(prompt).windows)  # noqa: E731
+        self._tallies: list[Tally] = [metric.start() for metric in METRICS]
+        self._by_windows = by_windows(METRICS[0], windows)
+
+    def add(self, image: Image.Image, prompt: str, truth: Image.Image) -> None:
+        """Count a picture."""
+        for tally in (*self._tallies, self._by_windows):
+            tally.add(image, prompt, truth)
+
+    def result(self) -> dict[str, float]:
+        """All values; sentences met by windows as `sentences_met@n`."""
+        values = {name: value for tally in self._tallies for name, value in tally.result().items()}
+        lengths = self._by_windows.result()
+        return values | {name: value for name, value in lengths.items() if name.startswith("sentences_met@")}
+
+
+def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: int) -> dict[str, dict[str, float]]:
+    """Values of pictures as drawn, of the best of some, and of these after repair."""
+    judge = require_judge(session)
+    kinds = {
+        "as drawn": Sums(session),
+        f"best of {best_of}": Sums(session),
+        f"best of {best_of}, repaired": Sums(session),
+    }
+    drawn, best, repaired = kinds.values()
+    began = time.monotonic()
+    for number, (truth, prompt) in enumerate(examples, 1):
+        [group] = candidate_requests(session.requests([prompt]), best_of)
+        pictures = list(session.draw(group))
+        receipts = [judge.judge(picture.image, prompt) for picture in pictures]
+        place = min(range(best_of), key=lambda index: receipts[index].rank)
+        drawn.add(pictures[0].image, prompt, truth)
+        best.add(pictures[place].image, prompt, truth)
+        mended, _, _ = repair(
+            session, judge, replace(pictures[place], index=0), receipts[place], session.config.repair_rounds
+        )
+        repaired.add(mended.image, prompt, truth)
+        if number % 10 == 0:
+            print(f"{number} of {len(examples)} texts, {(time.monotonic() - began) / number:.1f} s each", flush=True)
+    return {name: sums.result() for name, sums in kinds.items()}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Markdown."""
+    lengths = sorted({name for row in rows.values() for name in row if "@" in name})
+    names = (*SHOWN, *lengths)
+    lines = ["| " + " | ".join(["", *names]) + " |", "|" + "---|" * (len(names) + 1)]
+    for title, row in rows.items():
+        cells = [f"{row[name]:.3f}" if name in row else "" for name in names]
+        lines.append("| " + " | ".join([title, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:mini")
+    parser.add_argument(
+        "--adapter", type=Path, help="run folder; without it the base alone, in the style that it knows"
+    )
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--best-of", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    settings = GenerateConfig(steps=arguments.steps, guidance_scale=arguments.guidance, sampler="ddim", batch_size=8)
+    adapters = [(arguments.adapter, 1.0)] if arguments.adapter else []
+    source = None if adapters else ModelSource(arguments.model)
+    session = open_session(settings, source=source, adapters=adapters, domain="floorplan")
+    style = "sjh" if adapters else "plain"
+    examples = held_out(arguments.prompts, style)
+    rows = measure(session, examples, arguments.best_of)
+    chance = anchors([text for _, text in examples], [picture for picture, _ in examples], seed=0)
+    rows |= {f"anchor: {name}": dict(values) for name, values in chance.items()}
+    print(table(rows))
+    if arguments.json:
+        record: dict[str, Any] = {
+            "model": session.model.source.location, "style": style, "prompts": arguments.prompts,
+            "settings": settings.model_dump(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU"
+            if session.device.type == "cpu" else torch.cuda.get_device_name(), "values": rows,
+        }  # fmt: skip
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
