@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPModel, CLIPTextModel
 
 from loraloom.contracts import ModelSource
 from loraloom.mini.autoencoder import normalise, to_pixels
@@ -105,7 +106,15 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
 
 @pytest.mark.slow
 def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -> None:
-    recipe = Recipe(pictures=12, autoencoder_pictures=8, autoencoder_steps=2, steps=2, batch_size=4)
+    recipe = Recipe(
+        pictures=12,
+        autoencoder_pictures=8,
+        autoencoder_steps=2,
+        steps=2,
+        decoder_steps=2,
+        contrast_steps=2,
+        batch_size=4,
+    )
 
     def bar(title: str):  # type: ignore[no-untyped-def]
         return lambda done, total: None
@@ -118,8 +127,17 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
     assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
     size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     assert size < 40 * 2**20
-    assert "1/4 autoencoder" in said
+    assert "1/6 autoencoder" in said
+    clip = CLIPModel.from_pretrained(place / "clip")
+    told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
+    assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
     again: list[str] = []
-    build_mini(tmp_path / "state", Recipe(pictures=14, steps=1, batch_size=4), 1e9, again.append, bar)
-    assert "1/4 autoencoder" not in again
+    build_mini(
+        tmp_path / "state",
+        Recipe(pictures=14, steps=1, decoder_steps=2, contrast_steps=1, batch_size=4),
+        1e9,
+        again.append,
+        bar,
+    )
+    assert "1/6 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()

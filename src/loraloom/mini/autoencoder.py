@@ -1,8 +1,8 @@
 """Fit the autoencoder on drawn pictures, then give its latents zero mean and unit variance.
 
-In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square on crops of 128 pixels, edges weighted, and a hair of KL;
-no perceptual or adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the
-two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
+In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square on crops of 128 pixels, edges and rare colours weighted,
+and a hair of KL; no perceptual or adversarial term, for flat colours need none. Normalised per channel by folding shift
+and scale into the two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,8 @@ CROP_PX = 128
 BATCH = 8
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 4.0
+RAREST = 8.0
+LATENT_NOISE = 0.05
 
 
 def fit_autoencoder(
@@ -31,6 +33,7 @@ def fit_autoencoder(
     state: Path,
     say: Callable[[str], None],
     *,
+    decoder_only: bool = False,
     device: torch.device = torch.device("cpu"),
     deadline: float = float("inf"),
 ) -> bool:
@@ -42,20 +45,28 @@ def fit_autoencoder(
         steps: Optimizer steps.
         state: Where the state is kept.
         say: Told how it goes.
+        decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the small
+            errors of a denoiser, too: noise of deviation `LATENT_NOISE` is added to latents of deviation 1.
         device: Where to compute.
         deadline: As in `fit`.
     """
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(not decoder_only)
     # On a CPU channels_last made a step 5 times slower with so few channels (two cores of an AMD EPYC, torch 2.15).
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     vae.to(device=device, memory_format=layout).train()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        pixels_bchw = _crops(pictures, step).to(device=device, memory_format=layout)
+        crops = _crops(pictures, step)
+        pixels_bchw = to_pixels(crops).to(device=device, memory_format=layout)
         torch.manual_seed(derive_seed("autoencoder", step))
         posterior = vae.encode(pixels_bchw).latent_dist
-        seen_bchw = vae.decode(posterior.sample()).sample
+        latents_bchw = posterior.sample()
+        if decoder_only:
+            latents_bchw = latents_bchw + LATENT_NOISE * torch.randn_like(latents_bchw)
+        seen_bchw = vae.decode(latents_bchw).sample
         difference = seen_bchw - pixels_bchw
-        weight = edge_weight(pixels_bchw)
+        weight = edge_weight(pixels_bchw) * torch.from_numpy(rarity(crops)).to(device)
         total = (weight * (difference.abs() + difference.square())).mean() + KL_WEIGHT * posterior.kl().mean()
         return total, {"mean_error_of_255": float(difference.detach().abs().mean()) * 127.5}
 
@@ -73,8 +84,22 @@ def edge_weight(pixels_bchw: Tensor) -> Tensor:
     return 1 + EDGE_WEIGHT * spread.amax(1, keepdim=True).clamp(max=1)
 
 
-def _crops(pictures: NDArray[np.uint8], step: int) -> Tensor:
-    """(b, 3, 128, 128) float32 in [-1, 1], turned and mirrored at random."""
+def rarity(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(b, h, w, 3) to (b, 1, h, w) weights of mean near 1, larger where a picture's colour covers little of it.
+
+    A door is 39 brown pixels in a grey wall. With edges weighted alone, doors still came out as wall after 3,600 steps.
+    """
+    weights = np.empty((*pictures.shape[:3],), np.float32)
+    for picture, weight in zip(pictures, weights, strict=True):
+        red, green, blue = np.moveaxis(picture.astype(np.int32) >> 4, -1, 0)
+        colours = (red << 8 | green << 4 | blue).ravel()
+        rare = 1 / np.sqrt(np.bincount(colours, minlength=1 << 12).clip(1))[colours]
+        weight.ravel()[:] = (rare / rare.mean()).clip(0, RAREST)
+    return weights[:, None]
+
+
+def _crops(pictures: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """(b, 128, 128, 3), turned and mirrored at random."""
     chance = np.random.default_rng(derive_seed("autoencoder crops", step))
     crops: list[NDArray[np.uint8]] = []
     for index in chance.integers(len(pictures), size=BATCH):
@@ -82,7 +107,7 @@ def _crops(pictures: NDArray[np.uint8], step: int) -> Tensor:
         crop = pictures[index, top : top + CROP_PX, left : left + CROP_PX]
         crop = np.rot90(crop, int(chance.integers(4)))
         crops.append(crop[:, ::-1] if chance.integers(2) else crop)
-    return to_pixels(np.stack(crops))
+    return np.stack(crops)
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:

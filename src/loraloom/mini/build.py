@@ -4,9 +4,11 @@ In: a folder and a budget of time. Out: in it
 
     autoencoder.npy                what the autoencoder learns from, drawn here
     autoencoder.safetensors        state of its fit
+    decoder.safetensors            state of its decoder's further fit
     start/                         the model before the denoiser has learned anything
     round_01/ round_02/ ...        pictures, prepared dataset and training run (method full, text encoder too)
     mini/                          the model as it is now: average weights, half precision
+    mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
 Run it again with the same folder to go on; `mini/` is written anew at the end of every call. Asked for another number of
 pictures it begins a new round: fresh pictures, and the weights so far.
@@ -24,18 +26,25 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 
+from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.contracts import ModelSource, Progress
+from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
+from loraloom.mini.contrast import fit_contrast, halved, make_clip
 from loraloom.mini.data import draw_one, write_examples, write_pictures
-from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
+from loraloom.mini.fitting import read_average
+from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
+from loraloom.prompts.encoder import PromptEncoder
 from loraloom.randomness import derive_seed
 from loraloom.train.checkpoint import CheckpointFolder, load_checkpoint
 from loraloom.train.full import attach_full
@@ -44,6 +53,7 @@ from loraloom.train.run import train
 Say = Callable[[str], None]
 Bar = Callable[[str], Progress]
 
+DECODER = "decoder.safetensors"
 NUM_TOKENS = 1500
 VOCABULARY_TEXTS = 600
 SAMPLE_PROMPTS = (
@@ -65,7 +75,9 @@ class Recipe:
     Attributes:
         pictures: Drawn for the denoiser.
         autoencoder_pictures, autoencoder_steps: For the autoencoder.
+        decoder_steps: Of its decoder alone, once the denoiser is done: until then only the encoder is needed.
         steps: Of the denoiser in all; the budget may end earlier.
+        contrast_steps: Of the vision tower, after them.
         batch_size, learning_rate: Of the denoiser.
         precision: `no`, or `bf16` on a GPU.
         compile: torch.compile the denoiser.
@@ -73,8 +85,10 @@ class Recipe:
 
     pictures: int = 8_000
     autoencoder_pictures: int = 3_400
-    autoencoder_steps: int = 8_000
+    autoencoder_steps: int = 5_400
+    decoder_steps: int = 4_000
     steps: int = 60_000
+    contrast_steps: int = 3_000
     batch_size: int = 32
     learning_rate: float = 1e-3
     precision: str = "no"
@@ -91,18 +105,18 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     run_config(folder, folder, recipe)  # a wrong setting is told before hours are spent
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "start" / "model_index.json").is_file():
-        say("1/4 autoencoder")
+        say("1/6 autoencoder")
         if not _begin(folder, recipe, deadline, say, bar):
             say("the budget is spent; the same command goes on")
             return folder
     round_ = _round(folder, recipe, say)
     if not (round_ / "dataset" / "manifest.jsonl").is_file():
-        say(f"2/4 {recipe.pictures} pictures and their texts")
+        say(f"2/6 {recipe.pictures} pictures and their texts")
         seed = int(round_.name[6:])
         if not write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline):
             say("the budget is spent; the same command goes on")
             return folder
-        say("3/4 preparing")
+        say("3/6 preparing")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
             near_duplicate_bits=0,
@@ -117,10 +131,62 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     if time.monotonic() > deadline:
         say("the budget is spent; the same command goes on")
         return folder
-    say("4/4 denoiser and text encoder")
+    say("4/6 denoiser and text encoder")
     with stop_at(deadline):
-        train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar)
-    return export(folder, round_, "fp16", folder / "mini", say)
+        finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
+    model = export(folder, round_, "fp16", folder / "mini", say)
+    if finished.step >= recipe.steps and model != folder:
+        say("5/6 decoder")
+        whole = polish(folder, recipe.decoder_steps, say, deadline)
+        model = export(folder, round_, "fp16", folder / "mini", say)
+        say("6/6 vision tower")
+        if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
+            say("the budget is spent; the same command goes on")
+    return model
+
+
+def polish(folder: Path, steps: int, say: Say, deadline: float) -> bool:
+    """Fit the decoder further while the encoder stays; `export` puts it into the model. Returns whether all is done."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    kind: Any = AutoencoderKL
+    vae = kind.from_pretrained(folder / "start" / "vae")
+    pictures = np.load(folder / "autoencoder.npy")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return fit_autoencoder(
+        vae, pictures, steps, folder / DECODER, say, decoder_only=True, device=device, deadline=deadline
+    )
+
+
+def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -> bool:
+    """Fit a vision tower to the model's text encoder on a round's pictures; writes `clip/` into the model folder.
+
+    The state lies in the round and belongs to the text encoder as it is now: made anew when that has moved on.
+    """
+    from transformers import CLIPTextModel
+
+    opened = open_model(ModelSource(str(model)))
+    state = round_ / f"contrast_{opened.fingerprint('text_encoder')[:12]}.safetensors"
+    for old in round_.glob("contrast_*.safetensors"):
+        if old != state:
+            old.unlink()
+    encoder = PromptEncoder(opened.text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
+    manifest = read_manifest(round_ / "dataset")
+    learned = manifest.split("train")
+    pictures = np.empty((len(learned), SIZE_PX // 2, SIZE_PX // 2, 3), np.uint8)
+    windows: list[list[list[int]]] = []
+    for example, small in zip(learned, pictures, strict=True):
+        with Image.open(manifest.path(example)) as picture:
+            small[:] = halved(np.asarray(picture.convert("RGB"))[None])[0]
+        windows.append([list(opened.text.window(window.ids)) for window in encoder.plan(example.caption).windows])
+    torch.manual_seed(derive_seed("mini", "clip"))
+    clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not fit_contrast(clip, pictures, windows, steps, state, say, device=device, deadline=deadline):
+        return False
+    with whole_directory(model / "clip") as target:
+        clip.cpu().half().save_pretrained(target)
+    return True
 
 
 def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
@@ -206,6 +272,9 @@ def export(folder: Path, round_: Path, dtype: Literal["fp32", "fp16"], out: Path
     checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
     model = open_model(ModelSource(str(folder / "start")))
     attach_full(model, text_encoder=True).load(checkpoint.ema or checkpoint.adapter)
+    if dtype == "fp16" and (folder / DECODER).is_file():  # a base to go on with keeps the decoder that it began with
+        vae: Any = model.module("vae")
+        vae.load_state_dict(read_average(folder / DECODER), strict=False)
     model.save(out, dtype)
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
     say(f"{out}: {size:.1f} MiB after {steps[-1]} steps of {round_.name}")

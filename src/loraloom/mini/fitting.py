@@ -98,6 +98,12 @@ def fit(
     return True
 
 
+def read_average(state: Path) -> dict[str, Tensor]:
+    """The averaged weights in a state file, by name."""
+    tensors, _ = read_tensors(state)
+    return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
+
+
 def _save(
     state: Path, done: int, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: Any
 ) -> None:

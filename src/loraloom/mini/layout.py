@@ -6,14 +6,18 @@ In: nothing. Out: parts with random weights, of the classes that `from_pretraine
 
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
 
 SIZE_PX = 256
 LATENT_CHANNELS = 4
 WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
+EMBEDDING_STD = 0.3
+"""Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
 
 
 def make_autoencoder() -> Any:
@@ -51,7 +55,7 @@ def make_text_encoder(tokenizer: Any) -> Any:
     """0.9 million parameters and a row for each token; CLIP's causal transformer with a window of 77."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(
+    encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=4,
             num_attention_heads=4, max_position_embeddings=WINDOW_TOKENS, projection_dim=TEXT_WIDTH,
@@ -59,3 +63,20 @@ def make_text_encoder(tokenizer: Any) -> Any:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("token_embedding.weight"):
+            torch.nn.init.normal_(parameter, std=EMBEDDING_STD)
+        elif name.endswith("position_embedding.weight"):
+            with torch.no_grad():
+                parameter.copy_(sinusoids(*parameter.shape) * (EMBEDDING_STD * 2**0.5))
+    return encoder
+
+
+def sinusoids(count: int, width: int) -> Tensor:
+    """(count, width) float32 position embeddings of Vaswani et al. 2017 (3.5), sines before cosines; mean square 1/2.
+
+    As a start they make "n tokens back" one linear map for all places, which random rows would have to learn for each.
+    """
+    rates = 10_000 ** -(torch.arange(width // 2) / (width // 2))
+    angles = torch.arange(count)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
