@@ -17,7 +17,8 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import replace
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ SHOWN = (
     "sentences_met", "complete", "parsed", "count_items_met", "connection_f1", "connection_f1_without_living",
     "position_exact_of_all", "position_within_one_of_all", "iou_pooled",
 )  # fmt: skip
+AIMED = ("count_items_met", "connection_f1_without_living", "position_exact_of_all")
 HELD_OUT = "benchmark of mini"
 """Seeds are made from this word; training makes its own from others."""
 
@@ -69,29 +71,24 @@ class Sums:
 
 
 def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: int) -> dict[str, dict[str, float]]:
-    """Values of pictures as drawn, of the best of some, and of these after repair."""
+    """Values of pictures as drawn, of the best of some, and of these after repair if the session's settings ask for it."""
     judge = require_judge(session)
-    kinds = {
-        "as drawn": Sums(session),
-        f"best of {best_of}": Sums(session),
-        f"best of {best_of}, repaired": Sums(session),
-    }
-    drawn, best, repaired = kinds.values()
+    sums: dict[str, Sums] = defaultdict(partial(Sums, session))
     began = time.monotonic()
     for number, (truth, prompt) in enumerate(examples, 1):
         [group] = candidate_requests(session.requests([prompt]), best_of)
         pictures = list(session.draw(group))
         receipts = [judge.judge(picture.image, prompt) for picture in pictures]
         place = min(range(best_of), key=lambda index: receipts[index].rank)
-        drawn.add(pictures[0].image, prompt, truth)
-        best.add(pictures[place].image, prompt, truth)
-        mended, _, _ = repair(
-            session, judge, replace(pictures[place], index=0), receipts[place], session.config.repair_rounds
-        )
-        repaired.add(mended.image, prompt, truth)
+        sums["as drawn"].add(pictures[0].image, prompt, truth)
+        if best_of > 1:
+            sums[f"best of {best_of}"].add(pictures[place].image, prompt, truth)
+        if session.config.repair:
+            mended, _, _ = repair(session, judge, pictures[place], receipts[place], session.config.repair_rounds)
+            sums[f"best of {best_of}, repaired"].add(mended.image, prompt, truth)
         if number % 10 == 0:
             print(f"{number} of {len(examples)} texts, {(time.monotonic() - began) / number:.1f} s each", flush=True)
-    return {name: sums.result() for name, sums in kinds.items()}
+    return {name: sum_.result() for name, sum_ in sums.items()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -105,6 +102,21 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def headway(rows: dict[str, dict[str, float]]) -> str:
+    """How far each kind of picture is on the way from the best answer that knows no text to a perfect one, `AIMED` alone."""
+    lines: list[str] = []
+    chance = {name: row for name, row in rows.items() if name.startswith("anchor: ") and name != "anchor: truth"}
+    for title, row in rows.items():
+        if title.startswith("anchor: "):
+            continue
+        parts: list[str] = []
+        for name in AIMED:
+            best = max(anchor[name] for anchor in chance.values() if anchor[name] == anchor[name])
+            parts.append(f"{name} {(row[name] - best) / (1 - best):+.0%}")
+        lines.append(f"{title}: from the best anchor to perfect: " + ", ".join(parts))
+    return "\n".join(lines)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,11 +126,19 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
+    parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    settings = GenerateConfig(steps=arguments.steps, guidance_scale=arguments.guidance, sampler="ddim", batch_size=8)
+    settings = GenerateConfig(
+        steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        sampler=arguments.sampler,
+        batch_size=8,
+        repair=arguments.repair,
+    )
     adapters = [(arguments.adapter, 1.0)] if arguments.adapter else []
     source = None if adapters else ModelSource(arguments.model)
     session = open_session(settings, source=source, adapters=adapters, domain="floorplan")
@@ -128,6 +148,7 @@ def main() -> None:
     chance = anchors([text for _, text in examples], [picture for picture, _ in examples], seed=0)
     rows |= {f"anchor: {name}": dict(values) for name, values in chance.items()}
     print(table(rows))
+    print(headway(rows))
     if arguments.json:
         record: dict[str, Any] = {
             "model": session.model.source.location, "style": style, "prompts": arguments.prompts,

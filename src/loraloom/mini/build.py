@@ -90,7 +90,7 @@ class Recipe:
     steps: int = 60_000
     contrast_steps: int = 3_000
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     precision: str = "no"
     compile: bool = False
 
@@ -249,6 +249,7 @@ def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
                 "learning_rate": recipe.learning_rate, "weight_decay": 0.01, "betas": (0.9, 0.99),
                 "warmup_steps": min(500, recipe.steps // 10),
             },
+            "objective": {"timestep_shift": 3.0},
             "train": {
                 "output": str(round_ / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
                 "mixed_precision": recipe.precision, "compile": recipe.compile, "validation_every": 1000,

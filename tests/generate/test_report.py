@@ -1,0 +1,26 @@
+"""The page that shows pictures and receipts can be sent to anyone and says what the receipts say."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from loraloom.generate.report import Row, Shown, write_report
+from loraloom.verdicts import Receipt, Verdict
+
+
+def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_path: Path) -> None:
+    receipt = Receipt(
+        (Verdict("1 kitchen", "count", True, "1 found"), Verdict("a < b", "position", None, "no <b> there")), ("a door",)
+    )
+    picture = Image.new("RGB", (8, 8), "red")
+    rows = [Row("<script>alert(1)</script>", [Shown("true", picture), Shown("drawn", picture, receipt)])]
+    write_report(tmp_path / "report.html", "A & B", [("met", "50 %")], rows, "a note")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', page)
+    assert "&lt;script&gt;" in page
+    assert page.count("<figure>") == 2
+    assert "1 of 2 sentences met" in page
+    for text in ("1 kitchen", "a &lt; b", "no &lt;b&gt; there", "cannot tell", "not asked for: a door", "A &amp; B"):
+        assert text in page
