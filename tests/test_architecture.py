@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "names", "plugins", "weights", "randomness", "folders",
-          "workforce"}  # fmt: skip
+          "workforce", "quiet"}  # fmt: skip
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [
@@ -38,8 +38,8 @@ NEIGHBOURS = {("compat", "console"), ("cli", "quickstart"), ("cli", "doctor"), (
 ONLY_IN = {
     "accelerate": ["train/runtime.py"],
     "peft": ["lora/"],
-    "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/"],
-    "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/"],
+    "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/", "quiet.py"],
+    "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "mini/", "quiet.py"],
 }
 """Libraries that are imported in one place each, so that a new version of one touches one place."""
 

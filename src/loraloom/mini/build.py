@@ -45,6 +45,7 @@ from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed
 from loraloom.train.checkpoint import CheckpointFolder, load_checkpoint
 from loraloom.train.full import attach_full
@@ -222,9 +223,9 @@ def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
 
 def assemble(folder: Path, vae: Any, texts: Sequence[str]) -> None:
     """Write the model with a fitted autoencoder, a vocabulary learned from the texts, and the rest random."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    with whole_directory(folder) as target, quiet():
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    with whole_directory(folder) as target:
         tokenizer = train_tokenizer(texts, NUM_TOKENS, target / "tokenizer")
         torch.manual_seed(derive_seed("mini", "start"))
         pipeline: Any = StableDiffusionPipeline

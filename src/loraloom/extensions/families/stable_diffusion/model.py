@@ -5,9 +5,7 @@ and can be dropped again, so that training from cache never holds a VAE or text 
 """
 
 import gc
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from shutil import copyfile, copytree
@@ -28,6 +26,7 @@ from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSamp
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.files import whole_directory
+from loraloom.quiet import quiet
 
 _PRESETS = MappingProxyType(
     {
@@ -271,26 +270,6 @@ class StableDiffusionModel:
                 latents=noise_bchw.clone(),
                 output_type="latent",
             ).images.float()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and notes from the libraries while they load; errors still raise."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
 
 
 def _pipeline_class() -> Any:
