@@ -161,7 +161,7 @@ def main() -> None:
             run_config(arguments, method),
             report=lambda step, numbers: print(step, f"{numbers['loss']:.4f}", flush=True),
         )
-        config = GenerateConfig(steps=20, guidance_scale=3.0, sampler="ddim", batch_size=8)
+        config = GenerateConfig(steps=20, guidance_scale=3.0, batch_size=8)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
         met, share = judge_all(session, prompts, print)
         rows[method] = row_of(met, share, encode_ms(session, prompts))

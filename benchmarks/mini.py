@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--sampler", default="ddim")
+    parser.add_argument("--sampler", default="auto")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--json", type=Path)

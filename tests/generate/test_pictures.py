@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from loraloom import plugins
-from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest
+from loraloom.contracts import DiffusionModel, ModelSource, NoiseSchedule, Picture, PictureRequest
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY
-from loraloom.generate.pictures import StoppedError, denoise, generate, to_images
+from loraloom.generate.pictures import StoppedError, denoise, generate, suited_sampler, to_images
 from loraloom.prompts.encoder import PromptEncoder
 
 LONG = "The kitchen is left of the bath. " * 5
@@ -190,3 +191,11 @@ def test_drawing_can_be_broken_off_between_steps(model: DiffusionModel, encoder:
 
 def test_nothing_to_draw_is_nothing(model: DiffusionModel, encoder: PromptEncoder) -> None:
     assert drawn(model, encoder, []) == []
+
+
+def test_auto_is_a_solver_that_spends_no_steps_on_pure_noise(model: DiffusionModel) -> None:
+    assert suited_sampler("auto", model.schedule) == "dpmpp_2m_karras"
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    no_signal = NoiseSchedule(scheduler.alphas_cumprod.double(), "v_prediction")
+    assert suited_sampler("auto", no_signal) == "ddim"
+    assert suited_sampler("euler_a", no_signal) == "euler_a"

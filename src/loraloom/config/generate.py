@@ -12,7 +12,9 @@ class GenerateConfig(Settings):
     seed: int = setting(0, "of the first picture", flag="--seed", ge=0)
     steps: int = setting(25, "denoiser steps", flag="--steps", ge=1)
     guidance_scale: float = setting(7.5, "classifier-free guidance; 1 is off", flag="--guidance", ge=1)
-    sampler: str = setting("dpmpp_2m_karras", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm", flag="--sampler")
+    sampler: str = setting(
+        "auto", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"
+    )
     width: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--width", ge=16)
     height: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--height", ge=16)
     batch_size: int = setting(4, "pictures drawn at once; does not change them", flag="--batch-size", ge=1)

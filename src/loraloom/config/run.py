@@ -201,7 +201,7 @@ class SampleConfig(Settings):
     )
     steps: int = setting(10, "denoiser steps", flag="--sample-steps", ge=1, resumable=True)
     guidance_scale: float = setting(7.5, "classifier-free guidance", flag="--sample-guidance", ge=1, resumable=True)
-    sampler: str = setting("dpmpp_2m_karras", "solver", resumable=True)
+    sampler: str = setting("auto", "solver; auto is what suits the model", resumable=True)
     seed: int = setting(0, "of the first prompt; the next has the next", resumable=True)
     size: int | None = setting(None, "side, pixels; default is the dataset's most common size", ge=16, resumable=True)
     deadline_s: float = setting(600.0, "drawing is broken off after this many seconds", gt=0, resumable=True)

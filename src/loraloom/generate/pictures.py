@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from loraloom.contracts import Conditioning, DiffusionModel, Picture, PictureRequest, Progress
+from loraloom.contracts import Conditioning, DiffusionModel, NoiseSchedule, Picture, PictureRequest, Progress
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate, concatenate
 from loraloom.randomness import generator, normal
@@ -163,6 +163,17 @@ def check_size(model: DiffusionModel, request: PictureRequest) -> None:
             expected=f"multiples of {step}",
             fix=f"try {max(step, request.width // step * step)}x{max(step, request.height // step * step)}",
         )
+
+
+def suited_sampler(name: str, schedule: NoiseSchedule) -> str:
+    """The solver that `auto` means for a model; any other name is itself.
+
+    Karras' steps are spread between the model's least and largest noise-to-signal ratio. Where the last training step
+    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise.
+    """
+    if name != "auto":
+        return name
+    return "ddim" if float(schedule.alphas_cumprod_t[-1]) < 1e-6 else "dpmpp_2m_karras"
 
 
 def _conditioning(encode: Encode, requests: Sequence[PictureRequest], guided: bool, weight: Tensor) -> Conditioning:

@@ -18,7 +18,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest, Progress
 from loraloom.errors import UserError
-from loraloom.generate.pictures import generate
+from loraloom.generate.pictures import generate, suited_sampler
 from loraloom.generate.recipes import Recipe
 from loraloom.lora.attach import Adapter, set_weight
 from loraloom.lora.files import AdapterFile, put_on, read_adapter
@@ -142,6 +142,7 @@ def open_session(
     record: Mapping[str, Any] = files[0].record if files else {}
     source = source or _base_of(record, files)
     model = open_model(source, family)
+    config = config.model_copy(update={"sampler": suited_sampler(config.sampler, model.schedule)})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in ("denoiser", "text_encoder", "vae"):

@@ -90,8 +90,8 @@ class Recipe:
     decoder_steps: int = 4_000
     steps: int = 60_000
     contrast_steps: int = 3_000
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    batch_size: int = 16
+    learning_rate: float = 1e-3
     precision: str = "no"
     compile: bool = False
 
@@ -257,7 +257,7 @@ def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
             },
             "checkpoints": {"every": 500, "keep": 2},
             "samples": {
-                "prompts": SAMPLE_PROMPTS, "steps": 20, "guidance_scale": 4.0, "sampler": "ddim", "size": 256,
+                "prompts": SAMPLE_PROMPTS, "steps": 20, "guidance_scale": 4.0, "size": 256,
                 "min_interval": 500,
             },
             "export": {"dtype": "fp16"},
