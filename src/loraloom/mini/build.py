@@ -91,7 +91,7 @@ class Recipe:
     steps: int = 60_000
     contrast_steps: int = 3_000
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     precision: str = "no"
     compile: bool = False
 
