@@ -5,6 +5,7 @@ and can be dropped again, so that training from cache never holds a VAE or text 
 """
 
 import gc
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +26,7 @@ from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
-from loraloom.files import whole_directory
+from loraloom.files import whole_directory, write_json
 from loraloom.quiet import quiet
 
 _PRESETS = MappingProxyType(
@@ -132,6 +133,9 @@ class StableDiffusionModel:
             for part, name in PART_FOLDER.items():
                 module: Any = deepcopy(self.module(part)).to("cpu", kinds[dtype])
                 module.save_pretrained(target / name, safe_serialization=True)
+                config = json.loads((target / name / "config.json").read_text(encoding="utf-8"))
+                config.pop("_name_or_path", None)  # where it was read from: a path of this machine
+                write_json(target / name / "config.json", config)
 
     def _load(self, part: str) -> nn.Module:
         self._located.weight_files(part)  # refuses before anything is read
