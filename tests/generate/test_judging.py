@@ -140,6 +140,9 @@ def test_generate_writes_a_receipt_and_its_overlay_beside_each_picture(tiny_mode
     assert [verdict["sentence"] for verdict in receipt["verdicts"]] == ["1 living room", "1 kitchen"]
     with Image.open(tmp_path / "out" / "receipts" / "00001.png") as overlay:
         assert overlay.width >= 256
+    page = (tmp_path / "out" / "receipts" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 2
+    assert "1 kitchen" in page
     assert any("sentences met" in line and "best of 2" in line for line in said)
 
 

@@ -11,7 +11,8 @@ from loraloom.verdicts import Receipt, Verdict
 
 def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_path: Path) -> None:
     receipt = Receipt(
-        (Verdict("1 kitchen", "count", True, "1 found"), Verdict("a < b", "position", None, "no <b> there")), ("a door",)
+        (Verdict("1 kitchen", "count", True, "1 found"), Verdict("a < b", "position", None, "no <b> there")),
+        ("a door",),
     )
     picture = Image.new("RGB", (8, 8), "red")
     rows = [Row("<script>alert(1)</script>", [Shown("true", picture), Shown("drawn", picture, receipt)])]

@@ -18,6 +18,7 @@ from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
 from loraloom.generate.interactive import Bars, Interactive
 from loraloom.generate.judging import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
+from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
@@ -153,7 +154,21 @@ def _draw_judged(
     if len(made) > 1:
         say(f"all of them: {_sheet(made, out)}")
     gains(all_judged, say)
-    say(f"receipts with pictures: {out / 'receipts'}; draw them again with --recipe {out / 'prompts.jsonl'}")
+    page = out / "receipts" / "report.html"
+    _report(page, made, all_judged)
+    say(f"every sentence with its verdict: {page}; draw them again with --recipe {out / 'prompts.jsonl'}")
+
+
+def _report(page: Path, made: Sequence[tuple[Path, PictureRequest]], all_judged: Sequence[Judged]) -> None:
+    """One section a prompt, with all pictures of this call."""
+    shown: dict[str, list[Shown]] = {}
+    for (path, request), judged in zip(made, all_judged, strict=True):
+        title = f"{path.name}, seed {request.seed}"
+        shown.setdefault(request.prompt, []).append(Shown(title, judged.picture.image, judged.receipt))
+    share = sum(judged.receipt.share_met for judged in all_judged) / len(all_judged)
+    whole = sum(judged.receipt.complete for judged in all_judged)
+    facts = [("sentences met", f"{share:.0%}"), ("pictures that meet every sentence", f"{whole} of {len(all_judged)}")]
+    write_report(page, "Pictures and what their texts ask", facts, [Row(prompt, row) for prompt, row in shown.items()])
 
 
 def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
