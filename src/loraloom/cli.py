@@ -173,11 +173,10 @@ def samples(
 def build_mini(
     out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
     budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
-    pictures: Annotated[
-        int, typer.Option(min=100, help="drawn for the denoiser; another number begins a new round")
-    ] = 8_000,
+    pictures: Annotated[int, typer.Option(min=100, help="for the denoiser; another number begins a new round")] = 8_000,
     steps: Annotated[int, typer.Option(min=1, help="of the denoiser in all")] = 60_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 16,
+    text_encoder: Annotated[bool, typer.Option("--text-encoder", help="it learns on too; begins a new round")] = False,
     precision: Annotated[str, typer.Option(help="no, or bf16 on a GPU")] = "no",
     compile_denoiser: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser")] = False,
 ) -> None:
@@ -186,8 +185,9 @@ def build_mini(
     from loraloom.mini.build import Recipe, build_mini
 
     recipe = Recipe(
-        pictures=pictures, steps=steps, batch_size=batch_size, precision=precision, compile=compile_denoiser
-    )
+        pictures=pictures, steps=steps, batch_size=batch_size, text_encoder=text_encoder, precision=precision,
+        compile=compile_denoiser,
+    )  # fmt: skip
     spend_s = seconds_of(budget)
     with bars() as bar:
         build_mini(out, recipe, spend_s, typer.echo, bar)

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from transformers import CLIPModel, CLIPTextModel
 
 from loraloom.contracts import ModelSource
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import Recipe, build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, write_examples
+from loraloom.mini.data import draw_one, grid_of, write_examples
 from loraloom.mini.fitting import Fit, fit
-from loraloom.mini.layout import make_autoencoder, make_text_encoder
+from loraloom.mini.grounding import ground
+from loraloom.mini.layout import GRID, make_autoencoder, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 
@@ -104,6 +106,28 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
     assert (halved(np.full((1, 256, 256, 3), 7, np.uint8)) == 7).all()
 
 
+def test_a_grounded_text_encoder_tells_where_a_colour_is(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["left", "right"] * 3, 600, tmp_path / "tokenizer")
+    torch.manual_seed(0)
+    encoder = make_text_encoder(tokenizer)
+    ids = {word: tokenizer(word, padding="max_length")["input_ids"] for word in ("left", "right")}
+    grids = np.zeros((40, GRID, GRID, 3), np.uint8)
+    words = ["left", "right"] * 20
+    for grid, word in zip(grids, words, strict=True):
+        grid[:, : GRID // 2] = 250 if word == "left" else 0
+        grid[:, GRID // 2 :] = 0 if word == "left" else 250
+    said: list[str] = []
+    assert ground(encoder, grids, [[ids[word]] for word in words], 50, tmp_path / "state.safetensors", said.append)
+    # Without the text a cell is black or white with equal chance.
+    assert float(said[-1].split("explained ")[1]) > 0.8
+
+
+def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
+    picture = Image.new("RGB", (256, 256), "red")
+    ImageDraw.Draw(picture).line((0, 0, 255, 0), "black")
+    assert (grid_of(picture) == (255, 0, 0)).all()
+
+
 @pytest.mark.slow
 def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -> None:
     recipe = Recipe(
@@ -127,7 +151,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
     assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
     size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     assert size < 40 * 2**20
-    assert "1/6 autoencoder" in said
+    assert "1/7 autoencoder" in said
     clip = CLIPModel.from_pretrained(place / "clip")
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
@@ -139,5 +163,5 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
         again.append,
         bar,
     )
-    assert "1/6 autoencoder" not in again
+    assert "1/7 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()

@@ -5,13 +5,15 @@ In: a folder and a budget of time. Out: in it
     autoencoder.npy                what the autoencoder learns from, drawn here
     autoencoder.safetensors        state of its fit
     decoder.safetensors            state of its decoder's further fit
+    blank/                         the model with this autoencoder, the rest random
+    grounding.npz, .safetensors    coarse pictures with texts, and the state of the text encoder's first fit to them
     start/                         the model before the denoiser has learned anything
-    round_01/ round_02/ ...        pictures, prepared dataset and training run (method full, text encoder too)
+    round_01/ round_02/ ...        pictures, prepared dataset and training run (method full)
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
 Run it again with the same folder to go on; `mini/` is written anew at the end of every call. Asked for another number of
-pictures it begins a new round: fresh pictures, and the weights so far.
+pictures, or for a text encoder that learns or rests, it begins a new round: fresh pictures, and the weights so far.
 """
 
 import json
@@ -31,6 +33,7 @@ import torch
 from PIL import Image
 
 from loraloom import plugins
+from loraloom.config.comparing import read_run
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.contracts import ModelSource, Progress
@@ -39,8 +42,9 @@ from loraloom.data.prepare import prepare
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
 from loraloom.mini.contrast import fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, write_examples, write_pictures
+from loraloom.mini.data import draw_one, write_examples, write_grids, write_pictures
 from loraloom.mini.fitting import read_average
+from loraloom.mini.grounding import ground
 from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
@@ -77,7 +81,9 @@ class Recipe:
         pictures: Drawn for the denoiser.
         autoencoder_pictures, autoencoder_steps: For the autoencoder.
         decoder_steps: Of its decoder alone, once the denoiser is done: until then only the encoder is needed.
+        grounding_texts, grounding_steps: For the text encoder, before the denoiser.
         steps: Of the denoiser in all; the budget may end earlier.
+        text_encoder: Whether the text encoder learns on with the denoiser.
         contrast_steps: Of the vision tower, after them.
         batch_size, learning_rate: Of the denoiser.
         precision: `no`, or `bf16` on a GPU.
@@ -88,7 +94,10 @@ class Recipe:
     autoencoder_pictures: int = 3_400
     autoencoder_steps: int = 5_400
     decoder_steps: int = 4_000
+    grounding_texts: int = 12_000
+    grounding_steps: int = 1_600
     steps: int = 60_000
+    text_encoder: bool = False
     contrast_steps: int = 3_000
     batch_size: int = 16
     learning_rate: float = 8e-4
@@ -106,18 +115,18 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     run_config(folder, folder, recipe)  # a wrong setting is told before hours are spent
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "start" / "model_index.json").is_file():
-        say("1/6 autoencoder")
-        if not _begin(folder, recipe, deadline, say, bar):
+        say("1/7 autoencoder")
+        if not (_begin(folder, recipe, deadline, say, bar) and _ground(folder, recipe, deadline, say, bar)):
             say("the budget is spent; the same command goes on")
             return folder
     round_ = _round(folder, recipe, say)
     if not (round_ / "dataset" / "manifest.jsonl").is_file():
-        say(f"2/6 {recipe.pictures} pictures and their texts")
+        say(f"3/7 {recipe.pictures} pictures and their texts")
         seed = int(round_.name[6:])
         if not write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline):
             say("the budget is spent; the same command goes on")
             return folder
-        say("3/6 preparing")
+        say("4/7 preparing")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
             near_duplicate_bits=0,
@@ -132,15 +141,15 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     if time.monotonic() > deadline:
         say("the budget is spent; the same command goes on")
         return folder
-    say("4/6 denoiser and text encoder")
+    say("5/7 denoiser")
     with stop_at(deadline):
         finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
     model = export(folder, round_, "fp16", folder / "mini", say)
     if finished.step >= recipe.steps and model != folder:
-        say("5/6 decoder")
+        say("6/7 decoder")
         whole = polish(folder, recipe.decoder_steps, say, deadline)
         model = export(folder, round_, "fp16", folder / "mini", say)
-        say("6/6 vision tower")
+        say("7/7 vision tower")
         if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
             say("the budget is spent; the same command goes on")
     return model
@@ -166,20 +175,18 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
     """
     from transformers import CLIPTextModel
 
-    opened = open_model(ModelSource(str(model)))
-    state = round_ / f"contrast_{opened.fingerprint('text_encoder')[:12]}.safetensors"
+    of = open_model(ModelSource(str(model))).fingerprint("text_encoder")[:12]
+    state = round_ / f"contrast_{of}.safetensors"
     for old in round_.glob("contrast_*.safetensors"):
         if old != state:
             old.unlink()
-    encoder = PromptEncoder(opened.text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
     manifest = read_manifest(round_ / "dataset")
     learned = manifest.split("train")
     pictures = np.empty((len(learned), SIZE_PX // 2, SIZE_PX // 2, 3), np.uint8)
-    windows: list[list[list[int]]] = []
     for example, small in zip(learned, pictures, strict=True):
         with Image.open(manifest.path(example)) as picture:
             small[:] = halved(np.asarray(picture.convert("RGB"))[None])[0]
-        windows.append([list(opened.text.window(window.ids)) for window in encoder.plan(example.caption).windows])
+    windows = windows_of(model, [example.caption for example in learned])
     torch.manual_seed(derive_seed("mini", "clip"))
     clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -191,7 +198,9 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
 
 
 def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
-    """Fit the autoencoder and write `start/`; False when the time was too short."""
+    """Fit the autoencoder and write `blank/`; False when the time was too short."""
+    if (folder / "blank" / "model_index.json").is_file():
+        return True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"), deadline)
     if pictures is None:
@@ -203,21 +212,52 @@ def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) ->
         return False
     normalise(vae, pictures[:: max(1, len(pictures) // 200)], device)
     texts = [draw_one(number, 0)[1] for number in range(VOCABULARY_TEXTS)]
-    assemble(folder / "start", vae.cpu(), texts)
+    assemble(folder / "blank", vae.cpu(), texts)
     return True
+
+
+def _ground(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
+    """Fit the text encoder and write `start/`; False when the time was too short."""
+    from transformers import CLIPTextModel
+
+    say(f"2/7 text encoder: what {recipe.grounding_texts} texts say of where colours are")
+    drawn = write_grids(folder / "grounding.npz", recipe.grounding_texts, 0, bar("texts"), deadline)
+    if drawn is None:
+        return False
+    grids, texts = drawn
+    blank = folder / "blank"
+    windows = windows_of(blank, texts)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with quiet():
+        encoder = CLIPTextModel.from_pretrained(blank / "text_encoder")
+    state = folder / "grounding.safetensors"
+    if not ground(encoder, grids, windows, recipe.grounding_steps, state, say, device=device, deadline=deadline):
+        return False
+    with whole_directory(folder / "start") as target:
+        copytree(blank, target, dirs_exist_ok=True)
+        encoder.cpu().save_pretrained(target / "text_encoder")
+    return True
+
+
+def windows_of(model: Path, texts: Sequence[str]) -> list[list[list[int]]]:
+    """Token ids of each window of each text, as the prompt method `attention` cuts them."""
+    text = open_model(ModelSource(str(model))).text
+    encoder = PromptEncoder(text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
+    return [[list(text.window(window.ids)) for window in encoder.plan(caption).windows] for caption in texts]
 
 
 def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
     """The folder of the round that goes on, or of a new one."""
     rounds = sorted(file.parent for file in folder.glob("round_*/round.json"))  # written last: the round is whole
     last = rounds[-1] if rounds else None
-    if last and json.loads((last / "round.json").read_text(encoding="utf-8"))["pictures"] == recipe.pictures:
+    asked = {"pictures": recipe.pictures, "text_encoder": recipe.text_encoder}
+    if last and json.loads((last / "round.json").read_text(encoding="utf-8")) == asked:
         return last
     new = folder / f"round_{len(rounds) + 1:02d}"
     # Without weights of its own the last round hands on the ones it began from.
     if last and export(folder, last, "fp32", new / "start", say) == folder and (last / "start").is_dir():
         copytree(last / "start", new / "start", dirs_exist_ok=True)
-    write_json(new / "round.json", {"pictures": recipe.pictures})
+    write_json(new / "round.json", asked)
     return new
 
 
@@ -245,7 +285,7 @@ def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
                 "dataset": str(round_ / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
                 "caption_dropout": 0.1, "encode_batch_size": 16,
             },
-            "lora": {"text_encoder": True, "ema_decay": 0.9995},
+            "lora": {"text_encoder": recipe.text_encoder, "ema_decay": 0.9995},
             "optim": {
                 "learning_rate": recipe.learning_rate, "weight_decay": 0.01, "betas": (0.9, 0.99),
                 "warmup_steps": min(500, recipe.steps // 10),
@@ -272,8 +312,9 @@ def export(folder: Path, round_: Path, dtype: Literal["fp32", "fp16"], out: Path
     if not steps:
         return folder
     checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
-    model = open_model(ModelSource(str(folder / "start")))
-    attach_full(model, text_encoder=True).load(checkpoint.ema or checkpoint.adapter)
+    settings = read_run(round_ / "run")
+    model = open_model(ModelSource(settings.model.source))
+    attach_full(model, text_encoder=settings.lora.text_encoder).load(checkpoint.ema or checkpoint.adapter)
     if dtype == "fp16" and (folder / DECODER).is_file():  # a base to go on with keeps the decoder that it began with
         vae: Any = model.module("vae")
         vae.load_state_dict(read_average(folder / DECODER), strict=False)

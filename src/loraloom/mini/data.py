@@ -4,6 +4,7 @@ In: a folder, how many, a seed. Out: an image folder (`metadata.jsonl`) to prepa
 autoencoder. Picture n depends on the seed and n only, so that a folder can be made larger.
 """
 
+import io
 import json
 from contextlib import closing
 from functools import partial
@@ -19,7 +20,7 @@ from PIL import Image
 from loraloom import plugins
 from loraloom.contracts import Progress
 from loraloom.files import write_bytes, write_text
-from loraloom.mini.layout import SIZE_PX
+from loraloom.mini.layout import GRID, SIZE_PX
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Artist
 from loraloom.workforce import spread
@@ -92,6 +93,44 @@ def write_pictures(
         array.flush()
         part.replace(file)
     return np.load(file)  # read whole: pages of a map were thrown out and read again, and the fit waited for the disk
+
+
+def write_grids(
+    file: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
+) -> tuple[NDArray[np.uint8], list[str]] | None:
+    """Coarse colours (count, GRID, GRID, 3) and texts for the text encoder, kept in `file` (.npz).
+
+    None after `deadline`; the next call begins again.
+    """
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn: list[tuple[NDArray[np.uint8], str]] = []
+        with closing(spread(partial(_grid, seed), list(range(count)), cpu_count() or 1, chunk=16)) as pairs:
+            for pair in pairs:
+                drawn.append(pair)
+                if progress:
+                    progress(len(drawn), count)
+                if monotonic() > deadline:
+                    return None
+        stream = io.BytesIO()
+        np.savez_compressed(
+            stream, grids=np.stack([grid for grid, _ in drawn]), texts=np.array([text for _, text in drawn])
+        )
+        write_bytes(file, stream.getvalue())
+    with np.load(file) as kept:
+        return kept["grids"], [str(text) for text in kept["texts"]]
+
+
+def _grid(seed: int, number: int) -> tuple[NDArray[np.uint8], str]:
+    image, text = draw_one(number, seed)
+    return grid_of(image), text
+
+
+def grid_of(picture: Image.Image) -> NDArray[np.uint8]:
+    """(GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix with its walls."""
+    pixels = np.asarray(picture.convert("RGB"))
+    step = pixels.shape[0] // GRID
+    return pixels[step // 2 :: step, step // 2 :: step]
 
 
 def _write_one(folder: Path, seed: int, number: int) -> None:

@@ -16,6 +16,8 @@ SIZE_PX = 256
 LATENT_CHANNELS = 4
 WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
+GRID = 16
+"""Cells along a side of the coarse pictures that the text encoder is grounded with."""
 EMBEDDING_STD = 0.3
 """Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
 
