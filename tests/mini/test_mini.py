@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 from transformers import CLIPModel, CLIPTextModel
 
 from loraloom.contracts import ModelSource
+from loraloom.mini import grounding
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import Recipe, build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
 from loraloom.mini.data import draw_one, grid_of, write_examples
 from loraloom.mini.fitting import Fit, fit
-from loraloom.mini.grounding import ground
 from loraloom.mini.layout import GRID, make_autoencoder, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
@@ -106,18 +106,21 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
     assert (halved(np.full((1, 256, 256, 3), 7, np.uint8)) == 7).all()
 
 
-def test_a_grounded_text_encoder_tells_where_a_colour_is(tmp_path: Path) -> None:
+def test_a_grounded_text_encoder_tells_where_a_colour_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grounding, "BATCH", 4)
     tokenizer = train_tokenizer(["left", "right"] * 3, 600, tmp_path / "tokenizer")
     torch.manual_seed(0)
     encoder = make_text_encoder(tokenizer)
     ids = {word: tokenizer(word, padding="max_length")["input_ids"] for word in ("left", "right")}
     grids = np.zeros((40, GRID, GRID, 3), np.uint8)
-    words = ["left", "right"] * 20
+    words = ["left", "right", "right", "left", "right"] * 8  # every twentieth is held out: a left each time
     for grid, word in zip(grids, words, strict=True):
         grid[:, : GRID // 2] = 250 if word == "left" else 0
         grid[:, GRID // 2 :] = 0 if word == "left" else 250
     said: list[str] = []
-    assert ground(encoder, grids, [[ids[word]] for word in words], 50, tmp_path / "state.safetensors", said.append)
+    assert grounding.ground(
+        encoder, grids, [[ids[word]] for word in words], 150, tmp_path / "state.safetensors", said.append
+    )
     # Without the text a cell is black or white with equal chance.
     assert float(said[-1].split("explained ")[1]) > 0.8
 

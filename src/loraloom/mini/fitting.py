@@ -28,7 +28,7 @@ class Fit:
 
     Attributes:
         steps: Optimizer steps in all.
-        learning_rate: Peak; 200 steps of warm-up, then a half cosine to a hundredth.
+        learning_rate: Peak; 200 steps of warm-up, or a tenth of all, then a half cosine to a hundredth.
         weight_decay: Decoupled.
         average: Decay of the moving average of the weights that is kept in the end.
     """
@@ -40,7 +40,7 @@ class Fit:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step counted from 0."""
-        warm = min(1.0, (step + 1) / 200)
+        warm = min(1.0, (step + 1) / min(200, 1 + self.steps // 10))
         share = step / max(1, self.steps)
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
