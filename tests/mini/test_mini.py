@@ -132,12 +132,13 @@ def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="does not end within 300 s since the grounding stage; under investigation, see docs/mini.md")
 def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -> None:
     recipe = Recipe(
         pictures=12,
         autoencoder_pictures=8,
         autoencoder_steps=2,
+        grounding_texts=24,
+        grounding_steps=2,
         steps=2,
         decoder_steps=2,
         contrast_steps=2,

@@ -105,12 +105,13 @@ def write_grids(
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn: list[tuple[NDArray[np.uint8], str]] = []
-        for number in range(count):  # in this process: spread over several it hung in a test, not understood yet
-            drawn.append(_grid(seed, number))
-            if progress:
-                progress(number + 1, count)
-            if monotonic() > deadline:
-                return None
+        with closing(spread(partial(_grid, seed), list(range(count)), cpu_count() or 1, chunk=16)) as pairs:
+            for pair in pairs:
+                drawn.append(pair)
+                if progress:
+                    progress(len(drawn), count)
+                if monotonic() > deadline:
+                    return None
         stream = io.BytesIO()
         np.savez_compressed(
             stream, grids=np.stack([grid for grid, _ in drawn]), texts=np.array([text for _, text in drawn])
