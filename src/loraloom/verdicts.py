@@ -101,6 +101,10 @@ class Artist(Protocol):
     def retell(self, text: str, seed: int) -> str:
         """Another text that is true of the same picture: sentences left out, moved, turned round. May be the same."""
 
+    def facts(self, text: str) -> list[tuple[str, str, str]]:
+        """What a text, or a part of one, says, as (subject, relation, object) in words; also turned round where that
+        follows. Empty where the text is not understood, or the domain tells no facts."""
+
     def write_dataset(
         self,
         folder: Path,

@@ -95,3 +95,14 @@ def test_a_judge_tells_of_a_hopeless_text_instead_of_raising(name: str) -> None:
     judge = domain(name).judge
     assert judge is not None
     assert judge.check("[Number and Type of Rooms] The floorplan have 3 flying saucer")
+
+
+@pytest.mark.parametrize("name", ARTISTS)
+def test_a_text_told_otherwise_states_no_new_facts(name: str) -> None:
+    artist = domain(name).artist
+    assert artist is not None
+    for seed in range(4):
+        text = artist.draw(seed, "")[1]
+        facts = set(artist.facts(text))
+        assert all(set(artist.facts(artist.retell(text, number))) <= facts for number in range(6))
+        assert all(set(artist.facts(part)) <= facts for part in text.split("\n\n"))

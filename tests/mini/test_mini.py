@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw
 from transformers import CLIPModel, CLIPTextModel
 
 from loraloom.contracts import ModelSource
-from loraloom.mini import grounding
+from loraloom.mini import grounding, reading
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import Recipe, build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, grid_of, write_examples
-from loraloom.mini.fitting import Fit, fit
-from loraloom.mini.layout import GRID, make_autoencoder, make_text_encoder
+from loraloom.mini.data import draw_one, facts_of, grid_of, write_examples
+from loraloom.mini.fitting import Fit, Job, fit
+from loraloom.mini.layout import GRID, make_autoencoder, make_denoiser, make_text_encoder
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 
@@ -46,7 +46,7 @@ def test_a_fit_that_is_cut_ends_where_an_uncut_one_ends(tmp_path: Path) -> None:
             inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
             return (one(inputs) - inputs[:, :2]).square().mean(), {}
 
-        return fit(one, loss, Fit(20, 0.1), state, quiet, deadline)
+        return fit(one, loss, Fit(20, 0.1), Job(state, quiet, deadline=deadline))
 
     whole = module()
     assert run(whole, tmp_path / "whole.safetensors")
@@ -66,7 +66,7 @@ def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_to_the_sam
     with torch.inference_mode():
         before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
         deviation = vae.encode(pixels).latent_dist.std.mean()
-        _, scale = normalise(vae, pictures, torch.device("cpu"))
+        _, scale = normalise(vae, pictures, "cpu")
         latents = vae.encode(pixels).latent_dist
         after = vae.decode(latents.mean).sample
     assert latents.mean.mean((0, 2, 3)).abs().max() < 1e-3
@@ -97,7 +97,7 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
     pictures = np.broadcast_to(colours[:, None, None], (4, 128, 128, 3)).copy()
     windows = [[tokenizer(text, padding="max_length")["input_ids"]] for text in texts]
     clip = make_clip(text_encoder)
-    assert fit_contrast(clip, pictures, windows, 60, tmp_path / "contrast.safetensors", quiet)
+    assert fit_contrast(clip, pictures, windows, 60, Job(tmp_path / "contrast.safetensors", quiet))
     with torch.inference_mode():
         scores = compare(clip, to_pixels(pictures), torch.tensor([one[0] for one in windows]))
     assert scores.argmax(1).tolist() == [0, 1, 2, 3]
@@ -106,11 +106,31 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
     assert (halved(np.full((1, 256, 256, 3), 7, np.uint8)) == 7).all()
 
 
-def test_a_grounded_text_encoder_tells_where_a_colour_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_encoder_learns_who_stands_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BATCH", 8)
+    said = [
+        f"[Positional Relationship Between Rooms] {room} #1 is {direction} living room #1."
+        for room in ("kitchen", "bedroom")
+        for direction in ("left-of", "above")
+    ]
+    tokenizer = train_tokenizer(said, 600, tmp_path / "tokenizer")
+    torch.manual_seed(0)
+    encoder = make_text_encoder(tokenizer)
+    windows = [tokenizer(text, padding="max_length")["input_ids"] for text in said] * 20
+    facts = [facts_of(text) for text in said] * 20
+    assert facts[0] == [("kitchen", "left-of", "living room"), ("living room", "right-of", "kitchen")]
+    lines: list[str] = []
+    assert reading.teach_reading(encoder, windows, facts, 150, Job(tmp_path / "state.safetensors", lines.append))
+    numbers = dict(part.rsplit(" ", 1) for part in lines[-1].split("  ")[1:])
+    assert float(numbers["recall"]) > 0.9
+    assert float(numbers["precision"]) > 0.9
+
+
+def test_grounded_features_tell_where_a_colour_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grounding, "BATCH", 4)
     tokenizer = train_tokenizer(["left", "right"] * 3, 600, tmp_path / "tokenizer")
     torch.manual_seed(0)
-    encoder = make_text_encoder(tokenizer)
+    encoder, denoiser = make_text_encoder(tokenizer), make_denoiser()
     ids = {word: tokenizer(word, padding="max_length")["input_ids"] for word in ("left", "right")}
     grids = np.zeros((40, GRID, GRID, 3), np.uint8)
     words = ["left", "right", "right", "left", "right"] * 8  # every twentieth is held out: a left each time
@@ -119,10 +139,16 @@ def test_a_grounded_text_encoder_tells_where_a_colour_is(tmp_path: Path, monkeyp
         grid[:, GRID // 2 :] = 0 if word == "left" else 250
     said: list[str] = []
     assert grounding.ground(
-        encoder, grids, [[ids[word]] for word in words], 150, tmp_path / "state.safetensors", said.append
+        encoder,
+        denoiser,
+        grids,
+        [[ids[word]] for word in words],
+        ["half"] * 40,
+        200,
+        Job(tmp_path / "state.safetensors", said.append),
     )
     # Without the text a cell is black or white with equal chance.
-    assert float(said[-1].split("explained ")[1]) > 0.8
+    assert float(said[-1].split("half ")[1]) > 0.8
 
 
 def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
@@ -137,7 +163,8 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
         pictures=12,
         autoencoder_pictures=8,
         autoencoder_steps=2,
-        grounding_texts=24,
+        lesson_texts=24,
+        reading_steps=2,
         grounding_steps=2,
         steps=2,
         decoder_steps=2,
@@ -156,7 +183,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
     assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
     size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     assert size < 40 * 2**20
-    assert "1/7 autoencoder" in said
+    assert "1/8 autoencoder" in said
     clip = CLIPModel.from_pretrained(place / "clip")
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
@@ -168,5 +195,5 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
         again.append,
         bar,
     )
-    assert "1/7 autoencoder" not in again
+    assert "1/8 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()

@@ -5,8 +5,6 @@ and a hair of KL; no perceptual or adversarial term, for flat colours need none.
 and scale into the two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loraloom.mini.fitting import Fit, fit
+from loraloom.mini.fitting import Fit, Job, fit
 from loraloom.randomness import derive_seed
 
 CROP_PX = 128
@@ -26,34 +24,22 @@ RAREST = 8.0
 LATENT_NOISE = 0.05
 
 
-def fit_autoencoder(
-    vae: Any,
-    pictures: NDArray[np.uint8],
-    steps: int,
-    state: Path,
-    say: Callable[[str], None],
-    *,
-    decoder_only: bool = False,
-    device: torch.device = torch.device("cpu"),
-    deadline: float = float("inf"),
-) -> bool:
+def fit_autoencoder(vae: Any, pictures: NDArray[np.uint8], steps: int, job: Job, *, decoder_only: bool = False) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
         vae: From `make_autoencoder`.
         pictures: (n, 256, 256, 3) uint8, any array that can be indexed.
         steps: Optimizer steps.
-        state: Where the state is kept.
-        say: Told how it goes.
+        job: State and device.
         decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the small
             errors of a denoiser, too: noise of deviation `LATENT_NOISE` is added to latents of deviation 1.
-        device: Where to compute.
-        deadline: As in `fit`.
     """
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(not decoder_only)
+    device = job.device
     # On a CPU channels_last made a step 5 times slower with so few channels (two cores of an AMD EPYC, torch 2.15).
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
     vae.to(device=device, memory_format=layout).train()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -70,7 +56,7 @@ def fit_autoencoder(
         total = (weight * (difference.abs() + difference.square())).mean() + KL_WEIGHT * posterior.kl().mean()
         return total, {"mean_error_of_255": float(difference.detach().abs().mean()) * 127.5}
 
-    done = fit(vae, loss, Fit(steps, 2e-3, weight_decay=1e-4), state, say, deadline)
+    done = fit(vae, loss, Fit(steps, 2e-3, weight_decay=1e-4), job)
     vae.eval()
     return done
 
@@ -116,7 +102,7 @@ def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.inference_mode()
-def normalise(vae: Any, pictures: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, Tensor]:
+def normalise(vae: Any, pictures: NDArray[np.uint8], device: str) -> tuple[Tensor, Tensor]:
     """Fold the mean and deviation of each latent channel into the 1x1 convolutions; returns what they were, (c,) each."""
     means = torch.cat([vae.encode(to_pixels(part[None]).to(device)).latent_dist.mean for part in pictures])
     shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))

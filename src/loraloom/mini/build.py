@@ -6,8 +6,10 @@ In: a folder and a budget of time. Out: in it
     autoencoder.safetensors        state of its fit
     decoder.safetensors            state of its decoder's further fit
     blank/                         the model with this autoencoder, the rest random
-    grounding.npz, .safetensors    coarse pictures with texts, and the state of the text encoder's first fit to them
-    start/                         the model before the denoiser has learned anything
+    lessons.npz                    coarse pictures with their texts
+    reading.safetensors            state of the text encoder's fit to what the texts say
+    grounding.safetensors          state of the fit of text encoder and denoiser to the coarse pictures
+    start/                         the model before the denoiser has seen a picture
     round_01/ round_02/ ...        pictures, prepared dataset and training run (method full)
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
@@ -42,10 +44,11 @@ from loraloom.data.prepare import prepare
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
 from loraloom.mini.contrast import fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, write_examples, write_grids, write_pictures
-from loraloom.mini.fitting import read_average
+from loraloom.mini.data import draw_one, facts_of, write_examples, write_grids, write_pictures
+from loraloom.mini.fitting import Job, read_average
 from loraloom.mini.grounding import ground
 from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
+from loraloom.mini.reading import teach_reading
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
@@ -81,7 +84,7 @@ class Recipe:
         pictures: Drawn for the denoiser.
         autoencoder_pictures, autoencoder_steps: For the autoencoder.
         decoder_steps: Of its decoder alone, once the denoiser is done: until then only the encoder is needed.
-        grounding_texts, grounding_steps: For the text encoder, before the denoiser.
+        lesson_texts, reading_steps, grounding_steps: Of text encoder and denoiser, before there are pictures.
         steps: Of the denoiser in all; the budget may end earlier.
         text_encoder: Whether the text encoder learns on with the denoiser.
         contrast_steps: Of the vision tower, after them.
@@ -94,7 +97,8 @@ class Recipe:
     autoencoder_pictures: int = 3_400
     autoencoder_steps: int = 5_400
     decoder_steps: int = 4_000
-    grounding_texts: int = 12_000
+    lesson_texts: int = 12_000
+    reading_steps: int = 3_000
     grounding_steps: int = 1_600
     steps: int = 60_000
     text_encoder: bool = False
@@ -115,18 +119,18 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     run_config(folder, folder, recipe)  # a wrong setting is told before hours are spent
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "start" / "model_index.json").is_file():
-        say("1/7 autoencoder")
-        if not (_begin(folder, recipe, deadline, say, bar) and _ground(folder, recipe, deadline, say, bar)):
+        say("1/8 autoencoder")
+        if not (_begin(folder, recipe, deadline, say, bar) and _teach(folder, recipe, deadline, say, bar)):
             say("the budget is spent; the same command goes on")
             return folder
     round_ = _round(folder, recipe, say)
     if not (round_ / "dataset" / "manifest.jsonl").is_file():
-        say(f"3/7 {recipe.pictures} pictures and their texts")
+        say(f"4/8 {recipe.pictures} pictures and their texts")
         seed = int(round_.name[6:])
         if not write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline):
             say("the budget is spent; the same command goes on")
             return folder
-        say("4/7 preparing")
+        say("5/8 preparing")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
             near_duplicate_bits=0,
@@ -141,15 +145,15 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
     if time.monotonic() > deadline:
         say("the budget is spent; the same command goes on")
         return folder
-    say("5/7 denoiser")
+    say("6/8 denoiser")
     with stop_at(deadline):
         finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
     model = export(folder, round_, "fp16", folder / "mini", say)
     if finished.step >= recipe.steps and model != folder:
-        say("6/7 decoder")
+        say("7/8 decoder")
         whole = polish(folder, recipe.decoder_steps, say, deadline)
         model = export(folder, round_, "fp16", folder / "mini", say)
-        say("7/7 vision tower")
+        say("8/8 vision tower")
         if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
             say("the budget is spent; the same command goes on")
     return model
@@ -162,10 +166,7 @@ def polish(folder: Path, steps: int, say: Say, deadline: float) -> bool:
     kind: Any = AutoencoderKL
     vae = kind.from_pretrained(folder / "start" / "vae")
     pictures = np.load(folder / "autoencoder.npy")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return fit_autoencoder(
-        vae, pictures, steps, folder / DECODER, say, decoder_only=True, device=device, deadline=deadline
-    )
+    return fit_autoencoder(vae, pictures, steps, Job(folder / DECODER, say, best_device(), deadline), decoder_only=True)
 
 
 def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -> bool:
@@ -186,11 +187,11 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
     for example, small in zip(learned, pictures, strict=True):
         with Image.open(manifest.path(example)) as picture:
             small[:] = halved(np.asarray(picture.convert("RGB"))[None])[0]
-    windows = windows_of(model, [example.caption for example in learned])
+    cut = windows_of(model, [example.caption for example in learned])
+    windows = [[ids for ids, _ in windows] for windows in cut]
     torch.manual_seed(derive_seed("mini", "clip"))
     clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not fit_contrast(clip, pictures, windows, steps, state, say, device=device, deadline=deadline):
+    if not fit_contrast(clip, pictures, windows, steps, Job(state, say, best_device(), deadline)):
         return False
     with whole_directory(model / "clip") as target:
         clip.cpu().half().save_pretrained(target)
@@ -201,49 +202,64 @@ def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) ->
     """Fit the autoencoder and write `blank/`; False when the time was too short."""
     if (folder / "blank" / "model_index.json").is_file():
         return True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"), deadline)
     if pictures is None:
         return False
     torch.manual_seed(derive_seed("mini", "autoencoder"))
     vae = make_autoencoder()
-    state = folder / "autoencoder.safetensors"
-    if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, state, say, device=device, deadline=deadline):
+    job = Job(folder / "autoencoder.safetensors", say, best_device(), deadline)
+    if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, job):
         return False
-    normalise(vae, pictures[:: max(1, len(pictures) // 200)], device)
+    normalise(vae, pictures[:: max(1, len(pictures) // 200)], job.device)
     texts = [draw_one(number, 0)[1] for number in range(VOCABULARY_TEXTS)]
     assemble(folder / "blank", vae.cpu(), texts)
     return True
 
 
-def _ground(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
-    """Fit the text encoder and write `start/`; False when the time was too short."""
+def _teach(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
+    """Let the text encoder read, then it and the denoiser tell colours, and write `start/`; False when time was short."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    say(f"2/7 text encoder: what {recipe.grounding_texts} texts say of where colours are")
-    drawn = write_grids(folder / "grounding.npz", recipe.grounding_texts, 0, bar("texts"), deadline)
+    say(f"2/8 reading: what {recipe.lesson_texts} texts say")
+    drawn = write_grids(folder / "lessons.npz", recipe.lesson_texts, 0, bar("texts"), deadline)
     if drawn is None:
         return False
     grids, texts = drawn
     blank = folder / "blank"
-    windows = windows_of(blank, texts)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cut = windows_of(blank, texts)
     with quiet():
-        encoder = CLIPTextModel.from_pretrained(blank / "text_encoder")
-    state = folder / "grounding.safetensors"
-    if not ground(encoder, grids, windows, recipe.grounding_steps, state, say, device=device, deadline=deadline):
+        encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
+        denoiser: Any = UNet2DConditionModel.from_pretrained(blank / "unet")
+    saying = [(ids, facts) for windows in cut for ids, part in windows if (facts := facts_of(part))]
+    job = Job(folder / "reading.safetensors", say, best_device(), deadline)
+    if not teach_reading(
+        encoder, [ids for ids, _ in saying], [facts for _, facts in saying], recipe.reading_steps, job
+    ):
+        return False
+    say("3/8 grounding: where the texts' colours are")
+    windows = [[ids for ids, _ in windows] for windows in cut]
+    worlds = ["plan" if facts_of(text) else "scene" for text in texts]
+    job = Job(folder / "grounding.safetensors", say, best_device(), deadline)
+    if not ground(encoder, denoiser, grids, windows, worlds, recipe.grounding_steps, job):
         return False
     with whole_directory(folder / "start") as target:
         copytree(blank, target, dirs_exist_ok=True)
         encoder.cpu().save_pretrained(target / "text_encoder")
+        denoiser.cpu().save_pretrained(target / "unet")
     return True
 
 
-def windows_of(model: Path, texts: Sequence[str]) -> list[list[list[int]]]:
-    """Token ids of each window of each text, as the prompt method `attention` cuts them."""
+def best_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], str]]]:
+    """Token ids and text of each window of each text, as the prompt method `attention` cuts them."""
     text = open_model(ModelSource(str(model))).text
     encoder = PromptEncoder(text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
-    return [[list(text.window(window.ids)) for window in encoder.plan(caption).windows] for caption in texts]
+    return [[(list(text.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
 
 
 def _round(folder: Path, recipe: Recipe, say: Say) -> Path:

@@ -4,8 +4,7 @@ In: a model's text encoder, pictures, their windows of text. Out: a `CLIPModel`.
 (Radford et al. 2021, figure 3) with the text side locked (Zhai et al. 2022): what the denoiser reads must not move.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loraloom.mini.autoencoder import to_pixels
-from loraloom.mini.fitting import Fit, fit
+from loraloom.mini.fitting import Fit, Job, fit
 from loraloom.mini.layout import TEXT_WIDTH
 from loraloom.randomness import derive_seed
 
@@ -46,11 +45,7 @@ def fit_contrast(
     pictures: NDArray[np.uint8],
     windows: Sequence[Sequence[Sequence[int]]],
     steps: int,
-    state: Path,
-    say: Callable[[str], None],
-    *,
-    device: torch.device = torch.device("cpu"),
-    deadline: float = float("inf"),
+    job: Job,
 ) -> bool:
     """Train the vision tower and both projections, or go on; returns whether all steps are done.
 
@@ -59,11 +54,9 @@ def fit_contrast(
         pictures: (n, 128, 128, 3) uint8.
         windows: For each picture the token ids of each window of its text, 77 each.
         steps: Optimizer steps.
-        state: Where the state is kept.
-        say: Told how it goes.
-        device: Where to compute.
-        deadline: As in `fit`.
+        job: State and device.
     """
+    device = job.device
     clip.to(device).train()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -75,7 +68,7 @@ def fit_contrast(
         total = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
         return total, {"found_of_batch": float((scores.argmax(0) == right).float().mean())}
 
-    done = fit(clip, loss, Fit(steps, 1e-3, weight_decay=0.05), state, say, deadline)
+    done = fit(clip, loss, Fit(steps, 1e-3, weight_decay=0.05), job)
     clip.eval()
     return done
 

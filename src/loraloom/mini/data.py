@@ -45,6 +45,11 @@ def draw_one(number: int, seed: int) -> tuple[Image.Image, str]:
     return artist.draw(own, style)
 
 
+def facts_of(text: str) -> list[tuple[str, str, str]]:
+    """What a plan's text or a part of it says; empty for a scene's."""
+    return _artist("floorplan").facts(text)
+
+
 def write_examples(
     folder: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
 ) -> bool:
@@ -98,7 +103,7 @@ def write_pictures(
 def write_grids(
     file: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
 ) -> tuple[NDArray[np.uint8], list[str]] | None:
-    """Coarse colours (count, GRID, GRID, 3) and texts for the text encoder, kept in `file` (.npz).
+    """Coarse colours (count, GRID, GRID, 3) and texts for the first lessons, kept in `file` (.npz).
 
     None after `deadline`; the next call begins again.
     """

@@ -45,24 +45,33 @@ class Fit:
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def fit(
-    module: nn.Module,
-    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
-    how: Fit,
-    state: Path,
-    say: Callable[[str], None],
-    deadline: float = math.inf,
-) -> bool:
-    """Run, or go on from `state`; returns whether all steps are done.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where a fit keeps its state, whom it tells, where it computes and when it must end.
+
+    Attributes:
+        state: Safetensors file, replaced every two minutes and at the end.
+        say: Told a line every 50 steps.
+        device: Of module and batches.
+        deadline: `time.monotonic` after which the fit saves and returns False.
+    """
+
+    state: Path
+    say: Callable[[str], None]
+    device: str = "cpu"
+    deadline: float = math.inf
+
+
+def fit(module: nn.Module, loss: Callable[[int], tuple[Tensor, dict[str, float]]], how: Fit, job: Job) -> bool:
+    """Run, or go on from the job's state; returns whether all steps are done.
 
     Args:
         module: Its parameters that require gradients learn; at the end it holds their average.
         loss: Of a step counted from 0: () float32 and numbers for the log. Must depend on the step alone.
         how: Length and rates.
-        state: Safetensors file, replaced every two minutes and at the end.
-        say: Told a line every 50 steps.
-        deadline: `time.monotonic` after which it saves and returns False.
+        job: Its device is where the module already is.
     """
+    state = job.state
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer = torch.optim.AdamW(
@@ -85,8 +94,8 @@ def fit(
         done = step + 1
         if done % LOG_EVERY == 0 or done == how.steps:
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
-        late = time.monotonic() > deadline
+            job.say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
+        late = time.monotonic() > job.deadline
         if done == how.steps or late or time.monotonic() - saved > SAVE_EVERY_S:
             _save(state, done, parameters, average, optimizer)
             saved = time.monotonic()

@@ -1,12 +1,12 @@
-"""Teach the text encoder where things are, before the denoiser has to read it.
+"""Teach text encoder and denoiser where things are, before the denoiser learns to paint.
 
-In: texts and coarse grids of their pictures' colours. Out: a text encoder from whose states a small reader can tell the
-colour of each of 16 x 16 cells. The denoiser learns the same from pictures at their noisiest, but every picture costs it
-some seven times as much, and half of them are too clear to need the text. The reader is thrown away.
+In: texts and coarse grids of their pictures' colours. Out: a text encoder and a denoiser whose features, at pure noise, tell
+the colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at most timesteps the
+picture itself shows its layout, and a mean square draws towards the mean of all layouts where a cross-entropy tells them
+apart. One layer that names the colours is thrown away.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,32 +16,39 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from loraloom.mini.fitting import Fit, fit
-from loraloom.mini.layout import GRID, TEXT_WIDTH
+from loraloom.contracts import Conditioning
+from loraloom.mini.fitting import Fit, Job, fit
+from loraloom.mini.layout import GRID, LATENT_CHANNELS, NUM_TIMESTEPS, coarse_features
 from loraloom.prompts.combine import collate
-from loraloom.randomness import derive_seed
+from loraloom.randomness import derive_seed, normal
 
 NUM_COLOURS = 48
 BATCH = 32
 HELD_OUT = 20
 """One of so many texts is not learned, but measured."""
+MEASURED = 64
+"""So many of each world."""
 
 
-class Reader(nn.Module):
-    """Cells ask the text: learned queries, two layers of attention among cells and to the text's states, a class each."""
+class Teller(nn.Module):
+    """Text encoder and denoiser, and a layer that names the colour of each cell of the denoiser's last 16 x 16 features."""
 
-    def __init__(self, width: int = TEXT_WIDTH) -> None:
+    def __init__(self, text_encoder: Any, denoiser: Any) -> None:
         super().__init__()
-        self.cells = nn.Parameter(torch.randn(GRID * GRID, width) * 0.5)
-        layer = nn.TransformerDecoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerDecoder(layer, 2, nn.LayerNorm(width))
-        self.classes = nn.Linear(width, NUM_COLOURS)
+        self.text, self.denoiser = text_encoder, denoiser
+        width = denoiser.config.block_out_channels[1]
+        self.classes = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, NUM_COLOURS, 1))
 
-    def forward(self, hidden_bld: Tensor, mask_bl: Tensor | None) -> Tensor:
-        """States (b, l, d), mask True where there is text: logits (b, classes, GRID * GRID)."""
-        cells = self.cells.expand(len(hidden_bld), -1, -1)
-        hidden = None if mask_bl is None else ~mask_bl
-        return self.classes(self.layers(cells, hidden_bld, memory_key_padding_mask=hidden)).transpose(1, 2)
+    def read(self, windows: Sequence[Sequence[Sequence[int]]]) -> Conditioning:
+        """Token ids of the windows of each text, 77 each, to states."""
+        ids = torch.tensor([window for text in windows for window in text], device=self.text.device)
+        return collate(list(self.text(ids).last_hidden_state.split([len(text) for text in windows])))
+
+    def forward(self, states: Conditioning, noise_bchw: Tensor) -> Tensor:
+        """Pure noise (b, 4, 2 * GRID, 2 * GRID): logits (b, classes, GRID * GRID)."""
+        last = torch.full((len(noise_bchw),), NUM_TIMESTEPS - 1, device=noise_bchw.device)
+        features = coarse_features(self.denoiser, noise_bchw, last, states)
+        return self.classes(features).flatten(2)
 
 
 def classes_of(grids: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -60,50 +67,54 @@ def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def ground(
     text_encoder: Any,
+    denoiser: Any,
     grids: NDArray[np.uint8],
     windows: Sequence[Sequence[Sequence[int]]],
+    worlds: Sequence[str],
     steps: int,
-    state: Path,
-    say: Callable[[str], None],
-    *,
-    device: torch.device = torch.device("cpu"),
-    deadline: float = float("inf"),
+    job: Job,
 ) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
         text_encoder: A CLIPTextModel; learns in place.
+        denoiser: From `make_denoiser`; learns in place.
         grids: (n, GRID, GRID, 3) uint8, from `grid_of`.
         windows: For each picture the token ids of each window of its text, 77 each.
         steps: Optimizer steps.
-        state: Where the state is kept.
-        say: Told how it goes: besides the loss `explained`, the share of the uncertainty about a cell of a held-out
-            picture that its text takes away: 0 for a text encoder that says nothing.
-        device: Where to compute.
-        deadline: As in `fit`.
+        worlds: For each picture a word for its kind.
+        job: State and device. Told besides the loss, for each world, the share of the uncertainty about a cell of its
+            held-out pictures that the text takes away beyond telling the world: 0 when it says no more than that.
     """
     classes = torch.from_numpy(classes_of(grids, palette_of(grids[:: max(1, len(grids) // 500)])))
     learned = np.array([number for number in range(len(classes)) if number % HELD_OUT])
     held_out = np.arange(0, len(classes), HELD_OUT)
-    shares_kp = F.one_hot(classes[learned], NUM_COLOURS).float().mean(0).T.clamp(min=1e-4)  # of each class in each cell
-    both = nn.ModuleDict({"text": text_encoder, "reader": Reader()}).to(device).train()
+    kinds = np.array(worlds)
+    measured = sorted({*kinds[held_out]} & {*kinds[learned]})
+    logs = {world: _log_shares(classes[learned[kinds[learned] == world]]) for world in measured}
+    device = job.device
+    prior_kp = _log_shares(classes[learned]).to(device)
+    teller = Teller(text_encoder, denoiser).to(device).train()
 
-    def errors(numbers: NDArray[np.int64]) -> Tensor:
-        ids = torch.tensor([window for number in numbers for window in windows[number]], device=device)
-        parts = both["text"](ids).last_hidden_state.split([len(windows[number]) for number in numbers])
-        states = collate(list(parts))
-        logits = both["reader"](states.hidden_bld, states.mask_bl) + shares_kp.log().to(device)
-        return F.cross_entropy(logits, classes[numbers].to(device))
+    def errors(numbers: NDArray[np.int64], *seed: str | int) -> Tensor:
+        noise_bchw = normal((len(numbers), LATENT_CHANNELS, 2 * GRID, 2 * GRID), "grounding", *seed).to(device)
+        logits = teller(teller.read([windows[number] for number in numbers]), noise_bchw)
+        return F.cross_entropy(logits + prior_kp, classes[numbers].to(device))
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        chance = np.random.default_rng(derive_seed("grounding", step))
         numbers: dict[str, float] = {}
         if step % 50 == 49:
-            some = held_out[:: max(1, len(held_out) // 64)]
-            with torch.no_grad():
-                told = float(errors(some))
-            blind = float(F.nll_loss(shares_kp.log().expand(len(some), -1, -1), classes[some]))
-            numbers["explained"] = 1 - told / blind
-        return errors(chance.choice(learned, BATCH)), numbers
+            for world, log_kp in logs.items():
+                some = held_out[kinds[held_out] == world][:MEASURED]
+                blind = F.nll_loss(log_kp.expand(len(some), -1, -1), classes[some])
+                with torch.no_grad():
+                    numbers[world] = 1 - float(errors(some, "held out")) / float(blind)
+        chance = np.random.default_rng(derive_seed("grounding", step))
+        return errors(chance.choice(learned, BATCH), step), numbers
 
-    return fit(both, loss, Fit(steps, 1e-3), state, say, deadline)
+    return fit(teller, loss, Fit(steps, 1e-3), job)
+
+
+def _log_shares(classes_np: Tensor) -> Tensor:
+    """(n, cells) classes to (classes, cells) logarithms of how often each stands in a cell."""
+    return F.one_hot(classes_np, NUM_COLOURS).float().mean(0).T.clamp(min=1e-4).log()

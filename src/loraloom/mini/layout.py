@@ -12,12 +12,15 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
+from loraloom.contracts import Conditioning
+
 SIZE_PX = 256
 LATENT_CHANNELS = 4
 WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
+NUM_TIMESTEPS = 1000
 GRID = 16
-"""Cells along a side of the coarse pictures that the text encoder is grounded with."""
+"""Cells along a side of the coarse pictures that text encoder and denoiser are grounded with."""
 EMBEDDING_STD = 0.3
 """Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
 
@@ -44,12 +47,37 @@ def make_denoiser() -> Any:
     )  # fmt: skip
 
 
+class _EnoughError(Exception):
+    """Ends a forward pass where what was wanted of it is there."""
+
+
+def coarse_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: Conditioning) -> Tensor:
+    """(b, 64, GRID, GRID): what `make_denoiser`'s last layer at 16 x 16 makes of latents (b, 4, 32, 32)."""
+    features: list[Tensor] = []
+
+    def keep(module: Any, given: Any, answer: Any) -> None:
+        features.append(answer[0])
+        raise _EnoughError
+
+    handle = denoiser.up_blocks[1].attentions[-1].register_forward_hook(keep)
+    try:
+        denoiser(
+            latents_bchw, timesteps_b, encoder_hidden_states=states.hidden_bld, encoder_attention_mask=states.mask_bl
+        )
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    return features[0]
+
+
 def make_scheduler() -> Any:
     """Velocities, zero signal at the last step (Lin et al. 2024): without it white grounds come out tinted."""
     kind: Any = DDIMScheduler
     return kind(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
         steps_offset=1, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+        num_train_timesteps=NUM_TIMESTEPS,
     )  # fmt: skip
 
 

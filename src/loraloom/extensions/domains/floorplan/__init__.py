@@ -57,6 +57,24 @@ class PlanArtist:
         spec = swap(shuffle(parse_spec(text), chance), chance)
         return print_spec(drop(spec, chance) if way == 2 else spec)
 
+    def facts(self, text: str) -> list[tuple[str, str, str]]:
+        """Of kinds of rooms, their numbers left out: (kitchen, left-of, living room), (kitchen, connected to, bedroom),
+        (bedroom, count, 2)."""
+        from .spec import parse_spec
+        from .vocabulary import inverse
+
+        try:
+            spec = parse_spec(text)
+        except UserError:
+            return []
+        facts = [(kind, "count", str(count)) for kind, count in spec.counts or ()]
+        for a, b in spec.connections or ():
+            facts += [(a.kind, "connected to", b.kind), (b.kind, "connected to", a.kind)]
+        for position in spec.positions or ():
+            a, b = position.subject.kind, position.object.kind
+            facts += [(a, position.direction, b), (b, inverse(position.direction), a)]
+        return facts
+
     def write_dataset(
         self,
         folder: Path,

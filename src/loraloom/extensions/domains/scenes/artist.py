@@ -31,6 +31,10 @@ class SceneArtist:
         """The text itself: captions are drawn short and long as they are."""
         return text
 
+    def facts(self, text: str) -> list[tuple[str, str, str]]:
+        """None: captions are free sentences, and their pictures say enough of them."""
+        return []
+
     def write_dataset(
         self, folder: Path, count: int, *, seed: int = 0, style: str = "", progress: Progress | None = None
     ) -> None:
