@@ -98,7 +98,7 @@ class Recipe:
     autoencoder_steps: int = 5_400
     decoder_steps: int = 4_000
     lesson_texts: int = 12_000
-    reading_steps: int = 3_000
+    reading_steps: int = 2_000
     grounding_steps: int = 1_600
     steps: int = 60_000
     text_encoder: bool = False
