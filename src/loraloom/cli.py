@@ -182,7 +182,8 @@ def build_mini(
 ) -> None:
     """Make the built-in base again from nothing: draw, fit its autoencoder, train it; resumable."""
     from loraloom.console import bars, seconds_of
-    from loraloom.mini.build import Recipe, build_mini
+    from loraloom.mini.build import build_mini
+    from loraloom.mini.recipe import Recipe
 
     recipe = Recipe(
         pictures=pictures, steps=steps, batch_size=batch_size, text_encoder=text_encoder, precision=precision,

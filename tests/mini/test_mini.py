@@ -11,11 +11,12 @@ from transformers import CLIPModel, CLIPTextModel
 from loraloom.contracts import ModelSource
 from loraloom.mini import grounding, reading
 from loraloom.mini.autoencoder import normalise, to_pixels
-from loraloom.mini.build import Recipe, build_mini
+from loraloom.mini.build import build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
 from loraloom.mini.data import draw_one, facts_of, grid_of, write_examples
 from loraloom.mini.fitting import Fit, Job, fit
 from loraloom.mini.layout import GRID, make_autoencoder, make_denoiser, make_text_encoder
+from loraloom.mini.recipe import Recipe
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 
@@ -165,6 +166,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
         autoencoder_steps=2,
         lesson_texts=24,
         reading_steps=2,
+        first_steps=1,
         grounding_steps=2,
         steps=2,
         decoder_steps=2,
@@ -183,7 +185,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
     assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
     size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     assert size < 40 * 2**20
-    assert "1/8 autoencoder" in said
+    assert "1/9 autoencoder" in said
     clip = CLIPModel.from_pretrained(place / "clip")
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
@@ -195,5 +197,5 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -
         again.append,
         bar,
     )
-    assert "1/8 autoencoder" not in again
+    assert "1/9 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()

@@ -1,6 +1,7 @@
 """Learning rates are functions of the step; optimizer state survives a round trip exactly."""
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loraloom.config.run import OptimConfig
+from loraloom.train.muon import Muon, by_kind
 from loraloom.train.optim import Ema, LossScale, Updater, learning_rate_factor, optimizer_tensors, restore_optimizer
 
 
@@ -50,11 +52,13 @@ def walk(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], steps: r
         optimizer.step()
 
 
-@pytest.mark.parametrize("kind", ["adamw", "prodigy"])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "prodigy"])
 def test_a_restored_optimizer_walks_on_exactly(kind: str) -> None:
     def make(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
         if kind == "adamw":
             return torch.optim.AdamW(weights, lr=1e-2, fused=True)
+        if kind == "muon":
+            return Muon(by_kind({str(number): weight for number, weight in enumerate(weights)}), lr=1e-2, fused=True)
         return pytest.importorskip("prodigyopt").Prodigy(weights, lr=1.0, safeguard_warmup=True)
 
     whole, halved = parameters(), parameters()
@@ -69,10 +73,13 @@ def test_a_restored_optimizer_walks_on_exactly(kind: str) -> None:
         assert torch.equal(one, two)
 
 
-def test_a_poisoned_gradient_leaves_weights_and_state_alone() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_poisoned_gradient_leaves_weights_and_state_alone(kind: Literal["adamw", "muon"]) -> None:
     weights = parameters()
     optimizer = torch.optim.AdamW(weights, lr=1e-2, fused=True)
-    updater = Updater(optimizer, weights, OptimConfig(), 10, LossScale(False))
+    if kind == "muon":
+        optimizer = Muon(by_kind({str(number): weight for number, weight in enumerate(weights)}), lr=1e-2, fused=True)
+    updater = Updater(optimizer, weights, OptimConfig(optimizer=kind), 10, LossScale(False))
     walk(optimizer, weights, range(1))
     before = [weight.detach().clone() for weight in weights], optimizer_tensors(optimizer)[0]
     before = before[0], {key: value.clone() for key, value in before[1].items()}

@@ -97,8 +97,10 @@ class LoraConfig(Settings):
 class OptimConfig(Settings):
     """How the adapter moves."""
 
-    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = setting(
-        "adamw", "adamw8bit and prodigy need the extra `optim`", flag="--optimizer"
+    optimizer: Literal["adamw", "muon", "adamw8bit", "prodigy"] = setting(
+        "adamw",
+        "muon learns whole models from fewer pictures; adamw8bit and prodigy need the extra `optim`",
+        flag="--optimizer",
     )
     learning_rate: float = setting(1e-4, "peak learning rate (prodigy: use 1.0)", flag="--learning-rate", gt=0)
     text_encoder_learning_rate: float | None = setting(None, "for the text encoder's LoRA; default is the same", gt=0)

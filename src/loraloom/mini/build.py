@@ -8,9 +8,11 @@ In: a folder and a budget of time. Out: in it
     blank/                         the model with this autoencoder, the rest random
     lessons.npz                    coarse pictures with their texts
     reading.safetensors            state of the text encoder's fit to what the texts say
-    grounding.safetensors          state of the fit of text encoder and denoiser to the coarse pictures
     start/                         the model before the denoiser has seen a picture
     round_01/ round_02/ ...        pictures, prepared dataset and training run (method full)
+    round_01/first/ looked/        a short run before grounding, and its weights
+    grounding.safetensors          state of the fit of the denoiser's deep layers to the coarse pictures
+    grounded/                      the model after it, from which the first round goes on
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
@@ -19,25 +21,24 @@ pictures, or for a text encoder that learns or rests, it begins a new round: fre
 """
 
 import json
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from loraloom import plugins
 from loraloom.config.comparing import read_run
-from loraloom.config.prepare import PrepareConfig
-from loraloom.config.run import RunConfig
 from loraloom.contracts import ModelSource, Progress
 from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
@@ -49,6 +50,7 @@ from loraloom.mini.fitting import Job, read_average
 from loraloom.mini.grounding import ground
 from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.reading import teach_reading
+from loraloom.mini.recipe import PREPARED, Recipe, run_config
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
@@ -64,49 +66,6 @@ Bar = Callable[[str], Progress]
 DECODER = "decoder.safetensors"
 NUM_TOKENS = 1500
 VOCABULARY_TEXTS = 600
-SAMPLE_PROMPTS = (
-    "a red house and two green trees on a meadow",
-    "a blue car on the street at night",
-    "Plain FloorPlan Generation [Number and Type of Rooms] The floorplan have 1 living room, 1 master room, 1 kitchen, "
-    "1 bathroom, 1 bedroom, 1 balcony, 0 storage, 0 entrance [Connection Between Rooms] living room #1 and master room #1 "
-    "are connected. living room #1 and bedroom #1 are connected. living room #1 and kitchen #1 are connected. living room "
-    "#1 and bathroom #1 are connected. living room #1 and balcony #1 are connected. [Positional Relationship Between Rooms] "
-    "master room #1 is left-below living room #1. bedroom #1 is left-above living room #1. kitchen #1 is above living room "
-    "#1. bathroom #1 is left-of living room #1. balcony #1 is below living room #1.",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How `mini` is made; `docs/mini.md` says how far it is.
-
-    Attributes:
-        pictures: Drawn for the denoiser.
-        autoencoder_pictures, autoencoder_steps: For the autoencoder.
-        decoder_steps: Of its decoder alone, once the denoiser is done: until then only the encoder is needed.
-        lesson_texts, reading_steps, grounding_steps: Of text encoder and denoiser, before there are pictures.
-        steps: Of the denoiser in all; the budget may end earlier.
-        text_encoder: Whether the text encoder learns on with the denoiser.
-        contrast_steps: Of the vision tower, after them.
-        batch_size, learning_rate: Of the denoiser.
-        precision: `no`, or `bf16` on a GPU.
-        compile: torch.compile the denoiser.
-    """
-
-    pictures: int = 8_000
-    autoencoder_pictures: int = 3_400
-    autoencoder_steps: int = 5_400
-    decoder_steps: int = 4_000
-    lesson_texts: int = 12_000
-    reading_steps: int = 2_000
-    grounding_steps: int = 1_600
-    steps: int = 60_000
-    text_encoder: bool = False
-    contrast_steps: int = 3_000
-    batch_size: int = 16
-    learning_rate: float = 8e-4
-    precision: str = "no"
-    compile: bool = False
 
 
 def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar) -> Path:
@@ -116,47 +75,46 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
         UserError: As `prepare` and `train`.
     """
     deadline = time.monotonic() + budget_s
-    run_config(folder, folder, recipe)  # a wrong setting is told before hours are spent
+    for first in (True, False):  # a wrong setting is told before hours are spent
+        run_config(folder, folder, recipe, first=first)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "start" / "model_index.json").is_file():
-        say("1/8 autoencoder")
-        if not (_begin(folder, recipe, deadline, say, bar) and _teach(folder, recipe, deadline, say, bar)):
-            say("the budget is spent; the same command goes on")
-            return folder
-    round_ = _round(folder, recipe, say)
-    if not (round_ / "dataset" / "manifest.jsonl").is_file():
-        say(f"4/8 {recipe.pictures} pictures and their texts")
-        seed = int(round_.name[6:])
-        if not write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline):
-            say("the budget is spent; the same command goes on")
-            return folder
-        say("5/8 preparing")
-        settings = PrepareConfig(
-            size=256, crop="center", resample="nearest", min_size=256, domain="floorplan", validation_share=0.01,
-            near_duplicate_bits=0,
-        )  # fmt: skip
-        prepare(
-            round_ / "pictures",
-            round_ / "dataset",
-            settings,
-            console=lambda text: None,
-            progress=bar("prepared pictures"),
-        )
-    if time.monotonic() > deadline:
+    try:
+        if not (folder / "start" / "model_index.json").is_file():
+            _begin(folder, recipe, deadline, say, bar)
+            _teach(folder, recipe, deadline, say, bar)
+        round_ = _round(folder, recipe, say)
+        _fill(round_, recipe, deadline, say, bar)
+        if not (folder / "grounded" / "model_index.json").is_file():
+            _ground(folder, round_, recipe, deadline, say, bar)
+        say("7/9 denoiser")
+        with stop_at(deadline):
+            finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
+        model = export(folder, round_ / "run", "fp16", folder / "mini", say)
+        if finished.step >= recipe.steps and model != folder:
+            say("8/9 decoder")
+            whole = polish(folder, recipe.decoder_steps, say, deadline)
+            model = export(folder, round_ / "run", "fp16", folder / "mini", say)
+            say("9/9 vision tower")
+            if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
+                raise _SpentError
+    except _SpentError:
         say("the budget is spent; the same command goes on")
-        return folder
-    say("6/8 denoiser")
-    with stop_at(deadline):
-        finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
-    model = export(folder, round_, "fp16", folder / "mini", say)
-    if finished.step >= recipe.steps and model != folder:
-        say("7/8 decoder")
-        whole = polish(folder, recipe.decoder_steps, say, deadline)
-        model = export(folder, round_, "fp16", folder / "mini", say)
-        say("8/8 vision tower")
-        if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
-            say("the budget is spent; the same command goes on")
-    return model
+    ready = folder / "mini"
+    return ready if (ready / "model_index.json").is_file() else folder
+
+
+class _SpentError(Exception):
+    """The budget is spent before a stage was done; its state is saved."""
+
+
+def _in_time(done: bool, deadline: float = math.inf) -> None:
+    """Go on when a stage is done and there is time left.
+
+    Raises:
+        _SpentError: Otherwise.
+    """
+    if not done or time.monotonic() > deadline:
+        raise _SpentError
 
 
 def polish(folder: Path, steps: int, say: Say, deadline: float) -> bool:
@@ -198,56 +156,86 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
     return True
 
 
-def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
-    """Fit the autoencoder and write `blank/`; False when the time was too short."""
+def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
+    """Fit the autoencoder and write `blank/`."""
     if (folder / "blank" / "model_index.json").is_file():
-        return True
+        return
+    say("1/9 autoencoder")
     pictures = write_pictures(folder / "autoencoder.npy", recipe.autoencoder_pictures, 0, bar("pictures"), deadline)
     if pictures is None:
-        return False
+        raise _SpentError
     torch.manual_seed(derive_seed("mini", "autoencoder"))
     vae = make_autoencoder()
     job = Job(folder / "autoencoder.safetensors", say, best_device(), deadline)
-    if not fit_autoencoder(vae, pictures, recipe.autoencoder_steps, job):
-        return False
+    _in_time(fit_autoencoder(vae, pictures, recipe.autoencoder_steps, job))
     normalise(vae, pictures[:: max(1, len(pictures) // 200)], job.device)
     texts = [draw_one(number, 0)[1] for number in range(VOCABULARY_TEXTS)]
     assemble(folder / "blank", vae.cpu(), texts)
-    return True
 
 
-def _teach(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> bool:
-    """Let the text encoder read, then it and the denoiser tell colours, and write `start/`; False when time was short."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+def _teach(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
+    """Let the text encoder read, and write `start/`."""
     from transformers import CLIPTextModel
 
-    say(f"2/8 reading: what {recipe.lesson_texts} texts say")
-    drawn = write_grids(folder / "lessons.npz", recipe.lesson_texts, 0, bar("texts"), deadline)
-    if drawn is None:
-        return False
-    grids, texts = drawn
+    say(f"2/9 reading: what {recipe.lesson_texts} texts say")
+    _, texts = _lessons(folder, recipe, deadline, bar)
     blank = folder / "blank"
-    cut = windows_of(blank, texts)
     with quiet():
         encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
-        denoiser: Any = UNet2DConditionModel.from_pretrained(blank / "unet")
-    saying = [(ids, facts) for windows in cut for ids, part in windows if (facts := facts_of(part))]
+    saying = [
+        (ids, facts) for windows in windows_of(blank, texts) for ids, part in windows if (facts := facts_of(part))
+    ]
     job = Job(folder / "reading.safetensors", say, best_device(), deadline)
-    if not teach_reading(
-        encoder, [ids for ids, _ in saying], [facts for _, facts in saying], recipe.reading_steps, job
-    ):
-        return False
-    say("3/8 grounding: where the texts' colours are")
-    windows = [[ids for ids, _ in windows] for windows in cut]
-    worlds = ["plan" if facts_of(text) else "scene" for text in texts]
-    job = Job(folder / "grounding.safetensors", say, best_device(), deadline)
-    if not ground(encoder, denoiser, grids, windows, worlds, recipe.grounding_steps, job):
-        return False
+    windows, said = [ids for ids, _ in saying], [facts for _, facts in saying]
+    _in_time(teach_reading(encoder, windows, said, recipe.reading_steps, job))
     with whole_directory(folder / "start") as target:
         copytree(blank, target, dirs_exist_ok=True)
         encoder.cpu().save_pretrained(target / "text_encoder")
+
+
+def _fill(round_: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
+    """Draw a round's pictures and prepare them."""
+    if (round_ / "dataset" / "manifest.jsonl").is_file():
+        return
+    say(f"3/9 {recipe.pictures} pictures and their texts")
+    seed = int(round_.name[6:])
+    _in_time(write_examples(round_ / "pictures", recipe.pictures, seed, bar("pictures"), deadline))
+    say("4/9 preparing")
+    progress = bar("prepared pictures")
+    prepare(round_ / "pictures", round_ / "dataset", PREPARED, console=lambda text: None, progress=progress)
+    _in_time(True, deadline)
+
+
+def _ground(folder: Path, round_: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
+    """Show the denoiser some pictures, teach its deep layers the texts' colours, and write `grounded/`."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    say("5/9 a first look")
+    config = run_config(folder, round_, recipe, first=True)
+    with stop_at(deadline):
+        train(config, say=say, report=_report(say), progress=bar)
+    _in_time(True, deadline)
+    say("6/9 grounding: where the texts' colours are")
+    looked = export(folder, round_ / "first", "fp32", round_ / "looked", say)
+    grids, texts = _lessons(folder, recipe, deadline, bar)
+    windows = [[ids for ids, _ in windows] for windows in windows_of(looked, texts)]
+    worlds = ["plan" if facts_of(text) else "scene" for text in texts]
+    with quiet():
+        encoder: Any = CLIPTextModel.from_pretrained(looked / "text_encoder")
+        denoiser: Any = UNet2DConditionModel.from_pretrained(looked / "unet")
+    job = Job(folder / "grounding.safetensors", say, best_device(), deadline)
+    _in_time(ground(encoder, denoiser, grids, windows, worlds, recipe.grounding_steps, job))
+    with whole_directory(folder / "grounded") as target:
+        copytree(looked, target, dirs_exist_ok=True)
         denoiser.cpu().save_pretrained(target / "unet")
-    return True
+
+
+def _lessons(folder: Path, recipe: Recipe, deadline: float, bar: Bar) -> tuple[NDArray[np.uint8], list[str]]:
+    drawn = write_grids(folder / "lessons.npz", recipe.lesson_texts, 0, bar("texts"), deadline)
+    if drawn is None:
+        raise _SpentError
+    return drawn
 
 
 def best_device() -> str:
@@ -271,7 +259,7 @@ def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
         return last
     new = folder / f"round_{len(rounds) + 1:02d}"
     # Without weights of its own the last round hands on the ones it began from.
-    if last and export(folder, last, "fp32", new / "start", say) == folder and (last / "start").is_dir():
+    if last and export(folder, last / "run", "fp32", new / "start", say) == folder and (last / "start").is_dir():
         copytree(last / "start", new / "start", dirs_exist_ok=True)
     write_json(new / "round.json", asked)
     return new
@@ -291,44 +279,14 @@ def assemble(folder: Path, vae: Any, texts: Sequence[str]) -> None:
         ).save_pretrained(target)  # fmt: skip
 
 
-def run_config(folder: Path, round_: Path, recipe: Recipe) -> RunConfig:
-    """The training run of a round."""
-    start = round_ / "start" if (round_ / "start").is_dir() else folder / "start"
-    return RunConfig.model_validate(
-        {
-            "model": {"source": str(start)},
-            "data": {
-                "dataset": str(round_ / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
-                "caption_dropout": 0.1, "encode_batch_size": 16,
-            },
-            "lora": {"text_encoder": recipe.text_encoder, "ema_decay": 0.9995},
-            "optim": {
-                "learning_rate": recipe.learning_rate, "weight_decay": 0.01, "betas": (0.9, 0.99),
-                "warmup_steps": min(500, recipe.steps // 10),
-            },
-            "objective": {"timestep_shift": 3.0},
-            "train": {
-                "output": str(round_ / "run"), "method": "full", "max_steps": recipe.steps, "log_every": 50,
-                "mixed_precision": recipe.precision, "compile": recipe.compile, "validation_every": 1000,
-            },
-            "checkpoints": {"every": 500, "keep": 2},
-            "samples": {
-                "prompts": SAMPLE_PROMPTS, "steps": 20, "guidance_scale": 4.0, "size": 256,
-                "min_interval": 500,
-            },
-            "export": {"dtype": "fp16"},
-        }
-    )  # fmt: skip
-
-
-def export(folder: Path, round_: Path, dtype: Literal["fp32", "fp16"], out: Path, say: Say) -> Path:
-    """Write a round's newest average weights as a model to `out`."""
-    checkpoints = CheckpointFolder(round_ / "run" / "checkpoints")
+def export(folder: Path, run: Path, dtype: Literal["fp32", "fp16"], out: Path, say: Say) -> Path:
+    """Write a run's newest average weights as a model to `out`."""
+    checkpoints = CheckpointFolder(run / "checkpoints")
     steps = checkpoints.steps()
     if not steps:
         return folder
     checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
-    settings = read_run(round_ / "run")
+    settings = read_run(run)
     model = open_model(ModelSource(settings.model.source))
     attach_full(model, text_encoder=settings.lora.text_encoder).load(checkpoint.ema or checkpoint.adapter)
     if dtype == "fp16" and (folder / DECODER).is_file():  # a base to go on with keeps the decoder that it began with
@@ -336,7 +294,7 @@ def export(folder: Path, round_: Path, dtype: Literal["fp32", "fp16"], out: Path
         vae.load_state_dict(read_average(folder / DECODER), strict=False)
     model.save(out, dtype)
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
-    say(f"{out}: {size:.1f} MiB after {steps[-1]} steps of {round_.name}")
+    say(f"{out}: {size:.1f} MiB after {steps[-1]} steps of {run.parent.name}/{run.name}")
     return out
 
 

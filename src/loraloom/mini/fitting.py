@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import UserError
+from loraloom.train.muon import Muon, by_kind
 from loraloom.train.optim import optimizer_tensors, restore_optimizer
 from loraloom.weights import read_tensors, write_tensors
 
@@ -30,12 +31,14 @@ class Fit:
         steps: Optimizer steps in all.
         learning_rate: Peak; 200 steps of warm-up, or a tenth of all, then a half cosine to a hundredth.
         weight_decay: Decoupled.
+        muon: Let Muon move the matrices.
         average: Decay of the moving average of the weights that is kept in the end.
     """
 
     steps: int
     learning_rate: float
     weight_decay: float = 0.01
+    muon: bool = False
     average: float = 0.995
 
     def rate(self, step: int) -> float:
@@ -74,9 +77,10 @@ def fit(module: nn.Module, loss: Callable[[int], tuple[Tensor, dict[str, float]]
     state = job.state
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), how.learning_rate, betas=(0.9, 0.99), weight_decay=how.weight_decay, fused=True
-    )
+    common: dict[str, Any] = {
+        "lr": how.learning_rate, "betas": (0.9, 0.99), "weight_decay": how.weight_decay, "fused": True,
+    }  # fmt: skip
+    optimizer = Muon(by_kind(parameters), **common) if how.muon else torch.optim.AdamW(parameters.values(), **common)
     start = _restore(state, parameters, average, optimizer) if state.is_file() else 0
     saved = time.monotonic()
     for step in range(start, how.steps):

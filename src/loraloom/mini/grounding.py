@@ -1,9 +1,9 @@
-"""Teach text encoder and denoiser where things are, before the denoiser learns to paint.
+"""Teach the denoiser's deepest layers where things are by their text.
 
-In: texts and coarse grids of their pictures' colours. Out: a text encoder and a denoiser whose features, at pure noise, tell
-the colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at most timesteps the
+In: texts and coarse grids of their pictures' colours. Out: a denoiser whose features at 8 x 8, at pure noise, tell the
+colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at most timesteps the
 picture itself shows its layout, and a mean square draws towards the mean of all layouts where a cross-entropy tells them
-apart. One layer that names the colours is thrown away.
+apart. The layer that names the colours is thrown away.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning
 from loraloom.mini.fitting import Fit, Job, fit
-from loraloom.mini.layout import GRID, LATENT_CHANNELS, NUM_TIMESTEPS, coarse_features
+from loraloom.mini.layout import GRID, LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, deep_parts
 from loraloom.prompts.combine import collate
 from loraloom.randomness import derive_seed, normal
 
 NUM_COLOURS = 48
 BATCH = 32
+LEARNING_RATE = 8e-3
 HELD_OUT = 20
 """One of so many texts is not learned, but measured."""
 MEASURED = 64
@@ -31,24 +32,32 @@ MEASURED = 64
 
 
 class Teller(nn.Module):
-    """Text encoder and denoiser, and a layer that names the colour of each cell of the denoiser's last 16 x 16 features."""
+    """The denoiser's deep parts, and a layer that names the colours of the four cells under each of their places.
+
+    Text encoder and the denoiser's outer parts are used as they are, and are none of its parameters.
+    """
 
     def __init__(self, text_encoder: Any, denoiser: Any) -> None:
         super().__init__()
-        self.text, self.denoiser = text_encoder, denoiser
-        width = denoiser.config.block_out_channels[1]
-        self.classes = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, NUM_COLOURS, 1))
+        self._used = (text_encoder, denoiser)
+        self.deep = deep_parts(denoiser)
+        width = denoiser.config.block_out_channels[-1]
+        self.conv_out = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4 * NUM_COLOURS, 1), nn.PixelShuffle(2)
+        )
 
     def read(self, windows: Sequence[Sequence[Sequence[int]]]) -> Conditioning:
         """Token ids of the windows of each text, 77 each, to states."""
-        ids = torch.tensor([window for text in windows for window in text], device=self.text.device)
-        return collate(list(self.text(ids).last_hidden_state.split([len(text) for text in windows])))
+        text_encoder, _ = self._used
+        ids = torch.tensor([window for text in windows for window in text], device=text_encoder.device)
+        with torch.no_grad():
+            states = text_encoder(ids).last_hidden_state
+        return collate(list(states.split([len(text) for text in windows])))
 
     def forward(self, states: Conditioning, noise_bchw: Tensor) -> Tensor:
         """Pure noise (b, 4, 2 * GRID, 2 * GRID): logits (b, classes, GRID * GRID)."""
         last = torch.full((len(noise_bchw),), NUM_TIMESTEPS - 1, device=noise_bchw.device)
-        features = coarse_features(self.denoiser, noise_bchw, last, states)
-        return self.classes(features).flatten(2)
+        return self.conv_out(deep_features(self._used[1], noise_bchw, last, states)).flatten(2)
 
 
 def classes_of(grids: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -77,8 +86,9 @@ def ground(
     """Train, or go on; returns whether all steps are done.
 
     Args:
-        text_encoder: A CLIPTextModel; learns in place.
-        denoiser: From `make_denoiser`; learns in place.
+        text_encoder: A CLIPTextModel that reads; stays as it is.
+        denoiser: Of `make_denoiser`'s layout, and has seen pictures, so that its features tell places apart; its deep
+            parts learn in place.
         grids: (n, GRID, GRID, 3) uint8, from `grid_of`.
         windows: For each picture the token ids of each window of its text, 77 each.
         steps: Optimizer steps.
@@ -94,7 +104,9 @@ def ground(
     logs = {world: _log_shares(classes[learned[kinds[learned] == world]]) for world in measured}
     device = job.device
     prior_kp = _log_shares(classes[learned]).to(device)
-    teller = Teller(text_encoder, denoiser).to(device).train()
+    text_encoder.to(device).eval()
+    denoiser.to(device).requires_grad_(False)
+    teller = Teller(text_encoder, denoiser).to(device).train().requires_grad_(True)
 
     def errors(numbers: NDArray[np.int64], *seed: str | int) -> Tensor:
         noise_bchw = normal((len(numbers), LATENT_CHANNELS, 2 * GRID, 2 * GRID), "grounding", *seed).to(device)
@@ -112,7 +124,10 @@ def ground(
         chance = np.random.default_rng(derive_seed("grounding", step))
         return errors(chance.choice(learned, BATCH), step), numbers
 
-    return fit(teller, loss, Fit(steps, 1e-3), job)
+    try:
+        return fit(teller, loss, Fit(steps, LEARNING_RATE, muon=True), job)
+    finally:
+        denoiser.requires_grad_(True)
 
 
 def _log_shares(classes_np: Tensor) -> Tensor:

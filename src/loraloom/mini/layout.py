@@ -10,7 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning
 
@@ -20,7 +20,7 @@ WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
 NUM_TIMESTEPS = 1000
 GRID = 16
-"""Cells along a side of the coarse pictures that text encoder and denoiser are grounded with."""
+"""Cells along a side of the coarse pictures that the denoiser is grounded with."""
 EMBEDDING_STD = 0.3
 """Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
 
@@ -51,15 +51,20 @@ class _EnoughError(Exception):
     """Ends a forward pass where what was wanted of it is there."""
 
 
-def coarse_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: Conditioning) -> Tensor:
-    """(b, 64, GRID, GRID): what `make_denoiser`'s last layer at 16 x 16 makes of latents (b, 4, 32, 32)."""
+def deep_parts(denoiser: Any) -> nn.ModuleList:
+    """The blocks of `make_denoiser` at 8 x 8: where each place sees every other and reads the text most."""
+    return nn.ModuleList([denoiser.down_blocks[-1], denoiser.mid_block, denoiser.up_blocks[0]])
+
+
+def deep_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: Conditioning) -> Tensor:
+    """(b, 128, 8, 8): what the deep parts make of latents (b, 4, 32, 32); the rest of the pass is left out."""
     features: list[Tensor] = []
 
     def keep(module: Any, given: Any, answer: Any) -> None:
         features.append(answer[0])
         raise _EnoughError
 
-    handle = denoiser.up_blocks[1].attentions[-1].register_forward_hook(keep)
+    handle = denoiser.up_blocks[0].attentions[-1].register_forward_hook(keep)
     try:
         denoiser(
             latents_bchw, timesteps_b, encoder_hidden_states=states.hidden_bld, encoder_attention_mask=states.mask_bl
@@ -95,7 +100,7 @@ def make_text_encoder(tokenizer: Any) -> Any:
     )  # fmt: skip
     for name, parameter in encoder.named_parameters():
         if name.endswith("token_embedding.weight"):
-            torch.nn.init.normal_(parameter, std=EMBEDDING_STD)
+            nn.init.normal_(parameter, std=EMBEDDING_STD)
         elif name.endswith("position_embedding.weight"):
             with torch.no_grad():
                 parameter.copy_(sinusoids(*parameter.shape) * (EMBEDDING_STD * 2**0.5))

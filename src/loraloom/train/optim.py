@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from loraloom.config.run import OptimConfig
 from loraloom.errors import UserError
 from loraloom.lora.attach import Adapter
+from loraloom.train.muon import Muon, by_kind
 
 
 def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
@@ -35,7 +36,7 @@ def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> floa
 
 
 def make_optimizer(adapter: Adapter, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over an adapter's parameters, one group a part.
+    """The optimizer over an adapter's parameters, one group a part; with Muon one more for the part's matrices.
 
     Raises:
         UserError: The optimizer's package is not installed.
@@ -45,8 +46,9 @@ def make_optimizer(adapter: Adapter, config: OptimConfig) -> torch.optim.Optimiz
         rate = config.learning_rate
         if part == "text_encoder" and config.text_encoder_learning_rate is not None:
             rate = config.text_encoder_learning_rate
-        own = [parameter for key, parameter in adapter.parameters.items() if adapter.parts[key] == part]
-        groups.append({"params": own, "lr": rate, "peak_lr": rate})
+        own = {key: parameter for key, parameter in adapter.parameters.items() if adapter.parts[key] == part}
+        split = by_kind(own) if config.optimizer == "muon" else [{"params": [*own.values()]}]
+        groups += [group | {"lr": rate, "peak_lr": rate} for group in split]
     common: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -56,6 +58,8 @@ def make_optimizer(adapter: Adapter, config: OptimConfig) -> torch.optim.Optimiz
     match config.optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, fused=True, **common)
+        case "muon":
+            return Muon(groups, fused=True, **common)
         case "adamw8bit":
             try:
                 from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
