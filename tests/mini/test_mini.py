@@ -145,7 +145,7 @@ def test_grounded_features_tell_where_a_colour_is(tmp_path: Path, monkeypatch: p
         grids,
         [[ids[word]] for word in words],
         ["half"] * 40,
-        200,
+        grounding.how_to_ground(200),
         Job(tmp_path / "state.safetensors", said.append),
     )
     # Without the text a cell is black or white with equal chance.

@@ -57,8 +57,10 @@ def test_the_model_folder_opens_draws_and_says_no_to_being_an_adapter(
         read_adapter(tmp_path / "run")
 
 
-def test_a_run_that_is_cut_ends_bit_identical(configure: Callable[..., object], tmp_path: Path) -> None:
-    whole = configure(train={**FULL, "max_steps": 6}, lora={"ema_decay": 0.9}, export={"dtype": "fp32"})
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_is_cut_ends_bit_identical(optimizer: str, configure: Callable[..., object], tmp_path: Path) -> None:
+    common = {"lora": {"ema_decay": 0.9}, "export": {"dtype": "fp32"}, "optim": {"optimizer": optimizer}}
+    whole = configure(train={**FULL, "max_steps": 6}, **common)
     train(whole, say=lambda text: None, cpu=True)  # type: ignore[arg-type]
     first = weights(tmp_path / "run" / "model")
 
@@ -69,8 +71,7 @@ def test_a_run_that_is_cut_ends_bit_identical(configure: Callable[..., object], 
         if done >= 4:
             raise EnoughError
 
-    again = configure(train={**FULL, "max_steps": 6, "output": str(tmp_path / "cut")}, lora={"ema_decay": 0.9},
-                      export={"dtype": "fp32"})  # fmt: skip
+    again = configure(train={**FULL, "max_steps": 6, "output": str(tmp_path / "cut")}, **common)
     with pytest.raises(EnoughError):
         train(again, say=lambda text: None, report=stop_after, cpu=True)  # type: ignore[arg-type]
     train(again, say=lambda text: None, cpu=True)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ from loraloom.mini.autoencoder import fit_autoencoder, normalise
 from loraloom.mini.contrast import fit_contrast, halved, make_clip
 from loraloom.mini.data import draw_one, facts_of, write_examples, write_grids, write_pictures
 from loraloom.mini.fitting import Job, read_average
-from loraloom.mini.grounding import ground
+from loraloom.mini.grounding import ground, how_to_ground
 from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.reading import teach_reading
 from loraloom.mini.recipe import PREPARED, Recipe, run_config
@@ -225,7 +225,7 @@ def _ground(folder: Path, round_: Path, recipe: Recipe, deadline: float, say: Sa
         encoder: Any = CLIPTextModel.from_pretrained(looked / "text_encoder")
         denoiser: Any = UNet2DConditionModel.from_pretrained(looked / "unet")
     job = Job(folder / "grounding.safetensors", say, best_device(), deadline)
-    _in_time(ground(encoder, denoiser, grids, windows, worlds, recipe.grounding_steps, job))
+    _in_time(ground(encoder, denoiser, grids, windows, worlds, how_to_ground(recipe.grounding_steps), job))
     with whole_directory(folder / "grounded") as target:
         copytree(looked, target, dirs_exist_ok=True)
         denoiser.cpu().save_pretrained(target / "unet")

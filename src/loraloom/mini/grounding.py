@@ -24,7 +24,6 @@ from loraloom.randomness import derive_seed, normal
 
 NUM_COLOURS = 48
 BATCH = 32
-LEARNING_RATE = 8e-3
 HELD_OUT = 20
 """One of so many texts is not learned, but measured."""
 MEASURED = 64
@@ -74,13 +73,18 @@ def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([colours, np.zeros((NUM_COLOURS - len(colours), 3), np.uint8)])
 
 
+def how_to_ground(steps: int) -> Fit:
+    """Muon, at a rate at which a denoiser that has seen pictures leaves the plateau within 100 steps (decision 0010)."""
+    return Fit(steps, 8e-3, muon=True)
+
+
 def ground(
     text_encoder: Any,
     denoiser: Any,
     grids: NDArray[np.uint8],
     windows: Sequence[Sequence[Sequence[int]]],
     worlds: Sequence[str],
-    steps: int,
+    how: Fit,
     job: Job,
 ) -> bool:
     """Train, or go on; returns whether all steps are done.
@@ -91,8 +95,8 @@ def ground(
             parts learn in place.
         grids: (n, GRID, GRID, 3) uint8, from `grid_of`.
         windows: For each picture the token ids of each window of its text, 77 each.
-        steps: Optimizer steps.
         worlds: For each picture a word for its kind.
+        how: `how_to_ground`, or another optimizer to compare with.
         job: State and device. Told besides the loss, for each world, the share of the uncertainty about a cell of its
             held-out pictures that the text takes away beyond telling the world: 0 when it says no more than that.
     """
@@ -125,7 +129,7 @@ def ground(
         return errors(chance.choice(learned, BATCH), step), numbers
 
     try:
-        return fit(teller, loss, Fit(steps, LEARNING_RATE, muon=True), job)
+        return fit(teller, loss, how, job)
     finally:
         denoiser.requires_grad_(True)
 
