@@ -1,5 +1,7 @@
 """The built-in base can be made again: its parts learn, go on after a stop, and fit together into a model that opens."""
 
+import inspect
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CLIPModel, CLIPTextModel
 
+from loraloom import cli
 from loraloom.contracts import ModelSource
 from loraloom.mini import grounding, reading
 from loraloom.mini.autoencoder import normalise, to_pixels
@@ -156,6 +159,13 @@ def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
     picture = Image.new("RGB", (256, 256), "red")
     ImageDraw.Draw(picture).line((0, 0, 255, 0), "black")
     assert (grid_of(picture) == (255, 0, 0)).all()
+
+
+def test_the_command_and_the_recipe_agree_on_what_is_usual() -> None:
+    usual = {name: given.default for name, given in inspect.signature(cli.build_mini).parameters.items()}
+    del usual["out"], usual["budget"]
+    recipe = asdict(Recipe())
+    assert {name.removesuffix("_denoiser"): value for name, value in usual.items()}.items() <= recipe.items()
 
 
 @pytest.mark.slow
