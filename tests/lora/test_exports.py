@@ -66,6 +66,13 @@ def test_both_layouts_draw_the_same_in_a_fresh_diffusers_pipeline(
         assert check.difference < 1e-4, (check.file.name, check.difference, check.effect)
 
 
+def test_a_base_that_lies_in_half_precision_is_drawn_with_in_full(tiny_model: Path, tmp_path: Path) -> None:
+    opened(tiny_model).save(tmp_path / "half", "fp16")
+    model = opened(tmp_path / "half")
+    theirs = model.peer_latents(None, REQUEST, first_noise(model, REQUEST))
+    assert torch.allclose(theirs, drawn(model), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "which", ["adapter.safetensors", "exports/pytorch_lora_weights.safetensors", "exports/name.safetensors"]
 )

@@ -238,19 +238,24 @@ class StableDiffusionModel:
         return module_name
 
     def _fresh_pipeline(self) -> Any:
-        """A diffusers pipeline with its own copy of all weights, float32 on the CPU."""
+        """A diffusers pipeline with its own copy of all weights, float32 on the CPU.
+
+        Left alone, transformers 5 keeps a text encoder in the precision that its file has.
+        """
         folder, file = str(self._located.folder), self._located.single_file
         common: dict[str, Any] = {"local_files_only": True, "safety_checker": None}
         if file is not None:
-            return _pipeline_class().from_single_file(str(file), config=folder, **common)
-        return _pipeline_class().from_pretrained(
-            folder,
-            use_safetensors=True,
-            variant=self._located.variant,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **common,
-        )
+            pipeline = _pipeline_class().from_single_file(str(file), config=folder, **common)
+        else:
+            pipeline = _pipeline_class().from_pretrained(
+                folder,
+                use_safetensors=True,
+                variant=self._located.variant,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                **common,
+            )
+        return pipeline.to(dtype=torch.float32)
 
     def peer_latents(self, adapter_file: Path | None, request: PictureRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
