@@ -174,7 +174,7 @@ def build_mini(
     out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
     budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
     pictures: Annotated[int, typer.Option(min=100, help="for the denoiser; another number begins a new round")] = 8_000,
-    steps: Annotated[int, typer.Option(min=1, help="of the denoiser in a round")] = 40_000,
+    steps: Annotated[int, typer.Option(min=1, help="of the denoiser in a round; likewise")] = 4_000,
     batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 32,
     text_encoder: Annotated[bool, typer.Option("--text-encoder", help="it learns on too; begins a new round")] = False,
     precision: Annotated[str, typer.Option(help="no, or bf16 on a GPU")] = "no",

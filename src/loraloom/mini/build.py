@@ -17,7 +17,7 @@ In: a folder and a budget of time. Out: in it
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
 Run it again with the same folder to go on; `mini/` is written anew at the end of every call. Asked for another number of
-pictures, or for a text encoder that learns or rests, it begins a new round: fresh pictures, and the weights so far.
+pictures or steps, or for a text encoder that learns or rests, it begins a new round: fresh pictures, the weights so far.
 """
 
 import json
@@ -254,7 +254,7 @@ def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
     """The folder of the round that goes on, or of a new one."""
     rounds = sorted(file.parent for file in folder.glob("round_*/round.json"))  # written last: the round is whole
     last = rounds[-1] if rounds else None
-    asked = {"pictures": recipe.pictures, "text_encoder": recipe.text_encoder}
+    asked = {"pictures": recipe.pictures, "text_encoder": recipe.text_encoder, "steps": recipe.steps}
     if last and json.loads((last / "round.json").read_text(encoding="utf-8")) == asked:
         return last
     new = folder / f"round_{len(rounds) + 1:02d}"
