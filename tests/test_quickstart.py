@@ -1,4 +1,4 @@
-"""The README's first command: it writes what it names, learns, and never touches a folder that is not its own."""
+"""The README's first command: it writes what it names, learns, checks, and never touches a folder that is not its own."""
 
 import re
 from pathlib import Path
@@ -6,27 +6,33 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loraloom import quickstart
 from loraloom.errors import UserError
+from loraloom.quickstart import MARK, Size, run_quickstart
 
 
 @pytest.mark.slow
-def test_quickstart_comes_nearer_to_the_taught_picture_and_can_be_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quickstart, "_AUTOENCODER_STEPS", 40)
+def test_quickstart_teaches_checks_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "q"
+    folder.mkdir()
+    for name in (MARK, "of an earlier one"):
+        (folder / name).touch()
     said: list[str] = []
-    for steps in (4, 60):
-        quickstart.run_quickstart(tmp_path / "q", steps, said.append)
-    line = [text for text in said if text.startswith("mean distance")][-1]
-    base, adapter = (float(number) for number in re.findall(r"\d\.\d{3}", line))
-    assert adapter < base
-    assert Image.open(tmp_path / "q" / "result.png").width > 4 * 192
-    assert (tmp_path / "q" / "run" / "samples" / "sheet.png").is_file()
+    run_quickstart(folder, Size(plans=40, steps=4, prompts=2, best_of=2), said.append)
+    assert not (folder / "of an earlier one").exists()
+    shares = {name: int(share) for name, share in re.findall(r"sentences met, ([^:]+): (\d+)%", "\n".join(said))}
+    assert shares["adapter, as drawn"] <= shares["adapter, best of 2"] <= shares["adapter, best of them after repair"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 8
+    assert "the base draws" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert Image.open(folder / "pictures" / "00000.png").size == (256, 256)
+    assert (folder / "pictures" / "receipts" / "00001.json").is_file()
+    assert (folder / "run" / "exports" / "pytorch_lora_weights.safetensors").is_file()
+    assert (folder / "run" / "samples" / "sheet.png").is_file()
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
-        quickstart.run_quickstart(tmp_path, 1, print)
+        run_quickstart(tmp_path, Size(steps=1), print)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]

@@ -94,9 +94,9 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
             say("8/9 decoder")
             whole = polish(folder, recipe.decoder_steps, say, deadline)
             model = export(folder, round_ / "run", "fp16", folder / "mini", say)
+            _in_time(whole)
             say("9/9 vision tower")
-            if not (whole and add_clip(model, round_, recipe.contrast_steps, say, deadline)):
-                raise _SpentError
+            _in_time(add_clip(model, round_, recipe.contrast_steps, say, deadline))
     except _SpentError:
         say("the budget is spent; the same command goes on")
     ready = folder / "mini"

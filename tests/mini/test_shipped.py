@@ -1,0 +1,39 @@
+"""The base that ships: it opens like any model, is small, and draws what its texts ask rather than anything."""
+
+import json
+from pathlib import Path
+
+import loraloom
+from loraloom.config.generate import GenerateConfig
+from loraloom.contracts import ModelSource
+from loraloom.extensions.domains.floorplan import DOMAIN
+from loraloom.extensions.domains.floorplan.metrics import METRICS
+from loraloom.generate.session import open_session
+from loraloom.randomness import derive_seed
+
+MIB = 2**20
+
+
+def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
+    folder = Path(loraloom.__file__).parent / "assets" / "mini"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40 * MIB
+    settings = [json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("*config.json")]
+    assert len(settings) == 5  # denoiser, autoencoder, text encoder, tokenizer, scheduler
+    assert not any("_name_or_path" in one for one in settings)
+
+
+def test_a_plan_resembles_the_true_plan_of_its_own_text_more_than_that_of_another() -> None:
+    assert DOMAIN.artist is not None
+    examples = [DOMAIN.artist.draw(derive_seed("shipped", number) >> 16, "plain") for number in range(6)]
+    settings = GenerateConfig(steps=12, guidance_scale=3.0, batch_size=6)
+    session = open_session(settings, source=ModelSource("builtin:mini"), domain="floorplan")
+    drawn = [picture.image for picture in session.draw(session.requests([text for _, text in examples]))]
+
+    def iou(shift: int) -> float:
+        tally = METRICS[1].start()
+        for number, image in enumerate(drawn):
+            truth, text = examples[(number + shift) % len(examples)]
+            tally.add(image, text, truth)
+        return tally.result()["iou_pooled"]
+
+    assert iou(0) > 1.5 * max(iou(shift) for shift in (1, 2, 3))
