@@ -37,6 +37,26 @@ def test_a_mistake_of_the_work_is_told_as_it_was() -> None:
         next(results)
 
 
+def die(number: int) -> int:
+    if number == 7:
+        os._exit(9)
+    return number
+
+
+def test_a_process_that_dies_is_told_without_a_traceback_of_the_pool() -> None:
+    with pytest.raises(UserError, match="has died"):
+        list(spread(die, range(40), 2, chunk=2))
+
+
+def test_few_items_are_worked_here() -> None:
+    assert set(spread(own_process, range(4), 2, chunk=4)) == {os.getpid()}
+    assert os.getpid() not in set(spread(own_process, range(5), 2, chunk=4))
+
+
+def own_process(number: int) -> int:
+    return os.getpid()
+
+
 def test_who_has_seen_enough_does_not_wait_for_the_rest() -> None:
     began = time.monotonic()
     with closing(spread(time.sleep, [0.0, *[300.0] * 9], 2)) as results:

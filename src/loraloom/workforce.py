@@ -7,10 +7,13 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
+
+from loraloom.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,15 +33,20 @@ def spread(
         work: A function that pickles; it is called in other processes when there is more than one worker.
         items: Its arguments, taken as they are needed.
         workers: Processes; 1 works here.
-        chunk: Items that a process does before it reports.
+        chunk: Items that a process does before it reports; so few in all are worked here, sooner than a process starts.
+
+    Raises:
+        UserError: A process was killed from outside.
 
     An exception of `work`, an interruption and a generator that is closed early end the processes at once: what they were
     writing must be whole or not at all.
     """
-    if workers <= 1:
-        yield from map(work, items)
-        return
     waiting = iter(items)
+    first = list(islice(waiting, chunk + 1))
+    if workers <= 1 or len(first) <= chunk:
+        yield from map(work, chain(first, waiting))
+        return
+    waiting = chain(first, waiting)
     # Spawned, not forked: a fork of a process with threads (torch, CUDA) may hang.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts)
     running: deque[Future[list[Result]]] = deque()
@@ -55,7 +63,7 @@ def spread(
         resource_tracker.ensure_running()  # or starting the first process would let interrupts through again
         feed(AHEAD * workers)
         while running:
-            results = running.popleft().result()
+            results = _result(running.popleft())
             feed(1)
             yield from results
         pool.shutdown(wait=True)
@@ -63,6 +71,16 @@ def spread(
         with _uninterrupted():
             _end(pool)
         raise
+
+
+def _result(future: Future[list[Result]]) -> list[Result]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that was doing part of the work has died", got="killed from outside, perhaps for want of memory",
+            fix="run it again with more memory or fewer workers",
+        ) from None  # fmt: skip
 
 
 def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:

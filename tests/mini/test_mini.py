@@ -16,9 +16,9 @@ from loraloom.mini import grounding, reading
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, facts_of, grid_of, write_examples
+from loraloom.mini.data import GRID, draw_one, facts_of, grid_of, write_examples
 from loraloom.mini.fitting import Fit, Job, fit
-from loraloom.mini.layout import GRID, make_autoencoder, make_denoiser, make_text_encoder
+from loraloom.mini.layout import make_autoencoder, make_denoiser, make_text_encoder
 from loraloom.mini.recipe import Recipe
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model

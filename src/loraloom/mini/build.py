@@ -45,10 +45,10 @@ from loraloom.data.prepare import prepare
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
 from loraloom.mini.contrast import fit_contrast, halved, make_clip
-from loraloom.mini.data import draw_one, facts_of, write_examples, write_grids, write_pictures
+from loraloom.mini.data import SIZE_PX, draw_one, facts_of, write_examples, write_grids, write_pictures
 from loraloom.mini.fitting import Job, read_average
 from loraloom.mini.grounding import ground, how_to_ground
-from loraloom.mini.layout import SIZE_PX, make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
+from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.reading import teach_reading
 from loraloom.mini.recipe import PREPARED, Recipe, run_config
 from loraloom.mini.tokenizer import train_tokenizer

@@ -20,10 +20,13 @@ from PIL import Image
 from loraloom import plugins
 from loraloom.contracts import Progress
 from loraloom.files import write_bytes, write_text
-from loraloom.mini.layout import GRID, SIZE_PX
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Artist
 from loraloom.workforce import spread
+
+SIZE_PX = 256
+GRID = 16
+"""Cells along a side of the coarse pictures that the denoiser is grounded with."""
 
 PLAN_SHARE = 0.7
 """Of the pictures; the rest are scenes, half of them in the flat style."""

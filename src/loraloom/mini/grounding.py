@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning
+from loraloom.mini.data import GRID
 from loraloom.mini.fitting import Fit, Job, fit
-from loraloom.mini.layout import GRID, LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, deep_parts
+from loraloom.mini.layout import LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, deep_parts
 from loraloom.prompts.combine import collate
 from loraloom.randomness import derive_seed, normal
 

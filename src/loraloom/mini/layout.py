@@ -13,14 +13,12 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning
+from loraloom.mini.data import SIZE_PX
 
-SIZE_PX = 256
 LATENT_CHANNELS = 4
 WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
 NUM_TIMESTEPS = 1000
-GRID = 16
-"""Cells along a side of the coarse pictures that the denoiser is grounded with."""
 EMBEDDING_STD = 0.3
 """Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
 
