@@ -56,6 +56,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_files_of_a_directory_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with files.whole_directory(tmp_path / "model") as target:
+            os.close(os.open(target / "private", os.O_CREAT, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model" / "private").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_directory_appears_only_when_it_is_full(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "run"
     with files.whole_directory(target) as folder:

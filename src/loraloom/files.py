@@ -76,8 +76,9 @@ def write_json(path: Path, value: Any) -> None:
 def whole_directory(path: Path) -> Iterator[Path]:
     """Fill a directory that appears at `path` only when the block ends without an exception.
 
-    Yields a sibling temporary directory. Every file in it is fsynced before the rename. A directory that already stands
-    at `path` is replaced; after an exception nothing of the new one is left.
+    Yields a sibling temporary directory. Every file in it is fsynced before the rename, and may be read by whom the user's
+    umask lets (safetensors' own writer makes files for their owner only). A directory that already stands at `path` is
+    replaced; after an exception nothing of the new one is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -85,7 +86,10 @@ def whole_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        usual = temporary.stat().st_mode & 0o666
         for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(usual)
             fsync_path(file)
         fsync_path(temporary)
         if path.exists():
