@@ -1,5 +1,6 @@
 """Fixtures that every room uses: a tiny model, drawn pictures, and the real data where it is present."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from PIL import Image
+
+# The server that forks processes starts once, in whichever test comes first, and imports nothing later: without this each
+# process of each test would import torch anew.
+multiprocessing.set_forkserver_preload(["loraloom.train.run", "loraloom.extensions.families.stable_diffusion.model"])
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -28,11 +28,9 @@ def child(config_json: str, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[ForkServerContext]:
-    """Real processes that start with the libraries already imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["loraloom.train.run", "loraloom.extensions.families.stable_diffusion.model"])
-    yield context
+def processes() -> ForkServerContext:
+    """Real processes that start with the libraries already imported (`tests/conftest.py`)."""
+    return multiprocessing.get_context("forkserver")
 
 
 def saving(folder: Path) -> bool:
