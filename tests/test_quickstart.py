@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from loraloom.config.comparing import read_run
 from loraloom.errors import UserError
 from loraloom.quickstart import MARK, Size, run_quickstart
 
@@ -29,6 +30,7 @@ def test_quickstart_teaches_checks_reports_and_replaces_an_earlier_one(tmp_path:
     assert (folder / "pictures" / "receipts" / "00001.json").is_file()
     assert (folder / "run" / "exports" / "pytorch_lora_weights.safetensors").is_file()
     assert (folder / "run" / "samples" / "sheet.png").is_file()
+    assert read_run(folder / "run").data.domain == "floorplan"  # as the dataset was prepared; nothing else said it
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def generate(
 def tokens(
     dataset: Annotated[Path, typer.Argument(help="prepared dataset, or a text file with one caption")],
     model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    domain: Annotated[str, typer.Option(help="what the texts are about")] = "freetext",
+    domain: Annotated[str, typer.Option(help="what the texts are about; auto asks the dataset")] = "auto",
     show: Annotated[str | None, typer.Option(metavar="ID", help="print how this caption is cut")] = None,
 ) -> None:
     """Count caption tokens and tell what each prompt method would lose."""

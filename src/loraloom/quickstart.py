@@ -1,4 +1,4 @@
-"""The whole way in five minutes, without a download or a GPU: draw, prepare, train, generate, check, report.
+"""The whole way in some minutes, without a download or a GPU: draw, prepare, train, generate, check, report.
 
 In: an empty folder. Out: in it floor plans with their texts in a style that the built-in base has never seen, the dataset,
 the run with samples and exports, pictures of held-out texts with receipts, and `report.html`: each text drawn by the
@@ -107,7 +107,7 @@ def run_config(folder: Path, size: Size) -> RunConfig:
         {
             "model": {"source": BASE},
             "data": {
-                "dataset": str(folder / "dataset"), "domain": DOMAIN, "batch_size": 16, "caption_dropout": 0.1,
+                "dataset": str(folder / "dataset"), "batch_size": 16, "caption_dropout": 0.1,
             },
             "lora": {"target": "all_linear_conv", "rank": 16, "ema_decay": 0.98},
             "optim": {"learning_rate": 2e-3, "scheduler": "cosine", "warmup_steps": min(10, size.steps)},
@@ -116,14 +116,14 @@ def run_config(folder: Path, size: Size) -> RunConfig:
                 "validation_every": 0,
             },
             "checkpoints": {"every": max(1, size.steps // 2)},
-            "samples": {"guidance_scale": 3.0, "steps": 15, "min_interval": size.steps},
+            "samples": {"steps": 15, "min_interval": size.steps},
         }
     )  # fmt: skip
 
 
 def draw(folder: Path, size: Size, progress: Progress) -> tuple[Session, list[Compared]]:
     """Held-out texts drawn by the base once and by the adapter `best_of` times."""
-    settings = GenerateConfig(steps=20, guidance_scale=3.0, seed=1, best_of=size.best_of, repair=True)
+    settings = GenerateConfig(steps=20, seed=1, best_of=size.best_of, repair=True)
     session = open_session(settings, adapters=[(folder / "run", 1.0)], say=lambda text: None)
     judge = require_judge(session)
     examples = held_out(folder / "dataset", size.prompts)

@@ -13,7 +13,7 @@ from loraloom import plugins
 from loraloom.contracts import DiffusionModel, ModelSource, NoiseSchedule, Picture, PictureRequest
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY
-from loraloom.generate.pictures import StoppedError, denoise, generate, suited_sampler, to_images
+from loraloom.generate.pictures import StoppedError, denoise, generate, suited_guidance, suited_sampler, to_images
 from loraloom.prompts.encoder import PromptEncoder
 
 LONG = "The kitchen is left of the bath. " * 5
@@ -193,9 +193,12 @@ def test_nothing_to_draw_is_nothing(model: DiffusionModel, encoder: PromptEncode
     assert drawn(model, encoder, []) == []
 
 
-def test_auto_is_a_solver_that_spends_no_steps_on_pure_noise(model: DiffusionModel) -> None:
+def test_what_is_left_open_suits_a_model_whose_last_step_is_pure_noise(model: DiffusionModel) -> None:
     assert suited_sampler("auto", model.schedule) == "dpmpp_2m_karras"
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
     no_signal = NoiseSchedule(scheduler.alphas_cumprod.double(), "v_prediction")
     assert suited_sampler("auto", no_signal) == "ddim"
     assert suited_sampler("euler_a", no_signal) == "euler_a"
+    assert suited_guidance(None, model.schedule) == 7.5
+    assert suited_guidance(None, no_signal) == 3.0
+    assert suited_guidance(6.0, no_signal) == 6.0

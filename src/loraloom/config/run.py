@@ -38,7 +38,7 @@ class DataConfig(Settings):
     dataset: str = setting(
         "", "folder made by `loraloom prepare`", flag="--dataset", resumable=True
     )  # compared by content
-    domain: str = setting("freetext", "what the texts are about", flag="--domain")
+    domain: str = setting("auto", "what the texts are about; auto is what the dataset was prepared as", flag="--domain")
     batch_size: int = setting(4, "pictures in one forward pass on one device", flag="--batch-size", ge=1)
     random_flip: bool = setting(
         False, "also learn from mirrored pictures; refused when captions speak of left and right", flag="--random-flip"
@@ -202,7 +202,13 @@ class SampleConfig(Settings):
         50, "no samples at an epoch end when the last ones are fewer steps old", ge=1, resumable=True
     )
     steps: int = setting(10, "denoiser steps", flag="--sample-steps", ge=1, resumable=True)
-    guidance_scale: float = setting(7.5, "classifier-free guidance", flag="--sample-guidance", ge=1, resumable=True)
+    guidance_scale: float | None = setting(
+        None,
+        "classifier-free guidance; default is what suits the model",
+        flag="--sample-guidance",
+        ge=1,
+        resumable=True,
+    )
     sampler: str = setting("auto", "solver; auto is what suits the model", resumable=True)
     seed: int = setting(0, "of the first prompt; the next has the next", resumable=True)
     size: int | None = setting(None, "side, pixels; default is the dataset's most common size", ge=16, resumable=True)

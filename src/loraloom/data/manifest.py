@@ -132,6 +132,11 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(folder, tuple(examples), _info(folder), fingerprint_of(examples))
 
 
+def domain_of(folder: Path, wish: str = "auto") -> str:
+    """The name of the domain that texts of a prepared dataset are read by: `wish`, or with `auto` what it was prepared as."""
+    return str(_info(folder).get("domain", "freetext")) if wish == "auto" else wish
+
+
 def _no_manifest(folder: Path) -> UserError:
     if not folder.is_dir():
         return UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loraloom import plugins
 from loraloom.contracts import Domain, ModelSource
-from loraloom.data.manifest import read_manifest
+from loraloom.data.manifest import domain_of, read_manifest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.opening import open_model
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
@@ -27,7 +27,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
     else:
         captions = [(example.id, example.caption) for example in read_manifest(place).examples]
     text = open_model(ModelSource(model)).text
-    kind: Domain = plugins.load("domains", domain)
+    kind: Domain = plugins.load("domains", domain_of(place, domain))
     reports = report_captions(captions, text, kind)
     if show is not None:
         wanted = [report for report in reports if report.id == show]

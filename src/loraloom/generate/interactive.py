@@ -151,7 +151,7 @@ class Interactive:
         config, size = self.session.config, self.session.size
         weights = ", ".join(f"{placed.weight:g}" for placed in self.session.adapters) or "no adapter"
         self.say(
-            f"  seed {config.seed}  steps {config.steps}  guidance {config.guidance_scale:g}  {config.sampler}  "
+            f"  seed {config.seed}  steps {config.steps}  guidance {self.session.guidance:g}  {config.sampler}  "
             f"{size[0]}x{size[1]}  images {config.num_images}  weight {weights}"
             + (f"  negative {config.negative_prompt!r}" if config.negative_prompt else "")
         )

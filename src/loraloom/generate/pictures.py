@@ -173,7 +173,22 @@ def suited_sampler(name: str, schedule: NoiseSchedule) -> str:
     """
     if name != "auto":
         return name
-    return "ddim" if float(schedule.alphas_cumprod_t[-1]) < 1e-6 else "dpmpp_2m_karras"
+    return "ddim" if _ends_in_noise(schedule) else "dpmpp_2m_karras"
+
+
+def suited_guidance(scale: float | None, schedule: NoiseSchedule) -> float:
+    """The classifier-free guidance that None means for a model; any number is itself.
+
+    7.5 as usual for Stable Diffusion 1, 3 where the last training step holds no signal: such models take guidance harder, and
+    colours burn out (Lin et al. 2024, 3.4).
+    """
+    if scale is not None:
+        return scale
+    return 3.0 if _ends_in_noise(schedule) else 7.5
+
+
+def _ends_in_noise(schedule: NoiseSchedule) -> bool:
+    return float(schedule.alphas_cumprod_t[-1]) < 1e-6
 
 
 def _conditioning(encode: Encode, requests: Sequence[PictureRequest], guided: bool, weight: Tensor) -> Conditioning:

@@ -18,7 +18,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest, Progress
 from loraloom.errors import UserError
-from loraloom.generate.pictures import generate, suited_sampler
+from loraloom.generate.pictures import generate, suited_guidance, suited_sampler
 from loraloom.generate.recipes import Recipe
 from loraloom.lora.attach import Adapter, set_weight
 from loraloom.lora.files import AdapterFile, put_on, read_adapter
@@ -48,6 +48,11 @@ class Session:
     device: torch.device
     size: tuple[int, int]
 
+    @property
+    def guidance(self) -> float:
+        """The settings' classifier-free guidance, or what suits the model."""
+        return suited_guidance(self.config.guidance_scale, self.model.schedule)
+
     def set_weight(self, index: int, weight: float) -> None:
         """Change how much an adapter counts."""
         placed = self.adapters[index]
@@ -60,7 +65,7 @@ class Session:
         width, height = self.size
         return [
             PictureRequest(
-                prompt, config.negative_prompt, config.seed + number, config.steps, config.guidance_scale,
+                prompt, config.negative_prompt, config.seed + number, config.steps, self.guidance,
                 config.sampler, width, height,
             )
             for prompt in prompts

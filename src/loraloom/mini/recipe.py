@@ -71,7 +71,7 @@ def run_config(folder: Path, round_: Path, recipe: Recipe, *, first: bool = Fals
         {
             "model": {"source": str(start)},
             "data": {
-                "dataset": str(round_ / "dataset"), "domain": "floorplan", "batch_size": recipe.batch_size,
+                "dataset": str(round_ / "dataset"), "batch_size": recipe.batch_size,
                 "caption_dropout": 0.1, "encode_batch_size": 16,
             },
             "lora": {"text_encoder": recipe.text_encoder and not first, "ema_decay": 0.99},

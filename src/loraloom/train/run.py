@@ -19,6 +19,7 @@ from loraloom.config.comparing import refuse_unless_resumable
 from loraloom.config.reading import flatten, read_settings, to_yaml
 from loraloom.config.run import RunConfig
 from loraloom.contracts import PictureRequest, Progress
+from loraloom.data.manifest import domain_of
 from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.generate.pictures import denoise
@@ -75,6 +76,7 @@ def train(
         raise UserError(
             "no dataset", fix="make one with `loraloom prepare FOLDER --out DATASET`, then add --dataset DATASET"
         )
+    config = with_domain(config)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
@@ -106,6 +108,12 @@ def train(
         return TrainResult(folder, Finished(start, "a signal", None, 0.0), None, (), runtime.is_main)
     finally:
         tracker.close()
+
+
+def with_domain(config: RunConfig) -> RunConfig:
+    """The settings with the dataset's domain where they leave it open."""
+    domain = domain_of(Path(config.data.dataset), config.data.domain)
+    return config.model_copy(update={"data": config.data.model_copy(update={"domain": domain})})
 
 
 def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:

@@ -22,7 +22,7 @@ from loraloom.data.plan import EpochCache, Plan
 from loraloom.diffusion.objective import make_objective
 from loraloom.errors import UserError
 from loraloom.files import write_text
-from loraloom.generate.pictures import check_size, suited_sampler
+from loraloom.generate.pictures import check_size, suited_guidance, suited_sampler
 from loraloom.lora.attach import Adapter, attach_new
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
@@ -329,9 +329,10 @@ def make_sampler(
     prompts = samples.prompts or tuple(dict.fromkeys(example.caption for example in examples))[:3]
     width, height = (samples.size, samples.size) if samples.size else common_size(examples)
     solver = suited_sampler(samples.sampler, model.schedule)
+    guidance = suited_guidance(samples.guidance_scale, model.schedule)
     requests = [
         PictureRequest(
-            prompt, samples.negative_prompt, samples.seed + number, samples.steps, samples.guidance_scale,
+            prompt, samples.negative_prompt, samples.seed + number, samples.steps, guidance,
             solver, width, height,
         )
         for number, prompt in enumerate(prompts)
