@@ -112,8 +112,9 @@ def headway(rows: dict[str, dict[str, float]]) -> str:
         parts: list[str] = []
         for name in AIMED:
             best = max(anchor[name] for anchor in chance.values() if anchor[name] == anchor[name])
-            parts.append(f"{name} {(row[name] - best) / (1 - best):+.0%}")
-        lines.append(f"{title}: from the best anchor to perfect: " + ", ".join(parts))
+            way = f"{(row[name] - best) / (1 - best):.0%}" if row[name] >= best else "below it"
+            parts.append(f"{name} {row[name]:.3f} ({best:.3f}: {way})")
+        lines.append(f"{title} (best anchor: share of the way from there to perfect): " + ", ".join(parts))
     return "\n".join(lines)
 
 
