@@ -3,16 +3,19 @@
 import inspect
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image, ImageDraw
 from transformers import CLIPModel, CLIPTextModel
 
 from loraloom import cli
 from loraloom.contracts import ModelSource
-from loraloom.mini import grounding, reading
+from loraloom.mini import build, grounding, reading
+from loraloom.mini import recipe as settings
 from loraloom.mini.autoencoder import normalise, to_pixels
 from loraloom.mini.build import build_mini
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
@@ -134,7 +137,8 @@ def test_grounded_features_tell_where_a_colour_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(grounding, "BATCH", 4)
     tokenizer = train_tokenizer(["left", "right"] * 3, 600, tmp_path / "tokenizer")
     torch.manual_seed(0)
-    encoder, denoiser = make_text_encoder(tokenizer), make_denoiser()
+    encoder: Any = make_text_encoder(tokenizer)
+    denoiser: Any = UNet2DConditionModel.from_config({**make_denoiser().config, "block_out_channels": (16, 32, 64)})
     ids = {word: tokenizer(word, padding="max_length")["input_ids"] for word in ("left", "right")}
     grids = np.zeros((40, GRID, GRID, 3), np.uint8)
     words = ["left", "right", "right", "left", "right"] * 8  # every twentieth is held out: a left each time
@@ -169,7 +173,9 @@ def test_the_command_and_the_recipe_agree_on_what_is_usual() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path) -> None:
+def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "VOCABULARY_TEXTS", 40)
+    monkeypatch.setattr(settings, "SAMPLE_PROMPTS", ("a red house",))
     recipe = Recipe(
         pictures=12,
         autoencoder_pictures=8,
