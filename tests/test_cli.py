@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from loraloom import __version__
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
 
@@ -82,6 +84,10 @@ def test_config_prints_a_template_that_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(loraloom("config").stdout, encoding="utf-8")
     assert read_settings(RunConfig, file) == RunConfig()
+    for verb, kind in (("prepare", PrepareConfig), ("generate", GenerateConfig)):
+        (tmp_path / verb).with_suffix(".yaml").write_text(loraloom("config", verb).stdout, encoding="utf-8")
+        assert read_settings(kind, (tmp_path / verb).with_suffix(".yaml")) == kind()
+    assert "did you mean 'prepare'?" in loraloom("config", "prepar", code=2).stderr
     file.write_text("lora: {rank: 3}\n", encoding="utf-8")
     resolved = loraloom("config", "--resolved", str(file)).stdout
     assert "rank: 3\n" in resolved
@@ -102,7 +108,7 @@ def test_a_mistake_is_a_line_or_two_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("lora: {rankk: 3}\n", encoding="utf-8")
     assert loraloom("config", "--resolved", "a.yaml", code=2, cwd=tmp_path).stderr == (
         "error: a.yaml: lora.rankk: unknown (did you mean 'rank'?), got 3 (line 1)\n"
-        "  `loraloom config` prints every setting with its limits\n"
+        "  `loraloom config train` prints every setting with its limits\n"
     )
 
 

@@ -196,16 +196,16 @@ def build_mini(
 
 
 def config(
+    verb: Annotated[str, typer.Argument(help="train, prepare or generate")] = "train",
     resolved: Annotated[
         Path | None, typer.Option("--resolved", metavar="FILE", help="print this run's settings, defaults filled in")
     ] = None,
 ) -> None:
-    """Print every setting with its help, limits and default, as YAML to start from."""
-    from loraloom.config.comparing import read_run
-    from loraloom.config.reading import commented_yaml, to_yaml
-    from loraloom.config.run import RunConfig
+    """Print every setting of a verb with its help, limits and default, as YAML to start from."""
+    from loraloom.config.comparing import read_run, template
+    from loraloom.config.reading import to_yaml
 
-    typer.echo(to_yaml(read_run(resolved)) if resolved else commented_yaml(RunConfig), nl=False)
+    typer.echo(to_yaml(read_run(resolved)) if resolved else template(verb), nl=False)
 
 
 def diff(

@@ -180,7 +180,7 @@ def test_every_mistake_is_told_at_once_one_a_line(tmp_path: Path) -> None:
     assert told[0] == "4 settings cannot be used"
     assert len(told) == 6
     assert "  train.max_steps: got 0, expected an integer >= 1" in told
-    assert told[-1] == "  `loraloom config` prints every setting with its limits"
+    assert told[-1] == "  `loraloom config train` prints every setting with its limits"
 
 
 def test_a_mistake_of_a_flag_does_not_blame_the_file(tmp_path: Path) -> None:

@@ -4,13 +4,19 @@ Default, unit, limit and help stand on the field; the command line, the commente
 A field with a `flag` in its extras also answers to that short name on the command line.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    """A group of settings. An unknown key is an error; a value never changes after construction."""
+    """A group of settings. An unknown key is an error; a value never changes after construction.
+
+    Attributes:
+        verb: Of the command that takes the whole tree.
+    """
+
+    verb: ClassVar[str] = "train"
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_default=False)
 

@@ -1,7 +1,7 @@
 """What differs between two runs, and whether the second may go on from the first.
 
 In: two settings of one class. Out: the differing settings, each marked resumable or not; or a refusal that lists what
-may not change. Whether a setting is resumable stands on its field.
+may not change; or the template of a verb's settings. Whether a setting is resumable stands on its field.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,25 @@ from typing import Any
 
 from loraloom.config.base import Settings
 from loraloom.config.describing import leaves, show
-from loraloom.config.reading import flatten, read_settings
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import commented_yaml, flatten, read_settings
 from loraloom.config.run import RunConfig
-from loraloom.errors import UserError
+from loraloom.errors import UserError, did_you_mean
 
 RUN_FILE = "run.yaml"
+
+
+def template(verb: str) -> str:
+    """Commented YAML of the settings that a verb takes.
+
+    Raises:
+        UserError: A verb without such settings.
+    """
+    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig)}
+    if verb not in kinds:
+        raise UserError("no settings for that verb", got=verb, fix=did_you_mean(verb, kinds))
+    return commented_yaml(kinds[verb])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from loraloom.config.run import Precision
 class GenerateConfig(Settings):
     """How pictures are drawn."""
 
+    verb = "generate"
+
     negative_prompt: str = setting("", "what to avoid", flag="--negative")
     num_images: int = setting(1, "pictures for each prompt; picture k has seed + k", flag="--num-images", ge=1)
     seed: int = setting(0, "of the first picture", flag="--seed", ge=0)

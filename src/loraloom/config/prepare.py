@@ -8,6 +8,8 @@ from loraloom.config.base import Settings, setting
 class PrepareConfig(Settings):
     """How pictures and captions are read, changed and split."""
 
+    verb = "prepare"
+
     format: str = setting("auto", "folder layout; auto looks at the folder", flag="--format")
     caption_column: str = setting("text", "caption column of metadata.jsonl or metadata.csv", flag="--caption-column")
     text_folder: str = setting("input_text", "paired_folders: folder of the texts", flag="--text-folder")

@@ -74,7 +74,7 @@ def read_settings(
             if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
                 problems.add(key, f"got {show(value)}, expected a finite number")
     if problems.found or settings is None:
-        _refuse(problems.found)
+        _refuse(problems.found, kind.verb)
     return settings
 
 
@@ -282,8 +282,8 @@ def _get(tree: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _refuse(problems: list[str]) -> NoReturn:
-    fix = "`loraloom config` prints every setting with its limits"
+def _refuse(problems: list[str], verb: str) -> NoReturn:
+    fix = f"`loraloom config {verb}` prints every setting with its limits"
     if len(problems) == 1:
         raise UserError(problems[0], fix=fix)
     raise UserError("\n  ".join([f"{len(problems)} settings cannot be used", *problems]), fix=fix)

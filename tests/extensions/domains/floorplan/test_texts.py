@@ -1,5 +1,6 @@
 """Any text to a spec: what is refused, what is said aloud, and that what plain words leave open is not judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_what_was_assumed_or_not_understood_is_said() -> None:
     lines.clear()
     spec_from_text("kitchen left of the living room", lines.append)
     assert lines == []
+
+
+def test_plain_words_under_a_header_are_of_its_style() -> None:
+    lines: list[str] = []
+    spec = spec_from_text(" Plain FloorPlan Generation: kitchen left of the living room", lines.append)
+    assert lines == []
+    assert spec == replace(spec_from_text("kitchen left of the living room"), style="plain")
+    assert print_spec(spec).startswith("Plain FloorPlan Generation")
 
 
 def test_a_structured_text_is_parsed() -> None:

@@ -8,13 +8,13 @@ that is not plain ("two or three", "at least two", "1.5"): the room and its numb
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .mentions import Item, Reading, Relation, read
 from .phrases import FILLERS, PLURAL_VERBS
 from .plan import Position
 from .spec import Spec, connection_sentence, count_item, position_sentence
-from .vocabulary import ROOM_TYPES, RoomId
+from .vocabulary import ROOM_TYPES, RoomId, style_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,13 @@ class Understood:
 
 
 def spec_from_words(text: str) -> Understood:
-    """Read a wish. Never raises; what it cannot read is returned as ignored."""
+    """Read a wish. Never raises; what it cannot read is returned as ignored.
+
+    It may stand under a style's header, which then names the spec's style: `Plain FloorPlan Generation: two bedrooms`.
+    """
+    style, wish = style_of(text), text.lstrip()
+    if wish.lower().startswith(style.header.lower()):
+        text = wish[len(style.header) :].lstrip(" .:,;\n")
     reading = read(text)
     for index, phrase in enumerate(reading.phrases):
         if phrase.kind in ("direction", "door"):
@@ -44,7 +50,8 @@ def spec_from_words(text: str) -> Understood:
             _relate_korean(reading, index)
         elif phrase.kind in ("doors", "between", "door-after"):
             _relate_group(reading, index)
-    return _result(reading)
+    found = _result(reading)
+    return replace(found, spec=replace(found.spec, style=style.name))
 
 
 # ------------------------------------------------------------------------------------------------------ relations

@@ -35,7 +35,10 @@ def library() -> Any:
     try:
         import ezdxf
     except ImportError:
-        raise UserError("exporting .dxf needs the package ezdxf", fix="pip install 'loraloom[export]'") from None
+        raise UserError(
+            "exporting .dxf needs the package ezdxf",
+            fix="uv run --extra export loraloom plan export …, or pip install ezdxf",
+        ) from None
     return ezdxf
 
 

@@ -34,7 +34,10 @@ def library() -> Any:
         import ifcopenshell
         import ifcopenshell.guid
     except ImportError:
-        raise UserError("exporting .ifc needs the package ifcopenshell", fix="pip install 'loraloom[export]'") from None
+        raise UserError(
+            "exporting .ifc needs the package ifcopenshell",
+            fix="uv run --extra export loraloom plan export …, or pip install ifcopenshell",
+        ) from None
     return ifcopenshell
 
 
