@@ -1,5 +1,6 @@
 """The README's first command: it writes what it names, learns, checks, and never touches a folder that is not its own."""
 
+import json
 import re
 from pathlib import Path
 
@@ -15,13 +16,20 @@ from loraloom.quickstart import MARK, Size, run_quickstart
 def test_quickstart_teaches_checks_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     folder = tmp_path / "q"
     folder.mkdir()
-    for name in (MARK, "of an earlier one"):
+    (folder / "plans" / "of an earlier one").mkdir(parents=True)
+    for name in (MARK, "mine.txt"):
         (folder / name).touch()
     said: list[str] = []
     run_quickstart(folder, Size(plans=40, steps=4, prompts=2, best_of=2), said.append)
-    assert not (folder / "of an earlier one").exists()
+    assert not (folder / "plans" / "of an earlier one").exists()
+    assert (folder / "mine.txt").is_file()
     shares = {name: int(share) for name, share in re.findall(r"sentences met, ([^:]+): (\d+)%", "\n".join(said))}
-    assert shares["adapter, as drawn"] <= shares["adapter, best of 2"] <= shares["adapter, best of them after repair"]
+    receipts = [
+        json.loads(file.read_text(encoding="utf-8")) for file in (folder / "pictures" / "receipts").glob("*.json")
+    ]
+    met = [one["met"] / (one["met"] + one["not_met"] + one["cannot_tell"]) for one in receipts]
+    assert abs(shares["adapter, best of them after repair"] - 100 * sum(met) / 2) <= 0.5
+    assert len(shares) == 5
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 8
     assert "the base draws" in page

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -134,7 +134,7 @@ def tokens(
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
-    plans: Annotated[int, typer.Option(min=20, help="floor plans to learn from")] = 300,
+    plans: Annotated[int, typer.Option(min=60, help="floor plans to learn from")] = 300,
     steps: Annotated[int, typer.Option(min=1, help="training steps")] = 150,
 ) -> None:
     """Teach the built-in base a style of floor plans, draw texts it has not seen, check them; no download, no GPU."""
@@ -178,7 +178,7 @@ def build_mini(
     steps: Annotated[int, typer.Option(min=1, help="of the denoiser in a round; likewise")] = 4_000,
     batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 32,
     text_encoder: Annotated[bool, typer.Option("--text-encoder", help="it learns on too; begins a new round")] = False,
-    precision: Annotated[str, typer.Option(help="no, or bf16 on a GPU")] = "no",
+    precision: Annotated[Literal["no", "bf16"], typer.Option(help="bf16 pays on a GPU")] = "no",
     compile_denoiser: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser")] = False,
 ) -> None:
     """Make the built-in base again from nothing: draw, fit its autoencoder, train it; resumable."""

@@ -66,7 +66,7 @@ class Compared:
 
 
 def run_quickstart(folder: Path, size: Size, say: Say) -> None:
-    """Do it all in `folder`; a quickstart that stands there is replaced, anything else is left alone.
+    """Do it all in `folder`; what an earlier quickstart wrote there is replaced, anything else is left alone.
 
     Raises:
         UserError: The folder holds something else.
@@ -75,7 +75,9 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
             raise UserError("this folder is not empty", got=str(folder), fix="choose another one with --out")
-        shutil.rmtree(folder)
+        for name in ("plans", "dataset", "run", "pictures"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "report.html").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
     artist = plugins.load("domains", DOMAIN).artist
@@ -90,8 +92,10 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
         prepare(folder / "plans", folder / "dataset", settings, console=lambda text: None, progress=bar("pictures"))
         say(f"3/5 teaching {BASE} this style by LoRA: {size.steps} steps")
         finished = train(run_config(folder, size), say=lambda text: None, report=_report(say), progress=bar).finished
+        if finished.stopped:
+            raise KeyboardInterrupt  # `train` makes a stop of it, to be gone on from; a quickstart begins anew
         say(f"    trained in {duration(finished.seconds)}")
-        say(f"4/5 drawing {size.prompts} texts that it has not seen, with the base and with the adapter")
+        say("4/5 drawing texts that it has not seen, with the base and with the adapter")
         session, compared = draw(folder, size, bar("denoiser steps"))
     say("5/5 checking every sentence")
     report(folder, session, compared, say)
@@ -128,11 +132,11 @@ def draw(folder: Path, size: Size, progress: Progress) -> tuple[Session, list[Co
     judge = require_judge(session)
     examples = held_out(folder / "dataset", size.prompts)
     requests = session.requests([text for _, text in examples])
-    total = settings.steps * size.prompts * (1 + size.best_of)
+    total = settings.steps * len(examples) * (1 + size.best_of)
     session.set_weight(0, 0.0)
     base = list(session.draw(requests, lambda done, _: progress(done, total)))
     session.set_weight(0, 1.0)
-    first = settings.steps * size.prompts
+    first = settings.steps * len(examples)
     judged = draw_judged(session, requests, progress=lambda done, _: progress(first + done, total))
     compared = [
         Compared(text, truth, plain, judge.judge(plain.image, text), one)
@@ -181,8 +185,9 @@ def report(folder: Path, session: Session, compared: Sequence[Compared], say: Sa
         "adapter, as drawn": _mean([one.adapter.shares[0] for one in compared]),
         f"adapter, best of {compared[0].adapter.candidates}": _mean([one.adapter.shares[1] for one in compared]),
         "adapter, best of them after repair": _mean([one.adapter.shares[2] for one in compared]),
-        "for comparison: a true plan of another text": _mean(another(judge, compared)),
     }
+    if len(compared) > 1:
+        shares["for comparison: a true plan of another text"] = _mean(another(judge, compared))
     facts = [(f"sentences met, {name}", f"{share:.0%}") for name, share in shares.items()]
     whole = sum(one.adapter.receipt.complete for one in compared)
     facts.append(("pictures that meet every sentence", f"{whole} of {len(compared)}"))

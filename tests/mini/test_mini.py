@@ -43,17 +43,18 @@ def test_a_vocabulary_learned_from_captions_writes_their_words_as_one_token_and_
     assert not (tmp_path / "tokenizer" / ".template").exists()
 
 
-def test_a_fit_that_is_cut_ends_where_an_uncut_one_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_fit_that_is_cut_ends_where_an_uncut_one_ends(tmp_path: Path, muon: bool) -> None:
     def module() -> torch.nn.Module:
         torch.manual_seed(0)
-        return torch.nn.Linear(4, 2)
+        return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 5), torch.nn.Linear(5, 2))
 
     def run(one: torch.nn.Module, state: Path, deadline: float = float("inf")) -> bool:
         def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
             inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
             return (one(inputs) - inputs[:, :2]).square().mean(), {}
 
-        return fit(one, loss, Fit(20, 0.1), Job(state, quiet, deadline=deadline))
+        return fit(one, loss, Fit(20, 0.1, muon=muon), Job(state, quiet, deadline=deadline))
 
     whole = module()
     assert run(whole, tmp_path / "whole.safetensors")
@@ -194,6 +195,8 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
         return lambda done, total: None
 
     said: list[str] = []
+    assert build_mini(tmp_path / "state", recipe, 0.0, said.append, bar) == tmp_path / "state"
+    assert said.pop() == "not done yet; the same command goes on"
     place = build_mini(tmp_path / "state", recipe, 1e9, said.append, bar)
     model = open_model(ModelSource(str(place)))
     assert (model.latent_scale, model.default_size_px, model.latent_channels) == (8, 256, 4)

@@ -122,6 +122,16 @@ def test_a_stop_signal_finishes_the_step_saves_and_goes_on_identically(
     assert adapters[0] == adapters[1]
 
 
+def test_a_run_whose_time_is_over_is_saved_and_goes_on(configure: Configure) -> None:
+    config = configure(checkpoints={"every": 0})
+    before = signal.getsignal(signal.SIGTERM)
+    first = train(config, say=lambda t: None, deadline=0.0)
+    assert (first.finished.step, first.adapter) == (0, None)  # it was over before the caches were filled
+    second = train(config, say=lambda t: None, deadline=time.monotonic() + 3600)
+    assert (second.finished.step, second.finished.stopped) == (6, "")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(configure: Configure, tmp_path: Path) -> None:
     train(configure(), say=lambda t: None)
     checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")

@@ -11,23 +11,21 @@ In: a folder and a budget of time. Out: in it
     start/                         the model before the denoiser has seen a picture
     round_01/ round_02/ ...        pictures, prepared dataset and training run (method full)
     round_01/first/ looked/        a short run before grounding, and its weights
-    grounding.safetensors          state of the fit of the denoiser's deep layers to the coarse pictures
+    round_01/grounding_*           state of the fit of the denoiser's deep layers to the coarse pictures
+    round_01/contrast_*            state of the fit of the vision tower
     grounded/                      the model after it, from which the first round goes on
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
 Run it again with the same folder to go on; `mini/` is written anew at the end of every call. Asked for another number of
-pictures or steps, or for a text encoder that learns or rests, it begins a new round: fresh pictures, the weights so far.
+pictures or steps, another batch or precision, or for a text encoder that learns or rests, it begins a new round: fresh
+pictures, the weights so far.
 """
 
 import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import copytree
 from typing import Any, Literal
@@ -50,13 +48,13 @@ from loraloom.mini.fitting import Job, read_average
 from loraloom.mini.grounding import ground, how_to_ground
 from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
 from loraloom.mini.reading import teach_reading
-from loraloom.mini.recipe import PREPARED, Recipe, run_config
+from loraloom.mini.recipe import PREPARED, Recipe, run_config, start_of
 from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed
-from loraloom.train.checkpoint import CheckpointFolder, load_checkpoint
+from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.full import attach_full
 from loraloom.train.run import train
 
@@ -87,8 +85,8 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
         if not (folder / "grounded" / "model_index.json").is_file():
             _ground(folder, round_, recipe, deadline, say, bar)
         say("7/9 denoiser")
-        with stop_at(deadline):
-            finished = train(run_config(folder, round_, recipe), say=say, report=_report(say), progress=bar).finished
+        config = run_config(folder, round_, recipe)
+        finished = train(config, say=say, report=_report(say), progress=bar, deadline=deadline).finished
         model = export(folder, round_ / "run", "fp16", folder / "mini", say)
         if finished.step >= recipe.steps and model != folder:
             say("8/9 decoder")
@@ -98,13 +96,13 @@ def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar
             say("9/9 vision tower")
             _in_time(add_clip(model, round_, recipe.contrast_steps, say, deadline))
     except _SpentError:
-        say("the budget is spent; the same command goes on")
+        say("not done yet; the same command goes on")
     ready = folder / "mini"
     return ready if (ready / "model_index.json").is_file() else folder
 
 
 class _SpentError(Exception):
-    """The budget is spent before a stage was done; its state is saved."""
+    """The budget is spent, or a stop was asked for, before a stage was done; its state is saved."""
 
 
 def _in_time(done: bool, deadline: float = math.inf) -> None:
@@ -130,15 +128,11 @@ def polish(folder: Path, steps: int, say: Say, deadline: float) -> bool:
 def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -> bool:
     """Fit a vision tower to the model's text encoder on a round's pictures; writes `clip/` into the model folder.
 
-    The state lies in the round and belongs to the text encoder as it is now: made anew when that has moved on.
+    The state belongs to the text encoder as it is now: made anew when that has moved on.
     """
     from transformers import CLIPTextModel
 
-    of = open_model(ModelSource(str(model))).fingerprint("text_encoder")[:12]
-    state = round_ / f"contrast_{of}.safetensors"
-    for old in round_.glob("contrast_*.safetensors"):
-        if old != state:
-            old.unlink()
+    state = state_of(round_, "contrast", model, "text_encoder")
     manifest = read_manifest(round_ / "dataset")
     learned = manifest.split("train")
     pictures = np.empty((len(learned), SIZE_PX // 2, SIZE_PX // 2, 3), np.uint8)
@@ -154,6 +148,15 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
     with whole_directory(model / "clip") as target:
         clip.cpu().half().save_pretrained(target)
     return True
+
+
+def state_of(round_: Path, fit: str, model: Path, part: Literal["text_encoder", "denoiser"]) -> Path:
+    """A fit's state file in a round, named after the weights that it began with; deletes those of others."""
+    state = round_ / f"{fit}_{open_model(ModelSource(str(model))).fingerprint(part)[:12]}.safetensors"
+    for old in round_.glob(f"{fit}_*.safetensors"):
+        if old != state:
+            old.unlink()
+    return state
 
 
 def _begin(folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
@@ -213,9 +216,8 @@ def _ground(folder: Path, round_: Path, recipe: Recipe, deadline: float, say: Sa
 
     say("5/9 a first look")
     config = run_config(folder, round_, recipe, first=True)
-    with stop_at(deadline):
-        train(config, say=say, report=_report(say), progress=bar)
-    _in_time(True, deadline)
+    finished = train(config, say=say, report=_report(say), progress=bar, deadline=deadline).finished
+    _in_time(finished.step >= recipe.first_steps, deadline)
     say("6/9 grounding: where the texts' colours are")
     looked = export(folder, round_ / "first", "fp32", round_ / "looked", say)
     grids, texts = _lessons(folder, recipe, deadline, bar)
@@ -224,7 +226,7 @@ def _ground(folder: Path, round_: Path, recipe: Recipe, deadline: float, say: Sa
     with quiet():
         encoder: Any = CLIPTextModel.from_pretrained(looked / "text_encoder")
         denoiser: Any = UNet2DConditionModel.from_pretrained(looked / "unet")
-    job = Job(folder / "grounding.safetensors", say, best_device(), deadline)
+    job = Job(state_of(round_, "grounding", looked, "denoiser"), say, best_device(), deadline)
     _in_time(ground(encoder, denoiser, grids, windows, worlds, how_to_ground(recipe.grounding_steps), job))
     with whole_directory(folder / "grounded") as target:
         copytree(looked, target, dirs_exist_ok=True)
@@ -254,8 +256,8 @@ def _round(folder: Path, recipe: Recipe, say: Say) -> Path:
     """The folder of the round that goes on, or of a new one."""
     rounds = sorted(file.parent for file in folder.glob("round_*/round.json"))  # written last: the round is whole
     last = rounds[-1] if rounds else None
-    asked = {"pictures": recipe.pictures, "text_encoder": recipe.text_encoder, "steps": recipe.steps}
-    if last and json.loads((last / "round.json").read_text(encoding="utf-8")) == asked:
+    asked = {name: getattr(recipe, name) for name in ("pictures", "text_encoder", "steps", "batch_size", "precision")}
+    if last and json.loads((last / "round.json").read_text(encoding="utf-8")).items() <= asked.items():
         return last
     new = folder / f"round_{len(rounds) + 1:02d}"
     # Without weights of its own the last round hands on the ones it began from.
@@ -281,33 +283,19 @@ def assemble(folder: Path, vae: Any, texts: Sequence[str]) -> None:
 
 def export(folder: Path, run: Path, dtype: Literal["fp32", "fp16"], out: Path, say: Say) -> Path:
     """Write a run's newest average weights as a model to `out`."""
-    checkpoints = CheckpointFolder(run / "checkpoints")
-    steps = checkpoints.steps()
-    if not steps:
+    checkpoint, _ = CheckpointFolder(run / "checkpoints").load_newest()
+    if checkpoint is None:
         return folder
-    checkpoint = load_checkpoint(checkpoints.path(steps[-1]))
-    settings = read_run(run)
-    model = open_model(ModelSource(settings.model.source))
-    attach_full(model, text_encoder=settings.lora.text_encoder).load(checkpoint.ema or checkpoint.adapter)
+    # Not the base that run.yaml names: the folder may have moved since.
+    model = open_model(ModelSource(str(start_of(folder, run.parent, first=run.name == "first"))))
+    attach_full(model, text_encoder=read_run(run).lora.text_encoder).load(checkpoint.ema or checkpoint.adapter)
     if dtype == "fp16" and (folder / DECODER).is_file():  # a base to go on with keeps the decoder that it began with
         vae: Any = model.module("vae")
         vae.load_state_dict(read_average(folder / DECODER), strict=False)
     model.save(out, dtype)
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
-    say(f"{out}: {size:.1f} MiB after {steps[-1]} steps of {run.parent.name}/{run.name}")
+    say(f"{out}: {size:.1f} MiB after {checkpoint.step} steps of {run.parent.name}/{run.name}")
     return out
-
-
-@contextmanager
-def stop_at(deadline: float) -> Iterator[None]:
-    """Ask the training loop to stop at a time of `time.monotonic`, as Ctrl-C from outside would."""
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _report(say: Say) -> Callable[[int, dict[str, float]], None]:

@@ -9,7 +9,6 @@ import json
 from contextlib import closing
 from functools import partial
 from math import inf
-from os import cpu_count
 from pathlib import Path
 from time import monotonic
 
@@ -22,7 +21,7 @@ from loraloom.contracts import Progress
 from loraloom.files import write_bytes, write_text
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Artist
-from loraloom.workforce import spread
+from loraloom.workforce import spread, usable_cores
 
 SIZE_PX = 256
 GRID = 16
@@ -65,7 +64,7 @@ def write_examples(
     texts = folder / "texts"
     texts.mkdir(exist_ok=True)
     missing = [number for number in range(count) if not (texts / f"{number:06d}.txt").is_file()]
-    with closing(spread(partial(_write_one, folder, seed), missing, cpu_count() or 1, chunk=16)) as written:
+    with closing(spread(partial(_write_one, folder, seed), missing, usable_cores(), chunk=16)) as written:
         for done, _ in enumerate(written, count - len(missing) + 1):
             if progress:
                 progress(done, count)
@@ -90,7 +89,7 @@ def write_pictures(
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE_PX, SIZE_PX, 3))
-        drawn = spread(partial(_picture, seed), list(range(count)), cpu_count() or 1, chunk=16)
+        drawn = spread(partial(_picture, seed), list(range(count)), usable_cores(), chunk=16)
         with closing(drawn):
             for number, picture in enumerate(drawn):
                 array[number] = picture
@@ -113,7 +112,7 @@ def write_grids(
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn: list[tuple[NDArray[np.uint8], str]] = []
-        with closing(spread(partial(_grid, seed), list(range(count)), cpu_count() or 1, chunk=16)) as pairs:
+        with closing(spread(partial(_grid, seed), list(range(count)), usable_cores(), chunk=16)) as pairs:
             for pair in pairs:
                 drawn.append(pair)
                 if progress:

@@ -111,6 +111,7 @@ def ground(
     prior_kp = _log_shares(classes[learned]).to(device)
     text_encoder.to(device).eval()
     denoiser.to(device).requires_grad_(False)
+    torch.manual_seed(derive_seed("grounding", "start"))  # of the layer that is thrown away
     teller = Teller(text_encoder, denoiser).to(device).train().requires_grad_(True)
 
     def errors(numbers: NDArray[np.int64], *seed: str | int) -> Tensor:

@@ -63,9 +63,14 @@ PREPARED = PrepareConfig(
 )  # fmt: skip
 
 
+def start_of(folder: Path, round_: Path, *, first: bool = False) -> Path:
+    """The model that a round's run begins from, or the short one before grounding."""
+    return round_ / "start" if (round_ / "start").is_dir() else folder / ("start" if first else "grounded")
+
+
 def run_config(folder: Path, round_: Path, recipe: Recipe, *, first: bool = False) -> RunConfig:
     """The training run of a round, or the short one before grounding."""
-    start = round_ / "start" if (round_ / "start").is_dir() else folder / ("start" if first else "grounded")
+    start = start_of(folder, round_, first=first)
     steps = recipe.first_steps if first else recipe.steps
     return RunConfig.model_validate(
         {

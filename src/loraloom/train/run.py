@@ -9,6 +9,7 @@ run/  run.yaml                            the resolved settings
       model/                              instead of the last two with method full: a diffusers folder
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def train(
     report: Callable[[int, dict[str, float]], None] = lambda done, numbers: None,
     progress: Callable[[str], Progress] = lambda title: lambda done, total: None,
     cpu: bool = False,
+    deadline: float = math.inf,
 ) -> TrainResult:
     """Train an adapter, or go on where a killed run stopped.
 
@@ -68,6 +70,7 @@ def train(
         report: Told (finished steps, numbers) at each log line; the main process only.
         progress: Makes a progress callback for a titled piece of work.
         cpu: Train on the CPU even where there is a GPU.
+        deadline: `time.monotonic` after which the run stops as if asked to: saved, and the same call goes on.
 
     Raises:
         UserError: Whatever the user can repair.
@@ -90,7 +93,7 @@ def train(
         write_text(folder / "run.yaml", to_yaml(config))
         tracker = open_tracker(folder, config.tracking, flatten(config), start, say)
     try:
-        with listen_for_stop() as stop:
+        with listen_for_stop(deadline) as stop:
             run = set_up(config, runtime, tracker, say, progress, stop)
             if checkpoint:
                 run.restore(checkpoint)
