@@ -3,14 +3,17 @@
 In: a function of a module, its arguments one by one. Out: its results in the order of the arguments.
 """
 
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from loraloom.errors import UserError
@@ -48,7 +51,7 @@ def spread(
         return
     waiting = chain(first, waiting)
     # Spawned, not forked: a fork of a process with threads (torch, CUDA) may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
     running: deque[Future[list[Result]]] = deque()
 
     def feed(pieces: int) -> None:
@@ -87,9 +90,23 @@ def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     return [work(item) for item in items]
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; only the one that leads decides what it means."""
+def usable_cores() -> int:
+    """Cores that this process may use, at most as many as a pool of processes takes on Windows (61)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 61) if os.name == "nt" else cores
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, even when it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

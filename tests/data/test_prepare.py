@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,9 @@ from PIL import Image
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, read_manifest
+from loraloom.data.pictures import PictureSettings
 from loraloom.data.prepare import PrepareReport, final_caption, prepare
+from loraloom.data.workers import FEW, Task, run_tasks
 from loraloom.errors import UserError
 from loraloom.files import sha256_file
 from tests.support.pictures import bomb_png, drawn, encoded, folder_of, save, shared_data
@@ -283,3 +286,24 @@ def test_a_split_that_the_source_brings_is_kept(tmp_path: Path, draw_folder: Cal
     (source / "splits.json").write_text(json.dumps({"train": names, "validation": names[:1]}), encoding="utf-8")
     with pytest.raises(UserError, match="both sides"):
         prepare(source, tmp_path / "again", PrepareConfig(size=64, min_size=16, num_workers=1), console=said.append)
+
+
+class _Killer(type(Path())):
+    """A path whose arrival in another process is the end of that process."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:  # type: ignore[override]
+        return os._exit, (9,)
+
+
+def test_two_pictures_that_kill_their_workers_do_not_cost_the_others(tmp_path: Path) -> None:
+    """When the last two died, those that were finished before were forgotten and `prepare` gave up."""
+    names = [f"{number}.png" for number in range(FEW + 4)]
+    sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
+    out = tmp_path / "out"
+    tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
+    tasks[-2:] = [replace(task, source=_Killer(task.source)) for task in tasks[-2:]]
+    settings = PictureSettings.from_config(PrepareConfig(size=64, min_size=16))
+    problems = {outcome.task.id: outcome.problem for outcome in run_tasks(tasks, settings, 2)}
+    assert len(problems) == len(tasks)
+    assert {id_ for id_, problem in problems.items() if problem} == {tasks[-2].id, tasks[-1].id}
+    assert problems[tasks[-1].id] == "the decoder crashed on it"

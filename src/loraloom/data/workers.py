@@ -7,7 +7,6 @@ are done all the same.
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -16,7 +15,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from PIL import Image
@@ -36,6 +34,7 @@ from loraloom.data.pictures import (
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes
 from loraloom.names import short_hash
+from loraloom.workforce import start_worker, usable_cores
 
 IN_FLIGHT_PER_WORKER = 4
 FEW = 8
@@ -136,12 +135,17 @@ def run_tasks(tasks: Sequence[Task], settings: PictureSettings, num_workers: int
         yield from (prepare_one(task, settings) for task in tasks)
         return
     waiting, any_finished = iter(tasks), False
-    while lost := (yield from _run_pool(waiting, settings, workers)):
+    while True:
+        lost, finished = yield from _run_pool(waiting, settings, workers)
+        any_finished |= finished
+        if not lost:
+            return
         # A worker died: the tasks that were on the way are tried one at a time to learn which is to blame.
         crashed: list[Task] = []
         for task in lost:
-            crashed += yield from _run_pool(iter([task]), settings, 1)
-        any_finished |= len(crashed) < len(lost)
+            lost_again, finished = yield from _run_pool(iter([task]), settings, 1)
+            crashed += lost_again
+            any_finished |= finished
         if not any_finished and len(crashed) > 1:
             raise UserError(
                 "worker processes end as soon as they start",
@@ -150,16 +154,14 @@ def run_tasks(tasks: Sequence[Task], settings: PictureSettings, num_workers: int
         yield from (Outcome(task, problem="the decoder crashed on it") for task in crashed)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _run_pool(tasks: Iterator[Task], settings: PictureSettings, workers: int) -> Generator[Outcome, None, list[Task]]:
-    """Outcomes of a pool of processes; returns the tasks that were lost when a worker died."""
-    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
+def _run_pool(
+    tasks: Iterator[Task], settings: PictureSettings, workers: int
+) -> Generator[Outcome, None, tuple[list[Task], bool]]:
+    """Outcomes of a pool of processes; returns the tasks that were lost when a worker died, and whether any was finished."""
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=start_worker)
     on_the_way: dict[Future[Outcome], Task] = {}
     lost: list[Task] = []
+    any_finished = False
     try:
         while True:
             for task in islice(tasks, IN_FLIGHT_PER_WORKER * workers - len(on_the_way)):
@@ -169,7 +171,7 @@ def _run_pool(tasks: Iterator[Task], settings: PictureSettings, workers: int) ->
                     lost.append(task)
                     break
             if not on_the_way:
-                return lost
+                return lost, any_finished
             for future in wait(on_the_way, return_when=FIRST_COMPLETED).done:
                 task = on_the_way.pop(future)
                 try:
@@ -177,6 +179,7 @@ def _run_pool(tasks: Iterator[Task], settings: PictureSettings, workers: int) ->
                 except BrokenProcessPool:
                     lost.append(task)
                     continue
+                any_finished = True
                 yield outcome
             if lost:
                 tasks = iter(())
@@ -193,19 +196,6 @@ def _context() -> BaseContext:
         alone = threading.active_count() == 1 and "torch" not in sys.modules
         return multiprocessing.get_context("fork" if alone else "forkserver")
     return multiprocessing.get_context("spawn")
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, even when it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: PictureSettings) -> Image.Image:

@@ -85,11 +85,11 @@ class PlanArtist:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """`input_text/`, `label_floorplan/` and `truth/`; one process a core."""
-        from os import cpu_count
+        from loraloom.workforce import usable_cores
 
         from .synthesis.dataset import write_dataset
 
-        write_dataset(folder, count, seed, style or "sjh", progress, workers=cpu_count() or 1)
+        write_dataset(folder, count, seed, style or "sjh", progress, workers=usable_cores())
 
 
 class PlanJudge:

@@ -62,9 +62,8 @@ def synthesise(
     validation_share: Annotated[float, typer.Option(min=0, max=1, help="share of the validation side")] = 0.1,
 ) -> None:
     """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
-    from os import cpu_count
-
     from loraloom.folders import check_folder, prepare_line
+    from loraloom.workforce import usable_cores
 
     from .counting import progress_bar
     from .inputs import style_named
@@ -73,7 +72,7 @@ def synthesise(
     style_named(style)
     check_folder(out)
     with progress_bar("plans") as progress:
-        splits = write_dataset(out, count, seed, style, progress, workers or cpu_count() or 1, validation_share)
+        splits = write_dataset(out, count, seed, style, progress, workers or usable_cores(), validation_share)
     typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
     typer.echo(f"next: {prepare_line(out, 'floorplan')}")
 

@@ -5,7 +5,6 @@ layout: `file_name`, `text`) and `truth.jsonl` (what is where), both written las
 """
 
 import json
-import os
 from collections.abc import Generator
 from contextlib import closing
 from functools import partial
@@ -18,7 +17,7 @@ from loraloom.errors import UserError
 from loraloom.extensions.domains.scenes.drawing import check_style, draw, words
 from loraloom.files import remove_leftovers, write_bytes, write_json, write_text
 from loraloom.randomness import derive_seed
-from loraloom.workforce import spread
+from loraloom.workforce import spread, usable_cores
 
 DRAWING = 1
 """Counts up when the same seed begins to draw another picture: folders of two kinds must not mix."""
@@ -117,7 +116,7 @@ def write_dataset(
         (folder / name).unlink(missing_ok=True)
     metadata: list[str] = []
     truths: list[str] = []
-    with closing(_pieces(folder, count, seed, style, workers or os.cpu_count() or 1)) as pieces:
+    with closing(_pieces(folder, count, seed, style, workers or usable_cores())) as pieces:
         for rows in pieces:
             for number, text, facts in rows:
                 name = file_name(number)
