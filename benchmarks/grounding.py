@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--adamw-rates", type=float, nargs="+", default=[1e-3, 3e-3])
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
+    if args.steps < 50 or args.steps % 50:
+        parser.error("--steps must be a multiple of 50: shares are measured then")
     model = args.model or args.state / "round_01" / "looked"
     with np.load(args.state / "lessons.npz") as kept:
         grids, texts = kept["grids"], [str(text) for text in kept["texts"]]

@@ -2,8 +2,9 @@
 
 In: a base, how many plans to learn from, steps, how many held-out texts. For each prompt method an adapter is trained alike
 (same plans, seed, steps, layers, text encoder included) and draws the same texts from the same seeds. A fact is a sentence
-of the text; it stands late when its last token is beyond the first window. Sentences of the texts are shuffled within
-their sections, so that late facts are no harder than early ones; accuracies are compared section by section.
+of the text; it stands late when its last token is beyond the first window. In the texts, learned ones as well, sentences
+are shuffled within their sections and the sections of connections and positions stand in either order, so that late
+facts are no harder than early ones; accuracies are compared section by section.
 
 Out, printed and with `--json` as a file, for each method: the share of facts that reaches the encoder, milliseconds to
 encode a text, met share of early and late connections and of early and late positions, and late minus early, the mean
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,6 +32,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import PromptMethod, RunConfig
 from loraloom.contracts import PictureRequest
+from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.augment import shuffle
@@ -44,13 +47,20 @@ Met = dict[tuple[str, bool], list[bool]]
 """(section, late) to whether each fact is met."""
 
 
+def mixed(text: str, number: int) -> str:
+    """The same sentences shuffled within their sections, and the sections after the counts in either order."""
+    rng = np.random.default_rng(number)
+    counts, *sections = print_spec(shuffle(parse_spec(text), rng)).rstrip("\n").split("\n\n")
+    return "\n\n".join([counts, *(sections[place] for place in rng.permutation(len(sections)))]) + "\n"
+
+
 def held_out(count: int) -> list[str]:
-    """Texts of plans that nothing is trained on, sentences shuffled within sections."""
+    """Mixed texts of plans that nothing is trained on."""
     assert DOMAIN.artist is not None
     texts: list[str] = []
     for number in range(count):
         _, text = DOMAIN.artist.draw(derive_seed("benchmark of long prompts", number) >> 16, "sjh")
-        texts.append(print_spec(shuffle(parse_spec(text), np.random.default_rng(number))))
+        texts.append(mixed(text, number))
     return texts
 
 
@@ -93,7 +103,9 @@ def judge_all(session: Session, prompts: Sequence[str], say: Callable[[str], Non
     judge = require_judge(session)
     met: Met = defaultdict(list)
     arrived: list[bool] = []
-    requests: list[PictureRequest] = session.requests(prompts)
+    requests: list[PictureRequest] = [
+        replace(request, seed=number) for number, request in enumerate(session.requests(prompts))
+    ]
     for number, picture in enumerate(session.draw(requests), 1):
         image: Image.Image = picture.image
         prompt = picture.request.prompt
@@ -113,7 +125,7 @@ def encode_ms(session: Session, prompts: Sequence[str]) -> float:
     times: list[float] = []
     for prompt in prompts[:40]:
         began = time.perf_counter()
-        session.encode([prompt])
+        session.encode([prompt])[0].cpu()  # on a GPU only this waits for the work
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 
@@ -149,6 +161,8 @@ def main() -> None:
     assert DOMAIN.artist is not None
     if not (arguments.out / "dataset" / "manifest.jsonl").is_file():
         DOMAIN.artist.write_dataset(arguments.out / "plans", arguments.plans, seed=7)
+        for file in sorted((arguments.out / "plans" / "input_text").glob("*.txt")):
+            file.write_text(mixed(file.read_text(encoding="utf-8"), int(file.stem)), encoding="utf-8")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", domain="floorplan", validation_share=0.0, near_duplicate_bits=0
         )
@@ -157,10 +171,12 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     for method in arguments.methods:
         print(f"{method}: training", flush=True)
-        train(
+        finished = train(
             run_config(arguments, method),
             report=lambda step, numbers: print(step, f"{numbers['loss']:.4f}", flush=True),
-        )
+        ).finished
+        if finished.stopped:
+            return  # the same command goes on
         config = GenerateConfig(steps=20, guidance_scale=3.0, batch_size=8)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
         met, share = judge_all(session, prompts, print)
@@ -171,7 +187,13 @@ def main() -> None:
     for method, row in rows.items():
         print(f"| {method} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |")
     if arguments.json:
-        record = {"model": arguments.model, "steps": arguments.steps, "prompts": arguments.prompts, "methods": rows}
+        record = {
+            "model": arguments.model,
+            "plans": len(read_manifest(arguments.out / "dataset").examples),
+            "steps": arguments.steps,
+            "prompts": arguments.prompts,
+            "methods": rows,
+        }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
