@@ -12,6 +12,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
+from loraloom.folders import COMMAND
 
 
 def loraloom(*arguments: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -157,7 +158,7 @@ def test_samples_draws_what_any_domain_draws_and_says_how_to_go_on(tmp_path: Pat
     folder = tmp_path / "of mine"
     folder.mkdir()
     result = loraloom("samples", "scenes", "--out", ".", "--count", "2", cwd=folder)
-    step = "loraloom prepare . --out 'datasets/of mine' --domain scenes --size 256 --resample nearest"
+    step = f"{COMMAND} prepare . --out 'datasets/of mine' --domain scenes --size 256 --resample nearest"
     assert result.stdout == f"next: {step}\n"
     loraloom("samples", "floorplan", "--out", "plans", "--count", "1", cwd=tmp_path)
     assert (tmp_path / "plans" / "truth" / "0.json").is_file()

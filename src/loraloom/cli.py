@@ -24,7 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 from loraloom import __version__, plugins
 from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
 from loraloom.errors import UserError, did_you_mean
-from loraloom.folders import check_folder, prepare_line
+from loraloom.folders import COMMAND, check_folder, prepare_line
 
 
 def prepare(
@@ -55,7 +55,7 @@ def prepare(
         room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("pictures"))
     if not model:
         typer.echo("captions were not counted: add --model to do that here, or use `loraloom tokens`")
-    typer.echo(f"next: loraloom train --dataset {out}")
+    typer.echo(f"next: {COMMAND} train --dataset {out}")
 
 
 def train(

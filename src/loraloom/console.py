@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loraloom.contracts import Progress
 from loraloom.errors import UserError
+from loraloom.folders import COMMAND
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -127,4 +128,4 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
         if settings.samples.enabled:
             say(f"samples: {result.folder / 'samples' / 'sheet.png'}")
         say(f"for other programs: {result.folder / 'exports'}")
-        say(f'next: loraloom generate --adapter {result.folder} "a prompt"')
+        say(f'next: {COMMAND} generate --adapter {result.folder} "a prompt"')

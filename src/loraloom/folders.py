@@ -3,10 +3,14 @@
 In: paths as they were typed. Out: a mistake while it costs nothing, a line to copy.
 """
 
+import os
 import shlex
 from pathlib import Path
 
 from loraloom.errors import UserError
+
+COMMAND = "uv run loraloom" if "UV_RUN_RECURSION_DEPTH" in os.environ else "loraloom"
+"""As its user calls it: what `uv run` starts is on no path of the shell."""
 
 
 def check_folder(path: Path) -> None:
@@ -35,4 +39,4 @@ def prepare_line(folder: Path, domain: str) -> str:
     """The command that makes a dataset of a folder of drawn pictures."""
     name = folder.resolve().name or "pictures"
     source, dataset = shlex.quote(str(folder)), shlex.quote(f"datasets/{name}")
-    return f"loraloom prepare {source} --out {dataset} --domain {domain} --size 256 --resample nearest"
+    return f"{COMMAND} prepare {source} --out {dataset} --domain {domain} --size 256 --resample nearest"

@@ -22,6 +22,7 @@ from loraloom.contracts import Picture, Progress
 from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.errors import UserError
+from loraloom.folders import COMMAND
 from loraloom.generate.judging import Judged, draw_judged, require_judge, save_receipt
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import keep_picture
@@ -101,8 +102,10 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
     report(folder, session, compared, say)
     say(f"all of it took {duration(time.monotonic() - began)}")
     say(f"look at {folder / 'report.html'} in a browser, and at {folder / 'run' / 'samples' / 'sheet.png'}")
-    say(f'next: loraloom generate --adapter {folder / "run"} --best-of 8 "2 bedrooms, kitchen left of the living room"')
-    say("      loraloom doctor; loraloom prepare YOUR_PICTURES --out DATASET; loraloom train --dataset DATASET")
+    say(
+        f'next: {COMMAND} generate --adapter {folder / "run"} --best-of 8 "2 bedrooms, kitchen left of the living room"'
+    )
+    say(f"      {COMMAND} doctor; {COMMAND} prepare YOUR_PICTURES --out DATASET; {COMMAND} train --dataset DATASET")
 
 
 def run_config(folder: Path, size: Size) -> RunConfig:

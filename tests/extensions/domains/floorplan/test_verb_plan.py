@@ -22,6 +22,7 @@ from loraloom.extensions.domains.floorplan.reading import read
 from loraloom.extensions.domains.floorplan.spec import print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.vocabulary import DOOR, WALL
+from loraloom.folders import COMMAND
 from tests.support.pictures import shared_data
 
 
@@ -127,7 +128,7 @@ def test_synthesise_writes_pairs_that_verify_and_goes_on_where_it_was(tmp_path: 
     folder = tmp_path / "my plans"
     output = run("synthesise", "--count", 2, "--out", folder, "--workers", 1, "--seed", 3).output
     assert output.startswith(f"2 plans in {folder}: ")
-    step = f"loraloom prepare '{folder}' --out 'datasets/my plans' --domain floorplan --size 256 --resample nearest"
+    step = f"{COMMAND} prepare '{folder}' --out 'datasets/my plans' --domain floorplan --size 256 --resample nearest"
     assert output.endswith(f"next: {step}\n")
     before = (folder / "label_floorplan" / "0.png").read_bytes()
     run("synthesise", "--count", 3, "--out", folder, "--workers", 1, "--seed", 3, "--validation-share", 0)
