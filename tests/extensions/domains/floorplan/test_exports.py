@@ -267,7 +267,7 @@ def test_export_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("suffix", "module"), [(".dxf", "ezdxf"), (".ifc", "ifcopenshell")])
 def test_a_missing_library_is_named(suffix: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(UserError, match=r"loraloom\[export\]"):
+    with pytest.raises(UserError, match=r"--extra export"):
         export(ring_plan(), tmp_path / f"plan{suffix}")
     assert list(tmp_path.iterdir()) == []
 
