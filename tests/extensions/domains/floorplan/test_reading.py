@@ -10,12 +10,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from loraloom.extensions.domains.floorplan.painting import paint
-from loraloom.extensions.domains.floorplan.plan import Plan
+from loraloom.extensions.domains.floorplan.pixels import Labels, Mask, dilate
+from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.reading import as_array, read, snap
 from loraloom.extensions.domains.floorplan.spec import print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.verifying import verify
-from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, STYLES
+from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, DOOR, EXTERNAL, STYLES, WALL, RoomId
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "sjh"
 SEEDS = range(40)
@@ -155,6 +156,47 @@ def test_specks_are_no_rooms() -> None:
     pixels[middle[0] : middle[0] + 4, middle[1] : middle[1] + 4] = STYLES["sjh"].palette[5]
     pixels[5, 5] = (254, 255, 255)  # one pixel off, so the picture is not exact and the reader decides
     assert same_text(Image.fromarray(pixels), 2)
+
+
+def bitten(labels: Labels, first: Mask, second: Mask, width: int, by: int) -> Labels:
+    """`width` pixels of the wall between two rooms go to the first room, from its side to a depth of `by`."""
+    wall = dilate(first, 5) & dilate(second, 5) & (labels == WALL)
+    rows, columns = np.nonzero(wall)
+    along = columns if np.ptp(columns) > np.ptp(rows) else rows
+    wall[rows, columns] &= abs(along - int(np.median(along))) <= width // 2
+    return np.where(wall & dilate(first, by), labels[first][0], labels).astype(np.uint8)
+
+
+def test_a_leak_in_a_wall_does_not_join_two_rooms() -> None:
+    for seed in (6, 11, 26, 30, 37):
+        first, second = (drawn(seed).mask(RoomId("bedroom", number)) for number in (1, 2))
+        leaky = bitten(drawn(seed).labels, first, second, width=3, by=5)
+        assert len(annotate(leaky).rooms) < len(drawn(seed).rooms)
+        assert same_text(noisy(Image.fromarray(paint(leaky)), 3, seed), seed)
+
+
+def test_a_thick_wall_that_is_thin_for_a_few_pixels_is_a_thick_wall() -> None:
+    first, second = (drawn(21).mask(RoomId("bedroom", number)) for number in (1, 2))
+    uneven = bitten(drawn(21).labels, first, second, width=2, by=2)
+    assert annotate(uneven).positions != drawn(21).positions
+    assert same_text(noisy(Image.fromarray(paint(uneven)), 3, 21), 21)
+
+
+def test_doors_on_both_sides_of_a_corner_stay_two_where_a_pixel_joins_them() -> None:
+    labels = np.full((256, 256), EXTERNAL, np.uint8)
+    labels[40:140, 40:200] = WALL
+    for where, kind in (
+        ((43, 80, 43, 100), "bedroom"),
+        ((43, 80, 103, 150), "kitchen"),
+        ((83, 137, 43, 197), "living room"),
+    ):
+        top, bottom, left, right = where
+        labels[top:bottom, left:right] = RoomId(kind, 1).pixel_class
+    labels[80:83, 84:98] = labels[80:83, 105:118] = DOOR
+    plan = annotate(labels)
+    labels[81, 98:105] = DOOR
+    assert annotate(labels).connections != plan.connections
+    assert read(noisy(Image.fromarray(paint(labels)), 3, 0)).plan.connections == plan.connections
 
 
 def test_whole_multiples_are_reduced_by_the_median() -> None:

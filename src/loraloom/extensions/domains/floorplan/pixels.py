@@ -65,3 +65,23 @@ def dilate(mask: Mask, by: int) -> Mask:
 def flat(labels: Labels, side: int) -> Mask:
     """Pixels whose square of `side` (odd) pixels holds one class only."""
     return ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
+
+
+def necks(mask: Mask, by: int, least: int) -> Mask:
+    """Pixels of a mask, where it is narrower than 2 * `by` + 1, that join wider parts of at least `least` pixels each."""
+    found = np.zeros_like(mask)
+    core = ~dilate(~np.pad(mask, by), by)
+    wide = dilate(core, by)[by:-by, by:-by]
+    numbered: NDArray[np.int32] = ndimage.label(wide)[0]  # pyright: ignore
+    large = np.bincount(numbered.ravel()) >= least
+    large[0] = False
+    if large.sum() < 2:
+        return found
+    numbered[~large[numbered]] = 0
+    padded = np.pad(numbered, 1)
+    for where, part in _parts(mask & (numbered == 0)):
+        around = tuple(slice(span.start, span.stop + 2) for span in where)
+        touched = np.unique(padded[around][dilate(np.pad(part, 1), 1)])
+        if (touched > 0).sum() > 1:
+            found[where] |= part
+    return found

@@ -140,24 +140,24 @@ def _grown(where: tuple[slice, slice], by: int, shape: tuple[int, ...]) -> tuple
 
 
 def _near_pairs(
-    boxes: list[tuple[slice, slice]], solid: list[bool], instances: NDArray[np.uint8], near_px: int
+    boxes: list[tuple[slice, slice]], solid: list[bool], instances: NDArray[np.uint8], near_px: int, contact_px: int
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of instances (low, high), counted from 0, that lie within `near_px` of each other, in order."""
+    """Pairs of instances (low, high), counted from 0, of which `contact_px` of `high` lie within `near_px` of `low`."""
     spans = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in boxes]).reshape(-1, 4)
     gaps = np.maximum(
         np.maximum(spans[:, None, 0], spans[None, :, 0]) - np.minimum(spans[:, None, 1], spans[None, :, 1]),
         np.maximum(spans[:, None, 2], spans[None, :, 2]) - np.minimum(spans[:, None, 3], spans[None, :, 3]),
     )
     for low, high in np.argwhere(np.triu(gaps < near_px, 1)).tolist():
-        if solid[low] and solid[high]:
+        if contact_px == 1 and solid[low] and solid[high]:
             yield low, high
             continue
         crop = instances[_grown(boxes[low], near_px, instances.shape)]
-        if (dilate(crop == low + 1, near_px) & (crop == high + 1)).any():
+        if (dilate(crop == low + 1, near_px) & (crop == high + 1)).sum() >= contact_px:
             yield low, high
 
 
-def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX) -> Plan:
+def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX, contact_px: int = 1) -> Plan:
     """Rooms, openings, connections and positions of a map of pixel classes, by the annotator's rule.
 
     Args:
@@ -165,6 +165,7 @@ def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX) -> Plan
         soft: Edges may be off by a pixel: an opening also leads to rooms that have at least `SOFT_CONTACT_PX` pixels
             within a distance of 2.
         near_px: Farthest distance that gets a position.
+        contact_px: How many of a room's pixels must lie within it.
     """
     numbers: dict[int, int] = {}
     rooms: list[tuple[Room, tuple[slice, slice], NDArray[np.bool_]]] = []
@@ -201,7 +202,7 @@ def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX) -> Plan
     solid = [bool(mask.all()) for _, _, mask in rooms]
     positions = tuple(
         Position(names[high], direction(rooms[high][0].centroid, rooms[low][0].centroid), names[low])
-        for low, high in (_near_pairs(boxes, solid, instances, near_px))
+        for low, high in (_near_pairs(boxes, solid, instances, near_px, contact_px))
     )
     connections = tuple(sorted(connected, key=lambda pair: (pair[0].rank, pair[1].rank)))
     return Plan(labels, instances, tuple(room for room, _, _ in rooms), tuple(openings), connections, positions)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .cleaning import wall_thickness
-from .pixels import Labels, Where, components, flat
+from .pixels import Labels, Where, components, flat, necks
 from .plan import NEAR_PX, Plan, annotate
 from .vocabulary import (
     DOOR,
@@ -59,6 +59,10 @@ _SURE_WALL = 12
 """A pixel whose channels are all within this of the wall's is wall whatever stands beside it."""
 _BALCONY = RoomId("balcony", 1).pixel_class
 """The only room that may be narrower than seven pixels."""
+_MIN_HALF_PX = 80
+"""A leak is closed between two parts of at least this size: half of the smallest room."""
+_THICK_CONTACT_PX = 12
+"""In a plan of thick walls a position needs as many pixels nearby: where soft edges eat into a thick wall there are fewer."""
 _SPREAD = 6
 """Steps that a core grows over open pixels: from three pixels inside an edge to the edge, and some."""
 
@@ -161,9 +165,12 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     where = _content(rgb, style)
     inside = _without_specks(_settle(rgb[where], cells[where], tables, style))
     labels[where] = inside
-    # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5.
-    near_px = NEAR_PX if wall_thickness(inside >= WALL) == 3 else NEAR_PX - 1
-    return Reading(annotate(labels, soft=True, near_px=near_px), float(tables.off[cells].mean()), False)
+    # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5, here and
+    # there as 4.
+    thin = wall_thickness(inside >= WALL) == 3
+    near_px, contact_px = (NEAR_PX, 1) if thin else (NEAR_PX - 1, _THICK_CONTACT_PX)
+    plan = annotate(labels, soft=True, near_px=near_px, contact_px=contact_px)
+    return Reading(plan, float(tables.off[cells].mean()), False)
 
 
 def _drawn(rgb: Rgb, style: Style) -> Where:
@@ -209,6 +216,7 @@ def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) 
     _widen_openings(labels, rgb, style)
     _close_gaps(labels)
     _follow_cores(labels, cores)
+    _close_leaks(labels)
     return labels
 
 
@@ -298,6 +306,19 @@ def _fill(labels: Labels, holes: NDArray[np.bool_], steps: int) -> None:
         flat[waiting] = found
         waiting = waiting[found == _NONE]
     labels[:] = padded[1:-1, 1:-1]
+
+
+def _close_leaks(labels: Labels) -> None:
+    """Two rooms of a kind, or two doors, that only a leak joins become two again, in place.
+
+    A wall between two dark green rooms is the faintest of all lines; where a picture loses a pixel or two of it, both
+    rooms would be one. No room is narrow in the middle but the living room. Doors on both sides of a corner are a pixel or
+    two apart, and one door that passes both rooms would join these.
+    """
+    rooms = range(ROOM_CLASSES.start + 1, ROOM_CLASSES.stop)
+    for label, where, mask in components(labels, (*rooms, DOOR)):
+        by, least = (1, MIN_OPENING_PX) if label == DOOR else (1 if label == _BALCONY else 3, _MIN_HALF_PX)
+        labels[where][necks(mask, by, least)] = WALL
 
 
 def _without_specks(labels: Labels) -> Labels:
