@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image, ImageDraw
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPProcessor, CLIPTextModel
 
 from loraloom import cli
 from loraloom.contracts import ModelSource
@@ -208,6 +208,10 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     clip = CLIPModel.from_pretrained(place / "clip")
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
+    picture, _ = draw_one(0, seed=0)
+    shown = CLIPProcessor.from_pretrained(place / "clip")(text=["a red house"], images=picture, return_tensors="pt")
+    torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(picture)[None])), atol=0.008, rtol=0)
+    assert shown["input_ids"][0].tolist() == model.text.window(model.text.tokenize("a red house"))[:5]
     again: list[str] = []
     build_mini(
         tmp_path / "state",

@@ -42,7 +42,7 @@ from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise
-from loraloom.mini.contrast import fit_contrast, halved, make_clip
+from loraloom.mini.contrast import PREPROCESSING, fit_contrast, halved, make_clip
 from loraloom.mini.data import SIZE_PX, draw_one, facts_of, write_examples, write_grids, write_pictures
 from loraloom.mini.fitting import Job, read_average
 from loraloom.mini.grounding import ground, how_to_ground
@@ -147,6 +147,8 @@ def add_clip(model: Path, round_: Path, steps: int, say: Say, deadline: float) -
         return False
     with whole_directory(model / "clip") as target:
         clip.cpu().half().save_pretrained(target)
+        write_json(target / "preprocessor_config.json", PREPROCESSING)
+        copytree(model / "tokenizer", target, dirs_exist_ok=True)
     return True
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from loraloom.mini.autoencoder import to_pixels
@@ -20,6 +21,15 @@ from loraloom.randomness import derive_seed
 
 SIZE_PX, PATCH_PX = 128, 16
 BATCH = 64
+READ_BATCH = 256
+_CHANNELS = [0.5, 0.5, 0.5]
+PREPROCESSING = {
+    "image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor",
+    "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": SIZE_PX}, "resample": Image.Resampling.BOX.value,
+    "do_center_crop": True, "crop_size": {"height": SIZE_PX, "width": SIZE_PX}, "do_rescale": True, "rescale_factor": 1 / 255,
+    "do_normalize": True, "image_mean": _CHANNELS, "image_std": _CHANNELS,
+}  # fmt: skip
+"""What `transformers.CLIPProcessor` needs to show a picture as `halved` and `to_pixels` did in training."""
 
 
 def make_clip(text_encoder: Any) -> Any:
@@ -58,28 +68,44 @@ def fit_contrast(
     """
     device = job.device
     clip.to(device).train()
+    first = np.cumsum([0, *(len(own) for own in windows)])
+    states_nd = _read_all(clip, [ids for own in windows for ids in own], device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         chance = np.random.default_rng(derive_seed("contrast", step))
         chosen = chance.choice(len(pictures), size=min(BATCH, len(pictures)), replace=False)
-        ids = torch.tensor([windows[index][int(chance.integers(len(windows[index])))] for index in chosen])
-        scores = compare(clip, to_pixels(pictures[chosen]).to(device), ids.to(device))
+        told = [int(chance.integers(first[index], first[index + 1])) for index in chosen]
+        scores = _scores(clip, to_pixels(pictures[chosen]).to(device), states_nd[told])
         right = torch.arange(len(chosen), device=device)
         total = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
         return total, {"found_of_batch": float((scores.argmax(0) == right).float().mean())}
 
-    done = fit(clip, loss, Fit(steps, 1e-3, weight_decay=0.05), job)
+    done = fit(clip, loss, Fit(steps, 4e-3, weight_decay=0.05, muon=True), job)
     clip.eval()
     return done
 
 
 def compare(clip: Any, pixels_bchw: Tensor, ids_bk: Tensor) -> Tensor:
     """(pictures, texts) scaled cosine similarities."""
-    seen = clip.visual_projection(clip.vision_model(pixels_bchw).pooler_output)
     with torch.no_grad():
-        read = clip.text_model(ids_bk).pooler_output
-    told = clip.text_projection(read)
+        states_bd = clip.text_model(ids_bk).pooler_output
+    return _scores(clip, pixels_bchw, states_bd)
+
+
+def _scores(clip: Any, pixels_bchw: Tensor, states_bd: Tensor) -> Tensor:
+    seen = clip.visual_projection(clip.vision_model(pixels_bchw).pooler_output)
+    told = clip.text_projection(states_bd)
     return clip.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(told, dim=-1).T
+
+
+@torch.no_grad()
+def _read_all(clip: Any, windows: Sequence[Sequence[int]], device: str) -> Tensor:
+    """(n, d) pooled states: the text encoder rests, so each window is read once."""
+    parts = [
+        clip.text_model(torch.tensor(windows[first : first + READ_BATCH], device=device)).pooler_output
+        for first in range(0, len(windows), READ_BATCH)
+    ]
+    return torch.cat(parts)
 
 
 def halved(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -50,7 +50,7 @@ class Recipe:
     grounding_steps: int = 500
     steps: int = 4_000
     text_encoder: bool = False
-    contrast_steps: int = 3_000
+    contrast_steps: int = 2_000
     batch_size: int = 32
     learning_rate: float = 4e-3
     precision: str = "no"

@@ -1,0 +1,94 @@
+"""How much of a plan does an autoencoder let through? It is the ceiling of every score of the models that draw with it.
+
+In: models, how many plans of each style, deviations of white noise. Plans that nothing is trained on are encoded, noise of
+each deviation is added to their latents (whose own deviation is 1; a denoiser's errors are like that), decoded and read back.
+Out, printed and with `--json` as a file: the share of plans whose text comes back word for word, and of those whose counts,
+connections and positions do.
+
+    python benchmarks/autoencoder.py --plans 200 --json benchmarks/results/autoencoder.json
+    python benchmarks/autoencoder.py --models builtin:mini PATH_OF_SD15 --plans 50
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from loraloom.contracts import DiffusionModel, ModelSource
+from loraloom.extensions.domains.floorplan import DOMAIN
+from loraloom.extensions.domains.floorplan.reading import read
+from loraloom.extensions.domains.floorplan.spec import parse_spec, spec_of
+from loraloom.extensions.domains.floorplan.vocabulary import STYLES
+from loraloom.opening import open_model
+from loraloom.randomness import derive_seed
+
+SECTIONS = ("counts", "connections", "positions")
+BATCH = 8
+
+
+def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
+    """True pictures and texts."""
+    assert DOMAIN.artist is not None
+    return [
+        DOMAIN.artist.draw(derive_seed("benchmark of autoencoders", number) >> 16, style) for number in range(count)
+    ]
+
+
+@torch.inference_mode()
+def rebuilt(model: DiffusionModel, pictures: list[Image.Image], deviation: float) -> list[Image.Image]:
+    """Pictures encoded and decoded, with noise in between."""
+    stacked = np.stack([np.asarray(picture) for picture in pictures])
+    pixels_bchw = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
+    mean_bchw, _ = model.encode_images(pixels_bchw)
+    latents_bchw = model.scale_latents(mean_bchw)
+    latents_bchw = latents_bchw + deviation * torch.randn_like(latents_bchw)
+    seen_bhwc = ((model.decode_latents(latents_bchw) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+    return [Image.fromarray(picture) for picture in seen_bhwc.numpy()]
+
+
+def shares(
+    model: DiffusionModel, examples: list[tuple[Image.Image, str]], style: str, deviation: float
+) -> dict[str, float]:
+    """Share of plans that come back whole, and by section."""
+    torch.manual_seed(0)
+    right: dict[str, list[bool]] = {name: [] for name in ("all", *SECTIONS)}
+    for first in range(0, len(examples), BATCH):
+        some = examples[first : first + BATCH]
+        for picture, (_, text) in zip(rebuilt(model, [each for each, _ in some], deviation), some, strict=True):
+            asked, found = parse_spec(text), spec_of(read(picture, STYLES[style]).plan, style)
+            same = [getattr(asked, name) == getattr(found, name) for name in SECTIONS]
+            for name, one in zip(right, (all(same), *same), strict=True):
+                right[name].append(one)
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["builtin:mini"])
+    parser.add_argument("--plans", type=int, default=200, help="of each style")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.2])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    examples = {style: held_out(arguments.plans, style) for style in STYLES}
+    rows: list[dict[str, Any]] = []
+    print("| model | style | noise | whole | " + " | ".join(SECTIONS) + " |\n|---|---|---|---|---|---|---|")
+    for name in arguments.models:
+        model = open_model(ModelSource(name))
+        for style in STYLES:
+            for deviation in arguments.noise:
+                values = shares(model, examples[style], style, deviation)
+                rows.append({"model": name, "style": style, "noise": deviation, **values})
+                cells = " | ".join(f"{value:.3f}" for value in values.values())
+                print(f"| {name} | {style} | {deviation:g} | {cells} |", flush=True)
+    if arguments.json:
+        record = {"plans": arguments.plans, "rows": rows}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
