@@ -2,6 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import CLIPModel, CLIPProcessor
 
 import loraloom
 from loraloom.config.generate import GenerateConfig
@@ -9,16 +14,19 @@ from loraloom.contracts import ModelSource
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.metrics import METRICS
 from loraloom.generate.session import open_session
+from loraloom.mini.build import windows_of
 from loraloom.randomness import derive_seed
 
 MIB = 2**20
+MINI = Path(loraloom.__file__).parent / "assets" / "mini"
 
 
 def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
-    folder = Path(loraloom.__file__).parent / "assets" / "mini"
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40 * MIB
-    settings = [json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("*config.json")]
-    assert len(settings) == 5  # denoiser, autoencoder, text encoder, tokenizer, scheduler
+    assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40 * MIB
+    settings = [json.loads(file.read_text(encoding="utf-8")) for file in MINI.rglob("*config.json")]
+    assert (
+        len(settings) == 8
+    )  # denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures
     assert not any("_name_or_path" in one for one in settings)
 
 
@@ -37,3 +45,20 @@ def test_a_plan_resembles_the_true_plan_of_its_own_text_more_than_that_of_anothe
         return tally.result()["iou_pooled"]
 
     assert iou(0) > 1.5 * max(iou(shift) for shift in (1, 2, 3))
+
+
+def test_its_clip_finds_the_text_of_a_plan_among_others() -> None:
+    assert DOMAIN.artist is not None
+    examples = [DOMAIN.artist.draw(derive_seed("shipped clip", number) >> 16, "plain") for number in range(10)]
+    clip: Any = CLIPModel.from_pretrained(MINI / "clip", torch_dtype=torch.float32).eval()
+    processor: Any = CLIPProcessor.from_pretrained(MINI / "clip")
+    shown = processor(images=[image for image, _ in examples], return_tensors="pt")
+    with torch.inference_mode():
+        seen_nd = clip.visual_projection(clip.vision_model(**shown).pooler_output)
+        states = [
+            clip.text_model(torch.tensor([ids for ids, _ in windows])).pooler_output
+            for windows in windows_of(MINI, [text for _, text in examples])
+        ]
+        told_nd = torch.stack([F.normalize(clip.text_projection(state_wd), dim=-1).mean(0) for state_wd in states])
+    scores = F.normalize(seen_nd, dim=-1) @ F.normalize(told_nd, dim=-1).T
+    assert int((scores.argmax(1) == torch.arange(10)).sum()) >= 8

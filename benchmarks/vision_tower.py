@@ -1,0 +1,71 @@
+"""Does `mini`'s CLIP know which text belongs to a picture?
+
+In: how many pictures of each world, drawn with seeds that nothing is trained on. For each picture its own text is looked for
+among the texts of all pictures of that world, by cosine similarity; a long text is the mean over its windows. Out,
+printed: the share of pictures whose own text comes first, and among the first five, and its median rank, beside chance.
+
+    python benchmarks/vision_tower.py --pictures 100
+    python benchmarks/vision_tower.py --pictures 100 --model FOLDER_OF_A_MODEL_WITH_clip
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPModel, CLIPProcessor
+
+from loraloom import plugins
+from loraloom.contracts import ModelSource
+from loraloom.extensions.families.stable_diffusion.source import locate
+from loraloom.mini.build import windows_of
+from loraloom.quiet import quiet
+from loraloom.randomness import derive_seed
+
+WORLDS = {"floorplan": "plain", "scenes": "flat"}
+
+
+def drawn(domain: str, style: str, count: int) -> list[tuple[Image.Image, str]]:
+    """Pictures and their texts."""
+    artist = plugins.load("domains", domain).artist
+    return [artist.draw(derive_seed("benchmark of the vision tower", number) >> 16, style) for number in range(count)]
+
+
+@torch.inference_mode()
+def similarities(folder: Path, examples: list[tuple[Image.Image, str]]) -> Tensor:
+    """(pictures, texts) cosine similarities."""
+    clip: Any = CLIPModel.from_pretrained(folder / "clip", torch_dtype=torch.float32).eval()
+    processor: Any = CLIPProcessor.from_pretrained(folder / "clip")
+    shown = processor(images=[image for image, _ in examples], return_tensors="pt")
+    seen_nd = clip.visual_projection(clip.vision_model(**shown).pooler_output)
+    told: list[Tensor] = []
+    for windows in windows_of(folder, [text for _, text in examples]):
+        states_wd = clip.text_model(torch.tensor([ids for ids, _ in windows])).pooler_output
+        told.append(F.normalize(clip.text_projection(states_wd), dim=-1).mean(0))
+    return F.normalize(seen_nd, dim=-1) @ F.normalize(torch.stack(told), dim=-1).T
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:mini", help="a model folder with clip/ in it")
+    parser.add_argument("--pictures", type=int, default=100, help="of each world")
+    arguments = parser.parse_args()
+    folder = locate(ModelSource(arguments.model)).folder
+    print("| world | pictures | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
+    for domain, style in WORLDS.items():
+        with quiet():
+            scores = similarities(folder, drawn(domain, style, arguments.pictures))
+        ranks = (scores > scores.diag()[:, None]).sum(1) + 1
+        first, five = ((ranks <= best).float().mean() for best in (1, 5))
+        cells = (
+            f"{first:.3f} | {1 / len(ranks):.3f} | {five:.3f} | {min(1, 5 / len(ranks)):.3f} | {int(ranks.median())}"
+        )
+        print(f"| {domain} | {len(ranks)} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
