@@ -209,7 +209,8 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
     picture, _ = draw_one(0, seed=0)
-    shown = CLIPProcessor.from_pretrained(place / "clip")(text=["a red house"], images=picture, return_tensors="pt")
+    processor: Any = CLIPProcessor.from_pretrained(place / "clip")
+    shown = processor(text=["a red house"], images=picture, return_tensors="pt")
     torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(picture)[None])), atol=0.008, rtol=0)
     assert shown["input_ids"][0].tolist() == model.text.window(model.text.tokenize("a red house"))[:5]
     again: list[str] = []
