@@ -16,7 +16,7 @@ from loraloom.extensions.domains.floorplan.reading import as_array, read, snap
 from loraloom.extensions.domains.floorplan.spec import print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.verifying import verify
-from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, DOOR, EXTERNAL, STYLES, WALL, RoomId
+from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, STYLES, WALL, RoomId
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "sjh"
 SEEDS = range(40)
@@ -180,23 +180,6 @@ def test_a_thick_wall_that_is_thin_for_a_few_pixels_is_a_thick_wall() -> None:
     uneven = bitten(drawn(21).labels, first, second, width=2, by=2)
     assert annotate(uneven).positions != drawn(21).positions
     assert same_text(noisy(Image.fromarray(paint(uneven)), 3, 21), 21)
-
-
-def test_doors_on_both_sides_of_a_corner_stay_two_where_a_pixel_joins_them() -> None:
-    labels = np.full((256, 256), EXTERNAL, np.uint8)
-    labels[40:140, 40:200] = WALL
-    for where, kind in (
-        ((43, 80, 43, 100), "bedroom"),
-        ((43, 80, 103, 150), "kitchen"),
-        ((83, 137, 43, 197), "living room"),
-    ):
-        top, bottom, left, right = where
-        labels[top:bottom, left:right] = RoomId(kind, 1).pixel_class
-    labels[80:83, 84:98] = labels[80:83, 105:118] = DOOR
-    plan = annotate(labels)
-    labels[81, 98:105] = DOOR
-    assert annotate(labels).connections != plan.connections
-    assert read(noisy(Image.fromarray(paint(labels)), 3, 0)).plan.connections == plan.connections
 
 
 def test_whole_multiples_are_reduced_by_the_median() -> None:

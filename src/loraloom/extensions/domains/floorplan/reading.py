@@ -309,16 +309,13 @@ def _fill(labels: Labels, holes: NDArray[np.bool_], steps: int) -> None:
 
 
 def _close_leaks(labels: Labels) -> None:
-    """Two rooms of a kind, or two doors, that only a leak joins become two again, in place.
+    """Two rooms of a kind that only a leak joins become two again, in place.
 
     A wall between two dark green rooms is the faintest of all lines; where a picture loses a pixel or two of it, both
-    rooms would be one. No room is narrow in the middle but the living room. Doors on both sides of a corner are a pixel or
-    two apart, and one door that passes both rooms would join these.
+    rooms would be one. No room is narrow in the middle but the living room.
     """
-    rooms = range(ROOM_CLASSES.start + 1, ROOM_CLASSES.stop)
-    for label, where, mask in components(labels, (*rooms, DOOR)):
-        by, least = (1, MIN_OPENING_PX) if label == DOOR else (1 if label == _BALCONY else 3, _MIN_HALF_PX)
-        labels[where][necks(mask, by, least)] = WALL
+    for label, where, mask in components(labels, range(ROOM_CLASSES.start + 1, ROOM_CLASSES.stop)):
+        labels[where][necks(mask, 1 if label == _BALCONY else 3, _MIN_HALF_PX)] = WALL
 
 
 def _without_specks(labels: Labels) -> Labels:
