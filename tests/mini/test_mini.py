@@ -212,7 +212,8 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     processor: Any = CLIPProcessor.from_pretrained(place / "clip")
     shown = processor(text=["a red house"], images=picture, return_tensors="pt")
     torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(picture)[None])), atol=0.008, rtol=0)
-    assert shown["input_ids"][0].tolist() == model.text.window(model.text.tokenize("a red house"))[:5]
+    ids = shown["input_ids"][0].tolist()
+    assert ids == model.text.window(model.text.tokenize("a red house"))[: len(ids)]
     again: list[str] = []
     build_mini(
         tmp_path / "state",

@@ -1,6 +1,5 @@
 """The base that ships: it opens like any model, is small, and draws what its texts ask rather than anything."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ MINI = Path(loraloom.__file__).parent / "assets" / "mini"
 
 def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
     assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40 * MIB
-    settings = [json.loads(file.read_text(encoding="utf-8")) for file in MINI.rglob("*config.json")]
+    settings = [file.read_text(encoding="utf-8") for file in MINI.rglob("*config.json")]
     assert (
         len(settings) == 8
     )  # denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures

@@ -37,7 +37,7 @@ def make_clip(text_encoder: Any) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     config = CLIPConfig(
-        text_config=text_encoder.config.to_dict(),
+        text_config={name: value for name, value in text_encoder.config.to_dict().items() if name != "_name_or_path"},
         vision_config={
             "hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "num_hidden_layers": 4,
             "num_attention_heads": 4, "image_size": SIZE_PX, "patch_size": PATCH_PX, "projection_dim": TEXT_WIDTH,
