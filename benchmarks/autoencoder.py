@@ -23,6 +23,8 @@ from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.reading import read
 from loraloom.extensions.domains.floorplan.spec import parse_spec, spec_of
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES
+from loraloom.generate.pictures import to_images
+from loraloom.mini.autoencoder import to_pixels
 from loraloom.opening import open_model
 from loraloom.randomness import derive_seed
 
@@ -41,13 +43,9 @@ def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
 @torch.inference_mode()
 def rebuilt(model: DiffusionModel, pictures: list[Image.Image], deviation: float) -> list[Image.Image]:
     """Pictures encoded and decoded, with noise in between."""
-    stacked = np.stack([np.asarray(picture) for picture in pictures])
-    pixels_bchw = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
-    mean_bchw, _ = model.encode_images(pixels_bchw)
+    mean_bchw, _ = model.encode_images(to_pixels(np.stack([np.asarray(picture) for picture in pictures])))
     latents_bchw = model.scale_latents(mean_bchw)
-    latents_bchw = latents_bchw + deviation * torch.randn_like(latents_bchw)
-    seen_bhwc = ((model.decode_latents(latents_bchw) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(picture) for picture in seen_bhwc.numpy()]
+    return to_images(model, latents_bchw + deviation * torch.randn_like(latents_bchw))
 
 
 def shares(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
@@ -22,6 +21,7 @@ from loraloom import plugins
 from loraloom.contracts import ModelSource
 from loraloom.extensions.families.stable_diffusion.source import locate
 from loraloom.mini.build import windows_of
+from loraloom.mini.contrast import compare
 from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed
 
@@ -36,16 +36,14 @@ def drawn(domain: str, style: str, count: int) -> list[tuple[Image.Image, str]]:
 
 @torch.inference_mode()
 def similarities(folder: Path, examples: list[tuple[Image.Image, str]]) -> Tensor:
-    """(pictures, texts) cosine similarities."""
+    """(pictures, texts) scaled cosine similarities."""
     clip: Any = CLIPModel.from_pretrained(folder / "clip", torch_dtype=torch.float32).eval()
     processor: Any = CLIPProcessor.from_pretrained(folder / "clip")
     shown = processor(images=[image for image, _ in examples], return_tensors="pt")
-    seen_nd = clip.visual_projection(clip.vision_model(**shown).pooler_output)
-    told: list[Tensor] = []
-    for windows in windows_of(folder, [text for _, text in examples]):
-        states_wd = clip.text_model(torch.tensor([ids for ids, _ in windows])).pooler_output
-        told.append(F.normalize(clip.text_projection(states_wd), dim=-1).mean(0))
-    return F.normalize(seen_nd, dim=-1) @ F.normalize(torch.stack(told), dim=-1).T
+    windows = windows_of(folder, [text for _, text in examples])
+    ids = torch.tensor([ids for own in windows for ids, _ in own])
+    by_window = compare(clip, shown["pixel_values"], ids).split([len(own) for own in windows], dim=1)
+    return torch.stack([own.mean(1) for own in by_window], dim=1)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import CLIPModel, CLIPProcessor
 
 import loraloom
@@ -14,6 +13,7 @@ from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.metrics import METRICS
 from loraloom.generate.session import open_session
 from loraloom.mini.build import windows_of
+from loraloom.mini.contrast import compare
 from loraloom.randomness import derive_seed
 
 MIB = 2**20
@@ -23,9 +23,8 @@ MINI = Path(loraloom.__file__).parent / "assets" / "mini"
 def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
     assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40 * MIB
     settings = [file.read_text(encoding="utf-8") for file in MINI.rglob("*config.json")]
-    assert (
-        len(settings) == 8
-    )  # denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures
+    # Denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures.
+    assert len(settings) == 8
     assert not any("_name_or_path" in one for one in settings)
 
 
@@ -52,12 +51,8 @@ def test_its_clip_finds_the_text_of_a_plan_among_others() -> None:
     clip: Any = CLIPModel.from_pretrained(MINI / "clip", torch_dtype=torch.float32).eval()
     processor: Any = CLIPProcessor.from_pretrained(MINI / "clip")
     shown = processor(images=[image for image, _ in examples], return_tensors="pt")
+    windows = windows_of(MINI, [text for _, text in examples])
     with torch.inference_mode():
-        seen_nd = clip.visual_projection(clip.vision_model(**shown).pooler_output)
-        states = [
-            clip.text_model(torch.tensor([ids for ids, _ in windows])).pooler_output
-            for windows in windows_of(MINI, [text for _, text in examples])
-        ]
-        told_nd = torch.stack([F.normalize(clip.text_projection(state_wd), dim=-1).mean(0) for state_wd in states])
-    scores = F.normalize(seen_nd, dim=-1) @ F.normalize(told_nd, dim=-1).T
+        by_window = compare(clip, shown["pixel_values"], torch.tensor([ids for own in windows for ids, _ in own]))
+    scores = torch.stack([own.mean(1) for own in by_window.split([len(own) for own in windows], dim=1)], dim=1)
     assert int((scores.argmax(1) == torch.arange(10)).sum()) >= 8

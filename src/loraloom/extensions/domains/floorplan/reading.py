@@ -314,7 +314,7 @@ def _close_leaks(labels: Labels) -> None:
     A wall between two dark green rooms is the faintest of all lines; where a picture loses a pixel or two of it, both
     rooms would be one. No room is narrow in the middle but the living room.
     """
-    for label, where, mask in components(labels, range(ROOM_CLASSES.start + 1, ROOM_CLASSES.stop)):
+    for label, where, mask in components(labels, ROOM_CLASSES[1:]):  # all but the living room
         labels[where][necks(mask, 1 if label == _BALCONY else 3, _MIN_HALF_PX)] = WALL
 
 
