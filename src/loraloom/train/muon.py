@@ -6,10 +6,11 @@ https://kellerjordan.github.io/posts/muon/). Vectors, embeddings, first and last
 them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -42,8 +43,23 @@ def orthogonalise(matrices_nrc: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices_nrc.dtype)
+
+
+def _stacked(directions: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """Which of some gradients are worked together, by the (rows, columns) that they are filled up to with zeros.
+
+    A GPU waits for its launches with small matrices: sides are rounded up to powers of two there, which changes nothing,
+    for rows and columns of zeros stay zeros.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, direction in enumerate(directions):
+        sides = (direction.shape[0], direction.shape[1:].numel())
+        if direction.is_cuda:
+            sides = (1 << (sides[0] - 1).bit_length(), 1 << (sides[1] - 1).bit_length())
+        groups.setdefault(sides, []).append(place)
+    return groups
 
 
 class Muon(torch.optim.AdamW):
@@ -70,21 +86,25 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)  # passes over what has no gradient
 
     def _move(self, group: dict[str, Any]) -> None:
-        shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for parameter in group["params"]:
-            gradient, parameter.grad = parameter.grad, None
-            if gradient is None:
-                continue
-            state = self.state[parameter]
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in moving]
+        for parameter in moving:
+            parameter.grad, state = None, self.state[parameter]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
                 state["step"] = torch.zeros(())  # unused, but AdamW restores no state without one
-            momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-            direction = gradient.lerp(momentum, group["momentum"])  # Nesterov
-            shapes.setdefault(parameter.shape, []).append((parameter, direction.flatten(1)))
-        for shape, moving in shapes.items():
-            scale = 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
-            moves = orthogonalise(torch.stack([direction for _, direction in moving])) * scale
-            for (parameter, _), move in zip(moving, moves, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(move.view(shape), alpha=-group["lr"])
+        if not moving:
+            return
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in moving]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        moves = list(directions)  # Nesterov
+        for (rows, columns), places in _stacked(directions).items():
+            flat = [directions[place].flatten(1) for place in places]
+            filled = [F.pad(one, (0, columns - one.shape[1], 0, rows - one.shape[0])) for one in flat]
+            for place, move in zip(places, orthogonalise(torch.stack(filled)), strict=True):
+                shape = moving[place].shape
+                scale = 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
+                moves[place] = (move[: shape[0], : shape[1:].numel()] * scale).reshape(shape)
+        torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(moving, moves, alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
