@@ -4,7 +4,7 @@ In: text, or windows of ids. Out: ids, or the hidden states that the UNet was tr
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class ClipText:
         self._folder = folder
         self._module = module
         self._weights_fingerprint = weights_fingerprint
+        # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
+        self._ids = lru_cache(1 << 14)(self._tokenized)
         self.window_tokens = min(int(self._tokenizer.model_max_length), 77)
 
     @property
@@ -40,7 +42,10 @@ class ClipText:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids without BOS, EOS and padding, never cut."""
-        return list(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        return list(self._ids(text))
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Readable text of ids."""
