@@ -20,7 +20,7 @@ from transformers import CLIPModel, CLIPProcessor
 from loraloom import plugins
 from loraloom.contracts import ModelSource
 from loraloom.extensions.families.stable_diffusion.source import locate
-from loraloom.mini.build import windows_of
+from loraloom.mini.bank import windows_of
 from loraloom.mini.contrast import compare
 from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed

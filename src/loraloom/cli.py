@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -174,22 +174,18 @@ def samples(
 def build_mini(
     out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
     budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
-    pictures: Annotated[int, typer.Option(min=100, help="for the denoiser; another number begins a new round")] = 8_000,
-    steps: Annotated[int, typer.Option(min=1, help="of the denoiser in a round; likewise")] = 4_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="pictures in a step")] = 32,
-    text_encoder: Annotated[bool, typer.Option("--text-encoder", help="it learns on too; begins a new round")] = False,
-    precision: Annotated[Literal["no", "bf16"], typer.Option(help="bf16 pays on a GPU")] = "no",
-    compile_denoiser: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="for the denoiser; another number begins a new round")] = 0,
+    steps: Annotated[int, typer.Option(min=0, help="of the denoiser in a round; likewise")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; likewise")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser, at its peak; likewise")] = 0.0,
 ) -> None:
-    """Make the built-in base again from nothing: draw, fit its autoencoder, train it; resumable."""
+    """Make the built-in base again from nothing, or go on; resumable. What is left at 0 is what suits CPU or GPU."""
     from loraloom.console import bars, seconds_of
-    from loraloom.mini.build import build_mini
-    from loraloom.mini.recipe import Recipe
+    from loraloom.mini.build import best_device, build_mini
+    from loraloom.mini.recipe import recipe_for
 
-    recipe = Recipe(
-        pictures=pictures, steps=steps, batch_size=batch_size, text_encoder=text_encoder, precision=precision,
-        compile=compile_denoiser,
-    )  # fmt: skip
+    asked = {"pictures": pictures, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    recipe = recipe_for(best_device(), **{name: value for name, value in asked.items() if value})
     spend_s = seconds_of(budget)
     with bars() as bar:
         build_mini(out, recipe, spend_s, typer.echo, bar)

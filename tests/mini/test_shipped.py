@@ -12,7 +12,7 @@ from loraloom.contracts import ModelSource
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.metrics import METRICS
 from loraloom.generate.session import open_session
-from loraloom.mini.build import windows_of
+from loraloom.mini.bank import windows_of
 from loraloom.mini.contrast import compare
 from loraloom.randomness import derive_seed
 

@@ -76,3 +76,15 @@ def test_what_has_no_gradient_stays() -> None:
     before = without.detach().clone()
     walk(Muon(by_kind({"a": with_gradient, "b": without}), lr=1e-2, weight_decay=0.1), [with_gradient], 2)
     assert torch.equal(without, before)
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**31))
+def test_zeros_around_a_matrix_change_nothing_so_that_matrices_of_many_shapes_can_go_together(
+    rows: int, columns: int, seed: int
+) -> None:
+    matrix = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(seed))
+    filled = nn.functional.pad(matrix, (0, 64 - columns, 0, 16 - rows))
+    whole = orthogonalise(filled)
+    torch.testing.assert_close(whole[:, :rows, :columns], orthogonalise(matrix), atol=2e-4, rtol=2e-3)
+    whole[:, :rows, :columns] = 0
+    assert bool((whole == 0).all())

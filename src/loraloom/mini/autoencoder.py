@@ -1,8 +1,9 @@
 """Fit the autoencoder on drawn pictures, then give its latents zero mean and unit variance.
 
-In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square on crops of 128 pixels, edges and rare colours weighted,
-and a hair of KL; no perceptual or adversarial term, for flat colours need none. Normalised per channel by folding shift
-and scale into the two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
+In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square, edges and rare colours weighted, a hair of KL, and for
+flat pictures a cross-entropy: of all colours that the picture has, each pixel is to be nearest to its own. No perceptual
+or adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the two 1x1
+convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
 from typing import Any
@@ -13,28 +14,37 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loraloom.mini.fitting import Fit, Job, fit
+from loraloom.mini.canvas import Canvas, Crops
+from loraloom.mini.data import SIZE_PX
+from loraloom.mini.fitting import LOG_EVERY, Fit, Job, Way, fit
 from loraloom.randomness import derive_seed
 
 CROP_PX = 128
-BATCH = 8
+WHOLE_FROM = 0.6
+"""Share of the steps after which whole pictures follow crops: group norms see the ground of a whole one too."""
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 4.0
 RAREST = 8.0
+COLOUR_WEIGHT = 0.03
+COLOUR_WIDTH = 0.015
+"""Of the cross-entropy, in squared distances of RGB in [-1, 1]: two colours 35 of 255 apart are 5 widths apart."""
 LATENT_NOISE = 0.3
 """At most; a denoiser of this size leaves errors of 0.1 to 0.2 where there are walls and doors (decision 0011)."""
+JOINT_NOISE = 0.2
+"""The same while the encoder learns too, in deviations of each channel: it learns to say faint things loudly."""
 
 
-def fit_autoencoder(vae: Any, pictures: NDArray[np.uint8], steps: int, job: Job, *, decoder_only: bool = False) -> bool:
+def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *, decoder_only: bool = False) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
         vae: From `make_autoencoder`.
-        pictures: (n, 256, 256, 3) uint8, any array that can be indexed.
+        canvas: What to learn from.
         steps: Optimizer steps.
+        way: Its batch is of crops; of whole pictures a quarter.
         job: State and device.
-        decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the small
-            errors of a denoiser, too: noise of a deviation up to `LATENT_NOISE`, another for each crop, is added to latents of
+        decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the errors of
+            a denoiser: noise of a deviation up to `LATENT_NOISE`, another for each picture, is added to latents of
             deviation 1.
     """
     for part in (vae.encoder, vae.quant_conv):
@@ -45,23 +55,43 @@ def fit_autoencoder(vae: Any, pictures: NDArray[np.uint8], steps: int, job: Job,
     vae.to(device=device, memory_format=layout).train()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        crops = _crops(pictures, step)
-        pixels_bchw = to_pixels(crops).to(device=device, memory_format=layout)
+        whole = decoder_only or step >= WHOLE_FROM * steps
+        count, size_px = (max(1, way.batch_size // 4), SIZE_PX) if whole else (way.batch_size, CROP_PX)
+        crops = canvas.crops(count, size_px, "autoencoder", int(decoder_only), step)
+        pixels_bchw = crops.pixels_bchw.contiguous(memory_format=layout)
         torch.manual_seed(derive_seed("autoencoder", step))
-        posterior = vae.encode(pixels_bchw).latent_dist
-        latents_bchw = posterior.sample()
-        if decoder_only:
-            deviation_b111 = LATENT_NOISE * torch.rand(len(latents_bchw), 1, 1, 1, device=device)
-            latents_bchw = latents_bchw + deviation_b111 * torch.randn_like(latents_bchw)
-        seen_bchw = vae.decode(latents_bchw).sample
-        difference = seen_bchw - pixels_bchw
-        weight = edge_weight(pixels_bchw) * torch.from_numpy(rarity(crops)).to(device)
-        total = (weight * (difference.abs() + difference.square())).mean() + KL_WEIGHT * posterior.kl().mean()
-        return total, {"mean_error_of_255": float(difference.detach().abs().mean()) * 127.5}
+        with way.autocast(device):
+            posterior = vae.encode(pixels_bchw).latent_dist
+            latents_bchw = posterior.sample()
+            unit_1c11 = 1.0 if decoder_only else latents_bchw.detach().float().std((0, 2, 3), keepdim=True)
+            most = LATENT_NOISE if decoder_only else JOINT_NOISE
+            deviation_bc11 = most * unit_1c11 * torch.rand(count, 1, 1, 1, device=device)
+            noisy_bchw = latents_bchw + deviation_bc11 * torch.randn_like(latents_bchw)
+            seen_bchw = vae.decode(noisy_bchw).sample
+        total, error = reconstruction(seen_bchw.float(), crops)
+        told = {"mean_error_of_255": float(error) * 127.5} if step % LOG_EVERY == LOG_EVERY - 1 else {}
+        return total + KL_WEIGHT * posterior.kl().mean(), told
 
     done = fit(vae, loss, Fit(steps, 2e-3, weight_decay=1e-4), job)
-    vae.eval()
+    vae.to(memory_format=torch.contiguous_format).eval()
     return done
+
+
+def reconstruction(seen_bchw: Tensor, crops: Crops) -> tuple[Tensor, Tensor]:
+    """The loss of decoded pictures () and their mean absolute error ()."""
+    pixels_bchw = crops.pixels_bchw
+    difference_bchw = seen_bchw - pixels_bchw
+    rare_b1hw = rarity(pixels_bchw)
+    weight_b1hw = edge_weight(pixels_bchw) * rare_b1hw
+    total = (weight_b1hw * (difference_bchw.abs() + difference_bchw.square())).mean()
+    flat = len(crops.palettes_fk3)
+    seen_fhw3 = seen_bchw[:flat].permute(0, 2, 3, 1)
+    distances_fkhw = torch.stack(
+        [(seen_fhw3 - colour_f3[:, None, None]).square().sum(-1) for colour_f3 in crops.palettes_fk3.unbind(1)], 1
+    )
+    logits_fkhw = (-distances_fkhw / COLOUR_WIDTH).masked_fill(~crops.used_fk[:, :, None, None], -1e4)
+    wrong_fhw = F.cross_entropy(logits_fkhw, crops.places_fhw, reduction="none")
+    return total + COLOUR_WEIGHT * (wrong_fhw * rare_b1hw[:flat, 0]).mean(), difference_bchw.detach().abs().mean()
 
 
 def edge_weight(pixels_bchw: Tensor) -> Tensor:
@@ -73,30 +103,17 @@ def edge_weight(pixels_bchw: Tensor) -> Tensor:
     return 1 + EDGE_WEIGHT * spread.amax(1, keepdim=True).clamp(max=1)
 
 
-def rarity(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(b, h, w, 3) to (b, 1, h, w) weights of mean near 1, larger where a picture's colour covers little of it.
+def rarity(pixels_bchw: Tensor) -> Tensor:
+    """(b, 1, h, w) weights of mean near 1, larger where a picture's colour covers little of it.
 
     A door is 39 brown pixels in a grey wall. With edges weighted alone, doors still came out as wall after 3,600 steps.
     """
-    weights = np.empty((*pictures.shape[:3],), np.float32)
-    for picture, weight in zip(pictures, weights, strict=True):
-        red, green, blue = np.moveaxis(picture.astype(np.int32) >> 4, -1, 0)
-        colours = (red << 8 | green << 4 | blue).ravel()
-        rare = 1 / np.sqrt(np.bincount(colours, minlength=1 << 12).clip(1))[colours]
-        weight.ravel()[:] = (rare / rare.mean()).clip(0, RAREST)
-    return weights[:, None]
-
-
-def _crops(pictures: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """(b, 128, 128, 3), turned and mirrored at random."""
-    chance = np.random.default_rng(derive_seed("autoencoder crops", step))
-    crops: list[NDArray[np.uint8]] = []
-    for index in chance.integers(len(pictures), size=BATCH):
-        top, left = chance.integers(0, pictures.shape[1] - CROP_PX + 1, 2)
-        crop = pictures[index, top : top + CROP_PX, left : left + CROP_PX]
-        crop = np.rot90(crop, int(chance.integers(4)))
-        crops.append(crop[:, ::-1] if chance.integers(2) else crop)
-    return np.stack(crops)
+    sixteenths = ((pixels_bchw + 1) * 7.96875 + 1e-3).long()  # of 256, rounded down
+    codes_bp = (sixteenths[:, 0] << 8 | sixteenths[:, 1] << 4 | sixteenths[:, 2]).flatten(1)
+    counts = torch.zeros(len(codes_bp), 1 << 12, device=codes_bp.device)
+    counts.scatter_add_(1, codes_bp, torch.ones_like(codes_bp, dtype=counts.dtype))
+    rare_bp = counts.gather(1, codes_bp).rsqrt()
+    return (rare_bp / rare_bp.mean(1, keepdim=True)).clamp(max=RAREST).view_as(pixels_bchw[:, :1])
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
@@ -104,10 +121,10 @@ def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
-@torch.inference_mode()
-def normalise(vae: Any, pictures: NDArray[np.uint8], device: str) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def normalise(vae: Any, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
     """Fold the mean and deviation of each latent channel into the 1x1 convolutions; returns what they were, (c,) each."""
-    means = torch.cat([vae.encode(to_pixels(part[None]).to(device)).latent_dist.mean for part in pictures])
+    means = torch.cat([vae.encode(part).latent_dist.mean for part in pixels_bchw.split(8)])
     shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
     channels = len(shift)
     vae.quant_conv.bias[:channels] -= shift

@@ -1,16 +1,20 @@
-"""What `mini` learns from: plans in the plain style and scenes in all styles, drawn here, each with a text true of it.
+"""What `mini` learns from: plans in the plain style and in made-up colours, scenes in all styles, each with a true text.
 
-In: a folder, how many, a seed. Out: an image folder (`metadata.jsonl`) to prepare, and an array of pictures for the
-autoencoder. Picture n depends on the seed and n only, so that a folder can be made larger.
+In: a folder, how many, a seed. Out: files of up to `PART` pictures of one world each. Picture n of a world depends on the
+seed and n only, so that more can be drawn later. A plan holds some thirteen colours: kept as places in a palette and
+packed, it takes 200 bytes, where a PNG takes 2,000.
 """
 
-import io
 import json
+import lzma
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,6 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.contracts import Progress
-from loraloom.files import write_bytes, write_text
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Artist
 from loraloom.workforce import spread, usable_cores
@@ -27,24 +30,77 @@ SIZE_PX = 256
 GRID = 16
 """Cells along a side of the coarse pictures that the denoiser is grounded with."""
 
+PART = 500
+
 PLAN_SHARE = 0.7
 """Of the pictures; the rest are scenes, half of them in the flat style."""
+
+VARIED_SHARE = 0.25
+"""Of the plans: in colours of their own, different each time, under another header. What a denoiser learns of rooms and
+walls must not hang on one palette, or an adapter that brings another would have to teach it all again."""
 
 RETOLD_SHARE = 0.5
 """Of the plans' texts; the others stand in the order that users write, which is learned sooner."""
 
+COLOUR_DISTANCE = 36.0
+"""Between any two colours of a made-up palette, in RGB; the living room and the ground of real plans are 35 apart."""
 
-def draw_one(number: int, seed: int) -> tuple[Image.Image, str]:
-    """Picture `number` and its text."""
-    chance = np.random.default_rng(derive_seed("mini", seed, number))
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some pictures of one world with their texts.
+
+    Attributes:
+        texts: One for each picture.
+        marks: (n, 256, 256) uint8 places in `palettes`; None where pictures have too many colours.
+        palettes: (n, 16, 3) uint8.
+        pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
+    """
+
+    texts: Sequence[str]
+    marks: NDArray[np.uint8] | None = None
+    palettes: NDArray[np.uint8] | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+    def pictures(self) -> NDArray[np.uint8]:
+        """(n, 256, 256, 3) uint8."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.marks is not None and self.palettes is not None
+        return np.stack([palette[marks] for palette, marks in zip(self.palettes, self.marks, strict=True)])
+
+
+NUM_COLOURS = 16
+"""Rows of a palette."""
+
+
+def draw_plan(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Plan `number` in the plain style, and its text."""
+    chance = np.random.default_rng(derive_seed("mini plan", seed, number))
     own = derive_seed("mini picture", seed, number) >> 16
-    if chance.random() < PLAN_SHARE:
-        artist = _artist("floorplan")
-        image, text = artist.draw(own, "plain")
-        return image, artist.retell(text, own) if chance.random() < RETOLD_SHARE else text
+    artist = _artist("floorplan")
+    image, text = artist.draw(own, "plain")
+    return image, artist.retell(text, own) if chance.random() < RETOLD_SHARE else text
+
+
+def draw_scene(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Scene `number` and its caption."""
+    chance = np.random.default_rng(derive_seed("mini scene", seed, number))
     artist = _artist("scenes")
     style = "flat" if chance.random() < 0.5 else str(chance.choice(artist.styles))
-    return artist.draw(own, style)
+    return artist.draw(derive_seed("mini picture", seed, number) >> 16, style)
+
+
+def draw_other(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Plan `number` in any style but the plain one, for the autoencoder, which is to carry looks that are taught later."""
+    artist = _artist("floorplan")
+    others = [style for style in artist.styles if style != "plain"]
+    return artist.draw(derive_seed("mini autoencoder", seed, number) >> 16, others[number % len(others)])
+
+
+WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
+    "plans": draw_plan, "scenes": draw_scene, "others": draw_other,
+}  # fmt: skip
 
 
 def facts_of(text: str) -> list[tuple[str, str, str]]:
@@ -52,107 +108,95 @@ def facts_of(text: str) -> list[tuple[str, str, str]]:
     return _artist("floorplan").facts(text)
 
 
-def write_examples(
-    folder: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
+def parts_of(folder: Path, world: str, count: int) -> list[Path]:
+    """The files that hold `count` pictures of a world."""
+    starts = range(0, count, PART)
+    return [folder / f"{world}_{start:07d}_{min(PART, count - start):03d}.npz" for start in starts]
+
+
+def write_parts(
+    files: Sequence[Path], seed: int, progress: Progress | None = None, deadline: float = inf, workers: int = 0
 ) -> bool:
-    """Draw what `folder` lacks of `count` pictures, then write the list of texts; one process a core.
+    """Draw the files that are missing; one process a core, or so many as are asked for.
 
     Returns:
         Whether all stand; False after `deadline` (of `time.monotonic`), and the next call goes on.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    texts = folder / "texts"
-    texts.mkdir(exist_ok=True)
-    missing = [number for number in range(count) if not (texts / f"{number:06d}.txt").is_file()]
-    with closing(spread(partial(_write_one, folder, seed), missing, usable_cores(), chunk=16)) as written:
-        for done, _ in enumerate(written, count - len(missing) + 1):
+    missing = [file for file in files if not file.is_file()]
+    for file in missing:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(spread(partial(_write_part, seed), missing, workers or usable_cores())) as written:
+        for done, _ in enumerate(written, len(files) - len(missing) + 1):
             if progress:
-                progress(done, count)
+                progress(done, len(files))
             if monotonic() > deadline:
-                return False
-    rows = [
-        {"file_name": f"images/{number:06d}.png", "text": (texts / f"{number:06d}.txt").read_text(encoding="utf-8")}
-        for number in range(count)
-    ]
-    write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                return done == len(files)
     return True
 
 
-def write_pictures(
-    file: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
-) -> NDArray[np.uint8] | None:
-    """(count, 256, 256, 3) pictures for the autoencoder, kept in `file` (.npy): the same worlds, and plans in every style.
+def _write_part(seed: int, file: Path) -> None:
+    world, start, count = file.stem.split("_")
+    numbers = range(int(start), int(start) + int(count))
+    drawn = [WORLDS[world](number, seed) for number in numbers]
+    texts = [text for _, text in drawn]
+    arrays: dict[str, Any] = {}
+    if world == "scenes":
+        arrays["pixels"] = np.stack([np.asarray(image) for image, _ in drawn])
+    else:
+        indexed = [indexed_of(np.asarray(image)) for image, _ in drawn]
+        palettes = np.stack([palette for _, palette in indexed])
+        for place, number in enumerate(numbers):
+            chance = np.random.default_rng(derive_seed("mini varied", seed, number))
+            if world == "plans" and chance.random() < VARIED_SHARE:
+                palettes[place] = made_up_palette(chance)
+                texts[place] = texts[place].replace("Plain", "Varied", 1)
+        arrays["packed"] = _packed(np.stack([marks for marks, _ in indexed]).tobytes())
+        arrays["palettes"] = palettes
+    arrays["texts"] = _packed(json.dumps(texts).encode())
+    temporary = file.with_name(f".{file.name}.part")
+    with temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+    temporary.replace(file)
 
-    None after `deadline`; the next call begins again (it is a matter of a minute or two).
-    """
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
-        array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE_PX, SIZE_PX, 3))
-        drawn = spread(partial(_picture, seed), list(range(count)), usable_cores(), chunk=16)
-        with closing(drawn):
-            for number, picture in enumerate(drawn):
-                array[number] = picture
-                if progress:
-                    progress(number + 1, count)
-                if monotonic() > deadline:
-                    return None
-        array.flush()
-        part.replace(file)
-    return np.load(file)  # read whole: pages of a map were thrown out and read again, and the fit waited for the disk
 
-
-def write_grids(
-    file: Path, count: int, seed: int, progress: Progress | None = None, deadline: float = inf
-) -> tuple[NDArray[np.uint8], list[str]] | None:
-    """Coarse colours (count, GRID, GRID, 3) and texts for the first lessons, kept in `file` (.npz).
-
-    None after `deadline`; the next call begins again.
-    """
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        drawn: list[tuple[NDArray[np.uint8], str]] = []
-        with closing(spread(partial(_grid, seed), list(range(count)), usable_cores(), chunk=16)) as pairs:
-            for pair in pairs:
-                drawn.append(pair)
-                if progress:
-                    progress(len(drawn), count)
-                if monotonic() > deadline:
-                    return None
-        stream = io.BytesIO()
-        np.savez_compressed(
-            stream, grids=np.stack([grid for grid, _ in drawn]), texts=np.array([text for _, text in drawn])
-        )
-        write_bytes(file, stream.getvalue())
+def read_part(file: Path) -> Part:
+    """What `write_parts` wrote."""
     with np.load(file) as kept:
-        return kept["grids"], [str(text) for text in kept["texts"]]
+        texts = json.loads(lzma.decompress(kept["texts"].tobytes()))
+        if "pixels" in kept:
+            return Part(texts, pixels=kept["pixels"])
+        marks = np.frombuffer(bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8)  # torch wants to write
+        return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"])
 
 
-def _grid(seed: int, number: int) -> tuple[NDArray[np.uint8], str]:
-    image, text = draw_one(number, seed)
-    return grid_of(image), text
+def _packed(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(lzma.compress(data), np.uint8)
 
 
-def grid_of(picture: Image.Image) -> NDArray[np.uint8]:
-    """(GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix with its walls."""
-    pixels = np.asarray(picture.convert("RGB"))
-    step = pixels.shape[0] // GRID
-    return pixels[step // 2 :: step, step // 2 :: step]
+def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(h, w, 3) of at most 16 colours as (h, w) places in a palette and the (16, 3) palette, its end filled with black."""
+    codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    found, places = np.unique(codes, return_inverse=True)
+    palette = np.zeros((NUM_COLOURS, 3), np.uint8)
+    palette[: len(found)] = np.stack([found >> 16, found >> 8 & 255, found & 255], 1)
+    return places.reshape(codes.shape).astype(np.uint8), palette
 
 
-def _write_one(folder: Path, seed: int, number: int) -> None:
-    image, text = draw_one(number, seed)
-    path = folder / "images" / f"{number:06d}.png"
-    temporary = path.with_name(f".{path.name}.part")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
-    write_bytes(folder / "texts" / f"{number:06d}.txt", text.encode())  # last: it says that the picture is whole
+def made_up_palette(chance: np.random.Generator) -> NDArray[np.uint8]:
+    """(16, 3) uint8 colours that can be told apart."""
+    colours: list[NDArray[np.int64]] = []
+    while len(colours) < NUM_COLOURS:
+        colour = chance.integers(0, 256, 3)
+        if all(np.linalg.norm(colour - other) >= COLOUR_DISTANCE for other in colours):
+            colours.append(colour)
+    return np.stack(colours).astype(np.uint8)
 
 
-def _picture(seed: int, number: int) -> NDArray[np.uint8]:
-    own = derive_seed("mini autoencoder", seed, number) >> 16
-    artist = _artist("floorplan" if number % 10 < 7 else "scenes")
-    return np.asarray(artist.draw(own, artist.styles[number % len(artist.styles)])[0])
+def grids_of(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, 256, 256, 3) to (n, GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix
+    with its walls."""
+    step = pictures.shape[1] // GRID
+    return pictures[:, step // 2 :: step, step // 2 :: step]
 
 
 def _artist(domain: str) -> Artist:

@@ -7,6 +7,7 @@ the training loop proper has no word for: autoencoder and text-image contrast.
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,40 @@ class Fit:
         warm = min(1.0, (step + 1) / min(200, 1 + self.steps // 10))
         share = step / max(1, self.steps)
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a fit computes.
+
+    Attributes:
+        batch_size: Pictures in a step.
+        precision: `no`, or `bf16` on a GPU.
+        record: Record the pass through what learns once, on a GPU, and play it back (CUDA graphs): a small model waits
+            for its host otherwise.
+    """
+
+    batch_size: int
+    precision: str = "no"
+    record: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what goes into matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def autocast(self, device: str) -> AbstractContextManager[object]:
+        """Compute in this precision."""
+        if self.precision == "no":
+            return nullcontext()
+        # Casts that are kept from pass to pass cannot be recorded.
+        return torch.autocast(device, self.dtype, cache_enabled=not self.record)
+
+    def recorded(self, module: nn.Module, *examples: Tensor) -> nn.Module:
+        """The module as it is to be called while it learns: with tensors of the examples' shapes and no others."""
+        if not self.record:
+            return module
+        return torch.cuda.make_graphed_callables(module, examples, allow_unused_input=True)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,11 @@
 """Teach the denoiser's deepest layers where things are by their text.
 
-In: texts and coarse grids of their pictures' colours. Out: a denoiser whose features at 8 x 8, at pure noise, tell the
-colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at most timesteps the
-picture itself shows its layout, and a mean square draws towards the mean of all layouts where a cross-entropy tells them
-apart. The layer that names the colours is thrown away.
+In: a bank: states of texts and coarse grids of their pictures' colours. Out: a denoiser whose features at 8 x 8, at pure
+noise, tell the colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at
+most timesteps the picture itself shows its layout, and a mean square draws towards the mean of all layouts where a
+cross-entropy tells them apart. The layer that names the colours is thrown away.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning
+from loraloom.mini.bank import Bank
 from loraloom.mini.data import GRID
-from loraloom.mini.fitting import Fit, Job, fit
+from loraloom.mini.fitting import Fit, Job, Way, fit
 from loraloom.mini.layout import LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, deep_parts
-from loraloom.prompts.combine import collate
-from loraloom.randomness import derive_seed, normal
+from loraloom.randomness import derive_seed
 
 NUM_COLOURS = 48
-BATCH = 32
-HELD_OUT = 20
-"""One of so many texts is not learned, but measured."""
 MEASURED = 64
 """So many of each world."""
 
@@ -34,36 +30,29 @@ MEASURED = 64
 class Teller(nn.Module):
     """The denoiser's deep parts, and a layer that names the colours of the four cells under each of their places.
 
-    Text encoder and the denoiser's outer parts are used as they are, and are none of its parameters.
+    The denoiser's outer parts are used as they are, and are none of its parameters.
     """
 
-    def __init__(self, text_encoder: Any, denoiser: Any) -> None:
+    def __init__(self, denoiser: Any) -> None:
         super().__init__()
-        self._used = (text_encoder, denoiser)
+        self._used = (denoiser,)
         self.deep = deep_parts(denoiser)
         width = denoiser.config.block_out_channels[-1]
         self.conv_out = nn.Sequential(
             nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4 * NUM_COLOURS, 1), nn.PixelShuffle(2)
         )
 
-    def read(self, windows: Sequence[Sequence[Sequence[int]]]) -> Conditioning:
-        """Token ids of the windows of each text, 77 each, to states."""
-        text_encoder, _ = self._used
-        ids = torch.tensor([window for text in windows for window in text], device=text_encoder.device)
-        with torch.no_grad():
-            states = text_encoder(ids).last_hidden_state
-        return collate(list(states.split([len(text) for text in windows])))
-
     def forward(self, states: Conditioning, noise_bchw: Tensor) -> Tensor:
         """Pure noise (b, 4, 2 * GRID, 2 * GRID): logits (b, classes, GRID * GRID)."""
         last = torch.full((len(noise_bchw),), NUM_TIMESTEPS - 1, device=noise_bchw.device)
-        return self.conv_out(deep_features(self._used[1], noise_bchw, last, states)).flatten(2)
+        return self.conv_out(deep_features(self._used[0], noise_bchw, last, states)).flatten(2)
 
 
-def classes_of(grids: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(n, g, g, 3) to the number of the nearest of (k, 3) colours, (n, g * g)."""
-    flat = grids.reshape(len(grids), -1, 1, 3).astype(np.int32)
-    return np.concatenate([((part - palette.astype(np.int32)) ** 2).sum(-1).argmin(-1)[None] for part in flat])
+def classes_of(grids: NDArray[np.uint8], palette: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """(n, g, g, 3) to the number of the nearest of (k, 3) colours, (n, g * g) int64."""
+    colours_k3 = torch.from_numpy(palette).to(device).float()
+    flat = torch.from_numpy(np.ascontiguousarray(grids)).flatten(1, 2)
+    return torch.cat([torch.cdist(part.to(device).float(), colours_k3).argmin(-1) for part in flat.split(1024)])
 
 
 def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,56 +68,49 @@ def how_to_ground(steps: int) -> Fit:
     return Fit(steps, 8e-3, muon=True)
 
 
-def ground(
-    text_encoder: Any,
-    denoiser: Any,
-    grids: NDArray[np.uint8],
-    windows: Sequence[Sequence[Sequence[int]]],
-    worlds: Sequence[str],
-    how: Fit,
-    job: Job,
-) -> bool:
+def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
-        text_encoder: A CLIPTextModel that reads; stays as it is.
         denoiser: Of `make_denoiser`'s layout, and has seen pictures, so that its features tell places apart; its deep
             parts learn in place.
-        grids: (n, GRID, GRID, 3) uint8, from `grid_of`.
-        windows: For each picture the token ids of each window of its text, 77 each.
-        worlds: For each picture a word for its kind.
+        bank: Of the pictures' coarse colours and their texts' states.
+        way: Texts in a step; its precision.
         how: `how_to_ground`, or another optimizer to compare with.
         job: State and device. Told besides the loss, for each world, the share of the uncertainty about a cell of its
             held-out pictures that the text takes away beyond telling the world: 0 when it says no more than that.
     """
-    classes = torch.from_numpy(classes_of(grids, palette_of(grids[:: max(1, len(grids) // 500)])))
-    learned = np.array([number for number in range(len(classes)) if number % HELD_OUT])
-    held_out = np.arange(0, len(classes), HELD_OUT)
-    kinds = np.array(worlds)
+    device = job.device
+    grids = bank.grids_ngg3
+    classes = classes_of(grids, palette_of(grids[:: max(1, len(grids) // 500)]), device)
+    learned, held_out, kinds = bank.learned, bank.held_out, np.array(bank.worlds)
     measured = sorted({*kinds[held_out]} & {*kinds[learned]})
     logs = {world: _log_shares(classes[learned[kinds[learned] == world]]) for world in measured}
-    device = job.device
-    prior_kp = _log_shares(classes[learned]).to(device)
-    text_encoder.to(device).eval()
+    prior_kp = _log_shares(classes[learned])
     denoiser.to(device).requires_grad_(False)
     torch.manual_seed(derive_seed("grounding", "start"))  # of the layer that is thrown away
-    teller = Teller(text_encoder, denoiser).to(device).train().requires_grad_(True)
+    teller = Teller(denoiser).to(device).train().requires_grad_(True)
 
     def errors(numbers: NDArray[np.int64], *seed: str | int) -> Tensor:
-        noise_bchw = normal((len(numbers), LATENT_CHANNELS, 2 * GRID, 2 * GRID), "grounding", *seed).to(device)
-        logits = teller(teller.read([windows[number] for number in numbers]), noise_bchw)
-        return F.cross_entropy(logits + prior_kp, classes[numbers].to(device))
+        source = torch.Generator(device).manual_seed(derive_seed("grounding", *seed))
+        shape = (len(numbers), LATENT_CHANNELS, 2 * GRID, 2 * GRID)
+        noise_bchw = torch.randn(shape, generator=source, device=device)
+        numbers_b = torch.from_numpy(numbers).to(device)
+        states = bank.states(numbers_b)
+        with way.autocast(device):
+            logits = teller(Conditioning(states.hidden_bld.float(), states.mask_bl), noise_bchw).float()
+        return F.cross_entropy(logits + prior_kp, classes[numbers_b])
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         numbers: dict[str, float] = {}
         if step % 50 == 49:
             for world, log_kp in logs.items():
                 some = held_out[kinds[held_out] == world][:MEASURED]
-                blind = F.nll_loss(log_kp.expand(len(some), -1, -1), classes[some])
+                blind = F.nll_loss(log_kp.expand(len(some), -1, -1), classes[torch.from_numpy(some).to(device)])
                 with torch.no_grad():
                     numbers[world] = 1 - float(errors(some, "held out")) / float(blind)
         chance = np.random.default_rng(derive_seed("grounding", step))
-        return errors(chance.choice(learned, BATCH), step), numbers
+        return errors(chance.choice(learned, way.batch_size), step), numbers
 
     try:
         return fit(teller, loss, how, job)

@@ -1,0 +1,167 @@
+"""Everything that the denoiser learns from, on the device where it learns: latents, and states of the texts.
+
+In: drawn pictures, an autoencoder, a text encoder that reads. Out: batches, made on the device from a step's seed. The files of
+`prepare` and the caches of `train` are made for hundreds of pictures that somebody wants to keep: hashed, synced and read
+one by one. A denoiser of this size learns thousands a second on a GPU.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loraloom import plugins
+from loraloom.contracts import Conditioning, ModelSource, Progress
+from loraloom.mini.data import Part, grids_of, read_part
+from loraloom.opening import open_model
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.workforce import spread, usable_cores
+
+HELD_OUT = 100
+"""One of so many pictures is not learned, but measured."""
+ROOM_FOR_WINDOWS = 8
+"""Text lengths are padded to a multiple of this many tokens: kernels of attention with a mask want it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Latents and states, resident.
+
+    Attributes:
+        latents_nchw: float16, of unit deviation.
+        ids_mk: int64 token ids of all windows of all texts; the last is the empty text's.
+        states_mkd: float16 states of these windows, and a last row of zeros.
+        windows_nw: int64: for each picture its windows' rows in `states_mkd`, filled up with the row of zeros; the last
+            picture is the empty text.
+        counts_n: int64: how many windows are real.
+        grids_ngg3: uint8 coarse colours, on the CPU.
+        worlds: For each picture a word for its kind.
+    """
+
+    latents_nchw: Tensor
+    ids_mk: Tensor
+    states_mkd: Tensor
+    windows_nw: Tensor
+    counts_n: Tensor
+    grids_ngg3: NDArray[np.uint8]
+    worlds: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.latents_nchw)
+
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """Numbers of the pictures that are learned from."""
+        numbers = np.arange(len(self))
+        return np.setdiff1d(numbers, self.held_out)
+
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """Numbers of the others."""
+        return np.arange(min(HELD_OUT, len(self)) - 1, len(self), HELD_OUT)
+
+    def by_world(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Some numbers, those of each world that there is together, plans first."""
+        kinds = np.array(self.worlds)[numbers]
+        return [numbers[kinds == world] for world in ("plans", "scenes") if (kinds == world).any()]
+
+    def states(self, numbers_b: Tensor) -> Conditioning:
+        """What the denoiser reads; `len(self)` is the empty text. All batches have one length."""
+        hidden_bwkd = self.states_mkd[self.windows_nw[numbers_b]]
+        hidden_bld = hidden_bwkd.flatten(1, 2)
+        window = hidden_bwkd.shape[2]
+        length = -(-hidden_bld.shape[1] // ROOM_FOR_WINDOWS) * ROOM_FOR_WINDOWS
+        hidden_bld = torch.nn.functional.pad(hidden_bld, (0, 0, 0, length - hidden_bld.shape[1]))
+        places_l = torch.arange(length, device=hidden_bld.device)
+        return Conditioning(hidden_bld, places_l < (self.counts_n[numbers_b] * window)[:, None])
+
+
+def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], str]]]:
+    """Token ids and text of each window of each text, as the prompt method `attention` cuts them."""
+    text = open_model(ModelSource(str(model))).text
+    encoder = PromptEncoder(text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
+    return [[(list(text.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
+
+
+def _read(model: Path, file: Path) -> tuple[Part, list[list[list[int]]]]:
+    part = read_part(file)
+    return part, [[ids for ids, _ in windows] for windows in windows_of(model, part.texts)]
+
+
+@torch.no_grad()
+def fill_bank(
+    files: Sequence[Path],
+    model: Path,
+    encode: Callable[[Tensor], Tensor],
+    read: Callable[[Tensor], Tensor],
+    device: str,
+    progress: Progress | None = None,
+    *,
+    known: Tensor | None = None,
+    batch_size: int = 32,
+) -> Bank:
+    """Encode the pictures and texts of some files.
+
+    Args:
+        files: From `write_parts`.
+        model: A model folder with the tokenizer.
+        encode: (b, 3, 256, 256) pixels on the device to (b, 4, 32, 32) latents.
+        read: (m, 77) token ids on the device to (m, 77, d) states.
+        device: Of the bank.
+        progress: Told files done and in all.
+        known: Latents of these files, made before.
+        batch_size: Pictures encoded together, always so many.
+    """
+    latents: list[Tensor] = []
+    grids: list[NDArray[np.uint8]] = []
+    texts: list[list[list[int]]] = []
+    worlds: list[str] = []
+    with closing(spread(partial(_read, model), files, usable_cores())) as parts:
+        for done, (part, windows) in enumerate(parts, 1):
+            for first in range(0, len(windows) if known is None else 0, batch_size):
+                pixels_bchw = _pixels(part, slice(first, first + batch_size), device)
+                missing = batch_size - len(pixels_bchw)  # a compiled encoder takes one size of batch
+                padded_bchw = torch.nn.functional.pad(pixels_bchw, (0, 0, 0, 0, 0, 0, 0, missing))
+                latents.append(encode(padded_bchw)[: len(pixels_bchw)].half())
+            grids.append(_grids(part))
+            texts += windows
+            worlds += [files[done - 1].name.split("_")[0]] * len(windows)
+            if progress:
+                progress(done, len(files))
+    texts.append([window for window, _ in windows_of(model, [""])[0]])
+    ids_mk = torch.tensor([ids for text in texts for ids in text])
+    states = [read(part.to(device)).half() for part in ids_mk.split(512)]
+    states.append(torch.zeros_like(states[0][:1]))
+    counts_n = torch.tensor([len(text) for text in texts])
+    places_nw = torch.arange(int(counts_n.max())) + (counts_n.cumsum(0) - counts_n)[:, None]
+    windows_nw = torch.where(torch.arange(int(counts_n.max())) < counts_n[:, None], places_nw, len(ids_mk))
+    return Bank(
+        torch.cat(latents) if known is None else known.to(device),
+        ids_mk, torch.cat(states), windows_nw.to(device), counts_n.to(device),
+        np.concatenate(grids), worlds,
+    )  # fmt: skip
+
+
+def _pixels(part: Part, some: slice, device: str) -> Tensor:
+    """(b, 3, 256, 256) float32 in [-1, 1] on the device."""
+    if part.marks is None or part.palettes is None:
+        assert part.pixels is not None
+        bytes_bhwc = torch.from_numpy(part.pixels[some]).to(device)
+    else:
+        marks_bhw = torch.from_numpy(part.marks[some]).to(device).long()
+        palettes_bk3 = torch.from_numpy(part.palettes[some]).to(device)
+        bytes_bhwc = palettes_bk3[torch.arange(len(marks_bhw), device=device)[:, None, None], marks_bhw]
+    return bytes_bhwc.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def _grids(part: Part) -> NDArray[np.uint8]:
+    """`grids_of` the part's pictures, without painting them whole."""
+    if part.marks is None or part.palettes is None:
+        return grids_of(part.pictures())
+    return np.stack([palette[marks] for palette, marks in zip(part.palettes, grids_of(part.marks), strict=True)])
