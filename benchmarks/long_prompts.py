@@ -72,8 +72,7 @@ def run_config(arguments: argparse.Namespace, method: str) -> RunConfig:
             "data": {"dataset": str(arguments.out / "dataset"), "batch_size": 16, "caption_dropout": 0.1},
             "prompts": {"method": method},
             "lora": {"target": "all_linear_conv", "rank": 16, "text_encoder": True, "ema_decay": 0.98},
-            "optim": {"learning_rate": 2e-3, "scheduler": "cosine", "warmup_steps": 10},
-            "objective": {"timestep_shift": 3.0},
+            "optim": {"optimizer": "muon", "learning_rate": 4e-3, "scheduler": "cosine", "warmup_steps": 10},
             "train": {
                 "output": str(arguments.out / method), "max_steps": arguments.steps, "log_every": 50,
                 "validation_every": 0,

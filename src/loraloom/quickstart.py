@@ -117,7 +117,10 @@ def run_config(folder: Path, size: Size) -> RunConfig:
                 "dataset": str(folder / "dataset"), "batch_size": 16, "caption_dropout": 0.1,
             },
             "lora": {"target": "all_linear_conv", "rank": 16, "ema_decay": 0.98},
-            "optim": {"learning_rate": 2e-3, "scheduler": "cosine", "warmup_steps": min(10, size.steps)},
+            # Of 24 texts this meets 49 % of the sentences after 150 steps, AdamW at 2e-3 45 % (decision 0014).
+            "optim": {
+                "optimizer": "muon", "learning_rate": 4e-3, "scheduler": "cosine", "warmup_steps": min(10, size.steps),
+            },
             "train": {
                 "output": str(folder / "run"), "max_steps": size.steps, "log_every": max(1, size.steps // 5),
                 "validation_every": 0,
