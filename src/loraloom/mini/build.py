@@ -94,7 +94,7 @@ class _Build:
         Raises:
             _SpentError: The budget is spent.
         """
-        folder, recipe = self.folder, self.recipe
+        folder = self.folder
         if not (folder / "start" / "model_index.json").is_file():
             vae = self._autoencoder()
             text_encoder = self._reading()
@@ -107,7 +107,7 @@ class _Build:
         model = self.export()
         assert model is not None
         self.say("7/7 vision tower")
-        self._in_time(self._vision_tower(model, round_, recipe.contrast_steps))
+        self._in_time(self._vision_tower(model))
 
     # ----------------------------------------------------------------------------------------------- stages
 
@@ -205,7 +205,7 @@ class _Build:
         self._in_time(True)
         return bank
 
-    def _vision_tower(self, model: Path, round_: Path, steps: int) -> bool:
+    def _vision_tower(self, model: Path) -> bool:
         """Fit a vision tower to the model's text encoder; writes `clip/` into the model folder."""
         from transformers import CLIPTextModel
 
@@ -217,7 +217,7 @@ class _Build:
         windows = [[ids for ids, _ in windows] for windows in cut]
         torch.manual_seed(derive_seed("mini", "clip"))
         clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
-        if not fit_contrast(clip, pictures, windows, steps, self._job(self.folder / CONTRAST)):
+        if not fit_contrast(clip, pictures, windows, self.recipe.contrast_steps, self._job(self.folder / CONTRAST)):
             return False
         with whole_directory(model / "clip") as target:
             clip.cpu().half().save_pretrained(target)
