@@ -209,14 +209,13 @@ def test_the_text_encoder_learns_who_stands_where(tmp_path: Path, monkeypatch: p
 def bank_of(words: list[str]) -> Bank:
     """Pictures that are white on the side that their word says, black on the other; latents likewise. States are any."""
     states = torch.randn(3, 77, 128, generator=torch.Generator().manual_seed(0))
-    ids_mk = torch.arange(3)[:, None].expand(-1, 77)
     grids = np.zeros((len(words), GRID, GRID, 3), np.uint8)
     for grid, word in zip(grids, words, strict=True):
         grid[:, : GRID // 2] = 250 if word == "left" else 0
         grid[:, GRID // 2 :] = 0 if word == "left" else 250
     latents = torch.from_numpy(grids[..., :1].astype(np.float32) / 125 - 1).permute(0, 3, 1, 2)
     return Bank(
-        latents.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 4, -1, -1).half(), ids_mk,
+        latents.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 4, -1, -1).half(),
         torch.cat([states, torch.zeros_like(states[:1])]).half(),
         torch.tensor([[("left", "right").index(word)] for word in words] + [[2]]), torch.ones(len(words) + 1).long(),
         grids, ["plans"] * len(words),

@@ -7,13 +7,15 @@ noise"). Parity with diffusers' DDPMScheduler is tested.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from loraloom.contracts import NoiseSchedule
 from loraloom.randomness import generator
+
+Share = TypeVar("Share", float, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +100,9 @@ def draw_timestep(num_timesteps: int, shift: float, *parts: str | int) -> int:
     """
     step = int(torch.randint(num_timesteps, (), generator=generator(*parts, "timestep")))
     share = (step + 0.5) / num_timesteps
-    return int(shift * share / (1 + (shift - 1) * share) * num_timesteps)
+    return int(shifted(share, shift) * num_timesteps)
+
+
+def shifted(share: Share, shift: float) -> Share:
+    """Times in (0, 1) moved towards noise, Esser et al. 2024 (eq. 23): shift * t / (1 + (shift - 1) * t)."""
+    return shift * share / (1 + (shift - 1) * share)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loraloom.mini.canvas import Canvas, Crops
+from loraloom.mini.canvas import Canvas, Crops, signed
 from loraloom.mini.data import SIZE_PX
 from loraloom.mini.fitting import LOG_EVERY, Fit, Job, Way, fit
 from loraloom.randomness import derive_seed
@@ -118,7 +118,7 @@ def rarity(pixels_bchw: Tensor) -> Tensor:
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
     """(b, h, w, 3) uint8 to (b, 3, h, w) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+    return signed(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from loraloom import plugins
 from loraloom.contracts import Conditioning, ModelSource, Progress
+from loraloom.mini.canvas import signed
 from loraloom.mini.data import Part, grids_of, read_part
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
@@ -35,8 +36,7 @@ class Bank:
 
     Attributes:
         latents_nchw: float16, of unit deviation.
-        ids_mk: int64 token ids of all windows of all texts; the last is the empty text's.
-        states_mkd: float16 states of these windows, and a last row of zeros.
+        states_mkd: float16 states of all windows of all texts, the empty text's last, and then a row of zeros.
         windows_nw: int64: for each picture its windows' rows in `states_mkd`, filled up with the row of zeros; the last
             picture is the empty text.
         counts_n: int64: how many windows are real.
@@ -45,7 +45,6 @@ class Bank:
     """
 
     latents_nchw: Tensor
-    ids_mk: Tensor
     states_mkd: Tensor
     windows_nw: Tensor
     counts_n: Tensor
@@ -116,7 +115,7 @@ def fill_bank(
         device: Of the bank.
         progress: Told files done and in all.
         known: Latents of these files, made before.
-        batch_size: Pictures encoded together, always so many.
+        batch_size: Pictures encoded together.
     """
     latents: list[Tensor] = []
     grids: list[NDArray[np.uint8]] = []
@@ -125,10 +124,7 @@ def fill_bank(
     with closing(spread(partial(_read, model), files, usable_cores())) as parts:
         for done, (part, windows) in enumerate(parts, 1):
             for first in range(0, len(windows) if known is None else 0, batch_size):
-                pixels_bchw = _pixels(part, slice(first, first + batch_size), device)
-                missing = batch_size - len(pixels_bchw)  # a compiled encoder takes one size of batch
-                padded_bchw = torch.nn.functional.pad(pixels_bchw, (0, 0, 0, 0, 0, 0, 0, missing))
-                latents.append(encode(padded_bchw)[: len(pixels_bchw)].half())
+                latents.append(encode(_pixels(part, slice(first, first + batch_size), device)).half())
             grids.append(_grids(part))
             texts += windows
             worlds += [files[done - 1].name.split("_")[0]] * len(windows)
@@ -143,7 +139,7 @@ def fill_bank(
     windows_nw = torch.where(torch.arange(int(counts_n.max())) < counts_n[:, None], places_nw, len(ids_mk))
     return Bank(
         torch.cat(latents) if known is None else known.to(device),
-        ids_mk, torch.cat(states), windows_nw.to(device), counts_n.to(device),
+        torch.cat(states), windows_nw.to(device), counts_n.to(device),
         np.concatenate(grids), worlds,
     )  # fmt: skip
 
@@ -157,7 +153,7 @@ def _pixels(part: Part, some: slice, device: str) -> Tensor:
         marks_bhw = torch.from_numpy(part.marks[some]).to(device).long()
         palettes_bk3 = torch.from_numpy(part.palettes[some]).to(device)
         bytes_bhwc = palettes_bk3[torch.arange(len(marks_bhw), device=device)[:, None, None], marks_bhw]
-    return bytes_bhwc.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return signed(bytes_bhwc.permute(0, 3, 1, 2))
 
 
 def _grids(part: Part) -> NDArray[np.uint8]:

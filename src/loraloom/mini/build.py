@@ -2,7 +2,7 @@
 
 In: a folder and a budget of time. Out: in it
 
-    parts/                         pictures with their texts, drawn here
+    parts_0/ parts_1/ ...          pictures with their texts, drawn here
     blank/                         the model with a vocabulary, the rest random
     reading.safetensors            state of the text encoder's fit to what the texts say
     autoencoder.safetensors        state of the autoencoder's fit
@@ -186,10 +186,9 @@ class _Build:
         """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
         vae: Any = model.place("vae", torch.device(self.device), torch.float32)
         text_encoder: Any = model.place("text_encoder", torch.device(self.device), torch.float32)
-        way = Way(0, self.recipe.precision)
 
         def encode(pixels_bchw: Tensor) -> Tensor:
-            with way.autocast(self.device):
+            with self.recipe.way.autocast(self.device):
                 return vae.encode(pixels_bchw, return_dict=False)[0].mean.float()
 
         def read(ids_mk: Tensor) -> Tensor:

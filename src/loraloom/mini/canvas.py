@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loraloom.mini.data import NUM_COLOURS, SIZE_PX, Part, made_up_palette
+from loraloom.mini.data import PALETTE_ROWS, SIZE_PX, Part, made_up_palette
 from loraloom.randomness import derive_seed
 
 FLAT_SHARE = 0.8
@@ -75,8 +75,8 @@ class Canvas:
             some = self._send(chance.integers(len(self._full_nhwc), size=count - flat))
             full_bhwc = self._full_nhwc[some[:, None, None], rows_bhw[flat:], columns_bhw[flat:]]
             pixels_bhwc = torch.cat([pixels_bhwc, full_bhwc])
-        used_fk = torch.arange(NUM_COLOURS, device=device) <= self._used_n[chosen][:, None]
-        return Crops(_signed(pixels_bhwc.permute(0, 3, 1, 2)), _signed(palettes_fk3), used_fk, places_fhw)
+        used_fk = torch.arange(PALETTE_ROWS, device=device) <= self._used_n[chosen][:, None]
+        return Crops(signed(pixels_bhwc.permute(0, 3, 1, 2)), signed(palettes_fk3), used_fk, places_fhw)
 
     def _places(self, count: int, size_px: int, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(b, h, w) rows and columns of each crop: somewhere, mirrored and turned at random."""
@@ -94,6 +94,6 @@ class Canvas:
         return torch.from_numpy(array).to(self._marks_nhw.device)
 
 
-def _signed(bytes_: Tensor) -> Tensor:
-    """0 .. 255 to float32 in [-1, 1]."""
+def signed(bytes_: Tensor) -> Tensor:
+    """0 .. 255, any shape, to float32 in [-1, 1]."""
     return bytes_.float().div(127.5).sub(1)

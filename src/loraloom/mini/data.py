@@ -31,6 +31,9 @@ GRID = 16
 """Cells along a side of the coarse pictures that the denoiser is grounded with."""
 
 PART = 500
+"""Pictures in a file."""
+
+PALETTE_ROWS = 16
 
 PLAN_SHARE = 0.7
 """Of the pictures; the rest are scenes, half of them in the flat style."""
@@ -68,10 +71,6 @@ class Part:
             return self.pixels
         assert self.marks is not None and self.palettes is not None
         return np.stack([palette[marks] for palette, marks in zip(self.palettes, self.marks, strict=True)])
-
-
-NUM_COLOURS = 16
-"""Rows of a palette."""
 
 
 def draw_plan(number: int, seed: int) -> tuple[Image.Image, str]:
@@ -114,10 +113,8 @@ def parts_of(folder: Path, world: str, count: int) -> list[Path]:
     return [folder / f"{world}_{start:07d}_{min(PART, count - start):03d}.npz" for start in starts]
 
 
-def write_parts(
-    files: Sequence[Path], seed: int, progress: Progress | None = None, deadline: float = inf, workers: int = 0
-) -> bool:
-    """Draw the files that are missing; one process a core, or so many as are asked for.
+def write_parts(files: Sequence[Path], seed: int, progress: Progress | None = None, deadline: float = inf) -> bool:
+    """Draw the files that are missing; one process a core.
 
     Returns:
         Whether all stand; False after `deadline` (of `time.monotonic`), and the next call goes on.
@@ -125,7 +122,7 @@ def write_parts(
     missing = [file for file in files if not file.is_file()]
     for file in missing:
         file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(spread(partial(_write_part, seed), missing, workers or usable_cores())) as written:
+    with closing(spread(partial(_write_part, seed), missing, usable_cores())) as written:
         for done, _ in enumerate(written, len(files) - len(missing) + 1):
             if progress:
                 progress(done, len(files))
@@ -177,7 +174,7 @@ def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
     """(h, w, 3) of at most 16 colours as (h, w) places in a palette and the (16, 3) palette, its end filled with black."""
     codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     found, places = np.unique(codes, return_inverse=True)
-    palette = np.zeros((NUM_COLOURS, 3), np.uint8)
+    palette = np.zeros((PALETTE_ROWS, 3), np.uint8)
     palette[: len(found)] = np.stack([found >> 16, found >> 8 & 255, found & 255], 1)
     return places.reshape(codes.shape).astype(np.uint8), palette
 
@@ -185,7 +182,7 @@ def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 def made_up_palette(chance: np.random.Generator) -> NDArray[np.uint8]:
     """(16, 3) uint8 colours that can be told apart."""
     colours: list[NDArray[np.int64]] = []
-    while len(colours) < NUM_COLOURS:
+    while len(colours) < PALETTE_ROWS:
         colour = chance.integers(0, 256, 3)
         if all(np.linalg.norm(colour - other) >= COLOUR_DISTANCE for other in colours):
             colours.append(colour)

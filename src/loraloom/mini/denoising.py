@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.contracts import NoiseSchedule
-from loraloom.diffusion.objective import make_objective
+from loraloom.diffusion.objective import make_objective, shifted
 from loraloom.mini.bank import Bank
 from loraloom.mini.data import PLAN_SHARE
 from loraloom.mini.fitting import Fit, Job, Way, fit
@@ -80,8 +80,9 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
         noise_bchw = torch.randn(latents_bchw.shape, generator=source, device=device).contiguous(memory_format=layout)
         # One timestep from each of as many equal parts: the loss is less noisy, each is as likely as before.
         shares_b = (torch.arange(count, device=device) + torch.rand(count, generator=source, device=device)) / count
-        shares_b = noise.shift * shares_b / (1 + (noise.shift - 1) * shares_b)
-        timesteps_b = (shares_b * objective.num_timesteps).long().clamp(max=objective.num_timesteps - 1)
+        timesteps_b = (
+            (shifted(shares_b, noise.shift) * objective.num_timesteps).long().clamp(max=objective.num_timesteps - 1)
+        )
         dropped_b = torch.rand(count, generator=source, device=device) < dropout
         states = bank.states(torch.where(dropped_b, len(bank), numbers_b))
         assert states.mask_bl is not None
@@ -90,16 +91,14 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
         return (noisy_bchw, timesteps_b, states.hidden_bld.to(way.dtype), states.mask_bl), target_bchw
 
     plain = _Pass(denoiser, way, device)
-    example, _ = given(
-        held_out_n[torch.arange(way.batch_size, device=device) % len(held_out_n)], 0.0, _source(0, device)
-    )
+    example, _ = given(held_out_n.repeat(way.batch_size)[: way.batch_size], 0.0, _source(0, device))
     learning = way.recorded(_Pass(denoiser, way, device), *example)
 
     def measure() -> float:
         source = _source(derive_seed("held out"), device)
         with torch.no_grad():
             parts = [
-                (plain(*shown) - target_bchw).square().mean((1, 2, 3))
+                objective.loss(plain(*shown), target_bchw, shown[1])
                 for part in held_out_n[:MEASURED].split(way.batch_size)
                 for shown, target_bchw in [given(part, 0.0, source)]
             ]
@@ -108,7 +107,7 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         source = _source(derive_seed(noise.seed, step), device)
         shown, target_bchw = given(_choose(learned, way.batch_size, source), CAPTION_DROPOUT, source)
-        total = (learning(*shown) - target_bchw).square().mean()
+        total = objective.loss(learning(*shown), target_bchw, shown[1]).mean()
         measured = step % MEASURE_EVERY == MEASURE_EVERY - 1 or step == how.steps - 1
         return total, {"held_out": measure()} if measured else {}
 
