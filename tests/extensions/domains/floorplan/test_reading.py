@@ -16,7 +16,7 @@ from loraloom.extensions.domains.floorplan.reading import as_array, read, snap
 from loraloom.extensions.domains.floorplan.spec import print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.verifying import verify
-from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, STYLES, WALL, RoomId
+from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, DOOR, EXTERNAL, STYLES, WALL, RoomId
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "sjh"
 SEEDS = range(40)
@@ -180,6 +180,31 @@ def test_a_thick_wall_that_is_thin_for_a_few_pixels_is_a_thick_wall() -> None:
     uneven = bitten(drawn(21).labels, first, second, width=2, by=2)
     assert annotate(uneven).positions != drawn(21).positions
     assert same_text(noisy(Image.fromarray(paint(uneven)), 3, 21), 21)
+
+
+def test_a_wall_that_only_comes_near_to_the_doors_colour_is_no_door() -> None:
+    """A decoded wall between kitchen and balcony was olive, nearer to the door's colour than to its own: a false connection."""
+    for seed in (6, 11, 26):
+        plan, style = drawn(seed), STYLES["sjh"]
+        first, second = (plan.mask(RoomId("bedroom", number)) for number in (1, 2))
+        wall = dilate(first, 5) & dilate(second, 5) & (plan.labels == WALL)
+        pixels = paint(plan.labels).copy()
+        grey, brown = style.palette[[WALL, DOOR]].astype(np.float32)
+        pixels[wall] = (grey + 0.55 * (brown - grey)).astype(np.uint8)
+        assert (snap(pixels, style)[wall] == DOOR).all()
+        assert same_text(noisy(Image.fromarray(pixels), 3, seed), seed)
+
+
+def test_outside_that_lies_in_a_room_is_the_room() -> None:
+    """Ground and living room are 35 apart: a decoded living room had a patch of outside, which cut it in two."""
+    plan = drawn(2)
+    living = plan.mask(RoomId("living room", 1))
+    rows, columns = np.nonzero(~dilate(~living, 10))
+    row, column = int(rows[len(rows) // 2]), int(columns[len(columns) // 2])
+    pixels = paint(plan.labels).copy()
+    pixels[row - 9 : row + 9, column - 9 : column + 9] = STYLES["sjh"].palette[EXTERNAL]
+    pixels[0, 0] = (254, 255, 255)  # so that the picture is not exact
+    assert np.array_equal(read(Image.fromarray(pixels)).plan.labels, plan.labels)
 
 
 def test_whole_multiples_are_reduced_by_the_median() -> None:
