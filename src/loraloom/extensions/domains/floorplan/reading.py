@@ -182,13 +182,13 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     cells = _cell(rgb)
     where = _content(rgb, style)
     found = _without_pockets(_without_specks(_settle(rgb[where], cells[where], tables, style)))
-    inside = _straightened(found, rgb[where], style)
+    soft = raggedness(found) > _SOFT
+    inside = _straightened(found, rgb[where], style, soft)
     labels[where] = inside
     near_px, contact_px = NEAR_PX, 1
     if wall_thickness(inside >= WALL) > 3:
         # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5, and as
         # 4 where both rooms' colours run into the wall. A thin wall among thick ones can be told in a sharp picture only.
-        soft = raggedness(found) > _SOFT
         near_px, contact_px = NEAR_PX - (2 if soft else 1), _THICK_CONTACT_PX
     plan = annotate(labels, soft=True, near_px=near_px, contact_px=contact_px)
     return Reading(plan, float(tables.off[cells].mean()), False)
@@ -369,8 +369,8 @@ def _without_pockets(labels: Labels) -> Labels:
     return filled
 
 
-def _straightened(labels: Labels, rgb: Rgb, style: Style) -> Labels:
-    """Step 5 of the module's method."""
+def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
+    """Step 5 of the module's method; in a sharp picture a door's pixels in a corner are what they seem to be."""
     openings = list(openings_of(labels))
     if len(openings) > _MOST_OPENINGS:
         return labels
@@ -386,7 +386,7 @@ def _straightened(labels: Labels, rgb: Rgb, style: Style) -> Labels:
         if label != DOOR:
             straight[through_wall(blob, segments)] = label
         elif np.percentile(likeness[blob], 80) >= _DOOR_LIKENESS:
-            straight[through_wall(blob, segments, likeness.clip(0, 1))] = DOOR
+            straight[through_wall(blob, segments, likeness.clip(0, 1) if soft else None)] = DOOR
     return straight
 
 
