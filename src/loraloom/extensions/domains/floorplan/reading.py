@@ -372,7 +372,8 @@ def _without_pockets(labels: Labels) -> Labels:
 def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
     """Step 5 of the module's method; in a sharp picture a door's pixels in a corner are what they seem to be."""
     openings = list(openings_of(labels))
-    if len(openings) > _MOST_OPENINGS:
+    # In a photograph nothing opens to a room, and straightening must not make it look like a plan.
+    if len(openings) > _MOST_OPENINGS or not any(each.rooms for each in annotate(labels, soft=True).openings):
         return labels
     bare = np.minimum(labels, WALL)
     walls = straight_walls(bare, _STRAIGHT_PX, wall_thickness(bare == WALL))
