@@ -26,7 +26,15 @@ from PIL import Image
 
 from .pixels import Labels, Where, components, dilate, flat, necks
 from .plan import NEAR_PX, Plan, annotate
-from .straightening import openings_of, raggedness, segments_of, straight_walls, through_wall, wall_thickness
+from .straightening import (
+    openings_of,
+    raggedness,
+    segments_of,
+    straight_walls,
+    through_wall,
+    wall_thickness,
+    without_specks,
+)
 from .vocabulary import (
     DOOR,
     EXTERNAL,
@@ -43,10 +51,6 @@ from .vocabulary import (
 
 OFF_PALETTE = 24.0
 """A pixel farther than this from every colour of the palette (Euclidean, 0 .. 442) counts as off it."""
-
-MIN_ROOM_PX = 30
-MIN_OPENING_PX = 12
-"""Smaller blobs are specks: the smallest room drawn has 16x11 pixels, the smallest opening 3x8."""
 
 _DOOR_LIKENESS = 0.62
 """On the way from the wall's colour, 0, to the door's, 1: a fifth of a door's pixels are farther. Of 1,088 doors in pictures
@@ -181,7 +185,7 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
         return Reading(annotate(labels), 0.0, True)
     cells = _cell(rgb)
     where = _content(rgb, style)
-    found = _without_pockets(_without_specks(_settle(rgb[where], cells[where], tables, style)))
+    found = _without_pockets(without_specks(_settle(rgb[where], cells[where], tables, style)))
     soft = raggedness(found) > _SOFT
     inside = _straightened(found, rgb[where], style, soft)
     labels[where] = inside
@@ -339,21 +343,6 @@ def _close_leaks(labels: Labels) -> None:
         labels[where][necks(mask, 1 if label == _BALCONY else 3, _MIN_HALF_PX)] = WALL
 
 
-def _without_specks(labels: Labels) -> Labels:
-    """Blobs too small to be meant go to what surrounds them."""
-    for _ in range(3):  # a speck beside a speck may take two rounds
-        specks = np.zeros(labels.shape, np.bool_)
-        for label, where, mask in components(labels, (*ROOM_CLASSES, FRONT_DOOR, DOOR, WINDOW)):
-            if mask.sum() < (MIN_ROOM_PX if label < WALL else MIN_OPENING_PX):
-                specks[where] |= mask
-        if not specks.any():
-            break
-        labels = np.where(specks, _NONE, labels).astype(np.uint8)
-        _fill(labels, specks, MIN_ROOM_PX)
-        labels[labels == _NONE] = EXTERNAL
-    return labels
-
-
 def _without_pockets(labels: Labels) -> Labels:
     """Outside that lies in a room, with no wall in between, goes to the room: their colours may be much alike."""
     filled = labels.copy()
@@ -371,9 +360,10 @@ def _without_pockets(labels: Labels) -> Labels:
 
 def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
     """Step 5 of the module's method; in a sharp picture a door's pixels in a corner are what they seem to be."""
-    openings = list(openings_of(labels))
-    # In a photograph nothing opens to a room, and straightening must not make it look like a plan.
-    if len(openings) > _MOST_OPENINGS or not any(each.rooms for each in annotate(labels, soft=True).openings):
+    rooms = (labels < WALL) & (labels != EXTERNAL)
+    # What opens to no room is no opening, and does not become one: photographs have such blobs.
+    openings = [(label, blob) for label, blob in openings_of(labels) if (dilate(blob, 1) & rooms).any()]
+    if len(openings) > _MOST_OPENINGS:
         return labels
     bare = np.minimum(labels, WALL)
     walls = straight_walls(bare, _STRAIGHT_PX, wall_thickness(bare == WALL))
