@@ -1,5 +1,6 @@
 """Work in several processes: results in order, mistakes as they are, and an end when somebody wants one."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -39,6 +40,7 @@ def test_a_mistake_of_the_work_is_told_as_it_was() -> None:
 
 def die(number: int) -> int:
     if number == 7:
+        time.sleep(0.5)  # what came before is done by now
         os._exit(9)
     return number
 
@@ -46,6 +48,18 @@ def die(number: int) -> int:
 def test_a_process_that_dies_is_told_without_a_traceback_of_the_pool() -> None:
     with pytest.raises(UserError, match="has died"):
         list(spread(die, range(40), 2, chunk=2))
+
+
+def test_a_process_that_died_while_results_were_read_is_told_the_same_way() -> None:
+    """The pool is then found broken when the next piece is handed out, before any result says so."""
+    results = spread(die, range(40), 2, chunk=2)
+    assert next(results) == 0
+    until = time.monotonic() + 60
+    while multiprocessing.active_children():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    with pytest.raises(UserError, match="has died"):
+        list(results)
 
 
 def test_few_items_are_worked_here() -> None:

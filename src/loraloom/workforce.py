@@ -66,24 +66,19 @@ def spread(
         resource_tracker.ensure_running()  # or starting the first process would let interrupts through again
         feed(AHEAD * workers)
         while running:
-            results = _result(running.popleft())
+            results = running.popleft().result()
             feed(1)
             yield from results
         pool.shutdown(wait=True)
-    except BaseException:
+    except BaseException as problem:
         with _uninterrupted():
             _end(pool)
+        if isinstance(problem, BrokenProcessPool):  # from a result, or from handing out the next piece
+            raise UserError(
+                "a process that was doing part of the work has died", got="killed from outside, perhaps for want of memory",
+                fix="run it again with more memory or fewer workers",
+            ) from None  # fmt: skip
         raise
-
-
-def _result(future: Future[list[Result]]) -> list[Result]:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that was doing part of the work has died", got="killed from outside, perhaps for want of memory",
-            fix="run it again with more memory or fewer workers",
-        ) from None  # fmt: skip
 
 
 def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
