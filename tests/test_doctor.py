@@ -43,6 +43,12 @@ def test_this_environment_holds_what_the_package_asks_for() -> None:
     assert [check.verdict for check in checks] == ["ok"]
 
 
+def test_sources_that_are_not_installed_are_a_warning() -> None:
+    """Seen on a machine that had the sources on its path only: `doctor` died of the package that it did not find."""
+    (check,) = doctor.check_own_packages("loraloom-that-nobody-installed")
+    assert check.verdict == "warn" and "not compared" in check.found
+
+
 def test_an_old_python_fails() -> None:
     assert doctor.check_python((3, 10)).verdict == "fail"
     assert doctor.check_python((3, 11)).verdict == "ok"

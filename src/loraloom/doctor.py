@@ -42,8 +42,7 @@ class Check:
 
 def check_all(model: str | None = None, dataset: Path | None = None) -> list[Check]:
     """All checks in reading order. Imports torch, and asks the hub only about a named model that is not here."""
-    requirements = metadata.requires("loraloom") or []
-    checks = [check_python(sys.version_info[:2]), *check_packages(requirements)]
+    checks = [check_python(sys.version_info[:2]), *check_own_packages()]
     checks += [check_torchvision(), *check_torch(), check_memory(total_memory_bytes())]
     checks += [check_disk("disk here", Path.cwd()), check_disk("disk of the model cache", hub_cache())]
     checks += [check_compiler(), check_trackers()]
@@ -85,6 +84,15 @@ def check_python(version: tuple[int, ...]) -> Check:
     if version < (3, 11):
         return Check("Python", FAIL, found, "install Python 3.11 or newer")
     return Check("Python", OK, found)
+
+
+def check_own_packages(package: str = "loraloom") -> list[Check]:
+    """`check_packages` with what an installed package requires; code that runs from its sources says no versions."""
+    try:
+        return check_packages(metadata.requires(package) or [])
+    except metadata.PackageNotFoundError:
+        found = f"{package} runs from its sources, so versions were not compared"
+        return [Check("packages", WARN, found, "pip install -e . in its folder")]
 
 
 def check_packages(requirements: Sequence[str], version_of: Callable[[str], str] = metadata.version) -> list[Check]:

@@ -15,7 +15,9 @@ from loraloom.contracts import Batch
 from loraloom.data.batches import BatchMaker
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.plan import Plan
+from loraloom.errors import UserError
 from loraloom.train.run import train
+from loraloom.train.runtime import check_one_gpu_each
 
 from .conftest import Configure
 
@@ -26,6 +28,15 @@ def torchrun(config: Path, processes: int, folder: Path) -> subprocess.Completed
         [*launcher, "-m", "loraloom", "train", "--config", str(config), "--cpu"],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+def test_more_processes_than_gpus_are_refused_before_nccl_meets_them() -> None:
+    """NCCL says "invalid usage", and each process a page of traceback."""
+    check_one_gpu_each(1, 1)
+    check_one_gpu_each(4, 8)
+    with pytest.raises(UserError, match="2 processes") as refused:
+        check_one_gpu_each(2, 1)
+    assert "--nproc-per-node=1" in str(refused.value)
 
 
 @pytest.mark.slow

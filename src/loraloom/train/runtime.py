@@ -5,6 +5,7 @@ In: a precision. Out: where this process computes, what it shares with the other
 flat all-reduce a step carries the gradients and whatever few numbers must be agreed on.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -95,12 +96,27 @@ class Runtime:
         return process_peak_mib()
 
 
+def check_one_gpu_each(processes: int, gpus: int) -> None:
+    """NCCL refuses two processes on one GPU, in words that name neither.
+
+    Raises:
+        UserError: This machine was given more processes than it has GPUs.
+    """
+    if processes > gpus:
+        raise UserError(
+            "every process needs a GPU of its own", got=f"{processes} processes", expected=f"at most {gpus} on this machine",
+            fix=f"start with --nproc-per-node={gpus} (torchrun) or --num_processes {gpus} (accelerate), or train with --cpu",
+        )  # fmt: skip
+
+
 def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:
     """Join the other processes, if any.
 
     Raises:
-        UserError: The device cannot compute in that precision.
+        UserError: The device cannot compute in that precision, or there are more processes here than GPUs.
     """
+    if not cpu and torch.cuda.is_available():
+        check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     # Casting is ours: see `Runtime.autocast`. A process may draw until its deadline, or encode its share, while others wait.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
