@@ -101,6 +101,10 @@ class Artist(Protocol):
     def retell(self, text: str, seed: int) -> str:
         """Another text that is true of the same picture: sentences left out, moved, turned round. May be the same."""
 
+    def turned(self, image: "Image.Image", text: str) -> "Sequence[str | None]":
+        """The text of a drawn picture in each of its eight layings: as it is and turned clockwise by 90, 180 and 270
+        degrees, then these four of the picture whose left and right are exchanged. None where there is no true text."""
+
     def facts(self, text: str) -> list[tuple[str, str, str]]:
         """What a text, or a part of one, says, as (subject, relation, object) in words; also turned round where that
         follows. Empty where the text is not understood, or the domain tells no facts."""

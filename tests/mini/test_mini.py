@@ -15,11 +15,14 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTextModel
 import loraloom
 from loraloom import cli
 from loraloom.contracts import ModelSource
+from loraloom.errors import UserError
 from loraloom.extensions.domains.floorplan import DOMAIN
+from loraloom.extensions.domains.floorplan.augment import SYMMETRIES
 from loraloom.mini import bank as bank_room
 from loraloom.mini import build, data, grounding, reading
+from loraloom.mini.attention import MaskAsChannel
 from loraloom.mini.autoencoder import normalise, rarity, reconstruction, to_pixels
-from loraloom.mini.bank import Bank, fill_bank
+from loraloom.mini.bank import Bank, fill_bank, windows_of
 from loraloom.mini.build import build_mini
 from loraloom.mini.canvas import Canvas, Crops
 from loraloom.mini.contrast import compare, fit_contrast, halved, make_clip
@@ -206,6 +209,40 @@ def test_the_text_encoder_learns_who_stands_where(tmp_path: Path, monkeypatch: p
     assert float(numbers["precision"]) > 0.9
 
 
+def test_a_mask_as_a_channel_is_the_same_attention() -> None:
+    """With texts of different lengths, of the empty one too, and without a mask."""
+    denoiser: Any = make_denoiser().eval()
+    noisy, times = torch.randn(3, 4, 32, 32), torch.tensor([5, 500, 999])
+    hidden = torch.randn(3, 160, 128)
+    mask = torch.arange(160) < torch.tensor([77, 154, 1])[:, None]
+    for given in (mask, None):
+        with torch.no_grad():
+            usual = denoiser(noisy, times, hidden, encoder_attention_mask=given).sample
+            before = dict(denoiser.attn_processors)
+            denoiser.set_attn_processor(MaskAsChannel())
+            ours = denoiser(noisy, times, hidden, encoder_attention_mask=given).sample
+            denoiser.set_attn_processor(before)
+        torch.testing.assert_close(ours, usual, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_and_compiled_denoiser_learns_what_a_plain_one_does(tmp_path: Path) -> None:
+    learned: list[dict[str, torch.Tensor]] = []
+    bank = bank_of(["left", "right"] * 50)
+    bank = replace(
+        bank, latents_nchw=bank.latents_nchw.cuda(), states_mkd=bank.states_mkd.cuda(),
+        windows_nw=bank.windows_nw.cuda(), counts_n=bank.counts_n.cuda(),
+    )  # fmt: skip
+    for name, way in (("plain", Way(8, "bf16")), ("fast", Way(8, "bf16", record=True, compiled=True))):
+        denoiser: Any = small_denoiser()
+        noise = Noise(open_model(ModelSource("builtin:mini")).schedule)
+        assert fit_denoiser(denoiser, bank, noise, way, Fit(5, 1e-3, muon=True), Job(tmp_path / name, quiet, "cuda"))
+        learned.append({key: value.cpu() for key, value in denoiser.state_dict().items()})
+    for key, value in learned[0].items():
+        torch.testing.assert_close(learned[1][key], value, atol=5e-3, rtol=0.05)
+
+
 def bank_of(words: list[str]) -> Bank:
     """Pictures that are white on the side that their word says, black on the other; latents likewise. States are any."""
     states = torch.randn(3, 77, 128, generator=torch.Generator().manual_seed(0))
@@ -218,7 +255,7 @@ def bank_of(words: list[str]) -> Bank:
         latents.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 4, -1, -1).half(),
         torch.cat([states, torch.zeros_like(states[:1])]).half(),
         torch.tensor([[("left", "right").index(word)] for word in words] + [[2]]), torch.ones(len(words) + 1).long(),
-        grids, ["plans"] * len(words),
+        grids, np.arange(len(words)), ["plans"] * len(words),
     )  # fmt: skip
 
 
@@ -271,6 +308,49 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
         mean, _ = model.encode_images(pixels)
     torch.testing.assert_close(bank.latents_nchw[:2].float(), mean, atol=5e-3, rtol=2e-3)
     assert np.array_equal(bank.grids_ngg3[:2], grids_of(read_part(files[0]).pictures()))
+
+
+def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_processes(monkeypatch)
+    mini = Path(loraloom.__file__).parent / "assets" / "mini"
+    files = [*parts_of(tmp_path, "plans", 2), *parts_of(tmp_path, "scenes", 2)]
+    assert write_parts(files, 1)
+
+    def shrunk(pixels_bchw: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels_bchw, 8)[:, [0, 1, 2, 0]]
+
+    bank = fill_bank(files, mini, shrunk, lambda ids: ids[..., None].expand(-1, -1, 128).float(), "cpu", layings=8)
+    plans, scenes = (read_part(file) for file in files)
+    assert all(None not in told for told in plans.turned)
+    learned = [(plans, place, laying) for laying in range(8) for place in range(2)]
+    mirrored = [place for place in range(2) if scenes.turned[place][4] is not None]
+    learned += [(scenes, place, 0) for place in range(2)] + [(scenes, place, 4) for place in mirrored]
+    assert len(bank) == len(learned)
+    assert sorted(bank.held_out.tolist()) == [
+        n for n, (part, place, _) in enumerate(learned) if part is scenes and place
+    ]
+    origins = [place + 2 * (part is scenes) for part, place, _ in learned]
+    assert bank.origins_n.tolist() == origins
+    for number, (part, place, laying) in enumerate(learned):
+        move = SYMMETRIES[laying]
+        moved = np.stack([move.labels(channel) for channel in part.pictures()[place].transpose(2, 0, 1)])
+        expected = shrunk(torch.from_numpy(moved)[None].float() / 127.5 - 1)
+        torch.testing.assert_close(bank.latents_nchw[number].float(), expected[0], atol=1e-3, rtol=1e-3)
+        text = part.turned[place][laying]
+        assert text is not None
+        told = [ids for ids, _ in windows_of(mini, [text])[0]]
+        states = bank.states_mkd[bank.windows_nw[number, : int(bank.counts_n[number])]]
+        assert states[..., 0].long().tolist() == told
+
+
+def test_a_picture_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp_path: Path) -> None:
+    (file,) = parts_of(tmp_path, "others", 1)
+    assert write_parts([file], 1)
+    mini = Path(loraloom.__file__).parent / "assets" / "mini"
+    with pytest.raises(UserError, match="earlier loraloom"):
+        fill_bank([file], mini, lambda pixels: pixels, lambda ids: ids, "cpu", layings=2)
 
 
 def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:

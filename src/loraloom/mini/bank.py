@@ -18,8 +18,9 @@ from torch import Tensor
 
 from loraloom import plugins
 from loraloom.contracts import Conditioning, ModelSource, Progress
+from loraloom.errors import UserError
 from loraloom.mini.canvas import signed
-from loraloom.mini.data import Part, grids_of, read_part
+from loraloom.mini.data import LAYINGS, PART, Part, grids_of, read_part
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.workforce import spread, usable_cores
@@ -41,6 +42,7 @@ class Bank:
             picture is the empty text.
         counts_n: int64: how many windows are real.
         grids_ngg3: uint8 coarse colours, on the CPU.
+        origins_n: int64, on the CPU: the number of the drawn picture that each is, mirrored or turned perhaps.
         worlds: For each picture a word for its kind.
     """
 
@@ -49,6 +51,7 @@ class Bank:
     windows_nw: Tensor
     counts_n: Tensor
     grids_ngg3: NDArray[np.uint8]
+    origins_n: NDArray[np.int64]
     worlds: Sequence[str]
 
     def __len__(self) -> int:
@@ -62,8 +65,9 @@ class Bank:
 
     @property
     def held_out(self) -> NDArray[np.int64]:
-        """Numbers of the others."""
-        return np.arange(min(HELD_OUT, len(self)) - 1, len(self), HELD_OUT)
+        """Numbers of the others; no laying of a picture is learned when another is measured."""
+        period = min(HELD_OUT, int(self.origins_n.max()) + 1)
+        return np.flatnonzero(self.origins_n % period == period - 1)
 
     def by_world(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Some numbers, those of each world that there is together, plans first."""
@@ -88,9 +92,41 @@ def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], 
     return [[(list(text.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
 
 
-def _read(model: Path, file: Path) -> tuple[Part, list[list[list[int]]]]:
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """One laying of a part: places in the part of the pictures that have a text in it, and these texts' windows."""
+
+    laying: int
+    places: NDArray[np.int64]
+    windows: list[list[list[int]]]
+
+
+def _read(model: Path, layings: int, file: Path) -> tuple[Part, list[_Laid]]:
     part = read_part(file)
-    return part, [[ids for ids, _ in windows] for windows in windows_of(model, part.texts)]
+    laid: list[_Laid] = []
+    for laying in _chosen(part, layings, file):
+        texts = [each[laying] for each in part.turned] if laying else part.texts
+        told = {place: text for place, text in enumerate(texts) if text is not None}
+        windows = [[ids for ids, _ in windows] for windows in windows_of(model, list(told.values()))]
+        laid.append(_Laid(laying, np.array(list(told), np.int64), windows))
+    return part, laid
+
+
+def _chosen(part: Part, layings: int, file: Path) -> list[int]:
+    """The pictures as they are, and of the other layings so many, from file to file others."""
+    if layings > 1 and not part.turned:
+        raise UserError(
+            "drawn by an earlier loraloom, without texts of turned pictures", got=str(file), fix="delete it"
+        )
+    others = [laying for laying in range(1, LAYINGS) if any(each[laying] for each in part.turned)]
+    start = int(file.stem.split("_")[1]) // PART * (layings - 1)
+    return [0, *(others[(start + place) % len(others)] for place in range(min(layings - 1, len(others))))]
+
+
+def laid_out(pixels_bchw: Tensor, laying: int) -> Tensor:
+    """Square pictures in one of `LAYINGS`."""
+    quarter = LAYINGS // 2
+    return torch.rot90(pixels_bchw.flip(3) if laying >= quarter else pixels_bchw, -(laying % quarter), (2, 3))
 
 
 @torch.no_grad()
@@ -103,6 +139,7 @@ def fill_bank(
     progress: Progress | None = None,
     *,
     known: Tensor | None = None,
+    layings: int = 1,
     batch_size: int = 32,
 ) -> Bank:
     """Encode the pictures and texts of some files.
@@ -115,19 +152,30 @@ def fill_bank(
         device: Of the bank.
         progress: Told files done and in all.
         known: Latents of these files, made before.
+        layings: In how many layings, of `LAYINGS`, each picture is learned.
         batch_size: Pictures encoded together.
+
+    Raises:
+        UserError: A file has no texts for other layings.
     """
     latents: list[Tensor] = []
     grids: list[NDArray[np.uint8]] = []
     texts: list[list[list[int]]] = []
     worlds: list[str] = []
-    with closing(spread(partial(_read, model), files, usable_cores())) as parts:
-        for done, (part, windows) in enumerate(parts, 1):
-            for first in range(0, len(windows) if known is None else 0, batch_size):
-                latents.append(encode(_pixels(part, slice(first, first + batch_size), device)).half())
-            grids.append(_grids(part))
-            texts += windows
-            worlds += [files[done - 1].name.split("_")[0]] * len(windows)
+    origins: list[NDArray[np.int64]] = []
+    drawn = 0
+    with closing(spread(partial(_read, model, layings), files, usable_cores())) as parts:
+        for done, (part, laid) in enumerate(parts, 1):
+            coarse = torch.from_numpy(_grids(part)).permute(0, 3, 1, 2)
+            for each in laid:
+                for first in range(0, len(each.places) if known is None else 0, batch_size):
+                    pixels_bchw = _pixels(part, each.places[first : first + batch_size], device)
+                    latents.append(encode(laid_out(pixels_bchw, each.laying)).half())
+                grids.append(laid_out(coarse[each.places], each.laying).permute(0, 2, 3, 1).numpy())
+                texts += each.windows
+                worlds += [files[done - 1].name.split("_")[0]] * len(each.places)
+                origins.append(drawn + each.places)
+            drawn += len(part.texts)
             if progress:
                 progress(done, len(files))
     texts.append([window for window, _ in windows_of(model, [""])[0]])
@@ -140,11 +188,11 @@ def fill_bank(
     return Bank(
         torch.cat(latents) if known is None else known.to(device),
         torch.cat(states), windows_nw.to(device), counts_n.to(device),
-        np.concatenate(grids), worlds,
+        np.concatenate(grids), np.concatenate(origins), worlds,
     )  # fmt: skip
 
 
-def _pixels(part: Part, some: slice, device: str) -> Tensor:
+def _pixels(part: Part, some: NDArray[np.int64], device: str) -> Tensor:
     """(b, 3, 256, 256) float32 in [-1, 1] on the device."""
     if part.marks is None or part.palettes is None:
         assert part.pixels is not None

@@ -196,7 +196,16 @@ class _Build:
 
         progress = self.bar("encoded files")
         known = read_tensors(latents)[0]["latents"] if latents.is_file() else None
-        bank = fill_bank(files, Path(model.source.location), encode, read, self.device, progress, known=known)
+        bank = fill_bank(
+            files,
+            Path(model.source.location),
+            encode,
+            read,
+            self.device,
+            progress,
+            known=known,
+            layings=self.recipe.layings,
+        )
         if known is None:
             write_tensors(latents, {"latents": bank.latents_nchw.cpu()}, {})
         model.drop("vae")
@@ -269,7 +278,7 @@ class _Build:
     def _round(self) -> Path:
         """The folder of the round that goes on, or of a new one."""
         rounds = self._rounds()
-        names = ("pictures", "steps", "batch_size", "learning_rate", "precision")
+        names = ("pictures", "layings", "steps", "batch_size", "learning_rate", "precision")
         asked = {name: getattr(self.recipe, name) for name in names}
         if rounds and json.loads((rounds[-1] / "round.json").read_text(encoding="utf-8")) == asked:
             return rounds[-1]

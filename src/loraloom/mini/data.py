@@ -27,6 +27,9 @@ from loraloom.verdicts import Artist
 from loraloom.workforce import spread, usable_cores
 
 SIZE_PX = 256
+LAYINGS = 8
+"""Of a picture: as it is, turned by 90, 180 and 270 degrees, and these four mirrored; see `Artist.turned`."""
+
 GRID = 16
 """Cells along a side of the coarse pictures that the denoiser is grounded with."""
 
@@ -55,6 +58,8 @@ class Part:
 
     Attributes:
         texts: One for each picture.
+        turned: For each picture its text in each of `LAYINGS`, None where there is no true one; empty for pictures whose texts
+            nobody learns.
         marks: (n, 256, 256) uint8 places in `palettes`; None where pictures have too many colours.
         palettes: (n, 16, 3) uint8.
         pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
@@ -64,6 +69,7 @@ class Part:
     marks: NDArray[np.uint8] | None = None
     palettes: NDArray[np.uint8] | None = None
     pixels: NDArray[np.uint8] | None = None
+    turned: Sequence[Sequence[str | None]] = ()
 
     def pictures(self) -> NDArray[np.uint8]:
         """(n, 256, 256, 3) uint8."""
@@ -102,6 +108,10 @@ WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
 }  # fmt: skip
 
 
+TURNED = {"plans": "floorplan", "scenes": "scenes"}
+"""Worlds whose pictures are learned with their texts in other layings too, and whose hand tells those."""
+
+
 def facts_of(text: str) -> list[tuple[str, str, str]]:
     """What a plan's text or a part of it says; empty for a scene's."""
     return _artist("floorplan").facts(text)
@@ -136,6 +146,7 @@ def _write_part(seed: int, file: Path) -> None:
     numbers = range(int(start), int(start) + int(count))
     drawn = [WORLDS[world](number, seed) for number in numbers]
     texts = [text for _, text in drawn]
+    turned = [[*_artist(TURNED[world]).turned(*pair)] for pair in drawn] if world in TURNED else []
     arrays: dict[str, Any] = {}
     if world == "scenes":
         arrays["pixels"] = np.stack([np.asarray(image) for image, _ in drawn])
@@ -147,9 +158,11 @@ def _write_part(seed: int, file: Path) -> None:
             if world == "plans" and chance.random() < VARIED_SHARE:
                 palettes[place] = made_up_palette(chance)
                 texts[place] = texts[place].replace("Plain", "Varied", 1)
+                turned[place] = [text and text.replace("Plain", "Varied", 1) for text in turned[place]]
         arrays["packed"] = _packed(np.stack([marks for marks, _ in indexed]).tobytes())
         arrays["palettes"] = palettes
     arrays["texts"] = _packed(json.dumps(texts).encode())
+    arrays["turned"] = _packed(json.dumps(turned).encode())
     temporary = file.with_name(f".{file.name}.part")
     with temporary.open("wb") as stream:
         np.savez(stream, **arrays)
@@ -160,10 +173,11 @@ def read_part(file: Path) -> Part:
     """What `write_parts` wrote."""
     with np.load(file) as kept:
         texts = json.loads(lzma.decompress(kept["texts"].tobytes()))
+        turned = json.loads(lzma.decompress(kept["turned"].tobytes())) if "turned" in kept else []
         if "pixels" in kept:
-            return Part(texts, pixels=kept["pixels"])
+            return Part(texts, pixels=kept["pixels"], turned=turned)
         marks = np.frombuffer(bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8)  # torch wants to write
-        return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"])
+        return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"], turned=turned)
 
 
 def _packed(data: bytes) -> NDArray[np.uint8]:

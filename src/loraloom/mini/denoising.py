@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from loraloom.contracts import NoiseSchedule
 from loraloom.diffusion.objective import make_objective, shifted
+from loraloom.mini.attention import MaskAsChannel
 from loraloom.mini.bank import Bank
 from loraloom.mini.data import PLAN_SHARE
 from loraloom.mini.fitting import Fit, Job, Way, fit
@@ -42,9 +43,10 @@ class Noise:
 class _Pass(nn.Module):
     """Through the denoiser, with tensors alone."""
 
-    def __init__(self, denoiser: Any, way: Way, device: str) -> None:
+    def __init__(self, denoiser: Any, way: Way, device: str, *, compiled: bool = False) -> None:
         super().__init__()
-        self.denoiser, self._way, self._device = denoiser, way, device
+        self.denoiser = torch.compile(denoiser, dynamic=False) if compiled else denoiser
+        self._way, self._device = way, device
 
     def forward(self, noisy_bchw: Tensor, timesteps_b: Tensor, hidden_bld: Tensor, mask_bl: Tensor) -> Tensor:
         with self._way.autocast(self._device):
@@ -66,9 +68,23 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
         how: Length and rates.
         job: State and device. Told now and then: `held_out`, the loss of pictures that are not learned.
     """
-    device = job.device
-    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
-    denoiser.to(device=device, memory_format=layout).train().requires_grad_(True)
+    usual = dict(denoiser.attn_processors)
+    if job.device == "cuda":
+        denoiser.set_attn_processor(MaskAsChannel())
+    denoiser.to(device=job.device, memory_format=_layout(job.device)).train().requires_grad_(True)
+    try:
+        return _fit(denoiser, bank, noise, way, how, job)
+    finally:
+        denoiser.to(memory_format=torch.contiguous_format)
+        denoiser.set_attn_processor(usual)
+
+
+def _layout(device: str) -> torch.memory_format:
+    return torch.channels_last if device == "cuda" else torch.contiguous_format
+
+
+def _fit(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) -> bool:
+    device, layout = job.device, _layout(job.device)
     objective = make_objective(noise.schedule, device=device)
     learned = [torch.from_numpy(numbers).to(device) for numbers in bank.by_world(bank.learned)]
     held_out_n = torch.from_numpy(bank.held_out).to(device)
@@ -92,7 +108,7 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
 
     plain = _Pass(denoiser, way, device)
     example, _ = given(held_out_n.repeat(way.batch_size)[: way.batch_size], 0.0, _source(0, device))
-    learning = way.recorded(_Pass(denoiser, way, device), *example)
+    learning = way.recorded(_Pass(denoiser, way, device, compiled=way.compiled), *example)
 
     def measure() -> float:
         source = _source(derive_seed("held out"), device)
@@ -111,9 +127,7 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
         measured = step % MEASURE_EVERY == MEASURE_EVERY - 1 or step == how.steps - 1
         return total, {"held_out": measure()} if measured else {}
 
-    done = fit(denoiser, loss, how, job)
-    denoiser.to(memory_format=torch.contiguous_format)
-    return done
+    return fit(denoiser, loss, how, job)
 
 
 def _source(seed: int, device: str) -> torch.Generator:

@@ -59,11 +59,13 @@ class Way:
         precision: `no`, or `bf16` on a GPU.
         record: Record the pass through what learns once, on a GPU, and play it back (CUDA graphs): a small model waits
             for its host otherwise.
+        compiled: torch.compile what learns first: a minute or two, then fewer and larger kernels.
     """
 
     batch_size: int
     precision: str = "no"
     record: bool = False
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,6 +15,7 @@ class Recipe:
 
     Attributes:
         pictures: Drawn for the denoiser.
+        layings: In how many of eight layings the denoiser learns each; scenes have two at most.
         autoencoder_pictures, autoencoder_steps, autoencoder_batch: For the autoencoder.
         decoder_steps: Of its decoder alone, afterwards, with noise.
         reading_texts, reading_steps: Of the text encoder.
@@ -24,10 +25,11 @@ class Recipe:
         contrast_pictures, contrast_steps: Of the vision tower.
         batch_size, learning_rate: Of the denoiser.
         precision: `no`, or `bf16` on a GPU.
-        record: Record the denoiser's pass, see `Way`.
+        record, compiled: Of the denoiser's pass, see `Way`.
     """
 
     pictures: int = 10_000
+    layings: int = 1
     autoencoder_pictures: int = 3_400
     autoencoder_steps: int = 5_400
     autoencoder_batch: int = 8
@@ -44,11 +46,12 @@ class Recipe:
     learning_rate: float = 4e-3
     precision: Literal["no", "bf16"] = "no"
     record: bool = False
+    compiled: bool = False
 
     @property
     def way(self) -> Way:
         """Of the denoiser."""
-        return Way(self.batch_size, self.precision, self.record)
+        return Way(self.batch_size, self.precision, self.record, self.compiled)
 
 
 def recipe_for(device: str, **changes: Any) -> Recipe:
@@ -56,8 +59,8 @@ def recipe_for(device: str, **changes: Any) -> Recipe:
     if device == "cpu":
         return Recipe(**changes)
     large = Recipe(
-        pictures=90_000, autoencoder_pictures=10_000, autoencoder_steps=4_000, autoencoder_batch=128,
-        decoder_steps=1_000, first_steps=120, grounding_steps=200, grounding_batch=128, steps=6_000, batch_size=512,
-        precision="bf16", record=True,
+        pictures=120_000, layings=5, autoencoder_pictures=10_000, autoencoder_steps=4_000, autoencoder_batch=128,
+        decoder_steps=1_000, first_steps=120, grounding_steps=200, grounding_batch=128, steps=8_000, batch_size=512,
+        precision="bf16", record=True, compiled=True,
     )  # fmt: skip
     return replace(large, **changes)

@@ -24,6 +24,7 @@ from loraloom.extensions.domains.floorplan.augment import (
     swap,
     transformed,
     turn,
+    turned_texts,
 )  # fmt: skip
 from loraloom.extensions.domains.floorplan.plan import Labels, Plan, annotate, direction
 from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_spec, spec_of, upright
@@ -154,6 +155,37 @@ def test_a_moved_plan_has_the_moved_words(seed: int) -> None:
         spec = check_equivariance(labels, move)
         words = Counter(position.direction for position in spec.positions or ())
         assert sum(words.values()) == len(original.positions or ())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_of_a_turned_plan_are_those_that_it_gets_one_by_one(seed: int) -> None:
+    labels, full = drawn(seed).labels, spec_of(drawn(seed))
+    told = turned_texts(print_spec(full), labels)
+    assert told == [print_spec(transformed(full, labels, move)[0]) for move in SYMMETRIES]
+    part = drop(full, np.random.default_rng(seed), Dropping(sentence=0.5))
+    assert turned_texts(print_spec(part), labels) == [
+        print_spec(transformed(part, labels, move)[0]) for move in SYMMETRIES
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_retold_text_keeps_its_order_and_stays_true_when_turned(seed: int) -> None:
+    chance, labels = np.random.default_rng(seed), drawn(seed).labels
+    retold = swap(shuffle(spec_of(drawn(seed)), chance), chance)
+    for move, text in zip(SYMMETRIES, turned_texts(print_spec(retold), labels), strict=True):
+        assert text is not None
+        spec, truth = parse_spec(text), spec_of(annotate(move.labels(labels)))
+        assert [(a.kind, b.kind) for a, b in spec.connections or ()] == [
+            (a.kind, b.kind) for a, b in retold.connections or ()
+        ]
+        assert {frozenset(pair) for pair in spec.connections or ()} == {frozenset(p) for p in truth.connections or ()}
+        assert {upright(position) for position in spec.positions or ()} == {*(truth.positions or ())}
+
+
+def test_a_text_of_another_picture_is_not_turned() -> None:
+    labels = np.full((9, 9), 1, np.uint8)
+    text = "[Connection Between Rooms] living room #1 and kitchen #1 are connected."
+    assert turned_texts(text, labels) == [None] * len(SYMMETRIES)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

@@ -57,6 +57,16 @@ class PlanArtist:
         spec = swap(shuffle(parse_spec(text), chance), chance)
         return print_spec(drop(spec, chance) if way == 2 else spec)
 
+    def turned(self, image: "Image.Image", text: str) -> Sequence[str | None]:
+        """Numbers follow the moved pixels, words turn with them; see `augment.turned_texts`."""
+        import numpy as np
+
+        from .augment import turned_texts
+        from .painting import labels_of_exact
+        from .vocabulary import style_of
+
+        return turned_texts(text, labels_of_exact(np.asarray(image.convert("RGB")), style_of(text)))
+
     def facts(self, text: str) -> list[tuple[str, str, str]]:
         """Of kinds of rooms, their numbers left out: (kitchen, left-of, living room), (kitchen, connected to, bedroom),
         (bedroom, count, 2)."""

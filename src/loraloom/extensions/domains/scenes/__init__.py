@@ -8,20 +8,10 @@ from collections.abc import Sequence
 
 from loraloom.contracts import Domain, Section
 from loraloom.extensions.domains.scenes.artist import SceneArtist
+from loraloom.extensions.domains.scenes.mirroring import mirrored
 from loraloom.verdicts import Artist, Judge, Metric
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-# Only where "left" and "right" are sides: "right behind" and "he left" are not.
-_SIDE = re.compile(
-    r"\b(?P<before>(?:on|to|at|from|in|towards)\s+the\s+(?:far\s+|upper\s+|lower\s+)?|facing\s+)(?P<side>left|right)\b",
-    re.IGNORECASE,
-)
-_UNKNOWN = re.compile(
-    r"\b(?:left|right|east|west|(?:north|south)(?:east|west)|\w*clockwise|text|letters?|words?|reads|written|writing"
-    r"|numbers?|digits?|logo|sign|port|starboard)|leftmost|rightmost|[\"“”]",
-    re.IGNORECASE,
-)
-_OTHER = {"left": "right", "right": "left"}
 
 
 class Scenes:
@@ -39,15 +29,7 @@ class Scenes:
 
     def mirrored(self, caption: str) -> str | None:
         """The caption with left and right exchanged; None where a word about sides is none that `draw` writes."""
-        if _UNKNOWN.search(_SIDE.sub("", caption)):
-            return None
-
-        def other(match: re.Match[str]) -> str:
-            side = match["side"]
-            swapped = _OTHER[side.lower()]
-            return match["before"] + (swapped.capitalize() if side[0].isupper() else swapped)
-
-        return _SIDE.sub(other, caption)
+        return mirrored(caption)
 
 
 DOMAIN: Domain = Scenes()

@@ -4,10 +4,12 @@ In: seeds and styles; the empty style is `flat`. Out: captioned pictures, alone 
 something is drawn.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.contracts import Progress
+from loraloom.extensions.domains.scenes.mirroring import mirrored
 
 if TYPE_CHECKING:  # who only cuts captions must not pay for Pillow
     from PIL import Image
@@ -30,6 +32,10 @@ class SceneArtist:
     def retell(self, text: str, seed: int) -> str:
         """The text itself: captions are drawn short and long as they are."""
         return text
+
+    def turned(self, image: "Image.Image", text: str) -> Sequence[str | None]:
+        """Scenes stand on the ground: as they are, or mirrored."""
+        return [text, None, None, None, mirrored(text), None, None, None]
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:
         """None: captions are free sentences, and their pictures say enough of them."""
