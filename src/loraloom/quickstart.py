@@ -134,7 +134,7 @@ def run_config(folder: Path, size: Size) -> RunConfig:
 def draw(folder: Path, size: Size, progress: Progress) -> tuple[Session, list[Compared]]:
     """Held-out texts drawn by the base once and by the adapter `best_of` times."""
     settings = GenerateConfig(steps=20, seed=1, best_of=size.best_of, repair=True)
-    session = open_session(settings, adapters=[(folder / "run", 1.0)], say=lambda text: None)
+    session = open_session(settings, adapters=[(folder / "run", 1.0)], changing=True, say=lambda text: None)
     judge = require_judge(session)
     examples = held_out(folder / "dataset", size.prompts)
     requests = session.requests([text for _, text in examples])

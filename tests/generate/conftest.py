@@ -53,6 +53,8 @@ def session_of(tiny_model: Path) -> OpenSession:
 
     def make(adapters: list[tuple[Path, float]] | None = None, say: Any = print, **settings: Any) -> Session:
         config = GenerateConfig.model_validate({**QUICK, **settings})
-        return open_session(config, source=ModelSource(str(tiny_model)), adapters=adapters or [], say=say)
+        return open_session(
+            config, source=ModelSource(str(tiny_model)), adapters=adapters or [], changing=True, say=say
+        )
 
     return make

@@ -77,6 +77,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         adapters=list(zip(wishes.adapters, weights, strict=True)),
         method=method,
         domain=wishes.domain,
+        changing=wishes.interactive,
         say=say,
     )
     if config.best_of > 1 or config.repair:

@@ -22,6 +22,7 @@ from loraloom.generate.pictures import generate, suited_guidance, suited_sampler
 from loraloom.generate.recipes import Recipe
 from loraloom.lora.attach import Adapter, set_weight
 from loraloom.lora.files import AdapterFile, put_on, read_adapter
+from loraloom.lora.folding import Folding
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 
@@ -47,6 +48,7 @@ class Session:
     config: GenerateConfig
     device: torch.device
     size: tuple[int, int]
+    folding: Folding
 
     @property
     def guidance(self) -> float:
@@ -54,9 +56,10 @@ class Session:
         return suited_guidance(self.config.guidance_scale, self.model.schedule)
 
     def set_weight(self, index: int, weight: float) -> None:
-        """Change how much an adapter counts."""
+        """Change how much an adapter counts, in a session that was opened as `changing`."""
         placed = self.adapters[index]
         set_weight(self.model, placed.adapter, weight)
+        self.folding.renew()
         placed.weight = weight
 
     def requests(self, prompts: Sequence[str]) -> list[PictureRequest]:
@@ -127,6 +130,7 @@ def open_session(
     adapters: Sequence[tuple[Path, float]] = (),
     method: PromptMethod | None = None,
     domain: str | None = None,
+    changing: bool = False,
     say: Callable[[str], None] = print,
 ) -> Session:
     """Open the model, put the adapters on, place everything.
@@ -138,6 +142,7 @@ def open_session(
         adapters: Where each lies and how much it counts.
         method: Prompt method; None takes the first adapter's, or `attention`.
         domain: What the texts are about; None takes the first adapter's, or `freetext`.
+        changing: Whether `set_weight` will be called; the adapted weights are then kept twice.
         say: Where notes go.
 
     Raises:
@@ -166,6 +171,7 @@ def open_session(
         config,
         device,
         _size(model, config, record),
+        Folding(model, [each.adapter for each in placed], changing=changing),
     )
 
 

@@ -1,0 +1,65 @@
+"""Does an adapter cost time when it is drawn with?
+
+In: a run folder, how many rounds. Out: seconds a picture without an adapter, with one folded into the weights as
+`generate` does, and with its layers beside the weights as it is trained; they take turns, and medians of the ratios
+within a round are printed.
+
+    loraloom quickstart --out quickstart
+    python benchmarks/drawing_speed.py --adapter quickstart/run
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from loraloom.config.generate import GenerateConfig
+from loraloom.extensions.domains.floorplan import DOMAIN
+from loraloom.generate.session import Session, open_session
+from loraloom.lora.attach import lora_layers
+
+STEPS = 10
+PICTURES = 4
+
+
+def drawing_s(session: Session, text: str) -> float:
+    """Seconds a picture."""
+    requests = session.requests([text] * PICTURES)
+    began = time.perf_counter()
+    for _ in session.draw(requests):
+        pass
+    return (time.perf_counter() - began) / PICTURES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", type=Path, required=True, help="run folder or adapter file")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    config = GenerateConfig(steps=STEPS, batch_size=PICTURES)
+    bare, folded, beside = (
+        open_session(
+            config, adapters=[(args.adapter, weight)], changing=True, domain="floorplan", say=lambda note: None
+        )
+        for weight in (0.0, 1.0, 1.0)
+    )
+    for _, layer in lora_layers(beside.model.module("denoiser")):
+        layer.unmerge()
+    assert DOMAIN.artist is not None
+    _, text = DOMAIN.artist.draw(1, "sjh")
+    sessions = {"without": bare, "folded": folded, "beside": beside}
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(args.rounds + 1):
+        for name, session in sessions.items():
+            taken = drawing_s(session, text)
+            if number:  # the first round warms up
+                seconds[name].append(taken)
+        if number:
+            print("  ".join(f"{name} {times[-1]:.3f} s" for name, times in seconds.items()), flush=True)
+    for one, other in (("beside", "folded"), ("folded", "without")):
+        ratio = statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+        print(f"{one} takes {ratio:.2f} times as long as {other}")
+
+
+if __name__ == "__main__":
+    main()
