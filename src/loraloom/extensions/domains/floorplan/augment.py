@@ -167,7 +167,7 @@ def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, 
     """
     moved = transform.labels(labels)
     before, after = annotate(labels), annotate(moved)
-    new = _renumbering(before, after, transform)
+    new = _numbers(labels)[SYMMETRIES.index(transform)]
     for room in {*(room for pair in spec.connections or () for room in pair), *_placed(spec)}:
         if room not in new:
             known = ", ".join(map(str, new))
@@ -182,16 +182,6 @@ def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, 
 
 def _placed(spec: Spec) -> set[RoomId]:
     return {room for position in spec.positions or () for room in (position.subject, position.object)}
-
-
-def _renumbering(before: Plan, after: Plan, transform: Symmetry) -> dict[RoomId, RoomId]:
-    """Old name to new name, by the pixels."""
-    moved = transform.labels(before.instances)
-    new: dict[RoomId, RoomId] = {}
-    for index, room in enumerate(before.rooms[:255], 1):
-        place = np.unravel_index(int((moved == index).argmax()), moved.shape)
-        new[room.id] = after.rooms[int(after.instances[place]) - 1].id
-    return new
 
 
 def _turned(
@@ -266,8 +256,7 @@ def _orders(height: int, width: int) -> list[NDArray[np.int32]]:
     places = np.arange(height * width, dtype=np.int32)
     orders: list[NDArray[np.int32]] = []
     for transform in SYMMETRIES:
-        upright_hw = places.reshape(height, width)
-        moved = np.rot90(upright_hw[:, ::-1] if transform.mirror else upright_hw, -transform.quarter_turns)
+        moved = transform.labels(places.reshape(height, width))  # pyright: ignore[reportArgumentType]
         order = np.empty_like(places)
         order[moved.ravel()] = places
         orders.append(order)
