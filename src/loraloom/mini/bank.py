@@ -180,14 +180,18 @@ def fill_bank(
                 progress(done, len(files))
     texts.append([window for window, _ in windows_of(model, [""])[0]])
     ids_mk = torch.tensor([ids for text in texts for ids in text])
-    states = [read(part.to(device)).half() for part in ids_mk.split(512)]
-    states.append(torch.zeros_like(states[0][:1]))
+    width = read(ids_mk[:1].to(device)).shape[-1]
+    # Filled in place: of parts put together there would be two for a moment, and they are most of the memory.
+    states_mkd = torch.zeros(len(ids_mk) + 1, ids_mk.shape[1], width, dtype=torch.float16, device=device)
+    for first in range(0, len(ids_mk), 512):
+        part = read(ids_mk[first : first + 512].to(device))
+        states_mkd[first : first + len(part)] = part
     counts_n = torch.tensor([len(text) for text in texts])
     places_nw = torch.arange(int(counts_n.max())) + (counts_n.cumsum(0) - counts_n)[:, None]
     windows_nw = torch.where(torch.arange(int(counts_n.max())) < counts_n[:, None], places_nw, len(ids_mk))
     return Bank(
         torch.cat(latents) if known is None else known.to(device),
-        torch.cat(states), windows_nw.to(device), counts_n.to(device),
+        states_mkd, windows_nw.to(device), counts_n.to(device),
         np.concatenate(grids), np.concatenate(origins), worlds,
     )  # fmt: skip
 
