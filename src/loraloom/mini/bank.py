@@ -180,12 +180,7 @@ def fill_bank(
                 progress(done, len(files))
     texts.append([window for window, _ in windows_of(model, [""])[0]])
     ids_mk = torch.tensor([ids for text in texts for ids in text])
-    width = read(ids_mk[:1].to(device)).shape[-1]
-    # Filled in place: of parts put together there would be two for a moment, and they are most of the memory.
-    states_mkd = torch.zeros(len(ids_mk) + 1, ids_mk.shape[1], width, dtype=torch.float16, device=device)
-    for first in range(0, len(ids_mk), 512):
-        part = read(ids_mk[first : first + 512].to(device))
-        states_mkd[first : first + len(part)] = part
+    states_mkd = _states(ids_mk, read, device)
     counts_n = torch.tensor([len(text) for text in texts])
     places_nw = torch.arange(int(counts_n.max())) + (counts_n.cumsum(0) - counts_n)[:, None]
     windows_nw = torch.where(torch.arange(int(counts_n.max())) < counts_n[:, None], places_nw, len(ids_mk))
@@ -194,6 +189,18 @@ def fill_bank(
         states_mkd, windows_nw.to(device), counts_n.to(device),
         np.concatenate(grids), np.concatenate(origins), worlds,
     )  # fmt: skip
+
+
+def _states(ids_mk: Tensor, read: Callable[[Tensor], Tensor], device: str) -> Tensor:
+    """(m + 1, 77, d) float16, a row of zeros last. Filled in place: put together, it would be there twice for a moment."""
+    states_mkd: Tensor | None = None
+    for first in range(0, len(ids_mk), 512):
+        some = read(ids_mk[first : first + 512].to(device))
+        if states_mkd is None:
+            states_mkd = torch.zeros(len(ids_mk) + 1, *some.shape[1:], dtype=torch.float16, device=device)
+        states_mkd[first : first + len(some)] = some
+    assert states_mkd is not None
+    return states_mkd
 
 
 def _pixels(part: Part, some: NDArray[np.int64], device: str) -> Tensor:
