@@ -115,6 +115,26 @@ def test_a_directory_killed_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_directory_whose_removal_is_killed_is_not_there_by_halves(tmp_path: Path) -> None:
+    (tmp_path / "step").mkdir()
+    for name in "ab":
+        (tmp_path / "step" / name).touch()
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == 'os.remove' else None)\n"
+        "from loraloom.files import remove_directory\n"
+        "remove_directory(Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "step")], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "step").exists()
+    files.remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+    files.remove_directory(tmp_path / "step")  # gone already: nothing to do
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in (".run.1.tmp", ".run.1.old"):
         (tmp_path / name).mkdir()

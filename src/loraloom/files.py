@@ -94,9 +94,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         if path.exists():
             # A directory cannot be renamed over a full one: the old one steps aside first and goes last.
-            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            aside = _step_aside(path)
             temporary.rename(path)
             shutil.rmtree(aside, ignore_errors=True)
         else:
@@ -107,8 +105,25 @@ def whole_directory(path: Path) -> Iterator[Path]:
     fsync_path(path.parent)
 
 
+def remove_directory(path: Path) -> None:
+    """Delete a directory that a reader or a kill must not meet half deleted: it is renamed first.
+
+    Where it cannot be renamed (gone already, or open on Windows) it stays as it is.
+    """
+    with suppress(OSError):
+        shutil.rmtree(_step_aside(path), ignore_errors=True)
+
+
+def _step_aside(path: Path) -> Path:
+    """Rename a directory to a name that `remove_leftovers` knows; returns that."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return aside
+
+
 def remove_leftovers(folder: Path, min_age_s: float = 0.0) -> None:
-    """Delete what `whole_directory` and `write_bytes` of killed processes left in `folder`.
+    """Delete what `whole_directory`, `remove_directory` and `write_bytes` of killed processes left in `folder`.
 
     In a folder that other processes may be writing to, `min_age_s` spares what is still being written.
     """

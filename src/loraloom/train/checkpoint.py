@@ -6,7 +6,6 @@ beside, fsynced and renamed; or the newest whole one read back. The old one goes
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from loraloom.errors import UserError
-from loraloom.files import remove_leftovers, sha256_file, whole_directory, write_json
+from loraloom.files import remove_directory, remove_leftovers, sha256_file, whole_directory, write_json
 from loraloom.lora.files import save_adapter
 from loraloom.weights import read_tensors, write_tensors
 
@@ -96,13 +95,13 @@ class CheckpointFolder:
         """Delete all but the newest `keep` and the best."""
         for step in self.steps()[:-keep]:
             if step != best:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                remove_directory(self.path(step))
 
     def forget_after(self, step: int) -> None:
         """Delete checkpoints newer than `step`: what a run that goes on from there will write again."""
         for newer in self.steps():
             if newer > step:
-                shutil.rmtree(self.path(newer), ignore_errors=True)
+                remove_directory(self.path(newer))
 
 
 def damage(folder: Path) -> str | None:
