@@ -95,20 +95,23 @@ def test_an_exception_leaves_the_old_directory_and_nothing_of_the_new(tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+def run_until_killed(path: Path, program: str) -> None:
+    """Run a program, to which `path` and `files` are known, in a process of its own that must end by SIGKILL."""
+    known = "import os, signal, sys\nfrom pathlib import Path\nfrom loraloom import files\npath = Path(sys.argv[1])\n"
+    killed = subprocess.run([sys.executable, "-c", known + program, str(path)], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_directory_killed_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     with files.whole_directory(tmp_path / "run") as folder:
         (folder / "old").write_text("old", encoding="utf-8")
-    program = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from loraloom.files import whole_directory\n"
-        "with whole_directory(Path(sys.argv[1])) as folder:\n"
+    run_until_killed(
+        tmp_path / "run",
+        "with files.whole_directory(path) as folder:\n"
         "    (folder / 'new').write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "run")], timeout=60)
-    assert killed.returncode == -signal.SIGKILL
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["old"]
     assert len(list(tmp_path.iterdir())) == 2
     files.remove_leftovers(tmp_path)
@@ -120,15 +123,11 @@ def test_a_directory_whose_removal_is_killed_is_not_there_by_halves(tmp_path: Pa
     (tmp_path / "step").mkdir()
     for name in "ab":
         (tmp_path / "step" / name).touch()
-    program = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
+    run_until_killed(
+        tmp_path / "step",
         "sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == 'os.remove' else None)\n"
-        "from loraloom.files import remove_directory\n"
-        "remove_directory(Path(sys.argv[1]))\n"
+        "files.remove_directory(path)\n",
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "step")], timeout=60)
-    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "step").exists()
     files.remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
