@@ -1,12 +1,16 @@
 """The objective is diffusers' own, and random numbers are functions of their place."""
 
+import math
+from statistics import NormalDist
+
+import pytest
 import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.contracts import NoiseSchedule
-from loraloom.diffusion.objective import draw_noise, draw_timestep, make_objective
+from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise, make_objective
 from loraloom.randomness import derive_seed, normal, permutation
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
@@ -50,7 +54,7 @@ def test_offset_noise_is_constant_over_a_channel() -> None:
 def test_random_numbers_are_functions_of_their_place(seed: int, epoch: int, id_: str) -> None:
     assert torch.equal(normal((4,), seed, epoch, id_), normal((4,), seed, epoch, id_))
     assert derive_seed(seed, epoch, id_) != derive_seed(seed, epoch + 1, id_)
-    assert 0 <= draw_timestep(1000, 1.0, seed, epoch, id_) < 1000
+    assert 0 <= UNIFORM.draw(1000, seed, epoch, id_) < 1000
 
 
 def test_neighbouring_places_do_not_share_numbers() -> None:
@@ -66,11 +70,28 @@ def test_a_permutation_is_complete_and_differs_by_epoch() -> None:
 
 
 def test_shifted_timesteps_are_those_of_the_formula_and_a_shift_of_one_is_uniform() -> None:
-    plain = [draw_timestep(1000, 1.0, place) for place in range(4000)]
-    shifted = [draw_timestep(1000, 3.0, place) for place in range(4000)]
+    plain = [UNIFORM.draw(1000, place) for place in range(4000)]
+    shifted = [TimestepSampling(shift=3.0).draw(1000, place) for place in range(4000)]
     assert abs(sum(plain) / len(plain) - 500) < 20
     # A share t of the uniform ones becomes 3 t / (1 + 2 t): the median moves from a half to three quarters.
     assert abs(sorted(shifted)[2000] - 750) < 20
     for before, after in zip(plain, shifted, strict=True):
         share = (before + 0.5) / 1000
         assert after == int(3 * share / (1 + 2 * share) * 1000) < 1000
+
+
+@pytest.mark.parametrize(("mean", "std", "shift"), [(0.0, 1.0, 1.0), (-0.6, 1.2, 1.0), (0.5, 0.4, 3.0)])
+def test_logit_normal_timesteps_have_the_quantiles_of_the_formula(mean: float, std: float, shift: float) -> None:
+    sampling = TimestepSampling("logit_normal", mean, std, shift)
+    drawn = sorted(sampling.draw(1000, place) for place in range(4000))
+    for quantile in (0.1, 0.5, 0.9):
+        share = 1 / (1 + math.exp(-(mean + std * NormalDist().inv_cdf(quantile))))
+        moved = shift * share / (1 + (shift - 1) * share)
+        assert abs(drawn[int(quantile * 4000)] - 1000 * moved) < 25
+    assert drawn[0] >= 0 and drawn[-1] < 1000
+
+
+def test_the_outermost_logit_normal_timestep_is_still_one() -> None:
+    """A sigmoid rounds to 1 in float64 from 37 on."""
+    assert TimestepSampling("logit_normal", mean=50.0).draw(1000, 0) == 999
+    assert TimestepSampling("logit_normal", mean=-50.0).draw(1000, 0) == 0

@@ -117,15 +117,22 @@ class OptimConfig(Settings):
 
 
 class ObjectiveConfig(Settings):
-    """What counts as right."""
+    """What counts as right, and at which noise."""
 
     snr_gamma: float | None = setting(
         None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0
     )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
+    timestep_sampling: Literal["uniform", "logit_normal"] = setting(
+        "uniform", "logit_normal (Esser et al. 2024) learns middle noise more often", flag="--timestep-sampling"
+    )
+    logit_mean: float = setting(
+        0.0, "of logit_normal: below 0 towards little noise, where details are decided", flag="--logit-mean"
+    )
+    logit_std: float = setting(1.0, "of logit_normal: how wide", flag="--logit-std", gt=0)
     timestep_shift: float = setting(
         1.0,
-        "above 1 learns more at high noise, where the layout is decided (Esser et al. 2024); 1 is uniform",
+        "above 1 moves the timesteps to high noise, where the layout is decided (Esser et al. 2024); 1 leaves them",
         flag="--timestep-shift",
         gt=0,
     )
@@ -265,6 +272,11 @@ class RunConfig(Settings):
         if self.optim.optimizer == "prodigy" and self.optim.text_encoder_learning_rate is not None:
             raise ValueError(
                 "optim.text_encoder_learning_rate cannot be set with prodigy, which finds one step for all"
+            )
+        logit = (self.objective.logit_mean, self.objective.logit_std)
+        if self.objective.timestep_sampling == "uniform" and logit != (0.0, 1.0):
+            raise ValueError(
+                "objective.logit_mean and logit_std are for logit_normal, but objective.timestep_sampling is uniform"
             )
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")

@@ -12,7 +12,7 @@ import torch
 from loraloom.contracts import Batch, Domain, Example
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.plan import Pass
-from loraloom.diffusion.objective import draw_noise, draw_timestep
+from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate
 from loraloom.randomness import normal, uniform
@@ -29,7 +29,7 @@ class BatchMaker:
         seed: Of the run.
         num_timesteps: Of the forward process.
         noise_offset: See `draw_noise`.
-        timestep_shift: See `draw_timestep`.
+        sampling: Of timesteps.
         random_flip: Mirror half of the pictures.
         caption_dropout: Share of empty captions.
     """
@@ -41,7 +41,7 @@ class BatchMaker:
     seed: int
     num_timesteps: int
     noise_offset: float = 0.0
-    timestep_shift: float = 1.0
+    sampling: TimestepSampling = UNIFORM
     random_flip: bool = False
     caption_dropout: float = 0.0
 
@@ -56,7 +56,7 @@ class BatchMaker:
             latents.append(drawn)
             c, h, w = drawn.shape
             noise.append(draw_noise((c, h, w), self.noise_offset, *place))
-            timesteps.append(draw_timestep(self.num_timesteps, self.timestep_shift, *place))
+            timesteps.append(self.sampling.draw(self.num_timesteps, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
         return Batch(

@@ -92,17 +92,35 @@ def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str
     return noise_chw
 
 
-def draw_timestep(num_timesteps: int, shift: float, *parts: str | int) -> int:
-    """A timestep in 0 .. num_timesteps - 1, decided by the parts; uniform, then shifted as Esser et al. 2024 (eq. 23) do.
+@dataclass(frozen=True, slots=True)
+class TimestepSampling:
+    """Which timesteps are learned how often.
 
-    With t in (0, 1): shift * t / (1 + (shift - 1) * t). Above 1 more noise is learned, where the layout is decided; 1 is
-    uniform.
+    Attributes:
+        kind: `uniform`, or `logit_normal`: the share of the way to pure noise is sigmoid(mean + std * n), n standard normal
+            (Esser et al. 2024, section 3.1; diffusers' `compute_density_for_timestep_sampling`).
+        mean, std: Of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
+        shift: Moves what was drawn, see `shifted`; 1 leaves it.
     """
-    step = int(torch.randint(num_timesteps, (), generator=generator(*parts, "timestep")))
-    share = (step + 0.5) / num_timesteps
-    return int(shifted(share, shift) * num_timesteps)
+
+    kind: Literal["uniform", "logit_normal"] = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+
+    def draw(self, num_timesteps: int, *parts: str | int) -> int:
+        """A timestep in 0 .. num_timesteps - 1, decided by the parts."""
+        source = generator(*parts, "timestep")
+        if self.kind == "uniform":
+            share = (int(torch.randint(num_timesteps, (), generator=source)) + 0.5) / num_timesteps
+        else:
+            share = float(torch.sigmoid(self.mean + self.std * torch.randn((), generator=source, dtype=torch.float64)))
+        return min(int(shifted(share, self.shift) * num_timesteps), num_timesteps - 1)
+
+
+UNIFORM = TimestepSampling()
 
 
 def shifted(share: Share, shift: float) -> Share:
-    """Times in (0, 1) moved towards noise, Esser et al. 2024 (eq. 23): shift * t / (1 + (shift - 1) * t)."""
+    """Times in (0, 1) moved, Esser et al. 2024 (eq. 23): shift * t / (1 + (shift - 1) * t); above 1 towards much noise."""
     return shift * share / (1 + (shift - 1) * share)

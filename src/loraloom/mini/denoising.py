@@ -31,7 +31,7 @@ class Noise:
 
     Attributes:
         schedule: The model's.
-        shift: Towards much noise, see `diffusion.objective.draw_timestep`.
+        shift: Towards much noise, see `diffusion.objective.shifted`.
         seed: Another one for each fit.
     """
 

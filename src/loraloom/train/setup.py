@@ -19,7 +19,7 @@ from loraloom.data.cache import ContentCache
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.manifest import Manifest, read_manifest
 from loraloom.data.plan import EpochCache, Plan
-from loraloom.diffusion.objective import make_objective
+from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.generate.pictures import check_size, suited_guidance, suited_sampler
@@ -243,10 +243,13 @@ def make_batches(
     latents.check([*learned, *held_out])
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
     common = (latents, texts, domain, config.train.seed, model.schedule.alphas_cumprod_t.shape[0])
+    objective = config.objective
+    sampling = TimestepSampling(
+        objective.timestep_sampling, objective.logit_mean, objective.logit_std, objective.timestep_shift
+    )
     return (
         BatchMaker(
-            learned, *common, noise_offset=config.objective.noise_offset,
-            timestep_shift=config.objective.timestep_shift, random_flip=data.random_flip,
+            learned, *common, noise_offset=objective.noise_offset, sampling=sampling, random_flip=data.random_flip,
             caption_dropout=data.caption_dropout,
         ),
         BatchMaker(held_out, *common),
