@@ -169,6 +169,7 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
         ("samples: {prompts: one}\n", "run.yaml: samples.prompts: got 'one', expected a list of texts (line 1)"),
         ("objective: {logit_std: 0}\n", "run.yaml: objective.logit_std: got 0, expected a number > 0 (line 1)"),
         ("objective: {logit_mean: -1}\n", "run.yaml: objective.logit_mean and logit_std are for logit_normal, but "),
+        ("objective: {balance_noise: true, snr_gamma: 5}\n", "run.yaml: objective.balance_noise and snr_gamma both "),
         ("optim: {warmup_steps: 900}\n", "run.yaml: optim.warmup_steps is 900 but train.max_steps is 800: "),
     ],
 )

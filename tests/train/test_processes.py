@@ -45,11 +45,13 @@ def test_two_processes_learn_what_one_with_the_double_batch_learns(configure: Co
     alone = configure(
         train={**common, "output": str(tmp_path / "alone")},
         data={"batch_size": 4},
+        objective={"balance_noise": True},
         samples={"enabled": True, "steps": 2},
     )
     together = configure(
         train={**common, "output": str(tmp_path / "together")},
         data={"batch_size": 2, "cache_dir": str(tmp_path / "cache2")},
+        objective={"balance_noise": True},
         samples={"enabled": True, "steps": 2, "sampler": "ddim", "prompts": ["a", "b", "c"]},
     )
     train(alone, say=lambda t: None)

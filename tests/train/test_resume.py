@@ -56,6 +56,7 @@ def test_a_run_killed_eleven_times_ends_bit_identical(
         checkpoints={"every": 2, "keep": 2},
         lora={"dropout": 0.1, "ema_decay": 0.9},
         optim={"scheduler": "cosine", "warmup_steps": 5},
+        objective={"balance_noise": True},
         data={"random_flip": True},
     ).model_dump_json()
     for name in ("whole", "killed"):

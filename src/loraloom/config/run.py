@@ -122,6 +122,11 @@ class ObjectiveConfig(Settings):
     snr_gamma: float | None = setting(
         None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0
     )
+    balance_noise: bool = setting(
+        False,
+        "every noise level counts alike: losses are divided by their running mean there (Karras et al. 2024)",
+        flag="--balance-noise",
+    )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
     timestep_sampling: Literal["uniform", "logit_normal"] = setting(
         "uniform", "logit_normal (Esser et al. 2024) learns middle noise more often", flag="--timestep-sampling"
@@ -278,6 +283,8 @@ class RunConfig(Settings):
             raise ValueError(
                 "objective.logit_mean and logit_std are for logit_normal, but objective.timestep_sampling is uniform"
             )
+        if self.objective.balance_noise and self.objective.snr_gamma is not None:
+            raise ValueError("objective.balance_noise and snr_gamma both weigh noise levels: choose one")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
         return self

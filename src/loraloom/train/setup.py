@@ -19,6 +19,7 @@ from loraloom.data.cache import ContentCache
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.manifest import Manifest, read_manifest
 from loraloom.data.plan import EpochCache, Plan
+from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.errors import UserError
 from loraloom.files import write_text
@@ -74,6 +75,7 @@ class Run:
             "best_step": self.best_step, "best_loss": self.best_loss, "skipped_in_row": self.skipped_in_row,
             "loss_scale": scale.value, "good_steps": scale.good_steps, "dataset": self.manifest.fingerprint,
             "devices": trainee.runtime.num_devices, "base_sha256": self.base_sha256,
+            "balance": trainee.balance.seen_2k.tolist() if trainee.balance else None,
         }  # fmt: skip
         return Checkpoint(done, trainee.adapter.state(), averaged, tensors, rest, state)
 
@@ -102,6 +104,8 @@ class Run:
         restore_optimizer(trainee.updater.optimizer, checkpoint.optimizer, checkpoint.optimizer_rest)
         trainee.updater.loss_scale.value = state["loss_scale"]
         trainee.updater.loss_scale.good_steps = state["good_steps"]
+        if trainee.balance:
+            trainee.balance.seen_2k.copy_(torch.tensor(state["balance"]))
         self.start = checkpoint.step
         self.best_step, self.best_loss, self.skipped_in_row = (
             state["best_step"], state["best_loss"], state["skipped_in_row"],
@@ -292,10 +296,10 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
         device=runtime.device,
     )
     ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
+    balance = NoiseBalance(objective.num_timesteps, runtime.device) if config.objective.balance_noise else None
     return Trainee(
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
-        channels_last,
-        ragged=runtime.num_devices == 1 and not config.train.compile,
+        channels_last, balance, ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from loraloom.contracts import Batch, Conditioning, DiffusionModel
 from loraloom.data.batches import BatchMaker
 from loraloom.data.plan import EpochCache
+from loraloom.diffusion.balance import BUCKETS, NoiseBalance
 from loraloom.diffusion.objective import Objective
 from loraloom.lora.attach import Adapter
 from loraloom.randomness import derive_seed
@@ -32,6 +33,7 @@ class Trainee:
     runtime: Runtime
     seed: int
     channels_last: bool = True
+    balance: NoiseBalance | None = None
     ragged: bool = False
     """Whether repeats of weight zero are left out: alone and uncompiled, nothing needs batches of one size."""
 
@@ -42,7 +44,7 @@ class StepResult:
 
     Attributes:
         epoch: Of the pictures.
-        loss: () float32, weighted mean over the step's pictures of all devices.
+        loss: () float32, weighted mean over the step's pictures of all devices; noise is not balanced in it.
         grad_norm: () float32 before clipping.
         finite: () bool; False when the update was skipped.
         stop_votes: () float32: how many processes were asked to stop.
@@ -66,13 +68,14 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
 
     The loss is the sum of the pictures' losses divided by the slots of a whole step: a tail counts for what it holds.
     """
-    runtime, updater = trainee.runtime, trainee.updater
+    runtime, updater, balance = trainee.runtime, trainee.updater, trainee.balance
     # Dropout is the only consumer of global random numbers; seeded by position, a resume repeats it exactly.
     torch.manual_seed(derive_seed(trainee.seed, step, runtime.rank, "global"))
     learning_rate = updater.set_learning_rate(step)
     epoch, passes = trainee.epochs.step(step)
     plan = trainee.epochs.plan
     total = torch.zeros((), device=runtime.device)
+    tally = torch.zeros(2 * BUCKETS if balance else 0, device=runtime.device)
     ids: list[str] = []
     for forward in passes:
         share = plan.share(forward, runtime.rank)
@@ -81,14 +84,20 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
         batch = to_device(trainee.batches.make(epoch, share), runtime, trainee.channels_last)
         losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
-        (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         total += loss.detach()
+        if balance:
+            tally += balance.tally(losses_b, batch.timesteps_b, batch.weights_b)
+            weights_b = balance.weights(batch.timesteps_b) * batch.weights_b
+            loss = (losses_b * weights_b).sum() / plan.step_size
+        (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         ids += batch.ids
     num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
     votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
-    numbers = torch.stack([total, votes])
+    numbers = torch.cat([torch.stack([total, votes]), tally])
     numbers = runtime.sum_gradients(updater.parameters, numbers)
     grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
+    if balance:
+        balance.update(numbers[2:], finite)
     if trainee.ema:
         trainee.ema.update(step)
     mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
