@@ -35,6 +35,7 @@ from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.prompts.combine import collate
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.weights import read_tensors
 
 
 def quiet(line: str) -> None:
@@ -372,6 +373,24 @@ def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
     sides = -answer.mean((1, 2)).unflatten(1, (2, 16)).mean(2)  # a velocity of pure noise is minus the picture
     assert sides.sign().tolist() == [[1, -1], [-1, 1]], sides
     assert bool((sides[:, 0] - sides[:, 1]).abs().min() > 0.2), sides
+
+
+def test_a_cut_fit_of_a_denoiser_remembers_how_large_the_losses_were_at_each_noise(tmp_path: Path) -> None:
+    bank, schedule = bank_of(["left", "right"] * 20), open_model(ModelSource("builtin:mini")).schedule
+
+    def run(name: str, *, balanced: bool, deadline: float = float("inf")) -> dict[str, torch.Tensor]:
+        job = Job(tmp_path / f"{name}.safetensors", quiet, deadline=deadline)
+        while not fit_denoiser(small_denoiser(), bank, Noise(schedule, balanced=balanced), Way(4), Fit(4, 1e-3), job):
+            pass
+        return read_tensors(job.state)[0]
+
+    whole, cut = run("whole", balanced=True), run("cut", balanced=True, deadline=0.0)
+    assert float(whole["memory.balance"][1].sum()) == pytest.approx(4 * (1 + 0.98 + 0.98**2 + 0.98**3))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
+    plain = run("plain", balanced=False)
+    assert any(not torch.equal(whole[name], value) for name, value in plain.items())
+    with pytest.raises(UserError, match="another layout"):
+        run("plain", balanced=True)
 
 
 def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:

@@ -25,7 +25,7 @@ class NoiseBalance:
 
     def __init__(self, num_timesteps: int, device: torch.device | str = "cpu") -> None:
         self._num_timesteps = num_timesteps
-        # Decayed sums: losses, and of how many pictures.
+        # Decayed sums: losses, and of how many pictures. Changed in place: a state that holds it, holds it as it is.
         self.seen_2k = torch.zeros(2, BUCKETS, device=device)
         places_k = torch.arange(BUCKETS, device=device)
         # A bucket that has seen little goes by its neighbours; all see something, for 4 ** -15 is not 0 in float32.
@@ -57,4 +57,4 @@ class NoiseBalance:
     def update(self, tally: Tensor, finite: Tensor) -> None:
         """Take in a step's tally, unless its loss or gradient was not finite."""
         told = self.seen_2k * DECAY + tally.view_as(self.seen_2k)
-        self.seen_2k = torch.where(finite, told, self.seen_2k)
+        self.seen_2k.copy_(torch.where(finite, told, self.seen_2k))

@@ -172,7 +172,7 @@ class _Build:
         if seed == 1:
             self.say("5/7 a first look, and grounding: where the texts' colours are")
             first = Fit(recipe.first_steps, recipe.learning_rate, muon=True, average=0.99)
-            much = Noise(model.schedule, 3.0, "first look")
+            much = Noise(model.schedule, 3.0, seed="first look")
             done = fit_denoiser(denoiser, bank, much, recipe.way, first, self._job(round_ / FIRST))
             self._in_time(done)
             way = Way(recipe.grounding_batch, recipe.precision)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.contracts import NoiseSchedule
+from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import make_objective, shifted
 from loraloom.mini.attention import MaskAsChannel
 from loraloom.mini.bank import Bank
@@ -32,11 +33,13 @@ class Noise:
     Attributes:
         schedule: The model's.
         shift: Towards much noise, see `diffusion.objective.shifted`.
+        balanced: Let every noise level count alike, see `diffusion.balance`.
         seed: Another one for each fit.
     """
 
     schedule: NoiseSchedule
     shift: float = 1.0
+    balanced: bool = False
     seed: str = "denoiser"
 
 
@@ -86,6 +89,7 @@ def _layout(device: str) -> torch.memory_format:
 def _fit(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) -> bool:
     device, layout = job.device, _layout(job.device)
     objective = make_objective(noise.schedule, device=device)
+    balance = NoiseBalance(objective.num_timesteps, device) if noise.balanced else None
     learned = [torch.from_numpy(numbers).to(device) for numbers in bank.by_world(bank.learned)]
     held_out_n = torch.from_numpy(bank.held_out).to(device)
 
@@ -123,11 +127,15 @@ def _fit(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         source = _source(derive_seed(noise.seed, step), device)
         shown, target_bchw = given(_choose(learned, way.batch_size, source), CAPTION_DROPOUT, source)
-        total = objective.loss(learning(*shown), target_bchw, shown[1]).mean()
+        losses_b = objective.loss(learning(*shown), target_bchw, shown[1])
+        total = (balance.weights(shown[1]) * losses_b).mean() if balance else losses_b.mean()
+        if balance:
+            tally = balance.tally(losses_b, shown[1], torch.ones_like(losses_b))
+            balance.update(tally, torch.isfinite(total))
         measured = step % MEASURE_EVERY == MEASURE_EVERY - 1 or step == how.steps - 1
         return total, {"held_out": measure()} if measured else {}
 
-    return fit(denoiser, loss, how, job)
+    return fit(denoiser, loss, how, job, memory={"balance": balance.seen_2k} if balance else {})
 
 
 def _source(seed: int, device: str) -> torch.Generator:

@@ -6,10 +6,11 @@ the training loop proper has no word for: autoencoder and text-image contrast.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -103,14 +104,21 @@ class Job:
     deadline: float = math.inf
 
 
-def fit(module: nn.Module, loss: Callable[[int], tuple[Tensor, dict[str, float]]], how: Fit, job: Job) -> bool:
+Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+"""Of a step counted from 0: () float32, and numbers for the log."""
+
+
+def fit(
+    module: nn.Module, loss: Loss, how: Fit, job: Job, *, memory: Mapping[str, Tensor] = MappingProxyType({})
+) -> bool:
     """Run, or go on from the job's state; returns whether all steps are done.
 
     Args:
         module: Its parameters that require gradients learn; at the end it holds their average.
-        loss: Of a step counted from 0: () float32 and numbers for the log. Must depend on the step alone.
+        loss: Must depend on the step, the module and the memory alone.
         how: Length and rates.
         job: Its device is where the module already is.
+        memory: What the loss remembers of earlier steps, changed in place; part of the state.
     """
     state = job.state
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -119,7 +127,7 @@ def fit(module: nn.Module, loss: Callable[[int], tuple[Tensor, dict[str, float]]
         "lr": how.learning_rate, "betas": (0.9, 0.99), "weight_decay": how.weight_decay, "fused": True,
     }  # fmt: skip
     optimizer = Muon(by_kind(parameters), **common) if how.muon else torch.optim.AdamW(parameters.values(), **common)
-    start = _restore(state, parameters, average, optimizer) if state.is_file() else 0
+    start = _restore(state, parameters, average, optimizer, memory) if state.is_file() else 0
     saved = time.monotonic()
     for step in range(start, how.steps):
         for group in optimizer.param_groups:
@@ -139,7 +147,7 @@ def fit(module: nn.Module, loss: Callable[[int], tuple[Tensor, dict[str, float]]
             job.say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
         late = time.monotonic() > job.deadline
         if done == how.steps or late or time.monotonic() - saved > SAVE_EVERY_S:
-            _save(state, done, parameters, average, optimizer)
+            _save(state, done, parameters, average, optimizer, memory)
             saved = time.monotonic()
         if late and done < how.steps:
             return False
@@ -156,27 +164,41 @@ def read_average(state: Path) -> dict[str, Tensor]:
 
 
 def _save(
-    state: Path, done: int, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: Any
+    state: Path,
+    done: int,
+    parameters: Mapping[str, nn.Parameter],
+    average: Mapping[str, Tensor],
+    optimizer: Any,
+    memory: Mapping[str, Tensor],
 ) -> None:
     tensors, _ = optimizer_tensors(optimizer)
     every = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
     every |= {f"average.{name}": tensor for name, tensor in average.items()}
     every |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+    every |= {f"memory.{name}": tensor for name, tensor in memory.items()}
     state.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(state, {name: tensor.contiguous().cpu() for name, tensor in every.items()}, {"step": str(done)})
 
 
 def _restore(
-    state: Path, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    state: Path,
+    parameters: Mapping[str, nn.Parameter],
+    average: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    memory: Mapping[str, Tensor],
 ) -> int:
     tensors, record = read_tensors(state)
     weights = {name.removeprefix("weight."): value for name, value in tensors.items() if name.startswith("weight.")}
-    if weights.keys() != parameters.keys() or any(weights[name].shape != parameters[name].shape for name in weights):
+    remembered = {name.removeprefix("memory.") for name in tensors if name.startswith("memory.")}
+    differs = weights.keys() != parameters.keys() or remembered != memory.keys()
+    if differs or any(weights[name].shape != parameters[name].shape for name in weights):
         raise UserError("the saved state is of another layout", got=str(state), fix="delete it to begin again")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
             average[name].copy_(tensors[f"average.{name}"])
+        for name, remembered in memory.items():
+            remembered.copy_(tensors[f"memory.{name}"])
     own = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
     _, rest = optimizer_tensors(optimizer)
     restore_optimizer(optimizer, own, rest)
