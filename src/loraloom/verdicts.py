@@ -141,6 +141,10 @@ class Judge(Protocol):
         """(height, width) of the picture: where to draw again so that sentences not met may be met and the rooms of
         met ones stay. None when there is nothing to repair."""
 
+    def met_text(self, image: "Image.Image", prompt: str) -> str:
+        """The prompt as far as the picture meets it; a repair is guided from this text towards the prompt. The prompt
+        itself where no other text can be told."""
+
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The picture with the verdicts drawn on it, larger, with a legend."""
 

@@ -58,6 +58,9 @@ class RednessJudge:
         free[:, : image.width // 2] = True
         return free
 
+    def met_text(self, image: Image.Image, prompt: str) -> str:
+        return "blue"
+
     def overlay(self, image: Image.Image, prompt: str) -> Image.Image:
         return image
 
@@ -104,6 +107,17 @@ def test_a_redrawn_picture_keeps_every_pixel_outside_the_mask(tiny_model: Path) 
     assert (before[:, :32] != after[:, :32]).any()
     assert (array(again) == after).all()
     assert (array(other) != after).any()
+
+
+def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> None:
+    made = red_session(tiny_model)
+    (picture,) = made.draw(made.requests(["red"]))
+    free = made.encoder.domain.judge.repair_mask(picture.image, "")
+    usual = array(redraw(made, picture, free, 0))
+    assert (array(redraw(made, picture, free, 0, "red")) == usual).all()
+    assert (array(redraw(made, picture, free, 0, "blue")) != usual).any()
+    unguided = red_session(tiny_model, repair_guidance=0.0)
+    assert (array(redraw(unguided, picture, free, 0, "blue")) == usual).all()
 
 
 def test_repair_never_makes_a_receipt_worse(tiny_model: Path) -> None:
@@ -155,6 +169,21 @@ def test_a_recipe_draws_a_chosen_and_repaired_picture_again(tiny_model: Path, tm
     generate(GenerateConfig(), again, {}, lambda line: None, no_bars)
     with Image.open(tmp_path / "first" / "00000.png") as one, Image.open(tmp_path / "second" / "00000.png") as two:
         assert (array(one.convert("RGB")) == array(two.convert("RGB"))).all()
+
+
+def test_a_recipe_of_repairs_before_there_was_guidance_is_drawn_without(tiny_model: Path, tmp_path: Path) -> None:
+    given = {"repair": True, "repair_guidance": 0.0}
+    config = GenerateConfig.model_validate({**SETTINGS, **given})
+    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
+    generate(config, wishes, given, lambda line: None, no_bars)
+    rows = tmp_path / "first" / "prompts.jsonl"
+    row = json.loads(rows.read_text(encoding="utf-8"))
+    assert row.pop("repair_guidance") == 0.0
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    again = Wishes(recipe=tmp_path / "first", out=tmp_path / "second")
+    generate(GenerateConfig(), again, {}, lambda line: None, no_bars)
+    new = json.loads((tmp_path / "second" / "prompts.jsonl").read_text(encoding="utf-8"))
+    assert (new["repair_rounds"], new["repair_guidance"]) == (3, 0.0)
 
 
 def test_impossible_prompts_are_refused_before_anything_is_drawn(tiny_model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from loraloom import plugins
 from loraloom.contracts import DiffusionModel, ModelSource, NoiseSchedule, Picture, PictureRequest
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY
-from loraloom.generate.pictures import StoppedError, denoise, generate, suited_guidance, suited_sampler, to_images
+from loraloom.generate.pictures import (
+    Contrast,
+    StoppedError,
+    denoise,
+    generate,
+    suited_guidance,
+    suited_sampler,
+    to_images,
+)
 from loraloom.prompts.encoder import PromptEncoder
 
 LONG = "The kitchen is left of the bath. " * 5
@@ -139,6 +147,19 @@ def test_guidance_is_the_formula(model: DiffusionModel, encoder: PromptEncoder) 
         without + 4.0 * (with_ - without), sampler.timesteps[0], normal((4, 4, 4), 3, "picture")[None], []
     )
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_a_contrast_adds_what_a_prompt_says_beyond_it(model: DiffusionModel, encoder: PromptEncoder) -> None:
+    """With the negative prompt as contrast and guidance 1 it is guidance by another name; with the prompt itself, nothing."""
+    requests = [replace(REQUESTS[1], guidance_scale=scale) for scale in (1.0, 3.5)]
+    usual, guided = (denoise(model, encoder.encode, [request]) for request in requests)
+    by_contrast = denoise(model, encoder.encode, requests[:1], contrast=Contrast([REQUESTS[1].negative_prompt], 2.5))
+    torch.testing.assert_close(by_contrast, guided, atol=2e-4, rtol=1e-4)
+    assert float((guided - usual).abs().max()) > 0.01
+    same = denoise(model, encoder.encode, requests[1:], contrast=Contrast([REQUESTS[1].prompt], 5.0))
+    torch.testing.assert_close(same, guided, atol=2e-4, rtol=1e-4)
+    other = denoise(model, encoder.encode, requests[1:], contrast=Contrast(["a house"], 5.0))
+    assert float((other - guided).abs().max()) > 0.01
 
 
 def test_a_negative_prompt_changes_the_picture(model: DiffusionModel, encoder: PromptEncoder) -> None:

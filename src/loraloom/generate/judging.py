@@ -16,7 +16,7 @@ from PIL import Image
 from loraloom.contracts import Picture, PictureRequest, Progress
 from loraloom.errors import UserError
 from loraloom.files import write_json
-from loraloom.generate.pictures import Held, denoise, to_images
+from loraloom.generate.pictures import Contrast, Held, denoise, to_images
 from loraloom.generate.session import Session
 from loraloom.randomness import derive_seed, normal
 from loraloom.verdicts import Judge, Receipt
@@ -132,6 +132,9 @@ def repair(
 ) -> tuple[Picture, Receipt, int]:
     """Draw failed parts again, up to `rounds` times with fresh noise; a try is kept when its receipt ranks higher.
 
+    Every step is guided from the text that the picture meets already towards the prompt, by the session's
+    `repair_guidance`: what failed once with the usual guidance mostly fails again (decision 0020).
+
     Returns:
         The picture, its receipt, and how many tries were kept.
     """
@@ -140,14 +143,17 @@ def repair(
         free = judge.repair_mask(picture.image, picture.request.prompt)
         if free is None:
             break
-        image = redraw(session, picture, free, number)
+        met = judge.met_text(picture.image, picture.request.prompt)
+        image = redraw(session, picture, free, number, met)
         again = judge.judge(image, picture.request.prompt)
         if again.rank < receipt.rank:
             picture, receipt, kept = replace(picture, image=image), again, kept + 1
     return picture, receipt, kept
 
 
-def redraw(session: Session, picture: Picture, free_hw: NDArray[np.bool_], number: int) -> Image.Image:
+def redraw(
+    session: Session, picture: Picture, free_hw: NDArray[np.bool_], number: int, met: str | None = None
+) -> Image.Image:
     """The picture with its free pixels drawn again; all others stay as they are, bit for bit.
 
     Args:
@@ -155,7 +161,10 @@ def redraw(session: Session, picture: Picture, free_hw: NDArray[np.bool_], numbe
         picture: Its size must be its request's.
         free_hw: (height, width) bool.
         number: Of the try; decides the noise together with the seed.
+        met: The prompt as far as it is met; None or the prompt itself is no guidance away from it.
     """
+    toward = session.config.repair_guidance
+    contrast = Contrast([met], toward) if toward and met is not None and met != picture.request.prompt else None
     model, request = session.model, picture.request
     scale = model.latent_scale
     height, width = free_hw.shape
@@ -167,8 +176,9 @@ def redraw(session: Session, picture: Picture, free_hw: NDArray[np.bool_], numbe
         held = Held(model.scale_latents(mean_bchw), torch.from_numpy(cells_hw))
     noise_bchw = normal(tuple(mean_bchw.shape), request.seed, "repair", number)
     latents_bchw = denoise(
-        model, session.encode, [request], autocast=session.autocast, noise_bchw=noise_bchw, held=held
-    )
+        model, session.encode, [request],
+        autocast=session.autocast, noise_bchw=noise_bchw, held=held, contrast=contrast,
+    )  # fmt: skip
     drawn_hwc = np.array(to_images(model, latents_bchw)[0])
     inside_hw = np.kron(cells_hw, np.ones((scale, scale), np.bool_))
     return Image.fromarray(np.where(inside_hw[..., None], drawn_hwc, pixels_hwc))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 
 import numpy as np
@@ -36,6 +37,20 @@ class Held:
 
     latents_bchw: Tensor
     redraw_hw: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Texts that lack something: what a prompt adds to them counts more.
+
+    Attributes:
+        prompts: One for each request.
+        scale: Of the difference between the answers to the request's prompt and to this one, which is added to the guided
+            answer (Brack et al. 2023, SEGA, equation 8, without thresholds and momentum).
+    """
+
+    prompts: Sequence[str]
+    scale: float
 
 
 class StoppedError(Exception):
@@ -103,17 +118,22 @@ def denoise(
     on_step: Callable[[int], None] = lambda step: None,
     noise_bchw: Tensor | None = None,
     held: Held | None = None,
+    contrast: Contrast | None = None,
 ) -> Tensor:
     """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
 
     With `held`, latents outside its mask follow the given picture's at every step (RePaint, Lugmayr et al. 2022,
-    equation 8, without resampling).
+    equation 8, without resampling). With `contrast` a third answer is asked for at every step.
     """
     first = requests[0]
     denoiser = model.module("denoiser")
     weight = next(denoiser.parameters())
-    guided = first.guidance_scale != 1.0
-    conditioning = _conditioning(encode, requests, guided, weight)
+    texts = [[request.prompt for request in requests]]
+    if first.guidance_scale != 1.0:
+        texts.insert(0, [request.negative_prompt for request in requests])
+    if contrast:
+        texts.append(list(contrast.prompts))
+    conditioning = _conditioning(encode, texts, weight)
     sampler = model.sampler(first.sampler, first.num_steps)
     shape = (model.latent_channels, first.height // model.latent_scale, first.width // model.latent_scale)
     if noise_bchw is None:
@@ -122,13 +142,10 @@ def denoise(
     latents_bchw = noise_bchw.to(weight.device) * sampler.init_noise_sigma
     for number, timestep in enumerate(sampler.timesteps):
         on_step(number)
-        seen_bchw = sampler.scale_input(latents_bchw, timestep)
-        seen_bchw = torch.cat([seen_bchw, seen_bchw]) if guided else seen_bchw
+        seen_bchw = torch.cat([sampler.scale_input(latents_bchw, timestep)] * len(texts))
         with autocast():
-            answer_bchw = model.predict(seen_bchw, timestep.expand(seen_bchw.shape[0]), conditioning).float()
-        if guided:
-            without_bchw, with_bchw = answer_bchw.chunk(2)
-            answer_bchw = without_bchw + first.guidance_scale * (with_bchw - without_bchw)
+            answers_bchw = model.predict(seen_bchw, timestep.expand(seen_bchw.shape[0]), conditioning).float()
+        answer_bchw = _guided(answers_bchw.chunk(len(texts)), first.guidance_scale, contrast)
         latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
         if held:
             kept_bchw = sampler.noised(held.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
@@ -191,12 +208,22 @@ def _ends_in_noise(schedule: NoiseSchedule) -> bool:
     return float(schedule.alphas_cumprod_t[-1]) < 1e-6
 
 
-def _conditioning(encode: Encode, requests: Sequence[PictureRequest], guided: bool, weight: Tensor) -> Conditioning:
-    """States of all prompts; with guidance those of the negative prompts stand first."""
-    positive = collate(encode([request.prompt for request in requests]))
-    both = concatenate(collate(encode([r.negative_prompt for r in requests])), positive) if guided else positive
+def _conditioning(encode: Encode, texts: Sequence[Sequence[str]], weight: Tensor) -> Conditioning:
+    """States of some lists of prompts, one below the other."""
+    both = reduce(concatenate, [collate(encode(prompts)) for prompts in texts])
     mask = both.mask_bl.to(weight.device) if both.mask_bl is not None else None
     return Conditioning(both.hidden_bld.to(weight.device, weight.dtype), mask)
+
+
+def _guided(answers: Sequence[Tensor], guidance_scale: float, contrast: Contrast | None) -> Tensor:
+    """One answer of those to the negative prompts (unless guidance is 1), to the prompts, and to contrasts if there are any."""
+    asked_bchw = answers[0] if guidance_scale == 1.0 else answers[1]
+    answer_bchw = asked_bchw
+    if guidance_scale != 1.0:
+        answer_bchw = answers[0] + guidance_scale * (asked_bchw - answers[0])
+    if contrast:
+        answer_bchw = answer_bchw + contrast.scale * (asked_bchw - answers[-1])
+    return answer_bchw
 
 
 def _settings(request: PictureRequest) -> tuple[object, ...]:

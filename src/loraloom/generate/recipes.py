@@ -38,6 +38,7 @@ class Recipe:
         weighting: Whether `(word:1.3)` was a weight.
         precision: `no`, `fp16` or `bf16`.
         repair_rounds: Tries of repair after drawing; 0 is none. They follow from the seed, so a second drawing is the same.
+        repair_guidance: Of these tries, towards what is not met; 0 is none, as in recipes that do not name it.
     """
 
     request: PictureRequest
@@ -48,6 +49,7 @@ class Recipe:
     weighting: bool
     precision: str
     repair_rounds: int = 0
+    repair_guidance: float = 0.0
 
     def as_row(self) -> dict[str, Any]:
         """Plain values, the request's fields at the top."""

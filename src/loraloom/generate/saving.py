@@ -45,7 +45,16 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
     rows = read_rows(place)
     if not rows:
         raise UserError("the recipe is empty", got=str(place))
-    keys = ("model", "adapters", "prompt_method", "domain", "weighting", "precision", "repair_rounds")
+    keys = (
+        "model",
+        "adapters",
+        "prompt_method",
+        "domain",
+        "weighting",
+        "precision",
+        "repair_rounds",
+        "repair_guidance",
+    )
     shared = {key: rows[0].get(key) for key in keys}
     kept = [row for row in rows if all(row.get(key) == shared[key] for key in keys)]
     if len(kept) < len(rows):

@@ -104,6 +104,7 @@ class Session:
             weighting=self.config.weighting,
             precision=self.config.mixed_precision,
             repair_rounds=self.config.repair_rounds if self.config.repair else 0,
+            repair_guidance=self.config.repair_guidance if self.config.repair else 0.0,
         )  # fmt: skip
 
     def lost(self, prompt: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 
 from loraloom.errors import UserError
 from loraloom.extensions.domains.floorplan.plan import Position
-from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_spec, spec_of, upright
+from loraloom.extensions.domains.floorplan.spec import (
+    Spec,
+    connection_sentence,
+    parse_spec,
+    position_sentence,
+    print_spec,
+    spec_of,
+    upright,
+    with_counts,
+    without,
+)
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, RoomId
 from tests.support.pictures import shared_data
@@ -149,3 +160,34 @@ def test_an_upright_position_says_the_same(first: RoomId, second: RoomId, direct
 def test_no_text_takes_long(section: str, text: str) -> None:
     for filling in (" ", " a", "\n", ". "):
         parsed_or_refused(f"{section} {text.format(filling * 20_000)}")
+
+
+@given(specs, st.data())
+def test_a_text_without_some_sentences_says_all_the_others_and_is_written_as_it_was(spec: Spec, data: Any) -> None:
+    kept = [
+        None if said is None else tuple(one for one in said if data.draw(st.booleans()) or said.count(one) > 1)
+        for said in (spec.connections, spec.positions)
+    ]
+    left_out = {connection_sentence(pair) for pair in spec.connections or () if pair not in (kept[0] or ())}
+    left_out |= {position_sentence(one) for one in spec.positions or () if one not in (kept[1] or ())}
+    text = print_spec(spec)
+    shorter = without(text, left_out)
+    assert parse_spec(shorter) == replace(spec, connections=kept[0], positions=kept[1])
+    assert shorter.split() == _without_lines(text, left_out).split()
+
+
+def _without_lines(text: str, lines: set[str]) -> str:
+    return "\n".join(line for line in text.split("\n") if line not in lines)
+
+
+def test_a_sentence_is_left_out_however_it_is_written() -> None:
+    text = "[Connection Between Rooms] Living  Room # 1 and kitchen #1\nare connected. kitchen #1 and bathroom #1 are connected"
+    shorter = without(text, {"living room #1 and kitchen #1 are connected."})
+    assert parse_spec(shorter).connections == ((RoomId("kitchen", 1), RoomId("bathroom", 1)),)
+
+
+@given(specs, st.integers(0, 9))
+def test_other_counts_change_the_counts_alone(spec: Spec, count: int) -> None:
+    wanted = {kind: count for kind, _ in (spec.counts or ())[::2]}
+    counted = None if spec.counts is None else tuple((kind, wanted.get(kind, old)) for kind, old in spec.counts)
+    assert parse_spec(with_counts(print_spec(spec), wanted)) == replace(spec, counts=counted)

@@ -12,7 +12,7 @@ from loraloom.extensions.domains.floorplan.painting import paint
 from loraloom.extensions.domains.floorplan.pixels import Labels, dilate
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.reading import Reading, read
-from loraloom.extensions.domains.floorplan.repairing import repair_mask
+from loraloom.extensions.domains.floorplan.repairing import met_text, repair_mask
 from loraloom.extensions.domains.floorplan.spec import (
     Spec,
     connection_sentence,
@@ -344,6 +344,28 @@ def test_of_an_unreadable_picture_nothing_is_kept(noisy: bool) -> None:
     assert mask.all()
 
 
+def test_the_text_that_a_plan_meets_is_its_own_whatever_else_is_asked_for() -> None:
+    for seed in SEEDS:
+        plan, spec = drawn(seed), spec_of(drawn(seed))
+        reading = seen(plan.labels)
+        own = print_spec(spec)
+        assert met_text(own, spec, reading, verify(spec, reading)) == own
+        counts = tuple((kind, count + (kind == "balcony")) for kind, count in spec.counts or ())
+        turned = tuple(replace(one, direction=inverse(one.direction)) for one in spec.positions or ())
+        asked = Spec(spec.style, counts, spec.connections, turned)
+        met = parse_spec(met_text(print_spec(asked), asked, reading, verify(asked, reading)))
+        assert met.counts == spec.counts
+        assert met.positions == ()
+        assert met.connections == tuple(
+            pair for pair in spec.connections or () if "balcony" not in (pair[0].kind, pair[1].kind)
+        )
+
+
+def test_of_an_unreadable_picture_no_other_text_can_be_told() -> None:
+    spec, reading = spec_of(drawn(0)), read(Image.new("RGB", (256, 256), "white"))
+    assert met_text(print_spec(spec), spec, reading, verify(spec, reading)) == print_spec(spec)
+
+
 def test_the_judge_speaks_in_the_pictures_own_size() -> None:
     labels, pair = without_door(drawn(3))
     image, text = picture(labels).resize((512, 512), Image.Resampling.NEAREST), print_spec(spec_of(drawn(3)))
@@ -354,5 +376,6 @@ def test_the_judge_speaks_in_the_pictures_own_size() -> None:
     assert mask is not None
     assert mask.shape == (512, 512)
     assert mask.dtype == np.bool_
+    assert judge.met_text(image, text).split() == text.replace(connection_sentence(pair), "").split()
     assert judge.judge(image, text).as_json()["not_met"] == 1
     assert judge.check(text) == []

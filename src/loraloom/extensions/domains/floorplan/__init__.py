@@ -151,6 +151,17 @@ class PlanJudge:
         rows, columns = (np.arange(size) * SIZE_PX // size for size in (image.height, image.width))
         return mask[rows][:, columns]
 
+    def met_text(self, image: "Image.Image", prompt: str) -> str:
+        """Without the connections and positions that are not met, with the counts that are there."""
+        from .reading import read
+        from .repairing import met_text
+        from .texts import spec_from_text
+        from .verifying import verify
+        from .vocabulary import style_of
+
+        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
+        return met_text(prompt, spec, reading, verify(spec, reading))
+
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The plan with its verdicts drawn on it."""
         from .overlay import draw_overlay

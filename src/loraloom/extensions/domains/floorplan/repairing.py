@@ -1,7 +1,8 @@
-"""Where to draw again: the rooms and walls of sentences not met, while the rooms of met ones stay.
+"""Where to draw again: the rooms and walls of sentences not met, while the rooms of met ones stay. And away from what.
 
-In: a spec, a reading, its receipt. Out: a mask over the picture. The drawing itself is `generate`'s: latents under the
-mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al. 2022, without its resampling loops).
+In: a spec, a reading, its receipt. Out: a mask over the picture, and the text that the picture meets as it is. The drawing
+itself is `generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al.
+2022, without its resampling loops), and guided from what is met towards what is asked for.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from loraloom.verdicts import Receipt
 from .pixels import dilate
 from .plan import Plan
 from .reading import Reading
-from .spec import Spec
+from .spec import Spec, with_counts, without
 from .verifying import unreadable
 from .vocabulary import EXTERNAL, RoomId
 
@@ -48,6 +49,17 @@ def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bo
             position = (spec.positions or ())[index - num_counts - num_connections]
             mask |= _for_rooms(plan, (position.subject, position.object))
     return dilate(mask, _MARGIN_PX)
+
+
+def met_text(text: str, spec: Spec, reading: Reading, receipt: Receipt) -> str:
+    """The text as far as the picture meets it: without the connections and positions that it does not, with the counts
+    that it has. The text itself when nothing was readable."""
+    if unreadable(reading):
+        return text
+    counts = spec.counts or ()
+    found = {kind: sum(room.id.kind == kind for room in reading.plan.rooms) for kind, _ in counts}
+    missing = {verdict.sentence for verdict in receipt.verdicts[len(counts) :] if not verdict.met}
+    return with_counts(without(text, missing), found)
 
 
 def _for_count(plan: Plan, kind: str) -> NDArray[np.bool_]:

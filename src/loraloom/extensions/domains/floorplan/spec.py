@@ -11,7 +11,8 @@ In: the text in its file form or on one line. Out: `Spec`, and from it the text 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from loraloom.errors import UserError, did_you_mean
@@ -217,3 +218,34 @@ def parse_spec(text: str) -> Spec:
         _parse_connections(bodies[CONNECTIONS]) if CONNECTIONS in bodies else None,
         _parse_positions(bodies[POSITIONS]) if POSITIONS in bodies else None,
     )
+
+
+# --------------------------------------------------------------------------------------------------- other texts
+
+_SENTENCE = re.compile(r"[^.\[\]]+\.(?=\s|$)")
+
+
+def without(text: str, sentences: Collection[str]) -> str:
+    """A structured text without some of its connections and positions; all else stays as it is written.
+
+    Args:
+        text: In any form that `parse_spec` reads.
+        sentences: As `print_spec` writes them.
+    """
+
+    def kept(match: re.Match[str]) -> str:
+        sentence = match[0].removesuffix(".")
+        for parse, write in ((_parse_connections, connection_sentence), (_parse_positions, position_sentence)):
+            with suppress(UserError):
+                return "" if {write(said) for said in parse(sentence)} <= {*sentences} else match[0]  # pyright: ignore
+        return match[0]
+
+    return _SENTENCE.sub(kept, text)
+
+
+def with_counts(text: str, counts: Mapping[str, int]) -> str:
+    """A structured text that asks for so many rooms of some types instead; types that it does not count stay so."""
+    for kind, count in counts.items():
+        words = r"\s+".join(kind.split())
+        text = re.sub(rf"(?<![#\d])\d+(?=\s+{words}\b)", str(count), text, count=1, flags=re.IGNORECASE)
+    return text
