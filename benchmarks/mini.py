@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--repair-rounds", type=int, default=3)
+    parser.add_argument("--repair-guidance", type=float, default=4.0)
     parser.add_argument("--sampler", default="auto")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -147,6 +149,8 @@ def main() -> None:
         sampler=arguments.sampler,
         batch_size=8,
         repair=arguments.repair,
+        repair_rounds=arguments.repair_rounds,
+        repair_guidance=arguments.repair_guidance,
     )
     adapters = [(arguments.adapter, 1.0)] if arguments.adapter else []
     source = ModelSource(arguments.model or "builtin:mini") if arguments.model or not adapters else None

@@ -1,4 +1,4 @@
-"""Where to draw again: the rooms and walls of sentences not met, while the rooms of met ones stay. And away from what.
+"""Where to draw again: the rooms and walls of sentences not met, while the rooms of met ones stay; and what is met.
 
 In: a spec, a reading, its receipt. Out: a mask over the picture, and the text that the picture meets as it is. The drawing
 itself is `generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al.
