@@ -228,8 +228,7 @@ def _from_recipe(
     for adapter in adapters if not wishes.adapters else []:
         if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
             say(f"note: {adapter['path']} is not the file that the recipe was drawn with; pictures will differ")
-    # A recipe with repairs that names no guidance is older than that.
-    guidance = (shared["repair_guidance"] or 0.0) if shared["repair_rounds"] else config.repair_guidance
+    guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
     config = config.model_copy(
         update={
             "weighting": given.get("weighting", shared["weighting"] is not False),

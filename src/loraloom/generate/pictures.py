@@ -46,7 +46,7 @@ class Contrast:
     Attributes:
         prompts: One for each request.
         scale: Of the difference between the answers to the request's prompt and to this one, which is added to the guided
-            answer (Brack et al. 2023, SEGA, equation 8, without thresholds and momentum).
+            answer (as in SEGA, Brack et al. 2023, without its thresholds and momentum).
     """
 
     prompts: Sequence[str]

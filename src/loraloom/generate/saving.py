@@ -3,7 +3,7 @@
 In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file is there as soon as it is drawn.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
     rows = read_rows(place)
     if not rows:
         raise UserError("the recipe is empty", got=str(place))
+    shared = _shared(rows[0])
+    kept = [row for row in rows if _shared(row) == shared]
+    if len(kept) < len(rows):
+        say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
+    return [request_of(row) for row in kept], shared
+
+
+def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
     keys = (
         "model",
         "adapters",
@@ -55,8 +63,5 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
         "repair_rounds",
         "repair_guidance",
     )
-    shared = {key: rows[0].get(key) for key in keys}
-    kept = [row for row in rows if all(row.get(key) == shared[key] for key in keys)]
-    if len(kept) < len(rows):
-        say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
-    return [request_of(row) for row in kept], shared
+    # Lines from before there was guidance in repairs were drawn without.
+    return {key: row.get(key) for key in keys} | {"repair_guidance": row.get("repair_guidance") or 0.0}
