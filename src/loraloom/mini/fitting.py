@@ -189,8 +189,8 @@ def _restore(
 ) -> int:
     tensors, record = read_tensors(state)
     weights = {name.removeprefix("weight."): value for name, value in tensors.items() if name.startswith("weight.")}
-    remembered = {name.removeprefix("memory.") for name in tensors if name.startswith("memory.")}
-    differs = weights.keys() != parameters.keys() or remembered != memory.keys()
+    kept = {name.removeprefix("memory.") for name in tensors if name.startswith("memory.")}
+    differs = weights.keys() != parameters.keys() or kept != memory.keys()
     if differs or any(weights[name].shape != parameters[name].shape for name in weights):
         raise UserError("the saved state is of another layout", got=str(state), fix="delete it to begin again")
     with torch.no_grad():

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from .reading import Reading
+    from .spec import Spec
+
 
 class PlanArtist:
     """Draws plans whose texts are true of them."""
@@ -127,25 +130,16 @@ class PlanJudge:
 
     def judge(self, image: "Image.Image", prompt: str) -> Receipt:
         """The receipt of a picture."""
-        from .reading import read
-        from .texts import spec_from_text
-        from .verifying import verify
-        from .vocabulary import style_of
-
-        return verify(spec_from_text(prompt), read(image, style_of(prompt)))
+        return _compared(image, prompt)[2]
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
         """Where to draw again, in the picture's own size."""
         import numpy as np
 
-        from .reading import read
         from .repairing import repair_mask
-        from .texts import spec_from_text
-        from .verifying import verify
-        from .vocabulary import SIZE_PX, style_of
+        from .vocabulary import SIZE_PX
 
-        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
-        mask = repair_mask(spec, reading, verify(spec, reading))
+        mask = repair_mask(*_compared(image, prompt))
         if mask is None:
             return None
         rows, columns = (np.arange(size) * SIZE_PX // size for size in (image.height, image.width))
@@ -153,25 +147,27 @@ class PlanJudge:
 
     def met_text(self, image: "Image.Image", prompt: str) -> str:
         """Without the connections and positions that are not met, with the counts that are there."""
-        from .reading import read
         from .repairing import met_text
-        from .texts import spec_from_text
-        from .verifying import verify
-        from .vocabulary import style_of
 
-        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
-        return met_text(prompt, spec, reading, verify(spec, reading))
+        return met_text(prompt, *_compared(image, prompt))
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The plan with its verdicts drawn on it."""
         from .overlay import draw_overlay
-        from .reading import read
-        from .texts import spec_from_text
-        from .verifying import verify
-        from .vocabulary import style_of
 
-        spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
-        return draw_overlay(image, reading, verify(spec, reading))
+        _, reading, receipt = _compared(image, prompt)
+        return draw_overlay(image, reading, receipt)
+
+
+def _compared(image: "Image.Image", prompt: str) -> "tuple[Spec, Reading, Receipt]":
+    """What a prompt asks for, what a picture shows, and the verdicts."""
+    from .reading import read
+    from .texts import spec_from_text
+    from .verifying import verify
+    from .vocabulary import style_of
+
+    spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
+    return spec, reading, verify(spec, reading)
 
 
 class FloorPlans:

@@ -222,7 +222,7 @@ def parse_spec(text: str) -> Spec:
 
 # --------------------------------------------------------------------------------------------------- other texts
 
-_SENTENCE = re.compile(r"[^.\[\]]+\.(?=\s|$)")
+_SENTENCE = re.compile(r"[^.\[\]]+\.?")
 
 
 def without(text: str, sentences: Collection[str]) -> str:
@@ -232,15 +232,16 @@ def without(text: str, sentences: Collection[str]) -> str:
         text: In any form that `parse_spec` reads.
         sentences: As `print_spec` writes them.
     """
+    return _SENTENCE.sub(lambda match: "" if _as_printed(match[0]) in sentences else match[0], text)
 
-    def kept(match: re.Match[str]) -> str:
-        sentence = match[0].removesuffix(".")
-        for parse, write in ((_parse_connections, connection_sentence), (_parse_positions, position_sentence)):
-            with suppress(UserError):
-                return "" if {write(said) for said in parse(sentence)} <= {*sentences} else match[0]  # pyright: ignore
-        return match[0]
 
-    return _SENTENCE.sub(kept, text)
+def _as_printed(sentence: str) -> str:
+    """A connection or position as `print_spec` writes it; anything else as it is."""
+    with suppress(UserError):
+        return " ".join(map(connection_sentence, _parse_connections(sentence)))
+    with suppress(UserError):
+        return " ".join(map(position_sentence, _parse_positions(sentence)))
+    return sentence
 
 
 def with_counts(text: str, counts: Mapping[str, int]) -> str:
