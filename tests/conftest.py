@@ -11,7 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+# No test is timed: on a busy machine a first example takes longer than the 200 ms that hypothesis allows.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # The server that forks processes starts once, in whichever test comes first, and imports nothing later: without this each
 # process of each test would import torch anew.

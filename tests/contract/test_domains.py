@@ -29,7 +29,7 @@ def joined(name: str, caption: str) -> str:
 
 @pytest.mark.parametrize("name", DOMAINS)
 @given(caption=st.text(alphabet="ab #1.[]!?,\n 가", max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sections_hold_the_whole_caption(name: str, caption: str) -> None:
     assert joined(name, caption) == " ".join(caption.split())
 

@@ -59,7 +59,7 @@ def test_a_bomb_within_pillows_own_limit_is_refused_by_ours() -> None:
 
 
 @given(st.integers(0, 5_000), st.integers(0, 255), st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_damaged_file_is_decoded_or_refused_and_never_anything_else(place: int, value: int, kind: str) -> None:
     data = bytearray(encoded(drawn(2, 64, 48), kind))
     data[place % len(data)] = value
@@ -133,7 +133,7 @@ def test_an_animated_file_gives_its_first_frame_and_says_so() -> None:
     st.integers(16, 400),
     st.sampled_from(["bucket", "center", "random", "pad"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_size_fits_and_the_crop_lies_inside_the_source(width: int, height: int, crop: str) -> None:
     chosen = options(crop=crop)
     fitted = fit(Decoded(Image.new("RGB", (width, height)), width, height, ()), chosen, "x")

@@ -10,7 +10,7 @@ from loraloom.data.plan import EpochCache, Plan
 SIZES = st.lists(st.sampled_from([(64, 64), (96, 48), (48, 96)]), min_size=1, max_size=40)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SIZES, st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9))
 def test_every_picture_has_weight_one_in_every_epoch(
     sizes: list[tuple[int, int]], batch: int, devices: int, accumulation: int, epoch: int
@@ -29,7 +29,7 @@ def test_every_picture_has_weight_one_in_every_epoch(
     assert len(plan.epoch(epoch)) == plan.steps_per_epoch
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.integers(1, 3), st.integers(0, 5))
 def test_two_devices_learn_the_same_steps_as_one_with_the_double_batch(
     sizes: list[tuple[int, int]], batch: int, epoch: int

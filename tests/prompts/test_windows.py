@@ -73,7 +73,7 @@ SENTENCE = st.lists(st.sampled_from(["ab", "cde", "f", "gh,", "ijk"]), min_size=
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SENTENCE, min_size=1, max_size=8))
 def test_all_windows_together_carry_every_token_in_order(sentences: list[str]) -> None:
     words = WordText()
@@ -84,7 +84,7 @@ def test_all_windows_together_carry_every_token_in_order(sentences: list[str]) -
     assert plan.lost == ()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=400), st.sampled_from(METHODS), st.booleans())
 def test_any_text_can_be_planned(prompt: str, method: PromptMethod, weighting: bool) -> None:
     words = WordText()

@@ -43,7 +43,7 @@ def drawn(seed: int) -> Plan:
     return synthesise(seed).plan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs, seeds, st.sampled_from([*DROPPINGS.values(), Dropping(1.0, 1.0), Dropping(1.0, sentence=1.0)]))
 def test_dropping_keeps_order_and_ids_and_never_all(spec: Spec, seed: int, how: Dropping) -> None:
     left = drop(spec, np.random.default_rng(seed), how)
@@ -72,7 +72,7 @@ def test_the_presets_have_their_rates() -> None:
     assert kept == pytest.approx(0.9 * 0.9, abs=0.03)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs, seeds)
 def test_shuffling_keeps_every_sentence(spec: Spec, seed: int) -> None:
     other = shuffle(spec, np.random.default_rng(seed))
@@ -82,7 +82,7 @@ def test_shuffling_keeps_every_sentence(spec: Spec, seed: int) -> None:
         assert Counter(found or ()) == Counter(given_ or ())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs, seeds)
 def test_swapping_says_the_same(spec: Spec, seed: int) -> None:
     other = swap(spec, np.random.default_rng(seed))
@@ -111,7 +111,7 @@ def test_maps_are_moved_as_said() -> None:
 finite = st.floats(-300, 300).filter(lambda value: value == 0 or abs(value) > 1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(finite, finite, symmetries)
 @example(1.0, 0.0, SYMMETRIES[5])
 def test_directions_are_equivariant(x: float, y: float, move: Symmetry) -> None:
@@ -140,7 +140,7 @@ def check_equivariance(labels: Labels, move: Symmetry) -> Spec:
     return spec
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(label_maps(), symmetries)
 def test_a_moved_map_has_the_moved_words(labels: Labels, move: Symmetry) -> None:
     check_equivariance(labels, move)
@@ -230,7 +230,7 @@ def test_a_text_about_another_picture_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------------ text alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(label_maps())
 def test_a_mirrored_text_is_the_text_of_the_mirrored_picture(labels: Labels) -> None:
     text = print_spec(spec_of(annotate(labels)))

@@ -45,7 +45,7 @@ def possible(positions: tuple[Position, ...]) -> bool:
     return not rows or linprog(np.zeros(2 * len(ROOMS)), A_ub=rows, b_ub=[-1.0] * len(rows), bounds=bounds).status == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs)
 def test_any_spec_can_be_checked(spec: Spec) -> None:
     problems = check_spec(spec)
@@ -56,7 +56,7 @@ def test_any_spec_can_be_checked(spec: Spec) -> None:
     assert [p.kind for p in problems] == sorted(p.kind for p in problems)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=8, unique=True))
 def test_positions_of_points_that_exist_never_contradict(points: list[tuple[int, int]]) -> None:
     pairs = combinations(range(len(points)), 2)
@@ -69,7 +69,7 @@ random_positions = st.lists(
 ).map(lambda found: tuple(dict.fromkeys(Position(b, word, a) for (a, b), word in found)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(random_positions)
 def test_a_conflict_is_found_if_there_is_one_and_is_as_small_as_promised(positions: tuple[Position, ...]) -> None:
     found = conflicts(positions)

@@ -1,7 +1,7 @@
 """Structured texts cut for windows: whole sentences, the counts in one piece, and nothing lost whatever the text is."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.contracts import Section
@@ -18,14 +18,12 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.text() | st.lists(pieces).map("".join))
 def test_the_parts_joined_by_blanks_are_the_caption_up_to_white_space(caption: str) -> None:
     parts = [part for section in sections_of(caption) for part in (section.header, *section.sentences)]
     assert " ".join(part for part in parts if part).split() == caption.split()
 
 
-@settings(deadline=None)
 @given(specs)
 def test_both_forms_of_a_text_have_the_same_sections(spec: Spec) -> None:
     text = print_spec(spec)

@@ -40,13 +40,11 @@ def words(text: str) -> Counter[str]:
     return Counter(str(int(word)) if word.isdecimal() else word for word in re.findall(r"\d+|[^\W\d]+", text))
 
 
-@settings(deadline=None)
 @given(specs)
 def test_what_is_printed_is_parsed_back(spec: Spec) -> None:
     assert parse_spec(print_spec(spec)) == spec
 
 
-@settings(deadline=None)
 @given(specs)
 def test_the_one_line_form_is_the_file_form(spec: Spec) -> None:
     assert parse_spec(" ".join(print_spec(spec).split())) == spec
@@ -75,7 +73,6 @@ def parsed_or_refused(text: str) -> Spec | None:
         return None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     parsed_or_refused(text)
@@ -88,7 +85,6 @@ grammar = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(grammar).map("".join) | st.lists(grammar).map(" ".join))
 def test_pieces_of_the_grammar_are_kept_or_refused(text: str) -> None:
     spec = parsed_or_refused(text)
@@ -107,7 +103,7 @@ def test_a_changed_real_text_is_kept_whole_or_refused() -> None:
 def check_changed(texts: list[str]) -> None:
     """Cut, repeat or overwrite a stretch of a text: its words are all in the result, or it is refused."""
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(st.data())
     def check(data: Any) -> None:
         text = data.draw(st.sampled_from(texts))
@@ -145,7 +141,6 @@ def test_a_mistake_names_its_sentence(text: str, told: str) -> None:
     assert told in str(error.value)
 
 
-@settings(deadline=None)
 @given(rooms, rooms, st.sampled_from(["left-of", "right-above"]))
 def test_an_upright_position_says_the_same(first: RoomId, second: RoomId, direction: str) -> None:
     position = Position(first, direction, second)

@@ -290,13 +290,12 @@ vocabulary = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(vocabulary, max_size=14).map(" ".join))
 def test_every_word_is_understood_or_ignored_aloud(text: str) -> None:
     check_nothing_is_dropped(text)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     spec_from_words(text)
