@@ -55,8 +55,7 @@ class Example:
         caption_found: The caption as found in the source; None when the captioner wrote it.
         split: `train` or `validation`.
         width, height: Of the prepared picture, pixels.
-        sha256: Of the prepared picture's file bytes.
-        source_sha256: Of the source file's bytes.
+        sha256, source_sha256: Of the bytes of the prepared picture's file and of the source file.
         source_width, source_height: Of the source picture after EXIF rotation, pixels.
         crop: left, top, right, bottom of what was kept, in source pixels.
         scale: Prepared pixels for one source pixel.
@@ -141,6 +140,9 @@ class Domain(Protocol):
     def mirrored(self, caption: str) -> str | None:
         """The caption of the mirrored picture; None when that cannot be told, and so the picture may not be flipped."""
 
+    def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
+        """What RGB colours stand for in a picture of this caption, by name; empty where they stand for nothing."""
+
 
 class TextEncoder(Protocol):
     """A tokenizer with an encoder of fixed window length."""
@@ -184,11 +186,10 @@ class Batch:
 
     Attributes:
         ids: Sample ids, for messages.
-        latents_bchw: (b, c, h, w) float32 scaled latents.
-        noise_bchw: (b, c, h, w) float32.
-        timesteps_b: (b,) int64.
-        conditioning: Of the final captions, dropped ones empty.
+        latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
+        timesteps_b, conditioning: (b,) int64; of the final captions, dropped ones empty.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
+        latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each picture; None is all alike.
     """
 
     ids: tuple[str, ...]
@@ -197,6 +198,7 @@ class Batch:
     timesteps_b: "Tensor"
     conditioning: Conditioning
     weights_b: "Tensor"
+    latent_weights_bhw: "Tensor | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,7 @@ class ModelSource:
 
     Attributes:
         location: Hub id (`owner/name`), diffusers folder, or a single `.safetensors` checkpoint.
-        revision: Hub branch, tag or commit; None is the default branch.
-        variant: Hub or folder file variant such as `fp16`.
+        revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model with the same layout (its configs and
             tokenizer are read, no weights); None lets the family choose.
         prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
@@ -370,9 +371,8 @@ class PictureRequest:
     Attributes:
         prompt, negative_prompt: Text; `(word:1.3)` weighs a word when `weighting` is on.
         seed: Decides the first noise and every later one, whatever the batch.
-        num_steps: Denoiser steps.
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
-        sampler: Name of the solver.
+        sampler, num_steps: Name of the solver, and its steps.
         width, height: Pixels, multiples of the model's latent scale.
     """
 

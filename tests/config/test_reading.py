@@ -170,6 +170,11 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
         ("objective: {logit_std: 0}\n", "run.yaml: objective.logit_std: got 0, expected a number > 0 (line 1)"),
         ("objective: {logit_mean: -1}\n", "run.yaml: objective.logit_mean and logit_std are for logit_normal, but "),
         ("objective: {balance_noise: true, snr_gamma: 5}\n", "run.yaml: objective.balance_noise and snr_gamma both "),
+        (
+            "objective: {class_weights: [wall]}\n",
+            "run.yaml: objective.class_weights: got ['wall'], 'wall' is not NAME=",
+        ),
+        ("objective: {class_weights: [a=2, a=3]}\n", "run.yaml: objective.class_weights: got ['a=2', 'a=3'], 'a' has "),
         ("optim: {warmup_steps: 900}\n", "run.yaml: optim.warmup_steps is 900 but train.max_steps is 800: "),
     ],
 )

@@ -54,6 +54,16 @@ def test_a_drawing_is_decided_by_seed_and_style(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARTISTS)
+def test_where_colours_stand_for_something_a_drawing_has_no_others(name: str) -> None:
+    artist = domain(name).artist
+    assert artist is not None
+    for style in artist.styles:
+        image, text = artist.draw(11, style)
+        if named := domain(name).colours(text):
+            assert {colour for _, colour in image.getcolors(1 << 16) or ()} <= set(named.values())
+
+
+@pytest.mark.parametrize("name", ARTISTS)
 def test_a_written_dataset_is_found_by_a_format_and_can_be_made_larger(name: str, tmp_path: Path) -> None:
     artist = domain(name).artist
     assert artist is not None

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
+from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 
 Configure = Callable[..., RunConfig]
@@ -21,6 +24,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[...,
     settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0.2, num_workers=1)
     prepare(source, root / "dataset", settings, console=lambda text: None)
     return root / "dataset"
+
+
+def first_colour(dataset: Path) -> str:
+    """The upper left colour of the first picture to learn from, `#rrggbb`."""
+    manifest = read_manifest(dataset)
+    with Image.open(manifest.path(manifest.split("train")[0])) as picture:
+        return "#" + np.asarray(picture.convert("RGB"))[0, 0].tobytes().hex()
 
 
 @pytest.fixture

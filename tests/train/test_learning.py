@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
@@ -18,7 +19,7 @@ from loraloom.errors import UserError
 from loraloom.generate.session import open_session
 from loraloom.train.run import train
 
-from .conftest import Configure
+from .conftest import Configure, first_colour
 
 
 def events(folder: Path, kind: str) -> list[dict[str, float]]:
@@ -173,3 +174,18 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(folder / "adapter.safetensors")
+
+
+def test_a_class_that_weighs_more_is_said_and_changes_what_is_learned(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    colour = first_colour(dataset)
+    for name, weights in (("plain", []), ("same", ["#010203=7"]), ("weighed", [f"{colour}=20"])):
+        config = configure(train={"output": str(tmp_path / name)}, objective={"class_weights": weights})
+        train(config, say=said.append)
+    plain, same, weighed = (load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "same", "weighed"))
+    assert all(torch.equal(plain[key], same[key]) for key in plain), "what is nowhere weighs nothing"
+    assert any(not torch.equal(plain[key], weighed[key]) for key in plain)
+    assert any("#010203 counts 7 times, warning: none is there" in line for line in said)
+    assert any(line.startswith(f"class weights: {colour} counts 20 times, in ") for line in said)

@@ -19,7 +19,7 @@ from loraloom.errors import UserError
 from loraloom.train.run import train
 from loraloom.train.runtime import check_one_gpu_each
 
-from .conftest import Configure
+from .conftest import Configure, first_colour
 
 
 def torchrun(config: Path, processes: int, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -40,18 +40,21 @@ def test_more_processes_than_gpus_are_refused_before_nccl_meets_them() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_with_the_double_batch_learns(configure: Configure, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_with_the_double_batch_learns(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
     common = {"max_steps": 4, "validation_every": 2}
+    objective = {"balance_noise": True, "class_weights": [f"{first_colour(dataset)}=5"]}
     alone = configure(
         train={**common, "output": str(tmp_path / "alone")},
         data={"batch_size": 4},
-        objective={"balance_noise": True},
+        objective=objective,
         samples={"enabled": True, "steps": 2},
     )
     together = configure(
         train={**common, "output": str(tmp_path / "together")},
         data={"batch_size": 2, "cache_dir": str(tmp_path / "cache2")},
-        objective={"balance_noise": True},
+        objective=objective,
         samples={"enabled": True, "steps": 2, "sampler": "ddim", "prompts": ["a", "b", "c"]},
     )
     train(alone, say=lambda t: None)

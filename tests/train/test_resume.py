@@ -18,7 +18,7 @@ from loraloom.errors import UserError
 from loraloom.train.checkpoint import CheckpointFolder, damage
 from loraloom.train.run import train
 
-from .conftest import Configure
+from .conftest import Configure, first_colour
 
 
 def child(config_json: str, folder: str) -> None:
@@ -49,14 +49,14 @@ def wait_for(condition: Callable[[], bool], process: multiprocessing.process.Bas
 
 @pytest.mark.slow
 def test_a_run_killed_eleven_times_ends_bit_identical(
-    configure: Configure, tmp_path: Path, processes: ForkServerContext
+    configure: Configure, dataset: Path, tmp_path: Path, processes: ForkServerContext
 ) -> None:
     config = configure(
         train={"output": "run", "max_steps": 40, "validation_every": 10},
         checkpoints={"every": 2, "keep": 2},
         lora={"dropout": 0.1, "ema_decay": 0.9},
         optim={"scheduler": "cosine", "warmup_steps": 5},
-        objective={"balance_noise": True},
+        objective={"balance_noise": True, "class_weights": [f"{first_colour(dataset)}=5"]},
         data={"random_flip": True},
     ).model_dump_json()
     for name in ("whole", "killed"):

@@ -3,9 +3,10 @@
 Field order is reading order; `loraloom config` prints the tree as commented YAML.
 """
 
+import re
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from loraloom.config.base import Settings, setting
 
@@ -127,6 +128,11 @@ class ObjectiveConfig(Settings):
         "every noise level counts alike: losses are divided by their running mean there (Karras et al. 2024)",
         flag="--balance-noise",
     )
+    class_weights: tuple[str, ...] = setting(
+        (),
+        "in colour-coded pictures latents that hold a class count more: NAME=WEIGHT, 'interior door=5' say, or '#a06400=5'",
+        flag="--class-weight",
+    )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
     timestep_sampling: Literal["uniform", "logit_normal"] = setting(
         "uniform", "logit_normal (Esser et al. 2024) learns middle noise more often", flag="--timestep-sampling"
@@ -144,6 +150,30 @@ class ObjectiveConfig(Settings):
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
         "auto", "auto is what the model's scheduler says"
     )
+
+    @field_validator("class_weights")
+    @classmethod
+    def _class_weights_can_be_read(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        read_class_weights(texts)
+        return texts
+
+
+def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
+    """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
+
+    Raises:
+        ValueError: A text that is no such thing, or a name twice.
+    """
+    weights: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*(#[0-9a-fA-F]{6}|[^#=\s][^=]*?)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+        if not match:
+            raise ValueError(f"{text!r} is not NAME=WEIGHT, such as 'interior door=5' or '#a06400=5'")
+        name = match[1].lower() if match[1].startswith("#") else match[1]
+        if name in weights:
+            raise ValueError(f"{name!r} has two weights")
+        weights[name] = float(match[2])
+    return weights
 
 
 class TrainConfig(Settings):

@@ -12,6 +12,7 @@ import torch
 from loraloom.contracts import Batch, Domain, Example
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.plan import Pass
+from loraloom.data.weighing import LatentWeights
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise
 from loraloom.errors import UserError
 from loraloom.prompts.combine import collate
@@ -32,6 +33,7 @@ class BatchMaker:
         sampling: Of timesteps.
         random_flip: Mirror half of the pictures.
         caption_dropout: Share of empty captions.
+        weighing: How much each latent of a picture counts; None: all alike, as validation has it.
     """
 
     examples: Sequence[Example]
@@ -44,10 +46,11 @@ class BatchMaker:
     sampling: TimestepSampling = UNIFORM
     random_flip: bool = False
     caption_dropout: float = 0.0
+    weighing: LatentWeights | None = None
 
     def make(self, epoch: int, slots: Pass) -> Batch:
         """The batch of some slots in an epoch; tensors on the CPU."""
-        latents, noise, timesteps, captions = [], [], [], []
+        latents, noise, timesteps, captions, weights = [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
             place = (self.seed, epoch, example.id)
@@ -59,6 +62,8 @@ class BatchMaker:
             timesteps.append(self.sampling.draw(self.num_timesteps, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
+            if self.weighing:
+                weights.append(self.weighing.of(example, mirrored))
         return Batch(
             ids=tuple(self.examples[slot.index].id for slot in slots),
             latents_bchw=torch.stack(latents),
@@ -66,6 +71,7 @@ class BatchMaker:
             timesteps_b=torch.tensor(timesteps),
             conditioning=collate(self.texts.states(captions)),
             weights_b=torch.tensor([slot.weight for slot in slots]),
+            latent_weights_bhw=torch.stack(weights) if weights else None,
         )
 
     def fixed(self, index: int, timesteps: Sequence[int]) -> Batch:

@@ -60,10 +60,18 @@ class Objective:
         limited_b = snr_b.clamp(max=self.snr_gamma)
         return limited_b / (snr_b + 1 if self.prediction_type == "v_prediction" else snr_b)
 
-    def loss(self, prediction_bchw: Tensor, target_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
-        """(b,) float32: each picture's mean squared error times its timestep's weight."""
-        error_bchw = prediction_bchw.float() - target_bchw.float()
-        return error_bchw.square().mean(dim=(1, 2, 3)) * self.weights(timesteps_b)
+    def loss(
+        self,
+        prediction_bchw: Tensor,
+        target_bchw: Tensor,
+        timesteps_b: Tensor,
+        latent_weights_bhw: Tensor | None = None,
+    ) -> Tensor:
+        """(b,) float32: each picture's mean squared error times its timestep's weight; a weighted mean with latent weights."""
+        error_bchw = (prediction_bchw.float() - target_bchw.float()).square()
+        if latent_weights_bhw is not None:
+            error_bchw = error_bchw * latent_weights_bhw[:, None]
+        return error_bchw.mean(dim=(1, 2, 3)) * self.weights(timesteps_b)
 
     def _roots(self, timesteps_b: Tensor) -> tuple[Tensor, Tensor]:
         alphas_b111 = self.alphas_cumprod_t[timesteps_b][:, None, None, None]

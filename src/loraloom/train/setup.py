@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from loraloom import __version__, plugins
-from loraloom.config.run import RunConfig
+from loraloom.config.run import RunConfig, read_class_weights
 from loraloom.contracts import DiffusionModel, Domain, Example, ModelSource, PictureRequest, Progress
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.cache import ContentCache
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.manifest import Manifest, read_manifest
 from loraloom.data.plan import EpochCache, Plan
+from loraloom.data.weighing import LatentWeights
 from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.errors import UserError
@@ -38,6 +39,9 @@ from loraloom.train.step import Trainee
 from loraloom.train.stop import StopRequest
 
 Say = Callable[[str], None]
+
+WEIGHED_SEEN = 32
+"""So many pictures, evenly spread, are looked at to say how much of them the weighed classes are."""
 
 
 @dataclass(slots=True)
@@ -174,6 +178,8 @@ def set_up(
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say)
     train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
+    if train_batches.weighing:
+        report_weights(train_batches.weighing, learned, say)
     sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
     agree(runtime, manifest, model)
     fill_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
@@ -228,6 +234,19 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
         write_text(folder / "captions_cut.txt", "".join(lines))
 
 
+def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
+    """Say how much of the pictures each weighed class is, and warn of one that is nowhere.
+
+    Raises:
+        UserError: A class that the domain does not know.
+    """
+    seen = examples[:: max(1, len(examples) // WEIGHED_SEEN)]
+    for name, weight in weighing.weights.items():
+        share = weighing.share(seen, name)
+        found = f"in {share:.1%} of the latents" if share else "warning: none is there"
+        say(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} pictures looked at)")
+
+
 def make_batches(
     config: RunConfig,
     model: DiffusionModel,
@@ -251,10 +270,12 @@ def make_batches(
     sampling = TimestepSampling(
         objective.timestep_sampling, objective.logit_mean, objective.logit_std, objective.timestep_shift
     )
+    weights = read_class_weights(objective.class_weights)
+    weighing = LatentWeights(weights, domain, dataset, model.latent_scale) if weights else None
     return (
         BatchMaker(
             learned, *common, noise_offset=objective.noise_offset, sampling=sampling, random_flip=data.random_flip,
-            caption_dropout=data.caption_dropout,
+            caption_dropout=data.caption_dropout, weighing=weighing,
         ),
         BatchMaker(held_out, *common),
     )  # fmt: skip

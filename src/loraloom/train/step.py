@@ -110,7 +110,7 @@ def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runt
     target_bchw = objective.target(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
     with runtime.autocast():
         prediction_bchw = model.predict(noisy_bchw, batch.timesteps_b, batch.conditioning)
-    return objective.loss(prediction_bchw, target_bchw, batch.timesteps_b)
+    return objective.loss(prediction_bchw, target_bchw, batch.timesteps_b, batch.latent_weights_bhw)
 
 
 def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
@@ -123,7 +123,7 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
         source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
         return source.to(device, non_blocking=True, memory_format=layout)
 
-    mask = batch.conditioning.mask_bl
+    mask, weights = batch.conditioning.mask_bl, batch.latent_weights_bhw
     return Batch(
         batch.ids,
         send(batch.latents_bchw, layout),
@@ -133,6 +133,7 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
             send(batch.conditioning.hidden_bld).to(runtime.weight_dtype), send(mask) if mask is not None else None
         ),
         send(batch.weights_b),
+        send(weights) if weights is not None else None,
     )
 
 

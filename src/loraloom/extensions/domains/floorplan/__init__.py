@@ -4,7 +4,7 @@ In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 a
 the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from loraloom.verdicts import Artist, Judge, Metric, Receipt
 
 from .augment import mirrored
 from .sections import sections_of
-from .vocabulary import STYLES
+from .vocabulary import CLASS_NAMES, STYLES, style_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,6 +191,10 @@ class FloorPlans:
     def mirrored(self, caption: str) -> str | None:
         """The text of the mirrored plan; None where numbers would change and words alone cannot tell how."""
         return mirrored(caption)
+
+    def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
+        """Of `CLASS_NAMES`, in the style that the caption's header names."""
+        return dict(zip(CLASS_NAMES, style_of(caption).colours, strict=True))
 
 
 DOMAIN: Domain = FloorPlans()

@@ -5,7 +5,7 @@ picture.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loraloom.contracts import Domain, Section
 from loraloom.verdicts import Artist, Judge, Metric
@@ -58,6 +58,10 @@ class FreeText:
     def mirrored(self, caption: str) -> str | None:
         """The caption itself when no word of it tells left from right; None when one does, or may."""
         return None if _SIDED.search(caption) else caption
+
+    def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
+        """None."""
+        return {}
 
 
 DOMAIN: Domain = FreeText()

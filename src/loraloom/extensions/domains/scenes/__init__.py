@@ -4,7 +4,7 @@ In: a caption of such a scene. Out: its sentences, and its mirror image's captio
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loraloom.contracts import Domain, Section
 from loraloom.extensions.domains.scenes.artist import SceneArtist
@@ -30,6 +30,10 @@ class Scenes:
     def mirrored(self, caption: str) -> str | None:
         """The caption with left and right exchanged; None where a word about sides is none that `draw` writes."""
         return mirrored(caption)
+
+    def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
+        """None: a scene's colours are its things' own."""
+        return {}
 
 
 DOMAIN: Domain = Scenes()
