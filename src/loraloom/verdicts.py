@@ -70,8 +70,12 @@ class Receipt:
 
     @property
     def rank(self) -> tuple[float, float, float]:
-        """Sorting key, the best receipt first: sentences met, then fewer extras, then less disorder."""
-        return -self.share_met, float(len(self.extras)), self.disorder
+        """Sorting key, the best receipt first: fewest faults, then most sentences met, then least disorder.
+
+        What was not asked for is a fault like a sentence that is not met: a wrong door is no better than a missing one.
+        """
+        unmet = len(self.verdicts) - self.count(True)
+        return float(unmet + len(self.extras)), float(unmet), self.disorder
 
     def as_json(self) -> dict[str, Any]:
         """For receipt files."""

@@ -65,6 +65,15 @@ class RednessJudge:
         return image
 
 
+def test_the_best_receipt_has_the_fewest_faults_and_a_wrong_door_is_one() -> None:
+    def receipt(met: int, extras: int, disorder: float = 0.0) -> Receipt:
+        verdicts = tuple(Verdict("", "count", number < met, "") for number in range(5))
+        return Receipt(verdicts, ("a door",) * extras, disorder)
+
+    best_first = [receipt(5, 0), receipt(5, 1), receipt(4, 0), receipt(4, 0, 0.2), receipt(5, 2), receipt(2, 0)]
+    assert sorted(reversed(best_first), key=lambda each: each.rank) == best_first
+
+
 class RedDomain:
     name = "red"
     artist = None
