@@ -71,7 +71,8 @@ def test_the_best_receipt_has_the_fewest_faults_and_a_wrong_door_is_one() -> Non
         return Receipt(verdicts, ("a door",) * extras, disorder)
 
     best_first = [receipt(5, 0), receipt(5, 1), receipt(4, 0), receipt(4, 0, 0.2), receipt(5, 2), receipt(2, 0)]
-    assert sorted(reversed(best_first), key=lambda each: each.rank) == best_first
+    ranks = [each.rank for each in best_first]
+    assert ranks == sorted(set(ranks))
 
 
 class RedDomain:
