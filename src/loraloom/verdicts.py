@@ -142,12 +142,12 @@ class Judge(Protocol):
         """The receipt of an RGB picture of any size."""
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
-        """(height, width) of the picture: where to draw again so that sentences not met may be met and the rooms of
-        met ones stay. None when there is nothing to repair."""
+        """(height, width) of the picture: where to draw again so that faults may go (see `Receipt.rank`) and the rooms of met
+        sentences stay. None when there are none."""
 
-    def met_text(self, image: "Image.Image", prompt: str) -> str:
-        """The prompt as far as the picture meets it; a repair is guided from this text towards the prompt. The prompt
-        itself where no other text can be told."""
+    def shown_text(self, image: "Image.Image", prompt: str) -> str:
+        """The prompt made true of the picture: without what it does not meet, with what it shows beyond. A repair is guided
+        from this text towards the prompt. The prompt itself where no other text can be told."""
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The picture with the verdicts drawn on it, larger, with a legend."""

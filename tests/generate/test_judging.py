@@ -58,7 +58,7 @@ class RednessJudge:
         free[:, : image.width // 2] = True
         return free
 
-    def met_text(self, image: Image.Image, prompt: str) -> str:
+    def shown_text(self, image: Image.Image, prompt: str) -> str:
         return "blue"
 
     def overlay(self, image: Image.Image, prompt: str) -> Image.Image:

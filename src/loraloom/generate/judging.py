@@ -132,8 +132,8 @@ def repair(
 ) -> tuple[Picture, Receipt, int]:
     """Draw failed parts again, up to `rounds` times with fresh noise; a try is kept when its receipt ranks higher.
 
-    Every step is guided from the text that the picture meets already towards the prompt, by the session's
-    `repair_guidance`: what failed once with the usual guidance mostly fails again (decision 0020).
+    Every step is guided from the text that the picture shows towards the prompt, by the session's `repair_guidance`: what
+    failed once with the usual guidance mostly fails again (decisions 0020 and 0021).
 
     Returns:
         The picture, its receipt, and how many tries were kept.
@@ -143,8 +143,8 @@ def repair(
         free = judge.repair_mask(picture.image, picture.request.prompt)
         if free is None:
             break
-        met = judge.met_text(picture.image, picture.request.prompt)
-        image = redraw(session, picture, free, number, met)
+        shown = judge.shown_text(picture.image, picture.request.prompt)
+        image = redraw(session, picture, free, number, shown)
         again = judge.judge(image, picture.request.prompt)
         if again.rank < receipt.rank:
             picture, receipt, kept = replace(picture, image=image), again, kept + 1
@@ -152,7 +152,7 @@ def repair(
 
 
 def redraw(
-    session: Session, picture: Picture, free_hw: NDArray[np.bool_], number: int, met: str | None = None
+    session: Session, picture: Picture, free_hw: NDArray[np.bool_], number: int, shown: str | None = None
 ) -> Image.Image:
     """The picture with its free pixels drawn again; all others stay as they are, bit for bit.
 
@@ -161,10 +161,10 @@ def redraw(
         picture: Its size must be its request's.
         free_hw: (height, width) bool.
         number: Of the try; decides the noise together with the seed.
-        met: The prompt as far as it is met; None or the prompt itself is no guidance away from it.
+        shown: The prompt made true of the picture; None or the prompt itself is no guidance away from it.
     """
     toward = session.config.repair_guidance
-    contrast = Contrast([met], toward) if toward and met is not None and met != picture.request.prompt else None
+    contrast = Contrast([shown], toward) if toward and shown is not None and shown != picture.request.prompt else None
     model, request = session.model, picture.request
     scale = model.latent_scale
     height, width = free_hw.shape

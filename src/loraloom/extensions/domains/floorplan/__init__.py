@@ -145,11 +145,11 @@ class PlanJudge:
         rows, columns = (np.arange(size) * SIZE_PX // size for size in (image.height, image.width))
         return mask[rows][:, columns]
 
-    def met_text(self, image: "Image.Image", prompt: str) -> str:
-        """Without the connections and positions that are not met, with the counts that are there."""
-        from .repairing import met_text
+    def shown_text(self, image: "Image.Image", prompt: str) -> str:
+        """Without the connections and positions that are not met, with the counts and connections that are there."""
+        from .repairing import shown_text
 
-        return met_text(prompt, *_compared(image, prompt))
+        return shown_text(prompt, *_compared(image, prompt))
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The plan with its verdicts drawn on it."""

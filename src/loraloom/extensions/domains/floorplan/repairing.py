@@ -1,8 +1,8 @@
-"""Where to draw again: the rooms and walls of sentences not met, while the rooms of met ones stay; and what is met.
+"""Where to draw again: rooms and walls of sentences not met, doors not asked for; rooms of met ones stay. And what is shown.
 
-In: a spec, a reading, its receipt. Out: a mask over the picture, and the text that the picture meets as it is. The drawing
-itself is `generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al.
-2022, without its resampling loops), and guided from what is met towards what is asked for.
+In: a spec, a reading, its receipt. Out: a mask over the picture, and the text made true of the picture. The drawing itself is
+`generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al. 2022, without its
+resampling loops), and guided from what is shown towards what is asked for.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ from loraloom.verdicts import Receipt
 from .pixels import dilate
 from .plan import Plan
 from .reading import Reading
-from .spec import Spec, with_counts, without
-from .verifying import unreadable
+from .spec import Spec, also_connected, with_counts, without
+from .verifying import doors_between, not_asked_for, unreadable
 from .vocabulary import EXTERNAL, RoomId
 
 _DOOR_REACH_PX = 9
@@ -23,14 +23,16 @@ _MARGIN_PX = 6
 
 
 def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bool_] | None:
-    """(256, 256) bool: where to draw again. None when every sentence is met, True everywhere when nothing was readable.
+    """(256, 256) bool: where to draw again. None without a fault, True everywhere when nothing was readable.
 
     - A missing connection frees the wall between its two rooms; where they do not touch, both rooms.
     - A wrong position frees both rooms; the living room, which everything hangs on, stays.
     - A wrong count frees all rooms of the type, or, when none is there, the living room and the outside beside it. A
       sentence of which one cannot tell only for a wrong count frees nothing more.
+    - A connection that is not asked for frees its doors.
     """
-    if receipt.complete:
+    unwanted = not_asked_for(spec, reading.plan)
+    if receipt.complete and not unwanted:
         return None
     plan = reading.plan
     if unreadable(reading):
@@ -48,18 +50,22 @@ def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bo
         else:
             position = (spec.positions or ())[index - num_counts - num_connections]
             mask |= _for_rooms(plan, (position.subject, position.object))
+    for pair in unwanted:
+        for door in doors_between(plan, *pair):
+            left, top, right, bottom = door.box
+            mask[top:bottom, left:right] = True
     return dilate(mask, _MARGIN_PX)
 
 
-def met_text(text: str, spec: Spec, reading: Reading, receipt: Receipt) -> str:
-    """The text as far as the picture meets it: without the connections and positions that it does not, with the counts
-    that it has. The text itself when nothing was readable."""
+def shown_text(text: str, spec: Spec, reading: Reading, receipt: Receipt) -> str:
+    """The text made true of the picture: without connections and positions that it does not meet, with its counts and with its
+    connections that are not asked for. The text itself when nothing was readable."""
     if unreadable(reading):
         return text
     counts = spec.counts or ()
     found = {kind: sum(room.id.kind == kind for room in reading.plan.rooms) for kind, _ in counts}
     missing = {verdict.sentence for verdict in receipt.verdicts[len(counts) :] if not verdict.met}
-    return with_counts(without(text, missing), found)
+    return also_connected(with_counts(without(text, missing), found), not_asked_for(spec, reading.plan))
 
 
 def _for_count(plan: Plan, kind: str) -> NDArray[np.bool_]:

@@ -235,6 +235,15 @@ def without(text: str, sentences: Collection[str]) -> str:
     return _SENTENCE.sub(lambda match: "" if _as_printed(match[0]) in sentences else match[0], text)
 
 
+def also_connected(text: str, pairs: Collection[tuple[RoomId, RoomId]]) -> str:
+    """A structured text that asks for some connections more, first of its section; as it is where it has no such section."""
+    added = "".join(f"\n{connection_sentence(pair)}" for pair in pairs)
+    heading = next(
+        (mark for mark in _SECTION.finditer(text) if " ".join(mark[0].lower().split()) == CONNECTIONS.lower()), None
+    )
+    return text[: heading.end()] + added + text[heading.end() :] if heading else text
+
+
 def _as_printed(sentence: str) -> str:
     """A connection or position as `print_spec` writes it; anything else as it is."""
     with suppress(UserError):

@@ -59,7 +59,7 @@ def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:
         yield Verdict(count_item(kind, asked), "count", len(found) == asked, reason, tuple(room.box for room in found))
     for pair in spec.connections or ():
         met, rooms, reason = _judge(pair, spec, plan, partial(_connected, plan))
-        doors = tuple(opening.box for opening in _doors(plan, *rooms)) if met and len(rooms) == 2 else ()
+        doors = tuple(opening.box for opening in doors_between(plan, *rooms)) if met and len(rooms) == 2 else ()
         yield Verdict(connection_sentence(pair), "connection", met, reason, doors + _boxes(plan, rooms))
     for position in spec.positions or ():
         met, rooms, reason = _judge(
@@ -102,12 +102,13 @@ def _candidates(name: RoomId, spec: Spec, plan: Plan) -> list[RoomId]:
 
 
 def _connected(plan: Plan, first: RoomId, second: RoomId) -> tuple[bool, str]:
-    if _doors(plan, first, second):
+    if doors_between(plan, first, second):
         return True, f"a door joins {first} and {second}"
     return False, f"no door between {first} and {second}"
 
 
-def _doors(plan: Plan, first: RoomId, second: RoomId) -> list[Opening]:
+def doors_between(plan: Plan, first: RoomId, second: RoomId) -> list[Opening]:
+    """Interior doors that both rooms touch."""
     return [each for each in plan.openings if each.kind == "interior door" and {first, second} <= set(each.rooms)]
 
 
@@ -129,11 +130,18 @@ def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
         for kind, count in plan.counts.items():
             if count and spec.count(kind) is None:
                 yield f"{count} {kind} that the text does not count"
-    if spec.connections is not None:
-        asked = {frozenset(pair) for pair in spec.connections}
-        for pair in plan.connections:
-            if frozenset(pair) not in asked:
-                yield f"{pair[0]} and {pair[1]} are connected, which is not asked for"
+    for first, second in not_asked_for(spec, plan):
+        yield f"{first} and {second} are connected, which is not asked for"
+
+
+def not_asked_for(spec: Spec, plan: Plan) -> list[tuple[RoomId, RoomId]]:
+    """Connections that the picture shows beyond a text that says how both of their rooms are connected.
+
+    A text that names one door of a house does not mean that there are no others.
+    """
+    asked = {frozenset(pair) for pair in spec.connections or ()}
+    told = {room for pair in asked for room in pair}
+    return [pair for pair in plan.connections if told.issuperset(pair) and frozenset(pair) not in asked]
 
 
 def octants_between(first: str, second: str) -> int:
