@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from loraloom.extensions.domains.floorplan.painting import paint
@@ -173,6 +174,47 @@ def test_a_leak_in_a_wall_does_not_join_two_rooms() -> None:
         leaky = bitten(drawn(seed).labels, first, second, width=3, by=5)
         assert len(annotate(leaky).rooms) < len(drawn(seed).rooms)
         assert same_text(noisy(Image.fromarray(paint(leaky)), 3, seed), seed)
+
+
+def faint(pixels: NDArray[np.uint8], line: Mask) -> NDArray[np.uint8]:
+    """Some pixels, half way to the wall's colour."""
+    drawn = pixels.astype(np.float32)
+    drawn[line] = (drawn[line] + STYLES["sjh"].palette[WALL]) / 2
+    return drawn.round().astype(np.uint8)
+
+
+def soft_ids(pixels: NDArray[np.uint8]) -> list[RoomId]:
+    soft = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.7))
+    return [room.id for room in read(soft).plan.rooms]
+
+
+def test_a_faint_wall_between_two_rooms_of_a_kind_parts_them() -> None:
+    found = 0
+    for seed in SEEDS:
+        plan = drawn(seed)
+        pixels = paint(plan.labels, "sjh")
+        for kind in {room.id.pixel_class for room in plan.rooms}:
+            near = [dilate(plan.mask(room.id), 3) for room in plan.rooms if room.id.pixel_class == kind]
+            others = dilate((plan.labels != kind) & (plan.labels != WALL), 2)
+            line = (np.sum(near, 0) > 1) & (plan.labels == WALL) & ~others
+            found += bool(line.any())
+            pixels[line] = STYLES["sjh"].palette[kind]
+            pixels = faint(pixels, line)
+        assert soft_ids(pixels) == [room.id for room in plan.rooms]
+    assert found >= 5
+
+
+def test_a_faint_line_that_ends_in_a_room_parts_nothing() -> None:
+    for seed in FEW:
+        plan = drawn(seed)
+        line = np.zeros(plan.labels.shape, np.bool_)
+        for room in plan.rooms:
+            left, top, right, bottom = room.box
+            if min(right - left, bottom - top) >= 20:
+                half = slice(top, (top + bottom) // 2), slice((left + right) // 2 - 1, (left + right) // 2 + 2)
+                line[half] = plan.mask(room.id)[half]
+        assert line.any()
+        assert soft_ids(faint(paint(plan.labels, "sjh"), line)) == [room.id for room in plan.rooms]
 
 
 def test_a_thick_wall_that_is_thin_for_a_few_pixels_is_a_thick_wall() -> None:

@@ -11,7 +11,7 @@ between wall and living room lies window. So colour only decides what can be dec
    reaches it.
 3. Every other pixel is compared with the colours of cores and traces nearby only, which halves soft edges in the middle.
 4. What is open takes the class of the core that it is connected to; specks go to what surrounds them, and outside that
-   lies in a room goes to the room.
+   lies in a room goes to the room. In a soft picture a faint line through a room is a wall (`faint_walls`).
 5. What is left are edges a pixel off here and there. Plans are drawn with straight walls: borders become straight, and
    openings rectangles through their wall, unless a room would be lost by it. A blob of the door's class is a door when it
    has the door's colour somewhere: a soft wall between two rooms of saturated colours comes near it too.
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .faint_walls import with_faint_walls
 from .pixels import Labels, Where, components, dilate, flat, necks
 from .plan import NEAR_PX, Plan, annotate
 from .straightening import (
@@ -187,6 +188,8 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     where = _content(rgb, style)
     found = _without_pockets(without_specks(_settle(rgb[where], cells[where], tables, style)))
     soft = raggedness(found) > _SOFT
+    if soft:
+        found = with_faint_walls(found, rgb[where], style.palette)
     inside = _straightened(found, rgb[where], style, soft)
     labels[where] = inside
     near_px, contact_px = NEAR_PX, 1
