@@ -20,15 +20,13 @@ from loraloom import plugins
 from loraloom.contracts import Conditioning, ModelSource, Progress
 from loraloom.errors import UserError
 from loraloom.mini.canvas import signed
-from loraloom.mini.data import LAYINGS, PART, SIZE_PX, Part, grids_of, read_part
+from loraloom.mini.data import LAYINGS, PART, Part, grids_of, read_part
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.workforce import spread, usable_cores
 
 HELD_OUT = 100
 """One of so many pictures is not learned, but measured."""
-LATENT_SCALE = 8
-"""Pixels along a side for one latent."""
 ROOM_FOR_WINDOWS = 8
 """Text lengths are padded to a multiple of this many tokens: kernels of attention with a mask want it."""
 
@@ -46,7 +44,6 @@ class Bank:
         grids_ngg3: uint8 coarse colours, on the CPU.
         origins_n: int64, on the CPU: the number of the drawn picture that each is, mirrored or turned perhaps.
         worlds: For each picture a word for its kind.
-        doors_nhw: bool: which latents hold some of an interior door.
     """
 
     latents_nchw: Tensor
@@ -56,7 +53,6 @@ class Bank:
     grids_ngg3: NDArray[np.uint8]
     origins_n: NDArray[np.int64]
     worlds: Sequence[str]
-    doors_nhw: Tensor
 
     def __len__(self) -> int:
         return len(self.latents_nchw)
@@ -167,16 +163,15 @@ def fill_bank(
     texts: list[list[list[int]]] = []
     worlds: list[str] = []
     origins: list[NDArray[np.int64]] = []
-    doors: list[Tensor] = []
     drawn = 0
     with closing(spread(partial(_read, model, layings), files, usable_cores())) as parts:
         for done, (part, laid) in enumerate(parts, 1):
+            coarse = torch.from_numpy(_grids(part)).permute(0, 3, 1, 2)
             for each in laid:
                 for first in range(0, len(each.places) if known is None else 0, batch_size):
                     pixels_bchw = _pixels(part, each.places[first : first + batch_size], device)
                     latents.append(encode(laid_out(pixels_bchw, each.laying)).half())
-                grids.append(_grids(part, each))
-                doors.append(_doors(part, each))
+                grids.append(laid_out(coarse[each.places], each.laying).permute(0, 2, 3, 1).numpy())
                 texts += each.windows
                 worlds += [files[done - 1].name.split("_")[0]] * len(each.places)
                 origins.append(drawn + each.places)
@@ -184,23 +179,16 @@ def fill_bank(
             if progress:
                 progress(done, len(files))
     texts.append([window for window, _ in windows_of(model, [""])[0]])
-    ids_mk, windows_nw, counts_n = _rows(texts)
+    ids_mk = torch.tensor([ids for text in texts for ids in text])
+    states_mkd = _states(ids_mk, read, device)
+    counts_n = torch.tensor([len(text) for text in texts])
+    places_nw = torch.arange(int(counts_n.max())) + (counts_n.cumsum(0) - counts_n)[:, None]
+    windows_nw = torch.where(torch.arange(int(counts_n.max())) < counts_n[:, None], places_nw, len(ids_mk))
     return Bank(
         torch.cat(latents) if known is None else known.to(device),
-        _states(ids_mk, read, device), windows_nw.to(device), counts_n.to(device),
+        states_mkd, windows_nw.to(device), counts_n.to(device),
         np.concatenate(grids), np.concatenate(origins), worlds,
-        torch.cat(doors).to(device),
     )  # fmt: skip
-
-
-def _rows(texts: Sequence[list[list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids of all windows of all texts, and for each text which rows are its own, `len(ids_mk)` where it has no more, and
-    how many."""
-    ids_mk = torch.tensor([ids for text in texts for ids in text])
-    counts_n = torch.tensor([len(text) for text in texts])
-    places_w = torch.arange(int(counts_n.max()))
-    rows_nw = places_w + (counts_n.cumsum(0) - counts_n)[:, None]
-    return ids_mk, torch.where(places_w < counts_n[:, None], rows_nw, len(ids_mk)), counts_n
 
 
 def _states(ids_mk: Tensor, read: Callable[[Tensor], Tensor], device: str) -> Tensor:
@@ -227,21 +215,8 @@ def _pixels(part: Part, some: NDArray[np.int64], device: str) -> Tensor:
     return signed(bytes_bhwc.permute(0, 3, 1, 2))
 
 
-def _doors(part: Part, laid: _Laid) -> Tensor:
-    """(b, 32, 32) bool: which latents of some pictures hold some of an interior door."""
-    side = SIZE_PX // LATENT_SCALE
-    if part.marks is None or part.doors is None:
-        return torch.zeros(len(laid.places), side, side, dtype=torch.bool)
-    doors_bhw = part.marks[laid.places] == part.doors[laid.places, None, None]
-    cells_bhw = doors_bhw.reshape(-1, side, LATENT_SCALE, side, LATENT_SCALE).any((2, 4))
-    return laid_out(torch.from_numpy(cells_bhw)[:, None], laid.laying)[:, 0]
-
-
-def _grids(part: Part, laid: _Laid) -> NDArray[np.uint8]:
-    """`grids_of` some pictures, without painting them whole."""
+def _grids(part: Part) -> NDArray[np.uint8]:
+    """`grids_of` the part's pictures, without painting them whole."""
     if part.marks is None or part.palettes is None:
-        grids_bgg3 = grids_of(part.pictures()[laid.places])
-    else:
-        palettes, marks = part.palettes[laid.places], grids_of(part.marks[laid.places])
-        grids_bgg3 = np.stack([palette[places] for palette, places in zip(palettes, marks, strict=True)])
-    return laid_out(torch.from_numpy(grids_bgg3).permute(0, 3, 1, 2), laid.laying).permute(0, 2, 3, 1).numpy()
+        return grids_of(part.pictures())
+    return np.stack([palette[marks] for palette, marks in zip(part.palettes, grids_of(part.marks), strict=True)])

@@ -41,12 +41,9 @@ PALETTE_ROWS = 16
 PLAN_SHARE = 0.7
 """Of the pictures; the rest are scenes, half of them in the flat style."""
 
-VARIED_SHARE = 0.4
-"""Of the plans: in colours of their own, different each time, under a made-up header. What a denoiser learns of rooms and
-walls must not hang on one palette and one header, or an adapter that brings others would have to teach it all again."""
-
-NO_DOORS = 255
-"""Where a mark for doors is asked for and there are none."""
+VARIED_SHARE = 0.25
+"""Of the plans: in colours of their own, different each time, under another header. What a denoiser learns of rooms and
+walls must not hang on one palette, or an adapter that brings another would have to teach it all again."""
 
 RETOLD_SHARE = 0.5
 """Of the plans' texts; the others stand in the order that users write, which is learned sooner."""
@@ -66,7 +63,6 @@ class Part:
         marks: (n, 256, 256) uint8 places in `palettes`; None where pictures have too many colours.
         palettes: (n, 16, 3) uint8.
         pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
-        doors: (n,) uint8: which of the marks are interior doors, or `NO_DOORS`.
     """
 
     texts: Sequence[str]
@@ -74,7 +70,6 @@ class Part:
     palettes: NDArray[np.uint8] | None = None
     pixels: NDArray[np.uint8] | None = None
     turned: Sequence[Sequence[str | None]] = ()
-    doors: NDArray[np.uint8] | None = None
 
     def pictures(self) -> NDArray[np.uint8]:
         """(n, 256, 256, 3) uint8."""
@@ -158,14 +153,12 @@ def _write_part(seed: int, file: Path) -> None:
     else:
         indexed = [indexed_of(np.asarray(image)) for image, _ in drawn]
         palettes = np.stack([palette for _, palette in indexed])
-        arrays["doors"] = np.array(list(map(_mark_of_doors, palettes, texts)), np.uint8)
         for place, number in enumerate(numbers):
             chance = np.random.default_rng(derive_seed("mini varied", seed, number))
             if world == "plans" and chance.random() < VARIED_SHARE:
                 palettes[place] = made_up_palette(chance)
-                header = made_up_header(chance)
-                texts[place] = texts[place].replace("Plain", header, 1)
-                turned[place] = [text and text.replace("Plain", header, 1) for text in turned[place]]
+                texts[place] = texts[place].replace("Plain", "Varied", 1)
+                turned[place] = [text and text.replace("Plain", "Varied", 1) for text in turned[place]]
         arrays["packed"] = _packed(np.stack([marks for marks, _ in indexed]).tobytes())
         arrays["palettes"] = palettes
     arrays["texts"] = _packed(json.dumps(texts).encode())
@@ -184,8 +177,7 @@ def read_part(file: Path) -> Part:
         if "pixels" in kept:
             return Part(texts, pixels=kept["pixels"], turned=turned)
         marks = np.frombuffer(bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8)  # torch wants to write
-        marks_nhw = marks.reshape(len(texts), SIZE_PX, SIZE_PX)
-        return Part(texts, marks_nhw, kept["palettes"], turned=turned, doors=kept.get("doors"))
+        return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"], turned=turned)
 
 
 def _packed(data: bytes) -> NDArray[np.uint8]:
@@ -209,22 +201,6 @@ def made_up_palette(chance: np.random.Generator) -> NDArray[np.uint8]:
         if all(np.linalg.norm(colour - other) >= COLOUR_DISTANCE for other in colours):
             colours.append(colour)
     return np.stack(colours).astype(np.uint8)
-
-
-def made_up_header(chance: np.random.Generator) -> str:
-    """Words for `Plain`: half of all times `Varied`, else one that nobody knows, such as `Kovu-Style`."""
-    if chance.random() < 0.5:
-        return "Varied"
-    letters = chance.choice(list("abcdefghijklmnopqrstuvwxyz"), int(chance.integers(2, 8)))
-    word = "".join(letters).upper() if chance.random() < 0.3 else "".join(letters).capitalize()
-    return word + ("-Style" if chance.random() < 0.5 else "")
-
-
-def _mark_of_doors(palette: NDArray[np.uint8], text: str) -> int:
-    """Which row of a drawn plan's palette its interior doors have."""
-    colour = plugins.load("domains", "floorplan").colours(text)["interior door"]
-    rows = np.flatnonzero((palette == np.array(colour, np.uint8)).all(1))
-    return int(rows[0]) if len(rows) else NO_DOORS
 
 
 def grids_of(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -34,14 +34,12 @@ class Noise:
         schedule: The model's.
         shift: Towards much noise, see `diffusion.objective.shifted`.
         balanced: Let every noise level count alike, see `diffusion.balance`.
-        door_weight: How much a latent that holds some of a door counts beside the others.
         seed: Another one for each fit.
     """
 
     schedule: NoiseSchedule
     shift: float = 1.0
     balanced: bool = False
-    door_weight: float = 1.0
     seed: str = "denoiser"
 
 
@@ -128,11 +126,8 @@ def _fit(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) 
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         source = _source(derive_seed(noise.seed, step), device)
-        chosen_b = _choose(learned, way.batch_size, source)
-        shown, target_bchw = given(chosen_b, CAPTION_DROPOUT, source)
-        weights_bhw = torch.where(bank.doors_nhw[chosen_b], noise.door_weight, 1.0)
-        weights_bhw = weights_bhw / weights_bhw.mean((1, 2), keepdim=True)
-        losses_b = objective.loss(learning(*shown), target_bchw, shown[1], weights_bhw)
+        shown, target_bchw = given(_choose(learned, way.batch_size, source), CAPTION_DROPOUT, source)
+        losses_b = objective.loss(learning(*shown), target_bchw, shown[1])
         total = (balance.weights(shown[1]) * losses_b).mean() if balance else losses_b.mean()
         if balance:
             tally = balance.tally(losses_b, shown[1], torch.ones_like(losses_b))
