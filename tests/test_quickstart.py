@@ -44,5 +44,5 @@ def test_quickstart_teaches_checks_reports_and_replaces_an_earlier_one(tmp_path:
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
-        run_quickstart(tmp_path, Size(steps=1), print)
+        run_quickstart(tmp_path, Size(plans=60, steps=1), print)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]

@@ -30,9 +30,9 @@ class GenerateConfig(Settings):
     )  # fmt: skip
     repair: bool = setting(False, "draw the parts that do not meet the text again, and keep the rest", flag="--repair")
     repair_rounds: int = setting(
-        3, "tries of --repair; a try that meets no more is thrown away", flag="--repair-rounds", ge=1
+        3, "tries of --repair; a try that leaves as many faults is thrown away", flag="--repair-rounds", ge=1
     )
     repair_guidance: float = setting(
-        4.0, "of these tries: from what the picture meets already towards all of the prompt; 0 is off",
+        4.0, "of these tries: from what the picture shows towards the prompt; 0 is off",
         flag="--repair-guidance", ge=0,
     )  # fmt: skip
