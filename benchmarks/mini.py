@@ -10,7 +10,7 @@ the number of windows that a text takes.
     python benchmarks/mini.py --adapter quickstart/run --prompts 200 --best-of 8 --json benchmarks/results/mini_sjh.json
     python benchmarks/mini.py --model builtin:mini --prompts 200 --best-of 8 --json benchmarks/results/mini_plain.json
 
-200 texts, best of 8 and repair take about an hour of two CPU cores.
+200 texts, best of 8 and repair take about half an hour of two CPU cores.
 """
 
 import argparse

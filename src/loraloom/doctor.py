@@ -165,15 +165,16 @@ def check_torch() -> list[Check]:
         return [Check("torch", FAIL, f"cannot be imported: {_first_line(error)}", fix)]
     version = Check("torch", OK, f"{torch.__version__}, CUDA build {torch.version.cuda or 'none'}")
     if not torch.cuda.is_available():
-        from loraloom.train.precision import BF16_WORTH, bf16_speed_up
+        from loraloom.train.precision import bf16_speed_up, cpu_precision
 
         faster = bf16_speed_up()
         found = f"none; CPU with {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         found += f"bf16 products {faster:.1f} times as fast as float32"
         driver = shutil.which("nvidia-smi") is not None
         fix = "an NVIDIA driver is here but torch cannot use it: install a CUDA build of torch" if driver else ""
-        precision = "bf16" if faster >= BF16_WORTH else "no"
-        fix = fix or f"a CPU trains small models, slowly; --mixed-precision {precision} is the quickest here"
+        fix = (
+            fix or f"a CPU trains small models, slowly; --mixed-precision {cpu_precision(faster)} is the quickest here"
+        )
         return [version, Check("GPU", WARN, found, fix)]
     checks = [version]
     for index in range(torch.cuda.device_count()):

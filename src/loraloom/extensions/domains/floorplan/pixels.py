@@ -37,12 +37,6 @@ def _parts(mask: Mask) -> list[tuple[Where, Mask]]:
     return sorted(parts, key=lambda part: part[0][0].start * width + part[0][1].start + int(part[1][0].argmax()))
 
 
-def parts_of(mask: Mask) -> list[Mask]:
-    """The 4-connected components, each as large as the whole."""
-    numbered: NDArray[np.int32] = ndimage.label(mask)[0]  # pyright: ignore
-    return [numbered == number for number in range(1, int(numbered.max()) + 1)]
-
-
 def components(labels: Labels, classes: Iterable[int]) -> Iterator[tuple[int, Where, Mask]]:
     """Class, slices and mask of each 4-connected component, class by class; only a class's bounding box is searched."""
     wanted = tuple(classes)

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .faint_walls import with_faint_walls
-from .pixels import Labels, Where, components, dilate, flat, necks
+from .faint_walls import close_leaks, draw_faint_walls
+from .pixels import Labels, Where, components, dilate, flat
 from .plan import NEAR_PX, Plan, annotate
 from .straightening import (
     openings_of,
@@ -37,6 +37,7 @@ from .straightening import (
     without_specks,
 )
 from .vocabulary import (
+    BALCONY,
     DOOR,
     EXTERNAL,
     FRONT_DOOR,
@@ -46,7 +47,6 @@ from .vocabulary import (
     STYLES,
     WALL,
     WINDOW,
-    RoomId,
     Style,
 )
 
@@ -80,10 +80,6 @@ _GAP_RUN = 5
 """A gap between door and room is closed where it is at least this long."""
 _SURE_WALL = 12
 """A pixel whose channels are all within this of the wall's is wall whatever stands beside it."""
-_BALCONY = RoomId("balcony", 1).pixel_class
-"""The only room that may be narrower than seven pixels."""
-_MIN_HALF_PX = 80
-"""A leak is closed between two parts of at least this size: half of the smallest room."""
 _THICK_CONTACT_PX = 12
 """In a plan of thick walls a position needs as many pixels nearby: where soft edges eat into a thick wall there are fewer."""
 _SPREAD = 6
@@ -189,7 +185,7 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     found = _without_pockets(without_specks(_settle(rgb[where], cells[where], tables, style)))
     soft = raggedness(found) > _SOFT
     if soft:
-        found = with_faint_walls(found, rgb[where], style.palette)
+        draw_faint_walls(found, rgb[where], style.palette)
     inside = _straightened(found, rgb[where], style, soft)
     labels[where] = inside
     near_px, contact_px = NEAR_PX, 1
@@ -244,7 +240,7 @@ def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) 
     _widen_openings(labels, rgb, style)
     _close_gaps(labels)
     _follow_cores(labels, cores)
-    _close_leaks(labels)
+    close_leaks(labels)
     return labels
 
 
@@ -296,7 +292,7 @@ def _cores(rgb: Rgb, tables: _Tables) -> Labels:
     mean = ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) // 9).astype(np.uint8)
     snapped = tables.nearest[_cell(mean)]
     wide = flat(snapped, 5) & (snapped < WALL)
-    narrow = flat(snapped, 3) & (snapped == _BALCONY)
+    narrow = flat(snapped, 3) & (snapped == BALCONY)
     return np.where(wide | narrow, snapped, _NONE).astype(np.uint8)
 
 
@@ -334,16 +330,6 @@ def _fill(labels: Labels, holes: NDArray[np.bool_], steps: int) -> None:
         flat[waiting] = found
         waiting = waiting[found == _NONE]
     labels[:] = padded[1:-1, 1:-1]
-
-
-def _close_leaks(labels: Labels) -> None:
-    """Two rooms of a kind that only a leak joins become two again, in place.
-
-    A wall between two dark green rooms is the faintest of all lines; where a picture loses a pixel or two of it, both
-    rooms would be one. No room is narrow in the middle but the living room.
-    """
-    for label, where, mask in components(labels, ROOM_CLASSES[1:]):  # all but the living room
-        labels[where][necks(mask, 1 if label == _BALCONY else 3, _MIN_HALF_PX)] = WALL
 
 
 def _without_pockets(labels: Labels) -> Labels:

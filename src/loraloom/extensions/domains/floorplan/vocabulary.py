@@ -33,6 +33,8 @@ EXTERNAL, WALL, FRONT_DOOR, DOOR, WINDOW = 0, 9, 10, 11, 12
 CLASS_NAMES = ("external", *ROOM_TYPES, "wall", "front door", "interior door", "window")
 NUM_CLASSES = len(CLASS_NAMES)
 ROOM_CLASSES = range(1, len(ROOM_TYPES) + 1)
+BALCONY = CLASS_NAMES.index("balcony")
+"""The only room that may be narrower than seven pixels."""
 
 DIRECTIONS = (
     "right-of", "right-below", "below", "left-below", "left-of", "left-above", "above", "right-above",
