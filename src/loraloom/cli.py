@@ -178,9 +178,11 @@ def build_mini(
     steps: Annotated[int, typer.Option(min=0, help="of the denoiser in a round; likewise")] = 0,
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; likewise")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser, at its peak; likewise")] = 0.0,
+    begin: Annotated[str, typer.Option(help="a model to begin from, builtin:mini say, instead of from nothing")] = "",
 ) -> None:
-    """Make the built-in base again from nothing, or go on; resumable. What is left at 0 is what suits CPU or GPU."""
+    """Make the built-in base again, or go on; resumable. What is left at 0 is what suits CPU or GPU."""
     from loraloom.console import bars, seconds_of
+    from loraloom.contracts import ModelSource
     from loraloom.mini.build import best_device, build_mini
     from loraloom.mini.recipe import recipe_for
 
@@ -188,7 +190,7 @@ def build_mini(
     recipe = recipe_for(best_device(), **{name: value for name, value in asked.items() if value})
     spend_s = seconds_of(budget)
     with bars() as bar:
-        build_mini(out, recipe, spend_s, typer.echo, bar)
+        build_mini(out, recipe, spend_s, typer.echo, bar, ModelSource(begin) if begin else None)
 
 
 def config(

@@ -450,3 +450,35 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     )
     assert "2/7 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()
+
+
+@pytest.mark.slow
+def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_encoder_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_processes(monkeypatch)
+    recipe = Recipe(
+        pictures=6, autoencoder_pictures=8, louder_steps=1, louder_batch=4, decoder_steps=1, steps=1, contrast_pictures=6,
+        contrast_steps=1, batch_size=4,
+    )  # fmt: skip
+    shipped, folder, said = ModelSource("builtin:mini"), tmp_path / "again", list[str]()
+
+    def bar(title: str):  # type: ignore[no-untyped-def]
+        return lambda done, total: None
+
+    (tmp_path / "other" / "blank").mkdir(parents=True)
+    with pytest.raises(UserError, match="begun from nothing"):
+        build_mini(tmp_path / "other", recipe, 1e9, said.append, bar, shipped)
+    place = build_mini(folder, recipe, 1e9, said.append, bar, shipped)
+    assert not any("grounding" in line for line in said) and not (folder / "blank").exists()
+    assert (place / "clip" / "config.json").is_file()
+
+    def weights(model: Path | ModelSource, part: str) -> dict[str, torch.Tensor]:
+        source = model if isinstance(model, ModelSource) else ModelSource(str(model))
+        return open_model(source).module(part).state_dict()
+
+    for part, stays in (("text_encoder", True), ("vae", False), ("denoiser", False)):
+        before, after = weights(shipped, part), weights(place, part)
+        assert all(torch.equal(before[name], tensor) for name, tensor in after.items()) == stays
+    began = weights(folder / "start", "denoiser")
+    assert all(torch.equal(began[name], tensor) for name, tensor in weights(shipped, "denoiser").items())

@@ -6,6 +6,7 @@ or adversarial term, for flat colours need none. Normalised per channel by foldi
 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from loraloom.mini.canvas import Canvas, Crops, signed
 from loraloom.mini.data import SIZE_PX
 from loraloom.mini.fitting import LOG_EVERY, Fit, Job, Way, fit
+from loraloom.mini.twins import twins_of
 from loraloom.randomness import derive_seed
 
 CROP_PX = 128
@@ -32,6 +34,11 @@ LATENT_NOISE = 0.3
 """At most; a denoiser of this size leaves errors of 0.1 to 0.2 where there are walls and doors (decision 0011)."""
 JOINT_NOISE = 0.2
 """The same while the encoder learns too, in deviations of each channel: it learns to say faint things loudly."""
+LOUDER_NOISE, LOUDER_SHARE = 0.3, 0.6
+"""At most, and on how many of the pictures, while the encoder learns to say thin things louder: the others stay sharp."""
+KEEP_WEIGHT, TWIN_WEIGHT = 30.0, 0.2
+WIDEST = 1.2
+"""Deviation of a picture's channel beyond which it costs: louder is not to mean that everything is."""
 
 
 def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *, decoder_only: bool = False) -> bool:
@@ -74,6 +81,62 @@ def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *,
 
     done = fit(vae, loss, Fit(steps, 2e-3, weight_decay=1e-4), job)
     vae.to(memory_format=torch.contiguous_format).eval()
+    return done
+
+
+def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, job: Job) -> bool:
+    """Go on with a fitted autoencoder whose latents are of unit deviation; returns whether all steps are done.
+
+    Its encoder learns to say thin things as loudly in like colours as in unlike ones (`twins`), and to leave the latents
+    of what a denoiser knows as they are, so that the denoiser need not learn again.
+
+    Args:
+        vae: The same at every call: what it is now is what is kept.
+        canvas: What to say louder, in any colours.
+        known: Whose latents stay.
+        steps: Optimizer steps.
+        way: A quarter of its batch is whole pictures of `canvas`, another such of `known`.
+        job: State and device.
+    """
+    device = job.device
+    vae.to(device).train().requires_grad_(True)
+    before = deepcopy(vae).eval().requires_grad_(False)
+    count = max(1, way.batch_size // 4)
+
+    def seen(latents_bchw: Tensor) -> Tensor:
+        most_b111 = LOUDER_NOISE * (torch.rand(len(latents_bchw), 1, 1, 1, device=device) < LOUDER_SHARE)
+        deviation_b111 = most_b111 * torch.rand(len(latents_bchw), 1, 1, 1, device=device)
+        return vae.decode(latents_bchw + deviation_b111 * torch.randn_like(latents_bchw)).sample.float()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        torch.manual_seed(derive_seed("louder", step))
+        twins = twins_of(
+            canvas.crops(count, SIZE_PX, "louder", step), np.random.default_rng(derive_seed("twins", step))
+        )
+        kept = known.crops(count, SIZE_PX, "kept", step)
+        flat = len(twins.pixels_fchw)
+        with way.autocast(device):
+            every_bchw = torch.cat([twins.crops.pixels_bchw, twins.pixels_fchw, kept.pixels_bchw])
+            latents_bchw, twins_fchw, kept_bchw = vae.encode(every_bchw).latent_dist.mean.split([count, flat, count])
+            with torch.no_grad():
+                were_bchw = before.encode(kept.pixels_bchw).latent_dist.mean
+            pictures_bchw, known_bchw = seen(latents_bchw), seen(kept_bchw)
+        total, error = reconstruction(pictures_bchw, twins.crops)
+        of_known, _ = reconstruction(known_bchw, kept)
+        moved = (kept_bchw.float() - were_bchw.float()).square().mean()
+        faint = twins.loss(latents_bchw[:flat].float(), twins_fchw.float())
+        wide = F.relu(latents_bchw.float().std((2, 3)) - WIDEST).square().mean()
+        told: dict[str, float] = {}
+        if step % LOG_EVERY == LOG_EVERY - 1:
+            told = {
+                "mean_error_of_255": float(error) * 127.5,
+                "moved": float(moved.detach()) ** 0.5,
+                "faint": float(faint.detach()),
+            }
+        return (total + of_known) / 2 + KEEP_WEIGHT * moved + TWIN_WEIGHT * faint + wide, told
+
+    done = fit(vae, loss, Fit(steps, 1.2e-3, weight_decay=1e-4, average=0.99), job)
+    vae.eval()
     return done
 
 

@@ -1,11 +1,13 @@
-"""`loraloom build-mini`: the built-in base from nothing, stage by stage, resumable at any point.
+"""`loraloom build-mini`: the built-in base from nothing or from a model, stage by stage, resumable at any point.
 
 In: a folder and a budget of time. Out: in it
 
     parts_0/ parts_1/ ...          pictures with their texts, drawn here
-    blank/                         the model with a vocabulary, the rest random
+    begin/                         the model that it was begun from, if from one
+    blank/                         otherwise: a vocabulary, the rest random
     reading.safetensors            state of the text encoder's fit to what the texts say
     autoencoder.safetensors        state of the autoencoder's fit
+    louder.safetensors             state of its further fit, which makes it say thin things louder
     decoder.safetensors            state of its decoder's further fit
     start/                         the model before the denoiser has seen a picture
     round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, and the states of its fits
@@ -14,6 +16,9 @@ In: a folder and a budget of time. Out: in it
 
 Run it again with the same folder to go on; `mini/` is written anew once the denoiser has learned something. Asked for
 another number of pictures or steps, another batch or precision, it begins a new round: fresh pictures, the weights so far.
+
+Begun from a model instead of from nothing, that model's autoencoder goes on, its text encoder rests, and the denoiser's
+first round begins from its weights.
 """
 
 import json
@@ -28,12 +33,22 @@ import torch
 from torch import Tensor
 
 from loraloom.contracts import ModelSource, Progress
+from loraloom.errors import UserError
 from loraloom.files import whole_directory, write_json
-from loraloom.mini.autoencoder import fit_autoencoder, normalise, to_pixels
+from loraloom.mini.autoencoder import fit_autoencoder, normalise, say_louder, to_pixels
 from loraloom.mini.bank import Bank, fill_bank, windows_of
 from loraloom.mini.canvas import Canvas
 from loraloom.mini.contrast import PREPROCESSING, fit_contrast, halved, make_clip
-from loraloom.mini.data import PLAN_SHARE, draw_plan, draw_scene, facts_of, parts_of, read_part, write_parts
+from loraloom.mini.data import (
+    PLAN_SHARE,
+    draw_plan,
+    draw_scene,
+    facts_of,
+    parts_of,
+    plain_plans,
+    read_part,
+    write_parts,
+)
 from loraloom.mini.denoising import Noise, fit_denoiser
 from loraloom.mini.fitting import Fit, Job, Way, read_average
 from loraloom.mini.grounding import ground, how_to_ground
@@ -49,22 +64,40 @@ from loraloom.weights import read_tensors, write_tensors
 Say = Callable[[str], None]
 Bar = Callable[[str], Progress]
 
-READING, AUTOENCODER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONTRAST = (
+READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONTRAST = (
     f"{name}.safetensors"
-    for name in ("reading", "autoencoder", "decoder", "latents", "first", "grounding", "denoiser", "contrast")
+    for name in ("reading", "autoencoder", "louder", "decoder", "latents", "first", "grounding", "denoiser", "contrast")
 )
+BEGIN = "begin"
+FRESH = 100
+"""Begun from a model, pictures have seeds from here on: it has seen those of the first ones."""
 NUM_TOKENS = 1500
 VOCABULARY_TEXTS = 600
 
 
-def build_mini(folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar) -> Path:
+def build_mini(
+    folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar, begin: ModelSource | None = None
+) -> Path:
     """Go as far as the budget allows; returns the model folder, or `folder` when there is no model yet.
 
+    Args:
+        folder: See the module.
+        recipe: How.
+        budget_s: Time to spend now, seconds.
+        say, bar: Told what is being done.
+        begin: Begin from this model, one of `mini`'s layout; None: from nothing.
+
     Raises:
-        UserError: A state is of another layout.
+        UserError: A state is of another layout, or the folder was begun from something else.
     """
-    build = _Build(folder, recipe, time.monotonic() + budget_s, say, bar)
     folder.mkdir(parents=True, exist_ok=True)
+    if begin is not None and not (folder / BEGIN).is_dir():
+        if (folder / "blank").is_dir():
+            raise UserError(
+                "this folder was begun from nothing", got=str(folder), fix="name another, or leave --begin out"
+            )
+        open_model(begin).save(folder / BEGIN, "fp32")  # the one that it is from may change meanwhile
+    build = _Build(folder, recipe, time.monotonic() + budget_s, say, bar)
     if build.device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
@@ -87,6 +120,8 @@ class _Build:
     def __init__(self, folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
         self.folder, self.recipe, self.deadline, self.say, self.bar = folder, recipe, deadline, say, bar
         self.device = best_device()
+        self.begun = (folder / BEGIN).is_dir()
+        self.first_seed = FRESH if self.begun else 0
 
     def run(self) -> None:
         """All stages.
@@ -97,11 +132,12 @@ class _Build:
         folder = self.folder
         if not (folder / "start" / "model_index.json").is_file():
             vae = self._autoencoder()
-            text_encoder = self._reading()
+            text_encoder = None if self.begun else self._reading()
             with whole_directory(folder / "start") as target:
-                copytree(self._blank(), target, dirs_exist_ok=True)
+                copytree(folder / BEGIN if self.begun else self._blank(), target, dirs_exist_ok=True)
                 vae.cpu().save_pretrained(target / "vae")
-                text_encoder.cpu().save_pretrained(target / "text_encoder")
+                if text_encoder is not None:
+                    text_encoder.cpu().save_pretrained(target / "text_encoder")
         round_ = self._round()
         self._denoiser(round_)
         model = self.export()
@@ -116,16 +152,29 @@ class _Build:
         recipe, device = self.recipe, self.device
         self.say(f"1/7 {recipe.autoencoder_pictures} pictures for the autoencoder")
         half, quarter = recipe.autoencoder_pictures // 2, recipe.autoencoder_pictures // 4
-        files = self._draw({"plans": half, "others": quarter, "scenes": quarter}, 0)
+        files = self._draw({"plans": half, "others": quarter, "scenes": quarter}, self.first_seed)
+        parts = [read_part(file) for file in files]
         self.say("2/7 autoencoder")
-        canvas = Canvas([read_part(file) for file in files], device)
+        canvas = Canvas(parts, device)
+        if self.begun:
+            vae: Any = open_model(ModelSource(str(self.folder / BEGIN))).place(
+                "vae", torch.device(device), torch.float32
+            )
+        else:
+            way = Way(recipe.autoencoder_batch, recipe.precision)
+            torch.manual_seed(derive_seed("mini", "autoencoder"))
+            vae = make_autoencoder()
+            job = self._job(self.folder / AUTOENCODER)
+            self._in_time(fit_autoencoder(vae, canvas, recipe.autoencoder_steps, way, job))
+            plain = [part.pictures()[::40] for part in parts[: len(parts_of(self.folder, "plans", half))]]
+            normalise(vae, to_pixels(np.concatenate(plain)[:200]).to(device))
+        others = [part for file, part in zip(files, parts, strict=True) if file.name.startswith("others")]
+        taught_later = Canvas(others, device)
+        learned = [plain_plans(part) if part.marks is not None else part for part in parts]
+        known = Canvas(learned, device, own_colours=1.0)
+        way = Way(recipe.louder_batch, recipe.precision)
+        self._in_time(say_louder(vae, taught_later, known, recipe.louder_steps, way, self._job(self.folder / LOUDER)))
         way = Way(recipe.autoencoder_batch, recipe.precision)
-        torch.manual_seed(derive_seed("mini", "autoencoder"))
-        vae = make_autoencoder()
-        job = self._job(self.folder / AUTOENCODER)
-        self._in_time(fit_autoencoder(vae, canvas, recipe.autoencoder_steps, way, job))
-        plain = [read_part(file).pictures()[::40] for file in parts_of(self.folder / "parts_0", "plans", half)]
-        normalise(vae, to_pixels(np.concatenate(plain)[:200]).to(device))
         job = self._job(self.folder / DECODER)
         self._in_time(fit_autoencoder(vae, canvas, recipe.decoder_steps, way, job, decoder_only=True))
         return vae
@@ -163,13 +212,13 @@ class _Build:
         recipe, seed = self.recipe, int(round_.name[6:])
         plans = round(PLAN_SHARE * recipe.pictures)
         self.say(f"4/7 {recipe.pictures} pictures and their texts")
-        files = self._draw({"plans": plans, "scenes": recipe.pictures - plans}, seed - 1)
+        files = self._draw({"plans": plans, "scenes": recipe.pictures - plans}, self.first_seed + seed - 1)
         model = open_model(ModelSource(str(self._start_of(round_))))
         denoiser: Any = model.module("denoiser")
         self.say("    their latents and states")
         bank = self._bank(model, files, round_ / LATENTS)
         noise = Noise(model.schedule, seed=f"denoiser {seed}")
-        if seed == 1:
+        if seed == 1 and not self.begun:
             self.say("5/7 a first look, and grounding: where the texts' colours are")
             first = Fit(recipe.first_steps, recipe.learning_rate, muon=True, average=0.99)
             much = Noise(model.schedule, 3.0, seed="first look")
@@ -219,7 +268,7 @@ class _Build:
 
         count = min(self.recipe.contrast_pictures, self.recipe.pictures)
         plans = round(PLAN_SHARE * count)
-        parts = [read_part(file) for file in self._draw({"plans": plans, "scenes": count - plans}, 0)]
+        parts = [read_part(file) for file in self._draw({"plans": plans, "scenes": count - plans}, self.first_seed)]
         pictures = np.concatenate([halved(part.pictures()) for part in parts])
         cut = windows_of(model, [text for part in parts for text in part.texts])
         windows = [[ids for ids, _ in windows] for windows in cut]
@@ -238,11 +287,12 @@ class _Build:
     def export(self) -> Path | None:
         """Write the newest average weights as a model to `mini/`; None while there are none."""
         learned = [round_ for round_ in self._rounds() if (round_ / DENOISER).is_file()]
-        if not learned:
+        start = self._start_of(learned[-1]) if learned else self.folder / "start"
+        if not learned and not (self.begun and start.is_dir()):
             return None
-        round_ = learned[-1]
-        model = open_model(ModelSource(str(self._start_of(round_))))
-        model.module("denoiser").load_state_dict(read_average(round_ / DENOISER))
+        model = open_model(ModelSource(str(start)))
+        if learned:
+            model.module("denoiser").load_state_dict(read_average(learned[-1] / DENOISER))
         out = self.folder / "mini"
         model.save(out, "fp16")
         size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20

@@ -17,7 +17,6 @@ from loraloom.randomness import derive_seed
 FLAT_SHARE = 0.8
 """Of a batch: plans; the rest are scenes."""
 OWN_COLOURS = 0.4
-"""Of the plans, in the colours that they were drawn in; the others in made-up ones."""
 NUM_PALETTES = 512
 
 
@@ -44,9 +43,11 @@ class Canvas:
     Args:
         parts: At least one of them flat.
         device: Where batches are made.
+        own_colours: How many of the plans keep the colours that they were drawn in; the others get made-up ones.
     """
 
-    def __init__(self, parts: Sequence[Part], device: str) -> None:
+    def __init__(self, parts: Sequence[Part], device: str, own_colours: float = OWN_COLOURS) -> None:
+        self._own_colours = own_colours
         flat = [(part.marks, part.palettes) for part in parts if part.marks is not None and part.palettes is not None]
         full = [part.pixels for part in parts if part.pixels is not None]
         chance = np.random.default_rng(derive_seed("mini", "palettes"))
@@ -66,7 +67,7 @@ class Canvas:
         chosen = self._send(chance.integers(len(self._marks_nhw), size=flat))
         palettes_fk3 = self._palettes_nk3[chosen]
         other_fk3 = self._made_up_pk3[self._send(chance.integers(NUM_PALETTES, size=flat))]
-        own_f = self._send(chance.random(flat) < OWN_COLOURS)
+        own_f = self._send(chance.random(flat) < self._own_colours)
         palettes_fk3 = torch.where(own_f[:, None, None], palettes_fk3, other_fk3)
         rows_bhw, columns_bhw = self._places(count, size_px, chance)
         places_fhw = self._marks_nhw[chosen[:, None, None], rows_bhw[:flat], columns_bhw[:flat]].long()

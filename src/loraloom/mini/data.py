@@ -180,6 +180,13 @@ def read_part(file: Path) -> Part:
         return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"], turned=turned)
 
 
+def plain_plans(part: Part) -> Part:
+    """The flat pictures of a part that are plans in the plain style, without their texts."""
+    assert part.marks is not None and part.palettes is not None
+    plain = np.array([text.startswith("Plain") for text in part.texts], np.bool_)
+    return Part([], part.marks[plain], part.palettes[plain])
+
+
 def _packed(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(lzma.compress(data), np.uint8)
 

@@ -17,7 +17,8 @@ class Recipe:
         pictures: Drawn for the denoiser.
         layings: In how many of eight layings the denoiser learns each; scenes have two at most.
         autoencoder_pictures, autoencoder_steps, autoencoder_batch: For the autoencoder.
-        decoder_steps: Of its decoder alone, afterwards, with noise.
+        louder_steps, louder_batch: Of the autoencoder, afterwards, saying thin things louder.
+        decoder_steps: Of its decoder alone, at the end, with noise.
         reading_texts, reading_steps: Of the text encoder.
         first_steps: Of the denoiser before it is grounded.
         grounding_steps, grounding_batch: Of its deep layers.
@@ -33,6 +34,8 @@ class Recipe:
     autoencoder_pictures: int = 3_400
     autoencoder_steps: int = 5_400
     autoencoder_batch: int = 8
+    louder_steps: int = 1_100
+    louder_batch: int = 12
     decoder_steps: int = 2_400
     reading_texts: int = 12_000
     reading_steps: int = 2_000
@@ -60,7 +63,8 @@ def recipe_for(device: str, **changes: Any) -> Recipe:
         return Recipe(**changes)
     large = Recipe(
         pictures=120_000, layings=5, autoencoder_pictures=10_000, autoencoder_steps=4_000, autoencoder_batch=128,
-        decoder_steps=1_000, first_steps=120, grounding_steps=200, grounding_batch=128, steps=8_000, batch_size=512,
+        louder_steps=1_000, louder_batch=128, decoder_steps=1_000, first_steps=120,
+        grounding_steps=200, grounding_batch=128, steps=8_000, batch_size=512,
         precision="bf16", record=True, compiled=True,
     )  # fmt: skip
     return replace(large, **changes)
