@@ -135,7 +135,7 @@ def tokens(
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
     plans: Annotated[int, typer.Option(min=60, help="floor plans to learn from")] = 300,
-    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 450,
+    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 720,
 ) -> None:
     """Teach the built-in base a style of floor plans, draw texts it has not seen, check them; no download, no GPU."""
     from loraloom.quickstart import Size, run_quickstart
