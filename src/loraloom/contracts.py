@@ -30,8 +30,7 @@ class SourceItem:
     """One picture as a `Format` finds it.
 
     Attributes:
-        id: Path below the source folder (paired folders: below the picture folder) without its suffix, `/` between
-            parts: unique among the items without a problem, and stable.
+        id: Path below the source or picture folder, no suffix, `/` between parts: stable; unique where there is no problem.
         image: The picture file.
         caption: The text found for it, exactly as found; None when there is none.
         problem: Why this item cannot be used, short, for the user; `image` is then the file it is about (a text
@@ -221,8 +220,7 @@ class ModelSource:
     Attributes:
         location: Hub id (`owner/name`), diffusers folder, or a single `.safetensors` checkpoint.
         revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
-        config: For a single file: hub id or folder of a diffusers model with the same layout (its configs and
-            tokenizer are read, no weights); None lets the family choose.
+        config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
         prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
     """
 
@@ -265,10 +263,7 @@ class LoraPreset:
 
 
 class DiffusionModel(Protocol):
-    """An opened model. Weights of a part are read when the part is first used and can be dropped again.
-
-    Parts: `denoiser`, `vae`, `text_encoder`.
-    """
+    """An opened model. Weights of a part (`denoiser`, `vae`, `text_encoder`) are read when first used; they can be dropped."""
 
     family: str
     source: ModelSource
@@ -339,10 +334,8 @@ class DiffusionModel(Protocol):
         """A module's name as adapter files spell it; differs where a library renamed its modules."""
 
     def peer_latents(self, adapter_file: Path | None, request: "PictureRequest", noise_bchw: "Tensor") -> "Tensor":
-        """Denoise in a fresh pipeline of the peer library with an exported adapter (None: the base alone): its proof.
-
-        From the first noise `noise_bchw` to (1, c, h, w) float32 latents on the CPU.
-        """
+        """(1, c, h, w) float32 latents on the CPU: that first noise denoised in a fresh pipeline of the peer library with an
+        exported adapter (None: the base alone), its proof."""
 
 
 class Family(Protocol):
@@ -374,6 +367,7 @@ class PictureRequest:
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
         sampler, num_steps: Name of the solver, and its steps.
         width, height: Pixels, multiples of the model's latent scale.
+        told: What the model reads instead of the prompt, which it then says more than (`Judge.filled`); empty: the prompt.
     """
 
     prompt: str
@@ -384,6 +378,12 @@ class PictureRequest:
     sampler: str = "dpmpp_2m_karras"
     width: int = 512
     height: int = 512
+    told: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+        return self.told or self.prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,10 @@ class Judge(Protocol):
             UserError: It cannot be understood at all.
         """
 
+    def filled(self, prompt: str, seed: int) -> str:
+        """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Pictures are
+        judged by the prompt. The prompt itself where nothing is open, or it is not understood."""
+
     def judge(self, image: "Image.Image", prompt: str) -> Receipt:
         """The receipt of an RGB picture of any size."""
 

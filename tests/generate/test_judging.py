@@ -49,6 +49,9 @@ class RednessJudge:
     def formal(self, prompt: str) -> tuple[str, list[str]]:
         return prompt, []
 
+    def filled(self, prompt: str, seed: int) -> str:
+        return prompt
+
     def judge(self, image: Image.Image, prompt: str) -> Receipt:
         red = float(array(image)[..., 0].mean()) / 255
         return Receipt((Verdict(prompt, "red", None, ""),), (), 1 - red)
@@ -152,6 +155,31 @@ def test_a_perfect_plan_needs_no_repair(tiny_model: Path) -> None:
     assert kept is picture
     assert same is receipt
     assert tries == 0
+
+
+OPEN = "[Number and Type of Rooms] The floorplan have 1 living room, 1 master room, 1 kitchen, 1 bathroom, 2 bedroom"
+
+
+def test_what_a_text_leaves_open_is_drawn_as_decided_and_judged_as_asked(tiny_model: Path) -> None:
+    made = session(tiny_model)
+    (request,) = made.requests([OPEN])
+    assert request.prompt == OPEN and "[Positional Relationship" in request.told
+    (drawn,) = made.draw([request])
+    (same,) = made.draw([replace(request, prompt=request.told, told="")])
+    (plain,) = made.draw(session(tiny_model, fill_in=False).requests([OPEN]))
+    assert (array(drawn.image) == array(same.image)).all()
+    assert (array(drawn.image) != array(plain.image)).any()
+    assert made.recipe(request).as_row()["told"] == request.told
+    (judged,) = draw_judged(made, [request])
+    assert {verdict.section for verdict in judged.receipt.verdicts} == {"count"}
+    (group,) = candidate_requests([request], 3)
+    assert {each.told for each in group} == {request.told}
+
+
+def test_a_text_that_leaves_nothing_open_is_told_as_it_is(tiny_model: Path) -> None:
+    _, text = plugins.load("domains", "floorplan").artist.draw(5, "sjh")
+    (request,) = session(tiny_model).requests([text])
+    assert request.told == "" and request.text == text
 
 
 def test_generate_writes_a_receipt_and_its_overlay_beside_each_picture(tiny_model: Path, tmp_path: Path) -> None:

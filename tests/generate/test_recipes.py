@@ -134,6 +134,12 @@ def test_a_guidance_written_as_a_whole_number_is_read() -> None:
     assert request_of({**ROW, "guidance_scale": 3}) == PictureRequest("a", "", 1, 2, 3, "ddim", 32, 32)
 
 
+def test_a_recipe_without_what_the_model_was_told_is_of_its_prompt() -> None:
+    assert "told" not in ROW
+    assert request_of(ROW).text == ROW["prompt"]
+    assert request_of({**ROW, "told": "more"}).text == "more"
+
+
 def test_a_picture_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
     session = session_of(batch_size=1)
     drawing: Any = draw_into(session, session.requests(["a", "b"]), tmp_path)

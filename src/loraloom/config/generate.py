@@ -24,6 +24,10 @@ class GenerateConfig(Settings):
     batch_size: int = setting(4, "pictures drawn at once; does not change them", flag="--batch-size", ge=1)
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
+    fill_in: bool = setting(
+        True, "decide what a text leaves open before drawing (where a floor plan's rooms are); needs a --domain that judges",
+        flag="--fill-in",
+    )  # fmt: skip
     best_of: int = setting(
         1, "draw so many for each picture and keep the one whose text is met best; needs a --domain that judges",
         flag="--best-of", ge=1,

@@ -143,7 +143,7 @@ def repair(
         free = judge.repair_mask(picture.image, picture.request.prompt)
         if free is None:
             break
-        shown = judge.shown_text(picture.image, picture.request.prompt)
+        shown = judge.shown_text(picture.image, picture.request.text)
         image = redraw(session, picture, free, number, shown)
         again = judge.judge(image, picture.request.prompt)
         if again.rank < receipt.rank:
@@ -161,10 +161,10 @@ def redraw(
         picture: Its size must be its request's.
         free_hw: (height, width) bool.
         number: Of the try; decides the noise together with the seed.
-        shown: The prompt made true of the picture; None or the prompt itself is no guidance away from it.
+        shown: The request's text made true of the picture; None or that text itself is no guidance away from it.
     """
     toward = session.config.repair_guidance
-    contrast = Contrast([shown], toward) if toward and shown is not None and shown != picture.request.prompt else None
+    contrast = Contrast([shown], toward) if toward and shown is not None and shown != picture.request.text else None
     model, request = session.model, picture.request
     scale = model.latent_scale
     height, width = free_hw.shape

@@ -128,7 +128,7 @@ def denoise(
     first = requests[0]
     denoiser = model.module("denoiser")
     weight = next(denoiser.parameters())
-    texts = [[request.prompt for request in requests]]
+    texts = [[request.text for request in requests]]
     if first.guidance_scale != 1.0:
         texts.insert(0, [request.negative_prompt for request in requests])
     if contrast:

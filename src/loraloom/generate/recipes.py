@@ -114,6 +114,7 @@ def request_of(row: Mapping[str, Any]) -> PictureRequest:
     Raises:
         UserError: A field is missing or of another type.
     """
+    row = {"told": "", **row}  # recipes of earlier versions have none
     names = [field.name for field in fields(PictureRequest)]
     missing = [name for name in names if name not in row]
     if missing:

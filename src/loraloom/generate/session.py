@@ -69,11 +69,17 @@ class Session:
         return [
             PictureRequest(
                 prompt, config.negative_prompt, config.seed + number, config.steps, self.guidance,
-                config.sampler, width, height,
+                config.sampler, width, height, self._told(prompt, config.seed + number),
             )
             for prompt in prompts
             for number in range(config.num_images)
         ]  # fmt: skip
+
+    def _told(self, prompt: str, seed: int) -> str:
+        """What the model is told beyond a prompt; empty where it is just that."""
+        judge = self.encoder.domain.judge
+        filled = judge.filled(prompt, seed) if judge and self.config.fill_in else prompt
+        return filled if filled != prompt else ""
 
     def draw(self, requests: Sequence[PictureRequest], progress: Progress | None = None) -> Iterator[Picture]:
         """Pictures of the requests, in order."""

@@ -128,6 +128,19 @@ class PlanJudge:
         spec = spec_from_text(prompt, notes.append)
         return (prompt if "[" in prompt else print_spec(spec)), notes
 
+    def filled(self, prompt: str, seed: int) -> str:
+        """With positions for rooms that have none, from a drawn plan that fits the text."""
+        from .filling import filled
+        from .spec import print_spec
+        from .texts import spec_from_text
+
+        try:
+            spec = spec_from_text(prompt)
+        except UserError:
+            return prompt
+        more = filled(spec, seed)
+        return prompt if more is spec else print_spec(more)
+
     def judge(self, image: "Image.Image", prompt: str) -> Receipt:
         """The receipt of a picture."""
         return _compared(image, prompt)[2]

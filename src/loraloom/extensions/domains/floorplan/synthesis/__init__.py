@@ -4,6 +4,7 @@ In: a seed. Out: `Drawn`, whose plan is what the annotator reads from the drawn 
 which rooms it placed and which doors it set; a drawing from which anything else is read is dropped and drawn again.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,3 +63,15 @@ def synthesise(seed: int) -> Drawn:
         if tries % TRIES_PER_PROGRAMME == 0:
             programme = draw_programme(chance)
     raise AssertionError(f"no plan in {MAX_TRIES} tries from seed {seed}")
+
+
+def plans_of(kinds: Sequence[str], seed: int, tries: int) -> Iterator[Plan]:
+    """Plans with a living room and these rooms, thin walls between them; as many as come of so many tries."""
+    chance = np.random.default_rng(derive_seed("plan of rooms", seed))
+    programme = draw_programme(chance, kinds)
+    for number in range(1, tries + 1):
+        plan = _attempt(chance, programme)
+        if plan is not None:
+            yield plan
+        if plan is not None or number % TRIES_PER_PROGRAMME == 0:
+            programme = draw_programme(chance, kinds)

@@ -4,6 +4,7 @@ In: a random generator. Out: `Programme`. The figures were measured on 101 real 
 FloorDiffusion); each distribution is the straight line through its 5th, 50th and 95th percentile.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -101,9 +102,9 @@ def _kinds(chance: np.random.Generator) -> list[str]:
             return kinds
 
 
-def draw_programme(chance: np.random.Generator) -> Programme:
-    """A programme as frequent as in the measured plans."""
-    kinds = _kinds(chance)
+def draw_programme(chance: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
+    """A programme as frequent as in the measured plans; or one of these rooms, the living room apart, with thin walls."""
+    asked, kinds = kinds is not None, _kinds(chance) if kinds is None else kinds
     wishes: list[RoomWish] = []
     for kind in kinds:
         # A second bathroom is mostly the master room's own; never are all of them.
@@ -117,4 +118,4 @@ def draw_programme(chance: np.random.Generator) -> Programme:
     order = {id(wish): wish.area_px * chance.uniform(0.6, 1.4) * (0.1 if wish.en_suite else 1.0) for wish in rooms}
     rooms.sort(key=lambda wish: -order[id(wish)])
     balconies = [wish for wish in wishes if wish.kind == "balcony"]
-    return Programme(tuple(rooms), tuple(balconies), living_px, 5 if chance.random() < 0.17 else 3)
+    return Programme(tuple(rooms), tuple(balconies), living_px, 5 if not asked and chance.random() < 0.17 else 3)
