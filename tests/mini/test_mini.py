@@ -413,8 +413,9 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     monkeypatch.setattr(build, "VOCABULARY_TEXTS", 40)
     few_processes(monkeypatch)
     recipe = Recipe(
-        pictures=12, layings=2, autoencoder_pictures=8, autoencoder_steps=2, reading_texts=24, reading_steps=2, first_steps=1,
-        grounding_steps=2, grounding_batch=4, steps=2, decoder_steps=2, contrast_pictures=6, contrast_steps=2, batch_size=4,
+        pictures=12, layings=2, autoencoder_pictures=8, autoencoder_steps=2, louder_steps=1, louder_batch=4,
+        reading_texts=24, reading_steps=2, first_steps=1, grounding_steps=2, grounding_batch=4, steps=2,
+        decoder_steps=2, contrast_pictures=6, contrast_steps=2, batch_size=4,
     )  # fmt: skip
 
     def bar(title: str):  # type: ignore[no-untyped-def]
