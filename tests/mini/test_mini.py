@@ -400,7 +400,7 @@ def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
 
 
 def test_what_the_command_leaves_open_is_what_suits_the_machine() -> None:
-    asked = inspect.signature(cli.build_mini).parameters.keys() - {"out", "budget"}
+    asked = inspect.signature(cli.build_mini).parameters.keys() - {"out", "budget", "begin"}
     assert asked <= {*Recipe.__slots__}
     assert recipe_for("cpu") == Recipe()
     assert recipe_for("cpu", steps=7).steps == 7
