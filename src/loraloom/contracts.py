@@ -367,7 +367,7 @@ class PictureRequest:
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
         sampler, num_steps: Name of the solver, and its steps.
         width, height: Pixels, multiples of the model's latent scale.
-        told: What the model reads instead of the prompt, which it then says more than (`Judge.filled`); empty: the prompt.
+        told: The prompt with what it leaves open decided (`Judge.filled`), for the model alone; empty where it is the prompt.
     """
 
     prompt: str

@@ -467,9 +467,6 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
     def bar(title: str):  # type: ignore[no-untyped-def]
         return lambda done, total: None
 
-    (tmp_path / "other" / "blank").mkdir(parents=True)
-    with pytest.raises(UserError, match="begun from nothing"):
-        build_mini(tmp_path / "other", recipe, 1e9, said.append, bar, shipped)
     place = build_mini(folder, recipe, 1e9, said.append, bar, shipped)
     assert not any("grounding" in line for line in said) and not (folder / "blank").exists()
     assert (place / "clip" / "config.json").is_file()
@@ -483,3 +480,19 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
         assert all(torch.equal(before[name], tensor) for name, tensor in after.items()) == stays
     began = weights(folder / "start", "denoiser")
     assert all(torch.equal(began[name], tensor) for name, tensor in weights(shipped, "denoiser").items())
+
+
+def test_a_build_begins_from_one_model_of_its_own_layout(tmp_path: Path, tiny_model: Path) -> None:
+    def begin(folder: Path, source: str) -> None:
+        build_mini(folder, Recipe(), 0.0, quiet, lambda title: lambda done, total: None, ModelSource(source))
+
+    with pytest.raises(UserError, match="of another layout"):
+        begin(tmp_path / "tiny", str(tiny_model))
+    assert not (tmp_path / "tiny" / "begin").exists()
+    (tmp_path / "blank" / "blank").mkdir(parents=True)
+    with pytest.raises(UserError, match="begun from nothing"):
+        begin(tmp_path / "blank", "builtin:mini")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "begin.json").write_text('{"model": "another"}', encoding="utf-8")
+    with pytest.raises(UserError, match="begun from another"):
+        begin(tmp_path / "other", "builtin:mini")

@@ -18,7 +18,6 @@ from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
 from loraloom.generate.interactive import Bars, Interactive
 from loraloom.generate.judging import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
-from loraloom.generate.recipes import LIST_NAME
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
@@ -97,19 +96,12 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
-    wanted = requests or session.requests(formal_prompts(session, prompts, say))
-    _say_what_is_read(session, wanted, say)
+    formal = formal_prompts(session, prompts, say)
     with bars() as bar:
+        wanted = requests or session.requests(formal, bar("texts"))
+        for note in session.notes(wanted):
+            say(note)
         (_draw_judged if session.encoder.domain.judge else _draw_all)(session, wanted, out, say, bar)
-
-
-def _say_what_is_read(session: Session, requests: Sequence[PictureRequest], say: Callable[[str], None]) -> None:
-    """What the prompt method loses of the texts, and whether more is read than the user wrote."""
-    for text in dict.fromkeys(request.text for request in requests):
-        for lost in session.lost(text):
-            say(f"warning: {session.encoder.method} does not read all of {text[:40]!r}…: {lost[:120]}")
-    if any(request.told for request in requests):
-        say(f"note: what the text leaves open is decided before drawing: `told` in {LIST_NAME}; off with --no-fill-in")
 
 
 def read_prompts(path: Path) -> list[str]:

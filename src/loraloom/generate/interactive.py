@@ -177,8 +177,8 @@ class Interactive:
 
     def _draw(self, requests: list[PictureRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
-        for lost in self.session.lost(requests[0].text):
-            self.say(f"  warning: {self.session.encoder.method} does not read: {lost[:120]}")
+        for note in self.session.notes(requests):
+            self.say(f"  {note}")
         with self.bars() as bar:
             for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
                 self.history.append((picture.request, weights, path))

@@ -19,7 +19,7 @@ from loraloom.config.run import PromptMethod
 from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest, Progress
 from loraloom.errors import UserError
 from loraloom.generate.pictures import generate, suited_guidance, suited_sampler
-from loraloom.generate.recipes import Recipe
+from loraloom.generate.recipes import LIST_NAME, Recipe
 from loraloom.lora.attach import Adapter, set_weight
 from loraloom.lora.files import AdapterFile, put_on, read_adapter
 from loraloom.lora.folding import Folding
@@ -62,18 +62,24 @@ class Session:
         self.folding.renew()
         placed.weight = weight
 
-    def requests(self, prompts: Sequence[str]) -> list[PictureRequest]:
-        """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike."""
+    def requests(self, prompts: Sequence[str], progress: Progress | None = None) -> list[PictureRequest]:
+        """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike.
+
+        A prompt that leaves much open may take a second or two (`Judge.filled`); `progress` counts requests.
+        """
         config = self.config
         width, height = self.size
-        return [
-            PictureRequest(
-                prompt, config.negative_prompt, config.seed + number, config.steps, self.guidance,
-                config.sampler, width, height, self._told(prompt, config.seed + number),
-            )
-            for prompt in prompts
-            for number in range(config.num_images)
-        ]  # fmt: skip
+        made: list[PictureRequest] = []
+        for prompt in prompts:
+            for seed in range(config.seed, config.seed + config.num_images):
+                request = PictureRequest(
+                    prompt, config.negative_prompt, seed, config.steps, self.guidance, config.sampler, width, height,
+                    self._told(prompt, seed),
+                )  # fmt: skip
+                made.append(request)
+                if progress:
+                    progress(len(made), len(prompts) * config.num_images)
+        return made
 
     def _told(self, prompt: str, seed: int) -> str:
         """What the model is told beyond a prompt; empty where it is just that."""
@@ -116,6 +122,19 @@ class Session:
     def lost(self, prompt: str) -> tuple[str, ...]:
         """Parts of a prompt that the prompt method will not read."""
         return self.encoder.plan(prompt, weighting=self.config.weighting).lost
+
+    def notes(self, requests: Sequence[PictureRequest]) -> list[str]:
+        """Lines for the user: what the prompt method will not read, and whether the model is told more than was written."""
+        notes = [
+            f"warning: {self.encoder.method} does not read all of {text[:40]!r}…: {lost[:120]}"
+            for text in dict.fromkeys(request.text for request in requests)
+            for lost in self.lost(text)
+        ]
+        if any(request.told for request in requests):
+            notes.append(
+                f"note: what the text leaves open is decided before drawing: `told` in {LIST_NAME}; off with --no-fill-in"
+            )
+        return notes
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """States of prompts, (n, k, d) each."""

@@ -3,7 +3,7 @@
 In: a folder and a budget of time. Out: in it
 
     parts_0/ parts_1/ ...          pictures with their texts, drawn here
-    begin/                         the model that it was begun from, if from one
+    begin/ begin.json              the model that it was begun from, if from one, and where that was
     blank/                         otherwise: a vocabulary, the rest random
     reading.safetensors            state of the text encoder's fit to what the texts say
     autoencoder.safetensors        state of the autoencoder's fit
@@ -68,7 +68,7 @@ READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONT
     f"{name}.safetensors"
     for name in ("reading", "autoencoder", "louder", "decoder", "latents", "first", "grounding", "denoiser", "contrast")
 )
-BEGIN = "begin"
+BEGIN, BEGIN_NAME = "begin", "begin.json"
 FRESH = 100
 """Begun from a model, pictures have seeds from here on: it has seen those of the first ones."""
 NUM_TOKENS = 1500
@@ -91,12 +91,8 @@ def build_mini(
         UserError: A state is of another layout, or the folder was begun from something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if begin is not None and not (folder / BEGIN).is_dir():
-        if (folder / "blank").is_dir():
-            raise UserError(
-                "this folder was begun from nothing", got=str(folder), fix="name another, or leave --begin out"
-            )
-        open_model(begin).save(folder / BEGIN, "fp32")  # the one that it is from may change meanwhile
+    if begin is not None:
+        _begin_from(begin, folder)
     build = _Build(folder, recipe, time.monotonic() + budget_s, say, bar)
     if build.device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -340,6 +336,33 @@ class _Build:
             model.save(new / "start", "fp32")
         write_json(new / "round.json", asked)
         return new
+
+
+def _begin_from(source: ModelSource, folder: Path) -> None:
+    """Keep a copy of the model in the folder: the one that it is from may change while a build goes on.
+
+    Raises:
+        UserError: It is of another layout than `mini`, or the folder was begun from something else.
+    """
+    kept = folder / BEGIN_NAME
+    from_what = json.loads(kept.read_text(encoding="utf-8"))["model"] if kept.is_file() else "nothing"
+    if kept.is_file() or (folder / "blank").is_dir():
+        if from_what != source.location:
+            raise UserError(
+                f"this folder was begun from {from_what}", got=source.location, fix="name another, or leave --begin out"
+            )
+        return
+    model = open_model(source)
+    for part, made in (("vae", make_autoencoder()), ("denoiser", make_denoiser())):
+        shapes = {name: weight.shape for name, weight in model.module(part).state_dict().items()}
+        if shapes != {name: weight.shape for name, weight in made.state_dict().items()}:
+            raise UserError(
+                f"this model's {part} is of another layout",
+                got=source.location,
+                expected="a model that build-mini made",
+            )
+    model.save(folder / BEGIN, "fp32")
+    write_json(kept, {"model": source.location})
 
 
 def best_device() -> str:

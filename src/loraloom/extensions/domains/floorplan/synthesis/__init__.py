@@ -52,26 +52,27 @@ def _attempt(chance: np.random.Generator, programme: Programme) -> Plan | None:
     return plan if agrees(plan, layout, lines, holes) else None
 
 
-def synthesise(seed: int) -> Drawn:
-    """Draw a plan; the same seed gives the same plan on every machine."""
-    chance = np.random.default_rng(derive_seed("floor plan", seed))
-    programme = draw_programme(chance)
-    for tries in range(1, MAX_TRIES + 1):
+def _attempts(
+    chance: np.random.Generator, kinds: Sequence[str] | None, tries: int
+) -> Iterator[tuple[int, Programme, Plan]]:
+    """Number of the attempt, counted from 1, programme and plan of each attempt that gives one."""
+    programme = draw_programme(chance, kinds)
+    for number in range(1, tries + 1):
         plan = _attempt(chance, programme)
         if plan is not None:
-            return Drawn(seed, plan, programme.wall_px, tries)
-        if tries % TRIES_PER_PROGRAMME == 0:
-            programme = draw_programme(chance)
+            yield number, programme, plan
+        if plan is not None or number % TRIES_PER_PROGRAMME == 0:
+            programme = draw_programme(chance, kinds)
+
+
+def synthesise(seed: int) -> Drawn:
+    """Draw a plan; the same seed gives the same plan on every machine."""
+    for tries, programme, plan in _attempts(np.random.default_rng(derive_seed("floor plan", seed)), None, MAX_TRIES):
+        return Drawn(seed, plan, programme.wall_px, tries)
     raise AssertionError(f"no plan in {MAX_TRIES} tries from seed {seed}")
 
 
 def plans_of(kinds: Sequence[str], seed: int, tries: int) -> Iterator[Plan]:
     """Plans with a living room and these rooms, thin walls between them; as many as come of so many tries."""
-    chance = np.random.default_rng(derive_seed("plan of rooms", seed))
-    programme = draw_programme(chance, kinds)
-    for number in range(1, tries + 1):
-        plan = _attempt(chance, programme)
-        if plan is not None:
-            yield plan
-        if plan is not None or number % TRIES_PER_PROGRAMME == 0:
-            programme = draw_programme(chance, kinds)
+    for _, _, plan in _attempts(np.random.default_rng(derive_seed("plan of rooms", seed)), kinds, tries):
+        yield plan
