@@ -67,7 +67,7 @@ def keeps_the_promise(before: Plan, after: Plan) -> bool:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_clean_plan_stays_as_it_is(seed: int) -> None:
-    plan = synthesise(seed).plan
+    plan = synthesise(seed, corner_doors=True).plan
     assert (clean(plan) == plan.labels).all()
 
 
@@ -91,7 +91,7 @@ def test_even_the_whole_machinery_keeps_what_a_real_plan_says(
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("jitter", [0.1, 0.3])
 def test_rough_plans_keep_what_they_say(seed: int, jitter: float) -> None:
-    rough = roughened(synthesise(seed).plan.labels, seed, jitter)
+    rough = roughened(synthesise(seed, corner_doors=True).plan.labels, seed, jitter)
     before, after = annotate(rough), annotate(clean(rough))
     assert keeps_the_promise(before, after)
     # Without its specks the rough plan has the same names, so connections can be compared as they are.
@@ -110,7 +110,7 @@ def test_rough_real_plans_keep_what_they_say(shared_data: Path, number: int) -> 
 def test_most_rough_plans_become_straight_and_true_again() -> None:
     straight = true = 0
     for seed in range(8):
-        plan = synthesise(seed).plan
+        plan = synthesise(seed, corner_doors=True).plan
         cleaned = clean(roughened(plan.labels, seed, 0.2))
         straight += raggedness(cleaned) < 0.1
         true += says(annotate(cleaned)) == says(plan)

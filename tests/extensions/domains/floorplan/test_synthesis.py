@@ -14,13 +14,14 @@ from PIL import Image
 
 from loraloom.errors import UserError
 from loraloom.extensions.domains.floorplan.painting import labels_of_exact, paint, png_of
+from loraloom.extensions.domains.floorplan.pixels import dilate
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.spec import parse_spec, print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.dataset import write_dataset
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash, split_of
 from loraloom.extensions.domains.floorplan.synthesis.grid import Rect, Run, covered, fits_block, runs
-from loraloom.extensions.domains.floorplan.vocabulary import STYLES, RoomId
+from loraloom.extensions.domains.floorplan.vocabulary import DOOR, STYLES, WALL, RoomId
 
 SEEDS = range(80)
 
@@ -60,6 +61,25 @@ def test_every_plan_is_a_flat_that_one_can_enter_and_walk_through() -> None:
             near = {room for pair in plan.connections if found & set(pair) for room in pair}
             grown, found = not near <= found, found | near
         assert {room.id.kind for room in plan.rooms if room.id not in found} <= {"balcony"}, f"seed {seed}"
+
+
+def inner_doors(plan: Plan) -> list[tuple[RoomId, ...]]:
+    """The rooms of each interior door."""
+    return [opening.rooms for opening in plan.openings if opening.kind == "interior door"]
+
+
+def test_a_door_joins_two_rooms_and_stands_clear_of_others() -> None:
+    for seed in SEEDS:
+        plan = drawn(seed).plan
+        assert {len(rooms) for rooms in inner_doors(plan)} == {2}, f"seed {seed}"
+        # Grown by as much as a small model errs, doors still join the same rooms and no others.
+        grown = np.where(dilate(plan.labels == DOOR, 1) & (plan.labels == WALL), DOOR, plan.labels)
+        assert annotate(grown.astype(np.uint8)).connections == plan.connections, f"seed {seed}"
+
+
+def test_with_corner_doors_some_join_three_rooms_as_in_real_plans() -> None:
+    doors = [rooms for seed in SEEDS for rooms in inner_doors(synthesise(seed, corner_doors=True).plan)]
+    assert 0.03 < np.mean([len(rooms) > 2 for rooms in doors]) < 0.11  # 0.06 of real ones
 
 
 def test_plans_are_centred() -> None:
@@ -182,6 +202,9 @@ def test_mistakes_with_a_data_set_are_named(tmp_path: Path) -> None:
         write_dataset(tmp_path, 1, seed=2)
     with pytest.raises(UserError, match="holds another data set"):
         write_dataset(tmp_path, 1, seed=1, style="plain")
+    with pytest.raises(UserError, match="without corner doors at number 0") as caught:
+        write_dataset(tmp_path, 1, seed=1, corner_doors=True)
+    assert "with corner doors" in str(caught.value)
     with pytest.raises(UserError, match="did you mean 'plain'"):
         write_dataset(tmp_path, 1, seed=1, style="plane")
     write_dataset(tmp_path, 3, seed=1)

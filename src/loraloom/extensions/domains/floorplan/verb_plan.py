@@ -60,6 +60,9 @@ def synthesise(
     style: Annotated[str, typer.Option(help="colours and header: sjh or plain")] = "sjh",
     workers: Annotated[int | None, typer.Option(min=1, help="processes [default: one a core]")] = None,
     validation_share: Annotated[float, typer.Option(min=0, max=1, help="share of the validation side")] = 0.1,
+    corner_doors: Annotated[
+        bool, typer.Option(help="doors at the very ends of walls and around corners too, as in real plans")
+    ] = False,
 ) -> None:
     """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
     from loraloom.folders import check_folder, prepare_line
@@ -72,7 +75,9 @@ def synthesise(
     style_named(style)
     check_folder(out)
     with progress_bar("plans") as progress:
-        splits = write_dataset(out, count, seed, style, progress, workers or usable_cores(), validation_share)
+        splits = write_dataset(
+            out, count, seed, style, progress, workers or usable_cores(), validation_share, corner_doors
+        )
     typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
     typer.echo(f"next: {prepare_line(out, 'floorplan')}")
 

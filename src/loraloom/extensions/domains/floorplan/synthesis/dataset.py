@@ -8,7 +8,7 @@ In: a folder, how many, a seed. Out, for n = 0 .. count - 1 and named as in Jong
     splits.json                 numbers of train and validation, by graph
 
 Interrupt it and run it again: complete items are kept, every file appears whole. The content depends on folder seed,
-number and style only, not on how many processes drew it.
+number, style and kind of doors only, not on how many processes drew it.
 """
 
 import json
@@ -47,11 +47,13 @@ class _Job:
         folder: The data set.
         seed: Of the data set.
         style: Key in `STYLES`.
+        corner_doors: See `synthesise`.
     """
 
     folder: Path
     seed: int
     style: str
+    corner_doors: bool
 
     def paths(self, number: int) -> tuple[Path, Path, Path]:
         """Text, picture, truth."""
@@ -112,10 +114,10 @@ def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any
 def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
     """Draw item (number, attempt) and write its three files."""
     number, attempt = item
-    drawn = synthesise(derive_seed("floor plan data set", job.seed, number, attempt))
+    drawn = synthesise(derive_seed("floor plan data set", job.seed, number, attempt), job.corner_doors)
     png = png_of(drawn.plan.labels, job.style)
     truth: dict[str, Any] = truth_of(drawn, number, job.style, png)
-    truth |= {"dataset_seed": job.seed, "attempt": attempt}
+    truth |= {"dataset_seed": job.seed, "attempt": attempt, "corner_doors": job.corner_doors}
     text_path, picture_path, truth_path = job.paths(number)
     # A truth of an earlier attempt would vouch for files that are being replaced.
     truth_path.unlink(missing_ok=True)
@@ -133,17 +135,24 @@ def _kept_item(job: _Job, number: int) -> Key | None:
         text, png = text_path.read_bytes(), picture_path.read_bytes()
         if truth["sha256_png"] != sha256_bytes(png) or truth["text"].encode() != text:
             return None
-        origin, key = (truth["dataset_seed"], truth["palette"]), (truth["graph_hash"], truth["coarse_hash"])
+        # Data sets of before there was a choice have corner doors.
+        origin = truth["dataset_seed"], truth["palette"], truth.get("corner_doors", True)
+        key = truth["graph_hash"], truth["coarse_hash"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    if origin != (job.seed, job.style):
+    wanted = job.seed, job.style, job.corner_doors
+    if origin != wanted:
         raise UserError(
             f"the folder {job.folder} holds another data set",
-            got=f"seed {origin[0]} in style {origin[1]!r} at number {number}",
-            expected=f"seed {job.seed} in style {job.style!r}",
-            fix="choose another folder or the same seed and style",
+            got=f"{_said(*origin)} at number {number}",
+            expected=_said(*wanted),
+            fix="choose another folder or the same settings",
         )
     return key
+
+
+def _said(seed: int, style: str, corner_doors: bool) -> str:
+    return f"seed {seed} in style {style!r} with{'' if corner_doors else 'out'} corner doors"
 
 
 def _refuse_fewer(job: _Job, count: int) -> None:
@@ -171,6 +180,7 @@ def write_dataset(
     progress: Progress | None = None,
     workers: int = 1,
     validation_share: float = 0.1,
+    corner_doors: bool = False,
 ) -> dict[str, list[int]]:
     """Write, or complete, a data set of drawn plans; returns the numbers of each side of the split.
 
@@ -182,6 +192,7 @@ def write_dataset(
         progress: Told after each item.
         workers: Processes.
         validation_share: Expected share of the validation side, 0 .. 1.
+        corner_doors: See `synthesise`.
 
     Raises:
         UserError: A setting is out of range, or the folder holds another data set or a larger one.
@@ -192,7 +203,7 @@ def write_dataset(
         raise UserError("count and workers must be positive", got=f"count {count}, workers {workers}")
     if not 0 <= validation_share <= 1:
         raise UserError("validation_share is out of range", got=validation_share, expected="0 .. 1")
-    job = _Job(Path(folder), seed, style)
+    job = _Job(Path(folder), seed, style, corner_doors)
     for name in (TEXTS, PICTURES, TRUTHS):
         (job.folder / name).mkdir(parents=True, exist_ok=True)
         remove_leftovers(job.folder / name)

@@ -2,7 +2,8 @@
 
 In: a `Layout`, the pixel of each grid line, a random generator. Out: boxes with the rooms that each must join. Windows
 follow the rule of the real pictures (zzilch/RPLAN-Toolbox, `rplan/decorate.py: add_window`); doors are 13 px, which is
-0.91 m, on a wall that the two rooms share.
+0.91 m, on a wall that the two rooms share. They keep away from corners and from each other (decision 0025), or, as in real
+plans, stand at the very ends of walls, some of them around a corner.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,8 +23,14 @@ MIN_DOOR_PX = 11
 CLEAR_PX = 2
 """Openings keep this distance, or they would read as one."""
 
+ROOMY_PX = 8
+"""Doors clear of corners keep this distance from other openings where there is room."""
+
+CLEAR_END_PX = 3
+"""And this distance from the ends of their wall."""
+
 CORNER_SHARE = 0.27
-"""Of the doors at the end of their wall, how many reach into the corner and so join a third room, as in real plans."""
+"""With corner doors: of the doors at the end of their wall, how many reach into the corner and so join a third room, as in real plans."""
 
 ELBOW_SHARE = 0.6
 """Of those, how many go on around the corner and serve the third room too."""
@@ -88,6 +95,17 @@ class _Task:
     layout: Layout
     lines: Lines
     walls: tuple[Run, ...]
+    corner_doors: bool
+
+    @property
+    def clearances(self) -> tuple[int, ...]:
+        """Distances from other openings that are tried, the best first."""
+        return (CLEAR_PX,) if self.corner_doors else (ROOMY_PX, CLEAR_PX)
+
+    def ends(self, start: int, stop: int, size: int) -> tuple[int, int]:
+        """Where a door of that size begins at the first and at the last end of a wall's span."""
+        inset = 0 if self.corner_doors else min(CLEAR_END_PX, (stop - start - size) // 2)
+        return start + inset, stop - size - inset
 
     def between(self, first: int, second: int) -> list[Run]:
         """Runs that two owners share."""
@@ -103,10 +121,10 @@ def _meet(first: Box, second: Box, gap: int = 0) -> bool:
     )  # fmt: skip
 
 
-def _apart(boxes: Iterable[Box], others: Iterable[Hole]) -> bool:
+def _apart(boxes: Iterable[Box], others: Iterable[Hole], clear_px: int = CLEAR_PX) -> bool:
     """Whether all boxes keep their distance from all other openings."""
     taken = [box for other in others for box in other.boxes]
-    return not any(_meet(box, other, CLEAR_PX + 1) for box in boxes for other in taken)
+    return not any(_meet(box, other, clear_px + 1) for box in boxes for other in taken)
 
 
 def _corner(layout: Layout, run: Run, at_start: bool) -> tuple[int, ...]:
@@ -153,21 +171,28 @@ def _corner_door(
 def _door(chance: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
     """A door between two rooms, at an end or in the middle of a wall, away from other openings."""
     options = task.between(*pair)
-    for index in chance.permutation(len(options)):
-        run = options[int(index)]
-        start, stop = task.lines.span(run)
-        size = min(DOOR_PX[int(chance.integers(len(DOOR_PX)))], stop - start)
-        if size < MIN_DOOR_PX:
-            continue
-        middle = (start + stop - size) // 2
-        ends = [start, stop - size] if chance.random() < 0.5 else [stop - size, start]
-        for low in (middle, *ends) if chance.random() < 0.2 else (*ends, middle):
-            hole = Hole(DOOR, (task.lines.box(run, low, low + size),), tuple(sorted(run.owners)))
-            if low != middle and chance.random() < CORNER_SHARE:
-                hole = _corner_door(chance, task, run, (low, low + size), low == start) or hole
-            if _apart(hole.boxes, holes):
-                return hole
+    for clear_px in task.clearances:
+        for index in chance.permutation(len(options)):
+            for hole in _doors_on(chance, task, options[int(index)]):
+                if _apart(hole.boxes, holes, clear_px):
+                    return hole
     return None
+
+
+def _doors_on(chance: np.random.Generator, task: _Task, run: Run) -> Iterator[Hole]:
+    """Doors on a wall, in the order in which they are tried."""
+    start, stop = task.lines.span(run)
+    size = min(DOOR_PX[int(chance.integers(len(DOOR_PX)))], stop - start)
+    if size < MIN_DOOR_PX:
+        return
+    middle = (start + stop - size) // 2
+    first, last = task.ends(start, stop, size)
+    ends = [first, last] if chance.random() < 0.5 else [last, first]
+    for low in (middle, *ends) if chance.random() < 0.2 else (*ends, middle):
+        hole = Hole(DOOR, (task.lines.box(run, low, low + size),), tuple(sorted(run.owners)))
+        if task.corner_doors and low != middle and chance.random() < CORNER_SHARE:
+            hole = _corner_door(chance, task, run, (low, low + size), low == start) or hole
+        yield hole
 
 
 def _balcony_door(chance: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
@@ -234,7 +259,7 @@ def _windows(task: _Task, front: Hole) -> Iterator[Hole]:
 
 
 def place_openings(
-    chance: np.random.Generator, layout: Layout, lines: Lines, walls: tuple[Run, ...]
+    chance: np.random.Generator, layout: Layout, lines: Lines, walls: tuple[Run, ...], *, corner_doors: bool = False
 ) -> tuple[Hole, ...] | None:
     """All openings, or None when a door found no wall.
 
@@ -243,8 +268,9 @@ def place_openings(
         layout: The rooms.
         lines: Pixels of the grid.
         walls: As `layout.walls()`.
+        corner_doors: Doors stand at the very ends of walls and around corners too.
     """
-    task = _Task(layout, lines, walls)
+    task = _Task(layout, lines, walls, corner_doors)
     front = _front_door(chance, task)
     if front is None:
         return None
