@@ -30,7 +30,7 @@ CLEAR_END_PX = 3
 """And this distance from the ends of their wall."""
 
 CORNER_SHARE = 0.27
-"""With corner doors: of the doors at the end of their wall, how many reach into the corner and so join a third room, as in real plans."""
+"""With corner doors: of those at the end of their wall, how many reach into the corner and so join a third room."""
 
 ELBOW_SHARE = 0.6
 """Of those, how many go on around the corner and serve the third room too."""
