@@ -105,9 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--corner-doors", action="store_true", help="doors as real plans have them")
     arguments = parser.parse_args()
     started, clock = time.process_time(), time.perf_counter()
-    drawn: list[Drawn] = [synthesise(seed) for seed in range(arguments.seed, arguments.seed + arguments.count)]
+    drawn: list[Drawn] = [
+        synthesise(seed, arguments.corner_doors) for seed in range(arguments.seed, arguments.seed + arguments.count)
+    ]
     cpu, wall = time.process_time() - started, time.perf_counter() - clock
     plans = [item.plan for item in drawn]
     tries = [item.tries for item in drawn]
