@@ -144,14 +144,14 @@ def _kept_item(job: _Job, number: int) -> Key | None:
     if origin != wanted:
         raise UserError(
             f"the folder {job.folder} holds another data set",
-            got=f"{_said(*origin)} at number {number}",
-            expected=_said(*wanted),
+            got=f"{_settings_line(*origin)} at number {number}",
+            expected=_settings_line(*wanted),
             fix="choose another folder or the same settings",
         )
     return key
 
 
-def _said(seed: int, style: str, corner_doors: bool) -> str:
+def _settings_line(seed: int, style: str, corner_doors: bool) -> str:
     return f"seed {seed} in style {style!r} with{'' if corner_doors else 'out'} corner doors"
 
 
@@ -229,6 +229,13 @@ def write_dataset(
         splits[split_of(graph, validation_share)].append(number)
     write_json(
         job.folder / SPLITS,
-        {"seed": seed, "style": style, "count": count, "validation_share": validation_share, **splits},
+        {
+            "seed": seed,
+            "style": style,
+            "corner_doors": corner_doors,
+            "count": count,
+            "validation_share": validation_share,
+            **splits,
+        },
     )
     return splits
