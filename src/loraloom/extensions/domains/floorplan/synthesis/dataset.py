@@ -227,15 +227,6 @@ def write_dataset(
     splits: dict[str, list[int]] = {"train": [], "validation": []}
     for (graph, _), number in keys.items():
         splits[split_of(graph, validation_share)].append(number)
-    write_json(
-        job.folder / SPLITS,
-        {
-            "seed": seed,
-            "style": style,
-            "corner_doors": corner_doors,
-            "count": count,
-            "validation_share": validation_share,
-            **splits,
-        },
-    )
+    settings = {"seed": seed, "style": style, "corner_doors": corner_doors, "count": count}
+    write_json(job.folder / SPLITS, settings | {"validation_share": validation_share} | splits)
     return splits
