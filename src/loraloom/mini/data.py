@@ -113,8 +113,8 @@ TURNED = {"plans": "floorplan", "scenes": "scenes"}
 
 
 def facts_of(text: str) -> list[tuple[str, str, str]]:
-    """What a plan's text or a part of it says; empty for a scene's."""
-    return _artist("floorplan").facts(text)
+    """What a plan's text, a part of one, or a scene's caption says."""
+    return next((facts for name in ("floorplan", "scenes") if (facts := _artist(name).facts(text))), [])
 
 
 def parts_of(folder: Path, world: str, count: int) -> list[Path]:

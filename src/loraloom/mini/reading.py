@@ -6,6 +6,7 @@ same is hard to hear: given the whole text, most of a plan's cells stay undecide
 denoiser nor a reader of coarse colours had noticed a single position (decision 0009).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -35,8 +36,9 @@ class Quiz(nn.Module):
         subjects: Possible answers.
     """
 
-    def __init__(self, facts: set[Fact], width: int = TEXT_WIDTH) -> None:
+    def __init__(self, said: Sequence[Sequence[Fact]], width: int = TEXT_WIDTH) -> None:
         super().__init__()
+        facts = {fact for each in said for fact in each}
         self.questions = sorted({(relation, thing) for _, relation, thing in facts})
         self.subjects = sorted({subject for subject, _, _ in facts})
         self._words = sorted({word for question in self.questions for word in question})
@@ -45,7 +47,10 @@ class Quiz(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.answers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, len(self.subjects)))
         self.summary = nn.Linear(width, len(self.questions) * len(self.subjects))
-        nn.init.constant_(self.summary.bias, -3.0)  # most of what could be said is not
+        # Most of what could be said is not: begun at that share, the first steps need not learn it.
+        share = sum(map(len, said)) / len(said) / len(self.questions) / len(self.subjects)
+        for layer in (self.summary, self.answers[-1]):
+            nn.init.constant_(layer.bias, math.log(share / (1 - share)))
 
     def sum_up(self, hidden_bd: Tensor) -> Tensor:
         """A state of each window to logits (b, questions, subjects)."""
@@ -92,8 +97,7 @@ def teach_reading(
             by asking; `precision`: the share of what is found that is true; `summed_up`: the share found in a last state.
     """
     torch.manual_seed(derive_seed("reading", "start"))  # of the layers that are thrown away
-    quiz = Quiz({fact for said in facts for fact in said})
-    truth = quiz.truth(facts)
+    quiz = Quiz(facts)
     both = nn.ModuleDict({"text": text_encoder, "quiz": quiz}).to(job.device).train()
     end = text_encoder.config.eos_token_id
     learned = np.array([number for number in range(len(windows)) if number % HELD_OUT])
@@ -104,7 +108,8 @@ def teach_reading(
         # All that follows a window's end token can sum it up; in a full one that is the end token alone.
         places = [int(chance.integers(window.index(end), len(window))) for window in given]
         hidden_bkd = text_encoder(torch.tensor(given, device=job.device)).last_hidden_state
-        return quiz(hidden_bkd), quiz.sum_up(hidden_bkd[range(len(given)), places]), truth[numbers].to(job.device)
+        right = quiz.truth([facts[number] for number in numbers]).to(job.device)
+        return quiz(hidden_bkd), quiz.sum_up(hidden_bkd[range(len(given)), places]), right
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         numbers: dict[str, float] = {}
@@ -119,4 +124,4 @@ def teach_reading(
         answers, summary, right = ask(chance.choice(learned, BATCH), chance)
         return quiz.loss(answers, right) + quiz.loss(summary, right), numbers
 
-    return fit(both, loss, Fit(steps, 1e-3), job)
+    return fit(both, loss, Fit(steps, 2e-3, muon=True), job)

@@ -38,8 +38,10 @@ class SceneArtist:
         return [text, None, None, None, mirrored(text), None, None, None]
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:
-        """None: captions are free sentences, and their pictures say enough of them."""
-        return []
+        """See `facts.facts`."""
+        from loraloom.extensions.domains.scenes.facts import facts
+
+        return facts(text)
 
     def write_dataset(
         self, folder: Path, count: int, *, seed: int = 0, style: str = "", progress: Progress | None = None
