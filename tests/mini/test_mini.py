@@ -1,6 +1,7 @@
 """The built-in base can be made again: its parts learn, go on after a stop, and fit together into a model that opens."""
 
 import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from loraloom.errors import UserError
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.augment import SYMMETRIES
 from loraloom.mini import bank as bank_room
-from loraloom.mini import build, data, grounding, reading
+from loraloom.mini import blank, curve, data, grounding, reading
 from loraloom.mini.attention import MaskAsChannel
 from loraloom.mini.autoencoder import normalise, rarity, reconstruction, to_pixels
 from loraloom.mini.bank import Bank, fill_bank, windows_of
@@ -410,12 +411,14 @@ def test_what_the_command_leaves_open_is_what_suits_the_machine() -> None:
 
 @pytest.mark.slow
 def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "VOCABULARY_TEXTS", 40)
+    monkeypatch.setattr(blank, "VOCABULARY_TEXTS", 40)
+    monkeypatch.setattr(curve, "TEXTS", 4)
     few_processes(monkeypatch)
     recipe = Recipe(
         pictures=12, layings=2, autoencoder_pictures=8, autoencoder_steps=2, louder_steps=1, louder_batch=4,
         reading_texts=24, reading_steps=2, first_steps=1, grounding_steps=2, grounding_batch=4, steps=2,
         decoder_steps=2, contrast_pictures=6, contrast_steps=2, batch_size=4,
+        point_pictures=4,
     )  # fmt: skip
 
     def bar(title: str):  # type: ignore[no-untyped-def]
@@ -451,6 +454,12 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     )
     assert "2/7 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()
+    points = [json.loads(line) for line in (tmp_path / "state" / "round_01" / "curve.jsonl").read_text().splitlines()]
+    assert [point["pictures"] for point in points] == [4, 8] and all(
+        0 <= point["sentences_met"] <= 1 for point in points
+    )
+    # Asked again after a stop, a point is not measured twice.
+    curve.add_point(tmp_path / "state" / "round_01" / "curve.jsonl", tmp_path / "no model", 8, said.append)
 
 
 @pytest.mark.slow
@@ -458,6 +467,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_processes(monkeypatch)
+    monkeypatch.setattr(curve, "TEXTS", 2)
     recipe = Recipe(
         pictures=6, autoencoder_pictures=8, louder_steps=1, louder_batch=4, decoder_steps=1, steps=1, contrast_pictures=6,
         contrast_steps=1, batch_size=4,

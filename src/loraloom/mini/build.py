@@ -10,7 +10,8 @@ In: a folder and a budget of time. Out: in it
     louder.safetensors             state of its further fit, which makes it say thin things louder
     decoder.safetensors            state of its decoder's further fit
     start/                         the model before the denoiser has seen a picture
-    round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, and the states of its fits
+    round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, the states of its fits, and
+                                   curve.jsonl: of held-out texts the share of sentences met, every so many pictures
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
@@ -24,8 +25,11 @@ first round begins from its weights.
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,12 +41,12 @@ from loraloom.errors import UserError
 from loraloom.files import whole_directory, write_json
 from loraloom.mini.autoencoder import fit_autoencoder, normalise, say_louder, to_pixels
 from loraloom.mini.bank import Bank, fill_bank, windows_of
+from loraloom.mini.blank import write_blank
 from loraloom.mini.canvas import Canvas
 from loraloom.mini.contrast import PREPROCESSING, fit_contrast, halved, make_clip
+from loraloom.mini.curve import add_point
 from loraloom.mini.data import (
     PLAN_SHARE,
-    draw_plan,
-    draw_scene,
     facts_of,
     parts_of,
     plain_plans,
@@ -52,10 +56,9 @@ from loraloom.mini.data import (
 from loraloom.mini.denoising import Noise, fit_denoiser
 from loraloom.mini.fitting import Fit, Job, Way, read_average
 from loraloom.mini.grounding import ground, how_to_ground
-from loraloom.mini.layout import make_autoencoder, make_denoiser, make_scheduler, make_text_encoder
+from loraloom.mini.layout import make_autoencoder, make_denoiser
 from loraloom.mini.reading import teach_reading
 from loraloom.mini.recipe import Recipe
-from loraloom.mini.tokenizer import train_tokenizer
 from loraloom.opening import open_model
 from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed
@@ -68,11 +71,9 @@ READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONT
     f"{name}.safetensors"
     for name in ("reading", "autoencoder", "louder", "decoder", "latents", "first", "grounding", "denoiser", "contrast")
 )
-BEGIN, BEGIN_NAME = "begin", "begin.json"
+BEGIN, BEGIN_NAME, CURVE = "begin", "begin.json", "curve.jsonl"
 FRESH = 100
 """Begun from a model, pictures have seeds from here on: it has seen those of the first ones."""
-NUM_TOKENS = 1500
-VOCABULARY_TEXTS = 600
 
 
 def build_mini(
@@ -181,7 +182,8 @@ class _Build:
 
         recipe, blank = self.recipe, self._blank()
         self.say(f"3/7 reading: what {recipe.reading_texts} texts say")
-        files = self._draw({"plans": recipe.reading_texts}, 0)
+        scenes = round((1 - PLAN_SHARE) * recipe.reading_texts)
+        files = self._draw({"plans": recipe.reading_texts - scenes, "scenes": scenes}, 0)
         texts = [text for file in files for text in read_part(file).texts]
         with quiet():
             encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
@@ -196,11 +198,7 @@ class _Build:
         """The model with a vocabulary learned from texts, all weights random."""
         blank = self.folder / "blank"
         if not (blank / "model_index.json").is_file():
-            plans = round(PLAN_SHARE * VOCABULARY_TEXTS)
-            texts = [draw_plan(number, 0)[1] for number in range(plans)]
-            texts += [text.replace("Plain", "Varied", 1) for text in texts[:20]]
-            texts += [draw_scene(number, 0)[1] for number in range(VOCABULARY_TEXTS - plans)]
-            assemble(blank, texts)
+            write_blank(blank)
         return blank
 
     def _denoiser(self, round_: Path) -> None:
@@ -225,7 +223,17 @@ class _Build:
             self._in_time(ground(denoiser, bank, way, how, self._job(round_ / GROUNDING)))
         self.say("6/7 denoiser")
         how = Fit(recipe.steps, recipe.learning_rate, muon=True)
-        self._in_time(fit_denoiser(denoiser, bank, noise, recipe.way, how, self._job(round_ / DENOISER)))
+        job = replace(
+            self._job(round_ / DENOISER), watch=partial(self._point, round_), watch_every=recipe.steps_between_points
+        )
+        self._in_time(fit_denoiser(denoiser, bank, noise, recipe.way, how, job))
+
+    def _point(self, round_: Path, steps: int) -> None:
+        """A point of the learning curve, of the average weights as they are saved."""
+        with TemporaryDirectory(dir=self.folder) as place:
+            model = self._learned(round_)
+            model.save(Path(place), "fp16")
+            add_point(round_ / CURVE, Path(place), steps * self.recipe.batch_size, self.say)
 
     def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
         """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
@@ -283,12 +291,10 @@ class _Build:
     def export(self) -> Path | None:
         """Write the newest average weights as a model to `mini/`; None while there are none."""
         learned = [round_ for round_ in self._rounds() if (round_ / DENOISER).is_file()]
-        start = self._start_of(learned[-1]) if learned else self.folder / "start"
+        start = self.folder / "start"
         if not learned and not (self.begun and start.is_dir()):
             return None
-        model = open_model(ModelSource(str(start)))
-        if learned:
-            model.module("denoiser").load_state_dict(read_average(learned[-1] / DENOISER))
+        model = self._learned(learned[-1]) if learned else open_model(ModelSource(str(start)))
         out = self.folder / "mini"
         model.save(out, "fp16")
         size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
@@ -317,6 +323,13 @@ class _Build:
     def _rounds(self) -> list[Path]:
         return sorted(file.parent for file in self.folder.glob("round_*/round.json"))
 
+    def _learned(self, round_: Path) -> Any:
+        """The model that a round begins from, with the average weights that it has learned, if any."""
+        model = open_model(ModelSource(str(self._start_of(round_))))
+        if (round_ / DENOISER).is_file():
+            model.module("denoiser").load_state_dict(read_average(round_ / DENOISER))
+        return model
+
     def _start_of(self, round_: Path) -> Path:
         """The model that a round begins from."""
         return round_ / "start" if (round_ / "start").is_dir() else self.folder / "start"
@@ -330,9 +343,7 @@ class _Build:
             return rounds[-1]
         new = self.folder / f"round_{len(rounds) + 1:02d}"
         if rounds:
-            model = open_model(ModelSource(str(self._start_of(rounds[-1]))))
-            if (rounds[-1] / DENOISER).is_file():
-                model.module("denoiser").load_state_dict(read_average(rounds[-1] / DENOISER))
+            model = self._learned(rounds[-1])
             model.save(new / "start", "fp32")
         write_json(new / "round.json", asked)
         return new
@@ -368,17 +379,3 @@ def _begin_from(source: ModelSource, folder: Path) -> None:
 def best_device() -> str:
     """A GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def assemble(folder: Path, texts: Sequence[str]) -> None:
-    """Write the model with a vocabulary learned from the texts, all weights random."""
-    with whole_directory(folder) as target, quiet():
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
-        tokenizer = train_tokenizer(texts, NUM_TOKENS, target / "tokenizer")
-        torch.manual_seed(derive_seed("mini", "start"))
-        pipeline: Any = StableDiffusionPipeline
-        pipeline(
-            vae=make_autoencoder(), text_encoder=make_text_encoder(tokenizer), tokenizer=tokenizer, unet=make_denoiser(),
-            scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        ).save_pretrained(target)  # fmt: skip

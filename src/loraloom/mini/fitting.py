@@ -96,12 +96,15 @@ class Job:
         say: Told a line every 50 steps.
         device: Of module and batches.
         deadline: `time.monotonic` after which the fit saves and returns False.
+        watch: Called with the number of steps done, every `watch_every` of them and at the end, when the state is saved.
     """
 
     state: Path
     say: Callable[[str], None]
     device: str = "cpu"
     deadline: float = math.inf
+    watch: Callable[[int], None] | None = None
+    watch_every: int = 0
 
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -146,9 +149,12 @@ def fit(
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
             job.say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
         late = time.monotonic() > job.deadline
-        if done == how.steps or late or time.monotonic() - saved > SAVE_EVERY_S:
+        watched = job.watch is not None and (done == how.steps or done % job.watch_every == 0)
+        if done == how.steps or late or watched or time.monotonic() - saved > SAVE_EVERY_S:
             _save(state, done, parameters, average, optimizer, memory)
             saved = time.monotonic()
+        if job.watch is not None and watched:
+            job.watch(done)
         if late and done < how.steps:
             return False
     with torch.no_grad():

@@ -19,10 +19,11 @@ class Recipe:
         autoencoder_pictures, autoencoder_steps, autoencoder_batch: For the autoencoder.
         louder_steps, louder_batch: Of the autoencoder, afterwards, saying thin things louder.
         decoder_steps: Of its decoder alone, at the end, with noise.
-        reading_texts, reading_steps: Of the text encoder.
+        reading_texts, reading_steps: Of the text encoder; plans and scenes.
         first_steps: Of the denoiser before it is grounded.
         grounding_steps, grounding_batch: Of its deep layers.
         steps: Of the denoiser after that, the learning rate falling to almost nothing.
+        point_pictures: The denoiser is asked for held-out texts every so many pictures (`curve`).
         contrast_pictures, contrast_steps: Of the vision tower.
         batch_size, learning_rate: Of the denoiser.
         precision: `no`, or `bf16` on a GPU.
@@ -37,12 +38,13 @@ class Recipe:
     louder_steps: int = 1_100
     louder_batch: int = 12
     decoder_steps: int = 2_400
-    reading_texts: int = 12_000
+    reading_texts: int = 17_000
     reading_steps: int = 2_000
     first_steps: int = 600
     grounding_steps: int = 500
     grounding_batch: int = 32
     steps: int = 4_000
+    point_pictures: int = 50_000
     contrast_pictures: int = 8_000
     contrast_steps: int = 2_000
     batch_size: int = 32
@@ -50,6 +52,11 @@ class Recipe:
     precision: Literal["no", "bf16"] = "no"
     record: bool = False
     compiled: bool = False
+
+    @property
+    def steps_between_points(self) -> int:
+        """Of the learning curve."""
+        return max(1, round(self.point_pictures / self.batch_size))
 
     @property
     def way(self) -> Way:
@@ -64,7 +71,7 @@ def recipe_for(device: str, **changes: Any) -> Recipe:
     large = Recipe(
         pictures=120_000, layings=5, autoencoder_pictures=10_000, autoencoder_steps=4_000, autoencoder_batch=128,
         louder_steps=1_000, louder_batch=128, decoder_steps=1_000, first_steps=120,
-        grounding_steps=200, grounding_batch=128, steps=8_000, batch_size=512,
+        grounding_steps=200, grounding_batch=128, steps=8_000, batch_size=512, point_pictures=500_000,
         precision="bf16", record=True, compiled=True,
     )  # fmt: skip
     return replace(large, **changes)
