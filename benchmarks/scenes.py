@@ -1,0 +1,153 @@
+"""Does the built-in base draw the scenes that captions ask for: colours, counts, places, backgrounds?
+
+In: a model, how many captions. Captions are of flat scenes on a plain background, one or two kinds of things, drawn with seeds
+that nothing is trained on. What is not the background's colour is a thing; the facts that a caption says (`facts.facts`) are
+looked for in it:
+
+- background: the colour of most of the picture's border;
+- colours: at least `PRESENT` of the things' pixels are nearest to it;
+- counts, where a caption has one kind of things in it: that many pieces;
+- places: where the middle of the things, or of those in that colour, is.
+
+Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true pictures (the ceiling of this
+measure), in those that the model draws, one for each caption, and in the true pictures of other captions (chance).
+
+    python benchmarks/scenes.py --captions 200
+
+takes three minutes of two CPU cores.
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from loraloom.config.generate import GenerateConfig
+from loraloom.contracts import ModelSource
+from loraloom.extensions.domains.scenes.drawing import draw
+from loraloom.extensions.domains.scenes.facts import Fact, facts
+from loraloom.extensions.domains.scenes.pen import COLOURS
+from loraloom.generate.session import open_session
+from loraloom.randomness import derive_seed
+
+HELD_OUT = "benchmark of scenes"
+DISTINCT = 60
+"""From the background's colour, RGB, so that a pixel belongs to a thing."""
+SPECK = 0.3
+"""Of the largest piece: smaller ones are not counted."""
+PRESENT = 0.08
+LEFT_ENDS, RIGHT_STARTS = 108, 148
+NAMES, PALETTE = list(COLOURS), np.array(list(COLOURS.values()), np.float32)
+SORTS = {"background-of": "background", "colour-of": "colours", "how-many": "counts", "place-of": "places"}
+
+
+def held_out(count: int) -> list[tuple[Image.Image, str]]:
+    """True pictures and captions."""
+    found: list[tuple[Image.Image, str]] = []
+    number = 0
+    while len(found) < count:
+        drawn = draw(derive_seed(HELD_OUT, number) >> 16)
+        number += 1
+        if drawn.truth["background"] and len(drawn.truth["groups"]) <= 2:
+            found.append((drawn.image, drawn.caption))
+    return found
+
+
+def named(pixels_n3: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places in `NAMES` of the nearest colours."""
+    return np.abs(pixels_n3[:, None] - PALETTE).sum(axis=2).argmin(axis=1)
+
+
+def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]:
+    """Sort of fact and whether it is met, for those that can be seen."""
+    pixels = np.asarray(image, np.float32)
+    border = np.concatenate([pixels[:4].reshape(-1, 3), pixels[-4:].reshape(-1, 3)])
+    ground = np.median(border, axis=0)
+    things = ndimage.binary_opening(np.abs(pixels - ground).sum(axis=2) > DISTINCT)
+    colours = np.full(things.shape, -1)
+    colours[things] = named(pixels[things])
+    kinds = [thing for _, relation, thing in said if relation == "how-many" and thing not in COLOURS]
+    for subject, relation, thing in said:
+        if relation == "background-of":
+            yield SORTS[relation], NAMES[int(named(ground[None])[0])] == subject
+        elif relation == "colour-of":
+            seen = (colours == NAMES.index(subject)).sum()
+            yield SORTS[relation], bool(seen >= PRESENT * max(1, things.sum()))
+        elif relation == "how-many" and kinds == [thing]:
+            numbered, _ = ndimage.label(ndimage.binary_dilation(things, iterations=3))
+            sizes = np.bincount(numbered.ravel())[1:]
+            yield SORTS[relation], sum(sizes >= SPECK * sizes.max(initial=1)) == int(subject)
+        elif relation == "place-of" and subject in ("left", "middle", "right"):
+            if kinds == [thing]:
+                yield SORTS[relation], side(things) == subject
+            elif len({*kinds}) > 1 and thing in COLOURS:
+                yield SORTS[relation], side(colours == NAMES.index(thing)) == subject
+
+
+def side(mask: NDArray[np.bool_]) -> str:
+    """Of the middle of what is there."""
+    if not mask.any():
+        return ""
+    middle = float(np.nonzero(mask)[1].mean())
+    return "left" if middle < LEFT_ENDS else "right" if middle > RIGHT_STARTS else "middle"
+
+
+def shares(pictures: list[Image.Image], captions: list[str]) -> dict[str, float]:
+    """Of facts met, by sort."""
+    met: dict[str, Counter[bool]] = defaultdict(Counter)
+    for image, caption in zip(pictures, captions, strict=True):
+        for sort, good in verdicts(image, facts(caption)):
+            met[sort][good] += 1
+            met["all"][good] += 1
+    return {sort: met[sort][True] / met[sort].total() for sort in (*SORTS.values(), "all") if met[sort]}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:mini")
+    parser.add_argument("--captions", type=int, default=200)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--pictures", type=Path, help="folder for the first 24 drawn pictures, for the eye")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    examples = held_out(arguments.captions)
+    captions = [caption for _, caption in examples]
+    settings = GenerateConfig(steps=arguments.steps, guidance_scale=arguments.guidance, batch_size=8)
+    session = open_session(settings, source=ModelSource(arguments.model), domain="scenes")
+    requests = [replace(each, seed=1000 + number) for number, each in enumerate(session.requests(captions))]
+    pictures = [
+        picture.image for start in range(0, len(requests), 8) for picture in session.draw(requests[start : start + 8])
+    ]
+    true = [image for image, _ in examples]
+    rows = {
+        "true pictures": shares(true, captions),
+        "mini": shares(pictures, captions),
+        "another caption's": shares([*true[1:], true[0]], captions),
+    }
+    print("| | " + " | ".join(rows["mini"]) + " |\n" + "|---" * (len(rows["mini"]) + 1) + "|")
+    for title, row in rows.items():
+        print(f"| {title} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
+    if arguments.pictures:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+        for number, (drawn, caption) in enumerate(zip(pictures[:24], captions, strict=False)):
+            both = Image.new("RGB", (512, 256))
+            both.paste(true[number], (0, 0))
+            both.paste(drawn, (256, 0))
+            both.save(arguments.pictures / f"{number:02d}.png")
+            print(f"{number:02d}  {caption}")
+    if arguments.json:
+        record = {"model": arguments.model, "captions": arguments.captions, "values": rows}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
