@@ -1,8 +1,8 @@
 """Does the built-in base draw the scenes that captions ask for: colours, counts, places, backgrounds?
 
-In: a model, how many captions. Captions are of flat scenes on a plain background, one or two kinds of things, drawn with seeds
-that nothing is trained on. What is not the background's colour is a thing; the facts that a caption says (`facts.facts`) are
-looked for in it:
+In: a model, how many captions. Captions are of flat scenes on a plain background, one kind of things or two of different
+colours, drawn with seeds that nothing is trained on. What is not the background's colour is a thing; the facts that a
+caption says (the domain's `facts`) are looked for in it:
 
 - background: the colour of most of the picture's border;
 - colours: at least `PRESENT` of the things' pixels are nearest to it;
@@ -55,9 +55,18 @@ def held_out(count: int) -> list[tuple[Image.Image, str]]:
     while len(found) < count:
         drawn = draw(derive_seed(HELD_OUT, number) >> 16)
         number += 1
-        if drawn.truth["background"] and len(drawn.truth["groups"]) <= 2:
+        groups = drawn.truth["groups"]
+        apart = len(groups) == len({group["thing"] for group in groups}) == len({group["colour"] for group in groups})
+        # One that leaves a thing out is met by fewer things than its picture has.
+        whole = {group["thing"] for group in groups} == {*kinds_of(facts(drawn.caption))}
+        if drawn.truth["background"] and len(groups) <= 2 and apart and whole:
             found.append((drawn.image, drawn.caption))
     return found
+
+
+def kinds_of(said: list[Fact]) -> list[str]:
+    """Of the things that a caption names."""
+    return [thing for _, relation, thing in said if relation == "how-many" and thing not in COLOURS]
 
 
 def named(pixels_n3: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -73,7 +82,7 @@ def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]
     things = ndimage.binary_opening(np.abs(pixels - ground).sum(axis=2) > DISTINCT)
     colours = np.full(things.shape, -1)
     colours[things] = named(pixels[things])
-    kinds = [thing for _, relation, thing in said if relation == "how-many" and thing not in COLOURS]
+    kinds = kinds_of(said)
     for subject, relation, thing in said:
         if relation == "background-of":
             yield SORTS[relation], NAMES[int(named(ground[None])[0])] == subject
@@ -87,7 +96,7 @@ def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]
         elif relation == "place-of" and subject in ("left", "middle", "right"):
             if kinds == [thing]:
                 yield SORTS[relation], side(things) == subject
-            elif len({*kinds}) > 1 and thing in COLOURS:
+            elif len(kinds) > 1 and thing in COLOURS:
                 yield SORTS[relation], side(colours == NAMES.index(thing)) == subject
 
 
@@ -145,7 +154,12 @@ def main() -> None:
             both.save(arguments.pictures / f"{number:02d}.png")
             print(f"{number:02d}  {caption}")
     if arguments.json:
-        record = {"model": arguments.model, "captions": arguments.captions, "values": rows}
+        record = {
+            "model": arguments.model,
+            "captions": arguments.captions,
+            "settings": settings.model_dump(),
+            "values": rows,
+        }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ In: a folder and a budget of time. Out: in it
     decoder.safetensors            state of its decoder's further fit
     start/                         the model before the denoiser has seen a picture
     round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, the states of its fits, and
-                                   curve.jsonl: of held-out texts the share of sentences met, every so many pictures
+                                   curve.jsonl: of held-out plans the share of sentences met, every so many pictures
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
@@ -29,7 +29,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import copytree
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ from loraloom.mini.bank import Bank, fill_bank, windows_of
 from loraloom.mini.blank import write_blank
 from loraloom.mini.canvas import Canvas
 from loraloom.mini.contrast import PREPROCESSING, fit_contrast, halved, make_clip
-from loraloom.mini.curve import add_point
+from loraloom.mini.curve import add_point, has_point
 from loraloom.mini.data import (
     PLAN_SHARE,
     facts_of,
@@ -184,14 +183,20 @@ class _Build:
         self.say(f"3/7 reading: what {recipe.reading_texts} texts say")
         scenes = round((1 - PLAN_SHARE) * recipe.reading_texts)
         files = self._draw({"plans": recipe.reading_texts - scenes, "scenes": scenes}, 0)
-        texts = [text for file in files for text in read_part(file).texts]
         with quiet():
             encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
-        saying = [
-            (ids, facts) for windows in windows_of(blank, texts) for ids, part in windows if (facts := facts_of(part))
-        ]
-        windows, said = [ids for ids, _ in saying], [facts for _, facts in saying]
-        self._in_time(teach_reading(encoder, windows, said, recipe.reading_steps, self._job(self.folder / READING)))
+        lessons = {
+            world: [
+                (ids, facts)
+                for file in files
+                if file.name.startswith(world)
+                for windows in windows_of(blank, read_part(file).texts)
+                for ids, part in windows
+                if (facts := facts_of(part, world))
+            ]
+            for world in ("plans", "scenes")
+        }
+        self._in_time(teach_reading(encoder, lessons, recipe.reading_steps, self._job(self.folder / READING)))
         return encoder
 
     def _blank(self) -> Path:
@@ -229,11 +234,10 @@ class _Build:
         self._in_time(fit_denoiser(denoiser, bank, noise, recipe.way, how, job))
 
     def _point(self, round_: Path, steps: int) -> None:
-        """A point of the learning curve, of the average weights as they are saved."""
-        with TemporaryDirectory(dir=self.folder) as place:
-            model = self._learned(round_)
-            model.save(Path(place), "fp16")
-            add_point(round_ / CURVE, Path(place), steps * self.recipe.batch_size, self.say)
+        """A point of the learning curve, of the average weights as they are saved; `mini/` has them then."""
+        pictures = steps * self.recipe.batch_size
+        if not has_point(round_ / CURVE, pictures) and (model := self.export()):
+            add_point(round_ / CURVE, model, pictures, self.say)
 
     def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
         """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""

@@ -1,7 +1,7 @@
-"""The learning curve of a base in the making: how much of what texts ask its pictures do, every so many pictures learned.
+"""The learning curve of a base in the making: how much of what texts of plans ask its pictures do, every so many pictures.
 
-In: a model folder. Out: a line of a JSON Lines file and a word to the user. The loss of held-out pictures goes on falling
-long after, and long before, texts are obeyed; sentences met tell when to stop.
+In: a model folder. Out: a line of a JSON Lines file and a word to the user. The loss of held-out pictures says little of
+when texts are obeyed; sentences met tell when to stop. Scenes have no judge and are not asked.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from loraloom import plugins
 from loraloom.config.generate import GenerateConfig
 from loraloom.contracts import ModelSource
+from loraloom.files import write_text
 from loraloom.generate.session import open_session
 from loraloom.quiet import quiet
 from loraloom.randomness import derive_seed
@@ -41,12 +42,17 @@ def sentences_met(model: Path) -> float:
     return sum(verdict.met is True for verdict in verdicts) / len(verdicts)
 
 
+def has_point(file: Path, pictures: int) -> bool:
+    """Whether a curve has the point of so many pictures."""
+    return file.is_file() and any(
+        json.loads(line)["pictures"] == pictures for line in file.read_text("utf-8").splitlines()
+    )
+
+
 def add_point(file: Path, model: Path, pictures: int, say: Callable[[str], None]) -> None:
-    """Measure a model that has learned so many pictures of a round; a point that is there already is left as it is."""
-    known = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    if any(json.loads(line)["pictures"] == pictures for line in known):
-        return
+    """Measure a model that has learned so many pictures of a round."""
     met = sentences_met(model)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"pictures": pictures, "sentences_met": round(met, 4), "texts": TEXTS}) + "\n")
-    say(f"{pictures} pictures: {met:.1%} of the sentences of {TEXTS} texts met ({file})")
+    point = json.dumps({"pictures": pictures, "sentences_met": round(met, 4), "texts": TEXTS})
+    before = file.read_text("utf-8") if file.is_file() else ""
+    write_text(file, before + point + "\n")
+    say(f"{pictures} pictures: {met:.1%} of the sentences of {TEXTS} plans met ({file})")

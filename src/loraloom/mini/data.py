@@ -108,13 +108,13 @@ WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
 }  # fmt: skip
 
 
-TURNED = {"plans": "floorplan", "scenes": "scenes"}
-"""Worlds whose pictures are learned with their texts in other layings too, and whose hand tells those."""
+DOMAINS = {"plans": "floorplan", "scenes": "scenes"}
+"""Of the worlds whose texts are learned: whose hand draws them, tells them in other layings and says what they say."""
 
 
-def facts_of(text: str) -> list[tuple[str, str, str]]:
-    """What a plan's text, a part of one, or a scene's caption says."""
-    return next((facts for name in ("floorplan", "scenes") if (facts := _artist(name).facts(text))), [])
+def facts_of(text: str, world: str) -> list[tuple[str, str, str]]:
+    """What a text of a world, or a part of one, says."""
+    return _artist(DOMAINS[world]).facts(text)
 
 
 def parts_of(folder: Path, world: str, count: int) -> list[Path]:
@@ -146,7 +146,7 @@ def _write_part(seed: int, file: Path) -> None:
     numbers = range(int(start), int(start) + int(count))
     drawn = [WORLDS[world](number, seed) for number in numbers]
     texts = [text for _, text in drawn]
-    turned = [[*_artist(TURNED[world]).turned(*pair)] for pair in drawn] if world in TURNED else []
+    turned = [[*_artist(DOMAINS[world]).turned(*pair)] for pair in drawn] if world in DOMAINS else []
     arrays: dict[str, Any] = {}
     if world == "scenes":
         arrays["pixels"] = np.stack([np.asarray(image) for image, _ in drawn])

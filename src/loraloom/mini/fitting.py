@@ -92,19 +92,24 @@ class Job:
     """Where a fit keeps its state, whom it tells, where it computes and when it must end.
 
     Attributes:
-        state: Safetensors file, replaced every half minute and at the end.
+        state: Safetensors file, replaced every half minute, before a call of `watch` and at the end.
         say: Told a line every 50 steps.
         device: Of module and batches.
         deadline: `time.monotonic` after which the fit saves and returns False.
-        watch: Called with the number of steps done, every `watch_every` of them and at the end, when the state is saved.
+        watch: Called with the number of steps done, every `watch_every` of them (0: never) and at the end, when the state is
+            saved; at a start as well where the state is at such a number, because its call may have been cut off.
     """
 
     state: Path
     say: Callable[[str], None]
     device: str = "cpu"
     deadline: float = math.inf
-    watch: Callable[[int], None] | None = None
+    watch: Callable[[int], None] = lambda done: None
     watch_every: int = 0
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether `watch` is called after so many steps of all."""
+        return self.watch_every > 0 and (done == steps or done % self.watch_every == 0)
 
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -131,6 +136,8 @@ def fit(
     }  # fmt: skip
     optimizer = Muon(by_kind(parameters), **common) if how.muon else torch.optim.AdamW(parameters.values(), **common)
     start = _restore(state, parameters, average, optimizer, memory) if state.is_file() else 0
+    if start and job.due(start, how.steps):
+        job.watch(start)
     saved = time.monotonic()
     for step in range(start, how.steps):
         for group in optimizer.param_groups:
@@ -149,11 +156,11 @@ def fit(
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
             job.say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
         late = time.monotonic() > job.deadline
-        watched = job.watch is not None and (done == how.steps or done % job.watch_every == 0)
+        watched = job.due(done, how.steps)
         if done == how.steps or late or watched or time.monotonic() - saved > SAVE_EVERY_S:
             _save(state, done, parameters, average, optimizer, memory)
             saved = time.monotonic()
-        if job.watch is not None and watched:
+        if watched and not late:
             job.watch(done)
         if late and done < how.steps:
             return False

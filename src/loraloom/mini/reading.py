@@ -7,7 +7,7 @@ denoiser nor a reader of coarse colours had noticed a single position (decision 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,9 +23,13 @@ from loraloom.randomness import derive_seed
 BATCH = 64
 HELD_OUT = 40
 """One of so many windows is not learned, but measured."""
+MEASURED = 256
+"""Of each world."""
 
 Fact = tuple[str, str, str]
 """Subject, relation, object."""
+Lesson = Sequence[tuple[list[int], Sequence[Fact]]]
+"""Windows, 77 token ids each, and what each says."""
 
 
 class Quiz(nn.Module):
@@ -37,6 +41,7 @@ class Quiz(nn.Module):
     """
 
     def __init__(self, said: Sequence[Sequence[Fact]], width: int = TEXT_WIDTH) -> None:
+        """`said`: What each of many windows says."""
         super().__init__()
         facts = {fact for each in said for fact in each}
         self.questions = sorted({(relation, thing) for _, relation, thing in facts})
@@ -48,7 +53,7 @@ class Quiz(nn.Module):
         self.answers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, len(self.subjects)))
         self.summary = nn.Linear(width, len(self.questions) * len(self.subjects))
         # Most of what could be said is not: begun at that share, the first steps need not learn it.
-        share = sum(map(len, said)) / len(said) / len(self.questions) / len(self.subjects)
+        share = min(0.5, sum(map(len, said)) / len(said) / len(self.questions) / len(self.subjects))
         for layer in (self.summary, self.answers[-1]):
             nn.init.constant_(layer.bias, math.log(share / (1 - share)))
 
@@ -73,55 +78,57 @@ class Quiz(nn.Module):
         return truth
 
     def loss(self, logits_bqs: Tensor, truth_bqs: Tensor) -> Tensor:
-        """Cross-entropy for each fact that is said, the mean over relations: a rare one counts like a frequent one."""
+        """Cross-entropy for each fact that is said, the mean over the relations of these facts: a rare one counts like a
+        frequent one."""
         errors_bqs = F.binary_cross_entropy_with_logits(logits_bqs, truth_bqs.float(), reduction="none")
         relations = [len(list(group)) for _, group in groupby(self.questions, key=lambda question: question[0])]
         losses = [
-            part.sum() / said.sum().clamp(min=1)
+            part.sum() / said.sum()
             for part, said in zip(errors_bqs.split(relations, 1), truth_bqs.split(relations, 1), strict=True)
+            if said.any()
         ]
         return torch.stack(losses).mean()
 
 
-def teach_reading(
-    text_encoder: Any, windows: Sequence[list[int]], facts: Sequence[Sequence[Fact]], steps: int, job: Job
-) -> bool:
+def teach_reading(text_encoder: Any, lessons: Mapping[str, Lesson], steps: int, job: Job) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
         text_encoder: A CLIPTextModel; learns in place.
-        windows: Token ids, 77 each.
-        facts: For each window what it says.
+        lessons: Of each world; a step has as many windows of one as of another.
         steps: Optimizer steps.
-        job: State and device. Told besides the loss, of held-out windows, `recall`: the share of all facts that are found
-            by asking; `precision`: the share of what is found that is true; `summed_up`: the share found in a last state.
+        job: State and device. Told besides the loss, of held-out windows of each world, `recall`: the share of all facts that
+            are found by asking; `precision`: the share of what is found that is true; `summed_up`: the share found in a last
+            state.
     """
     torch.manual_seed(derive_seed("reading", "start"))  # of the layers that are thrown away
-    quiz = Quiz(facts)
+    quiz = Quiz([facts for lesson in lessons.values() for _, facts in lesson])
     both = nn.ModuleDict({"text": text_encoder, "quiz": quiz}).to(job.device).train()
     end = text_encoder.config.eos_token_id
-    learned = np.array([number for number in range(len(windows)) if number % HELD_OUT])
-    held_out = np.arange(0, len(windows), HELD_OUT)[:512]
+    learned = {world: np.array([n for n in range(len(lesson)) if n % HELD_OUT]) for world, lesson in lessons.items()}
+    held_out = {world: lesson[::HELD_OUT][:MEASURED] for world, lesson in lessons.items()}
 
-    def ask(numbers: Any, chance: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        given = [windows[number] for number in numbers]
+    def ask(given: Lesson, chance: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         # All that follows a window's end token can sum it up; in a full one that is the end token alone.
-        places = [int(chance.integers(window.index(end), len(window))) for window in given]
-        hidden_bkd = text_encoder(torch.tensor(given, device=job.device)).last_hidden_state
-        right = quiz.truth([facts[number] for number in numbers]).to(job.device)
-        return quiz(hidden_bkd), quiz.sum_up(hidden_bkd[range(len(given)), places]), right
+        places = [int(chance.integers(window.index(end), len(window))) for window, _ in given]
+        hidden_bkd = text_encoder(torch.tensor([window for window, _ in given], device=job.device)).last_hidden_state
+        right_bqs = quiz.truth([facts for _, facts in given]).to(job.device)
+        return quiz(hidden_bkd), quiz.sum_up(hidden_bkd[range(len(given)), places]), right_bqs
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         numbers: dict[str, float] = {}
         chance = np.random.default_rng(derive_seed("reading", step))
         if step % 50 == 49:
-            with torch.no_grad():
-                answers, summary, right = ask(held_out, chance)
-            found = answers > 0
-            numbers["recall"] = float((found & right).sum() / right.sum())
-            numbers["precision"] = float((found & right).sum() / found.sum().clamp(min=1))
-            numbers["summed_up"] = float(((summary > 0) & right).sum() / right.sum())
-        answers, summary, right = ask(chance.choice(learned, BATCH), chance)
+            for world, given in held_out.items():
+                with torch.no_grad():
+                    answers, summary, right = ask(given, chance)
+                found = answers > 0
+                numbers[f"{world} recall"] = float((found & right).sum() / right.sum())
+                numbers[f"{world} precision"] = float((found & right).sum() / found.sum().clamp(min=1))
+                numbers[f"{world} summed_up"] = float(((summary > 0) & right).sum() / right.sum())
+        share = BATCH // len(lessons)
+        given = [lesson[n] for world, lesson in lessons.items() for n in chance.choice(learned[world], share)]
+        answers, summary, right = ask(given, chance)
         return quiz.loss(answers, right) + quiz.loss(summary, right), numbers
 
     return fit(both, loss, Fit(steps, 2e-3, muon=True), job)

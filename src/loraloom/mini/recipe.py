@@ -23,7 +23,7 @@ class Recipe:
         first_steps: Of the denoiser before it is grounded.
         grounding_steps, grounding_batch: Of its deep layers.
         steps: Of the denoiser after that, the learning rate falling to almost nothing.
-        point_pictures: The denoiser is asked for held-out texts every so many pictures (`curve`).
+        point_pictures: The denoiser is asked for held-out plans every so many pictures (`curve`).
         contrast_pictures, contrast_steps: Of the vision tower.
         batch_size, learning_rate: Of the denoiser.
         precision: `no`, or `bf16` on a GPU.
@@ -38,7 +38,7 @@ class Recipe:
     louder_steps: int = 1_100
     louder_batch: int = 12
     decoder_steps: int = 2_400
-    reading_texts: int = 17_000
+    reading_texts: int = 20_000
     reading_steps: int = 2_000
     first_steps: int = 600
     grounding_steps: int = 500

@@ -1,12 +1,13 @@
 """What a scene's caption says, fact by fact.
 
-In: a caption of the grammar in `captions`, or a part of one. Out: (subject, relation, object) triples. Of two cars in two
-colours `colour-of car` has two answers: counts, sizes and places are told of a kind and of a colour, and so of each thing.
+In: a caption of the grammar in `captions`, or a part of one. Out: (subject, relation, object) triples. Counts, sizes, places
+and the like are told of a kind and of a colour, but not of one that the caption speaks of twice: of a red car and two
+blue ones it says how many are red and how many blue. "Under the sun" says that there is a sun.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from loraloom.extensions.domains.scenes.catalogue import THINGS
 from loraloom.extensions.domains.scenes.pen import COLOURS
@@ -51,51 +52,46 @@ _TIME = re.compile(rf"\bat (?P<time>night|sunset)\b|\bthe sky is (?P<sky>{_any([
 _STYLE = re.compile(r", (?P<style>\w+) style$")
 
 
-@dataclass(frozen=True, slots=True)
-class _Mention:
-    """Things as a caption names them; `noun` is singular, what is not said is empty."""
-
-    noun: str
-    colour: str
-    relation: str
-    facts: tuple[Fact, ...]
-
-
 def facts(text: str) -> list[Fact]:
     """What a caption says of its things and of its scene; what follows the other way round as well. Empty for other texts."""
     found: dict[Fact, None] = {}
-    anchored: _Mention | None = None
-    for match in _MENTION.finditer(text):
-        mention = _mention(match, anchor=anchored is not None)
-        if anchored is not None:
-            relation = anchored.relation
-            found[anchored.noun, relation.replace(" ", "-"), mention.noun] = None
-            found[mention.noun, _TURNED[relation].replace(" ", "-"), anchored.noun] = None
-        found.update(dict.fromkeys(mention.facts))
-        anchored = mention if mention.relation else None
-    if found:
-        found.update(dict.fromkeys(_of_scene(text)))
-    return list(found)
+    mentions, anchored = list(_MENTION.finditer(text)), None
+    # What follows a relation, `next to the red car`, has been told before.
+    told = [
+        match for before, match in zip([None, *mentions], mentions, strict=False) if not (before and before["relation"])
+    ]
+    times = Counter(name for match in told for name in _names(match))
+    for match in mentions:
+        noun, colour = _names(match)
+        if colour:
+            found |= {(colour, "colour-of", noun): None, (noun, "in-colour", colour): None}
+        if anchored is None:
+            names = [name for name in (noun, colour) if name and times[name] == 1]
+            found |= {(word, relation, name): None for name in names for word, relation in _said(match)}
+        else:
+            relation, other = anchored["relation"], _names(anchored)[0]
+            found[other, relation.replace(" ", "-"), noun] = None
+            found[noun, _TURNED[relation].replace(" ", "-"), other] = None
+        anchored = match if match["relation"] else None
+    return list(found | dict.fromkeys(_of_scene(text)))
 
 
-def _mention(match: re.Match[str], *, anchor: bool) -> _Mention:
-    """A noun phrase and all that stands with it. Of an anchor only words that tell it from others: `next to the car`."""
-    noun = _KINDS[match["noun"]]
-    colour = match["colour"] or match["coat"] or ""
-    said: list[Fact] = []
-    if colour:
-        said += [(colour, "colour-of", noun), (noun, "in-colour", colour)]
-    if not anchor:
-        objects = [name for name in (noun, colour) if name]
-        place = match["place"] or match["ahead"]
-        said += [(_COUNTS[match["number"]], "how-many", name) for name in objects]
-        said += [(match["size"], "size-of", name) for name in objects if match["size"]]
-        said += [(_PLACES[place], "place-of", name) for name in objects if place]
-        if match["facing"]:
-            said.append((match["facing"], "facing-of", noun))
-        if match["second"]:
-            said.append((match["second"], "roof-of" if match["part"] == "roof" else "scarf-of", noun))
-    return _Mention(noun, colour, match["relation"] or "", tuple(said))
+def _names(match: re.Match[str]) -> tuple[str, str]:
+    """Kind and colour of what is spoken of; the colour may go unsaid and is then empty."""
+    return _KINDS[match["noun"]], match["colour"] or match["coat"] or ""
+
+
+def _said(match: re.Match[str]) -> Iterator[tuple[str, str]]:
+    """Subject and relation of what is said of it."""
+    yield _COUNTS[match["number"]], "how-many"
+    if match["size"]:
+        yield match["size"], "size-of"
+    if place := match["place"] or match["ahead"]:
+        yield _PLACES[place], "place-of"
+    if match["facing"]:
+        yield match["facing"], "facing-of"
+    if match["second"]:
+        yield match["second"], "roof-of" if match["part"] == "roof" else "scarf-of"
 
 
 def _of_scene(text: str) -> Iterator[Fact]:
