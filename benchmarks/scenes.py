@@ -79,7 +79,7 @@ def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]
     pixels = np.asarray(image, np.float32)
     border = np.concatenate([pixels[:4].reshape(-1, 3), pixels[-4:].reshape(-1, 3)])
     ground = np.median(border, axis=0)
-    things = ndimage.binary_opening(np.abs(pixels - ground).sum(axis=2) > DISTINCT)
+    things = np.asarray(ndimage.binary_opening(np.abs(pixels - ground).sum(axis=2) > DISTINCT), np.bool_)
     colours = np.full(things.shape, -1)
     colours[things] = named(pixels[things])
     kinds = kinds_of(said)
@@ -90,7 +90,8 @@ def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]
             seen = (colours == NAMES.index(subject)).sum()
             yield SORTS[relation], bool(seen >= PRESENT * max(1, things.sum()))
         elif relation == "how-many" and kinds == [thing]:
-            numbered, _ = ndimage.label(ndimage.binary_dilation(things, iterations=3))
+            numbered = np.zeros(things.shape, np.int32)
+            ndimage.label(ndimage.binary_dilation(things, iterations=3), output=numbered)
             sizes = np.bincount(numbered.ravel())[1:]
             yield SORTS[relation], sum(sizes >= SPECK * sizes.max(initial=1)) == int(subject)
         elif relation == "place-of" and subject in ("left", "middle", "right"):

@@ -50,11 +50,12 @@ class Quiz(nn.Module):
         self.words = nn.Parameter(torch.randn(len(self._words), width) * 0.5)
         self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
         self.norm = nn.LayerNorm(width)
-        self.answers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, len(self.subjects)))
+        answer = nn.Linear(2 * width, len(self.subjects))
+        self.answers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), answer)
         self.summary = nn.Linear(width, len(self.questions) * len(self.subjects))
         # Most of what could be said is not: begun at that share, the first steps need not learn it.
         share = min(0.5, sum(map(len, said)) / len(said) / len(self.questions) / len(self.subjects))
-        for layer in (self.summary, self.answers[-1]):
+        for layer in (self.summary, answer):
             nn.init.constant_(layer.bias, math.log(share / (1 - share)))
 
     def sum_up(self, hidden_bd: Tensor) -> Tensor:
