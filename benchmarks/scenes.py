@@ -9,6 +9,8 @@ caption says (the domain's `facts`) are looked for in it:
 - counts, where a caption has one kind of things in it: that many pieces;
 - places: where the middle of the things, or of those in that colour, is.
 
+Captions of several things are the hard ones: their facts, but for the background, are counted by themselves too.
+
 Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true pictures (the ceiling of this
 measure), in those that the model draws, one for each caption, and in the true pictures of other captions (chance).
 
@@ -45,6 +47,7 @@ SPECK = 0.3
 PRESENT = 0.08
 LEFT_ENDS, RIGHT_STARTS = 108, 148
 NAMES, PALETTE = list(COLOURS), np.array(list(COLOURS.values()), np.float32)
+SEVERAL = "of several things"
 SORTS = {"background-of": "background", "colour-of": "colours", "how-many": "counts", "place-of": "places"}
 
 
@@ -113,10 +116,21 @@ def shares(pictures: list[Image.Image], captions: list[str]) -> dict[str, float]
     """Of facts met, by sort."""
     met: dict[str, Counter[bool]] = defaultdict(Counter)
     for image, caption in zip(pictures, captions, strict=True):
-        for sort, good in verdicts(image, facts(caption)):
+        said = facts(caption)
+        for sort, good in verdicts(image, said):
             met[sort][good] += 1
             met["all"][good] += 1
-    return {sort: met[sort][True] / met[sort].total() for sort in (*SORTS.values(), "all") if met[sort]}
+            if several(said) and sort != SORTS["background-of"]:
+                met[SEVERAL][good] += 1
+    return {sort: met[sort][True] / met[sort].total() for sort in (*SORTS.values(), SEVERAL, "all") if met[sort]}
+
+
+def several(said: list[Fact]) -> bool:
+    """Whether a caption speaks of more than one thing."""
+    kinds = kinds_of(said)
+    return len(kinds) > 1 or any(
+        thing in kinds and subject != "1" for subject, relation, thing in said if relation == "how-many"
+    )
 
 
 def main() -> None:
