@@ -127,10 +127,7 @@ def shares(pictures: list[Image.Image], captions: list[str]) -> dict[str, float]
 
 def several(said: list[Fact]) -> bool:
     """Whether a caption speaks of more than one thing."""
-    kinds = kinds_of(said)
-    return len(kinds) > 1 or any(
-        thing in kinds and subject != "1" for subject, relation, thing in said if relation == "how-many"
-    )
+    return len(kinds_of(said)) > 1 or any(fact[1] == "how-many" and fact[0] != "1" for fact in said)
 
 
 def main() -> None:
@@ -154,10 +151,10 @@ def main() -> None:
     true = [image for image, _ in examples]
     rows = {
         "true pictures": shares(true, captions),
-        "mini": shares(pictures, captions),
+        "drawn": shares(pictures, captions),
         "another caption's": shares([*true[1:], true[0]], captions),
     }
-    print("| | " + " | ".join(rows["mini"]) + " |\n" + "|---" * (len(rows["mini"]) + 1) + "|")
+    print("| | " + " | ".join(rows["drawn"]) + " |\n" + "|---" * (len(rows["drawn"]) + 1) + "|")
     for title, row in rows.items():
         print(f"| {title} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
     if arguments.pictures:
