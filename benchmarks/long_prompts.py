@@ -176,7 +176,7 @@ def main() -> None:
         ).finished
         if finished.stopped:
             return  # the same command goes on
-        config = GenerateConfig(steps=20, guidance_scale=3.0, batch_size=8, fill_in=False)
+        config = GenerateConfig(steps=20, batch_size=8, fill_in=False)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
         met, share = judge_all(session, prompts, print)
         rows[method] = row_of(met, share, encode_ms(session, prompts))

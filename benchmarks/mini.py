@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--repair-guidance", type=float, default=GenerateConfig().repair_guidance)
     parser.add_argument("--sampler", default="auto")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, help="default is what suits the model")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     settings = GenerateConfig(
@@ -166,7 +166,8 @@ def main() -> None:
         on_cpu = session.device.type == "cpu"
         record: dict[str, Any] = {
             "model": session.model.source.location, "style": style, "prompts": arguments.prompts,
-            "settings": session.config.model_dump() | {"best_of": arguments.best_of},
+            "settings": session.config.model_dump()
+            | {"best_of": arguments.best_of, "guidance_scale": session.guidance},
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU" if on_cpu
             else torch.cuda.get_device_name(), "values": rows,
         }  # fmt: skip

@@ -135,14 +135,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:mini")
     parser.add_argument("--captions", type=int, default=200)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--guidance", type=float, help="default is what suits the model")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pictures", type=Path, help="folder for the first 24 drawn pictures, for the eye")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     examples = held_out(arguments.captions)
     captions = [caption for _, caption in examples]
-    settings = GenerateConfig(steps=arguments.steps, guidance_scale=arguments.guidance, batch_size=8)
+    settings = GenerateConfig(
+        sampler=arguments.sampler, steps=arguments.steps, guidance_scale=arguments.guidance, batch_size=8
+    )
     session = open_session(settings, source=ModelSource(arguments.model), domain="scenes")
     requests = [replace(each, seed=1000 + number) for number, each in enumerate(session.requests(captions))]
     pictures = [
@@ -169,7 +172,7 @@ def main() -> None:
         record = {
             "model": arguments.model,
             "captions": arguments.captions,
-            "settings": settings.model_dump(),
+            "settings": session.config.model_dump() | {"guidance_scale": session.guidance},
             "values": rows,
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

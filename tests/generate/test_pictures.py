@@ -218,8 +218,8 @@ def test_what_is_left_open_suits_a_model_whose_last_step_is_pure_noise(model: Di
     assert suited_sampler("auto", model.schedule) == "dpmpp_2m_karras"
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
     no_signal = NoiseSchedule(scheduler.alphas_cumprod.double(), "v_prediction")
-    assert suited_sampler("auto", no_signal) == "ddim"
-    assert suited_sampler("euler_a", no_signal) == "euler_a"
+    assert suited_sampler("auto", no_signal) == "euler_a"
+    assert suited_sampler("ddim", no_signal) == "ddim"
     assert suited_guidance(None, model.schedule) == 7.5
-    assert suited_guidance(None, no_signal) == 3.0
+    assert suited_guidance(None, no_signal) == 4.0
     assert suited_guidance(6.0, no_signal) == 6.0

@@ -14,7 +14,7 @@ class GenerateConfig(Settings):
     seed: int = setting(0, "of the first picture", flag="--seed", ge=0)
     steps: int = setting(25, "denoiser steps", flag="--steps", ge=1)
     guidance_scale: float | None = setting(
-        None, "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 3", flag="--guidance", ge=1
+        None, "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4", flag="--guidance", ge=1
     )
     sampler: str = setting(
         "auto", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"

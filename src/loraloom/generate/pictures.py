@@ -186,22 +186,23 @@ def suited_sampler(name: str, schedule: NoiseSchedule) -> str:
     """The solver that `auto` means for a model; any other name is itself.
 
     Karras' steps are spread between the model's least and largest noise-to-signal ratio. Where the last training step
-    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise.
+    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise. Such a
+    model is drawn from with fresh noise at every step, which mends what earlier steps got wrong (decision 0027).
     """
     if name != "auto":
         return name
-    return "ddim" if _ends_in_noise(schedule) else "dpmpp_2m_karras"
+    return "euler_a" if _ends_in_noise(schedule) else "dpmpp_2m_karras"
 
 
 def suited_guidance(scale: float | None, schedule: NoiseSchedule) -> float:
     """The classifier-free guidance that None means for a model; any number is itself.
 
-    7.5 as usual for Stable Diffusion 1, 3 where the last training step holds no signal: such models take guidance harder, and
+    7.5 as usual for Stable Diffusion 1, 4 where the last training step holds no signal: such models take guidance harder, and
     colours burn out (Lin et al. 2024, 3.4).
     """
     if scale is not None:
         return scale
-    return 3.0 if _ends_in_noise(schedule) else 7.5
+    return 4.0 if _ends_in_noise(schedule) else 7.5
 
 
 def _ends_in_noise(schedule: NoiseSchedule) -> bool:
