@@ -172,7 +172,7 @@ def main() -> None:
         record = {
             "model": arguments.model,
             "captions": arguments.captions,
-            "settings": session.config.model_dump() | {"guidance_scale": session.guidance},
+            "settings": session.config.model_dump(),
             "values": rows,
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

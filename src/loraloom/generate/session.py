@@ -52,8 +52,9 @@ class Session:
 
     @property
     def guidance(self) -> float:
-        """The settings' classifier-free guidance, or what suits the model."""
-        return suited_guidance(self.config.guidance_scale, self.model.schedule)
+        """Classifier-free guidance; `open_session` has put what suits the model where the settings left it open."""
+        assert self.config.guidance_scale is not None
+        return self.config.guidance_scale
 
     def set_weight(self, index: int, weight: float) -> None:
         """Change how much an adapter counts, in a session that was opened as `changing`."""
@@ -178,7 +179,11 @@ def open_session(
     record: Mapping[str, Any] = files[0].record if files else {}
     source = source or _base_of(record, files)
     model = open_model(source, family)
-    config = config.model_copy(update={"sampler": suited_sampler(config.sampler, model.schedule)})
+    suited = {
+        "sampler": suited_sampler(config.sampler, model.schedule),
+        "guidance_scale": suited_guidance(config.guidance_scale, model.schedule),
+    }
+    config = config.model_copy(update=suited)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in ("denoiser", "text_encoder", "vae"):
