@@ -315,6 +315,13 @@ class RunConfig(Settings):
             )
         if self.objective.balance_noise and self.objective.snr_gamma is not None:
             raise ValueError("objective.balance_noise and snr_gamma both weigh noise levels: choose one")
+        unused = [
+            name
+            for name in ("target", "rank", "alpha", "dropout")
+            if getattr(self.lora, name) != LoraConfig.model_fields[name].default
+        ]
+        if self.train.method == "full" and unused:
+            raise ValueError(f"lora.{unused[0]} is for an adapter, but train.method is full: every weight learns")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
         return self
