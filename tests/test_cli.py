@@ -1,5 +1,6 @@
 """The command line as its user meets it: each test starts a real process unless it says otherwise."""
 
+import json
 import os
 import subprocess
 import sys
@@ -162,6 +163,10 @@ def test_samples_draws_what_any_domain_draws_and_says_how_to_go_on(tmp_path: Pat
     assert result.stdout == f"next: {step}\n"
     loraloom("samples", "floorplan", "--out", "plans", "--count", "1", cwd=tmp_path)
     assert (tmp_path / "plans" / "truth" / "0.json").is_file()
+    loraloom("samples", "plans", "--style", "plain", "--out", "plain", "--count", "1", cwd=tmp_path)
+    assert (tmp_path / "plain" / "input_text" / "0.txt").read_text(encoding="utf-8").startswith("Plain")
+    loraloom("samples", "styles", "--out", "styles", "--count", "1", cwd=tmp_path)
+    assert json.loads((tmp_path / "styles" / "scenes.json").read_text(encoding="utf-8"))["style"] == "watercolour"
     unknown = loraloom("samples", "freetext", "--out", "x", code=2, cwd=tmp_path).stderr
     assert unknown.startswith("error: unknown kind of samples: got 'freetext'")
 

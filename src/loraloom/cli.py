@@ -144,12 +144,14 @@ def quickstart(
 
 
 def samples(
-    kind: Annotated[str, typer.Argument(help="plans, scenes, styles, or a domain that draws")],
+    kind: Annotated[str, typer.Argument(help="plans, scenes, or styles: scenes in watercolour")],
     out: Annotated[Path, typer.Option("--out", help="folder of the pictures; go on with it after an interruption")],
     count: Annotated[int, typer.Option("--count", min=1, help="pictures")] = 200,
     style: Annotated[
         str | None,
-        typer.Option(help="how they are drawn [default: sjh for plans, flat for scenes, watercolour for styles]"),
+        typer.Option(
+            help="plans: sjh, plain; scenes: flat, watercolour, cartoon, anime, sketch, night, pixel [default: sjh, flat]"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="decides every picture")] = 0,
 ) -> None:
