@@ -170,7 +170,9 @@ def main() -> None:
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU" if on_cpu
             else torch.cuda.get_device_name(), "values": rows,
         }  # fmt: skip
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        # NaN is no JSON: what was not counted is null.
+        text = json.dumps(record, indent=1).replace("NaN", "null")
+        arguments.json.write_text(text + "\n", encoding="utf-8")
     print(table(rows))
     print(headway(rows))
 
