@@ -13,7 +13,7 @@ from loraloom.quickstart import MARK, Size, run_quickstart
 
 
 @pytest.mark.slow
-def test_quickstart_teaches_checks_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     folder = tmp_path / "q"
     folder.mkdir()
     (folder / "plans" / "of an earlier one").mkdir(parents=True)

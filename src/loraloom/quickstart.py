@@ -1,6 +1,6 @@
 """The whole way in some minutes, without a download or a GPU: draw, prepare, train, generate, check, report.
 
-In: an empty folder. Out: in it floor plans with their texts in a style that the built-in base has never seen, the dataset,
+In: an empty folder. Out: in it floor plans with their texts in a style that the built-in base cannot draw, the dataset,
 the run with samples and exports, pictures of held-out texts with receipts, and `report.html`: each text drawn by the
 base and by the adapter, every sentence checked.
 """
@@ -108,6 +108,9 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
         f'next: {COMMAND} generate --adapter {folder / "run"} --best-of 8 "2 bedrooms, kitchen left of the living room"'
     )
     say(f"      {COMMAND} doctor; {COMMAND} prepare YOUR_PICTURES --out DATASET; {COMMAND} train --dataset DATASET")
+    say(
+        "      (train fetches Stable Diffusion 1.5, some gigabytes, and wants a GPU; --model builtin:mini does neither)"
+    )
 
 
 def run_config(folder: Path, size: Size) -> RunConfig:

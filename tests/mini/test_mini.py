@@ -478,9 +478,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     assert "2/7 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()
     points = [json.loads(line) for line in (tmp_path / "state" / "round_01" / "curve.jsonl").read_text().splitlines()]
-    assert [point["pictures"] for point in points] == [4, 8] and all(
-        0 <= point["sentences_met"] <= 1 for point in points
-    )
+    assert [point["pictures"] for point in points] == [4, 8]
 
 
 @pytest.mark.slow

@@ -16,12 +16,11 @@ from loraloom.mini.bank import windows_of
 from loraloom.mini.contrast import compare
 from loraloom.randomness import derive_seed
 
-MIB = 2**20
 MINI = Path(loraloom.__file__).parent / "assets" / "mini"
 
 
 def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
-    assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40 * MIB
+    assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40e6
     settings = [file.read_text(encoding="utf-8") for file in MINI.rglob("*config.json")]
     # Denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures.
     assert len(settings) == 8

@@ -1,7 +1,7 @@
 """Fit a small module for a number of steps, and go on where it was cut off.
 
-In: a module, a loss of the step, a state file. Out: the module with the average of its weights. Used for the parts that
-the training loop proper has no word for: autoencoder and text-image contrast.
+In: a module, a loss of the step, a state file. Out: the module with the average of its weights. Used for all that
+`build-mini` teaches: autoencoder, reading, grounding, denoiser and text-image contrast.
 """
 
 import math

@@ -24,7 +24,7 @@ EMBEDDING_STD = 0.3
 
 
 def make_autoencoder() -> Any:
-    """1.2 million parameters, pixels (b, 3, 256, 256) to latents (b, 4, 32, 32)."""
+    """1.7 million parameters, pixels (b, 3, 256, 256) to latents (b, 4, 32, 32)."""
     kind: Any = AutoencoderKL  # its annotations name tuples of one
     widths = (16, 32, 64, 96)
     return kind(
