@@ -3,25 +3,31 @@
 In: a base, how many plans to learn from, steps, how many held-out texts. For each prompt method an adapter is trained alike
 (same plans, seed, steps, layers, text encoder included) and draws the same texts from the same seeds. A fact is a sentence
 of the text; it stands late when its last token is beyond the first window. In the texts, learned ones as well, sentences
-are shuffled within their sections and the sections of connections and positions stand in either order, so that late
-facts are no harder than early ones; accuracies are compared section by section.
+are shuffled within their sections and the sections of connections and positions stand in either order. Every held-out
+text is drawn from the same seed twice: as it is, and the other way round, sections and the sentences in them, which is
+as likely an order. A fact that stands late in one and early in the other is a pair: the same words for the same plan, so
+that nothing but its place differs.
 
 Out, printed and with `--json` as a file, for each method: the share of facts that reaches the encoder, milliseconds to
-encode a text, met share of early and late connections and of early and late positions, and late minus early, the mean
-over both sections weighted by their late facts.
+encode a text, met share of early and late facts in both orders, the number of pairs, and late minus early over them with
+its standard error, texts being what is independent.
 
-    python benchmarks/long_prompts.py --out long_prompts --steps 300 --prompts 100 --json benchmarks/results/long_prompts.json
+    python benchmarks/long_prompts.py --out long_prompts --json benchmarks/results/long_prompts.json
+    python benchmarks/long_prompts.py --out long_prompts --methods attention --prompts 400
+
+Half an hour of two CPU cores, and a quarter of an hour more.
 
 The base was trained with `attention`, so that method starts ahead: `--model` takes another one.
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -43,8 +49,25 @@ from loraloom.randomness import derive_seed
 from loraloom.train.run import train
 
 SECTIONS = ("connection", "position")
-Met = dict[tuple[str, bool], list[bool]]
-"""(section, late) to whether each fact is met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A sentence of a text in one order, drawn.
+
+    Attributes:
+        plan: The number of the held-out text.
+        sentence: Without its line end.
+        late: Its last token is beyond the first window.
+        arrived: It reaches the encoder in full.
+        met: The picture shows it.
+    """
+
+    plan: int
+    sentence: str
+    late: bool
+    arrived: bool
+    met: bool
 
 
 def mixed(text: str, number: int) -> str:
@@ -52,6 +75,16 @@ def mixed(text: str, number: int) -> str:
     rng = np.random.default_rng(number)
     counts, *sections = print_spec(shuffle(parse_spec(text), rng)).rstrip("\n").split("\n\n")
     return "\n\n".join([counts, *(sections[place] for place in rng.permutation(len(sections)))]) + "\n"
+
+
+def the_other_way_round(text: str) -> str:
+    """The sections after the counts, and the sentences below their headers, last to first."""
+    counts, *sections = text.rstrip("\n").split("\n\n")
+    turned: list[str] = []
+    for section in reversed(sections):
+        header, *sentences = section.split("\n")
+        turned.append("\n".join([header, *reversed(sentences)]))
+    return "\n\n".join([counts, *turned]) + "\n"
 
 
 def held_out(count: int) -> list[str]:
@@ -97,26 +130,52 @@ def is_late(session: Session, prompt: str, sentence: str) -> bool:
     return len(text.tokenize(prompt[:end])) > text.window_tokens - 2
 
 
-def judge_all(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> tuple[Met, float]:
-    """Draw every text once; which facts are met, and the share of facts that reach the encoder."""
+def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[Fact]:
+    """Draw every text in both orders from one seed; all facts of both."""
     judge = require_judge(session)
-    met: Met = defaultdict(list)
-    arrived: list[bool] = []
+    facts: list[Fact] = []
+    orders = [order for prompt in prompts for order in (prompt, the_other_way_round(prompt))]
     requests: list[PictureRequest] = [
-        replace(request, seed=number) for number, request in enumerate(session.requests(prompts))
+        replace(request, seed=number // 2) for number, request in enumerate(session.requests(orders))
     ]
-    for number, picture in enumerate(session.draw(requests), 1):
+    for number, picture in enumerate(session.draw(requests)):
         image: Image.Image = picture.image
         prompt = picture.request.prompt
         for verdict in judge.judge(image, prompt).verdicts:
             if verdict.section not in SECTIONS:
                 continue
-            late = is_late(session, prompt, verdict.sentence)
-            met[verdict.section, late].append(verdict.met is True)
-            arrived.append(reached(session, prompt, verdict.sentence, late))
-        if number % 20 == 0:
-            say(f"{number} of {len(prompts)} texts")
-    return met, float(np.mean(arrived))
+            sentence = verdict.sentence
+            late = is_late(session, prompt, sentence)
+            arrived = reached(session, prompt, sentence, late)
+            facts.append(Fact(number // 2, sentence, late, arrived, verdict.met is True))
+        if (number + 1) % 40 == 0:
+            say(f"{number + 1} of {len(orders)} pictures")
+    return facts
+
+
+def late_minus_early(facts: Sequence[Fact]) -> dict[str, float]:
+    """Over all facts that stand late in one order and early in the other; a ratio estimate, texts as clusters.
+
+    The standard error is that of a ratio of sums over independent clusters (Cochran, Sampling Techniques, 1977, 6.4).
+    """
+    places: dict[tuple[int, str], dict[bool, bool]] = defaultdict(dict)
+    for fact in facts:
+        places[fact.plan, fact.sentence][fact.late] = fact.met
+    by_plan: dict[int, list[int]] = defaultdict(list)
+    for (plan, _), met in places.items():
+        if len(met) == 2:
+            by_plan[plan].append(int(met[True]) - int(met[False]))
+    pairs = sum(len(differences) for differences in by_plan.values())
+    if len(by_plan) < 2:
+        return {"pairs": pairs, "late_minus_early": math.nan, "standard_error": math.nan}
+    mean = sum(sum(differences) for differences in by_plan.values()) / pairs
+    squares = sum((sum(differences) - mean * len(differences)) ** 2 for differences in by_plan.values())
+    texts = len(by_plan)
+    return {
+        "pairs": pairs,
+        "late_minus_early": mean,
+        "standard_error": math.sqrt(squares * texts / (texts - 1)) / pairs,
+    }
 
 
 def encode_ms(session: Session, prompts: Sequence[str]) -> float:
@@ -129,21 +188,24 @@ def encode_ms(session: Session, prompts: Sequence[str]) -> float:
     return 1000 * statistics.median(times)
 
 
-def row_of(met: Met, share: float, milliseconds: float) -> dict[str, float]:
+def row_of(facts: Sequence[Fact], milliseconds: float) -> dict[str, float]:
     """The numbers of a method."""
-    row = {"facts_encoded": share, "encode_ms": milliseconds}
-    difference, weights = 0.0, 0
-    for section in SECTIONS:
-        early, late = met[section, False], met[section, True]
-        for name, facts in (("early", early), ("late", late)):
-            row[f"{section}_{name}"] = float(np.mean(facts)) if facts else float("nan")
-            row[f"{section}_{name}_facts"] = len(facts)
-        if early and late:
-            difference += len(late) * (float(np.mean(late)) - float(np.mean(early)))
-            weights += len(late)
-    row["late_minus_early"] = difference / weights if weights else float("nan")
-    row["all_met"] = float(np.mean([one for facts in met.values() for one in facts]))
-    return row
+
+    def share_met(chosen: Sequence[Fact]) -> float:
+        return float(np.mean([fact.met for fact in chosen])) if chosen else math.nan
+
+    early = [fact for fact in facts if not fact.late]
+    late = [fact for fact in facts if fact.late]
+    return {
+        "facts_encoded": float(np.mean([fact.arrived for fact in facts])),
+        "encode_ms": milliseconds,
+        "early_facts": len(early),
+        "early_met": share_met(early),
+        "late_facts": len(late),
+        "late_met": share_met(late),
+        "all_met": share_met(facts),
+        **late_minus_early(facts),
+    }
 
 
 def main() -> None:
@@ -151,9 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for plans and runs; goes on where it was")
     parser.add_argument("--model", default="builtin:mini")
-    parser.add_argument("--plans", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--plans", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--methods", nargs="+", default=get_args(PromptMethod))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -166,6 +228,11 @@ def main() -> None:
             size=256, crop="center", resample="nearest", domain="floorplan", validation_share=0.0, near_duplicate_bits=0
         )
         prepare(arguments.out / "plans", arguments.out / "dataset", settings, console=print)
+    plans = len(read_manifest(arguments.out / "dataset").examples)
+    if plans != arguments.plans:
+        parser.error(
+            f"{arguments.out} holds {plans} plans, not {arguments.plans}: name another folder, or --plans {plans}"
+        )
     prompts = held_out(arguments.prompts)
     rows: dict[str, dict[str, float]] = {}
     for method in arguments.methods:
@@ -178,8 +245,7 @@ def main() -> None:
             return  # the same command goes on
         config = GenerateConfig(steps=20, batch_size=8, fill_in=False)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
-        met, share = judge_all(session, prompts, print)
-        rows[method] = row_of(met, share, encode_ms(session, prompts))
+        rows[method] = row_of(facts_drawn(session, prompts, print), encode_ms(session, prompts))
         print(json.dumps({method: rows[method]}), flush=True)
     names = list(next(iter(rows.values())))
     print("| method | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
@@ -188,12 +254,14 @@ def main() -> None:
     if arguments.json:
         record = {
             "model": arguments.model,
-            "plans": len(read_manifest(arguments.out / "dataset").examples),
+            "plans": plans,
             "steps": arguments.steps,
             "prompts": arguments.prompts,
             "methods": rows,
         }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        # NaN is no JSON: without pairs a difference is null.
+        text = json.dumps(record, indent=1).replace("NaN", "null")
+        arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""How long does `loraloom build-mini` take here from nothing, stage by stage, if nothing else runs?
+
+In: how many steps to try of each stage. Every stage of the recipe that suits this machine runs in a temporary folder with
+its real batches, on few pictures and for few steps. Out, printed and with `--json` as a file: seconds a step (between the
+log line after 50 steps and the last one) and a picture, and hours for the counts of the recipe. Pictures are drawn with all
+cores. Points of the learning curve are left out.
+
+    python benchmarks/mini_build.py --json benchmarks/results/mini_build_cpu.json
+
+A quarter of an hour of two CPU cores.
+"""
+
+import argparse
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from loraloom.mini.build import best_device, build_mini
+from loraloom.mini.recipe import Recipe, recipe_for
+
+FITS = {
+    "autoencoder": "autoencoder_steps",
+    "louder": "louder_steps",
+    "decoder": "decoder_steps",
+    "reading": "reading_steps",
+    "first": "first_steps",
+    "grounding": "grounding_steps",
+    "denoiser": "steps",
+    "contrast": "contrast_steps",
+}
+"""A fit's word in the log to its count in the recipe, in the order that they come."""
+DRAWN, ENCODED = "drawn files", "encoded files"
+PICTURES = 800
+
+
+class Clock:
+    """What a build says, and when."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, dict[int, float]] = {}
+        """Fit to steps done to the time they were said."""
+        self.bars: dict[str, float] = {DRAWN: 0.0, ENCODED: 0.0}
+        """Bar to seconds between its beginning and its end."""
+
+    def say(self, text: str) -> None:
+        """A line of a build."""
+        print(text, flush=True)
+        if match := re.match(r"(\w+) (\d+)/\d+ ", text):
+            self.lines.setdefault(match[1], {})[int(match[2])] = time.perf_counter()
+
+    def bar(self, title: str) -> Callable[[int, int], None]:
+        """A progress bar of a build."""
+        began, before = time.perf_counter(), self.bars[title]
+
+        def progress(done: int, total: int) -> None:
+            self.bars[title] = before + time.perf_counter() - began
+
+        return progress
+
+    def seconds_a_step(self, fit: str) -> float:
+        """Between the first and the last line of a fit."""
+        (first, began), *_, (last, ended) = sorted(self.lines[fit].items())
+        return (ended - began) / (last - first)
+
+
+def rehearsal(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with its own batches, on few pictures and for few steps."""
+    counts = dict.fromkeys(FITS.values(), steps)
+    sizes = {
+        "pictures": PICTURES,
+        "autoencoder_pictures": PICTURES,
+        "reading_texts": PICTURES,
+        "contrast_pictures": PICTURES,
+    }
+    return replace(recipe, **counts, **sizes, point_pictures=10**9)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100, help="of each stage; more than 50")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.steps <= 50:
+        parser.error("--steps must be more than 50: stages say how far they are every 50 steps")
+    device = best_device()
+    recipe, clock = recipe_for(device), Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        build_mini(Path(folder), rehearsal(recipe, arguments.steps), 1e9, clock.say, clock.bar)
+    rows: dict[str, tuple[int, float]] = {
+        fit: (getattr(recipe, name), clock.seconds_a_step(fit)) for fit, name in FITS.items()
+    }
+    # Reader and denoiser learn from the same drawings, as far as these go, and the vision tower looks at the denoiser's.
+    drawn = recipe.autoencoder_pictures + max(recipe.reading_texts, recipe.pictures)
+    rows["pictures drawn"] = (drawn, clock.bars[DRAWN] / (2 * PICTURES))
+    rows["pictures encoded"] = (recipe.pictures * recipe.layings, clock.bars[ENCODED] / (PICTURES * recipe.layings))
+    hours = {name: count * seconds / 3600 for name, (count, seconds) in rows.items()}
+    print("| stage | steps or pictures | seconds each | hours |\n|---|---|---|---|")
+    for name, (count, seconds) in rows.items():
+        print(f"| {name} | {count:,} | {seconds:.4f} | {hours[name]:.2f} |")
+    print(f"all of it: {sum(hours.values()):.1f} hours")
+    if arguments.json:
+        record = {
+            "machine": f"{os.cpu_count()} cores" if device == "cpu" else torch.cuda.get_device_name(),
+            "seconds": {name: seconds for name, (_, seconds) in rows.items()},
+            "hours": hours,
+            "all_hours": sum(hours.values()),
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
