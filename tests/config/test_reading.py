@@ -175,7 +175,10 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
             "run.yaml: objective.class_weights: got ['wall'], 'wall' is not NAME=",
         ),
         ("objective: {class_weights: [a=2, a=3]}\n", "run.yaml: objective.class_weights: got ['a=2', 'a=3'], 'a' has "),
-        ("{train: {method: full}, lora: {rank: 8}}\n", "run.yaml: lora.rank is for an adapter, but train.method is full"),
+        (
+            "{train: {method: full}, lora: {rank: 8}}\n",
+            "run.yaml: lora.rank is for an adapter, but train.method is full",
+        ),
         ("optim: {warmup_steps: 900}\n", "run.yaml: optim.warmup_steps is 900 but train.max_steps is 800: "),
     ],
 )
