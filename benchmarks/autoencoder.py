@@ -10,7 +10,6 @@ connections and positions do.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from loraloom.generate.pictures import to_images
 from loraloom.mini.autoencoder import to_pixels
 from loraloom.opening import open_model
 from loraloom.randomness import derive_seed
+from recording import write_record
 
 SECTIONS = ("counts", "connections", "positions")
 BATCH = 8
@@ -85,7 +85,7 @@ def main() -> None:
                 print(f"| {name} | {style} | {deviation:g} | {cells} |", flush=True)
     if arguments.json:
         record = {"plans": arguments.plans, "rows": rows}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ In: how many plans, and a folder of real pairs where there is one (`--real`: N.t
 
 import argparse
 import io
-import json
 import os
 import platform
 import statistics
@@ -44,6 +43,7 @@ from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_s
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.texts import spec_from_text
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, style_of
+from recording import write_record
 
 PARTS = ("drawing", "reading", "exports", "texts", "anchors")
 Chance = np.random.Generator
@@ -397,10 +397,7 @@ def main() -> None:
         for part in arguments.parts:
             result[part] = measure[part]()
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        # NaN is no JSON: what was not counted is null.
-        text = json.dumps(result, default=float, indent=1).replace("NaN", "null")
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_record(arguments.json, result)
 
 
 if __name__ == "__main__":

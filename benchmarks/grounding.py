@@ -11,7 +11,6 @@ its text takes away (0 is what a plan looks like when nothing is said about it),
 """
 
 import argparse
-import json
 import platform
 import tempfile
 import time
@@ -28,6 +27,7 @@ from loraloom.mini.build import FIRST, best_device
 from loraloom.mini.fitting import Job, Way, read_average
 from loraloom.mini.grounding import ground, how_to_ground
 from loraloom.opening import open_model
+from recording import write_record
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"after {args.steps} steps muon has taken {ratio:.1f} times what the better adamw has")
     if args.json:
         record = {"machine": platform.processor(), "shares": shares, "seconds_a_step": seconds, "ratio": ratio}
-        args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, record)
 
 
 if __name__ == "__main__":

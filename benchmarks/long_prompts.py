@@ -47,6 +47,7 @@ from loraloom.generate.judging import require_judge
 from loraloom.generate.session import Session, open_session
 from loraloom.randomness import derive_seed
 from loraloom.train.run import train
+from recording import write_record
 
 SECTIONS = ("connection", "position")
 
@@ -56,14 +57,14 @@ class Fact:
     """A sentence of a text in one order, drawn.
 
     Attributes:
-        plan: The number of the held-out text.
+        text: The number of the held-out text.
         sentence: Without its line end.
         late: Its last token is beyond the first window.
         arrived: It reaches the encoder in full.
         met: The picture shows it.
     """
 
-    plan: int
+    text: int
     sentence: str
     late: bool
     arrived: bool
@@ -160,17 +161,17 @@ def late_minus_early(facts: Sequence[Fact]) -> dict[str, float]:
     """
     places: dict[tuple[int, str], dict[bool, bool]] = defaultdict(dict)
     for fact in facts:
-        places[fact.plan, fact.sentence][fact.late] = fact.met
-    by_plan: dict[int, list[int]] = defaultdict(list)
-    for (plan, _), met in places.items():
+        places[fact.text, fact.sentence][fact.late] = fact.met
+    by_text: dict[int, list[int]] = defaultdict(list)
+    for (text, _), met in places.items():
         if len(met) == 2:
-            by_plan[plan].append(int(met[True]) - int(met[False]))
-    pairs = sum(len(differences) for differences in by_plan.values())
-    if len(by_plan) < 2:
+            by_text[text].append(int(met[True]) - int(met[False]))
+    pairs = sum(len(differences) for differences in by_text.values())
+    if len(by_text) < 2:
         return {"pairs": pairs, "late_minus_early": math.nan, "standard_error": math.nan}
-    mean = sum(sum(differences) for differences in by_plan.values()) / pairs
-    squares = sum((sum(differences) - mean * len(differences)) ** 2 for differences in by_plan.values())
-    texts = len(by_plan)
+    mean = sum(sum(differences) for differences in by_text.values()) / pairs
+    squares = sum((sum(differences) - mean * len(differences)) ** 2 for differences in by_text.values())
+    texts = len(by_text)
     return {
         "pairs": pairs,
         "late_minus_early": mean,
@@ -259,9 +260,7 @@ def main() -> None:
             "prompts": arguments.prompts,
             "methods": rows,
         }
-        # NaN is no JSON: without pairs a difference is null.
-        text = json.dumps(record, indent=1).replace("NaN", "null")
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ the number of windows that a text takes.
 """
 
 import argparse
-import json
 import platform
 import time
 from collections import defaultdict
@@ -35,6 +34,7 @@ from loraloom.generate.judging import candidate_requests, repair, require_judge
 from loraloom.generate.session import Session, open_session
 from loraloom.randomness import derive_seed
 from loraloom.verdicts import Tally
+from recording import write_record
 
 SHOWN = (
     "sentences_met", "complete", "parsed", "count_items_met", "connection_f1", "connection_f1_without_living",
@@ -170,9 +170,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU" if on_cpu
             else torch.cuda.get_device_name(), "values": rows,
         }  # fmt: skip
-        # NaN is no JSON: what was not counted is null.
-        text = json.dumps(record, indent=1).replace("NaN", "null")
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_record(arguments.json, record)
     print(table(rows))
     print(headway(rows))
 

@@ -11,19 +11,19 @@ A quarter of an hour of two CPU cores.
 """
 
 import argparse
-import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from loraloom.contracts import Progress
 from loraloom.mini.build import best_device, build_mini
 from loraloom.mini.recipe import Recipe, recipe_for
+from recording import write_record
 
 FITS = {
     "autoencoder": "autoencoder_steps",
@@ -55,7 +55,7 @@ class Clock:
         if match := re.match(r"(\w+) (\d+)/\d+ ", text):
             self.lines.setdefault(match[1], {})[int(match[2])] = time.perf_counter()
 
-    def bar(self, title: str) -> Callable[[int, int], None]:
+    def bar(self, title: str) -> Progress:
         """A progress bar of a build."""
         began, before = time.perf_counter(), self.bars[title]
 
@@ -73,12 +73,7 @@ class Clock:
 def rehearsal(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with its own batches, on few pictures and for few steps."""
     counts = dict.fromkeys(FITS.values(), steps)
-    sizes = {
-        "pictures": PICTURES,
-        "autoencoder_pictures": PICTURES,
-        "reading_texts": PICTURES,
-        "contrast_pictures": PICTURES,
-    }
+    sizes = dict.fromkeys(("pictures", "autoencoder_pictures", "reading_texts", "contrast_pictures"), PICTURES)
     return replace(recipe, **counts, **sizes, point_pictures=10**9)
 
 
@@ -113,7 +108,7 @@ def main() -> None:
             "hours": hours,
             "all_hours": sum(hours.values()),
         }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ takes three minutes of two CPU cores.
 """
 
 import argparse
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,6 +37,7 @@ from loraloom.extensions.domains.scenes.facts import Fact, facts
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.generate.session import open_session
 from loraloom.randomness import derive_seed
+from recording import write_record
 
 HELD_OUT = "benchmark of scenes"
 DISTINCT = 60
@@ -175,7 +175,7 @@ def main() -> None:
             "settings": session.config.model_dump(),
             "values": rows,
         }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from recording import write_record
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -159,7 +161,7 @@ def main() -> None:
         run([*prepared, "--size", str(args.size), "--validation-share", "0"], sides.work / "prepare.log")
         figures = measure(sides, args)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, figures)
 
 
 def measure(sides: Sides, args: argparse.Namespace) -> dict[str, object]:
