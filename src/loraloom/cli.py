@@ -144,14 +144,12 @@ def quickstart(
 
 
 def samples(
-    kind: Annotated[str, typer.Argument(help="plans, scenes, or styles: scenes in watercolour")],
+    kind: Annotated[str, typer.Argument(help="plans, scenes, styles, or a domain that draws")],
     out: Annotated[Path, typer.Option("--out", help="folder of the pictures; go on with it after an interruption")],
     count: Annotated[int, typer.Option("--count", min=1, help="pictures")] = 200,
     style: Annotated[
         str | None,
-        typer.Option(
-            help="plans: sjh, plain; scenes: flat, watercolour, cartoon, anime, sketch, night, pixel [default: sjh, flat]"
-        ),
+        typer.Option(help="? lists them [default: sjh for plans, flat for scenes, watercolour for styles]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="decides every picture")] = 0,
 ) -> None:
@@ -166,7 +164,7 @@ def samples(
     name, usual = chosen[kind]
     artist = drawn[name]
     if style is not None and style not in artist.styles:
-        raise UserError(f"unknown style of {kind}", got=style, fix=did_you_mean(style, artist.styles))
+        raise UserError(f"unknown style of {kind}", got=style, expected="one of " + ", ".join(artist.styles))
     check_folder(out)
     with bars() as bar:
         artist.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("pictures"))

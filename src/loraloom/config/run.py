@@ -315,13 +315,9 @@ class RunConfig(Settings):
             )
         if self.objective.balance_noise and self.objective.snr_gamma is not None:
             raise ValueError("objective.balance_noise and snr_gamma both weigh noise levels: choose one")
-        unused = [
-            name
-            for name in ("target", "rank", "alpha", "dropout")
-            if getattr(self.lora, name) != LoraConfig.model_fields[name].default
-        ]
-        if self.train.method == "full" and unused:
-            raise ValueError(f"lora.{unused[0]} is for an adapter, but train.method is full: every weight learns")
+        of_adapter = self.lora.model_dump(exclude_defaults=True).keys() & {"target", "rank", "alpha", "dropout"}
+        if self.train.method == "full" and of_adapter:
+            raise ValueError(f"lora.{min(of_adapter)} is for an adapter, but train.method is full: every weight learns")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
         return self
