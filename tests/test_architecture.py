@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "names", "plugins", "weights", "randomness", "folders",
-          "workforce", "quiet"}  # fmt: skip
+          "workforce", "quiet", "untrusted"}  # fmt: skip
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [
@@ -43,9 +43,9 @@ ONLY_IN = {
 }
 """Libraries that are imported in one place each, so that a new version of one touches one place."""
 
-MAX_MODULE_LINES = 400
+MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = {"train/loop.py": 90}
-MAX_FUNCTION_LINES_ELSEWHERE = 60
+MAX_FUNCTION_LINES_ELSEWHERE = 80
 
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
