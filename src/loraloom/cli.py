@@ -135,12 +135,17 @@ def tokens(
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
     plans: Annotated[int, typer.Option(min=60, help="floor plans to learn from")] = 300,
-    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 720,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="training steps [default: what fits into 3 minutes here, 100 to 720]")
+    ] = None,
+    best_of: Annotated[
+        int | None, typer.Option(min=1, help="images for each text [default: what fits into a minute here, 2 to 8]")
+    ] = None,
 ) -> None:
     """Teach the built-in base a style of floor plans, draw texts it has not seen, check them; no download, no GPU."""
     from loraloom.quickstart import Size, run_quickstart
 
-    run_quickstart(out, Size(plans=plans, steps=steps), typer.echo)
+    run_quickstart(out, Size(plans=plans, steps=steps, best_of=best_of), typer.echo)
 
 
 def samples(
@@ -386,6 +391,10 @@ def main() -> None:
     """The entry point `loraloom`."""
     # Looking for plugins of pydantic reads the metadata of every installed package: 0.05 s of 0.3, for none we use.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Threads of OpenMP that wait for each other spin. Beside other work on the same cores that made drawing ten times
+    # slower (two cores: 55 s instead of 7 s an image); a short spin costs an idle machine nothing.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(prog_name="loraloom")
     except UserError as error:

@@ -199,6 +199,7 @@ def test_generate_writes_a_receipt_and_its_overlay_beside_each_picture(tiny_mode
 
 
 def test_a_recipe_draws_a_chosen_and_repaired_picture_again(tiny_model: Path, tmp_path: Path) -> None:
+    """Within 1 of 255: the candidate was drawn in a batch of two and is drawn alone now, by other kernels on some CPUs."""
     given = {"best_of": 2, "repair": True, "repair_rounds": 2}
     config = GenerateConfig.model_validate({**SETTINGS, **given})
     wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
@@ -206,7 +207,8 @@ def test_a_recipe_draws_a_chosen_and_repaired_picture_again(tiny_model: Path, tm
     again = Wishes(recipe=tmp_path / "first", out=tmp_path / "second")
     generate(GenerateConfig(), again, {}, lambda line: None, no_bars)
     with Image.open(tmp_path / "first" / "00000.png") as one, Image.open(tmp_path / "second" / "00000.png") as two:
-        assert (array(one.convert("RGB")) == array(two.convert("RGB"))).all()
+        first, second = (array(image.convert("RGB")).astype(int) for image in (one, two))
+        assert abs(first - second).max() <= 1
 
 
 def test_a_recipe_of_repairs_before_there_was_guidance_is_drawn_without(tiny_model: Path, tmp_path: Path) -> None:

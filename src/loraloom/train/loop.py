@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from loraloom.contracts import Progress
 from loraloom.errors import UserError
 from loraloom.train.due import what_is_due
 from loraloom.train.setup import Run
@@ -44,13 +45,16 @@ class Window:
     began: float = field(default_factory=time.perf_counter)
 
 
-def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, float]], None]) -> Finished:
+def train_loop(
+    run: Run, stop: StopRequest, report: Callable[[int, dict[str, float]], None], progress: Progress
+) -> Finished:
     """Train from `run.start` to the configured end.
 
     Args:
         run: Everything, set up.
         stop: Set by a signal.
         report: Told (finished steps, numbers of the log line).
+        progress: Told (finished steps, all steps) after each step.
 
     Raises:
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
@@ -67,6 +71,7 @@ def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, flo
         result = take_step(trainee, step, stop=bool(stop))
         window.results.append(result)
         done = step + 1
+        progress(done, config.train.max_steps)
         due = what_is_due(done, config, steps_per_epoch, last_sampled, bool(run.held_out.examples))
         # Reading the votes waits for the device, so it is done each step only where others' votes count.
         stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)

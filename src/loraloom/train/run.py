@@ -99,7 +99,7 @@ def train(
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 say(f"going on from step {start}")
-            finished = train_loop(run, stop, report)
+            finished = train_loop(run, stop, report, progress("steps"))
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
             say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
