@@ -1,7 +1,12 @@
-"""Where a benchmark's figures go: strict JSON, of which a value that was not counted is null."""
+"""Where a benchmark's figures go, and on which machine they were measured.
+
+Figures go into strict JSON, of which a value that was not counted is null.
+"""
 
 import json
 import math
+import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,17 @@ from loraloom.files import write_text
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write figures as a whole file or not at all, keys in their order; NaN, which is no JSON, becomes null."""
     write_text(path, json.dumps(_strict(record), indent=1, default=float, allow_nan=False) + "\n")
+
+
+def machine() -> str:
+    """CPU model, cores and the vector instructions that torch uses, such as `AMD EPYC, 2 cores, AVX2`."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or platform.machine())
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _strict(value: Any) -> Any:

@@ -1,0 +1,84 @@
+"""Drawing beside other work on the same cores: OpenMP's own spinning wait against the short one that loraloom asks for.
+
+Threads of OpenMP that wait for each other spin. On a core that another program wants too, a thread spins through its
+time while the one it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=1000` where the user set nothing
+(`cli.main`). Both sides draw the same images on `builtin:mini`, by turns, in processes of their own, on an idle machine
+and beside one busy process a core; medians of seconds an image and of their ratios are printed.
+
+    python benchmarks/busy_cores.py --rounds 5
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from recording import machine, write_record
+
+DRAW = """
+import time
+from loraloom.config.generate import GenerateConfig
+from loraloom.contracts import ModelSource
+from loraloom.generate.session import open_session
+session = open_session(GenerateConfig(steps=8), source=ModelSource("builtin:mini"), say=lambda text: None)
+requests = session.requests(["a red house beside a tree"])
+list(session.draw(requests))
+began = time.perf_counter()
+list(session.draw(requests * 2))
+print((time.perf_counter() - began) / 2)
+"""
+SIDES = {"OpenMP's own": None, "short spin": "1000"}
+
+
+def image_s(spin: str | None) -> float:
+    """Seconds an image in a fresh process."""
+    environment = {key: value for key, value in os.environ.items() if key not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    if spin is not None:
+        environment["GOMP_SPINCOUNT"] = spin
+    drawn = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, check=True)
+    return float(drawn.stdout)
+
+
+@contextmanager
+def other_work(processes: int) -> Iterator[None]:
+    """Processes that compute and do nothing else while the block runs."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    cores = os.cpu_count() or 1
+    record: dict[str, object] = {"machine": machine(), "rounds": arguments.rounds}
+    print(f"{machine()}; 8 steps an image, {arguments.rounds} rounds")
+    print(f"{'beside':16} {'wait':14} {'median s an image':>18}")
+    for name, processes in (("nothing", 0), (f"{cores} busy processes", cores)):
+        seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+        with other_work(processes):
+            for _ in range(arguments.rounds):
+                for side, spin in SIDES.items():
+                    seconds[side].append(image_s(spin))
+        for side, values in seconds.items():
+            print(f"{name:16} {side:14} {median(values):>18.2f}")
+        own, short = seconds.values()
+        ratio = median(one / other for one, other in zip(own, short, strict=True))
+        print(f"{name:16} {'ratio':14} {ratio:>17.2f}x")
+        record[name] = {**seconds, "ratio": ratio}
+    if arguments.json:
+        write_record(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()
