@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
 from loraloom.train.checkpoint import CheckpointFolder
+from loraloom.train.optim import LossScale
 from loraloom.train.run import train
 
 from .conftest import Configure
@@ -71,13 +72,13 @@ def test_an_update_that_is_not_finite_is_skipped_and_its_samples_are_named(
     assert any(bool(tensor.any()) for key, tensor in tensors.items() if ".lora_B." in key)
 
 
-def test_poison_without_end_stops_the_run_with_the_last_checkpoint_intact(
+def test_poison_without_end_stops_the_run_and_names_the_checkpoint_that_is_whole(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     poisoned(monkeypatch, set(range(4, 1000)))
     config = configure(train={"max_steps": 40, "max_non_finite": 5, "log_every": 1}, checkpoints={"every": 2})
     with pytest.raises(
-        UserError, match=r"5 updates in a row were not finite, the last at step 9.*\n.*checkpoint is intact"
+        UserError, match=r"5 updates in a row were not finite, the last at step 9.*\n.*checkpoint of step 8 is whole"
     ):
         train(config, say=quiet)
     newest = CheckpointFolder(tmp_path / "run" / "checkpoints").load_newest()[0]
@@ -228,3 +229,119 @@ def test_what_is_not_read_of_captions_and_sample_prompts_is_counted_once_and_str
         assert line.split(": ", 1)[1] in str(refused.value)
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()]
     assert [event["text"] for event in events if event["kind"] == "note"] == lines
+
+
+def test_overflows_of_the_loss_scale_are_not_said_not_counted_and_cost_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16's scale starts high and comes down by overflows: each was warned of and named innocent images.
+
+    Here in float32, whose gradients overflow in the same way with a scale beyond 2^128.
+    """
+    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 2.0**131))
+    said: list[str] = []
+    result = train(configure(train={"max_steps": 12, "max_non_finite": 1}), say=said.append)
+    assert not [line for line in said if line.startswith("warning")]
+    events = [json.loads(line) for line in (result.folder / "events.jsonl").read_text("utf-8").splitlines()]
+    overflows = [event for event in events if event["kind"] == "overflow"]
+    assert 4 <= len(overflows) < 12
+    assert [event["loss_scale"] for event in overflows[:2]] == [2.0**131, 2.0**130]
+    assert any(bool(value.any()) for key, value in load_file(result.adapter or "").items() if ".lora_B." in key)
+
+
+def test_a_loss_scale_that_has_collapsed_excuses_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients that are NaN at a scale below 1 are no overflow: the run ends as without scaling."""
+    original = StableDiffusionModel.predict
+
+    def predict(self: StableDiffusionModel, *args: Any) -> torch.Tensor:
+        answer = original(self, *args)
+        if answer.requires_grad:
+            answer.register_hook(lambda gradient: gradient * float("nan"))
+        return answer
+
+    monkeypatch.setattr(StableDiffusionModel, "predict", predict)
+    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 8.0))
+    config = configure(train={"max_steps": 40, "max_non_finite": 3, "log_every": 1}, checkpoints={"every": 0})
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"3 updates in a row were not finite, the last at step 7") as ended:
+        train(config, say=said.append)
+    assert len([line for line in said if "was skipped" in line]) == 3
+    assert "there is no checkpoint yet" in str(ended.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("fault", ["nan", "rate"])
+def test_a_run_that_moved_no_weight_is_an_error_and_exports_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str, method: str
+) -> None:
+    """A short run whose every update was skipped ended "done" and exported "good … adapter changes 0.00"."""
+    if fault == "nan":
+        poisoned(monkeypatch, set(range(1000)))
+    groups: dict[str, dict[str, Any]] = {
+        "train": {"max_steps": 3, "method": method, "validation_every": 0},
+        "optim": {"learning_rate": 1e-3 if fault == "nan" else 1e-60, "weight_decay": 0.0},
+        "lora": {"ema_decay": 0.9},
+    }
+    match = "3 of 3 updates skipped" if fault == "nan" else "a peak learning rate of 1e-60"
+    with pytest.raises(UserError, match=f"nothing was learned in 3 steps.*{match}"):
+        train(configure(**groups), say=quiet)
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    assert not (tmp_path / "run" / "exports").exists()
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(UserError, match="nothing was learned"):
+        train(configure(**groups), say=quiet)  # the same command again is no way round
+
+
+def bad_vae(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """A VAE that gives one latent of the widest images this value."""
+    original = StableDiffusionModel.encode_images
+
+    def encode(self: StableDiffusionModel, pixels_bchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, logvar = original(self, pixels_bchw)
+        if pixels_bchw.shape[-1] > pixels_bchw.shape[-2]:
+            logvar[:, 0, 0, 0] = value
+        return mean, logvar
+
+    monkeypatch.setattr(StableDiffusionModel, "encode_images", encode)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_for_which_the_vae_gives_nan_are_named_and_never_cached(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float
+) -> None:
+    with monkeypatch.context() as context:
+        bad_vae(context, value)
+        with pytest.raises(UserError, match=r"the VAE gives NaN or infinity for images.*001, 003, 005"):
+            train(configure(), say=quiet)
+    kept = list((tmp_path / "cache" / "latents").rglob("*.safetensors"))
+    assert len(kept) == 4, "the good ones are kept"
+    assert all(bool(tensor.isfinite().all()) for file in kept for tensor in load_file(file).values())
+    train(configure(), say=quiet)  # a VAE that is well again needs no cleaning
+
+
+def test_an_old_cache_entry_that_is_not_finite_is_computed_again(configure: Configure, tmp_path: Path) -> None:
+    train(configure(), say=quiet)
+    latents = list((tmp_path / "cache" / "latents").rglob("*.safetensors"))
+    before = [load_file(file) for file in latents]
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        save_file({key: torch.full_like(value, float("nan")) for key, value in load_file(file).items()}, file)
+    again = train(configure(train={"output": str(tmp_path / "again")}), say=quiet)
+    for file, tensors in zip(latents, before, strict=True):
+        for key, value in load_file(file).items():
+            assert torch.allclose(value, tensors[key], atol=1e-4)
+    events = (again.folder / "events.jsonl").read_text("utf-8")
+    assert '"skipped"' not in events
+
+
+def test_a_caption_for_which_the_text_encoder_gives_nan_is_named(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from loraloom.extensions.families.stable_diffusion.text import ClipText
+
+    original = ClipText.encode
+    monkeypatch.setattr(ClipText, "encode", lambda self, ids: original(self, ids) * float("nan"))
+    with pytest.raises(UserError, match="the text encoder gives NaN or infinity for a text: got 'a drawn"):
+        train(configure(), say=quiet)
+    assert not list((tmp_path / "cache" / "texts").rglob("*.safetensors"))

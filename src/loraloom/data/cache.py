@@ -1,13 +1,15 @@
 """What encoders said, on disk under a key made from all that decides it, and in memory up to a limit.
 
 In: a key (a sha256) and a way to compute what is missing. Out: tensors. An edited picture, caption, VAE or tokenizer has
-another key, so nothing stale is ever read. Files appear whole; a damaged one is computed again.
+another key, so nothing stale is ever read. Files appear whole; one that is damaged, or holds NaN or infinity, is
+computed again.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -60,10 +62,11 @@ class ContentCache:
             try:
                 tensors = load_file(path)
             except (SafetensorError, OSError):
-                path.unlink(missing_ok=True)  # cut off by a power failure: computed again below
-            else:
+                tensors = {}  # cut off by a power failure
+            if tensors and finite(tensors):
                 self._hold(key, tensors)
                 return tensors
+            path.unlink(missing_ok=True)  # computed again below; earlier versions also kept what was not finite
         if compute is None:
             raise KeyError(key)
         self.put(key, compute())
@@ -86,6 +89,11 @@ class ContentCache:
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
         return folder / key[:2] / f"{key}.safetensors"
+
+
+def finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def _size(tensors: Tensors) -> int:

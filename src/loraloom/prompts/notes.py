@@ -99,7 +99,7 @@ def foreign_syntax(text: str, encoder: PromptEncoder, *, weighting: bool) -> lis
     `[Header]` is no such part where the domain knows it as the header of sentences; capitals are none in a text without
     small letters.
     """
-    headers = {s.header for s in encoder.domain.sections(text) if s.sentences} if "[" in text else set()
+    headers = {section.header for section in encoder.domain.sections(text) if section.sentences}
     capitals = text.upper() == text
     found: list[str] = []
     rest = text

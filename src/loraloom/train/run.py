@@ -28,7 +28,8 @@ from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verif
 from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
-from loraloom.train.loop import Finished, train_loop
+from loraloom.train.loop import Finished, standing, train_loop
+from loraloom.train.optim import weight_sums
 from loraloom.train.runtime import Runtime, make_runtime
 from loraloom.train.setup import Run, Say, set_up
 from loraloom.train.stop import StoppedError, listen_for_stop
@@ -190,6 +191,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     if not run.trainee.runtime.is_main:
         return path, ()
     trainee, config = run.trainee, run.config
+    refuse_unmoved(run, finished)
     if trainee.ema:
         trainee.ema.swap()
     if full:
@@ -214,6 +216,27 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
     _say_best(run)
     return path, tuple(checks)
+
+
+def refuse_unmoved(run: Run, finished: Finished) -> None:
+    """Raise `UserError` when no weight is another than before the first step: such an adapter draws what the base draws.
+
+    Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
+    0 at a step), or no gradient arrives.
+    """
+    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.trainee.adapter)):
+        return
+    steps = finished.step - run.start
+    got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
+    if run.skipped:
+        got = f"{run.skipped} of {steps} updates skipped because they were not finite"
+        fix = "use bf16 instead of fp16, lower optim.learning_rate, or look at the images named above"
+        if run.trainee.updater.loss_scale.can_overflow:
+            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
+    raise UserError(
+        f"nothing was learned in {finished.step} steps: no weight has moved, and nothing is exported",
+        got=got, fix=f"{fix}; {standing(run)}",
+    )  # fmt: skip
 
 
 def _say_best(run: Run) -> None:

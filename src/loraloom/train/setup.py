@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from loraloom import __version__, plugins
 from loraloom.config.run import RunConfig, read_class_weights
@@ -33,7 +34,15 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
 from loraloom.train.filling import fill_caches, stoppable
 from loraloom.train.full import attach_full
-from loraloom.train.optim import Ema, LossScale, Updater, make_optimizer, optimizer_tensors, restore_optimizer
+from loraloom.train.optim import (
+    Ema,
+    LossScale,
+    Updater,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    weight_sums,
+)
 from loraloom.train.runtime import Runtime
 from loraloom.train.samples import Sampler
 from loraloom.train.step import Trainee
@@ -54,6 +63,7 @@ class Run:
         best_step, best_loss: Of the lowest validation loss so far.
         skipped_in_row: Updates that were not finite since the last good one; overflows of fp16's loss scale apart.
         skipped: All updates that were skipped since `start`.
+        sums_at_start: `weight_sums` before anything was learned or restored.
         notes: What was given and is not used as it was given, a line each.
     """
 
@@ -71,6 +81,7 @@ class Run:
     best_loss: float | None = None
     skipped_in_row: int = 0
     skipped: int = 0
+    sums_at_start: Tensor | None = None
     base_sha256: str = ""
     notes: tuple[str, ...] = ()
 
@@ -197,6 +208,7 @@ def set_up(
     return Run(
         config, folder, manifest, trainee, held_batches, sampler, checkpoints, tracker, say,
         base_sha256=model.fingerprint("denoiser"), notes=tuple(losses.lines),
+        sums_at_start=weight_sums(trainee.adapter),
     )  # fmt: skip
 
 
