@@ -74,9 +74,8 @@ class ContentCache:
 
     def clean(self) -> None:
         """Remove what killed processes left half-written."""
-        if self.folder and self.folder.is_dir():
-            for part in self.folder.iterdir():
-                remove_leftovers(part, min_age_s=3600.0)  # another run may be filling the same cache
+        if self.folder:
+            remove_leftovers(self.folder, deep=True)
 
     def _hold(self, key: str, tensors: Tensors) -> None:
         if key in self._held:

@@ -17,12 +17,15 @@ from loraloom.config.run import PromptMethod
 from loraloom.contracts import ModelSource, PictureRequest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_file
+from loraloom.folders import check_folder
 from loraloom.generate.interactive import Bars, Interactive
 from loraloom.generate.judging import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
+from loraloom.generate.recipes import write_png
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
+from loraloom.locks import lock_folder
 from loraloom.lora.files import find_adapter
 from loraloom.prompts.notes import Losses
 from loraloom.untrusted import read_text
@@ -96,6 +99,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
         losses.add("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
+    check_folder(out)
     if wishes.interactive:
         # A live display would fight with the line being typed: it is opened for each drawing alone.
         with suppress(ImportError):
@@ -103,7 +107,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
     formal = formal_prompts(session, prompts, say)
-    with bars() as bar:
+    with lock_folder(out, say), bars() as bar:
         wanted = requests or session.requests(formal, bar("texts"))
         losses.add(*session.losses(wanted))
         losses.check()
@@ -190,9 +194,7 @@ def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     seeds = [f"seed {request.seed}" for _, request in made if request.prompt == prompts[longest]]
     path = out / "sheet.png"
-    temporary = out / ".sheet.tmp"
-    contact_sheet(rows, prompts, seeds).save(temporary, format="PNG")
-    temporary.replace(path)
+    write_png(path, contact_sheet(rows, prompts, seeds))
     return path
 
 

@@ -16,6 +16,7 @@ from loraloom.generate.judging import formal_prompts
 from loraloom.generate.pictures import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
+from loraloom.locks import lock_folder
 from loraloom.prompts.notes import Losses
 
 HELP = """\
@@ -186,7 +187,7 @@ class Interactive:
         self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
-        with self.bars() as bar:
+        with lock_folder(self.folder, self.say), self.bars() as bar:
             for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
                 self.history.append((picture.request, weights, path))
                 self.say(f"  {path}  seed {picture.request.seed}  {self._met(picture)}{picture.seconds:.1f} s")
