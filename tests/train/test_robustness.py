@@ -1,14 +1,21 @@
 """What goes wrong while training is named, bounded, and costs nothing that was learned."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from loraloom import files
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
 from loraloom.train.checkpoint import CheckpointFolder
@@ -345,3 +352,117 @@ def test_a_caption_for_which_the_text_encoder_gives_nan_is_named(
     with pytest.raises(UserError, match="the text encoder gives NaN or infinity for a text: got 'a drawn"):
         train(configure(), say=quiet)
     assert not list((tmp_path / "cache" / "texts").rglob("*.safetensors"))
+
+
+# ------------------------------------------------------------------------------------------- folders, locks, leftovers
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("target", ["nowhere", "run"])
+def test_a_link_that_leads_nowhere_or_to_itself_is_refused_as_out(
+    configure: Configure, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="run is a link that leads nowhere"):
+        train(configure(), say=quiet)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_folder_removed_while_training_is_made_again_and_said(configure: Configure, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        if done == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    folder = train(configure(), say=said.append, report=report).folder
+    (line,) = [line for line in said if "was removed while training" in line]
+    assert line.startswith("warning: ")
+    assert CheckpointFolder(folder / "checkpoints").steps() == [3, 6]
+    assert {"run.yaml", "events.jsonl", "adapter.safetensors"} <= {entry.name for entry in folder.iterdir()}
+    said.clear()
+    train(configure(train={"max_steps": 8}), say=said.append)
+    assert "going on from step 6" in said
+
+
+def test_a_dataset_removed_while_caching_ends_in_one_error_and_the_next_run_goes_on(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+
+    def progress(title: str) -> Callable[[int, int], None]:
+        return lambda done, total: shutil.rmtree(copy / "images") if (copy / "images").is_dir() else None
+
+    config = configure(data={"dataset": str(copy), "encode_batch_size": 1})
+    with pytest.raises(UserError, match="an image of the dataset cannot be read"):
+        train(config, say=quiet, progress=progress)
+    assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 1
+    shutil.copytree(dataset / "images", copy / "images")
+    said: list[str] = []
+    train(config, say=said.append)
+    assert "encoding 6 pictures" in said
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_is_whole(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """Two runs on one folder mixed their checkpoints, events and samples."""
+    refused: list[UserError] = []
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        if done == 2:
+            with pytest.raises(UserError, match=f"another process is at work in .*process {os.getpid()} on ") as second:
+                train(configure(lora={"rank": 2}), say=quiet)
+            refused.append(second.value)
+
+    folder = train(configure(), say=quiet, report=report).folder
+    assert len(refused) == 1
+    assert not (folder / ".lock").exists()
+    assert CheckpointFolder(folder / "checkpoints").steps() == [3, 6]
+
+
+def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_drawn(
+    configure: Configure, tmp_path: Path
+) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    samples = {"enabled": True, "steps": 1, "prompts": ["a", "b"]}
+    folder = train(configure(samples=samples), say=quiet).folder
+    lost = [folder / "samples" / "step_0000006" / name for name in ("01.png", "01.txt")]
+    for path in lost:
+        path.unlink()
+    name = f".x.{files._HOST}-{int(ended.stdout)}.tmp"
+    places = [folder, folder / "samples", lost[0].parent, folder / "checkpoints", folder / "exports"]
+    places += [next(entry for entry in (tmp_path / "cache" / kind).iterdir()) for kind in ("latents", "texts")]
+    for place in places:
+        (place / name).touch()
+    train(configure(samples=samples), say=quiet)
+    assert all(path.is_file() for path in lost)
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+    before = lost[0].stat().st_mtime_ns
+    train(configure(samples=samples), say=quiet)
+    assert lost[0].stat().st_mtime_ns == before, "samples that are there are not drawn again"
+
+
+def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tmp_path: Path) -> None:
+    from loraloom.config.generate import GenerateConfig
+    from loraloom.generate.command import Wishes, generate
+    from loraloom.generate.interactive import no_bars
+
+    samples = {"enabled": True, "steps": 2, "prompts": ["a (dog:1.2)", "b"], "negative_prompt": "blur", "size": 32}
+    folder = train(configure(samples=samples), say=quiet).folder
+    for step in (0, 3):
+        png = folder / "samples" / f"step_{step:07d}" / "01.png"
+        out = tmp_path / f"again{step}"
+        generate(GenerateConfig(), Wishes(recipe=png, out=out), {}, quiet, no_bars)
+        with Image.open(png) as one, Image.open(out / "00000.png") as two:
+            assert "Negative prompt: blur\nSteps: 2, Sampler: DPM++ 2M Karras, " in one.info["parameters"]
+            difference = np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16))
+        assert difference.max() <= 2
+
+
+def test_batches_that_no_size_can_fill_deserve_a_sentence(configure: Configure) -> None:
+    said: list[str] = []
+    train(configure(data={"batch_size": 16}, train={"max_steps": 1, "validation_every": 0}), say=said.append)
+    (line,) = [line for line in said if "repeats of weight zero" in line]
+    assert line.startswith("note: a batch of 16 is more than the ")

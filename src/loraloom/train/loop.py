@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from loraloom.config.reading import to_yaml
 from loraloom.errors import UserError
+from loraloom.files import write_text
 from loraloom.train.checkpoint import damage
 from loraloom.train.due import what_is_due
 from loraloom.train.setup import Run
@@ -61,8 +63,8 @@ def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, flo
     timesteps = validation_timesteps(trainee.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled = run.start
-    if run.sampler and run.start == 0:
-        run.sampler.draw(0, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+    if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
+        run.sampler.draw(run.start, trainee.ema, run.tracker, lambda: bool(stop), run.say)
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
         result = take_step(trainee, step, stop=bool(stop))
@@ -91,6 +93,14 @@ def train_loop(run: Run, stop: StopRequest, report: Callable[[int, dict[str, flo
             stopped = stop.reason or "another process"
             break
     return Finished(done, stopped, run.best_step, time.perf_counter() - began)
+
+
+def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
+    """Whether the run was killed after the save of the step that it goes on from and before that step's samples were all
+    drawn. Samples of earlier steps are complete: they come before the next step."""
+    due = what_is_due(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
+    lacking = run.trainee.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
+    return due.sample and any(lacking)
 
 
 def settle(run: Run, window: Window, done: int) -> dict[str, float]:
@@ -187,6 +197,9 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         return
     began = time.perf_counter()
     try:
+        if not (run.folder / "run.yaml").is_file():
+            run.say(f"warning: {run.folder} was removed while training: it is made again; what was in it is gone")
+            write_text(run.folder / "run.yaml", to_yaml(run.config))
         run.checkpoints.save(run.checkpoint(done), run.record(done))
     except OSError as error:
         run.best_step, run.best_loss = before

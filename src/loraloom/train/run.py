@@ -11,6 +11,7 @@ run/  run.yaml                            the resolved settings
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from loraloom.config.run import RunConfig
 from loraloom.contracts import PictureRequest, Progress
 from loraloom.data.manifest import domain_of
 from loraloom.errors import UserError
-from loraloom.files import write_text
+from loraloom.files import remove_leftovers, write_text
+from loraloom.folders import check_folder
 from loraloom.generate.pictures import denoise
+from loraloom.locks import lock_folder
 from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verify_exports
 from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
@@ -81,11 +84,44 @@ def train(
             "no dataset", fix="make one with `loraloom prepare FOLDER --out DATASET`, then add --dataset DATASET"
         )
     config = with_domain(config)
+    folder = Path(config.train.output)
+    check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
         progress = lambda title: lambda done, total: None  # noqa: E731
-    folder = Path(config.train.output)
+    with ExitStack() as held:
+        hold_folder(held, runtime, folder, say)
+        return _train(config, runtime, folder, say, report, progress, deadline)
+
+
+def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> None:
+    """Lock the run folder, by the main process for all of them, and sweep what killed processes left in it.
+
+    Raises:
+        UserError: Another process is at work there; every process raises it.
+    """
+    fault: UserError | None = None
+    if runtime.is_main:
+        try:
+            held.enter_context(lock_folder(folder, say))
+            remove_leftovers(folder, deep=True)
+        except UserError as error:
+            fault = error
+    texts = [text for text in runtime.gather_texts([str(fault) if fault else ""]) if text]
+    if fault or texts:
+        raise fault or UserError(texts[0])
+
+
+def _train(
+    config: RunConfig,
+    runtime: Runtime,
+    folder: Path,
+    say: Say,
+    report: Callable[[int, dict[str, float]], None],
+    progress: Callable[[str], Progress],
+    deadline: float,
+) -> TrainResult:
     checkpoint = find_start(config, folder, say)
     agree_on_start(runtime, checkpoint)
     start = checkpoint.step if checkpoint else 0

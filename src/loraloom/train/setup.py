@@ -351,6 +351,8 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     plan = Plan(
         sizes, config.data.batch_size, runtime.num_devices, config.train.gradient_accumulation, config.train.seed
     )
+    if line := slots_line(plan):
+        say(line)
     objective = make_objective(
         model.schedule,
         snr_gamma=config.objective.snr_gamma,
@@ -363,6 +365,22 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
         channels_last, balance, ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
+
+
+def slots_line(plan: Plan) -> str | None:
+    """A sentence about batches that some size cannot fill; None when each size fills at least one."""
+    fewest = plan.smallest_bucket()
+    if fewest >= plan.pass_size:
+        return None
+    slots, repeats = plan.slots()
+    batch = f"a batch of {plan.batch_size}" + (
+        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
+    )
+    return (
+        f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
+        f"{repeats} are repeats of weight zero, which teach nothing; --batch-size {max(1, fewest // plan.num_devices)} "
+        "has fewer"
+    )
 
 
 def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
@@ -406,7 +424,8 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]  # fmt: skip
-    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, bool(samples.prompts))
+    method, weighting = config.train.method, bool(samples.prompts)
+    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, weighting, method)
     for request in requests:
         check_size(model, request)
     for text, weighting in sampler.wanted():
