@@ -6,11 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from loraloom import locks
+from loraloom.config.prepare import PrepareConfig
+from loraloom.data.prepare import prepare
 from loraloom.errors import UserError
 from loraloom.locks import LOCK_NAME, lock_folder
 
@@ -44,9 +49,13 @@ def test_a_folder_that_another_process_holds_is_refused_with_its_number_and_host
         assert str(tmp_path / "run") in text
     finally:
         process.communicate("")
+    (tmp_path / "run").mkdir(exist_ok=True)
     with lock_folder(tmp_path / "run"):
         pass
     assert not list((tmp_path / "run").iterdir()), "nothing is left of a lock"
+    with lock_folder(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists(), "a folder that was made for nothing goes again"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
@@ -115,3 +124,40 @@ with lock_folder(Path(sys.argv[1])):
             os.kill(worker, 0)  # it lives
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def test_prepare_is_refused_where_another_process_works_and_begins_where_one_was_killed(
+    tmp_path: Path, draw_folder: Callable[..., Path]
+) -> None:
+    source, out = draw_folder(tmp_path / "raw", 3), tmp_path / "out"
+    settings = PrepareConfig(size=64, min_size=16, num_workers=1)
+    process = holding(out)
+    with pytest.raises(UserError, match="another process is at work"):
+        prepare(source, out, settings, console=lambda text: None)
+    process.kill()  # its lock's file stays, alone in the folder
+    process.wait(60)
+    assert len(prepare(source, out, settings, console=lambda text: None).manifest.examples) == 3
+
+
+@pytest.mark.root
+def test_a_full_disk_ends_prepare_in_one_error_and_the_next_run_goes_on(
+    small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "raw"
+    source.mkdir()
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (128, 128, 3), np.uint8)
+        Image.fromarray(noise).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text("a", encoding="utf-8")
+    out = small_disk("256k") / "out"
+    settings = PrepareConfig(size=128, min_size=16, num_workers=1)
+    with pytest.raises((UserError, OSError), match="No space left on device"):
+        prepare(source, out, settings, console=lambda text: None)
+    assert not (out / "manifest.jsonl").exists(), "half a dataset is none"
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / ".lock").exists()
+    made = len(list(out.rglob("*.png")))
+    assert made >= 1
+    subprocess.run(["mount", "-o", "remount,size=8m", str(out.parent)], check=True)
+    report = prepare(source, out, settings, console=lambda text: None)
+    assert (len(report.manifest.examples), report.num_reused >= made - 1) == (8, True)

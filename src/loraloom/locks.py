@@ -36,7 +36,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs; it is made if it is not there.
+    """Hold `folder` for this process while the block runs; it is made if it is not there, and goes again if it stays empty.
 
     Of processes that work together only one may call this.
 
@@ -44,6 +44,7 @@ def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[No
         UserError: Another process holds it; names process and host.
         OSError: The folder cannot be made or written.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     descriptor = _open_locked(path, say)
@@ -59,6 +60,9 @@ def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[No
     finally:
         _descriptors.discard(descriptor)
         _let_go(path, descriptor)
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _open_locked(path: Path, say: Callable[[str], None]) -> int | None:

@@ -1,8 +1,9 @@
 """`generate` from wishes to files: what is drawn, what is noted, what is refused."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.errors import UserError
 from loraloom.generate.command import Wishes, generate, read_prompts
 from loraloom.generate.recipes import read_rows
+from loraloom.locks import lock_folder
 
 from .conftest import QUICK, MakeAdapter
 
@@ -273,3 +275,33 @@ def test_strict_refuses_a_recipe_of_which_lines_are_left_out(adapter: Path, tmp_
     with pytest.raises(UserError, match="1 of 2 lines need another model or adapter"):
         run(wishes, strict=True)
     assert any("1 of 2 lines need another" in line for line in run(wishes))
+
+
+@pytest.mark.root
+def test_a_full_disk_ends_drawing_and_what_was_drawn_is_whole(adapter: Path, small_disk: Callable[[str], Path]) -> None:
+    out = small_disk("32k") / "out"
+    with pytest.raises(OSError, match="No space left on device"):
+        run(Wishes(prompts=["a plan"], adapters=[adapter], out=out), num_images=20)
+    drawn = sorted(out.glob("*.png"))
+    assert drawn
+    for path in drawn:
+        assert read_rows(path)
+        pixels(path)
+    assert read_rows(out)
+    assert not list(out.glob(".*"))
+
+
+def test_a_second_process_does_not_draw_into_the_same_folder(adapter: Path, tmp_path: Path) -> None:
+    """Both counted the images there, wrote the same numbers, and one lost its rows."""
+    out = tmp_path / "out"
+    with lock_folder(out), pytest.raises(UserError, match=r"(?s)another process is at work in .*choose another --out"):
+        (out / "kept").touch()
+        run(Wishes(prompts=["a plan"], adapters=[adapter], out=out))
+    assert [entry.name for entry in out.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_that_leads_nowhere_is_refused_before_the_model_draws(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="out is a link that leads nowhere"):
+        run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path / "out"))

@@ -120,7 +120,7 @@ def _adapter_name(path: str) -> str:
     """An adapter's name: the file's, or the run's where all files are called alike."""
     parts = re.split(r"[/\\]", path)
     stem = parts[-1].removesuffix(".safetensors")
-    folders = [part for part in parts[:-1] if part != "checkpoints"]
+    folders = parts[:-1]
     return folders[-1] if stem in {"adapter", "weights", "pytorch_lora_weights"} and folders else stem
 
 
