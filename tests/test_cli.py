@@ -178,7 +178,9 @@ def test_a_file_in_the_way_of_a_folder_is_no_traceback(tmp_path: Path) -> None:
         assert text == "error: afile is a file, expected a folder to write into\n  name another folder\n"
 
 
-@pytest.mark.parametrize("code", ["ENOTDIR", "EEXIST", "EISDIR", "ENOSPC"])
+@pytest.mark.parametrize(
+    "code", ["ENOTDIR", "EEXIST", "EISDIR", "ENOSPC", "ENOENT", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EIO"]
+)
 def test_a_disk_that_refuses_is_told_in_a_word(code: str) -> None:
     program = (
         "import errno, os, loraloom.cli as cli\n"

@@ -50,8 +50,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as failed:
         files.write_text(file, "new")
+    assert failed.value.filename == str(file)
     assert file.read_text(encoding="utf-8") == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -134,15 +135,34 @@ def test_a_directory_whose_removal_is_killed_is_not_there_by_halves(tmp_path: Pa
     files.remove_directory(tmp_path / "step")  # gone already: nothing to do
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".run.1.tmp", ".run.1.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a").touch()
-    for name in (".a.txt.1.tmp", ".hidden", "a.tmp", "b"):
-        (tmp_path / name).touch()
+def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, host, parent = int(ended.stdout), files._HOST, os.getppid()
+    gone = [f".run.{host}-{dead}.tmp", f".run.{host}-{dead}.old", f".a.txt.{host}-{os.getpid()}.tmp", ".00.7.tmp"]
+    kept = [f".b.txt.{host}-{parent}.tmp", f".c.txt.abcdef-{dead}.tmp", ".d.tmp", ".hidden", "a.tmp", "b", ".e.1.tmp"]
+    for folder in (tmp_path, tmp_path / "deep" / "er"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*gone, *kept):
+            (folder / name).touch()
+        for name in gone[:2]:
+            (folder / name).unlink()
+            (folder / name).mkdir()
+            (folder / name / "a").touch()
+        os.utime(folder / ".00.7.tmp", (0, 0))  # of an earlier version, and old
     files.remove_leftovers(tmp_path)
     files.remove_leftovers(tmp_path / "none")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".hidden", "a.tmp", "b"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*kept, "deep"])
+    assert (tmp_path / "deep" / "er" / gone[0]).exists()
+    files.remove_leftovers(tmp_path, deep=True)
+    assert sorted(entry.name for entry in (tmp_path / "deep" / "er").iterdir()) == sorted(kept)
+
+
+def test_a_process_is_known_to_run_or_not() -> None:
+    assert files.runs(os.getpid())
+    assert files.runs(os.getppid())
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    assert not files.runs(int(ended.stdout))
+    files.runs(999_999_999)  # no such number is an answer too, not an exception
 
 
 # ---------------------------------------------------------------------------------------------------------- errors

@@ -236,9 +236,16 @@ def doctor(
 
 
 _REPAIRABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR
-}  # fmt: skip
-"""What the user's disk, rights or files in the way forbid: a word, no traceback."""
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+"""What disk or system forbid also where no file is named: a word, no traceback. Whatever names a file is always told so."""
 
 # ------------------------------------------------------------------------------------------------------- the table
 
@@ -401,7 +408,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except OSError as error:
-        if error.errno not in _REPAIRABLE:
+        if error.errno not in _REPAIRABLE and (error.errno is None or error.filename is None):
             raise
         sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
         sys.exit(2)

@@ -7,7 +7,9 @@ a full disk never meets a half-written file.
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,18 +48,30 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def beside(path: Path, suffix: str = ".tmp") -> Path:
+    """Where a file or directory is made, or put aside, before it gets its name: a neighbour that names this process."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}{suffix}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a neighbour: tmp, fsync, rename, fsync of the folder."""
+    """Write `data` to `path` by way of a neighbour: tmp, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: Names `path` whatever failed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # the folder may be gone
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     fsync_path(path.parent)
 
@@ -81,7 +95,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
     replaced; after an exception nothing of the new one is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -116,26 +130,71 @@ def remove_directory(path: Path) -> None:
 
 def _step_aside(path: Path) -> Path:
     """Rename a directory to a name that `remove_leftovers` knows; returns that."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside = beside(path, ".old")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     return aside
 
 
-def remove_leftovers(folder: Path, min_age_s: float = 0.0) -> None:
+def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
     """Delete what `whole_directory`, `remove_directory` and `write_bytes` of killed processes left in `folder`.
 
-    In a folder that other processes may be writing to, `min_age_s` spares what is still being written.
+    What a running process of this machine is writing stays. Of another machine's processes nothing is known: theirs goes
+    once it is an hour old, and so does what does not name its process.
+
+    Args:
+        folder: Nothing happens when there is none.
+        deep: In the folders below it too; links are not followed.
     """
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        if not (entry.name.startswith(".") and entry.suffix in {".tmp", ".old"}):
+    pending = [folder]
+    while pending:
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except OSError:
             continue
-        with suppress(FileNotFoundError):
-            if time.time() - entry.stat().st_mtime < min_age_s:
-                continue
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        for entry in entries:
+            with suppress(OSError):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if not _is_leftover(entry.name, entry.stat(follow_symlinks=False).st_mtime):
+                    pending += [Path(entry.path)] if deep and is_folder else []
+                elif is_folder:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink()
+
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_LEFTOVER = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d{1,9})\.(?:tmp|old)")
+_LONG_DEAD_S = 3600.0
+
+
+def _is_leftover(name: str, changed: float) -> bool:
+    match = _LEFTOVER.fullmatch(name)
+    if match and match[1] == _HOST:
+        # Our own number is that of an earlier life too: in containers it is often the same.
+        return int(match[2]) == os.getpid() or not runs(int(match[2]))
+    ours = match is not None or (name.startswith(".") and name.endswith((".tmp", ".old")))
+    return ours and time.time() - changed > _LONG_DEAD_S
+
+
+def runs(pid: int) -> bool:
+    """Whether a process of this number runs on this machine; when in doubt it does."""
+    if os.name == "nt":
+        import ctypes
+
+        # os.kill would send the process a signal there, whatever the number.
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # pyright: ignore[reportAttributeAccessIssue]
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return ctypes.get_last_error() == 5  # it is there and another user's
+        code = ctypes.c_ulong()
+        known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return not known or code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -54,11 +54,16 @@ class JsonLines:
         if path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
             write_text(path, "".join(line + "\n" for line in kept))
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def event(self, event: Event) -> None:
         """Append a line and hand it to the system at once, so that a killed run keeps it."""
         values = {key: _plain(value) for key, value in event.values.items()}
+        if not self._path.exists():  # removed meanwhile: what is written to the open file would be gone
+            self._file.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         row = {"time": round(time.time(), 3), "kind": event.kind, "step": event.step, **values}
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()

@@ -1,5 +1,6 @@
 """A command line of diffusers' LoRA script does here what it did there, or says in a line why not."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from loraloom.compat.diffusers_flags import REFUSED, WITHOUT_EFFECT, Flags, read_flags
+from loraloom.compat.diffusers_flags import REFUSED, THEIR_WORDS, WITHOUT_EFFECT, Flags, in_their_words, read_flags
 from loraloom.compat.train_text_to_image_lora import main, prepare_settings, run_settings
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
@@ -451,3 +452,46 @@ def test_a_fault_of_the_first_process_ends_all_of_them(pictures: Path, tmp_path:
     )  # fmt: skip
     assert ran.returncode != 0
     assert "error: no such model" in ran.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("choose another --out, or drop --resume never to go on",
+         "choose another --output_dir, or add --resume_from_checkpoint latest to go on"),
+        ("lower optim.learning_rate, use bf16", "lower --learning_rate, use bf16"),
+        ("set train.mixed_precision=bf16", "set --mixed_precision=bf16"),
+        ("add --max-steps: it comes down, and the same command goes on; or use bf16",
+         "add --max_train_steps: it comes down, and --resume_from_checkpoint latest goes on; or use bf16"),
+        ("--batch-size 1 has fewer", "--train_batch_size 1 has fewer"),
+        ("got '/data/--out/x', --outer, a--out, my.train.output.x", "got '/data/--out/x', --outer, a--out, my.train.output.x"),
+        ("--resume_from_checkpoint latest", "--resume_from_checkpoint latest"),
+    ],
+)  # fmt: skip
+def test_lines_name_the_flags_of_their_script(ours: str, theirs: str) -> None:
+    assert in_their_words(ours) == theirs
+
+
+def test_every_flag_named_in_their_words_is_one_of_theirs() -> None:
+    known = {f"--{name}" for name in (field.name for field in dataclasses.fields(Flags))}
+    for words in THEIR_WORDS.values():
+        assert {word.strip(",") for word in words.split() if word.startswith("--")} <= known
+
+
+def test_errors_of_training_name_their_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--resume` and `--out` were named, which that script does not know."""
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "0.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n', encoding="utf-8")
+    arguments = ["--pretrained_model_name_or_path", "builtin:mini", "--train_data_dir", str(folder)]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--output_dir", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert "is a link that leads nowhere" in text
+    assert "Traceback" not in text

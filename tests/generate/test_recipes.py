@@ -1,5 +1,6 @@
 """A picture's recipe draws the same picture again, from the list or from the picture itself."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loraloom import __version__
 from loraloom.contracts import PictureRequest
 from loraloom.errors import UserError
 from loraloom.files import sha256_file
-from loraloom.generate.recipes import append_rows, read_rows, request_of
+from loraloom.generate.recipes import Recipe, append_rows, parameters_text, read_rows, request_of
 from loraloom.generate.saving import draw_into, next_number, recipe_requests
 
 from .conftest import OpenSession
@@ -148,3 +150,35 @@ def test_a_picture_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_
     assert len(read_rows(tmp_path)) == 1
     drawing.close()
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["00000.png", "prompts.jsonl"]
+
+
+def test_an_image_carries_a1111s_parameters(session_of: OpenSession, adapter: Path, tmp_path: Path) -> None:
+    session = session_of([(adapter, 0.5)], seed=7, negative_prompt="blur,\nnoise", sampler="euler_a")
+    (path,) = drawn(session, tmp_path, ["방 두 개, a (plan:1.3)\nsecond line"])
+    with Image.open(path) as image:
+        text = image.info["parameters"]
+    lines = text.split("\n")
+    assert lines[:4] == ["방 두 개, a (plan:1.3)", "second line", "Negative prompt: blur,", "noise"]
+    data = (adapter / "adapter.safetensors").read_bytes()
+    tensors = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:12]
+    model = Path(session.model.source.location).name
+    assert lines[4] == (
+        f'Steps: 2, Sampler: Euler a, CFG scale: 3, Seed: 7, Size: 32x32, Model: {model}, Lora hashes: "dog: {tensors}", '
+        f'Lora weights: "dog: 0.5", Version: loraloom {__version__}'
+    )
+
+
+RECIPE = Recipe(
+    PictureRequest("a"), {"source": "C:\\models\\my, model.safetensors"},
+    [{"path": "runs/dog/checkpoints/step_0000100/adapter.safetensors", "sha256": "", "weight": 1.0},
+     {"path": "loras/ink.safetensors", "sha256": "0" * 64, "weight": 0.25}],
+    "attention", "freetext", True, "no",
+)  # fmt: skip
+
+
+def test_parameters_name_files_not_folders_and_leave_out_hashes_that_are_not_known() -> None:
+    assert parameters_text(RECIPE).split("\n") == [
+        "a",
+        'Steps: 25, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, Size: 512x512, Model: "my, model", '
+        f'Lora weights: "step_0000100: 1, ink: 0.25", Version: loraloom {__version__}',
+    ]

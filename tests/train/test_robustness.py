@@ -1,17 +1,25 @@
 """What goes wrong while training is named, bounded, and costs nothing that was learned."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from loraloom import files
 from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
 from loraloom.train.checkpoint import CheckpointFolder
+from loraloom.train.optim import LossScale
 from loraloom.train.run import train
 
 from .conftest import Configure
@@ -71,13 +79,13 @@ def test_an_update_that_is_not_finite_is_skipped_and_its_samples_are_named(
     assert any(bool(tensor.any()) for key, tensor in tensors.items() if ".lora_B." in key)
 
 
-def test_poison_without_end_stops_the_run_with_the_last_checkpoint_intact(
+def test_poison_without_end_stops_the_run_and_names_the_checkpoint_that_is_whole(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     poisoned(monkeypatch, set(range(4, 1000)))
     config = configure(train={"max_steps": 40, "max_non_finite": 5, "log_every": 1}, checkpoints={"every": 2})
     with pytest.raises(
-        UserError, match=r"5 updates in a row were not finite, the last at step 9.*\n.*checkpoint is intact"
+        UserError, match=r"5 updates in a row were not finite, the last at step 9.*\n.*checkpoint of step 8 is whole"
     ):
         train(config, say=quiet)
     newest = CheckpointFolder(tmp_path / "run" / "checkpoints").load_newest()[0]
@@ -190,3 +198,271 @@ def test_a_picture_changed_after_prepare_is_refused(configure: Configure, datase
     picture.write_bytes(picture.read_bytes() + b" ")
     with pytest.raises(UserError, match="changed after `prepare`"):
         train(configure(data={"dataset": str(copy)}), say=quiet)
+
+
+def with_captions(dataset: Path, copy: Path, *captions: str) -> Path:
+    """A copy of a dataset whose first captions are these."""
+    shutil.copytree(dataset, copy)
+    rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row, caption in zip(rows, captions, strict=False):
+        row["caption"] = caption
+    (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return copy
+
+
+def test_what_is_not_read_of_captions_and_sample_prompts_is_counted_once_and_strict_refuses_it(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    long = "a long sentence about an image. " * 12
+    copy = with_captions(dataset, tmp_path / "long", "a dog BREAK a cat", "a (dog:1.3)", long)
+    samples = {"enabled": True, "steps": 1, "prompts": [long, "[word]"], "negative_prompt": long}
+    groups: dict[str, dict[str, Any]] = {
+        "data": {"dataset": str(copy)}, "prompts": {"method": "truncate"}, "samples": samples,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="--strict is on") as refused:
+        train(configure(train={"strict": True}, **groups), say=quiet)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    said: list[str] = []
+    train(configure(train={"strict": False}, **groups), say=said.append)
+    lines = [line for line in said if "does not read" in line or "syntax" in line or "leaves out" in line]
+    assert len(lines) == 5
+    for line, part in zip(
+        lines,
+        ("in 2 of 7 captions: 'BREAK' (1), '(dog:1.3)' (1)", "leaves out part of 1 captions", "the sample prompt 'a long",
+         "the negative prompt of samples 'a long", "in 1 of 2 sample prompts: '[word]' (1)"),
+        strict=True,
+    ):  # fmt: skip
+        assert part in line
+        assert line.split(": ", 1)[1] in str(refused.value)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()]
+    assert [event["text"] for event in events if event["kind"] == "note"] == lines
+
+
+def test_overflows_of_the_loss_scale_are_not_said_not_counted_and_cost_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16's scale starts high and comes down by overflows: each was warned of and named innocent images.
+
+    Here in float32, whose gradients overflow in the same way with a scale beyond 2^128.
+    """
+    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 2.0**131))
+    said: list[str] = []
+    result = train(configure(train={"max_steps": 12, "max_non_finite": 1}), say=said.append)
+    assert not [line for line in said if line.startswith("warning")]
+    events = [json.loads(line) for line in (result.folder / "events.jsonl").read_text("utf-8").splitlines()]
+    overflows = [event for event in events if event["kind"] == "overflow"]
+    assert 4 <= len(overflows) < 12
+    assert [event["loss_scale"] for event in overflows[:2]] == [2.0**131, 2.0**130]
+    assert any(bool(value.any()) for key, value in load_file(result.adapter or "").items() if ".lora_B." in key)
+
+
+def test_a_loss_scale_that_has_collapsed_excuses_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients that are NaN at a scale below 1 are no overflow: the run ends as without scaling."""
+    original = StableDiffusionModel.predict
+
+    def predict(self: StableDiffusionModel, *args: Any) -> torch.Tensor:
+        answer = original(self, *args)
+        if answer.requires_grad:
+            answer.register_hook(lambda gradient: gradient * float("nan"))
+        return answer
+
+    monkeypatch.setattr(StableDiffusionModel, "predict", predict)
+    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 8.0))
+    config = configure(train={"max_steps": 40, "max_non_finite": 3, "log_every": 1}, checkpoints={"every": 0})
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"3 updates in a row were not finite, the last at step 7") as ended:
+        train(config, say=said.append)
+    assert len([line for line in said if "was skipped" in line]) == 3
+    assert "there is no checkpoint yet" in str(ended.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("fault", ["nan", "rate"])
+def test_a_run_that_moved_no_weight_is_an_error_and_exports_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str, method: str
+) -> None:
+    """A short run whose every update was skipped ended "done" and exported "good … adapter changes 0.00"."""
+    if fault == "nan":
+        poisoned(monkeypatch, set(range(1000)))
+    groups: dict[str, dict[str, Any]] = {
+        "train": {"max_steps": 3, "method": method, "validation_every": 0},
+        "optim": {"learning_rate": 1e-3 if fault == "nan" else 1e-60, "weight_decay": 0.0},
+        "lora": {"ema_decay": 0.9},
+    }
+    match = "3 of 3 updates skipped" if fault == "nan" else "a peak learning rate of 1e-60"
+    with pytest.raises(UserError, match=f"nothing was learned in 3 steps.*{match}"):
+        train(configure(**groups), say=quiet)
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    assert not (tmp_path / "run" / "exports").exists()
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(UserError, match="nothing was learned"):
+        train(configure(**groups), say=quiet)  # the same command again is no way round
+
+
+def bad_vae(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """A VAE that gives one latent of the widest images this value."""
+    original = StableDiffusionModel.encode_images
+
+    def encode(self: StableDiffusionModel, pixels_bchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, logvar = original(self, pixels_bchw)
+        if pixels_bchw.shape[-1] > pixels_bchw.shape[-2]:
+            logvar[:, 0, 0, 0] = value
+        return mean, logvar
+
+    monkeypatch.setattr(StableDiffusionModel, "encode_images", encode)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_for_which_the_vae_gives_nan_are_named_and_never_cached(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float
+) -> None:
+    with monkeypatch.context() as context:
+        bad_vae(context, value)
+        with pytest.raises(UserError, match=r"the VAE gives NaN or infinity for images.*001, 003, 005"):
+            train(configure(), say=quiet)
+    kept = list((tmp_path / "cache" / "latents").rglob("*.safetensors"))
+    assert len(kept) == 4, "the good ones are kept"
+    assert all(bool(tensor.isfinite().all()) for file in kept for tensor in load_file(file).values())
+    train(configure(), say=quiet)  # a VAE that is well again needs no cleaning
+
+
+def test_an_old_cache_entry_that_is_not_finite_is_computed_again(configure: Configure, tmp_path: Path) -> None:
+    train(configure(), say=quiet)
+    latents = list((tmp_path / "cache" / "latents").rglob("*.safetensors"))
+    before = [load_file(file) for file in latents]
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        save_file({key: torch.full_like(value, float("nan")) for key, value in load_file(file).items()}, file)
+    again = train(configure(train={"output": str(tmp_path / "again")}), say=quiet)
+    for file, tensors in zip(latents, before, strict=True):
+        for key, value in load_file(file).items():
+            assert torch.allclose(value, tensors[key], atol=1e-4)
+    events = (again.folder / "events.jsonl").read_text("utf-8")
+    assert '"skipped"' not in events
+
+
+def test_a_caption_for_which_the_text_encoder_gives_nan_is_named(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from loraloom.extensions.families.stable_diffusion.text import ClipText
+
+    original = ClipText.encode
+    monkeypatch.setattr(ClipText, "encode", lambda self, ids: original(self, ids) * float("nan"))
+    with pytest.raises(UserError, match="the text encoder gives NaN or infinity for a text: got 'a drawn"):
+        train(configure(), say=quiet)
+    assert not list((tmp_path / "cache" / "texts").rglob("*.safetensors"))
+
+
+# ------------------------------------------------------------------------------------------- folders, locks, leftovers
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("target", ["nowhere", "run"])
+def test_a_link_that_leads_nowhere_or_to_itself_is_refused_as_out(
+    configure: Configure, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="run is a link that leads nowhere"):
+        train(configure(), say=quiet)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_folder_removed_while_training_is_made_again_and_said(configure: Configure, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        if done == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    folder = train(configure(), say=said.append, report=report).folder
+    (line,) = [line for line in said if "was removed while training" in line]
+    assert line.startswith("warning: ")
+    assert CheckpointFolder(folder / "checkpoints").steps() == [3, 6]
+    assert {"run.yaml", "events.jsonl", "adapter.safetensors"} <= {entry.name for entry in folder.iterdir()}
+    said.clear()
+    train(configure(train={"max_steps": 8}), say=said.append)
+    assert "going on from step 6" in said
+
+
+def test_a_dataset_removed_while_caching_ends_in_one_error_and_the_next_run_goes_on(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+
+    def progress(title: str) -> Callable[[int, int], None]:
+        return lambda done, total: shutil.rmtree(copy / "images") if (copy / "images").is_dir() else None
+
+    config = configure(data={"dataset": str(copy), "encode_batch_size": 1})
+    with pytest.raises(UserError, match="an image of the dataset cannot be read"):
+        train(config, say=quiet, progress=progress)
+    assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 1
+    shutil.copytree(dataset / "images", copy / "images")
+    said: list[str] = []
+    train(config, say=said.append)
+    assert "encoding 6 pictures" in said
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_is_whole(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """Two runs on one folder mixed their checkpoints, events and samples."""
+    refused: list[UserError] = []
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        if done == 2:
+            with pytest.raises(UserError, match=f"another process is at work in .*process {os.getpid()} on ") as second:
+                train(configure(lora={"rank": 2}), say=quiet)
+            refused.append(second.value)
+
+    folder = train(configure(), say=quiet, report=report).folder
+    assert len(refused) == 1
+    assert not (folder / ".lock").exists()
+    assert CheckpointFolder(folder / "checkpoints").steps() == [3, 6]
+
+
+def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_drawn(
+    configure: Configure, tmp_path: Path
+) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    samples = {"enabled": True, "steps": 1, "prompts": ["a", "b"]}
+    folder = train(configure(samples=samples), say=quiet).folder
+    lost = [folder / "samples" / "step_0000006" / name for name in ("01.png", "01.txt")]
+    for path in lost:
+        path.unlink()
+    name = f".x.{files._HOST}-{int(ended.stdout)}.tmp"
+    places = [folder, folder / "samples", lost[0].parent, folder / "checkpoints", folder / "exports"]
+    places += [next(entry for entry in (tmp_path / "cache" / kind).iterdir()) for kind in ("latents", "texts")]
+    for place in places:
+        (place / name).touch()
+    train(configure(samples=samples), say=quiet)
+    assert all(path.is_file() for path in lost)
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+    before = lost[0].stat().st_mtime_ns
+    train(configure(samples=samples), say=quiet)
+    assert lost[0].stat().st_mtime_ns == before, "samples that are there are not drawn again"
+
+
+def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tmp_path: Path) -> None:
+    from loraloom.config.generate import GenerateConfig
+    from loraloom.generate.command import Wishes, generate
+    from loraloom.generate.interactive import no_bars
+
+    samples = {"enabled": True, "steps": 2, "prompts": ["a (dog:1.2)", "b"], "negative_prompt": "blur", "size": 32}
+    folder = train(configure(samples=samples), say=quiet).folder
+    for step in (0, 3):
+        png = folder / "samples" / f"step_{step:07d}" / "01.png"
+        out = tmp_path / f"again{step}"
+        generate(GenerateConfig(), Wishes(recipe=png, out=out), {}, quiet, no_bars)
+        with Image.open(png) as one, Image.open(out / "00000.png") as two:
+            assert "Negative prompt: blur\nSteps: 2, Sampler: DPM++ 2M Karras, " in one.info["parameters"]
+            difference = np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16))
+        assert difference.max() <= 2
+
+
+def test_batches_that_no_size_can_fill_deserve_a_sentence(configure: Configure) -> None:
+    said: list[str] = []
+    train(configure(data={"batch_size": 16}, train={"max_steps": 1, "validation_every": 0}), say=said.append)
+    (line,) = [line for line in said if "repeats of weight zero" in line]
+    assert line.startswith("note: a batch of 16 is more than the ")

@@ -4,6 +4,7 @@ In: a command line. Out: `Flags` with that script's defaults, and notes for the 
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -37,6 +38,55 @@ WITHOUT_EFFECT = {
     "validation_epochs": "pictures are drawn at every checkpoint and epoch end that is 50 steps from the last ones",
 }
 """Flags that change nothing about what is learned: taken, and a line says why nothing comes of them."""
+
+
+THEIR_WORDS = {
+    # Whole phrases first: what our flag does there may need another word.
+    "drop --resume never to go on": "add --resume_from_checkpoint latest to go on",
+    "drop --resume to go on": "say --resume_from_checkpoint latest to go on",
+    "the same command goes on from here": "--resume_from_checkpoint latest goes on from here",
+    "and the same command goes on": "and --resume_from_checkpoint latest goes on",
+    "run `loraloom prepare` again": "delete OUTPUT_DIR/dataset and start the same command again",
+    "--out": "--output_dir", "train.output": "--output_dir",
+    "--resume": "--resume_from_checkpoint", "checkpoints.resume": "--resume_from_checkpoint",
+    "--model": "--pretrained_model_name_or_path", "model.source": "--pretrained_model_name_or_path",
+    "model.revision": "--revision", "model.variant": "--variant",
+    "--size": "--resolution", "--caption-column": "--caption_column", "caption_column": "--caption_column",
+    "--batch-size": "--train_batch_size", "data.batch_size": "--train_batch_size",
+    "--random-flip": "--random_flip", "data.random_flip": "--random_flip",
+    "--max-steps": "--max_train_steps", "train.max_steps": "--max_train_steps",
+    "--gradient-accumulation": "--gradient_accumulation_steps",
+    "train.gradient_accumulation": "--gradient_accumulation_steps",
+    "--gradient-checkpointing": "--gradient_checkpointing", "train.gradient_checkpointing": "--gradient_checkpointing",
+    "--mixed-precision": "--mixed_precision", "train.mixed_precision": "--mixed_precision",
+    "train.seed": "--seed", "lora.rank": "--rank",
+    "--learning-rate": "--learning_rate", "optim.learning_rate": "--learning_rate",
+    "--lr-scheduler": "--lr_scheduler", "optim.scheduler": "--lr_scheduler",
+    "--warmup-steps": "--lr_warmup_steps", "optim.warmup_steps": "--lr_warmup_steps",
+    "--weight-decay": "--adam_weight_decay", "optim.weight_decay": "--adam_weight_decay",
+    "optim.betas": "--adam_beta1, --adam_beta2", "optim.eps": "--adam_epsilon",
+    "--max-grad-norm": "--max_grad_norm", "optim.max_grad_norm": "--max_grad_norm",
+    "optim.optimizer=adamw8bit": "--use_8bit_adam",
+    "--snr-gamma": "--snr_gamma", "objective.snr_gamma": "--snr_gamma",
+    "--noise-offset": "--noise_offset", "objective.noise_offset": "--noise_offset",
+    "objective.prediction_type": "--prediction_type",
+    "--sample-prompt": "--validation_prompt", "samples.prompts": "--validation_prompt",
+    "--checkpoint-every": "--checkpointing_steps", "checkpoints.every": "--checkpointing_steps",
+    "--keep-checkpoints": "--checkpoints_total_limit", "checkpoints.keep": "--checkpoints_total_limit",
+    "tracking.tensorboard": "--report_to tensorboard", "tracking.wandb": "--report_to wandb",
+}  # fmt: skip
+"""Our flags, settings and phrases in lines for the user, and theirs for the same."""
+
+_PHRASES = tuple(word for word in THEIR_WORDS if " " in word)
+_WORDS = "|".join(re.escape(word) for word in THEIR_WORDS if " " not in word)
+_OURS = re.compile(rf"(?<![\w.`/-])(?:{_WORDS})(?![\w-]|\.\w)")
+
+
+def in_their_words(text: str) -> str:
+    """A line for the user with the flags of their script instead of our flags and settings."""
+    for phrase in _PHRASES:
+        text = text.replace(phrase, THEIR_WORDS[phrase])
+    return _OURS.sub(lambda match: THEIR_WORDS[match[0]], text)
 
 
 def flag(default: Any, text: str, kind: type | None = None, choices: Sequence[str] | None = None) -> Any:

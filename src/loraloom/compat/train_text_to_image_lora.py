@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, read_flags
+from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, in_their_words, read_flags
 from loraloom.console import lines
 from loraloom.errors import UserError
 
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def say(text: str) -> None:
         if first:
-            print(text, flush=True)
+            print(in_their_words(text), flush=True)
 
     try:
         flags, notes = read_flags(sys.argv[1:] if arguments is None else arguments)
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(note)
         run(flags, os.environ, say)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {in_their_words(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

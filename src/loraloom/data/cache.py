@@ -1,13 +1,15 @@
 """What encoders said, on disk under a key made from all that decides it, and in memory up to a limit.
 
 In: a key (a sha256) and a way to compute what is missing. Out: tensors. An edited picture, caption, VAE or tokenizer has
-another key, so nothing stale is ever read. Files appear whole; a damaged one is computed again.
+another key, so nothing stale is ever read. Files appear whole; one that is damaged, or holds NaN or infinity, is
+computed again.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -60,10 +62,11 @@ class ContentCache:
             try:
                 tensors = load_file(path)
             except (SafetensorError, OSError):
-                path.unlink(missing_ok=True)  # cut off by a power failure: computed again below
-            else:
+                tensors = {}  # cut off by a power failure
+            if tensors and finite(tensors):
                 self._hold(key, tensors)
                 return tensors
+            path.unlink(missing_ok=True)  # computed again below; earlier versions also kept what was not finite
         if compute is None:
             raise KeyError(key)
         self.put(key, compute())
@@ -71,9 +74,8 @@ class ContentCache:
 
     def clean(self) -> None:
         """Remove what killed processes left half-written."""
-        if self.folder and self.folder.is_dir():
-            for part in self.folder.iterdir():
-                remove_leftovers(part, min_age_s=3600.0)  # another run may be filling the same cache
+        if self.folder:
+            remove_leftovers(self.folder, deep=True)
 
     def _hold(self, key: str, tensors: Tensors) -> None:
         if key in self._held:
@@ -86,6 +88,11 @@ class ContentCache:
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
         return folder / key[:2] / f"{key}.safetensors"
+
+
+def finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def _size(tensors: Tensors) -> int:

@@ -4,7 +4,7 @@ In: a dataset, a model, a prompt encoder. Out: two stores that hand out what a b
 encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,16 +14,20 @@ from PIL import Image
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel, Example, Progress
-from loraloom.data.cache import ContentCache
+from loraloom.data.cache import ContentCache, finite
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes, sha256_file
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
+from loraloom.untrusted import library_errors
+
+_MOST_BAD = 20
+"""Images that cannot be encoded, after which no more is tried: then it is the VAE."""
 
 
 def load_pixels(path: Path, mirrored: bool = False) -> Tensor:
     """(3, h, w) float32 in [-1, 1] of a prepared RGB picture."""
-    with Image.open(path) as image:
+    with library_errors("an image of the dataset", path, fix="run `loraloom prepare` again"), Image.open(path) as image:
         array_hwc = np.array(image.convert("RGB"))
     if mirrored:
         array_hwc = array_hwc[:, ::-1]
@@ -70,6 +74,7 @@ class LatentStore:
         # Pictures of one size go together; the order inside a size is kept.
         missing.sort(key=lambda key: (waiting[key][0].width, waiting[key][0].height))
         done = 0
+        bad: dict[str, None] = {}
         while done < len(missing):
             first = waiting[missing[done]][0]
             group = [
@@ -78,17 +83,30 @@ class LatentStore:
                 if (waiting[key][0].width, waiting[key][0].height) == (first.width, first.height)
             ]
             for key, tensors in zip(group, self._encode([waiting[key] for key in group]), strict=True):
-                self.cache.put(key, tensors)
+                if finite(tensors):
+                    self.cache.put(key, tensors)
+                else:
+                    bad[waiting[key][0].id] = None
+            if len(bad) >= _MOST_BAD:
+                break
             done += len(group)
             if progress:
                 progress(done, len(missing))
+        if bad:
+            raise _not_finite_image(bad)
         return len(missing)
 
     def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         """(c, h, w) scaled latents drawn from the picture's distribution with `noise(shape)`."""
-        found = self.cache.get(self.key(example, mirrored), lambda: self._encode([(example, mirrored)])[0])
+        found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored))
         mean_chw, logvar_chw = found["mean"], found["logvar"]
         return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))
+
+    def _encode_one(self, example: Example, mirrored: bool) -> dict[str, Tensor]:
+        tensors = self._encode([(example, mirrored)])[0]
+        if not finite(tensors):
+            raise _not_finite_image([example.id])
+        return tensors
 
     def _encode(self, examples: Sequence[tuple[Example, bool]]) -> list[dict[str, Tensor]]:
         pixels_bchw = torch.stack([load_pixels(self.folder / e.image, mirrored) for e, mirrored in examples])
@@ -162,4 +180,21 @@ class TextStore:
     def _encode(self, wanted: Wanted) -> dict[str, Tensor]:
         with torch.inference_mode():
             states = self.encoder.encode([wanted[0]], weighting=wanted[1])[0]
-        return {"states": states.to("cpu", self.dtype)}
+        kept = {"states": states.to("cpu", self.dtype)}
+        if not finite(kept):
+            overflow = bool(torch.isfinite(states).all())
+            raise UserError(
+                f"the text encoder gives NaN or infinity{f' in {self.dtype}' if overflow else ''} for a text",
+                got=f"{wanted[0][:60]}…" if len(wanted[0]) > 60 else wanted[0],
+                fix="use train.mixed_precision=bf16 or no" if overflow else "use another model, or get its files again",
+            )
+        return kept
+
+
+def _not_finite_image(ids: Iterable[str]) -> UserError:
+    named = list(ids)
+    listed = ", ".join(named[:_MOST_BAD]) + (" …" if len(named) >= _MOST_BAD else "")
+    return UserError(
+        f"the VAE gives NaN or infinity for {'an image' if len(named) == 1 else 'images'}: nothing of it is cached",
+        got=listed, fix="look at what is named and take it out of the dataset; if all are, use another model or VAE",
+    )  # fmt: skip

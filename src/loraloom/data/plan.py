@@ -65,6 +65,16 @@ class Plan:
         passes = sum(-(-len(bucket) // self.pass_size) for bucket in self._buckets().values())
         return -(-passes // self.accumulation)
 
+    def slots(self) -> tuple[int, int]:
+        """Slots of an epoch, and how many of them are repeats of weight zero."""
+        buckets = [len(bucket) for bucket in self._buckets().values()]
+        slots = sum(-(-count // self.pass_size) * self.pass_size for count in buckets)
+        return slots, slots - sum(buckets)
+
+    def smallest_bucket(self) -> int:
+        """Images of the size that fewest have."""
+        return min(len(bucket) for bucket in self._buckets().values())
+
     def epoch(self, number: int) -> tuple[Step, ...]:
         """All steps of an epoch."""
         passes: list[Pass] = []

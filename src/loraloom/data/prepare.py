@@ -33,6 +33,8 @@ from loraloom.data.report import Problem, write_report
 from loraloom.data.workers import Outcome, Task, run_tasks
 from loraloom.errors import UserError
 from loraloom.files import fsync_path, write_text
+from loraloom.folders import check_folder
+from loraloom.locks import LOCK_NAME, lock_folder
 from loraloom.names import safe_name, short_hash
 
 IMAGE_FOLDER = "images"
@@ -88,11 +90,26 @@ def prepare(
     Raises:
         UserError: The folder cannot be read or written, no picture can be used, or with `strict` any cannot.
     """
-    started = time.perf_counter()
     settings = PictureSettings.from_config(config)
     plugins.load("domains", config.domain)
     captioner: Captioner = plugins.load("captioners", config.captioner)
     _check_folders(source, out)
+    with lock_folder(out, console):
+        return _prepare(source, out, config, settings, captioner, count_tokens, console, progress)
+
+
+def _prepare(
+    source: Path,
+    out: Path,
+    config: PrepareConfig,
+    settings: PictureSettings,
+    captioner: Captioner,
+    count_tokens: Callable[[str], int] | None,
+    console: Callable[[str], None],
+    progress: Progress | None,
+) -> PrepareReport:
+    """`prepare` in a folder that is held."""
+    started = time.perf_counter()
     options = format_options(config)
     choice = choose_format(source, config.format, options)
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
@@ -245,7 +262,8 @@ def _sha16(*texts: str) -> str:
 
 def _check_folders(source: Path, out: Path) -> None:
     """Refuse to read what this writes, and to write among files that somebody else made."""
-    here, there = source.resolve(), out.resolve()
+    check_folder(out)
+    here, there = source.resolve() if source.exists() else source.absolute(), out.resolve()
     if there == here or there.is_relative_to(here):
         fix = "choose an --out beside the source: prepare would read its own pictures"
         raise UserError("the dataset would lie in its own source", got=str(out), fix=fix)
@@ -254,7 +272,7 @@ def _check_folders(source: Path, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", got=str(out), fix="choose another --out")
     ours = any((out / name).exists() for name in (JOURNAL_FILE, INFO_FILE, MANIFEST_FILE))
-    if out.is_dir() and not ours and any(out.iterdir()):
+    if out.is_dir() and not ours and any(entry.name != LOCK_NAME for entry in out.iterdir()):
         fix = "choose a new folder with --out: nothing of yours is overwritten"
         raise UserError("the output folder is not empty and not a dataset", got=str(out), fix=fix)
     try:

@@ -16,6 +16,8 @@ from loraloom.generate.judging import formal_prompts
 from loraloom.generate.pictures import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
+from loraloom.locks import lock_folder
+from loraloom.prompts.notes import Losses
 
 HELP = """\
   TEXT                draw this prompt          (an empty line draws the last one again, same seed)
@@ -50,6 +52,10 @@ class Interactive:
     history: list[tuple[PictureRequest, tuple[float, ...], Path]] = field(
         default_factory=list[tuple[PictureRequest, tuple[float, ...], Path]]
     )
+    _losses: Losses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._losses = Losses(lambda line: self.say(f"  {line}"), self.session.config.strict)
 
     def run(self, read: Callable[[], str]) -> None:
         """Answer lines until `:quit` or the end of input (EOFError). A mistake is explained; nothing is lost."""
@@ -177,9 +183,11 @@ class Interactive:
 
     def _draw(self, requests: list[PictureRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
+        self._losses.add(*self.session.losses(requests))
+        self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
-        with self.bars() as bar:
+        with lock_folder(self.folder, self.say), self.bars() as bar:
             for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
                 self.history.append((picture.request, weights, path))
                 self.say(f"  {path}  seed {picture.request.seed}  {self._met(picture)}{picture.seconds:.1f} s")

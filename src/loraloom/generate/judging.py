@@ -17,6 +17,7 @@ from loraloom.contracts import Picture, PictureRequest, Progress
 from loraloom.errors import UserError
 from loraloom.files import write_json
 from loraloom.generate.pictures import Contrast, Held, denoise, to_images
+from loraloom.generate.recipes import write_png
 from loraloom.generate.session import Session
 from loraloom.randomness import derive_seed, normal
 from loraloom.verdicts import Judge, Receipt
@@ -189,9 +190,7 @@ def save_receipt(folder: Path, name: str, judged: Judged, judge: Judge) -> Path:
     place = folder / "receipts"
     path = place / f"{name}.json"
     write_json(path, {"prompt": judged.picture.request.prompt, "repairs": judged.repairs, **judged.receipt.as_json()})
-    temporary = place / f".{name}.tmp"
-    judge.overlay(judged.picture.image, judged.picture.request.prompt).save(temporary, format="PNG")
-    temporary.replace(place / f"{name}.png")
+    write_png(place / f"{name}.png", judge.overlay(judged.picture.image, judged.picture.request.prompt))
     return path
 
 

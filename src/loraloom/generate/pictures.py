@@ -165,6 +165,8 @@ def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
     images: list[Image.Image] = []
     for one_chw in latents_bchw:
         pixels_chw = model.decode_latents(one_chw[None])[0]
+        if not bool(torch.isfinite(pixels_chw).all()):  # as bytes they would be any colour
+            raise UserError("the VAE decoded NaN or infinity", fix="use another model or VAE")
         array_hwc = ((pixels_chw + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         images.append(Image.fromarray(np.ascontiguousarray(array_hwc)))
     return images

@@ -5,9 +5,11 @@ same pictures again.
 """
 
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,17 @@ from PIL.PngImagePlugin import PngInfo
 from loraloom import __version__
 from loraloom.contracts import Picture, PictureRequest
 from loraloom.errors import UserError
-from loraloom.files import write_text
+from loraloom.files import sha256_bytes, write_bytes, write_text
 
 LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
 _KINDS: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 """JSON values that a request's field may have, by the field's type as it is written."""
+
+_SAMPLERS = {
+    "ddim": "DDIM", "dpmpp_2m_karras": "DPM++ 2M Karras", "euler_a": "Euler a", "unipc": "UniPC", "lcm": "LCM",
+}  # fmt: skip
+"""Solvers by the names of AUTOMATIC1111's web UI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,74 @@ class Recipe:
 
 def save_picture(folder: Path, name: str, picture: Picture, recipe: Recipe) -> Path:
     """Write a PNG with its recipe inside; appears whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
     info = PngInfo()
     info.add_itxt(_PNG_KEY, json.dumps(recipe.as_row(), ensure_ascii=False))
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    picture.image.save(temporary, format="PNG", pnginfo=info)
-    temporary.replace(path)
+    info.add_text("parameters", parameters_text(recipe))
+    write_png(path, picture.image, info)
     return path
+
+
+def write_png(path: Path, image: Image.Image, info: PngInfo | None = None) -> None:
+    """Write a PNG that appears whole; the folder is made if need be."""
+    data = BytesIO()
+    image.save(data, format="PNG", pnginfo=info)
+    write_bytes(path, data.getvalue())
+
+
+def parameters_text(recipe: Recipe) -> str:
+    """A recipe as AUTOMATIC1111's web UI writes it into the PNG chunk `parameters`, which many programs read.
+
+    Hashes of adapters are that program's: the first 12 hex digits of the sha256 of what follows a safetensors header. One
+    is left out when its file is not there, or is another by now. Only names of files are written, never their folders.
+    """
+    request = recipe.request
+    facts: dict[str, str] = {
+        "Steps": str(request.num_steps),
+        "Sampler": _SAMPLERS.get(request.sampler, request.sampler),
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": str(request.seed),
+        "Size": f"{request.width}x{request.height}",
+    }
+    source = str(recipe.model.get("source") or "")
+    if source:
+        facts["Model"] = re.split(r"[/\\]", source.rstrip("/\\"))[-1].removesuffix(".safetensors")
+    names = [_adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
+    hashes = [_lora_hash(str(adapter["path"]), str(adapter["sha256"])) for adapter in recipe.adapters]
+    if known := [f"{name}: {found}" for name, found in zip(names, hashes, strict=True) if found]:
+        facts["Lora hashes"] = ", ".join(known)
+    if names:
+        weights = [f"{adapter['weight']:g}" for adapter in recipe.adapters]
+        facts["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in zip(names, weights, strict=True))
+    facts["Version"] = f"loraloom {__version__}"
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items())])
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(letter in value for letter in ',:\n"') else value
+
+
+def _adapter_name(path: str) -> str:
+    """An adapter's name: the file's, or the run's where all files are called alike."""
+    parts = re.split(r"[/\\]", path)
+    stem = parts[-1].removesuffix(".safetensors")
+    folders = parts[:-1]
+    return folders[-1] if stem in {"adapter", "weights", "pytorch_lora_weights"} and folders else stem
+
+
+@lru_cache(64)
+def _lora_hash(path: str, sha256: str) -> str:
+    """The hash of an adapter file's tensors, or nothing."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return ""
+    if sha256_bytes(data) != sha256 or len(data) < 8:
+        return ""
+    return sha256_bytes(data[8 + int.from_bytes(data[:8], "little") :])[:12]
 
 
 def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

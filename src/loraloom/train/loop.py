@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from loraloom.config.reading import to_yaml
 from loraloom.contracts import Progress
 from loraloom.errors import UserError
+from loraloom.files import write_text
+from loraloom.train.checkpoint import damage
 from loraloom.train.due import what_is_due
 from loraloom.train.setup import Run
 from loraloom.train.step import StepResult, take_step, validation_loss
@@ -64,8 +67,8 @@ def train_loop(
     timesteps = validation_timesteps(trainee.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled = run.start
-    if run.sampler and run.start == 0:
-        run.sampler.draw(0, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+    if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
+        run.sampler.draw(run.start, trainee.ema, run.tracker, lambda: bool(stop), run.say)
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
         result = take_step(trainee, step, stop=bool(stop))
@@ -97,6 +100,14 @@ def train_loop(
     return Finished(done, stopped, run.best_step, time.perf_counter() - began)
 
 
+def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
+    """Whether the run was killed after the save of the step that it goes on from and before that step's samples were all
+    drawn. Samples of earlier steps are complete: they come before the next step."""
+    due = what_is_due(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
+    lacking = run.trainee.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
+    return due.sample and any(lacking)
+
+
 def settle(run: Run, window: Window, done: int) -> dict[str, float]:
     """Read the window's numbers from the device, look for poison, and record them.
 
@@ -110,8 +121,14 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
     seconds = time.perf_counter() - window.began
     for offset, (result, (loss, norm, finite)) in enumerate(zip(results, values, strict=True)):
         step = done - len(results) + offset + 1
-        run.skipped_in_row = 0 if finite else run.skipped_in_row + 1
-        if not finite:
+        if finite:
+            run.skipped_in_row = 0
+            continue
+        run.skipped += 1
+        if overflowed(result, loss):
+            run.tracker.event("overflow", step, loss=loss, loss_scale=result.loss_scale)
+        else:
+            run.skipped_in_row += 1
             run.say(
                 f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}"
             )
@@ -120,8 +137,8 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
             raise UserError(
                 f"{run.skipped_in_row} updates in a row were not finite, the last at step {step}",
                 got=f"loss {loss}, gradient norm {norm}",
-                fix="the last checkpoint is intact; lower optim.learning_rate, use bf16 instead of fp16, or look at "
-                f"these samples: {', '.join(result.ids)}",
+                fix=f"{standing(run)}; lower optim.learning_rate, use bf16 instead of fp16, or look at these samples: "
+                f"{', '.join(result.ids)}",
             )
     good = [row for row in values if row[2]] or values  # skipped updates would make the means infinite
     numbers = {
@@ -138,10 +155,16 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
     return numbers
 
 
-def overflowed(run: Run, loss: float) -> bool:
-    """Whether a skipped fp16 update only found the loss scale too high: normal, and not worth a word."""
-    scale = run.trainee.updater.loss_scale
-    return scale.enabled and math.isfinite(loss) and scale.value >= 1.0
+def overflowed(result: StepResult, loss: float) -> bool:
+    """Whether a skipped fp16 update only found the loss scale too high: normal, recorded, not counted and not said."""
+    return result.can_overflow and math.isfinite(loss)
+
+
+def standing(run: Run) -> str:
+    """Which checkpoint can be gone on from, for messages."""
+    whole = (step for step in reversed(run.checkpoints.steps()) if damage(run.checkpoints.path(step)) is None)
+    newest = next(whole, None)
+    return "there is no checkpoint yet" if newest is None else f"the checkpoint of step {newest} is whole"
 
 
 def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
@@ -179,17 +202,18 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         return
     began = time.perf_counter()
     try:
+        if not (run.folder / "run.yaml").is_file():
+            run.say(f"warning: {run.folder} was removed while training: it is made again; what was in it is gone")
+            write_text(run.folder / "run.yaml", to_yaml(run.config))
         run.checkpoints.save(run.checkpoint(done), run.record(done))
     except OSError as error:
         run.best_step, run.best_loss = before
-        kept = run.checkpoints.steps()
         message = f"step {done} could not be saved ({error.strerror or error})"
-        standing = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no checkpoint yet"
         if last:
             raise UserError(
-                message, got=str(run.checkpoints.folder), fix=f"{standing}; free some space and run again"
+                message, got=str(run.checkpoints.folder), fix=f"{standing(run)}; free some space and run again"
             ) from error
-        run.say(f"warning: {message}; {standing}; training goes on")
+        run.say(f"warning: {message}; {standing(run)}; training goes on")
         run.tracker.event("save_failed", done, error=str(error))
         return
     run.checkpoints.rotate(run.config.checkpoints.keep, run.best_step)

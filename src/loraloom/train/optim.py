@@ -80,11 +80,20 @@ def _missing(name: str, package: str) -> UserError:
 
 @dataclass(slots=True)
 class LossScale:
-    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018): small gradients would round to zero without it."""
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018): small gradients would round to zero without it.
+
+    At the start, and now and then later, the scale is too high and gradients overflow: normal, each halves it. Below 1 it
+    has collapsed: gradients overflow although they are not enlarged.
+    """
 
     enabled: bool
     value: float = 65536.0
     good_steps: int = 0
+
+    @property
+    def can_overflow(self) -> bool:
+        """Whether gradients that are not finite may be the scale's fault alone."""
+        return self.enabled and self.value >= 1.0
 
     def adjust(self, finite: bool) -> None:
         """Halve after an overflow, double after 2,000 good steps."""
@@ -146,7 +155,8 @@ class Updater:
         elif bool(finite):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.loss_scale.enabled:
+        # A loss that is not finite was so before it was scaled: a lower scale would not have helped.
+        if self.loss_scale.enabled and bool(loss_is_finite):
             self.loss_scale.adjust(bool(finite))
         return norm, finite
 
@@ -187,6 +197,21 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             # Files are contiguous; weights may be channels_last, and fused steps want both laid out alike.
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def weight_sums(adapter: Adapter) -> Tensor:
+    """(n, 2) float64 sum and sum of absolute values of each weight that decides whether anything changed.
+
+    Of LoRA's pairs that is B, which starts at zero: while it stays there, whatever A does changes nothing.
+    """
+    chosen = {key: value for key, value in adapter.parameters.items() if ".lora_B." in key} or adapter.parameters
+    with torch.no_grad():
+        rows = [torch.stack([p.sum(dtype=torch.float64), _abs_sum(p)]) for p in chosen.values()]
+    return torch.stack(rows).cpu()
+
+
+def _abs_sum(parameter: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(parameter, 1, dtype=torch.float64)
 
 
 class Ema:

@@ -11,6 +11,7 @@ run/  run.yaml                            the resolved settings
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from loraloom.config.run import RunConfig
 from loraloom.contracts import PictureRequest, Progress
 from loraloom.data.manifest import domain_of
 from loraloom.errors import UserError
-from loraloom.files import write_text
+from loraloom.files import remove_leftovers, write_text
+from loraloom.folders import check_folder
 from loraloom.generate.pictures import denoise
+from loraloom.locks import lock_folder
 from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verify_exports
 from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
-from loraloom.train.loop import Finished, train_loop
+from loraloom.train.loop import Finished, standing, train_loop
+from loraloom.train.optim import weight_sums
 from loraloom.train.runtime import Runtime, make_runtime
 from loraloom.train.setup import Run, Say, set_up
 from loraloom.train.stop import StoppedError, listen_for_stop
@@ -80,11 +84,44 @@ def train(
             "no dataset", fix="make one with `loraloom prepare FOLDER --out DATASET`, then add --dataset DATASET"
         )
     config = with_domain(config)
+    folder = Path(config.train.output)
+    check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
         progress = lambda title: lambda done, total: None  # noqa: E731
-    folder = Path(config.train.output)
+    with ExitStack() as held:
+        hold_folder(held, runtime, folder, say)
+        return _train(config, runtime, folder, say, report, progress, deadline)
+
+
+def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> None:
+    """Lock the run folder, by the main process for all of them, and sweep what killed processes left in it.
+
+    Raises:
+        UserError: Another process is at work there; every process raises it.
+    """
+    fault: UserError | None = None
+    if runtime.is_main:
+        try:
+            held.enter_context(lock_folder(folder, say))
+            remove_leftovers(folder, deep=True)
+        except UserError as error:
+            fault = error
+    texts = [text for text in runtime.gather_texts([str(fault) if fault else ""]) if text]
+    if fault or texts:
+        raise fault or UserError(texts[0])
+
+
+def _train(
+    config: RunConfig,
+    runtime: Runtime,
+    folder: Path,
+    say: Say,
+    report: Callable[[int, dict[str, float]], None],
+    progress: Callable[[str], Progress],
+    deadline: float,
+) -> TrainResult:
     checkpoint = find_start(config, folder, say)
     agree_on_start(runtime, checkpoint)
     start = checkpoint.step if checkpoint else 0
@@ -99,6 +136,8 @@ def train(
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 say(f"going on from step {start}")
+            for line in run.notes:
+                tracker.event("note", start, text=line)
             finished = train_loop(run, stop, report, progress("steps"))
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
@@ -188,6 +227,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     if not run.trainee.runtime.is_main:
         return path, ()
     trainee, config = run.trainee, run.config
+    refuse_unmoved(run, finished)
     if trainee.ema:
         trainee.ema.swap()
     if full:
@@ -212,6 +252,27 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
     _say_best(run)
     return path, tuple(checks)
+
+
+def refuse_unmoved(run: Run, finished: Finished) -> None:
+    """Raise `UserError` when no weight is another than before the first step: such an adapter draws what the base draws.
+
+    Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
+    0 at a step), or no gradient arrives.
+    """
+    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.trainee.adapter)):
+        return
+    steps = finished.step - run.start
+    got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
+    if run.skipped:
+        got = f"{run.skipped} of {steps} updates skipped because they were not finite"
+        fix = "use bf16 instead of fp16, lower optim.learning_rate, or look at the images named above"
+        if run.trainee.updater.loss_scale.can_overflow:
+            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
+    raise UserError(
+        f"nothing was learned in {finished.step} steps: no weight has moved, and nothing is exported",
+        got=got, fix=f"{fix}; {standing(run)}",
+    )  # fmt: skip
 
 
 def _say_best(run: Run) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,10 +19,12 @@ from torch import Tensor
 from loraloom.config.run import SampleConfig
 from loraloom.contracts import DiffusionModel, PictureRequest
 from loraloom.data.encode import TextStore, Wanted
-from loraloom.files import write_text
+from loraloom.files import sha256_file, write_text
 from loraloom.generate.pictures import StoppedError, generate
+from loraloom.generate.recipes import Recipe, save_picture, write_png
 from loraloom.generate.sheet import contact_sheet
 from loraloom.tracking import Tracker
+from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.optim import Ema
 from loraloom.train.runtime import Runtime
 
@@ -36,6 +39,7 @@ class Sampler:
         requests: One a prompt, seeds counted up.
         texts: Gives the prompts' states.
         weighting: Whether the prompts were written by the user, who may weigh words; captions are literal.
+        method: `lora` or `full`: what a step leaves behind.
     """
 
     folder: Path
@@ -45,11 +49,39 @@ class Sampler:
     config: SampleConfig
     requests: Sequence[PictureRequest]
     weighting: bool
+    method: str = "lora"
 
     def wanted(self) -> list[Wanted]:
         """All texts whose states are needed."""
         both = {text: None for request in self.requests for text in (request.prompt, request.negative_prompt)}
         return [(text, self.weighting) for text in both]
+
+    def lack(self, step: int) -> bool:
+        """Whether an image of a step is missing: a kill or the deadline came before it."""
+        return not all(self._path(step, index).is_file() for index in range(len(self.requests)))
+
+    def recipe(self, request: PictureRequest, step: int) -> Recipe:
+        """All that decides the image of a request after `step` finished steps.
+
+        The adapter is the checkpoint's of that step, named also where none was saved; after no step there is none.
+        """
+        source, full = self.model.source, self.folder.parent / "model"
+        model = {
+            "source": source.location, "revision": source.revision, "variant": source.variant,
+            "config": source.config, "family": self.model.family, "sha256": self.model.fingerprint("denoiser"),
+        }  # fmt: skip
+        adapters: list[dict[str, Any]] = []
+        if step and self.method == "full":
+            model |= {"source": str(full), "revision": None, "variant": None, "config": None, "sha256": None}
+        elif step:
+            file = CheckpointFolder(self.folder.parent / "checkpoints").path(step) / "adapter.safetensors"
+            sha256 = sha256_file(file) if file.is_file() else ""
+            adapters.append({"path": str(file), "sha256": sha256, "weight": 1.0})
+        encoder = self.texts.encoder
+        return Recipe(
+            request=request, model=model, adapters=adapters, prompt_method=encoder.method,
+            domain=encoder.domain.name, weighting=self.weighting, precision=self.runtime.precision,
+        )  # fmt: skip
 
     def draw(
         self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
@@ -94,10 +126,7 @@ class Sampler:
             with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth a compilation
                 for picture in pictures:
                     path = self._path(step, mine[picture.index])
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = path.with_suffix(".tmp")
-                    picture.image.save(temporary, format="PNG")
-                    temporary.replace(path)
+                    save_picture(path.parent, path.stem, picture, self.recipe(picture.request, step))
                     write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
         except StoppedError:
             return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
@@ -136,7 +165,6 @@ class Sampler:
                     row.append(None)
             rows.append(row)
         sheet = contact_sheet(rows, [r.prompt for r in self.requests], [f"step {step}" for step in steps])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / ".sheet.tmp"
-        sheet.save(temporary, format="PNG")
-        return temporary.replace(self.folder / "sheet.png")
+        path = self.folder / "sheet.png"
+        write_png(path, sheet)
+        return path

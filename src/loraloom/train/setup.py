@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from loraloom import __version__, plugins
 from loraloom.config.run import RunConfig, read_class_weights
@@ -28,11 +29,20 @@ from loraloom.generate.pictures import check_size, suited_guidance, suited_sampl
 from loraloom.lora.attach import Adapter, attach_new
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.notes import Losses, cut_line, syntax_line
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
 from loraloom.train.filling import fill_caches, stoppable
 from loraloom.train.full import attach_full
-from loraloom.train.optim import Ema, LossScale, Updater, make_optimizer, optimizer_tensors, restore_optimizer
+from loraloom.train.optim import (
+    Ema,
+    LossScale,
+    Updater,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    weight_sums,
+)
 from loraloom.train.runtime import Runtime
 from loraloom.train.samples import Sampler
 from loraloom.train.step import Trainee
@@ -51,7 +61,10 @@ class Run:
     Attributes:
         start: Finished steps of the checkpoint it goes on from, or 0.
         best_step, best_loss: Of the lowest validation loss so far.
-        skipped_in_row: Updates that were not finite since the last good one.
+        skipped_in_row: Updates that were not finite since the last good one; overflows of fp16's loss scale apart.
+        skipped: All updates that were skipped since `start`.
+        sums_at_start: `weight_sums` before anything was learned or restored.
+        notes: What was given and is not used as it was given, a line each.
     """
 
     config: RunConfig
@@ -67,7 +80,10 @@ class Run:
     best_step: int | None = None
     best_loss: float | None = None
     skipped_in_row: int = 0
+    skipped: int = 0
+    sums_at_start: Tensor | None = None
     base_sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     def checkpoint(self, done: int) -> Checkpoint:
         """Everything that a resume needs."""
@@ -176,18 +192,23 @@ def set_up(
     if config.data.random_flip:
         refuse_blind_flips(learned, domain)
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
-    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say)
+    losses = Losses(say, config.train.strict)
+    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say, losses)
     train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
     if train_batches.weighing:
         report_weights(train_batches.weighing, learned, say)
     sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
+    if sampler:
+        losses.add(*sample_losses(sampler, encoder))
+    losses.check()
     agree(runtime, manifest, model)
     fill_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
     trainee = make_trainee(config, model, train_batches, runtime, say)
     checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
         config, folder, manifest, trainee, held_batches, sampler, checkpoints, tracker, say,
-        base_sha256=model.fingerprint("denoiser"),
+        base_sha256=model.fingerprint("denoiser"), notes=tuple(losses.lines),
+        sums_at_start=weight_sums(trainee.adapter),
     )  # fmt: skip
 
 
@@ -201,8 +222,11 @@ def agree(runtime: Runtime, manifest: Manifest, model: DiffusionModel) -> None:
         )  # fmt: skip
 
 
-def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say) -> None:
-    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted aloud.
+def report_captions(
+    encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say, losses: Losses
+) -> None:
+    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted in `losses`, where
+    syntax that is text here is counted too.
 
     Raises:
         UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
@@ -223,15 +247,32 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
             f"{encoder.max_windows}", fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
             "choose prompts.method=smart",
         )  # fmt: skip
+    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
+        losses.add(syntax)
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
-    say(f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt")
+    losses.add(
+        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+    )
     if folder:
         lines = [
             f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut
         ]
         write_text(folder / "captions_cut.txt", "".join(lines))
+
+
+def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
+    """Lines about the sample prompts and their negative prompt, as `Session.losses`. Captions are counted as captions."""
+    prompts = [request.prompt for request in sampler.requests] if sampler.weighting else []
+    negative = list(dict.fromkeys(r.negative_prompt for r in sampler.requests if r.guidance_scale != 1.0))
+    weighting = sampler.weighting
+    lines = [
+        *(cut_line(encoder, text, weighting=weighting, what="the sample prompt ") for text in dict.fromkeys(prompts)),
+        *(cut_line(encoder, text, weighting=weighting, what="the negative prompt of samples ") for text in negative),
+        syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
+    ]
+    return [line for line in lines if line]
 
 
 def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
@@ -310,6 +351,8 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     plan = Plan(
         sizes, config.data.batch_size, runtime.num_devices, config.train.gradient_accumulation, config.train.seed
     )
+    if line := slots_line(plan):
+        say(line)
     objective = make_objective(
         model.schedule,
         snr_gamma=config.objective.snr_gamma,
@@ -322,6 +365,22 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
         channels_last, balance, ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
+
+
+def slots_line(plan: Plan) -> str | None:
+    """A sentence about batches that some size cannot fill; None when each size fills at least one."""
+    fewest = plan.smallest_bucket()
+    if fewest >= plan.pass_size:
+        return None
+    slots, repeats = plan.slots()
+    batch = f"a batch of {plan.batch_size}" + (
+        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
+    )
+    return (
+        f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
+        f"{repeats} are repeats of weight zero, which teach nothing; --batch-size {max(1, fewest // plan.num_devices)} "
+        "has fewer"
+    )
 
 
 def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
@@ -365,7 +424,8 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]  # fmt: skip
-    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, bool(samples.prompts))
+    method, weighting = config.train.method, bool(samples.prompts)
+    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, weighting, method)
     for request in requests:
         check_size(model, request)
     for text, weighting in sampler.wanted():

@@ -51,6 +51,8 @@ class StepResult:
         num_images: Pictures learned from over all devices, repeats not counted.
         ids: This device's samples.
         learning_rate: Of the first group.
+        loss_scale: That the gradients were computed with; 1.0 without scaling.
+        can_overflow: Whether gradients that are not finite may be that scale's fault alone.
     """
 
     epoch: int
@@ -61,6 +63,8 @@ class StepResult:
     num_images: int
     ids: tuple[str, ...]
     learning_rate: float
+    loss_scale: float = 1.0
+    can_overflow: bool = False
 
 
 def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
@@ -95,13 +99,17 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
     votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
     numbers = torch.cat([torch.stack([total, votes]), tally])
     numbers = runtime.sum_gradients(updater.parameters, numbers)
+    scale, can_overflow = updater.loss_scale.value, updater.loss_scale.can_overflow
     grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
     if balance:
         balance.update(numbers[2:], finite)
     if trainee.ema:
         trainee.ema.update(step)
     mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
-    return StepResult(epoch, mean_loss, grad_norm, finite, numbers[1], num_images, tuple(ids), learning_rate)
+    return StepResult(
+        epoch, mean_loss, grad_norm, finite, numbers[1], num_images, tuple(ids), learning_rate,
+        scale if updater.loss_scale.enabled else 1.0, can_overflow,
+    )  # fmt: skip
 
 
 def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runtime: Runtime) -> Tensor:
