@@ -163,7 +163,7 @@ def test_prompts_of_a_file_are_one_a_line(adapter: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("data", "match"), [(None, "no such file of prompts"), (b"\n \n", "is empty"), (b"caf\xe9", "is not UTF-8")]
+    ("data", "match"), [(None, "the file of prompts is missing"), (b"\n \n", "is empty"), (b"caf\xe9", "is not UTF-8")]
 )
 def test_a_file_of_prompts_that_cannot_be_read_is_told(data: bytes | None, match: str, tmp_path: Path) -> None:
     if data is not None:
@@ -214,3 +214,62 @@ def test_an_interactive_session_reads_lines_until_the_end(
     said = run(Wishes(adapters=[adapter], interactive=True, out=tmp_path))
     assert (tmp_path / "00000.png").is_file()
     assert "seed 0" in said[-1]
+
+
+LONG = "The dog runs far away. " * 60
+
+
+def test_a_long_negative_prompt_that_is_cut_is_said_once_however_many_images(adapter: Path, tmp_path: Path) -> None:
+    """It was cut without a word; a long prompt of 161 lost sentences was said 161 times."""
+    wishes = Wishes(prompts=["a plan", LONG], adapters=[adapter], out=tmp_path, prompt_method="smart")
+    said = run(wishes, num_images=3, negative_prompt=LONG)
+    warnings = [line for line in said if line.startswith("warning:")]
+    assert [line.split("'")[0] for line in warnings] == [
+        "warning: smart does not read all of ", "warning: smart does not read all of the negative prompt "
+    ]  # fmt: skip
+    said = run(wishes, negative_prompt=LONG, guidance_scale=1.0)  # without guidance nothing reads it
+    assert not [line for line in said if "the negative prompt" in line]
+
+
+def test_foreign_syntax_is_one_note_a_run_and_none_without_weighting(adapter: Path, tmp_path: Path) -> None:
+    wishes = Wishes(prompts=["a BREAK b", "a <lora:x:0.8>", "plain"], adapters=[adapter], out=tmp_path)
+    said = run(wishes, num_images=2, negative_prompt="[blurry]")
+    (note,) = [line for line in said if "syntax of" in line]
+    assert "in 3 of 4 prompts: 'BREAK' (1), '<lora:x:0.8>' (1), '[blurry]' (1)" in note
+    assert not any("syntax of" in line for line in run(wishes, weighting=False))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "match"),
+    [
+        ([LONG], {}, "truncate does not read all of 'The dog"),
+        (["a plan"], {"negative_prompt": LONG}, "the negative prompt 'The dog"),
+        (["a AND b"], {}, "syntax of other programs"),
+    ],
+)
+def test_strict_draws_nothing_when_something_would_not_be_read(
+    prompts: list[str], settings: dict[str, Any], match: str, adapter: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=match):
+        run(
+            Wishes(prompts=prompts, adapters=[adapter], out=tmp_path / "out", prompt_method="truncate"),
+            strict=True,
+            **settings,
+        )
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_prompt_of_a_file_is_what_editors_call_a_line(tmp_path: Path) -> None:
+    """`str.splitlines` cut prompts at U+2028 and form feeds, and drew the halves."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("a\u2028b\r\nc\x0cd\ne\x85f\rg\n\n".encode())
+    assert read_prompts(path) == ["a\u2028b", "c\x0cd", "e\x85f", "g"]
+
+
+def test_strict_refuses_a_recipe_of_which_lines_are_left_out(adapter: Path, tmp_path: Path) -> None:
+    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path))
+    run(Wishes(prompts=["a plan"], adapters=[adapter], weights=[0.5], out=tmp_path))
+    wishes = Wishes(recipe=tmp_path / "prompts.jsonl", out=tmp_path / "again")
+    with pytest.raises(UserError, match="1 of 2 lines need another model or adapter"):
+        run(wishes, strict=True)
+    assert any("1 of 2 lines need another" in line for line in run(wishes))

@@ -189,3 +189,8 @@ def test_the_list_of_commands_names_every_command(talk: Talk) -> None:
         assert f":{name}" in HELP
     assert talk(":help")[0] == [HELP]
     assert talk(":history")[0] == ["  nothing yet"]
+
+
+def test_what_is_not_read_is_said_once_for_a_prompt_drawn_again(talk: Talk) -> None:
+    said, _ = talk("a BREAK b", "", ":next", "a BREAK b", "c AND d")
+    assert [line.split(": ")[2] for line in said if "syntax of" in line] == ["'BREAK' (1)", "'AND' (1)"]

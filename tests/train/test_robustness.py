@@ -190,3 +190,41 @@ def test_a_picture_changed_after_prepare_is_refused(configure: Configure, datase
     picture.write_bytes(picture.read_bytes() + b" ")
     with pytest.raises(UserError, match="changed after `prepare`"):
         train(configure(data={"dataset": str(copy)}), say=quiet)
+
+
+def with_captions(dataset: Path, copy: Path, *captions: str) -> Path:
+    """A copy of a dataset whose first captions are these."""
+    shutil.copytree(dataset, copy)
+    rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row, caption in zip(rows, captions, strict=False):
+        row["caption"] = caption
+    (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return copy
+
+
+def test_what_is_not_read_of_captions_and_sample_prompts_is_counted_once_and_strict_refuses_it(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    long = "a long sentence about an image. " * 12
+    copy = with_captions(dataset, tmp_path / "long", "a dog BREAK a cat", "a (dog:1.3)", long)
+    samples = {"enabled": True, "steps": 1, "prompts": [long, "[word]"], "negative_prompt": long}
+    groups: dict[str, dict[str, Any]] = {
+        "data": {"dataset": str(copy)}, "prompts": {"method": "truncate"}, "samples": samples,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="--strict is on") as refused:
+        train(configure(train={"strict": True}, **groups), say=quiet)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    said: list[str] = []
+    train(configure(train={"strict": False}, **groups), say=said.append)
+    lines = [line for line in said if "does not read" in line or "syntax" in line or "leaves out" in line]
+    assert len(lines) == 5
+    for line, part in zip(
+        lines,
+        ("in 2 of 7 captions: 'BREAK' (1), '(dog:1.3)' (1)", "leaves out part of 1 captions", "the sample prompt 'a long",
+         "the negative prompt of samples 'a long", "in 1 of 2 sample prompts: '[word]' (1)"),
+        strict=True,
+    ):  # fmt: skip
+        assert part in line
+        assert line.split(": ", 1)[1] in str(refused.value)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()]
+    assert [event["text"] for event in events if event["kind"] == "note"] == lines

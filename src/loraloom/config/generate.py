@@ -32,6 +32,9 @@ class GenerateConfig(Settings):
         1, "draw so many for each picture and keep the one whose text is met best; needs a --domain that judges",
         flag="--best-of", ge=1,
     )  # fmt: skip
+    strict: bool = setting(
+        False, "a prompt that is not read in full, or holds syntax that is text here, is an error", flag="--strict"
+    )
     repair: bool = setting(False, "draw the parts that have a fault again, and keep the rest", flag="--repair")
     repair_rounds: int = setting(
         3, "tries of --repair; a try that leaves as many faults is thrown away", flag="--repair-rounds", ge=1

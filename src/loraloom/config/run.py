@@ -212,6 +212,12 @@ class TrainConfig(Settings):
         ge=0,
         resumable=True,
     )
+    strict: bool = setting(
+        False,
+        "a caption or sample prompt that is not read in full, or holds syntax that is text here, is an error",
+        flag="--strict",
+        resumable=True,
+    )
     max_non_finite: int = setting(10, "skipped updates in a row after which the run ends", ge=1, resumable=True)
 
 

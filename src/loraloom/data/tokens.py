@@ -11,7 +11,10 @@ from loraloom.contracts import Domain, ModelSource
 from loraloom.data.manifest import domain_of, read_manifest
 from loraloom.errors import UserError, did_you_mean
 from loraloom.opening import open_model
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.notes import syntax_line
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
+from loraloom.untrusted import MAX_CONFIG_BYTES, read_text
 
 _BAR_WIDTH = 40
 
@@ -23,7 +26,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         UserError: No dataset there, no such model, no such id.
     """
     if place.is_file():
-        captions = [(place.stem, place.read_text(encoding="utf-8").strip())]
+        captions = [(place.stem, read_text(place, "the text file", max_bytes=MAX_CONFIG_BYTES).strip())]
     else:
         captions = [(example.id, example.caption) for example in read_manifest(place).examples]
     text = open_model(ModelSource(model)).text
@@ -34,7 +37,11 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         if not wanted:
             raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
         return _windows(wanted[0])
-    return "\n\n".join([_lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)])
+    parts = [_lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)]
+    encoder = PromptEncoder(text, kind)
+    if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
+        parts.append(syntax)
+    return "\n\n".join(parts)
 
 
 def _lengths(reports: list[CaptionReport], capacity: int) -> str:

@@ -3,6 +3,7 @@
 In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet of them, and words about it.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,8 +24,12 @@ from loraloom.generate.saving import draw_into, keep_picture, next_number, recip
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
+from loraloom.prompts.notes import Losses
+from loraloom.untrusted import read_text
 
 Say = Callable[[str], None]
+
+_MAX_PROMPTS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,12 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     _check(wishes)
     prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
     requests: list[PictureRequest] = []
+    losses = Losses(say, config.strict)
     wanted_model: str | None = None
     if wishes.recipe:
-        requests, shared = recipe_requests(wishes.recipe, say)
+        requests, shared = recipe_requests(wishes.recipe, losses.add)
         wanted_model = (shared["model"] or {}).get("sha256")
-        config, wishes = _from_recipe(config, wishes, shared, given, say)
+        config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
     elif not prompts and not wishes.interactive:
         raise UserError(
             "nothing to draw", fix='add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom '
@@ -88,7 +94,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
                 fix="leave them out; each picture is judged there too",
             )
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
-        say("note: the model is not the one that the recipe was drawn with; pictures will differ")
+        losses.add("note: the model is not the one that the recipe was drawn with; pictures will differ")
     out = wishes.out or _default_folder(wishes)
     if wishes.interactive:
         # A live display would fight with the line being typed: it is opened for each drawing alone.
@@ -99,6 +105,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     formal = formal_prompts(session, prompts, say)
     with bars() as bar:
         wanted = requests or session.requests(formal, bar("texts"))
+        losses.add(*session.losses(wanted))
+        losses.check()
         for note in session.notes(wanted):
             say(note)
         (_draw_judged if session.encoder.domain.judge else _draw_all)(session, wanted, out, say, bar)
@@ -110,13 +118,9 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         UserError: No such file, not UTF-8, or empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except FileNotFoundError:
-        raise UserError("no such file of prompts", got=str(path)) from None
-    except UnicodeDecodeError:
-        raise UserError("the file of prompts is not UTF-8 text", got=str(path)) from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    text = read_text(path, "the file of prompts", max_bytes=_MAX_PROMPTS_BYTES)
+    # A line is what editors call one: `str.splitlines` would also cut a prompt at U+2028, U+0085 and form feeds.
+    prompts = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if not prompts:
         raise UserError("the file of prompts is empty", got=str(path))
     return prompts

@@ -16,6 +16,7 @@ from loraloom.generate.judging import formal_prompts
 from loraloom.generate.pictures import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
+from loraloom.prompts.notes import Losses
 
 HELP = """\
   TEXT                draw this prompt          (an empty line draws the last one again, same seed)
@@ -50,6 +51,10 @@ class Interactive:
     history: list[tuple[PictureRequest, tuple[float, ...], Path]] = field(
         default_factory=list[tuple[PictureRequest, tuple[float, ...], Path]]
     )
+    _losses: Losses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._losses = Losses(lambda line: self.say(f"  {line}"), self.session.config.strict)
 
     def run(self, read: Callable[[], str]) -> None:
         """Answer lines until `:quit` or the end of input (EOFError). A mistake is explained; nothing is lost."""
@@ -177,6 +182,8 @@ class Interactive:
 
     def _draw(self, requests: list[PictureRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
+        self._losses.add(*self.session.losses(requests))
+        self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
         with self.bars() as bar:

@@ -25,6 +25,7 @@ from loraloom.lora.files import AdapterFile, put_on, read_adapter
 from loraloom.lora.folding import Folding
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.notes import cut_line, syntax_line
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -120,22 +121,27 @@ class Session:
             repair_guidance=self.config.repair_guidance if self.config.repair else 0.0,
         )  # fmt: skip
 
-    def lost(self, prompt: str) -> tuple[str, ...]:
-        """Parts of a prompt that the prompt method will not read."""
-        return self.encoder.plan(prompt, weighting=self.config.weighting).lost
+    def losses(self, requests: Sequence[PictureRequest]) -> list[str]:
+        """A line for each distinct prompt and negative prompt that is not read in full, and one for syntax that is text
+        here, unless weights were switched off: then it is meant as text."""
+        weighting = self.config.weighting
+        prompts = {request.prompt: request.text for request in reversed(requests)}  # of several expansions the first
+        negative = dict.fromkeys(request.negative_prompt for request in requests if request.guidance_scale != 1.0)
+        lines = [
+            *(cut_line(self.encoder, text, weighting=weighting) for text in reversed(prompts.values())),
+            *(cut_line(self.encoder, text, weighting=weighting, what="the negative prompt ") for text in negative),
+        ]
+        if weighting:
+            lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
+        return [line for line in lines if line]
 
     def notes(self, requests: Sequence[PictureRequest]) -> list[str]:
-        """Lines for the user: what the prompt method will not read, and whether the model is told more than was written."""
-        notes = [
-            f"warning: {self.encoder.method} does not read all of {text[:40]!r}…: {lost[:120]}"
-            for text in dict.fromkeys(request.text for request in requests)
-            for lost in self.lost(text)
+        """Lines for the user: whether the model is told more than was written."""
+        if not any(request.told for request in requests):
+            return []
+        return [
+            f"note: what the text leaves open is decided before drawing: `told` in {LIST_NAME}; off with --no-fill-in"
         ]
-        if any(request.told for request in requests):
-            notes.append(
-                f"note: what the text leaves open is decided before drawing: `told` in {LIST_NAME}; off with --no-fill-in"
-            )
-        return notes
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """States of prompts, (n, k, d) each."""

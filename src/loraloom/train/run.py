@@ -99,6 +99,8 @@ def train(
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 say(f"going on from step {start}")
+            for line in run.notes:
+                tracker.event("note", start, text=line)
             finished = train_loop(run, stop, report)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:

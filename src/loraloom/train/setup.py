@@ -28,6 +28,7 @@ from loraloom.generate.pictures import check_size, suited_guidance, suited_sampl
 from loraloom.lora.attach import Adapter, attach_new
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.notes import Losses, cut_line, syntax_line
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
 from loraloom.train.filling import fill_caches, stoppable
@@ -51,7 +52,9 @@ class Run:
     Attributes:
         start: Finished steps of the checkpoint it goes on from, or 0.
         best_step, best_loss: Of the lowest validation loss so far.
-        skipped_in_row: Updates that were not finite since the last good one.
+        skipped_in_row: Updates that were not finite since the last good one; overflows of fp16's loss scale apart.
+        skipped: All updates that were skipped since `start`.
+        notes: What was given and is not used as it was given, a line each.
     """
 
     config: RunConfig
@@ -67,7 +70,9 @@ class Run:
     best_step: int | None = None
     best_loss: float | None = None
     skipped_in_row: int = 0
+    skipped: int = 0
     base_sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     def checkpoint(self, done: int) -> Checkpoint:
         """Everything that a resume needs."""
@@ -176,18 +181,22 @@ def set_up(
     if config.data.random_flip:
         refuse_blind_flips(learned, domain)
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
-    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say)
+    losses = Losses(say, config.train.strict)
+    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say, losses)
     train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
     if train_batches.weighing:
         report_weights(train_batches.weighing, learned, say)
     sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
+    if sampler:
+        losses.add(*sample_losses(sampler, encoder))
+    losses.check()
     agree(runtime, manifest, model)
     fill_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
     trainee = make_trainee(config, model, train_batches, runtime, say)
     checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
         config, folder, manifest, trainee, held_batches, sampler, checkpoints, tracker, say,
-        base_sha256=model.fingerprint("denoiser"),
+        base_sha256=model.fingerprint("denoiser"), notes=tuple(losses.lines),
     )  # fmt: skip
 
 
@@ -201,8 +210,11 @@ def agree(runtime: Runtime, manifest: Manifest, model: DiffusionModel) -> None:
         )  # fmt: skip
 
 
-def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say) -> None:
-    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted aloud.
+def report_captions(
+    encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say, losses: Losses
+) -> None:
+    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted in `losses`, where
+    syntax that is text here is counted too.
 
     Raises:
         UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
@@ -223,15 +235,32 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
             f"{encoder.max_windows}", fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
             "choose prompts.method=smart",
         )  # fmt: skip
+    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
+        losses.add(syntax)
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
-    say(f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt")
+    losses.add(
+        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+    )
     if folder:
         lines = [
             f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut
         ]
         write_text(folder / "captions_cut.txt", "".join(lines))
+
+
+def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
+    """Lines about the sample prompts and their negative prompt, as `Session.losses`. Captions are counted as captions."""
+    prompts = [request.prompt for request in sampler.requests] if sampler.weighting else []
+    negative = list(dict.fromkeys(r.negative_prompt for r in sampler.requests if r.guidance_scale != 1.0))
+    weighting = sampler.weighting
+    lines = [
+        *(cut_line(encoder, text, weighting=weighting, what="the sample prompt ") for text in dict.fromkeys(prompts)),
+        *(cut_line(encoder, text, weighting=weighting, what="the negative prompt of samples ") for text in negative),
+        syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
+    ]
+    return [line for line in lines if line]
 
 
 def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
