@@ -96,9 +96,11 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
     """The `ss_*` keys of sd-scripts and the `modelspec.*` keys of Stability's ModelSpec 1.0.0, and our record."""
     rank, size = record.get("rank"), record.get("size", "")
+    base = {name: value for name, value in (record.get("base") or {}).items() if name != "path"}  # of this machine
+    said = {**record, "base": base, "alpha": rank}  # the scale is baked in
     values: dict[str, Any] = {
         "format": "pt",
-        "loraloom": json.dumps({**record, "alpha": rank}, sort_keys=True),  # the scale is baked in
+        "loraloom": json.dumps(said, sort_keys=True),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": float(rank) if rank is not None else "",

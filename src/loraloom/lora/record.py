@@ -5,8 +5,10 @@ Fields that this version does not read are kept as they are.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -70,3 +72,36 @@ def read_record(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         known["base"] = {name: value for name, value in known["base"].items() if name in _KNOWN_BASE}
     parse_record(AdapterRecord, json.dumps(known), what, fix="get the file again, or train the adapter anew")
     return said
+
+
+def relative_base(location: str, run_folder: Path) -> str | None:
+    """Where a base on this disk is, as seen from the run folder, `/` between parts; None for a hub id or a built-in one."""
+    if not Path(location).exists():
+        return None
+    try:
+        return Path(os.path.relpath(Path(location).resolve(), run_folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return Path(location).resolve().as_posix()
+
+
+def recorded_base(base: Mapping[str, Any], file: Path) -> tuple[str, str | None]:
+    """`source` and `config` of a record, as paths that exist where they were paths when the adapter was trained.
+
+    A relative path is looked for from the current folder, then from the folders around the adapter's file, where `path`
+    says how the base is reached from the run folder.
+    """
+    folders = [file.resolve().parent, *list(file.resolve().parents)[1:4]]
+    found: list[str | None] = []
+    for said, reached in ((base["source"], base.get("path")), (base.get("config"), None)):
+        places = [folder / name for name in (reached, said) if name for folder in folders]
+        if said and not _exists(Path(said)):
+            said = next((str(place.resolve()) for place in places if _exists(place)), said)
+        found.append(said)
+    return found[0] or "", found[1]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
