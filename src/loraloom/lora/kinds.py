@@ -203,14 +203,15 @@ def kind_of(roles: Iterable[str], where: str, stem: str) -> ReadKind:
     for kind in READ:
         if present - kind.may in kind.needs:
             return kind
-    near = min(READ, key=lambda kind: min(len((present - kind.may) ^ need) for need in kind.needs))
-    lacking = min(near.needs, key=lambda need: len((present - near.may) ^ need)) - present
-    raise UserError(
-        f"{where} holds half a layer" if lacking else f"{where} mixes kinds in one layer",
-        got=f"{', '.join(sorted(present))} of {shown(stem)}",
-        expected=f"{', '.join(sorted(lacking))} too ({near.name})" if lacking else f"the tensors of one {near.name}",
-        fix="the file is not whole: download it again, or ask its author",
-    )
+    got = f"{', '.join(sorted(present))} of {shown(stem)}"
+    fix = "the file is not whole: download it again, or ask its author"
+    started = [(kind, need - present) for kind in READ for need in kind.needs if present - kind.may <= need]
+    if not started:
+        raise UserError(f"{where} mixes kinds in one layer", got=got, expected="the tensors of one kind", fix=fix)
+    # A lone alpha or norm began every kind; a plain LoRA is the likeliest.
+    kind, lacking = min(started, key=lambda one: len(one[1])) if present - _STRENGTH else started[0]
+    expected = f"{', '.join(sorted(lacking))} too ({kind.name})"
+    raise UserError(f"{where} holds half a layer", got=got, expected=expected, fix=fix)
 
 
 def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, str], made_for: str) -> UserError:
