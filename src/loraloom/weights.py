@@ -24,6 +24,8 @@ MAX_HEADER_BYTES = 10 * 1024 * 1024
 MAX_TENSORS = 20_000
 MAX_FILE_BYTES = 1 << 50
 MAX_DIMENSIONS = 8
+MAX_NAME = 1000
+"""Letters of a tensor's name; patterns are searched in it. The longest in use have about 200."""
 MAX_SIZE = 1 << 40
 """Numbers along one dimension."""
 
@@ -114,6 +116,10 @@ def read_header(path: Path) -> Header:
 
 
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
+    if len(name) > MAX_NAME:
+        raise UserError(
+            f"{path.name}: a tensor's name is too long", got=f"{len(name):,} letters", fix="get another file"
+        )
     fits = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
     dtype, shape, offsets = (entry["dtype"], entry["shape"], entry["data_offsets"]) if fits else ("", [], [])
     whole = (

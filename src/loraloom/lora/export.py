@@ -64,6 +64,15 @@ def export_adapter(
     return files
 
 
+def program_lines(adapter: Path, files: list[Path]) -> list[str]:
+    """Which file is for which program: one line each, for the end of a training."""
+    lines = [f"for loraloom: {adapter}"]
+    for file in files:
+        programs = "diffusers" if file.name == DIFFUSERS_NAME else "A1111, ComfyUI, Forge and sd-scripts"
+        lines.append(f"for {programs}: {file}")
+    return lines
+
+
 def verify_exports(
     model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest
 ) -> list[ExportCheck]:

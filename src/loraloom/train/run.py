@@ -24,7 +24,7 @@ from loraloom.data.manifest import domain_of
 from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.generate.pictures import denoise
-from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verify_exports
+from loraloom.lora.export import ExportCheck, export_adapter, first_noise, program_lines, verify_exports
 from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
@@ -202,6 +202,8 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     layers = read_adapter(path).layers(trainee.model)
     name = run.folder.resolve().name
     files = export_adapter(trainee.model, layers, record, run.folder / "exports", name, config.export.dtype)
+    for line in program_lines(path, files):
+        run.say(line)
     checks = verify(run, files, path) if config.export.verify else []
     for check in checks:
         run.say(
