@@ -40,7 +40,6 @@ class AdapterFile:
             empty for files of other programs.
         metadata: The file's whole metadata.
         strength: What is stated about alpha outside the tensors.
-        place: Where the user pointed.
     """
 
     path: Path
@@ -48,7 +47,6 @@ class AdapterFile:
     record: Mapping[str, Any]
     metadata: Mapping[str, str]
     strength: Strength
-    place: Path
 
     @cached_property
     def sha256(self) -> str:
@@ -142,9 +140,7 @@ def read_adapter(place: Path) -> AdapterFile:
         any(key.startswith("base_model.model.") for key in header.tensors) or path.name == "adapter_model.safetensors"
     )
     strength = read_strength(path, header.metadata, record.get("alpha"), peft_names=peft_names)
-    return AdapterFile(
-        path=path, infos=header.tensors, record=record, metadata=header.metadata, strength=strength, place=place
-    )
+    return AdapterFile(path=path, infos=header.tensors, record=record, metadata=header.metadata, strength=strength)
 
 
 def _step_of(path: Path) -> int:

@@ -89,19 +89,20 @@ def recorded_base(base: Mapping[str, Any], file: Path) -> tuple[str, str | None]
 
     A relative path is looked for from the current folder, then from the folders around the adapter's file, where `path`
     says how the base is reached from the run folder.
+
+    Raises:
+        UserError: What is recorded is no name that a file can have.
     """
     folders = [file.resolve().parent, *list(file.resolve().parents)[1:4]]
     found: list[str | None] = []
     for said, reached in ((base["source"], base.get("path")), (base.get("config"), None)):
         places = [folder / name for name in (reached, said) if name for folder in folders]
-        if said and not _exists(Path(said)):
-            said = next((str(place.resolve()) for place in places if _exists(place)), said)
+        try:
+            if said and not Path(said).exists():
+                said = next((str(place.resolve()) for place in places if place.exists()), said)
+        except (OSError, ValueError) as error:  # too long, or a NUL
+            why = getattr(error, "strerror", None) or str(error)
+            what = f"{file.name} recorded a base that no file or model can be ({why})"
+            raise UserError(what, got=shown(said), fix="name the base with --model") from None
         found.append(said)
     return found[0] or "", found[1]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
