@@ -172,7 +172,10 @@ def test_dora_is_the_norms_times_the_direction_of_the_changed_weight(
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["LoHa", "LoHa, cores", "LoKr", "LoKr, both halves factored", "LoKr, core", "DoRA"])
+@pytest.mark.parametrize(
+    "kind",
+    ["LoHa", "LoHa, cores", "LoKr", "LoKr, both halves factored", "LoKr, both halves whole", "LoKr, core", "DoRA"],
+)
 def test_peft_makes_the_same_of_its_own_file(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     from diffusers import UNet2DConditionModel
     from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
@@ -185,6 +188,7 @@ def test_peft_makes_the_same_of_its_own_file(tiny_model: Path, tmp_path: Path, k
         "LoKr, both halves factored": LoKrConfig(
             r=1, alpha=3, target_modules=targets, init_weights=False, decompose_both=True, decompose_factor=4
         ),
+        "LoKr, both halves whole": LoKrConfig(r=16, alpha=3, target_modules=targets, init_weights=False),
         "LoKr, core": LoKrConfig(r=2, alpha=3, target_modules=targets, init_weights=False, use_effective_conv2d=True),
         "DoRA": LoraConfig(r=2, lora_alpha=3, target_modules=targets, init_lora_weights=False, use_dora=True),
     }[kind]
