@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from loraloom.errors import UserError
-from loraloom.weights import check_safetensors, read_tensors, write_tensors
+from loraloom.weights import check_safetensors, read_header, read_tensors, write_tensors
 
 
 class Bomb:
@@ -79,3 +79,26 @@ def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(data[:-10])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_header_says_dtype_shape_and_bytes_without_a_tensor_being_read(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2, 3, dtype=torch.bfloat16)}, {"note": "x"})
+    header = read_header(tmp_path / "x.safetensors")
+    info = header.tensors["a"]
+    assert (info.dtype, info.shape, info.num_bytes, header.metadata) == ("BF16", (2, 3), 12, {"note": "x"})
+
+
+def test_a_tensor_whose_shape_and_bytes_disagree_is_named(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 30], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(UserError, match="tensor 'a' is not whole"):
+        read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_8_bits_are_read_and_their_nan_is_found(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"a": torch.tensor([1.0, 2.0]).to(dtype)}, tmp_path / "x.safetensors")
+    assert read_tensors(tmp_path / "x.safetensors")[0]["a"].float().tolist() == [1.0, 2.0]
+    save_file({"a": torch.tensor([1.0, float("nan")]).to(dtype)}, tmp_path / "y.safetensors")
+    with pytest.raises(UserError, match="tensor a holds NaN"):
+        read_tensors(tmp_path / "y.safetensors")

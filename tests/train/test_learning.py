@@ -17,6 +17,7 @@ from loraloom.data.encode import load_pixels
 from loraloom.data.prepare import prepare
 from loraloom.errors import UserError
 from loraloom.generate.session import open_session
+from loraloom.lora.files import read_adapter
 from loraloom.train.run import train
 
 from .conftest import Configure, first_colour
@@ -104,7 +105,26 @@ def test_the_run_folder_holds_what_it_promises(configure: Configure) -> None:
     assert len(result.checks) == 2
     assert all(check.good for check in result.checks)
     assert any("16 layers of the denoiser" in line for line in said)
+    programs = [line for line in said if line.startswith("for ")]
+    assert [line.partition(":")[0] for line in programs] == [
+        "for loraloom", "for diffusers", "for A1111, ComfyUI, Forge and sd-scripts"
+    ]  # fmt: skip
+    assert all(Path(line.partition(": ")[2]).is_file() for line in programs)
     assert events(folder, "validation")
+
+
+def test_an_adapter_knows_its_base_from_another_folder(
+    configure: Configure, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    folder = train(configure(model={"source": tiny_model.name}, train={"max_steps": 1}), say=lambda t: None).folder
+    monkeypatch.chdir(tmp_path)
+    config = GenerateConfig(steps=1, width=32, height=32)
+    for place in (folder, folder / "checkpoints" / "step_0000001"):
+        session = open_session(config, adapters=[(place, 1.0)])
+        assert Path(session.model.source.location).samefile(tiny_model)
+    exported = read_adapter(folder / "exports" / "pytorch_lora_weights.safetensors").record
+    assert "path" not in exported["base"], "a path of this machine is nobody else's business"
 
 
 def test_a_second_run_with_the_same_settings_is_bit_identical(configure: Configure, tmp_path: Path) -> None:

@@ -21,11 +21,14 @@ from loraloom.errors import UserError
 from loraloom.generate.pictures import generate, suited_guidance, suited_sampler
 from loraloom.generate.recipes import LIST_NAME, Recipe
 from loraloom.lora.attach import Adapter, set_weight
-from loraloom.lora.files import AdapterFile, put_on, read_adapter
+from loraloom.lora.files import AdapterFile, attach, read_adapter
 from loraloom.lora.folding import Folding
+from loraloom.lora.kinds import base_named
+from loraloom.lora.reading import Updates
+from loraloom.lora.record import recorded_base
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import cut_line, syntax_line
+from loraloom.prompts.notes import Losses, cut_line, syntax_line
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -183,8 +186,7 @@ def open_session(
     """
     files = [read_adapter(place) for place, _ in adapters]
     record: Mapping[str, Any] = files[0].record if files else {}
-    source = source or _base_of(record, files)
-    model = open_model(source, family)
+    model = open_model(source, family) if source else _open_recorded(record, files, family)
     suited = {
         "sampler": suited_sampler(config.sampler, model.schedule),
         "guidance_scale": suited_guidance(config.guidance_scale, model.schedule),
@@ -195,10 +197,7 @@ def open_session(
     for part in ("denoiser", "text_encoder", "vae"):
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.place(part, device, torch.float32 if part == "vae" else dtype)
-    placed: list[Placed] = []
-    for number, (file, (_, weight)) in enumerate(zip(files, adapters, strict=True)):
-        placed.append(Placed(file, put_on(model, file, f"adapter{number}", weight), weight))
-        _note_base(model, file, say)
+    placed = _place(model, files, [weight for _, weight in adapters], Losses(say, config.strict))
     texts = plugins.load("domains", domain or str(record.get("domain", "freetext")))
     chosen = method or _recorded_method(record, files)
     return Session(
@@ -212,12 +211,24 @@ def open_session(
     )
 
 
-def _base_of(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> ModelSource:
+def _open_recorded(record: Mapping[str, Any], files: Sequence[AdapterFile], family: str) -> DiffusionModel:
+    """The base that the first adapter was trained on."""
     base = record.get("base")
     if not isinstance(base, dict) or not base.get("source"):
         what = f"{files[0].path.name} does not say which model it belongs to" if files else "no model was named"
-        raise UserError(what, fix="add --model")
-    return ModelSource(base["source"], base.get("revision"), base.get("variant"), base.get("config"))
+        raise UserError(what, expected=base_named(files[0].metadata) or None if files else None, fix="add --model")
+    source, config = recorded_base(base, files[0].path)
+    try:
+        return open_model(
+            ModelSource(source, base.get("revision"), base.get("variant"), config, base.get("prediction_type", "auto")),
+            family,
+        )
+    except UserError as error:
+        raise UserError(
+            error.what, got=error.got, expected=error.expected,
+            fix=f"{files[0].path.name} recorded {base['source']!r} as its base; --model overrides it"
+            + (f". {error.fix}" if error.fix else ""),
+        ) from None  # fmt: skip
 
 
 def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> PromptMethod:
@@ -230,10 +241,23 @@ def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) ->
     return method
 
 
-def _note_base(model: DiffusionModel, file: AdapterFile, say: Callable[[str], None]) -> None:
-    trained_on = file.record.get("base_sha256")
-    if trained_on and trained_on != model.fingerprint("denoiser"):
-        say(f"note: {file.path.name} was trained on another base ({file.record.get('base', {}).get('source')})")
+def _place(
+    model: DiffusionModel, files: Sequence[AdapterFile], weights: Sequence[float], losses: Losses
+) -> list[Placed]:
+    """Put all adapters on; with `strict` what a file does not state, or another base, is an error before that."""
+    updates: list[Updates] = []
+    for file in files:
+        updates.append(file.updates(model))
+        losses.add(*updates[-1].notes)
+        trained_on = file.record.get("base_sha256")
+        if trained_on and trained_on != model.fingerprint("denoiser"):
+            other = (file.record.get("base") or {}).get("source")
+            losses.add(f"note: {file.path.name} was trained on another base ({other})")
+    losses.check()
+    return [
+        Placed(file, attach(model, update, f"adapter{number}", weight), weight)
+        for number, (file, update, weight) in enumerate(zip(files, updates, weights, strict=True))
+    ]
 
 
 def _size(model: DiffusionModel, config: GenerateConfig, record: Mapping[str, Any]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ LoRA: Hu et al. 2021, W x + (alpha / rank) B A x; B starts at zero.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from loraloom.config.run import LoraConfig
 from loraloom.contracts import DiffusionModel, LoraPreset
 from loraloom.errors import UserError, did_you_mean
+from loraloom.lora.deltas import Delta, DeltaLayer
 from loraloom.randomness import derive_seed
 
 ADAPTER_NAME = "default"
@@ -33,12 +34,14 @@ class Adapter:
         modules: For each part the names of the modules that carry a layer, sorted.
         parameters: Exchange key (`unet.….to_q.lora_A.weight`) to float32 parameter, in a fixed order.
         parts: Exchange key to part.
+        deltas: Updates of whole weights, which do not learn.
     """
 
     name: str
     modules: Mapping[str, tuple[str, ...]]
     parameters: Mapping[str, nn.Parameter]
     parts: Mapping[str, str]
+    deltas: tuple[DeltaLayer, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -126,9 +129,21 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
 
 
 def attach_tensors(
-    model: DiffusionModel, name: str, layers: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]], weight: float
+    model: DiffusionModel,
+    name: str,
+    layers: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]],
+    weight: float,
+    deltas: Mapping[str, Mapping[str, Delta]] | None = None,
 ) -> Adapter:
-    """Put finished layers on a model: part -> module name -> (A, B, alpha), their effect multiplied by `weight`."""
+    """Put finished layers on a model, their effect multiplied by `weight`.
+
+    Args:
+        model: Gets the layers.
+        name: Of the adapter; another for each.
+        layers: Pairs: part -> module name -> (A, B, alpha).
+        weight: The adapter's scale: 0 is the base, 1 as trained.
+        deltas: Updates of whole weights: part -> module name -> update.
+    """
     for part, modules in layers.items():
         module = model.module(part)
         ranks = {key: int(down.shape[0]) for key, (down, _, _) in modules.items()}
@@ -139,7 +154,10 @@ def attach_tensors(
     adapter = collect(model, name, list(layers))
     for parameter in adapter.parameters.values():
         parameter.requires_grad_(False)
-    return adapter
+    found = {part: dict(base_layers(model.module(part))) for part in deltas or {}}
+    whole = [DeltaLayer(found[part][key], delta, weight) for part, modules in (deltas or {}).items()
+             for key, delta in modules.items()]  # fmt: skip
+    return replace(adapter, deltas=tuple(whole))
 
 
 def set_weight(model: DiffusionModel, adapter: Adapter, weight: float) -> None:
@@ -148,6 +166,8 @@ def set_weight(model: DiffusionModel, adapter: Adapter, weight: float) -> None:
         for _, layer in lora_layers(model.module(part)):
             if adapter.name in layer.scaling:
                 layer.set_scale(adapter.name, weight)
+    for delta in adapter.deltas:
+        delta.weight = weight
 
 
 def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
@@ -175,6 +195,17 @@ def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield key, child
 
 
+def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear and convolution layers of the base with their names, those below a LoRA layer under the LoRA layer's name."""
+    wrapped = {name: layer.get_base_layer() for name, layer in lora_layers(module)}
+    inner = tuple(f"{name}." for name in wrapped)
+    for name, child in module.named_modules():
+        if name in wrapped:
+            yield name, wrapped[name]
+        elif isinstance(child, (nn.Linear, nn.Conv2d)) and not name.startswith(inner):
+            yield name, child
+
+
 def _inject(
     module: nn.Module,
     names: Sequence[str],
@@ -195,6 +226,7 @@ def _inject(
         init_lora_weights=True,
     )
     inject_adapter_in_model(config, module, adapter_name)
+    del module.peft_config  # pyright: ignore[reportAttributeAccessIssue] - peft warns of a second adapter when it finds the first's
     for _, layer in lora_layers(module):  # several adapters add up
         layer.set_adapter(list(layer.lora_A.keys()))
 
@@ -205,12 +237,6 @@ def _fill(module: nn.Module, name: str, modules: Mapping[str, tuple[Tensor, Tens
             continue
         down, up, alpha = modules[key]
         for holder, tensor in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
-            if holder.weight.numel() != tensor.numel():
-                raise UserError(
-                    f"the adapter does not fit this model at {key}",
-                    got=tuple(tensor.shape),
-                    expected=tuple(holder.weight.shape),
-                    fix="use the base model that the adapter was trained on",
-                )
+            assert holder.weight.numel() == tensor.numel(), "shapes are checked where the file is read"
             holder.weight.data = tensor.reshape(holder.weight.shape).to(holder.weight.device, torch.float32)
         layer.scaling[name] = weight * alpha / down.shape[0]

@@ -64,6 +64,15 @@ def export_adapter(
     return files
 
 
+def program_lines(adapter: Path, files: list[Path]) -> list[str]:
+    """Which file is for which program: one line each, for the end of a training."""
+    lines = [f"for loraloom: {adapter}"]
+    for file in files:
+        programs = "diffusers" if file.name == DIFFUSERS_NAME else "A1111, ComfyUI, Forge and sd-scripts"
+        lines.append(f"for {programs}: {file}")
+    return lines
+
+
 def verify_exports(
     model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest
 ) -> list[ExportCheck]:
@@ -96,9 +105,11 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
     """The `ss_*` keys of sd-scripts and the `modelspec.*` keys of Stability's ModelSpec 1.0.0, and our record."""
     rank, size = record.get("rank"), record.get("size", "")
+    base = {name: value for name, value in (record.get("base") or {}).items() if name != "path"}  # of this machine
+    said = {**record, "base": base, "alpha": rank}  # the scale is baked in
     values: dict[str, Any] = {
         "format": "pt",
-        "loraloom": json.dumps({**record, "alpha": rank}, sort_keys=True),  # the scale is baked in
+        "loraloom": json.dumps(said, sort_keys=True),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": float(rank) if rank is not None else "",

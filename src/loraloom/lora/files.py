@@ -6,50 +6,77 @@ read too.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from loraloom.contracts import DiffusionModel
 from loraloom.errors import UserError
 from loraloom.files import sha256_file
 from loraloom.lora.attach import Adapter, attach_tensors
-from loraloom.lora.layout import Layers, from_tensors
-from loraloom.weights import read_tensors, write_tensors
+from loraloom.lora.layout import Layers
+from loraloom.lora.reading import Updates, check_tensors, read_updates
+from loraloom.lora.record import KEY, read_record
+from loraloom.lora.strength import Strength, read_strength
+from loraloom.untrusted import check_regular_file
+from loraloom.weights import MAX_FILE_BYTES, TensorInfo, read_header, read_tensors, write_tensors
 
-KEY = "loraloom"
-"""Metadata key of our own JSON record."""
+_CHECKPOINT = re.compile(r"step_(\d{1,12})")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """An adapter as it lies on disk.
+    """An adapter on disk. Its header is read and checked; its tensors are read when a model is there that they fit.
 
     Attributes:
         path: The safetensors file.
-        tensors: As stored.
+        infos: What the header says of each tensor.
         record: What our own files say: rank, alpha, target, base model, trigger, prompt method, dataset, size;
             empty for files of other programs.
         metadata: The file's whole metadata.
-        sha256: Of the file's bytes.
+        strength: What is stated about alpha outside the tensors.
     """
 
     path: Path
-    tensors: Mapping[str, Tensor]
+    infos: Mapping[str, TensorInfo]
     record: Mapping[str, Any]
     metadata: Mapping[str, str]
-    sha256: str
+    strength: Strength
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes."""
+        return sha256_file(self.path)
+
+    def updates(self, model: DiffusionModel) -> Updates:
+        """What the file does to `model`; raises `UserError` when it does not fit."""
+        return read_updates(model, self.infos, self._tensors, self.strength, self.metadata)
 
     def layers(self, model: DiffusionModel) -> Layers:
-        """The layers with the module names of `model`; raises `UserError` when they do not fit."""
-        alpha = self.record.get("alpha")
-        if alpha is None:
-            alpha = _alpha_of_diffusers(self.metadata)
-        return from_tensors(model, self.tensors, float(alpha) if alpha is not None else None, self.path.name)
+        """The pairs of a plain LoRA with the module names of `model`.
+
+        Raises:
+            UserError: It does not fit, or is of a kind that is not made of pairs.
+        """
+        updates = self.updates(model)
+        if updates.deltas:
+            raise UserError(
+                f"{self.path.name} is not a plain LoRA", fix="draw with it; it cannot be continued or exported as one"
+            )
+        return updates.pairs
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        tensors, _ = read_tensors(self.path)
+        if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != {
+            key: info.shape for key, info in self.infos.items()
+        }:
+            raise UserError(f"{self.path.name} changed while it was read", fix="try again")
+        return tensors
 
 
 def save_adapter(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -64,17 +91,23 @@ def find_adapter(place: Path) -> Path:
     Raises:
         UserError: There is none; says what is there.
     """
-    if place.is_file():
-        return place
-    if not place.exists():
+    if not place.exists() and not place.is_symlink():
         raise UserError(
             "no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file"
         )
+    if not place.is_dir():
+        check_regular_file(place, "the adapter", max_bytes=MAX_FILE_BYTES)
+        return place
     direct = place / "adapter.safetensors"
-    checkpoints = sorted((place / "checkpoints").glob("step_*/adapter.safetensors"))
+    checkpoints = {
+        int(match[1]): file
+        for file in (place / "checkpoints").glob("step_*/adapter.safetensors")
+        if (match := _CHECKPOINT.fullmatch(file.parent.name))
+    }
+    newest = max(checkpoints, default=-1)
     # A finished run that was made longer holds checkpoints that are newer than its last adapter.
-    if checkpoints and not (direct.is_file() and _step_of(direct) >= int(checkpoints[-1].parent.name[5:])):
-        return checkpoints[-1]
+    if checkpoints and not (direct.is_file() and _step_of(direct) >= newest):
+        return checkpoints[newest]
     if direct.is_file():
         return direct
     others = sorted(place.glob("*.safetensors"))
@@ -92,37 +125,33 @@ def read_adapter(place: Path) -> AdapterFile:
     """Read the adapter that `place` means.
 
     Raises:
-        UserError: None there, not safetensors, or NaN weights.
+        UserError: None there, not safetensors, weights that are no weights, or a record or strength that is not understood.
     """
     path = find_adapter(place)
-    tensors, metadata = read_tensors(path)
-    try:
-        record = json.loads(metadata.get(KEY, "{}"))
-    except ValueError as error:
-        raise UserError(f"{path.name}: its {KEY} record is not JSON ({error})") from None
-    if isinstance(record, dict) and str(record.get("format", "")).startswith("loraloom.full"):
+    header = read_header(path)
+    record = read_record(header.metadata, path.name)
+    if str(record.get("format", "")).startswith("loraloom.full"):
         raise UserError(
             "this is a run of method full: it made a model, not an adapter", got=str(place),
             fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
         )  # fmt: skip
-    return AdapterFile(path, tensors, record if isinstance(record, dict) else {}, metadata, sha256_file(path))
+    check_tensors(header.tensors, path.name)
+    peft_names = (
+        any(key.startswith("base_model.model.") for key in header.tensors) or path.name == "adapter_model.safetensors"
+    )
+    strength = read_strength(path, header.metadata, record.get("alpha"), peft_names=peft_names)
+    return AdapterFile(path=path, infos=header.tensors, record=record, metadata=header.metadata, strength=strength)
 
 
 def _step_of(path: Path) -> int:
-    with safe_open(path, framework="pt") as file:
-        return int(json.loads((file.metadata() or {}).get(KEY, "{}")).get("step", 0))
+    return int(read_record(read_header(path).metadata, path.name).get("step", 0))
 
 
 def put_on(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:
     """Attach a file's layers to a model as adapter `name`, multiplied by `weight`."""
-    return attach_tensors(model, name, file.layers(model), weight)
+    return attach(model, file.updates(model), name, weight)
 
 
-def _alpha_of_diffusers(metadata: Mapping[str, str]) -> float | None:
-    """The scale that diffusers keeps in its own metadata key, when one value holds for all layers."""
-    try:
-        record = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        return None
-    alphas = {value for key, value in record.items() if key.endswith("lora_alpha")}
-    return float(alphas.pop()) if len(alphas) == 1 else None
+def attach(model: DiffusionModel, updates: Updates, name: str, weight: float = 1.0) -> Adapter:
+    """Attach updates that were read for `model` as adapter `name`, multiplied by `weight`."""
+    return attach_tensors(model, name, updates.pairs, weight, updates.deltas)

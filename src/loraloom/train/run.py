@@ -27,7 +27,7 @@ from loraloom.files import remove_leftovers, write_text
 from loraloom.folders import check_folder
 from loraloom.generate.pictures import denoise
 from loraloom.locks import lock_folder
-from loraloom.lora.export import ExportCheck, export_adapter, first_noise, verify_exports
+from loraloom.lora.export import ExportCheck, export_adapter, first_noise, program_lines, verify_exports
 from loraloom.lora.files import put_on, read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
@@ -240,6 +240,8 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     layers = read_adapter(path).layers(trainee.model)
     name = run.folder.resolve().name
     files = export_adapter(trainee.model, layers, record, run.folder / "exports", name, config.export.dtype)
+    for line in program_lines(path, files):
+        run.say(line)
     checks = verify(run, files, path) if config.export.verify else []
     for check in checks:
         run.say(

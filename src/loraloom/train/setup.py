@@ -27,6 +27,7 @@ from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.generate.pictures import check_size, suited_guidance, suited_sampler
 from loraloom.lora.attach import Adapter, attach_new
+from loraloom.lora.record import relative_base
 from loraloom.opening import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_line, syntax_line
@@ -141,7 +142,7 @@ class Run:
             "loraloom": __version__, "family": self.trainee.model.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
-                "prediction_type": source.prediction_type,
+                "prediction_type": source.prediction_type, "path": relative_base(source.location, self.folder),
             },
             "base_sha256": self.base_sha256, "rank": config.lora.rank, "alpha": config.lora.alpha or config.lora.rank,
             "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
