@@ -28,7 +28,7 @@ def to_eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     elif image.mode != "F" and low >= 0 and high <= 65535:
         eight = values * (255 / 65535)
     else:
-        notes.append(f"grey values from {low:g} to {high:g} were stretched to 0-255")
+        notes.append(f"grey values were stretched to 0-255: they go from {low:g} to {high:g}")
         eight = (values - low) * (255 / max(high - low, 1e-12))
     return Image.fromarray(np.round(eight).astype(np.uint8))
 

@@ -76,6 +76,11 @@ _REDUCING_GAP = 3.0
 """Whole-number reduction before the filter, down to this many times the wanted size: no difference that can be seen."""
 _MUCH_ENLARGED = 2.0
 _MUCH_CUT = 0.7
+_ENLARGED = f"enlarged more than {_MUCH_ENLARGED:g} times"
+_CUT = f"more than {1 - _MUCH_CUT:.0%} is cut off"
+QUALITY_NOTES = (_ENLARGED, _CUT)
+"""Notes on what the settings ask for; all other notes are on something that was read in another way than it is written.
+What stands before the colon of a note is counted."""
 
 
 class RefusedError(Exception):
@@ -202,9 +207,9 @@ def fit(decoded: Decoded, settings: PictureSettings, item_id: str) -> Fitted:
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (decoded.width * decoded.height)
     notes: list[str] = []
     if scale > _MUCH_ENLARGED:
-        notes.append(f"enlarged {scale:.1f} times: it is only {decoded.width} x {decoded.height}")
+        notes.append(f"{_ENLARGED}: {scale:.1f} times, it is only {decoded.width} x {decoded.height}")
     if kept < _MUCH_CUT:
-        notes.append(f"only {kept:.0%} of it is left after cropping")
+        notes.append(f"{_CUT}: only {kept:.0%} of it is left after cropping")
     return Fitted(image, box, scale, tuple(notes))
 
 
