@@ -58,7 +58,8 @@ _TABLE_STEMS = frozenset({"metadata", "meta_data", "meta-data", "captions", "pro
 MASK_FOLDERS = frozenset({"mask", "masks"})
 _MASK_ALWAYS = re.compile(r"-(?:masklabel|condlabel)$", re.IGNORECASE)
 _MASK_BESIDE = re.compile(r"[-_.](?:mask|alpha_mask|mask_label)$", re.IGNORECASE)
-_HEAD_BYTES = 32
+_HEAD_BYTES = 64
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
@@ -188,7 +189,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def sniff_image(head: bytes) -> str | None:
-    """The image format that a file's first 32 bytes announce, of those that are decoded; None when they announce none."""
+    """The image format that a file's first 64 bytes announce, of those that are decoded; None when they announce none."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -207,8 +208,12 @@ def sniff_image(head: bytes) -> str | None:
     ):
         return "BMP"
     if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        return "AVIF" if brand in {b"avif", b"avis"} else "HEIF" if brand in _HEIF_BRANDS else None
+        # The brands `mif1` and `msf1` say image and nothing of its codec, which is then among the compatible brands.
+        brands = {
+            head[8:12],
+            *(head[place : place + 4] for place in range(16, min(len(head), int.from_bytes(head[:4])), 4)),
+        }
+        return "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else None
     return None
 
 
