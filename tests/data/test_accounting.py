@@ -1,6 +1,7 @@
 """Nothing that lies in a source folder is lost without a counted line; `strict` turns each such line into an error."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -307,3 +308,39 @@ def test_a_folder_that_is_a_link_and_hidden_files_are_rows(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["metadata.jsonl", "x/METADATA.CSV", "splits.json", "a.png", "notes.txt", "a.json"])
 def test_a_right_or_a_foreign_name_is_not_taken_for_a_misspelled_table(name: str) -> None:
     assert near_table_name(name) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_is_a_row_and_is_never_opened(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    image(source / "a.png").with_suffix(".txt").write_text("a", encoding="utf-8")
+    names = ["a.caption", "a.foo", "b.png", "c", "metadata.json", "metadata.jsonl"]
+    for name in names:
+        os.mkfifo(source / name)
+    report = run(source, tmp_path / "out")
+    assert {problem.file for problem in report.problems} == set(names)
+    assert captions(report) == {"a": "a"}
+
+
+def test_a_table_that_another_layout_passes_over_is_an_error_when_no_image_has_a_caption(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    image(source / "a.png")
+    (source / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}', encoding="utf-8")
+    with pytest.raises(UserError, match="--format imagefolder"):
+        run(source, tmp_path / "out", format="sidecar")
+
+
+def test_a_text_beside_an_image_that_a_table_names_is_a_row(tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    image(source / "a.png").with_suffix(".txt").write_text("from the text", encoding="utf-8")
+    (source / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "from the table"}', encoding="utf-8")
+    (source / "metadata.csv").write_text("file_name,text\na.png,from the other\n", encoding="utf-8")
+    report = run(source, tmp_path / "out")
+    assert captions(report) == {"a": "from the table"}
+    assert [(row.file, row.reason) for row in report.problems] == [
+        (
+            "a.txt",
+            "not read: it looks like a caption; --format sidecar reads texts beside images, imagefolder does not",
+        ),
+        ("metadata.csv", "a second table: metadata.jsonl is read"),
+    ]

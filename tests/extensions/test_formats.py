@@ -207,6 +207,11 @@ def test_a_row_with_too_few_cells_is_a_problem_of_that_row(tmp_path: Path, line:
     assert items["1"].caption == "a cat"
 
 
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a column twice: got 'text'"):
+        read("imagefolder", csv_table(tmp_path, "file_name,text,text\n0.png,a,b\n"))
+
+
 @pytest.mark.parametrize("start", ["", "\ufeff", "sep={0}\r\n"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

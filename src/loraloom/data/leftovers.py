@@ -14,6 +14,7 @@ from loraloom.data.duplicates import SPLITS_FILE
 from loraloom.data.report import Problem
 from loraloom.errors import UserError
 from loraloom.listing import (
+    TABLE_NAMES,
     TABLE_SUFFIXES,
     Entry,
     find_masks,
@@ -21,6 +22,7 @@ from loraloom.listing import (
     is_known_other,
     name_key,
     near_table_name,
+    split_name,
     walk,
 )
 
@@ -103,7 +105,7 @@ def _below(path: Path, source: Path) -> str:
 
 
 def _last_stem(name: str) -> str:
-    return name_key(PurePosixPath(name).stem).casefold()
+    return name_key(split_name(name)[0].rpartition("/")[2]).casefold()
 
 
 def _belongs_to_image(entry: Entry, images: set[str]) -> bool:
@@ -112,11 +114,17 @@ def _belongs_to_image(entry: Entry, images: set[str]) -> bool:
     return stem in images or _last_stem(stem) in images
 
 
+def _is_table_name(entry: Entry) -> bool:
+    return PurePosixPath(entry.name).name.casefold() in TABLE_NAMES
+
+
 def _caption_like(entry: Entry, images: set[str]) -> bool:
     if entry.name.endswith("/") or entry.is_picture or is_known_other(entry.suffix):
         return False
-    if near_table_name(entry.name):
+    if near_table_name(entry.name) or _is_table_name(entry):
         return True
+    if entry.problem:  # a FIFO must not be opened
+        return entry.is_text and _belongs_to_image(entry, images)
     return _belongs_to_image(entry, images) and b"\0" not in first_bytes(entry.path)
 
 
@@ -129,6 +137,8 @@ def _reason(entry: Entry, masks: set[str], images: set[str], layout: str) -> str
         return f"an image that the layout {layout} does not name"
     if hint := near_table_name(entry.name):
         return f"not read: {hint}"
+    if _is_table_name(entry):
+        return f"not read: --format imagefolder reads tables, {layout} does not"
     if not _caption_like(entry, images):
         return "a text of no image" if entry.is_text else f"not read: {entry.kind}"
     if entry.is_table:

@@ -84,6 +84,8 @@ def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
     except csv.Error as error:
         line = skipped + reader.line_num
         raise UserError(f"{name} is not CSV", got=f"line {line}: {error}", fix="check its quotes") from None
+    if header is not None and (twice := [cell for cell in header if cell and header.count(cell) > 1]):
+        raise UserError(f"{name} has a column twice", got=twice[0], fix="rename one: only one of them could be read")
     if header is not None and not rows:
         rows = [Row(1, dict.fromkeys(header), "the table has a header and no rows")]
     return rows

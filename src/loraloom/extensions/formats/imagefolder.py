@@ -177,7 +177,7 @@ class _Work:
             if path.is_relative_to(above):
                 return f": did you mean {str(path.relative_to(above))!r}? paths are relative to the table"
             return ": the table lies in another folder, and paths are relative to the table"
-        wanted = PurePosixPath(file_name)
+        wanted = PurePosixPath(file_name.strip())
         candidates = self.by_last_part.get(wanted.name) or self.by_last_part.get(wanted.stem, [])
         paths = [path for entry in candidates if (path := PurePosixPath(entry.name)).is_relative_to(above)]
         near = [str(path.relative_to(above)) for path in paths]

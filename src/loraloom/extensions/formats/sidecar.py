@@ -6,7 +6,7 @@ are reported.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from loraloom.contracts import Format, SourceItem
 from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
@@ -52,14 +52,12 @@ class Sidecar:
                 for text, _ in found[1:]
             }
         items += [item for name, item in second.items() if name not in used]
-        picture_folders = {PurePosixPath(entry.name).parent for entry in pictures}
+        picture_folders = {_folder(entry) for entry in pictures}
         items += [
             SourceItem(entry.stem, entry.path, None, problem="a text without a picture of the same name")
             for entry in texts.all
             # A text among images has lost its image; one in a folder without images is a note.
-            if entry.name not in used
-            and entry.name not in second
-            and PurePosixPath(entry.name).parent in picture_folders
+            if entry.name not in used and entry.name not in second and _folder(entry) in picture_folders
         ]
         yield from sorted_unique(items)
 
@@ -83,6 +81,10 @@ class _Texts:
         names = [f"{base}{suffix}" for suffix in self._suffixes for base in (picture.stem, picture.name)]
         found = [hit for name in names if (hit := self._by_name.find(name)) is not None]
         return list({entry.name: (entry, other_case) for entry, other_case in reversed(found)}.values())[::-1]
+
+
+def _folder(entry: Entry) -> str:
+    return entry.name.rpartition("/")[0]
 
 
 def _item(picture: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, str]) -> SourceItem:
