@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from loraloom.config.prepare import PrepareConfig
-from loraloom.data import refusals
+from loraloom.data import colour, refusals
 from loraloom.data.pictures import Decoded, Fitted, PictureSettings, RefusedError, decode, fit, png_bytes
 from loraloom.data.refusals import jpeg_scans
 from loraloom.errors import UserError
@@ -104,6 +104,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
         assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 1, kind
     floats = decode(encoded(Image.fromarray((ramp / 65535).astype(np.float32)), "TIFF"), options()).image
     assert np.abs(np.asarray(floats)[..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+def test_working_in_bands_changes_no_pixel(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    chance = np.random.default_rng(3)
+    grey = Image.fromarray(chance.normal(50, 900, (64, 40)).astype(np.float32))
+    clear = Image.fromarray(chance.integers(0, 255, (64, 40, 4), dtype=np.uint8))
+    data = encoded(grey, "TIFF"), encoded(clear, "PNG")
+    whole = [np.asarray(decode(one, options()).image) for one in data]
+    monkeypatch.setattr(colour, "_BAND_PIXELS", rows * 40)
+    for one, expected in zip(data, whole, strict=True):
+        assert np.array_equal(np.asarray(decode(one, options()).image), expected)
 
 
 def test_cmyk_becomes_rgb_with_its_colours() -> None:

@@ -42,7 +42,7 @@ class PrepareConfig(Settings):
     min_size: int = setting(64, "pictures with a shorter side than this are refused, pixels", flag="--min-size", ge=1)
     max_megapixels: float = setting(
         120.0,
-        "larger images are refused unread, megapixels; a process needs up to 1 GB for an image at the limit",
+        "larger images are refused unread, megapixels; a process needs up to 1.5 GB for one at the limit",
         flag="--max-megapixels",
         gt=0,
     )
