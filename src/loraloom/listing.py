@@ -130,11 +130,12 @@ def walk(folder: Path) -> list[Entry]:
     """All files below `folder` sorted by name.
 
     A link to a file counts as the file when it stays inside the folder and has a problem when it leads out of it. Hidden
-    files have a problem. Hidden and linked folders are not entered: each is one entry whose name ends in `/`.
+    files have a problem. Hidden, linked and locked folders are not entered: each is one entry whose name ends in `/`.
     """
     root = folder.resolve()
     found: list[Entry] = []
-    for directory, folders, files in os.walk(folder, followlinks=False):
+    closed: list[OSError] = []
+    for directory, folders, files in os.walk(folder, onerror=closed.append):
         prefix = "" if (below := Path(directory).relative_to(folder).as_posix()) == "." else f"{below}/"
         entered: list[str] = []
         for name in sorted(folders):
@@ -145,6 +146,10 @@ def walk(folder: Path) -> list[Entry]:
                 found.append(Entry(f"{_printable(prefix + name)}/", Path(directory, name), problem, system))
         folders[:] = entered
         found.extend(_entry(root, f"{prefix}{name}", Path(directory, name)) for name in files)
+    for error in closed:  # os.walk itself would pass over them
+        path = Path(error.filename)
+        name = _printable(path.relative_to(folder).as_posix())
+        found.append(Entry(f"{name}/", path, f"a folder that cannot be read: {error.strerror}"))
     return sorted(found, key=lambda entry: entry.name)
 
 

@@ -344,3 +344,43 @@ def test_a_text_beside_an_image_that_a_table_names_is_a_row(tmp_path: Path) -> N
         ),
         ("metadata.csv", "a second table: metadata.jsonl is read"),
     ]
+
+
+def test_a_folder_that_cannot_be_read_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`os.walk` passes over it without a word. Played, because root may read everything."""
+    source = tmp_path / "raw"
+    image(source / "a.png").with_suffix(".txt").write_text("a", encoding="utf-8")
+    image(source / "locked/b.png", 1)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = run(source, tmp_path / "out")
+    assert [(row.file, row.reason) for row in report.problems] == [
+        ("locked/", "a folder that cannot be read: Permission denied")
+    ]
+
+
+def test_ids_of_a_split_that_are_of_no_image_are_counted(tmp_path: Path) -> None:
+    source, said = tmp_path / "raw", list[str]()
+    for number in range(3):
+        image(source / f"{number}.png", number).with_suffix(".txt").write_text("x", encoding="utf-8")
+    split = {"train": ["0"], "validation": ["1", "2.png"]}
+    (source / "splits.json").write_text(json.dumps(split), encoding="utf-8")
+    report = run(source, tmp_path / "out", said, validation_share=0.1)
+    line = "1 of 2 ids that splits.json holds out are of no image that is used: '2.png'"
+    assert f"  {line}" in said
+    assert [example.id for example in report.manifest.split("validation")] == ["1"]
+    with pytest.raises(UserError, match="1 of 2 ids"):
+        run(source, tmp_path / "strict", validation_share=0.1, strict=True)
+
+
+@pytest.mark.parametrize("suffix", ["json", ".JSONL", "_caption.csv", ".png", "a/b", "*", "\\x"])
+def test_a_caption_suffix_that_no_text_has_is_refused(tmp_path: Path, suffix: str) -> None:
+    image(tmp_path / "raw/a.png")
+    with pytest.raises(UserError, match="caption_suffix"):
+        run(tmp_path / "raw", tmp_path / "out", caption_suffix=(suffix,))

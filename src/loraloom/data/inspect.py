@@ -13,6 +13,7 @@ from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.contracts import Format
 from loraloom.errors import UserError
+from loraloom.listing import IMAGE_SUFFIXES, TABLE_SUFFIXES
 from loraloom.names import encoding_problem
 
 _SEEN_AT_MOST = 20_000
@@ -46,7 +47,12 @@ def _suffix(text: str) -> str:
         raise UserError(
             "caption_suffix is not the end of a file name", got=text, expected="such as .tags or _caption.txt"
         )
-    return f".{text}" if text[0].isalnum() else text
+    suffix = f".{text}" if text[0].isalnum() else text
+    ending = f".{suffix.rpartition('.')[2].lower()}"
+    if ending in TABLE_SUFFIXES | IMAGE_SUFFIXES:
+        fix = "write the captions to .txt files, or to one metadata.jsonl"
+        raise UserError("caption_suffix is that of a table or an image, not of a text", got=suffix, fix=fix)
+    return suffix
 
 
 def _encoding(name: str) -> str:

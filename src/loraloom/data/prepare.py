@@ -113,12 +113,13 @@ def prepare(
         work = _Work(source, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
-        counted = [*leftovers.lines, *work.counted()]
+        unknown = _unknown_ids(given, work.examples)
+        counted = [*leftovers.lines, *work.counted(), *unknown]
         _tell_problems(out, problems, leftovers, console)
         for line in counted:
             console(f"  {line}")
-        if not work.examples or (config.strict and (problems or work.changed())):
-            raise _unusable(source, out, problems, work)
+        if not work.examples or (config.strict and (problems or unknown or work.changed())):
+            raise _unusable(source, out, problems, work, unknown)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
     labels, examples = _split(work.examples, work.hashes, given, config, console)
@@ -339,13 +340,22 @@ def _to_look_at(notes: Sequence[Problem]) -> str:
     return "1 image is used, but look at it" if number == 1 else f"{number:,} images are used, but look at them"
 
 
-def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work) -> UserError:
+def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> list[str]:
+    """A line where the source's own split holds out what is not there, by a suffix too many perhaps."""
+    lost = sorted((given or frozenset()) - {example.id for example in examples})
+    if not lost or given is None:
+        return []
+    ids = f"{len(lost):,} of {len(given):,} ids that {SPLITS_FILE} holds out"
+    return [f"{ids} are of no image that is used: {', '.join(repr(id_) for id_ in lost[:3])}{' ...' * (len(lost) > 3)}"]
+
+
+def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
     shown = [f"{problem.file}: {problem.reason}" for problem in problems]
     if not work.examples:
         fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put pictures in the folder"
         return UserError(f"no picture of {source} can be used", got="; ".join(shown[:3]) or "no pictures", fix=fix)
     files = f"{len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used"
-    parts = [*([files] if problems else []), *work.changed()]
+    parts = [*([files] if problems else []), *work.changed(), *unknown]
     shown += [f"{example.id}: no caption" for example in work.without_caption()]
     shown += [f"{note.file}: {note.reason}" for note in sorted(work.notes)]
     fix = f"all that is not used is listed in {out / PROBLEMS_FILE}; leave out --strict to go on without it"
