@@ -47,7 +47,7 @@ def rows_of_jsonl(name: str, text: str) -> list[Row]:
         else:
             rows.append(Row(number, {}, f"line {number} is not a JSON object"))
     if rows and all(row.problem for row in rows):
-        fix = "write one object a line"
+        fix = "write one object a line" if "JSON" in (rows[0].problem or "") else "repair that line"
         if text.lstrip().startswith("["):
             fix = "it looks like one JSON list: write one object a line, without the list's brackets and commas"
         raise UserError(f"no line of {name} can be read", got=rows[0].problem, fix=fix)
