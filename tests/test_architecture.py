@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "names", "plugins", "weights", "randomness", "folders",
-          "workforce", "quiet", "untrusted", "locks", "memory"}  # fmt: skip
+          "workforce", "quiet", "untrusted", "locks", "memory", "listing"}  # fmt: skip
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [

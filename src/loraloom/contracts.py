@@ -35,12 +35,16 @@ class SourceItem:
         caption: The text found for it, exactly as found; None when there is none.
         problem: Why this item cannot be used, short, for the user; `image` is then the file it is about (a text
             without picture, a metadata file with a bad row). None when nothing is wrong so far.
+        source: The file that `caption` was looked up in, a sidecar or a table; None when there is none.
+        notes: What was read in another way than it is written, one line each for the user, the same for the same cause.
     """
 
     id: str
     image: Path
     caption: str | None
     problem: str | None = None
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ class Format(Protocol):
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All pictures, sorted by id, one at a time; opens no picture. What cannot be used comes with its `problem`.
 
-        `options` carries what the user set: `caption_column`, `text_folder`, `image_folder`.
+        `options` carries what the user set: `caption_column`, `caption_suffixes` (with commas), `encoding`,
+        `text_folder`, `image_folder`. Files that no item names are reported by `prepare`.
 
         Raises:
             UserError: The folder does not follow the layout (a caption column that is missing, say).

@@ -4,6 +4,7 @@ In: ids and paths written by somebody else. Out: reasons to refuse them, and fil
 and Windows. Imports nothing of ours: formats use it too.
 """
 
+import codecs
 import hashlib
 import re
 from pathlib import PurePosixPath, PureWindowsPath
@@ -11,6 +12,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 _BAD = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 _LONGEST_PART_BYTES = 180
+_NO_ENCODINGS = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
+"""Codecs of Python's that decode bytes to text and that no file is saved in."""
 
 
 def path_problem(name: str) -> str | None:
@@ -25,6 +28,18 @@ def path_problem(name: str) -> str | None:
     if ".." in PurePosixPath(name).parts:
         return "leads out of the folder"
     return None
+
+
+def encoding_problem(name: str) -> str | None:
+    """Why texts cannot be read in an encoding of this name; None when they can."""
+    try:
+        known = codecs.lookup(name).name
+        b"a".decode(name)  # base64 and its like are codecs, and no encodings of text
+    except UnicodeError:
+        return None  # UTF-16 needs two bytes
+    except (LookupError, ValueError):
+        return "unknown encoding"
+    return "not an encoding of texts" if known.replace("_", "-") in _NO_ENCODINGS else None
 
 
 def safe_name(item_id: str) -> str:

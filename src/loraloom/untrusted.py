@@ -108,11 +108,12 @@ def read_text(path: Path, what: str, *, max_bytes: int) -> str:
         raise UserError(f"{what} is not UTF-8", got=f"byte {error.start} of {path}", fix="save it as UTF-8") from None
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
     """JSON that came from outside, as plain values.
 
     Refused before parsing: more than `MAX_DEPTH` brackets inside each other, numbers of more than `MAX_DIGITS` digits.
-    Refused after it: `NaN`, `Infinity`, floats beyond their range, and half of a surrogate pair, which UTF-8 cannot hold.
+    Refused after it: `NaN` and `Infinity` (taken with `constants`, as tables of other programs have them), floats beyond
+    their range, and half of a surrogate pair, which UTF-8 cannot hold.
 
     Raises:
         UserError: As above, or not JSON; names `where`.
@@ -127,7 +128,7 @@ def parse_json(text: str, where: str) -> Any:
     if _LONG_NUMBER.search(bare):
         raise UserError(f"{where} has a number of more than {MAX_DIGITS} digits", fix="repair it")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=None if constants else _refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON", got=str(error)[:_SHOWN], fix="repair it or make it again") from None
     if "\\u" in text and (half := _surrogate_in(value)) is not None:

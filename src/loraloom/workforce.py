@@ -72,7 +72,7 @@ def spread(
         pool.shutdown(wait=True)
     except BaseException as problem:
         with _uninterrupted():
-            _end(pool)
+            end_pool(pool)
         if isinstance(problem, BrokenProcessPool):  # from a result, or from handing out the next piece
             raise UserError(
                 "a process that was doing part of the work has died", got="killed from outside, perhaps for want of memory",
@@ -117,8 +117,11 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Stop at once. The standard library has no way to say it before Python 3.14 (`terminate_workers`)."""
+def end_pool(pool: ProcessPoolExecutor) -> None:
+    """Stop all processes of a pool at once, whatever they are doing.
+
+    The standard library has no way to say it before Python 3.14 (`terminate_workers`).
+    """
     processes = list((getattr(pool, "_processes", None) or {}).values())
     manager = getattr(pool, "_executor_manager_thread", None)
     pool.shutdown(wait=False, cancel_futures=True)

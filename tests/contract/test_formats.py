@@ -11,6 +11,7 @@ from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.contracts import Format
 from loraloom.data.inspect import choose_format, format_options
+from loraloom.data.leftovers import find_leftovers
 from tests.support.pictures import drawn, save
 
 OPTIONS = format_options(PrepareConfig())
@@ -84,6 +85,15 @@ def test_it_reads_every_picture_in_id_order_with_its_caption_exactly_as_found(na
     assert [item.id for item in items] == IDS
     assert [item.caption for item in items] == [f" caption of {item_id}\n" for item_id in IDS]
     assert all(item.image.is_file() and item.problem is None for item in items)
+
+
+@every_format
+def test_it_names_the_file_that_each_caption_comes_from(name: str, tmp_path: Path) -> None:
+    """By that `prepare` tells what nobody reads, and lists it."""
+    layout, root = made(name, tmp_path / "x")
+    items = list(layout.read(root, OPTIONS))
+    assert all(item.source is not None and item.source.is_file() and not item.notes for item in items)
+    assert not find_leftovers(root, items, name).problems
 
 
 @every_format

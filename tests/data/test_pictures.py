@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from loraloom.config.prepare import PrepareConfig
+from loraloom.data import colour, refusals
 from loraloom.data.pictures import Decoded, Fitted, PictureSettings, RefusedError, decode, fit, png_bytes
+from loraloom.data.refusals import jpeg_scans
 from loraloom.errors import UserError
 from tests.support.pictures import bomb_png, drawn, encoded, shared_data
 
@@ -43,7 +46,7 @@ def mean(image: Image.Image) -> list[float]:
         (encoded(drawn(1), "PNG")[:1500], "truncated|broken"),
         (encoded(drawn(1), "WEBP")[:300], "truncated|broken|not a picture"),
         (encoded(Image.new("RGB", (1, 1)), "PNG"), "too small"),
-        (bomb_png(), "3,600 megapixels, the limit is 50"),
+        (bomb_png(), "3,600 megapixels, the limit is 120"),
         (encoded(Image.new("RGBA", (40, 40)), "PNG"), "transparent"),
     ],
 )
@@ -101,6 +104,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
         assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 1, kind
     floats = decode(encoded(Image.fromarray((ramp / 65535).astype(np.float32)), "TIFF"), options()).image
     assert np.abs(np.asarray(floats)[..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+def test_working_in_bands_changes_no_pixel(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    chance = np.random.default_rng(3)
+    grey = Image.fromarray(chance.normal(50, 900, (64, 40)).astype(np.float32))
+    clear = Image.fromarray(chance.integers(0, 255, (64, 40, 4), dtype=np.uint8))
+    data = encoded(grey, "TIFF"), encoded(clear, "PNG")
+    whole = [np.asarray(decode(one, options()).image) for one in data]
+    monkeypatch.setattr(colour, "_BAND_PIXELS", rows * 40)
+    for one, expected in zip(data, whole, strict=True):
+        assert np.array_equal(np.asarray(decode(one, options()).image), expected)
 
 
 def test_cmyk_becomes_rgb_with_its_colours() -> None:
@@ -189,7 +204,7 @@ def test_decoding_a_jpeg_smaller_changes_the_result_by_less_than_can_be_seen() -
 
 def test_much_enlarged_and_much_cut_pictures_are_noted() -> None:
     _, small = prepared(encoded(drawn(5, 20, 20), "PNG"))
-    assert "enlarged 3.2 times" in small.notes[0]
+    assert small.notes[0] == "enlarged more than 2 times: 3.2 times, it is only 20 x 20"
     _, wide = prepared(encoded(drawn(5, 640, 64), "PNG"), crop="center")
     assert "only 10% of it is left" in wide.notes[0]
 
@@ -213,3 +228,92 @@ def test_the_fingerprint_changes_with_what_changes_pixels_and_with_nothing_else(
     assert options().fingerprint() == options(seed=5).fingerprint() == options(trigger="sks").fingerprint()
     assert options().fingerprint() != options(size=80).fingerprint()
     assert options(crop="random", seed=1).fingerprint() != options(crop="random", seed=2).fingerprint()
+
+
+def test_a_phones_photograph_of_fifty_megapixels_is_prepared() -> None:
+    """8160 x 6144 is 50.1 megapixels, and the limit was 50."""
+    data = encoded(Image.new("RGB", (8160, 6144), "teal"), "JPEG", quality=50)
+    decoded, fitted = prepared(data)
+    assert (decoded.width, decoded.height) == (8160, 6144)
+    assert mean(fitted.image) == pytest.approx([0, 128, 128], abs=3)
+    assert PrepareConfig().max_megapixels >= 110  # 108 megapixels are in pockets too
+
+
+def many_scans(number: int, side: int = 64) -> bytes:
+    """A progressive JPEG whose last scan stands there `number` times."""
+    data = encoded(drawn(7, side, side), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * number + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    """Each scan is a pass over all pixels: 60 of them over 50 megapixels took 8 s, and a few bytes make one more."""
+    assert jpeg_scans(many_scans(1), 1000) == 10
+    assert jpeg_scans(many_scans(51), 1000) == 60
+    assert jpeg_scans(many_scans(1000), 40) == 41
+    with pytest.raises(RefusedError, match="more than 40 scans"):
+        decode(many_scans(51), options())
+    assert decode(many_scans(31), options()).width == 64
+
+
+@given(st.binary(max_size=200), st.integers(0, 3))
+@settings(max_examples=100)
+def test_counting_scans_ends_on_any_bytes(tail: bytes, marks: int) -> None:
+    assert 0 <= jpeg_scans(b"\xff\xd8" + tail + b"\xff\xda" * marks + tail, 40) <= 41
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "AVIF", "PNG"])
+def test_avif_and_others_are_decoded_whatever_their_name(kind: str) -> None:
+    decoded = decode(encoded(Image.new("RGB", (80, 40), (10, 120, 200)), kind), options())
+    assert (decoded.width, decoded.height) == (80, 40)
+    assert mean(decoded.image) == pytest.approx([10, 120, 200], abs=4)
+
+
+def heic(image: Image.Image, **save: object) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra `heic` is not installed")
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return encoded(image, "HEIF", **save)
+
+
+def test_a_heic_photograph_is_decoded_upright() -> None:
+    image = Image.new("RGB", (160, 80), "blue")
+    image.paste("red", (0, 0, 80, 80))
+    assert mean(decode(heic(image), options()).image.crop((8, 8, 72, 72)))[0] > 240
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode(
+        heic(image, exif=exif.tobytes()), options()
+    )  # as bytes: only then the turn is written as HEIC does
+    assert (decoded.width, decoded.height, decoded.image.size) == (80, 160, (80, 160))
+    assert mean(decoded.image.crop((8, 8, 72, 72)))[0] > 240
+    assert mean(decoded.image.crop((8, 88, 72, 152)))[2] > 240
+
+
+def test_a_heic_file_that_is_too_large_or_damaged_is_refused() -> None:
+    data = heic(drawn(1, 320, 240))
+    with pytest.raises(RefusedError, match="too large"):
+        decode(data, options(max_megapixels=0.05))
+    for end in (40, 200, len(data) // 2):
+        with pytest.raises(RefusedError):
+            decode(data[:end], options())
+
+
+HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
+
+
+def test_without_its_package_a_heic_file_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    refusals._heif_decoder.cache_clear()
+    try:
+        with pytest.raises(RefusedError, match="pip install pillow-heif"):
+            decode(HEIC_HEAD, options())
+    finally:
+        refusals._heif_decoder.cache_clear()
+
+
+@pytest.mark.parametrize("tags", [{0x00FE: 1}, {0xC612: b"\x01\x04\0\0"}])
+def test_a_cameras_raw_file_is_refused_whatever_its_suffix(tags: dict[int, object]) -> None:
+    """Most raw files are TIFF whose first image is a small preview: learning that would be silent."""
+    with pytest.raises(RefusedError, match="raw file"):
+        decode(encoded(drawn(1), "TIFF", tiffinfo=tags), options())
+    assert decode(encoded(drawn(1), "TIFF"), options()).width == 160

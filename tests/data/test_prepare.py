@@ -179,10 +179,40 @@ def test_a_mirrored_near_duplicate_is_never_on_the_other_side_of_the_split(tmp_p
             assert report.num_duplicates == 24
 
 
-def test_few_pictures_are_all_learned_from_unless_a_share_is_asked_for(tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "raw", 4)
-    assert not run(source, tmp_path / "a").manifest.split("validation")
-    assert len(run(source, tmp_path / "b", validation_share=0.25).manifest.split("validation")) == 1
+def test_fewer_than_ten_images_are_all_learned_from_and_said_so_unless_a_share_is_asked_for(tmp_path: Path) -> None:
+    source, said = folder_of(tmp_path / "raw", 9), list[str]()
+    settings = PrepareConfig(size=64, bucket_step=16, min_size=32, num_workers=1)
+    report = prepare(source, tmp_path / "a", settings, console=said.append)
+    assert not report.manifest.split("validation")
+    assert "  nothing is held out of fewer than 10 images; --validation-share asks for it" in said
+    assert len(run(source, tmp_path / "b", validation_share=0.25).manifest.split("validation")) == 2
+    folder_of(source, 1, first=9)
+    assert len(run(source, tmp_path / "a").manifest.split("validation")) == 1
+
+
+def test_images_to_look_at_are_counted_on_the_terminal_with_their_reasons(tmp_path: Path) -> None:
+    source, said = tmp_path / "raw", list[str]()
+    for number in range(2):
+        save(drawn(number, 24 + number, 24), source / f"small{number}.png", "small")
+    save(drawn(3, 640, 64), source / "wide.png", "wide")
+    save(drawn(4), source / "fine.png", "fine")
+    settings = PrepareConfig(size=64, min_size=16, crop="center", num_workers=1, strict=True)
+    prepare(source, tmp_path / "out", settings, console=said.append)
+    assert "  3 images are used, but look at them: 2 x enlarged more than 2 times; 1 x more than 30% is cut off" in said
+
+
+def test_what_a_kill_left_is_swept_at_the_next_start_and_nothing_else(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "raw", 2), tmp_path / "out"
+    run(source, out)
+    left = [out / ".problems.jsonl.4711.tmp", out / ".manifest.jsonl.1.tmp", out / "images/.0a1b2c3d.99.tmp"]
+    kept = [out / "mine.tmp", out / "images/notes.tmp", out / ".hidden"]
+    for path in (*left, *kept):
+        path.write_text("x", encoding="utf-8")
+    (source / "000.txt").unlink()
+    with pytest.raises(UserError, match="--strict"):  # an error later on sweeps too
+        run(source, out, strict=True, caption_template="a photo")
+    assert [path.exists() for path in left] == [False] * 3
+    assert [path.exists() for path in kept] == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -265,7 +295,9 @@ def test_token_counts_are_those_of_the_final_caption(tmp_path: Path) -> None:
 
 def test_real_photographs_and_plans_are_prepared_whole(tmp_path: Path) -> None:
     photographs = run(shared_data("dreambooth"), tmp_path / "a", trigger="sks", caption_template="a {trigger} {folder}")
-    assert not photographs.problems
+    assert {problem.file for problem in photographs.problems} == {
+        "prompts_and_classes.txt", "references_and_licenses.txt",
+    }  # fmt: skip
     assert len(photographs.manifest.examples) == 42
     assert photographs.manifest.examples[-1].caption == "a sks vase"
     plans = run(shared_data("sjh"), tmp_path / "b", size=256, resample="nearest")
@@ -307,3 +339,25 @@ def test_two_pictures_that_kill_their_workers_do_not_cost_the_others(tmp_path: P
     assert len(problems) == len(tasks)
     assert {id_ for id_, problem in problems.items() if problem} == {tasks[-2].id, tasks[-1].id}
     assert problems[tasks[-1].id] == "the decoder crashed on it"
+
+
+class _Sleeper(type(Path())):
+    """A path whose arrival in another process keeps that process busy for an hour."""
+
+    def __reduce__(self) -> tuple[Callable[[float], None], tuple[float]]:  # type: ignore[override]
+        return time.sleep, (3600.0,)
+
+
+@pytest.mark.slow
+def test_an_image_that_never_ends_is_refused_and_the_others_are_done(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(FEW + 4)]
+    sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
+    out = tmp_path / "out"
+    tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
+    tasks[3] = replace(tasks[3], source=_Sleeper(tasks[3].source))
+    settings = PictureSettings.from_config(PrepareConfig(size=64, min_size=16))
+    outcomes = list(run_tasks(tasks, settings, 2, time_limit_s=8.0))
+    assert sorted(outcome.task.id for outcome in outcomes) == sorted(names)
+    assert {one.task.id: one.problem for one in outcomes if one.problem} == {
+        "3.png": "it takes longer than 8 s to decode"
+    }

@@ -1,16 +1,21 @@
 """What is particular to each folder layout, and the choice between them."""
 
+import csv
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.contracts import SourceItem
 from loraloom.data.inspect import choose_format, format_options
 from loraloom.errors import UserError
+from loraloom.extensions.formats import _tables
 from tests.support.pictures import drawn, save, shared_data
 
 OPTIONS = format_options(PrepareConfig())
@@ -175,3 +180,159 @@ def test_a_file_name_that_is_not_unicode_is_a_problem_that_can_be_printed(tmp_pa
     problems = [item for item in read("sidecar", tmp_path).values() if item.problem]
     assert "not valid Unicode" in (problems[0].problem or "")
     problems[0].id.encode("utf-8")
+
+
+# ------------------------------------------------------------------------------------- tables as people save them
+
+
+def csv_table(folder: Path, data: str | bytes, *images: str, name: str = "metadata.csv") -> Path:
+    for image in images or ("0.png", "1.png"):
+        save(drawn(1, 8, 8), folder / image)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
+    return folder
+
+
+def test_a_caption_with_a_comma_and_without_quotes_is_a_problem_that_says_to_quote_it(tmp_path: Path) -> None:
+    items = read("imagefolder", csv_table(tmp_path, 'file_name,text\n0.png,a dog, on a beach\n1.png,"a cat, asleep"\n'))
+    assert items["1"].caption == "a cat, asleep"
+    assert items["0"].problem == (
+        "metadata.csv: line 2 has 3 cells, the header has 2: put texts that hold ',' into double quotes"
+    )
+
+
+@pytest.mark.parametrize("line", ["0.png", "0.png\r", '"0.png"'])
+def test_a_row_with_too_few_cells_is_a_problem_of_that_row(tmp_path: Path, line: str) -> None:
+    items = read("imagefolder", csv_table(tmp_path, f"file_name,text\n{line}\n1.png,a cat\n"))
+    assert "line 2 has 1 cell, the header has 2" in (items["0"].problem or "")
+    assert items["1"].caption == "a cat"
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a column twice: got 'text'"):
+        read("imagefolder", csv_table(tmp_path, "file_name,text,text\n0.png,a,b\n"))
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "sep={0}\r\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_usual_separator_and_line_end_is_read(tmp_path: Path, separator: str, end: str, start: str) -> None:
+    rows = [f"id{separator}file_name{separator} text", f'1{separator}0.png{separator}"a{separator}b; c, d"', ""]
+    rows.insert(2, separator * 2)  # a row of nothing, as Excel leaves them
+    rows.insert(3, f"2{separator}1.png{separator}plain{separator}{separator}")
+    items = read("imagefolder", csv_table(tmp_path, start.format(separator) + end.join(rows)))
+    assert {key: item.caption for key, item in items.items()} == {"0": f"a{separator}b; c, d", "1": "plain"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "0.txt"])
+def test_a_byte_order_mark_says_how_a_file_is_saved(tmp_path: Path, encoding: str, name: str) -> None:
+    save(drawn(1, 8, 8), tmp_path / "0.png")
+    texts = {
+        "metadata.csv": "file_name;text\r\n0.png;거실 é\r\n",
+        "metadata.jsonl": '{"file_name": "0.png", "text": "거실 é"}',
+        "0.txt": "거실 é",
+    }
+    (tmp_path / name).write_bytes(texts[name].encode(encoding))
+    assert read("sidecar" if name == "0.txt" else "imagefolder", tmp_path)["0"].caption == "거실 é"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [("cp949", "왼쪽에 침실"), ("cp932", "左の部屋"), ("gb18030", "左边的卧室"), ("cp1252", "un café à côté")],
+)
+@pytest.mark.parametrize("name", ["metadata.csv", "0.txt"])
+def test_another_encoding_is_suggested_and_read_when_it_is_named(
+    tmp_path: Path, encoding: str, text: str, name: str
+) -> None:
+    save(drawn(1, 8, 8), tmp_path / "0.png")
+    content = text if name == "0.txt" else f"file_name,text\n0.png,{text}\n"
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    layout = "sidecar" if name == "0.txt" else "imagefolder"
+    assert read(layout, tmp_path, encoding=encoding)["0"].caption == text
+    if layout == "sidecar":
+        problem = read(layout, tmp_path)["0"].problem or ""
+    else:
+        with pytest.raises(UserError) as error:
+            read(layout, tmp_path)
+        problem = str(error.value)
+    assert "is not UTF-8" in problem
+    assert "--encoding" in problem and ("cp949" in problem or encoding == "cp1252")
+
+
+@pytest.mark.parametrize("name", ["nope", "base64", "unicode_escape", "rot13", "idna", "a\0b"])
+def test_an_encoding_that_is_none_is_refused_before_any_file_is_read(name: str) -> None:
+    with pytest.raises(UserError, match="encoding"):
+        format_options(PrepareConfig(encoding=name))
+
+
+def test_half_of_a_surrogate_pair_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    lines = r'{"file_name": "0.png", "text": "a \ud800 b"}' + "\n" + '{"file_name": "1.png", "text": "fine"}'
+    items = read("imagefolder", csv_table(tmp_path, lines, name="metadata.jsonl"))
+    problems = [item.problem for item in items.values() if item.image.name == "metadata.jsonl"]
+    assert "line 1 holds half of a surrogate pair" in (problems[0] or "")
+    assert items["1"].caption == "fine"
+
+
+@pytest.mark.parametrize("lines", ["{broken\n{too", "[1, 2]\n[3]", '[{"file_name": "0.png", "text": "x"}]', "[" * 5000])
+def test_when_no_line_parses_the_first_lines_error_is_shown(tmp_path: Path, lines: str) -> None:
+    csv_table(tmp_path, lines, name="metadata.jsonl")
+    with pytest.raises(UserError, match=r"no line of metadata.jsonl can be read: got .line 1 ") as error:
+        read("imagefolder", tmp_path)
+    assert "no column" not in str(error.value)
+    if lines.startswith("["):
+        assert "write one object a line" in str(error.value)
+
+
+def test_line_numbers_are_right_after_rows_of_several_lines(tmp_path: Path) -> None:
+    text = 'file_name,text\n\n0.png,"one\ntwo\n\nfour"\n1.png\n2.png,a,b\n'
+    items = read("imagefolder", csv_table(tmp_path, text, "0.png", "1.png", "2.png"))
+    assert items["0"].caption == "one\ntwo\n\nfour"
+    assert "line 7 has 1 cell" in (items["1"].problem or "")
+    assert "line 8 has 3 cells" in (items["2"].problem or "")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c", "\x1e"])
+def test_breaks_that_only_python_sees_are_part_of_a_text(tmp_path: Path, mark: str) -> None:
+    text = f"before{mark}after"
+    row = json.dumps({"file_name": "0.png", "text": text}, ensure_ascii=False) if mark > "\x1f" else None
+    items = read("imagefolder", csv_table(tmp_path, f"file_name,text\n0.png,{text}\n1.png,x\n"))
+    assert items["0"].caption == text
+    if row:
+        (tmp_path / "metadata.csv").unlink()
+        (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+        assert read("imagefolder", tmp_path)["0"].caption == text
+
+
+@pytest.mark.parametrize(
+    ("file_name", "meant"),
+    [("train/0.png", "0.png"), ("./train/0.png", "0.png"), ("0", "0.png"), ("0.jpg", "0.png"), ("1.png", "sub/1.png")],
+)
+def test_a_path_from_another_folder_or_with_another_suffix_is_named_as_it_should_be(
+    tmp_path: Path, file_name: str, meant: str
+) -> None:
+    save(drawn(1, 8, 8), tmp_path / "train/0.png")
+    save(drawn(1, 8, 8), tmp_path / "train/sub/1.png")
+    table(tmp_path / "train", {"file_name": file_name, "text": "x"})
+    problems = [item.problem or "" for item in read("imagefolder", tmp_path).values()]
+    assert any(f"did you mean {meant!r}? paths are relative to the table" in problem for problem in problems)
+
+
+def test_backslashes_that_name_an_existing_file_are_that_file_and_said(tmp_path: Path) -> None:
+    save(drawn(1, 8, 8), tmp_path / "sub/0.png")
+    table(tmp_path, {"file_name": "sub\\0.png", "text": "x"}, {"file_name": "..\\0.png", "text": "x"})
+    items = read("imagefolder", tmp_path)
+    assert items["sub/0"].caption == "x"
+    assert items["sub/0"].notes == (r"its row has \ between folders: read as /",)
+    assert [item.problem is None for item in items.values()] == [False, True]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=6))
+def test_what_pythons_own_writers_save_is_read_back_exactly(texts: list[str]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerows([["file_name", "text"], *([f"{number}.png", text] for number, text in enumerate(texts))])
+    rows = _tables.rows_of_csv("metadata.csv", buffer.getvalue(), "file_name")
+    assert [row.values["text"] for row in rows] == texts
+    lines = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    assert [row.values["text"] for row in _tables.rows_of_jsonl("metadata.jsonl", lines)] == texts

@@ -12,6 +12,14 @@ class PrepareConfig(Settings):
 
     format: str = setting("auto", "folder layout; auto looks at the folder", flag="--format")
     caption_column: str = setting("text", "caption column of metadata.jsonl or metadata.csv", flag="--caption-column")
+    caption_suffix: tuple[str, ...] = setting(
+        (),
+        "endings of caption files that are looked for before .txt and .caption, such as .tags; repeat it, or use commas",
+        flag="--caption-suffix",
+    )
+    encoding: str = setting(
+        "", "how captions and tables are saved where not in UTF-8, such as cp949 or utf-16-le", flag="--encoding"
+    )
     text_folder: str = setting("input_text", "paired_folders: folder of the texts", flag="--text-folder")
     image_folder: str = setting("label_floorplan", "paired_folders: folder of the pictures", flag="--image-folder")
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
@@ -33,7 +41,10 @@ class PrepareConfig(Settings):
     )
     min_size: int = setting(64, "pictures with a shorter side than this are refused, pixels", flag="--min-size", ge=1)
     max_megapixels: float = setting(
-        50.0, "larger pictures are refused unread, megapixels", flag="--max-megapixels", gt=0
+        120.0,
+        "larger images are refused unread, megapixels; a process needs up to 1.5 GB for one at the limit",
+        flag="--max-megapixels",
+        gt=0,
     )
     trigger: str = setting("", "word put before every caption that lacks it", flag="--trigger")
     captioner: str = setting("template", "who writes where no text was found", flag="--captioner")
@@ -41,11 +52,19 @@ class PrepareConfig(Settings):
         "a photo of {trigger}", "caption of pictures without text; {trigger}, {folder}, {stem}, {id}", flag="--caption"
     )
     validation_share: float = setting(
-        0.1, "share held out for validation, near-duplicates kept on one side", flag="--validation-share", ge=0, le=0.5
+        0.1,
+        "share held out for validation, near-duplicates kept on one side; none of fewer than 10 images unless it is given",
+        flag="--validation-share",
+        ge=0,
+        le=0.5,
     )
     near_duplicate_bits: int = setting(
         6, "pictures whose 64-bit perceptual hashes differ in at most so many bits stay together", ge=0, le=32
     )
     seed: int = setting(0, "decides random crops and which pictures are held out", flag="--seed", ge=0)
-    strict: bool = setting(False, "any picture that cannot be used is an error", flag="--strict")
+    strict: bool = setting(
+        False,
+        "an image or file that is not used, or read in another way than it is written, or without a caption, is an error",
+        flag="--strict",
+    )
     num_workers: int = setting(0, "processes; 0 is one a core", flag="--num-workers", ge=0)

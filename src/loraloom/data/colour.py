@@ -9,8 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
 
+_BAND_PIXELS = 1 << 20
 _PROFILE_SPACE = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}
 
 
@@ -21,16 +23,29 @@ def to_eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     """
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    values = np.asarray(image)
+    bands = [slice(top, top + _band_rows(image)) for top in range(0, image.height, _band_rows(image))]
+    low = min(float(_finite(values[band]).min()) for band in bands)
+    high = max(float(_finite(values[band]).max()) for band in bands)
+    offset, scale = 0.0, 255 / 65535
     if image.mode == "F" and low >= 0 and high <= 1:
-        eight = values * 255
-    elif image.mode != "F" and low >= 0 and high <= 65535:
-        eight = values * (255 / 65535)
-    else:
-        notes.append(f"grey values from {low:g} to {high:g} were stretched to 0-255")
-        eight = (values - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(np.round(eight).astype(np.uint8))
+        scale = 255.0
+    elif image.mode == "F" or low < 0 or high > 65535:
+        notes.append(f"grey values were stretched to 0-255: they go from {low:g} to {high:g}")
+        offset, scale = low, 255 / max(high - low, 1e-12)
+    eight = np.empty(values.shape, np.uint8)
+    for band in bands:
+        eight[band] = np.round((_finite(values[band]) - offset) * scale)
+    return Image.fromarray(eight)
+
+
+def _band_rows(image: Image.Image) -> int:
+    """Rows that are worked on at once: floats of a whole image of 100 megapixels would take gigabytes."""
+    return max(1, _BAND_PIXELS // image.width)
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
@@ -81,5 +96,8 @@ def on_background(image: Image.Image, background: tuple[int, int, int]) -> Image
     if alpha.getextrema() == (0, 0):
         return None
     below = Image.new("RGB", image.size, background)
-    below.paste(with_alpha.convert("RGB"), mask=alpha)
+    rows = _band_rows(image)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        below.paste(with_alpha.crop(box).convert("RGB"), box, alpha.crop(box))
     return below

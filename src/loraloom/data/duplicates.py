@@ -6,7 +6,6 @@ of groups that are held out. Without the eight a mirrored copy looks like anothe
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from loraloom.errors import UserError
+from loraloom.untrusted import MAX_TABLE_BYTES, read_json
 
 SPLITS_FILE = "splits.json"
 """A source that has this file decides itself what is held out."""
@@ -106,9 +106,9 @@ def given_split(source: Path) -> frozenset[str] | None:
     if not file.is_file():
         return None
     try:
-        sides = json.loads(file.read_text(encoding="utf-8"))
+        sides = read_json(file, str(file), max_bytes=MAX_TABLE_BYTES)
         train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(
             f"{file} is no split ({type(error).__name__}: {error})", expected='{"train": [ids], "validation": [ids]}',
             fix="correct it, or move it away to split by content",

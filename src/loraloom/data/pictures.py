@@ -16,39 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageColor,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.buckets import aspect_buckets, nearest_bucket
 from loraloom.data.colour import has_transparency, on_background, to_eight_bits, to_srgb
+from loraloom.data.refusals import RefusedError, check_preview, decodable_formats, what_it_is
 from loraloom.errors import UserError
-
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        GifImagePlugin.GifImageFile,
-        BmpImagePlugin.BmpImageFile,
-        TiffImagePlugin.TiffImageFile,
-        AvifImagePlugin.AvifImageFile,
-    )
-    if plugin.format in Image.OPEN  # a build of Pillow may lack some
-)
-"""What is decoded (MPO, a JPEG with more behind it, comes with JPEG). Pillow knows more, some by calling programs."""
 
 PIPELINE_VERSION = 1
 """Raised when the same file and settings would give other pixels: old rows are then made anew."""
@@ -76,10 +50,11 @@ _REDUCING_GAP = 3.0
 """Whole-number reduction before the filter, down to this many times the wanted size: no difference that can be seen."""
 _MUCH_ENLARGED = 2.0
 _MUCH_CUT = 0.7
-
-
-class RefusedError(Exception):
-    """A picture that cannot be used; the message is the reason, short, for the user."""
+_ENLARGED = f"enlarged more than {_MUCH_ENLARGED:g} times"
+_CUT = f"more than {1 - _MUCH_CUT:.0%} is cut off"
+QUALITY_NOTES = (_ENLARGED, _CUT)
+"""Notes on what the settings ask for; all other notes are on something that was read in another way than it is written.
+What stands before the colon of a note is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +144,17 @@ def decode(data: bytes, settings: PictureSettings) -> Decoded:
 
     Raises:
         RefusedError: Empty, not a picture, of a kind that is not decoded, broken, too large (told from the header
-            alone), too small, or wholly transparent.
+            alone), too small, wholly transparent, or a JPEG of too many scans.
     """
-    if not data:
-        raise RefusedError("the file is empty")
+    formats = decodable_formats(data)
     with _own_limits():
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 return _decode(image, settings)
         except RefusedError:
             raise
         except UnidentifiedImageError:
-            raise RefusedError(_what_it_is(data)) from None
+            raise RefusedError(what_it_is(data)) from None
         # Decoders meet hostile bytes with nearly every exception there is; each is this file's fault, not ours.
         except Exception as error:
             raise RefusedError(_short(error)) from error
@@ -202,9 +176,9 @@ def fit(decoded: Decoded, settings: PictureSettings, item_id: str) -> Fitted:
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (decoded.width * decoded.height)
     notes: list[str] = []
     if scale > _MUCH_ENLARGED:
-        notes.append(f"enlarged {scale:.1f} times: it is only {decoded.width} x {decoded.height}")
+        notes.append(f"{_ENLARGED}: {scale:.1f} times, it is only {decoded.width} x {decoded.height}")
     if kept < _MUCH_CUT:
-        notes.append(f"only {kept:.0%} of it is left after cropping")
+        notes.append(f"{_CUT}: only {kept:.0%} of it is left after cropping")
     return Fitted(image, box, scale, tuple(notes))
 
 
@@ -251,6 +225,7 @@ def _decode(image: Image.Image, settings: PictureSettings) -> Decoded:
         raise RefusedError(f"too large: {size}, the limit is {settings.max_megapixels:g} (--max-megapixels)")
     if min(width, height) < settings.min_size:
         raise RefusedError(f"too small: {width} x {height}, the shorter side must be {settings.min_size} (--min-size)")
+    check_preview(image)
     notes: list[str] = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append("animated: only its first frame is used")
@@ -322,23 +297,6 @@ def _resized(
         return image
     gap = None if settings.resample == "nearest" else _REDUCING_GAP
     return image.resize(size, _FILTERS[settings.resample], box=own_box, reducing_gap=gap)
-
-
-def _what_it_is(data: bytes) -> str:
-    """Why a file is not decoded, from its first bytes."""
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
-    lower = head.lower()
-    if lower.startswith(b"<svg") or (lower.startswith(b"<?xml") and b"<svg" in lower):
-        return "SVG is a drawing, not pixels: export it as PNG"
-    if lower.startswith((b"<!doctype html", b"<html")):
-        return "a web page under a picture's name: download the picture itself"
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the picture: run `git lfs pull`"
-    if data[4:12] in {b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"}:
-        return "HEIC is not decoded: save it as JPEG or PNG"
-    if head.startswith(b"8BPS"):
-        return "a Photoshop file: export it as PNG"
-    return "not a picture, or of a kind that is not decoded: save it as PNG or JPEG"
 
 
 def _short(error: Exception) -> str:

@@ -27,8 +27,9 @@ from loraloom.contracts import Captioner, Example, Progress, SourceItem
 from loraloom.data.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
 from loraloom.data.inspect import Choice, choose_format, format_options
 from loraloom.data.journal import Journal, PictureRow
+from loraloom.data.leftovers import Leftovers, check_captions, find_leftovers
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
-from loraloom.data.pictures import PictureSettings
+from loraloom.data.pictures import QUALITY_NOTES, PictureSettings
 from loraloom.data.report import Problem, write_report
 from loraloom.data.workers import Outcome, Task, run_tasks
 from loraloom.errors import UserError
@@ -41,8 +42,12 @@ IMAGE_FOLDER = "images"
 PROBLEMS_FILE = "problems.jsonl"
 REPORT_FILE = "report.html"
 MAX_THUMBNAILS = 200
-_FEWEST_TO_SPLIT = 5
+_FEWEST_TO_SPLIT = 10
 _SHOWN_PROBLEMS = 20
+_SAME_REASON = 3
+"""More files with one reason are one line."""
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""What a kill leaves of a file that was being written: `.problems.jsonl.1234.tmp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class PrepareReport:
         notes: Files that were used, and what the user should know about them.
         num_reused: Pictures that an earlier run had made.
         num_duplicates: Pictures that are nearly the same as another one.
+        num_without_caption: Images for which no text was found, and that the captioner captioned.
         seconds: Wall time.
         page: The report for the browser.
     """
@@ -64,6 +70,7 @@ class PrepareReport:
     notes: tuple[Problem, ...]
     num_reused: int
     num_duplicates: int
+    num_without_caption: int
     seconds: float
     page: Path
 
@@ -115,18 +122,25 @@ def _prepare(
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
     items = list(choice.format.read(source, options))
     given = given_split(source)
+    leftovers = find_leftovers(source, items, choice.format.name)
+    check_captions(items, leftovers, config.caption_template)
+    _sweep(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
         work = _Work(source, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
-        problems, notes = sorted(work.problems), sorted(work.notes)
-        _tell_problems(out, problems, console)
-        if not work.examples or (config.strict and problems):
-            raise _unusable(source, out, problems, none_left=not work.examples)
+        problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
+        unknown = _unknown_ids(given, work.examples)
+        counted = [*leftovers.lines, *work.counted(), *unknown]
+        _tell_problems(out, problems, leftovers, console)
+        for line in counted:
+            console(f"  {line}")
+        if not work.examples or (config.strict and (problems or unknown or work.changed())):
+            raise _unusable(source, out, problems, work, unknown)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
     labels, examples = _split(work.examples, work.hashes, given, config, console)
-    manifest = make_manifest(out, examples, _info(source, config, choice, examples, len(problems)))
+    manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
     _finish(manifest, made)
     sizes = Counter(labels)
     report = PrepareReport(
@@ -135,11 +149,12 @@ def _prepare(
         notes=tuple(notes),
         num_reused=work.num_reused,
         num_duplicates=sum(size for size in sizes.values() if size > 1),
+        num_without_caption=len(work.without_caption()),
         seconds=time.perf_counter() - started,
         page=out / REPORT_FILE,
     )
     groups = [sorted(ids) for ids in _by_label(examples, labels) if len(ids) > 1]
-    write_report(report.page, manifest, problems, notes, groups, work.thumbnails)
+    write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
     console(_summary(report))
     return report
 
@@ -196,7 +211,7 @@ class _Work:
         if not outcome.reused:
             self.journal.add_row(row)
         self.num_reused += outcome.reused
-        self.notes += [Problem(self._shown(item), note) for note in row.notes]
+        self.notes += [Problem(self._shown(item), note) for note in (*item.notes, *row.notes)]
         caption = final_caption(self._text(item, row), self.config.trigger)
         if not caption:
             self.problems.append(Problem(self._shown(item), "its caption is empty"))
@@ -222,6 +237,35 @@ class _Work:
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
             )
         )
+
+    def without_caption(self) -> list[Example]:
+        """Examples for which no text was found."""
+        return [example for example in self.examples if example.caption_found is None]
+
+    def changed(self) -> list[str]:
+        """What `strict` refuses beside files that are not used: one line for each kind."""
+        missing, read = (
+            self.without_caption(),
+            [note for note in self.notes if not note.reason.startswith(QUALITY_NOTES)],
+        )
+        lines = [f"{len(missing):,} of {len(self.examples):,} images have no caption"] if missing else []
+        return lines + ([_to_look_at(read)] if read else [])
+
+    def counted(self) -> list[str]:
+        """Lines for terminal and report: images without a caption, and images to look at."""
+        lines: list[str] = []
+        if missing := self.without_caption():
+            captions = {example.caption for example in missing}
+            such = "" if len(captions) == 1 else "captions such as "
+            number = (
+                f"{len(missing):,} of {len(self.examples):,} images {'has' if len(missing) == 1 else 'have'} no caption"
+            )
+            lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
+        if self.notes:
+            reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
+            listed = "; ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common())
+            lines.append(f"{_to_look_at(self.notes)}: {listed}")
+        return lines
 
     def _text(self, item: SourceItem, row: PictureRow) -> str:
         """The text found, or the captioner's."""
@@ -283,25 +327,57 @@ def _check_folders(source: Path, out: Path) -> None:
         ) from error
 
 
-def _tell_problems(out: Path, problems: Sequence[Problem], console: Callable[[str], None]) -> None:
-    """All problems into a file, the first ones to the console."""
+def _sweep(out: Path) -> None:
+    """Remove what a killed run was writing when it was killed."""
+    for path in (*out.glob(".*.tmp"), *(out / IMAGE_FOLDER).rglob(".*.tmp")):
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _tell_problems(
+    out: Path, problems: Sequence[Problem], leftovers: Leftovers, console: Callable[[str], None]
+) -> None:
+    """All problems into a file, the first ones to the console; many of one reason, and files not read, in one line."""
     lines = [json.dumps({"file": problem.file, "reason": problem.reason}, ensure_ascii=False) for problem in problems]
     write_text(out / PROBLEMS_FILE, "".join(line + "\n" for line in lines))
-    for problem in problems[:_SHOWN_PROBLEMS]:
+    by_reason: dict[str, list[Problem]] = {}
+    for problem in sorted(set(problems) - set(leftovers.problems)):
+        by_reason.setdefault(problem.reason, []).append(problem)
+    alone = sorted(problem for group in by_reason.values() if len(group) <= _SAME_REASON for problem in group)
+    for reason, group in by_reason.items():
+        if len(group) > _SAME_REASON:
+            console(f"  not used: {len(group):,} files, {group[0].file} first: {reason}")
+    for problem in alone[:_SHOWN_PROBLEMS]:
         console(f"  not used: {problem.file}: {problem.reason}")
-    if len(problems) > _SHOWN_PROBLEMS:
-        console(f"  and {len(problems) - _SHOWN_PROBLEMS:,} more in {out / PROBLEMS_FILE}")
+    if len(alone) > _SHOWN_PROBLEMS:
+        console(f"  and {len(alone) - _SHOWN_PROBLEMS:,} more in {out / PROBLEMS_FILE}")
 
 
-def _unusable(source: Path, out: Path, problems: Sequence[Problem], *, none_left: bool) -> UserError:
-    first = "; ".join(f"{problem.file}: {problem.reason}" for problem in problems[:3])
-    what = (
-        f"no picture of {source} can be used"
-        if none_left
-        else f"{len(problems):,} files cannot be used, and --strict is on"
-    )
-    fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put pictures in the folder"
-    return UserError(what, got=first or "no pictures", fix=fix)
+def _to_look_at(notes: Sequence[Problem]) -> str:
+    number = len({note.file for note in notes})
+    return "1 image is used, but look at it" if number == 1 else f"{number:,} images are used, but look at them"
+
+
+def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> list[str]:
+    """A line where the source's own split holds out what is not there, by a suffix too many perhaps."""
+    lost = sorted((given or frozenset()) - {example.id for example in examples})
+    if not lost or given is None:
+        return []
+    ids = f"{len(lost):,} of {len(given):,} ids that {SPLITS_FILE} holds out"
+    return [f"{ids} are of no image that is used: {', '.join(repr(id_) for id_ in lost[:3])}{' ...' * (len(lost) > 3)}"]
+
+
+def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
+    shown = [f"{problem.file}: {problem.reason}" for problem in problems]
+    if not work.examples:
+        fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put pictures in the folder"
+        return UserError(f"no picture of {source} can be used", got="; ".join(shown[:3]) or "no pictures", fix=fix)
+    files = f"{len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used"
+    parts = [*([files] if problems else []), *work.changed(), *unknown]
+    shown += [f"{example.id}: no caption" for example in work.without_caption()]
+    shown += [f"{note.file}: {note.reason}" for note in sorted(work.notes)]
+    fix = f"all that is not used is listed in {out / PROBLEMS_FILE}; leave out --strict to go on without it"
+    return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
 
 
 def _split(
@@ -320,6 +396,8 @@ def _split(
         return labels, [
             replace(example, split="validation" if example.id in given else "train") for example in examples
         ]
+    if share == 0 and config.validation_share > 0:
+        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
     chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
     if share > 0 and not any(chosen):
         console("  nothing is held out: all pictures are near-duplicates of each other")
@@ -337,7 +415,7 @@ def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[s
 
 
 def _info(
-    source: Path, config: PrepareConfig, choice: Choice, examples: Sequence[Example], num_problems: int
+    source: Path, config: PrepareConfig, choice: Choice, examples: Sequence[Example], problems: Sequence[Problem]
 ) -> dict[str, Any]:
     num_validation = sum(example.split == "validation" for example in examples)
     return {
@@ -352,7 +430,8 @@ def _info(
             "pictures": len(examples),
             "train": len(examples) - num_validation,
             "validation": num_validation,
-            "problems": num_problems,
+            "without_caption": sum(example.caption_found is None for example in examples),
+            "problems": len(problems),
         },
         "versions": {
             "loraloom": __version__,
@@ -371,8 +450,7 @@ def _finish(manifest: Manifest, made: set[str]) -> None:
     write_manifest(manifest)
     for image in made - {example.image for example in manifest.examples}:
         (folder / image).unlink(missing_ok=True)
-    for leftover in (folder / IMAGE_FOLDER).rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    _sweep(folder)
 
 
 def _summary(report: PrepareReport) -> str:

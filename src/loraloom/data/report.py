@@ -67,6 +67,7 @@ def write_report(
     notes: Sequence[Problem],
     groups: Sequence[Sequence[str]],
     thumbnails: Mapping[str, bytes],
+    counted: Sequence[str] = (),
 ) -> None:
     """Write the page.
 
@@ -77,6 +78,7 @@ def write_report(
         notes: Files that were used with a remark.
         groups: Ids of pictures that are nearly the same.
         thumbnails: JPEG bytes by id; pictures without one are counted, not shown.
+        counted: Lines on what was not read, got no caption of its own, or should be looked at, as on the terminal.
     """
     info = manifest.info
     title = f"{info.get('source', manifest.folder.name)}: prepared pictures"
@@ -85,6 +87,7 @@ def write_report(
         f'<div class="soft">{_text(info.get("format", ""))}: {_text(info.get("format_reason", ""))}<br>'
         f"{_text(info.get('created', ''))}</div>",
         _facts(manifest.examples, problems, groups),
+        "".join(f"<p>{_text(line)}</p>" for line in counted),
         _table("Not used", problems),
         _table("Used, but look", notes),
         _charts(manifest.examples),
@@ -117,6 +120,7 @@ def _facts(examples: Sequence[Example], problems: Sequence[Problem], groups: Seq
         (len(examples) - num_held, "to learn from", ""),
         (num_held, "held out", ""),
         (found, "with their own text", ""),
+        (len(examples) - found, "without a caption", " warn" if found < len(examples) else ""),
         (sum(len(group) for group in groups), "near-duplicates", ""),
         (len(problems), "not used", " warn" if problems else ""),
     ]

@@ -1,8 +1,8 @@
 """Many pictures at once, few of them in memory.
 
 In: tasks, one a picture. Out: outcomes as they are finished, in no order. Work is done in processes with a bounded
-number of tasks on the way; one worker means this process. A picture that kills its worker is refused, and the others
-are done all the same.
+number of tasks on the way; one worker means this process. A picture that kills its worker, or that holds it for minutes,
+is refused, and the others are done all the same.
 """
 
 import multiprocessing
@@ -25,20 +25,23 @@ from loraloom.data.pictures import (
     Decoded,
     Fitted,
     PictureSettings,
-    RefusedError,
     decode,
     fit,
     png_bytes,
     thumbnail_bytes,
 )
+from loraloom.data.refusals import RefusedError
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes
 from loraloom.names import short_hash
-from loraloom.workforce import start_worker, usable_cores
+from loraloom.workforce import end_pool, start_worker, usable_cores
 
 IN_FLIGHT_PER_WORKER = 4
 FEW = 8
 """So many pictures are sooner done than processes are started."""
+TIME_LIMIT_S = 300.0
+"""For one image. A JPEG of 50 megapixels and 39 scans took 5 s."""
+_CRASHED = "the decoder crashed on it"
 _BYTES_PER_PIXEL = 16
 _SMALLEST_LIMIT_BYTES = 64 << 20
 
@@ -122,13 +125,17 @@ def prepare_one(task: Task, settings: PictureSettings) -> Outcome:
     return Outcome(task, row, thumbnail=thumbnail)
 
 
-def run_tasks(tasks: Sequence[Task], settings: PictureSettings, num_workers: int) -> Generator[Outcome, None, None]:
+def run_tasks(
+    tasks: Sequence[Task], settings: PictureSettings, num_workers: int, time_limit_s: float = TIME_LIMIT_S
+) -> Generator[Outcome, None, None]:
     """The outcomes of all tasks, each as soon as it is finished.
 
     Args:
         tasks: What to do.
         settings: Of every picture.
         num_workers: Processes; 0 is one a core. One, or few tasks, are done in this process.
+        time_limit_s: A process that needs longer for one image is ended, and the image refused. In this process only the
+            limits of pixels and of scans hold.
     """
     workers = min(num_workers or usable_cores(), len(tasks))
     if workers <= 1 or len(tasks) <= FEW:
@@ -136,31 +143,32 @@ def run_tasks(tasks: Sequence[Task], settings: PictureSettings, num_workers: int
         return
     waiting, any_finished = iter(tasks), False
     while True:
-        lost, finished = yield from _run_pool(waiting, settings, workers)
+        lost, finished = yield from _run_pool(waiting, settings, workers, time_limit_s)
         any_finished |= finished
         if not lost:
             return
-        # A worker died: the tasks that were on the way are tried one at a time to learn which is to blame.
-        crashed: list[Task] = []
-        for task in lost:
-            lost_again, finished = yield from _run_pool(iter([task]), settings, 1)
-            crashed += lost_again
+        # A worker died or was ended: the tasks that were on the way are tried one at a time to learn which is to blame.
+        refused: list[tuple[Task, str]] = []
+        for task, _ in lost:
+            lost_again, finished = yield from _run_pool(iter([task]), settings, 1, time_limit_s)
+            refused += lost_again
             any_finished |= finished
-        if not any_finished and len(crashed) > 1:
+        if not any_finished and sum(reason == _CRASHED for _, reason in refused) > 1:
             raise UserError(
                 "worker processes end as soon as they start",
                 fix='call prepare() below `if __name__ == "__main__":`, or use --num-workers 1',
             )
-        yield from (Outcome(task, problem="the decoder crashed on it") for task in crashed)
+        yield from (Outcome(task, problem=reason) for task, reason in refused)
 
 
 def _run_pool(
-    tasks: Iterator[Task], settings: PictureSettings, workers: int
-) -> Generator[Outcome, None, tuple[list[Task], bool]]:
-    """Outcomes of a pool of processes; returns the tasks that were lost when a worker died, and whether any was finished."""
+    tasks: Iterator[Task], settings: PictureSettings, workers: int, time_limit_s: float
+) -> Generator[Outcome, None, tuple[list[tuple[Task, str]], bool]]:
+    """Outcomes of a pool of processes; returns the tasks that were lost when a worker died or had to be ended, with the
+    reason, and whether any was finished."""
     pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=start_worker)
     on_the_way: dict[Future[Outcome], Task] = {}
-    lost: list[Task] = []
+    lost: list[tuple[Task, str]] = []
     any_finished = False
     try:
         while True:
@@ -168,23 +176,31 @@ def _run_pool(
                 try:
                     on_the_way[pool.submit(prepare_one, task, settings)] = task
                 except BrokenProcessPool:
-                    lost.append(task)
+                    lost.append((task, _CRASHED))
                     break
             if not on_the_way:
-                return lost, any_finished
-            for future in wait(on_the_way, return_when=FIRST_COMPLETED).done:
+                break
+            finished = wait(on_the_way, timeout=time_limit_s, return_when=FIRST_COMPLETED).done
+            if not finished:  # so every process is at one image for longer than that
+                lost += [(task, f"it takes longer than {time_limit_s:g} s to decode") for task in on_the_way.values()]
+                end_pool(pool)
+                break
+            for future in finished:
                 task = on_the_way.pop(future)
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    lost.append(task)
+                    lost.append((task, _CRASHED))
                     continue
                 any_finished = True
                 yield outcome
             if lost:
                 tasks = iter(())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        end_pool(pool)  # a file is written whole or not at all, so nobody waits for what is not wanted any more
+        raise
+    pool.shutdown(wait=True, cancel_futures=True)
+    return lost, any_finished
 
 
 def _context() -> BaseContext:

@@ -1,109 +1,119 @@
-"""What the folder layouts share: walking a folder safely, reading texts, keeping ids unique.
+"""What the folder layouts share: finding files by name, reading texts, keeping ids unique.
 
-In: a folder that somebody else filled. Out: its files by name, texts, and source items with their problems. Nothing is
-followed out of the folder, and a file that cannot be used is reported, never skipped in silence.
+In: the files of a folder that somebody else filled. Out: texts, and source items with their problems. A file that
+cannot be used is reported, never skipped in silence.
 """
 
-import os
-import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Generic, TypeVar
 
 from loraloom.contracts import SourceItem
+from loraloom.errors import UserError
+from loraloom.listing import Entry, find_masks, name_key, walk
+from loraloom.names import encoding_problem
+from loraloom.untrusted import read_bytes
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}) | {
-    # Known as pictures, refused with their own reason when they are decoded.
-    *(".svg", ".heic", ".heif", ".jxl", ".psd")
-}
-TEXT_SUFFIX = ".txt"
+Value = TypeVar("Value")
+
+CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_TEXT_BYTES = 1 << 20
+_MASK = "a mask of another image: not learned as an image"
+_BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_TRIED = ("cp949", "cp932", "gb18030", "big5", "cp1251", "cp1252")
+"""Encodings that are suggested where they can read a text: Korean, Japanese, Chinese, Cyrillic, Western European."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file below a folder.
-
-    Attributes:
-        name: Path below the folder, `/` between parts.
-        path: The file.
-        problem: Why it may not be used; None when it may.
-    """
-
-    name: str
-    path: Path
-    problem: str | None = None
-
-    @property
-    def suffix(self) -> str:
-        """Lower-case suffix with its dot."""
-        return PurePosixPath(self.name).suffix.lower()
-
-    @property
-    def stem(self) -> str:
-        """`name` without its suffix."""
-        return str(PurePosixPath(self.name).with_suffix(""))
-
-    @property
-    def is_picture(self) -> bool:
-        """Whether the suffix is a picture's."""
-        return self.suffix in PICTURE_SUFFIXES
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the suffix is a text's."""
-        return self.suffix == TEXT_SUFFIX
+def listed(folder: Path) -> list[Entry]:
+    """`walk`, with a problem at every mask."""
+    entries = walk(folder)
+    masks = find_masks(entries)
+    return [replace(entry, problem=_MASK) if entry.name in masks else entry for entry in entries]
 
 
-def walk(folder: Path) -> list[Entry]:
-    """All files below `folder` sorted by name; hidden ones, `__MACOSX` and linked folders are passed over.
-
-    A link to a file counts as the file when it stays inside the folder and has a problem when it leads out of it.
-    """
-    root = folder.resolve()
-    found: list[Entry] = []
-    for directory, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        prefix = "" if (below := Path(directory).relative_to(folder).as_posix()) == "." else f"{below}/"
-        found.extend(_entry(root, f"{prefix}{name}", Path(directory, name)) for name in files if not _hidden(name))
-    return sorted(found, key=lambda entry: entry.name)
+def caption_suffixes(options: Mapping[str, str]) -> list[str]:
+    """Suffixes of captions, the user's own first."""
+    own = [suffix.strip() for suffix in options.get("caption_suffixes", "").split(",") if suffix.strip()]
+    return list(dict.fromkeys([*own, *CAPTION_SUFFIXES]))
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+class ByName(Generic[Value]):
+    """Values by name, found by the name itself, then in Unicode NFC, then without case where only one is meant."""
+
+    def __init__(self, values: Iterable[tuple[str, Value]]) -> None:
+        self._exact: dict[str, Value] = {}
+        self._nfc: dict[str, Value] = {}
+        self._folded: dict[str, list[Value]] = {}
+        for name, value in values:
+            self._exact[name] = value
+            self._nfc.setdefault(name_key(name), value)
+            self._folded.setdefault(name_key(name).casefold(), []).append(value)
+
+    def find(self, name: str) -> tuple[Value, bool] | None:
+        """The value, and whether the name differs in case; None when there is none, or several differ in case only."""
+        if (value := self._exact.get(name)) is not None or (value := self._nfc.get(name_key(name))) is not None:
+            return value, False
+        near = self._folded.get(name_key(name).casefold(), [])
+        return (near[0], True) if len(near) == 1 else None
 
 
-def _entry(root: Path, name: str, path: Path) -> Entry:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
-        return Entry(shown, path, "its name is not valid Unicode: rename it")
-    if path.is_symlink():
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
-            return Entry(name, path, "a link that leads nowhere")
-        if not target.is_relative_to(root):
-            return Entry(name, path, "a link that leads out of the folder: copy the file itself into it")
-    if not path.is_file():
-        return Entry(name, path, "not a regular file")
-    return Entry(name, path)
-
-
-def read_text(path: Path) -> tuple[str | None, str | None]:
-    """The text of a UTF-8 file with or without BOM, line ends kept; or None and the reason why it cannot be read."""
+def read_text(path: Path, encoding: str = "") -> tuple[str | None, str | None]:
+    """The text of a file, line ends kept; or None and the reason why it cannot be read."""
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             return None, f"{path.name} is larger than 1 MiB: not a caption"
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return None, f"{path.name} is not UTF-8 (byte {error.start}): save it as UTF-8"
+        data = read_bytes(path, path.name, max_bytes=MAX_TEXT_BYTES)
     except OSError as error:
         return None, f"{path.name} cannot be read: {error.strerror}"
+    except UserError as error:
+        return None, error.what
+    text, problem = decode_text(data, encoding)
+    if text is None:
+        return None, f"{path.name} {problem}"
     if "\0" in text:
-        return None, f"{path.name} is not a text: it has NUL bytes"
+        return None, f"{path.name} is not a text: it has NUL bytes{_wide(data)}"
     return text, None
+
+
+def decode_text(data: bytes, encoding: str = "") -> tuple[str | None, str]:
+    """Bytes as text, a byte order mark dropped; or None and the reason as the end of a sentence.
+
+    Args:
+        data: Of a file.
+        encoding: What the user names; a byte order mark is believed before it. Empty is UTF-8.
+
+    Raises:
+        UserError: There is no such encoding.
+    """
+    if encoding and (problem := encoding_problem(encoding)):
+        raise UserError(problem, got=encoding, fix="write it as Python does: utf-8, cp949, utf-16, latin-1")
+    marked = next((name for mark, name in _BOMS.items() if data.startswith(mark)), None)
+    chosen = marked or ("utf-8-sig" if not encoding or data.startswith(b"\xef\xbb\xbf") else encoding)
+    try:
+        return data.decode(chosen), ""
+    except UnicodeError as error:
+        name = "UTF-8" if chosen == "utf-8-sig" else chosen
+        start = getattr(error, "start", 0)
+    fits = [other for other in _TRIED if other != encoding and _readable(data, other)]
+    hint = f"try --encoding {' or '.join(fits[:3])}, or save it as UTF-8" if fits else "save it as UTF-8"
+    return None, f"is not {name} (byte {start}): {hint}"
+
+
+def _readable(data: bytes, encoding: str) -> bool:
+    try:
+        text = data.decode(encoding)
+    except UnicodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+
+
+def _wide(data: bytes) -> str:
+    """A hint where every second byte is NUL: UTF-16 without a byte order mark."""
+    even, odd = data[0:2000:2].count(0), data[1:2000:2].count(0)
+    if max(even, odd) < len(data[:2000]) // 4:
+        return ""
+    return f"; if it is UTF-16, add --encoding {'utf-16-le' if odd > even else 'utf-16-be'}"
 
 
 def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
@@ -114,9 +124,9 @@ def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
     seen: dict[str, SourceItem] = {}
     for item in sorted(items, key=lambda item: (item.id, item.image.name)):
         if item.problem is None:
-            key = unicodedata.normalize("NFC", item.id).casefold()
+            key = name_key(item.id).casefold()
             if key in seen:
-                item = replace(item, problem=f"another picture has the same name: {seen[key].image.name}")
+                item = replace(item, problem=f"another image has the same name: {seen[key].image.name}")
             else:
                 seen[key] = item
         yield item

@@ -1,25 +1,27 @@
-"""Pictures with a table of captions, as Hugging Face's `imagefolder` has it: `metadata.jsonl` or `metadata.csv`.
+"""Images with a table of captions, as Hugging Face's `imagefolder` has it: `metadata.jsonl` or `metadata.csv`.
 
 In: a folder with such a file in it or in sub-folders; the column `file_name` holds paths relative to the file, the
-option `caption_column` names the column of captions, other columns are passed over. Out: one source item a row; rows
-without a picture, pictures without a row and rows that cannot be read are reported.
+option `caption_column` names the column of captions, `encoding` how the file is saved; other columns are passed over.
+Out: one source item a row; rows without an image, images without a row and rows that cannot be read are reported.
 """
 
-import csv
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
 
 from loraloom.contracts import Format, SourceItem
 from loraloom.errors import UserError, did_you_mean
-from loraloom.extensions.formats._common import Entry, count, sorted_unique, walk
+from loraloom.extensions.formats._common import ByName, count, decode_text, listed, sorted_unique
+from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
+from loraloom.listing import Entry, near_table_name, walk
 from loraloom.names import path_problem
+from loraloom.untrusted import MAX_TABLE_BYTES, read_bytes
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMN = "text"
+_BACKSLASHES = r"its row has \ between folders: read as /"
+_OTHER_CASE = "the name in its row differs in upper and lower case"
 
 
 class ImageFolder:
@@ -32,7 +34,7 @@ class ImageFolder:
     def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
         """Which metadata files there are."""
         entries = walk(folder)
-        files = _metadata(entries)
+        files, _ = _metadata(entries)
         if not files:
             return None
         pictures = sum(entry.is_picture for entry in entries)
@@ -40,58 +42,52 @@ class ImageFolder:
         return f"{files[0].name}{more} beside {count(pictures, 'picture')}"
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
-        """All rows, and all pictures that no row names."""
+        """All rows, and all images that no row names."""
         column = options.get("caption_column", CAPTION_COLUMN)
-        entries = walk(folder)
-        files = _metadata(entries)
+        entries = listed(folder)
+        files, second = _metadata(entries)
         if not files:
-            fix = "add one, or choose another --format"
+            near = [(entry.name, hint) for entry in entries if (hint := near_table_name(entry.name))]
+            fix = f"{near[0][0]}: {near[0][1]}" if near else "add one, or choose another --format"
             raise UserError(f"{folder} has no metadata file", expected=self.expects, fix=fix)
-        by_name = {entry.name: entry for entry in entries}
-        items: list[SourceItem] = []
-        named: set[str] = set()
-        for file in files:
-            for row in _rows(file, column):
-                items.append(_item(file, row, column, by_name, named))
+        work = _Work(column, ByName((entry.name, entry) for entry in entries), _by_last_part(entries))
+        items = [work.item(file, row) for file in files for row in _rows(file, column, options.get("encoding", ""))]
         items += [
             SourceItem(entry.stem, entry.path, None, entry.problem or "no row of a metadata file names it")
             for entry in entries
-            if entry.is_picture and entry.name not in named
+            if entry.is_picture and entry.name not in work.named
         ]
+        items += [SourceItem(entry.name, entry.path, None, problem) for entry, problem in second]
         yield from sorted_unique(items)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row: its line number from 1, its values, or why it cannot be read."""
-
-    line: int
-    values: Mapping[str, Any]
-    problem: str | None = None
-
-
-def _metadata(entries: list[Entry]) -> list[Entry]:
-    """The metadata files; of two in one folder the `.jsonl`."""
+def _metadata(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
+    """The metadata files; of two in one folder the `.jsonl`, and the other one with the reason why it is not read."""
     chosen: dict[PurePosixPath, Entry] = {}
+    second: list[tuple[Entry, str]] = []
     for name in METADATA_NAMES:
         for entry in entries:
             path = PurePosixPath(entry.name)
-            if path.name == name and entry.problem is None:
-                chosen.setdefault(path.parent, entry)
-    return sorted(chosen.values(), key=lambda entry: entry.name)
+            if path.name.casefold() != name or entry.problem is not None:
+                continue
+            if chosen.setdefault(path.parent, entry) is not entry:
+                second.append((entry, f"a second table: {PurePosixPath(chosen[path.parent].name).name} is read"))
+    return sorted(chosen.values(), key=lambda entry: entry.name), second
 
 
-def _rows(file: Entry, column: str) -> list[_Row]:
+def _rows(file: Entry, column: str, encoding: str) -> list[Row]:
     """All rows of one metadata file.
 
     Raises:
-        UserError: The file is not UTF-8, has no rows, or lacks a column.
+        UserError: The file is in another encoding, no row of it can be read, or it lacks a column.
     """
-    try:
-        text = file.path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.name} is not UTF-8", got=f"byte {error.start}", fix="save it as UTF-8") from error
-    rows = _rows_of_jsonl(text) if file.suffix == ".jsonl" else _rows_of_csv(file.name, text)
+    text, problem = decode_text(read_bytes(file.path, file.name, max_bytes=MAX_TABLE_BYTES), encoding)
+    if text is None:
+        reason, _, fix = problem.partition(": ")
+        raise UserError(f"{file.name} {reason}", fix=fix)
+    if "\0" in text:
+        raise UserError(f"{file.name} is not a text: it has NUL bytes", fix="if it is UTF-16, add --encoding utf-16-le")
+    rows = rows_of_jsonl(file.name, text) if file.suffix == ".jsonl" else rows_of_csv(file.name, text, FILE_COLUMN)
     columns = sorted({str(key) for row in rows for key in row.values})
     for wanted, flag in ((FILE_COLUMN, None), (column, "--caption-column")):
         if wanted not in columns:
@@ -104,58 +100,98 @@ def _rows(file: Entry, column: str) -> list[_Row]:
     return rows
 
 
-def _rows_of_jsonl(text: str) -> list[_Row]:
-    rows: list[_Row] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            rows.append(_Row(number, {}, f"line {number} is not JSON: {error}"))
-            continue
-        if isinstance(value, dict):
-            rows.append(_Row(number, cast("dict[str, Any]", value)))
-        else:
-            rows.append(_Row(number, {}, f"line {number} is not a JSON object"))
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Rows become items.
+
+    Attributes:
+        column: Of the captions.
+        files: All files by name.
+        by_last_part: Images by the last part of their path, with and without its suffix.
+        named: Names of the files that rows are about.
+    """
+
+    column: str
+    files: ByName[Entry]
+    by_last_part: Mapping[str, list[Entry]]
+    named: set[str] = field(default_factory=set[str])
+
+    def item(self, table: Entry, row: Row) -> SourceItem:
+        """The source item of one row."""
+        here = f"{table.name}:{row.line}"
+        file_name = row.values.get(FILE_COLUMN)
+        if row.problem:
+            entry = self._file(table, file_name)[0] if isinstance(file_name, str) else None
+            if entry is None or entry.name in self.named:
+                return SourceItem(here, table.path, None, row.problem, source=table.path)
+            self.named.add(entry.name)
+            return SourceItem(entry.stem, entry.path, None, f"{table.name}: {row.problem}", source=table.path)
+        if not isinstance(file_name, str):
+            return SourceItem(here, table.path, None, f"line {row.line} has no file_name", source=table.path)
+        entry, notes, problem = self._file(table, file_name)
+        if entry is None:
+            return SourceItem(here, table.path, None, f"line {row.line}: {problem}", source=table.path)
+        if entry.name in self.named:
+            problem = f"named a second time in line {row.line} of {table.name}"
+        elif entry.problem or not entry.is_picture:
+            problem = entry.problem or "not a picture by its suffix"
+        self.named.add(entry.name)
+        if problem:
+            return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
+        return self._with_caption(table, row, entry, notes)
+
+    def _with_caption(self, table: Entry, row: Row, entry: Entry, notes: tuple[str, ...]) -> SourceItem:
+        caption = row.values.get(self.column)
+        if isinstance(caption, float) and caption != caption:
+            caption = None  # how pandas writes a cell without a value
+        if caption is not None and not isinstance(caption, str):
+            kind = type(caption).__name__
+            problem = f"line {row.line}: its {self.column!r} is a {kind}, not a text"
+            return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
+        if self.column not in row.values:
+            notes += (f"its row has no {self.column!r}: line {row.line} has {', '.join(row.values)}",)
+        elif caption is None:
+            notes += (f"its {self.column!r} is null: line {row.line}",)
+        return SourceItem(entry.stem, entry.path, caption, source=table.path, notes=notes)
+
+    def _file(self, table: Entry, file_name: str) -> tuple[Entry | None, tuple[str, ...], str | None]:
+        """The file that a row names, what was read otherwise than it is written, and why there is none."""
+        notes: tuple[str, ...] = ()
+        problem = path_problem(file_name)
+        if problem and "\\" in file_name and path_problem(slashed := file_name.replace("\\", "/")) is None:
+            problem, notes = None, (_BACKSLASHES,)
+            file_name = slashed
+        if problem:
+            return None, (), f"{file_name!r} {problem}"
+        found = self.files.find(str(PurePosixPath(table.name).parent / file_name))
+        if found is None:
+            return None, (), f"there is no file {file_name!r}{self._meant(table, file_name)}"
+        entry, other_case = found
+        return entry, notes + ((_OTHER_CASE,) if other_case else ()), None
+
+    def _meant(self, table: Entry, file_name: str) -> str:
+        """A hint where the path is right from another folder, or only its suffix is wrong or missing."""
+        above = PurePosixPath(table.name).parent
+        if (found := self.files.find(str(PurePosixPath(file_name)))) and (entry := found[0]).is_picture:
+            path = PurePosixPath(entry.name)
+            if path.is_relative_to(above):
+                return f": did you mean {str(path.relative_to(above))!r}? paths are relative to the table"
+            return ": the table lies in another folder, and paths are relative to the table"
+        wanted = PurePosixPath(file_name.strip())
+        candidates = self.by_last_part.get(wanted.name) or self.by_last_part.get(wanted.stem, [])
+        paths = [path for entry in candidates if (path := PurePosixPath(entry.name)).is_relative_to(above)]
+        near = [str(path.relative_to(above)) for path in paths]
+        return f": did you mean {near[0]!r}? paths are relative to the table" if len(near) == 1 else ""
 
 
-def _rows_of_csv(name: str, text: str) -> list[_Row]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    rows: list[_Row] = []
-    try:
-        for values in reader:
-            rows.append(_Row(reader.line_num, {str(key): value for key, value in values.items()}))
-    except csv.Error as error:
-        raise UserError(f"{name} is not CSV", got=f"line {reader.line_num}: {error}", fix="check its quotes") from error
-    return rows
-
-
-def _item(file: Entry, row: _Row, column: str, by_name: Mapping[str, Entry], named: set[str]) -> SourceItem:
-    """The source item of one row; notes in `named` which file it is about."""
-    here = f"{file.name}:{row.line}"
-    if row.problem:
-        return SourceItem(here, file.path, None, row.problem)
-    file_name = row.values.get(FILE_COLUMN)
-    if not isinstance(file_name, str):
-        return SourceItem(here, file.path, None, f"line {row.line} has no file_name")
-    if problem := path_problem(file_name):
-        return SourceItem(here, file.path, None, f"line {row.line}: {file_name!r} {problem}")
-    name = str(PurePosixPath(file.name).parent / file_name)
-    entry = by_name.get(name)
-    if entry is None:
-        return SourceItem(here, file.path, None, f"line {row.line}: there is no file {file_name!r}")
-    if name in named:
-        return SourceItem(entry.stem, entry.path, None, f"named a second time in line {row.line} of {file.name}")
-    named.add(name)
-    if entry.problem or not entry.is_picture:
-        return SourceItem(entry.stem, entry.path, None, entry.problem or "not a picture by its suffix")
-    caption = row.values.get(column)
-    if caption is not None and not isinstance(caption, str):
-        kind = type(caption).__name__
-        return SourceItem(entry.stem, entry.path, None, f"line {row.line}: its {column!r} is a {kind}, not a text")
-    return SourceItem(entry.stem, entry.path, caption)
+def _by_last_part(entries: list[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.is_picture:
+            path = PurePosixPath(entry.name)
+            for key in {path.name, path.stem}:
+                found.setdefault(key, []).append(entry)
+    return found
 
 
 FORMAT: Format = ImageFolder()

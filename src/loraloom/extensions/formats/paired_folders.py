@@ -5,14 +5,17 @@ In: a folder that holds both (or sub-folders that do), and their names from the 
 """
 
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from loraloom.contracts import Format, SourceItem
 from loraloom.errors import UserError
-from loraloom.extensions.formats._common import Entry, count, read_text, sorted_unique, walk
+from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.listing import Entry, name_key
 
 TEXT_FOLDER = "input_text"
 IMAGE_FOLDER = "label_floorplan"
+_OTHER_CASE = "the name of its text differs in upper and lower case"
 
 
 class PairedFolders:
@@ -35,7 +38,7 @@ class PairedFolders:
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All pairs, and all halves of pairs with their problem."""
         texts, pictures = _sides(folder, options)
-        text_folder, image_folder = _folder_names(options)
+        image_folder = _folder_names(options)[1]
         if not texts or not pictures:
             raise UserError(
                 f"{folder} has no pairs of texts and pictures",
@@ -43,8 +46,16 @@ class PairedFolders:
                 expected=self.expects,
                 fix="check the folder, or name the two folders with --text-folder and --image-folder",
             )
-        items = [_item(key, entry, texts.get(key), text_folder) for key, entry in pictures]
-        with_picture = {key for key, _ in pictures}
+        by_name = ByName((key, (key, entry)) for key, entry in texts.items())
+        items: list[SourceItem] = []
+        with_picture: set[str] = set()
+        for key, entry in pictures:
+            found = by_name.find(key) or by_name.find(f"{key}{entry.suffix}")
+            items.append(_item(key, entry, found[0][1] if found else None, options))
+            if found is not None:
+                with_picture.add(found[0][0])
+                if found[1]:
+                    items[-1] = replace(items[-1], notes=(_OTHER_CASE,))
         items += [
             SourceItem(key, entry.path, None, problem=f"a text without a picture: no {image_folder}/ file has its name")
             for key, entry in texts.items()
@@ -66,35 +77,41 @@ def _sides(folder: Path, options: Mapping[str, str]) -> tuple[dict[str, Entry], 
     """Texts by key and pictures with their key; a key is the path without suffix and without the folder's own name."""
     text_folder, image_folder = _folder_names(options)
     texts: dict[str, Entry] = {}
-    pictures: list[tuple[str, Entry]] = []
-    for entry in walk(folder):
-        if entry.is_text and (key := _without(entry.stem, text_folder)):
-            texts[key] = entry
-        elif entry.is_picture and (key := _without(entry.stem, image_folder)):
-            pictures.append((key, entry))
+    entries = listed(folder)
+    pictures = [
+        (key, entry)
+        for entry in entries
+        if entry.is_picture and (key := _without(entry.stem, image_folder)) is not None
+    ]
+    for suffix in caption_suffixes(options):
+        for entry in entries:
+            ends = entry.name.lower().endswith(suffix.lower()) and not (entry.is_picture or entry.system)
+            if ends and (key := _without(entry.name[: -len(suffix)], text_folder)) is not None:
+                texts.setdefault(key, entry)
     return texts, pictures
 
 
 def _without(stem: str, folder_name: str) -> str | None:
     """`a/input_text/b/0` without `input_text` is `a/b/0`; None when no folder on the way has that name."""
     *folders, last = PurePosixPath(stem).parts
-    wanted = PurePosixPath(folder_name).parts
+    wanted = PurePosixPath(name_key(folder_name)).parts
+    names = tuple(name_key(name) for name in folders)
     for start in range(len(folders) - len(wanted) + 1):
-        if tuple(folders[start : start + len(wanted)]) == wanted:
+        if names[start : start + len(wanted)] == wanted:
             return "/".join([*folders[:start], *folders[start + len(wanted) :], last])
     return None
 
 
-def _item(key: str, picture: Entry, text: Entry | None, text_folder: str) -> SourceItem:
+def _item(key: str, picture: Entry, text: Entry | None, options: Mapping[str, str]) -> SourceItem:
     caption, problem = None, picture.problem
     if problem is None:
         if text is None:
-            problem = f"a picture without a text: no {text_folder}/ file has its name"
+            problem = f"a picture without a text: no {_folder_names(options)[0]}/ file has its name"
         elif text.problem:
             problem = f"its text {text.path.name}: {text.problem}"
         else:
-            caption, problem = read_text(text.path)
-    return SourceItem(key, picture.path, caption, problem)
+            caption, problem = read_text(text.path, options.get("encoding", ""))
+    return SourceItem(key, picture.path, caption, problem, source=text.path if text else None)
 
 
 FORMAT: Format = PairedFolders()

@@ -1,58 +1,104 @@
-"""Pictures with a text of the same name beside them: `dog.jpg`, `dog.txt`.
+"""Images with a text of the same name beside them: `dog.jpg` with `dog.txt`, `dog.caption` or `dog.jpg.txt`.
 
-In: a folder. Out: one source item a picture; the text may be missing, then the caption is None. A text without a
-picture is reported.
+In: a folder; the options `caption_suffixes` (looked for before `.txt` and `.caption`) and `encoding`. Out: one source item
+an image; the text may be missing, then the caption is None. A text without an image, and a second text of one image,
+are reported.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from loraloom.contracts import Format, SourceItem
-from loraloom.extensions.formats._common import Entry, count, read_text, sorted_unique, walk
+from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.listing import Entry, near_table_name
+
+_OTHER_CASE = "the name of its text differs in upper and lower case"
 
 
 class Sidecar:
     """The `sidecar` layout."""
 
     name = "sidecar"
-    expects = "pictures, each with a .txt of the same name beside it (dog.jpg, dog.txt); the text may be missing"
+    expects = "pictures, each with a .txt or .caption of the same name beside it (dog.jpg, dog.txt); it may be missing"
     priority = 10
 
     def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
-        """How many pictures there are, and how many have a text."""
-        entries = walk(folder)
-        texts = {entry.stem for entry in entries if entry.is_text}
+        """How many images there are, and how many have a text."""
+        entries = listed(folder)
         pictures = [entry for entry in entries if entry.is_picture]
         if not pictures:
             return None
-        with_text = sum(picture.stem in texts for picture in pictures)
-        return f"{count(len(pictures), 'picture')}, {with_text:,} with a .txt of the same name"
+        texts = _Texts(entries, options)
+        found = [hits[0][0] for picture in pictures if (hits := texts.of(picture))]
+        suffixes = " or ".join(sorted({text.suffix for text in found})) or ".txt"
+        return f"{count(len(pictures), 'picture')}, {len(found):,} with a {suffixes} of the same name"
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
-        """All pictures below `folder` and all texts without one."""
-        entries = walk(folder)
-        texts = {entry.stem: entry for entry in entries if entry.is_text}
+        """All images below `folder` and all texts without one."""
+        entries = listed(folder)
+        texts = _Texts(entries, options)
         pictures = [entry for entry in entries if entry.is_picture]
-        with_picture = {entry.stem for entry in pictures}
-        picture_folders = {PurePosixPath(stem).parent for stem in with_picture}
-        items = [_item(entry, texts.get(entry.stem)) for entry in pictures]
+        items: list[SourceItem] = []
+        used: set[str] = set()
+        second: dict[str, SourceItem] = {}
+        for entry in pictures:
+            found = texts.of(entry)
+            items.append(_item(entry, found[0] if found else None, options))
+            used |= {text.name for text, _ in found[:1]}
+            second |= {
+                text.name: SourceItem(
+                    text.stem, text.path, None, f"a second text of {entry.path.name}: {found[0][0].path.name} is read"
+                )
+                for text, _ in found[1:]
+            }
+        items += [item for name, item in second.items() if name not in used]
+        picture_folders = {_folder(entry) for entry in pictures}
         items += [
             SourceItem(entry.stem, entry.path, None, problem="a text without a picture of the same name")
-            for stem, entry in texts.items()
-            # A text among pictures has lost its picture; one in a folder without pictures is a note.
-            if stem not in with_picture and PurePosixPath(stem).parent in picture_folders
+            for entry in texts.all
+            # A text among images has lost its image; one in a folder without images is a note.
+            if entry.name not in used and entry.name not in second and _folder(entry) in picture_folders
         ]
         yield from sorted_unique(items)
 
 
-def _item(picture: Entry, text: Entry | None) -> SourceItem:
+class _Texts:
+    """The captions of a folder, found by the name of their image."""
+
+    def __init__(self, entries: list[Entry], options: Mapping[str, str]) -> None:
+        self._suffixes = caption_suffixes(options)
+        endings = tuple(suffix.lower() for suffix in self._suffixes)
+        self.all = [
+            entry
+            for entry in entries
+            if entry.name.lower().endswith(endings)
+            and not (entry.is_picture or entry.system or entry.name.endswith("/") or near_table_name(entry.name))
+        ]
+        self._by_name = ByName((f"{entry.stem}{entry.suffix}", entry) for entry in self.all)
+
+    def of(self, picture: Entry) -> list[tuple[Entry, bool]]:
+        """All texts of one image, the one to read first, each with whether its name differs in case."""
+        names = [f"{base}{suffix}" for suffix in self._suffixes for base in (picture.stem, picture.name)]
+        found = [hit for name in names if (hit := self._by_name.find(name)) is not None]
+        return list({entry.name: (entry, other_case) for entry, other_case in reversed(found)}.values())[::-1]
+
+
+def _folder(entry: Entry) -> str:
+    return entry.name.rpartition("/")[0]
+
+
+def _item(picture: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, str]) -> SourceItem:
     caption, problem = None, picture.problem
-    if text is not None and problem is None:
+    if hit is None:
+        return SourceItem(picture.stem, picture.path, None, problem)
+    text, other_case = hit
+    if problem is None:
         if text.problem:
             problem = f"its text {text.path.name}: {text.problem}"
         else:
-            caption, problem = read_text(text.path)
-    return SourceItem(picture.stem, picture.path, caption, problem)
+            caption, problem = read_text(text.path, options.get("encoding", ""))
+    notes = (_OTHER_CASE,) if other_case else ()
+    return SourceItem(picture.stem, picture.path, caption, problem, source=text.path, notes=notes)
 
 
 FORMAT: Format = Sidecar()

@@ -1,0 +1,116 @@
+"""Read tables of captions as people save them: JSON lines, and CSV with any usual separator.
+
+In: the bytes' text of `metadata.jsonl` or `metadata.csv`. Out: one `Row` a record with the line it begins in, its values or
+why it cannot be read. Rows are the lines of the format: U+2028 and other breaks that only Python sees are part of a text.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from loraloom.errors import UserError
+from loraloom.untrusted import parse_json
+
+_SEPARATORS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the line it begins in, from 1, its values, or why it cannot be read."""
+
+    line: int
+    values: Mapping[str, Any]
+    problem: str | None = None
+
+
+def rows_of_jsonl(name: str, text: str) -> list[Row]:
+    """One row a line that is not blank.
+
+    Raises:
+        UserError: No line can be read; shows why the first cannot.
+    """
+    rows: list[Row] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip(" \t\r"):
+            continue
+        try:
+            value: Any = parse_json(line, f"line {number}", constants=True)
+        except UserError as error:
+            rows.append(Row(number, {}, error.what if error.got is None else f"{error.what}: {error.got}"))
+            continue
+        if isinstance(value, dict):
+            rows.append(Row(number, cast("dict[str, Any]", value)))
+        else:
+            rows.append(Row(number, {}, f"line {number} is not a JSON object"))
+    if rows and all(row.problem for row in rows):
+        fix = "write one object a line" if "JSON" in (rows[0].problem or "") else "repair that line"
+        if text.lstrip().startswith("["):
+            fix = "it looks like one JSON list: write one object a line, without the list's brackets and commas"
+        raise UserError(f"no line of {name} can be read", got=rows[0].problem, fix=fix)
+    return rows
+
+
+def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
+    """One row a record after the header; the separator is the one by which the header has the column `column`.
+
+    Raises:
+        UserError: A quote that is never closed, or something else that is no CSV.
+    """
+    skipped = 0
+    if marked := _SEPARATOR_LINE.match(text):  # Excel's own first line
+        text, separator, skipped = text[marked.end() :], marked[1], 1
+    else:
+        separator = _separator(text, column)
+    # Lines of the format, kept as they are: `str.splitlines` would cut texts at U+2028.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] | None = None
+    rows: list[Row] = []
+    try:
+        while True:
+            begins = skipped + reader.line_num + 1
+            cells = next(reader, None)
+            if cells is None:
+                break
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+            else:
+                rows.append(_row(begins, header, cells, separator))
+    except csv.Error as error:
+        line = skipped + reader.line_num
+        raise UserError(f"{name} is not CSV", got=f"line {line}: {error}", fix="check its quotes") from None
+    if header is not None and (twice := [cell for cell in header if cell and header.count(cell) > 1]):
+        raise UserError(f"{name} has a column twice", got=twice[0], fix="rename one: only one of them could be read")
+    if header is not None and not rows:
+        rows = [Row(1, dict.fromkeys(header), "the table has a header and no rows")]
+    return rows
+
+
+def _row(line: int, header: list[str], cells: list[str], separator: str) -> Row:
+    if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
+        cells = cells[: len(header)]  # separators at the end of a line, and nothing between them
+    if len(cells) == len(header):
+        return Row(line, dict(zip(header, cells, strict=True)))
+    shown = "a tab" if separator == "\t" else repr(separator)
+    fix = f"put texts that hold {shown} into double quotes" if len(cells) > len(header) else "give it all its cells"
+    numbers = f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, the header has {len(header)}"
+    named = dict(zip(header, cells, strict=False))
+    return Row(line, named, f"line {line} has {numbers}: {fix}")
+
+
+def _separator(text: str, column: str) -> str:
+    """The separator by which the first record has a cell `column`; else the most frequent in it, a comma in doubt."""
+    first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    for separator in _SEPARATORS:
+        try:
+            cells = next(csv.reader([first], delimiter=separator))
+        except (csv.Error, StopIteration):
+            continue
+        if column in [cell.strip() for cell in cells]:
+            return separator
+    return max(_SEPARATORS, key=first.count)
