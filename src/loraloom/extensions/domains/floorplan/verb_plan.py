@@ -47,8 +47,8 @@ def check(text: Annotated[str, typer.Argument(help="text, structured or in plain
         found = spec_from_words(words)
         for said, meaning in found.understood:
             typer.echo(f"understood: {said!r} as {meaning}" if said else meaning)
-        for clause in found.ignored:
-            typer.echo(f"not understood: {clause!r}")
+        if found.gaps:
+            typer.echo(found.gaps)
         typer.echo("")
     typer.echo(print_spec(spec))
     problems = check_spec(spec)
