@@ -39,8 +39,8 @@ def heads_clause(reading: Reading, item: Item, *, is_said: bool, elided: bool) -
             return False
         elif crossed and not elided:
             pass  # another subject beside the room
-        elif kind == "other" and (is_said or elided):
-            return False
-        elif elided and not crossed and reading.item_at(place) is not None:
+        elif (kind == "other" and (is_said or elided)) or (
+            elided and not crossed and reading.item_at(place) is not None
+        ):
             return False
         place -= 1

@@ -89,7 +89,7 @@ def text_of(given: str) -> str:
     words = given.split()
     if words and _is_folder(path):
         raise UserError(f"{path} is a folder", expected="a text, or a file with one")
-    if not _is_file(path):
+    if not words or not _exists(path):
         if path.suffix.lower() in _TEXT_SUFFIXES | PICTURES and (len(words) == 1 or "/" in given):
             raise _missing(path)
         if not words:
@@ -126,13 +126,6 @@ def _check_file(path: Path) -> None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists() or path.is_symlink()
-    except OSError:  # a text may be longer than a file name can be
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
     except OSError:  # a text may be longer than a file name can be
         return False
 
@@ -347,7 +340,7 @@ def _flattened(image: Image.Image, style: Style) -> Image.Image:
 
 def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Opened:
     """A plan as `export` wrote it; the truth of a data set leads to its picture."""
-    from .exports.json_file import load, parse, scale_in, style_in
+    from .exports.json_file import load, parse, scale_in, style_in, words_in
 
     _check_file(path)
     value: Any = load(path)
@@ -368,5 +361,4 @@ def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Open
     if not plan.rooms:
         raise UserError(f"{path} has no room")
     _check_rooms(path, plan)
-    title = record.get("title")
-    return Opened(path, Reading(plan, 0.0, True), style, None, scale, title if isinstance(title, str) else None)
+    return Opened(path, Reading(plan, 0.0, True), style, None, scale, words_in(record, "title", path.name))

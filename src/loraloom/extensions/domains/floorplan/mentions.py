@@ -113,7 +113,10 @@ def _look_before(reading: Reading, item: Item) -> None:
         _is_article(reading, place) or (reading.kind(place) == "other" and others < 2 and not is_apart)
     ):
         others += reading.kind(place) == "other"
-        is_apart |= reading.phrases[place].value in ("the", "of")  # "two studies facing the bath": two of something else
+        is_apart |= reading.phrases[place].value in (
+            "the",
+            "of",
+        )  # "two studies facing the bath": two of something else
         place -= 1
     kind = reading.kind(place)
     if place > taken and kind in ("number", "counted", "ordinal", "none", "all"):
@@ -235,7 +238,11 @@ def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "numb
         return "number" if is_all and reading.words(place, place).lower() in ("over", "under", "above", "below") else ""
     if kind == "unit":
         return "number" if is_next and item.count is None else ""
-    if kind == "doubt" and item.count is None and word.endswith(("larger than", "greater than", "less than", "more than")):
+    if (
+        kind == "doubt"
+        and item.count is None
+        and word.endswith(("larger than", "greater than", "less than", "more than"))
+    ):
         return ""  # "larger than the bath" says nothing of how many there are
     if kind == "doubt" and (item.count is not None or word not in ("about", "around", "any")):
         return "number"

@@ -29,10 +29,14 @@ PaletteFile = Annotated[
         "--palette", help='the image\'s own colours: JSON, {"external": "#ffffff", "wall": "#…", "bedroom": […]}'
     ),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="words that are not understood are an error")]
 PlanFile = Annotated[Path, typer.Argument(help="picture of a plan, or a .json that `export` wrote")]
 
 
-def check(text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")]) -> None:
+def check(
+    text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")],
+    strict: Strict = False,
+) -> None:
     """Say what a text asks for and what is wrong with it, before anything is drawn."""
     from .check import check_spec
     from .inputs import text_of
@@ -42,7 +46,7 @@ def check(text: Annotated[str, typer.Argument(help="text, structured or in plain
 
     words = text_of(text)
     is_structured = "[" in words
-    spec = spec_from_text(words)
+    spec = spec_from_text(words, strict=strict)
     if not is_structured:
         found = spec_from_words(words)
         for said, meaning in found.understood:
@@ -113,6 +117,7 @@ def verify(
     style: StyleName = None,
     palette: PaletteFile = None,
     language: Annotated[str, typer.Option(help="of the picture's labels: en or ko")] = "en",
+    strict: Strict = False,
 ) -> None:
     """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
     import json
@@ -129,7 +134,7 @@ def verify(
     words_of(language)
     if out is not None:
         check_folder(out)
-    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True))
+    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True), strict=strict)
     opened = _opened(picture, style, palette)
     receipt = compare(spec, opened.reading)
     if as_json:

@@ -67,12 +67,14 @@ def spec_from_words(text: str) -> Understood:
 # ------------------------------------------------------------------------------------------------------ relations
 
 _DOUBT = ("not", "or", "none")
-_VERBS = frozenset(
-    "is are was were has have lies lie sits stands goes located situated placed positioned found should shall must will can may"
-    .split()
-)  # fmt: skip
+_VERBS = frozenset([
+    "is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "located", "situated", "placed",
+    "positioned", "found", "should", "shall", "must", "will", "can", "may",
+])  # fmt: skip
 _PRONOUNS = frozenset(["it", "it's", "its"])
-_PARTS = frozenset("window windows wall walls corner corners side door doors edge end sink stairs".split())
+_PARTS = frozenset([
+    "window", "windows", "wall", "walls", "corner", "corners", "side", "door", "doors", "edge", "end", "sink", "stairs",
+])  # fmt: skip
 """Behind a room they are what is meant: "left of the kitchen window"."""
 
 
@@ -85,7 +87,9 @@ def _relate(reading: Reading, index: int) -> None:
         objects = objects[:1]
         place = reading.skip(objects[0].last + 1, 1, ("filler", "comma"))
         subject = reading.item_at(place)
-        subjects = [subject] if subject and place > objects[0].last + 1 and not _pronoun(reading, objects[0], place) else []
+        subjects = (
+            [subject] if subject and place > objects[0].last + 1 and not _pronoun(reading, objects[0], place) else []
+        )
         end = subject.last if subject else end
     else:
         subjects = _subjects(reading, index)
@@ -364,11 +368,29 @@ def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
             kind = reading.kind(index)
             if kind in ("filler", "and", "who") and index > first:
                 kind = ""
-            elif kind in ("other", "number", "counted", "id", "ordinal", "none", "doubt", "or", "not", "all", "unit", "room"):
+            elif kind in (
+                "other",
+                "number",
+                "counted",
+                "id",
+                "ordinal",
+                "none",
+                "doubt",
+                "or",
+                "not",
+                "all",
+                "unit",
+                "room",
+            ):
                 kind = "words"
             if not kind:
                 continue
-            whole = pieces and kind == "words" and reading.kind(pieces[-1][1]) not in _RELATING and pieces[-1][1] == index - 1
+            whole = (
+                pieces
+                and kind == "words"
+                and reading.kind(pieces[-1][1]) not in _RELATING
+                and pieces[-1][1] == index - 1
+            )
             if whole:
                 pieces[-1][1] = index
             else:
