@@ -151,6 +151,15 @@ def test_real_plans_are_not_refused_as_jpeg(tmp_path: Path, number: int) -> None
     assert open_plan(tmp_path / "a.png").style.name == "sjh"
 
 
+def test_areas_that_are_darker_as_a_model_draws_them_are_not_refused(tmp_path: Path) -> None:
+    """A sample of a half-trained adapter had a bedroom of #0f722c, 31 from the style's #1e8c32."""
+    for style, kind, colour in (("sjh", "bedroom", (15, 114, 44)), ("plain", "master room", (230, 160, 120))):
+        colours = STYLES[style].palette.copy()
+        colours[CLASS_NAMES.index(kind)] = colour
+        noisy(Image.fromarray(colours[plan(1).labels]), 8).save(tmp_path / "a.png")
+        assert open_plan(tmp_path / "a.png").style.name == style
+
+
 def test_a_small_area_in_a_foreign_colour_is_told(tmp_path: Path) -> None:
     pixels = paint(plan(1).labels)
     pixels[2:22, 2:22] = (200, 0, 200)

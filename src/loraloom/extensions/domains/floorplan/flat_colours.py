@@ -15,12 +15,16 @@ from PIL import Image, ImageFilter
 from .pixels import Mask, extremes
 from .vocabulary import WALL, Style, hex_of
 
-MOST_FOREIGN = 0.01
+MOST_FOREIGN = 0.014
 """With more of an image flat in foreign colours it has another palette. Images in our own styles stay below 0.003 through
-JPEG 30, noise 25 and blur 2; nearly all foreign ones have 0.016 and more (`benchmarks/foreign_palettes.py`)."""
+JPEG 30, noise 25 and blur 2, samples of a half-trained adapter too; foreign ones have 0.016 and more, but for a pale copy of
+`plain` (`benchmarks/foreign_palettes.py`)."""
 
-FOREIGN = 30.0
-"""A flat colour farther than this (Euclidean, 0 .. 442) from every class that has large areas is foreign."""
+FOREIGN = 36.0
+"""A flat colour farther than this (Euclidean, 0 .. 442) from every class that has large areas is foreign; a
+model's areas are up to 31 off."""
+_NEAR_THIN = 24.0
+"""Nor is it any of them where it is farther than this and a wall, door or window is nearer."""
 
 _MEDIAN_PX = 5
 _FLAT_PX = 7
@@ -109,7 +113,7 @@ def foreign(colours: Sequence[FlatColour], known: Known) -> list[FlatColour]:
     found: list[FlatColour] = []
     for each in colours:
         large, thin = (_apart(each, table) for table in (known.large, known.thin))
-        if large > FOREIGN or thin < large:
+        if large > FOREIGN or (large > _NEAR_THIN and thin < large):
             found.append(each)
     return found
 
