@@ -3,7 +3,8 @@
 In: how many plans, and a folder of real pairs where there is one (`--real`: N.txt beside N.png, or `input_text/` and
 `label_floorplan/`). Out, printed and with `--json` as a file:
 
-- drawing: plans per CPU second of a core, and statistics beside those of 101 real plans (`floorplan_synthesis.py`);
+- drawing: plans per CPU second of a core, alone and as the data set that `plan synthesise` writes, and
+  statistics beside those of 101 real plans (`floorplan_synthesis.py`);
 - reading: the share of plans whose counts, connections, positions and all three are read back identically from pictures
   that are exact, noisy, blurred, compressed, off colour or enlarged, and CPU milliseconds a picture (median);
 - exports: the share that reads back to the same pixels;
@@ -41,6 +42,7 @@ from loraloom.extensions.domains.floorplan.reading import read
 from loraloom.extensions.domains.floorplan.sections import sections_of
 from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_spec, spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
+from loraloom.extensions.domains.floorplan.synthesis.dataset import write_dataset
 from loraloom.extensions.domains.floorplan.texts import spec_from_text
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, style_of
 from recording import write_record
@@ -48,6 +50,25 @@ from recording import write_record
 PARTS = ("drawing", "reading", "exports", "texts", "anchors")
 Chance = np.random.Generator
 Disturb = Callable[[Image.Image, Chance], Image.Image]
+
+
+# ---------------------------------------------------------------------------------------------------------- machine
+
+
+def processor() -> str:
+    """Its model, and the widest vectors that it has where that is known: names such as "AMD EPYC" tell little."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    said = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    flags = said.get("flags", said.get("Features", "")).split()
+    vectors = next((name for name in ("avx512f", "avx2", "sve", "asimd") if name in flags), "")
+    return f"{said.get('model name') or platform.processor() or platform.machine()}{f' ({vectors})' if vectors else ''}"
+
+
+def machine() -> str:
+    """Processor, cores, load, versions."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+    return f"{processor()}, {os.cpu_count()} cores (load {load}), Python {platform.python_version()}, numpy {np.__version__}"
 
 
 # ----------------------------------------------------------------------------------------------------- disturbances
@@ -157,7 +178,8 @@ def examine_drawn(style: str, seed: int) -> dict[str, dict[str, Any]]:
 def table(title: str, found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
     """Print the shares read the same."""
     print(
-        f"\n{title}\n{'read the same, %':30} {'counts':>8} {'doors':>8} {'places':>8} {'all':>8} {'ms':>8} {'off, %':>8}"
+        f"\n{title}, {processor()}\n"
+        f"{'read the same, %':30} {'counts':>8} {'doors':>8} {'places':>8} {'all':>8} {'ms':>8} {'off, %':>8}"
     )
     rows: dict[str, dict[str, float]] = {}
     for name in DISTURBANCES:
@@ -220,14 +242,30 @@ def drawing(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
         "median_ms": 1000 * statistics.median(seconds), "slowest_ms": 1000 * max(seconds),
         "mean_tries": statistics.fmean(tries), "text_and_picture_differ": wrong,
     }  # fmt: skip
-    print(f"\ndrawing: {result['per_cpu_second']:.1f} plans per CPU second, {result['per_second_elapsed']:.1f} per second "
-          f"elapsed; median {result['median_ms']:.0f} ms, slowest {result['slowest_ms']:.0f} ms; "
+    print(f"\ndrawing, {processor()}: {result['per_cpu_second']:.1f} plans per CPU second, "
+          f"{result['per_second_elapsed']:.1f} per second elapsed; "
+          f"median {result['median_ms']:.0f} ms, slowest {result['slowest_ms']:.0f} ms; "
           f"{result['mean_tries']:.1f} attempts a plan; text and picture differ: {wrong}")  # fmt: skip
+    result["dataset"] = dataset(min(200, len(plans)))
     print(f"{'5/50/95 % or share':28} {'drawn':>18} {'real':>18}")
     counts(plans)
     shapes(plans)
     graphs(plans)
     return result
+
+
+def dataset(number: int) -> dict[str, float]:
+    """What `plan synthesise` costs: drawing, images, texts, truths, files. CPU seconds, which other work does not change."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, clock = os.times(), time.perf_counter()
+        write_dataset(Path(folder) / "plans", number, seed=0, workers=1)
+        after, elapsed = os.times(), time.perf_counter() - clock
+    spent = sum(
+        getattr(after, name) - getattr(before, name) for name in ("user", "system", "children_user", "children_system")
+    )
+    print(f"data set, {processor()}: {number / spent:.1f} plans per CPU second, {number / elapsed:.1f} per second elapsed of"
+          " one process")  # fmt: skip
+    return {"plans": number, "per_cpu_second": number / spent, "per_second_elapsed": number / elapsed}
 
 
 def _drawn(seed: int) -> tuple[Any, float]:
@@ -357,17 +395,6 @@ def chance_answers(number: int) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------- main
-
-
-def machine() -> str:
-    """Processor, cores, versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
-    return f"{model}, {os.cpu_count()} cores (load {load}), Python {platform.python_version()}, numpy {np.__version__}"
 
 
 def main() -> None:

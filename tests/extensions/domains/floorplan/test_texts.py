@@ -50,8 +50,7 @@ def test_what_was_assumed_or_not_understood_is_said() -> None:
     lines: list[str] = []
     spec_from_text("a sunny kitchen, at least two bedrooms", lines.append)
     assert lines == [
-        "not understood: sunny",
-        "not understood: at least two bedrooms",
+        "not understood: 'sunny', 'at least two bedrooms'",
         "assumed: 1 living room, as every plan has one",
     ]
     lines.clear()

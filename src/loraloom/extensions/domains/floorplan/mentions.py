@@ -108,8 +108,15 @@ def _look_before(reading: Reading, item: Item) -> None:
     """Number, ordinal or "no" in front, across at most two other words ("2 large bedrooms")."""
     taken = reading.items[-1].last if reading.items else -1
     place, others = item.first - 1, 0
-    while place > taken and (_is_article(reading, place) or (reading.kind(place) == "other" and others < 2)):
+    is_apart = False
+    while place > taken and (
+        _is_article(reading, place) or (reading.kind(place) == "other" and others < 2 and not is_apart)
+    ):
         others += reading.kind(place) == "other"
+        is_apart |= reading.phrases[place].value in (
+            "the",
+            "of",
+        )  # "two studies facing the bath": two of something else
         place -= 1
     kind = reading.kind(place)
     if place > taken and kind in ("number", "counted", "ordinal", "none", "all"):
@@ -207,13 +214,15 @@ def _is_number(reading: Reading, place: int) -> bool:
 
 def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "number", "room"]:
     """What stands before a room and its number, behind the room named before: "not", "about", another number."""
-    place, is_near, is_next = item.first - 1, True, True
+    place, is_near, is_next, is_apart = item.first - 1, True, True, False
     while place > taken and not _is_unread_number(reading, place) and reading.kind(place) in ("filler", "other"):
         is_filler = reading.kind(place) == "filler"
         is_near &= (
             (item.count is None) if not is_filler else reading.phrases[place].value in (*_ARTICLES, "a", "an", "to")
         )
         is_next &= not is_filler
+        is_near &= is_filler or not is_apart
+        is_apart |= reading.phrases[place].value == "the"  # "two studies facing the bath": two of something else
         place -= 1
     if place <= taken:
         return ""
@@ -229,6 +238,12 @@ def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "numb
         return "number" if is_all and reading.words(place, place).lower() in ("over", "under", "above", "below") else ""
     if kind == "unit":
         return "number" if is_next and item.count is None else ""
+    if (
+        kind == "doubt"
+        and item.count is None
+        and word.endswith(("larger than", "greater than", "less than", "more than"))
+    ):
+        return ""  # "larger than the bath" says nothing of how many there are
     if kind == "doubt" and (item.count is not None or word not in ("about", "around", "any")):
         return "number"
     return "number" if _is_number(reading, place) or kind == "id" or (kind == "none" and item.count) else ""
@@ -267,6 +282,8 @@ def _doubt_behind(reading: Reading, item: Item) -> Literal["", "number", "room"]
         return _doubtful(item)
     if kind == "unit" and item.ids:
         return "number"
+    if _is_number(reading, place) and place > item.last + 1 and reading.kind(place + 1) == "other":
+        return ""  # "beside the kitchen are two studies": two of something else
     if (_is_number(reading, place) or kind == "doubt") and not _is_of_next(reading, place):
         return "number"
     end = reading.skip(place, 1, ("filler", "comma", "or", "not", "doubt"))
@@ -325,8 +342,8 @@ def _find_ensuites(reading: Reading) -> None:
             continue
         before = reading.skip(index - 1, -1)
         owner = reading.item_at(before)
-        if reading.kind(before) in ("none", "not", "or", "doubt") or _is_number(reading, before):
-            continue
+        if reading.kind(before) in ("none", "not", "or", "doubt", "other") or _is_number(reading, before):
+            continue  # "other": the study's en-suite is nobody's whom the vocabulary knows
         if owner is not None and (owner.count == 0 or owner.doubt):
             continue
         if (

@@ -44,7 +44,7 @@ _ENGLISH_ROOMS = {
     "kitchen": r"kitchens?|kitchenettes?",
     "bathroom": r"bath ?rooms?|baths?|toilets?|wcs?|w c|wash ?rooms?|rest ?rooms?|(?:shower|powder) rooms?|lavator(?:y|ies)",
     "bedroom": r"bed ?rooms?"
-    r"|(?:guest|spare|study|child|child's|children's|children|kid|kids|kid's|sleeping)(?: ')? (?:bed ?)?rooms?"
+    r"|common rooms?|(?:guest|spare|study|child|child's|children's|children|kid|kids|kid's|sleeping)(?: ')? (?:bed ?)?rooms?"
     r"|nurser(?:y|ies)|(?:(?<=\d )|(?<=two )|(?<=three )|(?<=four ))beds?",
     "balcony": r"balcon(?:y|ies)|terraces?|verandahs?|verandas?|loggias?",
     "storage": r"storages?(?: rooms?)?|stores?|store ?rooms?|closets?|pantr(?:y|ies)|larders?|(?:utility|box) rooms?",
@@ -107,7 +107,7 @@ _OTHERS: Mapping[str, str] = {
     "ensuite": rf"en ?suites?(?: {_BATH})?|(?:master|primary|attached|private) {_BATH}",
     "near": r"next to|adjacent to|adjoin(?:s|ing)?|beside|near(?: to)?|close to|by|along(?:side)?|border(?:s|ing)?|between"
     r"|neighbou?r(?:s|ing)?|facing|faces|opposite|across from|inside|within|behind|in front of|옆|근처|인접|맞은편|사이",
-    "not": r"not|never|isn't|aren't|don't|doesn't|can't|cannot|nor|neither|unless|except|if|maybe"
+    "not": r"not|never|isn't|aren't|don't|doesn't|can't|cannot|[a-z]+n't|hardly|nor|neither|unless|except|if|maybe"
     r"|perhaps|instead(?: of)?|rather(?: than)?|avoid|않(?:다|고|는|음|습니다)?|안",
     "not-after": "아니(?:다|고|며|라|면|에요|예요|지만)?|아닌|아님|아닙니다|말고",
     "doubt": r"(?:at|the) (?:least|most)|(?:(?:no|not) )?(?:more|less|fewer|greater|larger) than|(?:a )?(?:min|max)(?:imum)?"

@@ -67,6 +67,13 @@ def flat(labels: Labels, side: int) -> Mask:
     return ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
 
 
+def extremes(values: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Lowest and highest value of each channel of (h, w, c) in the square of `side` (odd) pixels around each pixel."""
+    size = (side, side, 1)
+    low, high = ndimage.minimum_filter(values, size), ndimage.maximum_filter(values, size)
+    return np.asarray(low, np.uint8), np.asarray(high, np.uint8)
+
+
 def necks(mask: Mask, by: int, least: int) -> Mask:
     """Pixels of a mask, where it is narrower than 2 * `by` + 1, that join wider parts of at least `least` pixels each."""
     found = np.zeros_like(mask)

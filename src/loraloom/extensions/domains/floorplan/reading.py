@@ -113,8 +113,8 @@ class _Tables:
 
 
 @cache
-def _tables(name: str) -> _Tables:
-    palette = STYLES[name].palette.astype(np.float32)
+def _tables(style: Style) -> _Tables:
+    palette = style.palette.astype(np.float32)
     steps = (np.arange(1 << _BITS, dtype=np.float32) + 0.5) * (256 >> _BITS) - 0.5
     cells = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     # |a - b|^2 as a product: the plain difference would need a quarter of a gigabyte.
@@ -130,8 +130,8 @@ def _tables(name: str) -> _Tables:
 def _trace_radius(palette: NDArray[np.float32], label: int) -> float:
     """How far from a thin class's colour a pixel may be: not as far as the nearest mixture of wall and an open colour."""
     if label == WALL:
-        others = [palette[other] for other in range(NUM_CLASSES) if other != WALL]
-        return float(min(np.linalg.norm(other - palette[WALL]) for other in others)) * 0.55
+        apart = np.linalg.norm(palette - palette[WALL], axis=1)
+        return float(apart[apart > 0].min()) * 0.55  # classes that a palette lacks have the wall's own colour
     reach = 90.0
     for other in _OPEN:
         along = palette[other] - palette[WALL]
@@ -148,7 +148,12 @@ def _cell(rgb: Rgb) -> NDArray[np.uint32]:
 
 def snap(rgb: Rgb, style: Style) -> Labels:
     """The nearest palette colour of each pixel, (h, w); up to 6 bits a channel."""
-    return _tables(style.name).nearest[_cell(rgb)]
+    return _tables(style).nearest[_cell(rgb)]
+
+
+def off_palette(rgb: Rgb, style: Style) -> float:
+    """Share of pixels that are near no colour of the style, 0 .. 1."""
+    return float(_tables(style).off[_cell(rgb)].mean())
 
 
 def as_array(image: Image.Image) -> Rgb:
@@ -172,7 +177,7 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
         style: Whose palette it is drawn in.
     """
     rgb = as_array(image)
-    tables = _tables(style.name)
+    tables = _tables(style)
     labels = np.full(rgb.shape[:2], EXTERNAL, np.uint8)
     drawn = _drawn(rgb, style)
     part = np.ascontiguousarray(rgb[drawn])
@@ -359,7 +364,7 @@ def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
     if not _same_rooms(labels, walls):
         return labels
     wall, door = style.palette[[WALL, DOOR]].astype(np.float32)
-    likeness = (rgb - wall) @ (door - wall) / np.square(door - wall).sum()
+    likeness = (rgb - wall) @ (door - wall) / max(1.0, np.square(door - wall).sum())  # 0 where a palette lacks doors
     segments = segments_of(walls == WALL)
     straight = walls.copy()
     for label, blob in openings:

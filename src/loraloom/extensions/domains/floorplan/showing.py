@@ -20,7 +20,7 @@ from .pixels import Box, Labels
 from .plan import Plan
 from .scale import CONVENTION, Scale, areas
 from .spec import Spec
-from .vocabulary import EXTERNAL, NUM_CLASSES, STYLES, WALL, RoomId, Style
+from .vocabulary import EXTERNAL, NUM_CLASSES, STYLES, WALL, RoomId, Style, hex_of
 
 LETTERS = " LMKTBYSE#F+="
 """One for each pixel class: Living, Master, Kitchen, baThroom, Bedroom, balconY, Storage, Entrance; # wall, F front door,
@@ -73,9 +73,9 @@ def terminal_picture(plan: Plan, style: Style | str = "sjh", width: int = 72, *,
             upper, lower = (chosen.colours[int(small[row + half, column])] for half in (0, 1))
             letter = names.get((row // 2, column))
             if letter:
-                picture.append(letter, f"bold {_contrast(lower)} on {_hex(lower)}")
+                picture.append(letter, f"bold {_contrast(lower)} on {hex_of(lower)}")
             else:
-                picture.append("▀", f"{_hex(upper)} on {_hex(lower)}")
+                picture.append("▀", f"{hex_of(upper)} on {hex_of(lower)}")
         picture.append("\n")
     picture.right_crop(1)
     return picture
@@ -125,10 +125,6 @@ def _names(plan: Plan, corner: tuple[int, int], cell: int, shape: tuple[int, ...
 def short_name(room: RoomId) -> str:
     """`B2`."""
     return f"{_SHORT[room.kind]}{room.number}"
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _contrast(colour: tuple[int, int, int]) -> str:

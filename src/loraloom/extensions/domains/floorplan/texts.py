@@ -12,13 +12,14 @@ from .spec import Spec, parse_spec
 from .words import spec_from_words
 
 
-def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None) -> Spec:
+def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *, strict: bool = False) -> Spec:
     """The spec of a structured text, or of plain words where no `[section]` stands in it.
 
-    In: the text. Out: the spec; `say` gets a line for every clause that was not understood and all that was assumed.
+    In: the text. Out: the spec; `say` gets one line with all that was not understood, and one for all that was assumed.
 
     Raises:
-        UserError: A structured text with a mistake, words of which nothing was understood, or the path of a file.
+        UserError: A structured text with a mistake, words of which nothing was understood (with `strict`: words of which
+            anything was not), or the path of a file.
     """
     _refuse_path(text)
     if "[" in text:
@@ -29,8 +30,10 @@ def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None) ->
             "nothing in this text says plainly what the plan is to have", got=text[:80],
             fix="write such as: two bedrooms, kitchen left of the living room",
         )  # fmt: skip
-    for clause in found.ignored:
-        say(f"not understood: {clause}")
+    if found.gaps and strict:
+        raise UserError(found.gaps, fix="say it in other words, or leave --strict out")
+    if found.gaps:
+        say(found.gaps)
     for words, meaning in found.understood:
         if not words:
             say(meaning)

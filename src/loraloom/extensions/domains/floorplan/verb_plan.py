@@ -23,10 +23,20 @@ if TYPE_CHECKING:
     from .vocabulary import Style
 
 StyleName = Annotated[str | None, typer.Option("--style", help="colours: sjh or plain [default: as in the picture]")]
+PaletteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--palette", help='the image\'s own colours: JSON, {"external": "#ffffff", "wall": "#…", "bedroom": […]}'
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="words that are not understood are an error")]
 PlanFile = Annotated[Path, typer.Argument(help="picture of a plan, or a .json that `export` wrote")]
 
 
-def check(text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")]) -> None:
+def check(
+    text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")],
+    strict: Strict = False,
+) -> None:
     """Say what a text asks for and what is wrong with it, before anything is drawn."""
     from .check import check_spec
     from .inputs import text_of
@@ -36,13 +46,13 @@ def check(text: Annotated[str, typer.Argument(help="text, structured or in plain
 
     words = text_of(text)
     is_structured = "[" in words
-    spec = spec_from_text(words)
+    spec = spec_from_text(words, strict=strict)
     if not is_structured:
         found = spec_from_words(words)
         for said, meaning in found.understood:
             typer.echo(f"understood: {said!r} as {meaning}" if said else meaning)
-        for clause in found.ignored:
-            typer.echo(f"not understood: {clause!r}")
+        if found.gaps:
+            typer.echo(found.gaps)
         typer.echo("")
     typer.echo(print_spec(spec))
     problems = check_spec(spec)
@@ -86,22 +96,17 @@ def read(
     picture: Annotated[Path, typer.Argument(help="picture of a plan")],
     json: Annotated[Path | None, typer.Option("--json", help="write all that was read here")] = None,
     style: StyleName = None,
+    palette: PaletteFile = None,
 ) -> None:
     """Write the structured text of a picture."""
-    from .inputs import open_plan, style_named
     from .spec import print_spec, spec_of
 
     if json is not None:
         _with_suffix(json, ".json")
-    opened = open_plan(picture, style_named(style))
+    opened = _opened(picture, style, palette)
     typer.echo(print_spec(spec_of(opened.plan, opened.style)), nl=False)
     if json is not None:
         _export(opened, json)
-    if not opened.reading.exact:
-        typer.echo(
-            f"{picture}: colours are not exact ({opened.reading.off_palette:.1%} of it is off); read as well as possible",
-            err=True,
-        )
 
 
 def verify(
@@ -110,7 +115,9 @@ def verify(
     out: Annotated[Path | None, typer.Option(help="folder for the receipt and the picture with the verdicts")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the receipt as JSON")] = False,
     style: StyleName = None,
+    palette: PaletteFile = None,
     language: Annotated[str, typer.Option(help="of the picture's labels: en or ko")] = "en",
+    strict: Strict = False,
 ) -> None:
     """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
     import json
@@ -118,7 +125,7 @@ def verify(
     from loraloom.files import write_json
     from loraloom.folders import check_folder
 
-    from .inputs import open_plan, style_named, text_of
+    from .inputs import text_of
     from .lettering import words_of
     from .showing import receipt_table
     from .texts import spec_from_text
@@ -127,8 +134,8 @@ def verify(
     words_of(language)
     if out is not None:
         check_folder(out)
-    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True))
-    opened = open_plan(picture, style_named(style))
+    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True), strict=strict)
+    opened = _opened(picture, style, palette)
     receipt = compare(spec, opened.reading)
     if as_json:
         typer.echo(json.dumps(receipt.as_json(), indent=2, ensure_ascii=False))
@@ -150,19 +157,23 @@ def verify(
 def show(
     what: Annotated[str, typer.Argument(help="picture, .json, text, or file with a text")],
     style: StyleName = None,
+    palette: PaletteFile = None,
     width: Annotated[int | None, typer.Option(min=16, help="columns of the picture [default: as many as fit]")] = None,
 ) -> None:
     """Show a plan in the terminal, with a table of its rooms."""
-    from .inputs import is_plan_file, open_plan, style_named, text_of
+    from .inputs import is_plan_file, text_of
     from .scale import CONVENTION
     from .showing import key_of_letters, plan_table, terminal_picture
     from .texts import spec_from_text
 
     console = _console()
     if not is_plan_file(what):
+        for name, given in (("--palette", palette), ("--style", style), ("--width", width)):
+            if given is not None:
+                raise UserError(f"{name} is for an image of a plan, and this is a text", fix=f"leave {name} out")
         _show_text(console, spec_from_text(text_of(what), lambda line: typer.echo(line, err=True)))
         return
-    opened = open_plan(Path(what), style_named(style))
+    opened = _opened(Path(what), style, palette)
     colour = console.color_system is not None and not console.no_color and console.encoding.startswith("utf")
     columns = width or min(console.width, 80)
     console.print(terminal_picture(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
@@ -185,18 +196,18 @@ def clean(
     picture: PlanFile,
     out: Annotated[Path, typer.Option(help="picture to write")],
     style: StyleName = None,
+    palette: PaletteFile = None,
 ) -> None:
     """Straighten walls and openings of a plan; all that it says still holds."""
     from loraloom.files import write_bytes
 
     from .cleaning import clean as tidied
-    from .inputs import open_plan, style_named
     from .painting import png_of
     from .plan import annotate
     from .spec import position_sentence
 
     _with_suffix(out, ".png")
-    opened = open_plan(picture, style_named(style))
+    opened = _opened(picture, style, palette)
     labels = tidied(opened.plan)
     write_bytes(out, png_of(labels, opened.style))
     changed = float((labels != opened.plan.labels).mean())
@@ -213,17 +224,17 @@ def export(
     estimate_scale: Annotated[bool, typer.Option("--estimate-scale", help="take the scale from door widths")] = False,
     title: Annotated[str | None, typer.Option(help="name of the drawing [default: the .json's, the file's]")] = None,
     style: StyleName = None,
+    palette: PaletteFile = None,
 ) -> None:
     """Write a plan as a drawing, for CAD, for maps or for building models."""
     from .exports import writer_of
-    from .inputs import open_plan, style_named
     from .scale import estimate as estimated
     from .scale import given
 
     writer_of(out)
     if m_per_px is not None and estimate_scale:
         raise UserError("--m-per-px and --estimate-scale say the same thing twice", fix="leave one of them out")
-    opened = open_plan(plan, style_named(style))
+    opened = _opened(plan, style, palette)
     scale: Scale | None = None
     if m_per_px is not None:
         if not 0.001 <= m_per_px <= 10:
@@ -244,6 +255,7 @@ def augment(
     drop: Annotated[str | None, typer.Option(help="also leave sentences out: light or heavy")] = None,
     seed: Annotated[int, typer.Option(min=0, help="decides which")] = 0,
     style: StyleName = None,
+    palette: PaletteFile = None,
 ) -> None:
     """Write a pair mirrored and turned all eight ways, words and room numbers with it."""
     import numpy as np
@@ -254,7 +266,7 @@ def augment(
 
     from .augment import DROPPINGS, SYMMETRIES, transformed
     from .augment import drop as thinned
-    from .inputs import open_plan, style_named, text_of
+    from .inputs import text_of
     from .painting import png_of
     from .spec import parse_spec, print_spec
 
@@ -262,7 +274,7 @@ def augment(
         raise UserError("unknown --drop", got=drop, fix=did_you_mean(drop, DROPPINGS))
     check_folder(out)
     spec = parse_spec(text_of(text))
-    opened = open_plan(picture, style_named(style))
+    opened = _opened(picture, style, palette)
     chance = np.random.default_rng(seed)
     for number, symmetry in enumerate(SYMMETRIES):
         moved, labels = transformed(spec, opened.plan.labels, symmetry)
@@ -286,6 +298,26 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _opened(path: Path, style: str | None, palette: Path | None) -> "Opened":
+    """A plan from a file; what was not plain about its colours is said on stderr."""
+    from .inputs import open_plan, style_named
+    from .palette_file import load_palette
+
+    chosen = style_named(style)
+    opened = open_plan(path, chosen, load_palette(palette) if palette is not None else None)
+    if palette is not None:
+        typer.echo(
+            f"{path}: read in the colours of {palette}; what is written is in style {opened.style.name!r}", err=True
+        )
+    if not opened.reading.exact:
+        off = opened.reading.off_palette
+        typer.echo(f"{path}: colours are not exact ({off:.1%} of it is off); read as well as possible", err=True)
+    if opened.foreign:
+        listed = ", ".join(f"{each.hex} {each.share:.1%}" for each in opened.foreign)
+        typer.echo(f"{path}: areas in colours of no room are read as what is nearest: {listed}", err=True)
+    return opened
 
 
 def _with_suffix(path: Path, suffix: str) -> None:

@@ -68,6 +68,11 @@ def turned(direction: str) -> str:
     return _BY_OFFSET[-y, x]
 
 
+def hex_of(colour: tuple[int, int, int]) -> str:
+    """`#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 class RoomId(NamedTuple):
     """A room by type and number; numbers start at 1 and follow the raster order of the rooms' first pixels."""
 

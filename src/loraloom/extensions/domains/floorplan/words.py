@@ -7,9 +7,11 @@ doubtful (not, or, if), nearness without a door, and rooms outside the vocabular
 that is not plain ("two or three", "at least two", "1.5"): the room and its number stay unread.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .clauses import heads_clause, is_determiner
 from .mentions import Item, Reading, Relation, read
 from .phrases import FILLERS, PLURAL_VERBS
 from .plan import Position
@@ -27,11 +29,19 @@ class Understood:
         understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
             assumed.
         ignored: The words that were not understood, verbatim, in the order of the text.
+        unknown: The same as rooms and phrases, each once and in lower case, with how often it stands there.
     """
 
     spec: Spec
     understood: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
+    unknown: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def gaps(self) -> str:
+        """What was not understood, in one line; empty where all was."""
+        listed = [f"{words!r}" + (f" ({times} times)" if times > 1 else "") for words, times in self.unknown]
+        return f"not understood: {', '.join(listed)}" if listed else ""
 
 
 def spec_from_words(text: str) -> Understood:
@@ -57,6 +67,15 @@ def spec_from_words(text: str) -> Understood:
 # ------------------------------------------------------------------------------------------------------ relations
 
 _DOUBT = ("not", "or", "none")
+_VERBS = frozenset([
+    "is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "located", "situated", "placed",
+    "positioned", "found", "should", "shall", "must", "will", "can", "may",
+])  # fmt: skip
+_PRONOUNS = frozenset(["it", "it's", "its"])
+_PARTS = frozenset([
+    "window", "windows", "wall", "walls", "corner", "corners", "side", "door", "doors", "edge", "end", "sink", "stairs",
+])  # fmt: skip
+"""Behind a room they are what is meant: "left of the kitchen window"."""
 
 
 def _relate(reading: Reading, index: int) -> None:
@@ -64,13 +83,16 @@ def _relate(reading: Reading, index: int) -> None:
     objects, end = _objects(reading, index)
     if not objects:
         return
-    subjects = _subjects(reading, index)
-    if not subjects and _opens_sentence(reading, index) and reading.kind(index) == "direction":
+    if reading.kind(index) == "direction" and (_opens_sentence(reading, index) or _is_turned(reading, index, objects)):
         objects = objects[:1]
         place = reading.skip(objects[0].last + 1, 1, ("filler", "comma"))
         subject = reading.item_at(place)
-        if subject and place > objects[0].last + 1:
-            subjects, end = [subject], subject.last
+        subjects = (
+            [subject] if subject and place > objects[0].last + 1 and not _pronoun(reading, objects[0], place) else []
+        )
+        end = subject.last if subject else end
+    else:
+        subjects = _subjects(reading, index)
     if subjects:
         _add(reading, index, subjects, objects, min(index, *(item.first for item in subjects)), end)
 
@@ -79,13 +101,22 @@ def _opens_sentence(reading: Reading, index: int) -> bool:
     return reading.kind(reading.skip(index - 1, -1, ("filler", "comma", "and"))) == "stop"
 
 
+def _is_turned(reading: Reading, index: int, objects: list[Item]) -> bool:
+    """Whether a clause within a sentence has its object first: "a bath, and left of the kitchen is the bedroom"."""
+    behind = objects[0].last + 1
+    is_verb = behind < len(reading.phrases) and reading.phrases[behind].value in _VERBS
+    return is_verb and reading.kind(index - 1) in ("comma", "and")
+
+
 def _objects(reading: Reading, index: int) -> tuple[list[Item], int]:
     """The rooms behind a relation: the first, and what an "and" or a list for doors joins to it."""
-    place, others = reading.skip(index + 1, 1), 0
+    place, others = index + 1, 0
+    while is_determiner(reading, place):
+        place += 1
     while reading.kind(place) == "other" and others < 2:  # "left of the large living room"
-        others, place = others + 1, reading.skip(place + 1, 1)
+        others, place = others + 1, place + 1
     first = reading.item_at(place)
-    if first is None:
+    if first is None or _is_part(reading, first):
         return [], index
     found, joints = [first], list[str]()
     while True:
@@ -111,15 +142,16 @@ def _subjects(reading: Reading, index: int) -> list[Item]:
     place = reading.skip(index - 1, -1, ("filler", "who"))
     joint = reading.skip(place, -1, ("filler", "comma", "and", "who"))
     item = reading.item_at(joint)
-    if item is None:
+    if item is None or _pronoun(reading, item, index):
         return []
+    said_who = any(reading.kind(each) == "who" for each in range(item.last + 1, index))
     last = next((relation for relation in reversed(reading.relations) if item in relation.objects), None)
+    if said_who:
+        return [item] if item.count != 0 else []
     if last is not None:
-        said_who = any(reading.kind(each) == "who" for each in range(item.last + 1, index))
-        if said_who:
-            return [item]
         return last.subjects if joint != place else []  # "left of the kitchen, below the bath": the subject goes on
-    if item.count == 0:
+    is_said = any(reading.phrases[each].value in _VERBS for each in range(item.last + 1, index))
+    if item.count == 0 or not heads_clause(reading, item, is_said=is_said, elided=joint != place):
         return []
     group = [item]
     if joint != place:
@@ -134,7 +166,18 @@ def _subjects(reading: Reading, index: int) -> list[Item]:
         joined = "and" in kinds or (len(group) > 1 and kinds)
         if previous is None or not joined or id(previous) in taken or not (plural or _bare(reading, previous, kinds)):
             return group
+        if not heads_clause(reading, previous, is_said=True, elided=True):  # "south of the bath and both rooms are ..."
+            return group
         group.insert(0, previous)
+
+
+def _pronoun(reading: Reading, item: Item, index: int) -> bool:
+    """Whether "it" stands between a room and `index`: nobody can say which room it is."""
+    return any(reading.phrases[each].value in _PRONOUNS for each in range(item.last + 1, index))
+
+
+def _is_part(reading: Reading, item: Item) -> bool:
+    return item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in _PARTS
 
 
 def _bare(reading: Reading, item: Item, joints: set[str]) -> bool:
@@ -147,13 +190,25 @@ def _tokens(reading: Reading, first: int, last: int) -> range:
     return range(reading.phrases[first].first, reading.phrases[last].last + 1) if first <= last else range(0)
 
 
+_TOPICS = frozenset(["은", "는", "이", "가", "도", "'", '"'])
+"""Behind a Korean subject; a verb there would end its clause."""
+_PLACES = frozenset(["에", "에는", "에서", "의", "로", "으로"])
+"""Between a Korean direction and a subject behind it."""
+
+
 def _relate_korean(reading: Reading, index: int) -> None:
     """Korean names the object just before the word: "안방은 거실 왼쪽에", "거실 왼쪽에 안방"."""
     item = reading.item_at(reading.skip(index - 1, -1))
     if item is None:
         return
-    before = reading.item_at(reading.skip(item.first - 1, -1))
-    behind = reading.item_at(reading.skip(index + 1, 1))
+    place = item.first - 1
+    while reading.kind(place) == "filler" and reading.phrases[place].value in _TOPICS:
+        place -= 1
+    before = reading.item_at(place)
+    after = index + 1
+    while reading.kind(after) == "filler" and reading.phrases[after].value in _PLACES:
+        after += 1
+    behind = reading.item_at(after) if reading.kind(item.first - 1) in ("stop", "comma") else None
     taken = {id(each) for relation in reading.relations for each in (*relation.objects, *relation.subjects)}
     subject = before if before is not None and before is not item and id(before) not in taken else behind
     if subject is not None and subject is not item:
@@ -173,9 +228,27 @@ def _relate_group(reading: Reading, index: int) -> None:
             break
         found.append(following)
         place = following.last if step > 0 else following.first
-    if len(found) == 2:
+    if len(found) == 2 and not (step < 0 and _is_longer_list(reading, found[-1])):
         last = max(index, *(item.last for item in found))
         _add(reading, index, found[::step][:1], found[::step][1:], min(index, *(item.first for item in found)), last)
+
+
+def _is_longer_list(reading: Reading, first: Item) -> bool:
+    """Whether more stands before the first of two rooms and is joined to them: "study, kitchen and bath are connected"."""
+    place = reading.skip(first.first - 1, -1, ("filler", "and", "comma"))
+    joints = {reading.kind(each) for each in range(place + 1, first.first)}
+    item = reading.item_at(place)
+    if item is None and reading.phrases[max(place, 0)].value.endswith(("와", "과", "랑", "하고")) and place >= 0:
+        return True  # an unknown Korean word with its "and"
+    if not joints & {"and", "comma"} or (item is None and reading.kind(place) != "other"):
+        return False
+    if item is not None:
+        return not any(item in (*relation.subjects, *relation.objects) for relation in reading.relations)
+    while reading.kind(place) in ("other", "filler"):
+        if reading.phrases[place].value in _VERBS:  # "the study is large, kitchen and bath are connected"
+            return False
+        place -= 1
+    return True
 
 
 def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item], first: int, last: int) -> None:
@@ -254,7 +327,7 @@ def _result(reading: Reading) -> Understood:
     # Sections that the words say nothing about are left out: an empty one would say that there are none.
     spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()) or None, tuple(positions) or None)
     said.sort(key=lambda entry: entry[0])
-    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading))
+    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading), _unknown(reading))
 
 
 def _tell_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> None:
@@ -282,7 +355,57 @@ def _note(items: Sequence[Item], counts: dict[str, int]) -> str:
 
 
 def _left_over(reading: Reading) -> tuple[str, ...]:
-    """Runs of words that came to nothing; fillers inside a run stay with it."""
+    """The words that came to nothing, verbatim."""
+    return tuple(reading.words(first, last) for first, last in _runs(reading))
+
+
+def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
+    """Runs cut where a relation or another phrase begins, so that "study" is one however it is related."""
+    found: Counter[str] = Counter()
+    for first, last in _runs(reading):
+        pieces: list[list[int]] = []
+        for index in range(first, last + 1):
+            kind = reading.kind(index)
+            if kind in ("filler", "and", "who") and index > first:
+                kind = ""
+            elif kind in (
+                "other",
+                "number",
+                "counted",
+                "id",
+                "ordinal",
+                "none",
+                "doubt",
+                "or",
+                "not",
+                "all",
+                "unit",
+                "room",
+            ):
+                kind = "words"
+            if not kind:
+                continue
+            whole = (
+                pieces
+                and kind == "words"
+                and reading.kind(pieces[-1][1]) not in _RELATING
+                and pieces[-1][1] == index - 1
+            )
+            if whole:
+                pieces[-1][1] = index
+            else:
+                pieces.append([index, index])
+        found.update(" ".join(reading.words(*piece).lower().split()) for piece in pieces)
+    return tuple(found.items())
+
+
+_RELATING = (
+    "direction", "direction-after", "door", "doors", "door-after", "between", "near", "ensuite",
+)  # fmt: skip
+
+
+def _runs(reading: Reading) -> list[list[int]]:
+    """First and last phrases of runs that came to nothing; fillers inside a run stay with it."""
     runs: list[list[int]] = []
     is_new = True
     for index, phrase in enumerate(reading.phrases):
@@ -293,4 +416,4 @@ def _left_over(reading: Reading) -> tuple[str, ...]:
                 runs.append([index, index])
             runs[-1][1] = index
             is_new = False
-    return tuple(reading.words(first, last) for first, last in runs)
+    return runs

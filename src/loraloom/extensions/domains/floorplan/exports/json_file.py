@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from loraloom import untrusted
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import sha256_bytes
 
@@ -26,6 +27,7 @@ _MAX_BYTES = 8 << 20
 _MAX_SHAPES = 4096
 _MAX_CORNERS = 100_000
 _FARTHEST_PX = 100_000
+_MAX_WORDS = 300
 _DOORS = (CLASS_NAMES[DOOR], CLASS_NAMES[FRONT_DOOR])
 
 
@@ -107,21 +109,9 @@ def load(path: Path) -> Any:
     """The JSON values of a file that somebody may have edited, or sent.
 
     Raises:
-        UserError: The file is too large, or no JSON.
+        UserError: It is no regular file, too large, no JSON, or nested too deeply.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(
-                f"{path} is too large for a plan",
-                got=f"{path.stat().st_size:,} bytes",
-                expected=f"at most {_MAX_BYTES:,}",
-            )
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise UserError(
-            f"{path} cannot be read as JSON", got=why, fix="give a .json that `loraloom plan export` wrote"
-        ) from None
+    return untrusted.read_json(path, str(path), max_bytes=_MAX_BYTES)
 
 
 def read_json(path: Path) -> Plan:
@@ -181,6 +171,23 @@ def _coordinate(value: Any) -> float:
     return float(value)
 
 
+def words_in(value: dict[str, Any], member: str, name: str) -> str | None:
+    """A short line of words that a record holds; None when it has none. It is written into other files.
+
+    Raises:
+        UserError: It is no text, too long, or has signs that cannot be printed.
+    """
+    words = value.get(member)
+    if words is None:
+        return None
+    if not isinstance(words, str) or len(words) > _MAX_WORDS or not words.isprintable():
+        raise UserError(
+            f"{member} in {name} is no line of words", got=untrusted.shown(words),
+            expected=f"at most {_MAX_WORDS} letters, none of them a control character",
+        )  # fmt: skip
+    return words
+
+
 def style_in(value: dict[str, Any], name: str) -> Style:
     """The style that a record, or the truth of a data set, names; `sjh` when none.
 
@@ -204,8 +211,8 @@ def scale_in(value: dict[str, Any], name: str) -> Scale | None:
         return None
     if not _is_scale(best):
         raise UserError(f"m_per_px out of range in {name}", got=str(best)[:40], expected="0.001 .. 10")
-    source, interval = value.get("scale"), value.get("m_per_px_interval")
-    words = source if isinstance(source, str) else CONVENTION.source if best == M_PER_PX else "given"
+    source, interval = words_in(value, "scale", name), value.get("m_per_px_interval")
+    words = source if source is not None else CONVENTION.source if best == M_PER_PX else "given"
     if isinstance(interval, list):
         ends = cast("list[Any]", interval)
         if len(ends) == 2 and all(map(_is_scale, ends)) and ends[0] <= best <= ends[1]:

@@ -11,7 +11,6 @@ Interrupt it and run it again: complete items are kept, every file appears whole
 number, style and kind of doors only, not on how many processes drew it.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from loraloom.errors import UserError, did_you_mean
 from loraloom.files import remove_leftovers, sha256_bytes, write_bytes, write_json, write_text
 from loraloom.randomness import derive_seed
+from loraloom.untrusted import MIB, read_bytes, read_json_object
 from loraloom.workforce import spread
 
 from ..painting import png_of
@@ -29,6 +29,9 @@ from ..spec import print_spec, spec_of
 from ..vocabulary import M_PER_PX, SIZE_PX, STYLES
 from . import Drawn, synthesise
 from .graphs import coarse_hash, graph_hash, split_of
+
+_MAX_BYTES = MIB
+"""Of one text, image or truth: each is some kilobytes."""
 
 TEXTS, PICTURES, TRUTHS, SPLITS = "input_text", "label_floorplan", "truth", "splits.json"
 
@@ -131,14 +134,14 @@ def _kept_item(job: _Job, number: int) -> Key | None:
     """The key of an item that stands complete; None when it must be drawn."""
     text_path, picture_path, truth_path = job.paths(number)
     try:
-        truth = json.loads(truth_path.read_text(encoding="utf-8"))
-        text, png = text_path.read_bytes(), picture_path.read_bytes()
+        truth = read_json_object(truth_path, str(truth_path), max_bytes=_MAX_BYTES)
+        text, png = (read_bytes(path, str(path), max_bytes=_MAX_BYTES) for path in (text_path, picture_path))
         if truth["sha256_png"] != sha256_bytes(png) or truth["text"].encode() != text:
             return None
         # Data sets of before there was a choice have corner doors.
         origin = truth["dataset_seed"], truth["palette"], truth.get("corner_doors", True)
         key = truth["graph_hash"], truth["coarse_hash"]
-    except (FileNotFoundError, ValueError, KeyError):
+    except (UserError, KeyError, TypeError, AttributeError):
         return None
     wanted = job.seed, job.style, job.corner_doors
     if origin != wanted:
