@@ -24,11 +24,12 @@ from loraloom.contracts import ModelSource, Picture, Progress
 from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.errors import UserError
-from loraloom.folders import COMMAND
+from loraloom.folders import COMMAND, check_folder
 from loraloom.generate.judging import Judged, draw_judged, require_judge, save_receipt
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import keep_picture
 from loraloom.generate.session import Session, open_session
+from loraloom.locks import LOCK_NAME, lock_folder
 from loraloom.train.precision import bf16_speed_up, cpu_precision
 from loraloom.train.run import train
 from loraloom.verdicts import Artist, Judge, Receipt
@@ -85,17 +86,21 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
     """Do it all in `folder`; what an earlier quickstart wrote there is replaced, anything else is left alone.
 
     Raises:
-        UserError: The folder holds something else.
+        UserError: The folder holds something else, or another quickstart is at work in it.
     """
+    check_folder(folder)
     began = time.monotonic()
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).is_file():
-            raise UserError("this folder is not empty", got=str(folder), fix="choose another one with --out")
+    if folder.exists() and any(entry.name != LOCK_NAME for entry in folder.iterdir()) and not (folder / MARK).is_file():
+        raise UserError("this folder is not empty", got=str(folder), fix="choose another one with --out")
+    with lock_folder(folder, say):
         for name in ("first", "plans", "dataset", "probe", "run", "pictures"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "report.html").unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
+        (folder / MARK).touch()
+        _all_stages(folder, size, say, began)
+
+
+def _all_stages(folder: Path, size: Size, say: Say, began: float) -> None:
     artist = plugins.load("domains", DOMAIN).artist
     assert artist is not None
     with bars() as bar:
