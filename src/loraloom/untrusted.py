@@ -41,7 +41,7 @@ MAX_DIGITS = 400
 _SHOWN = 80
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKETS = re.compile(r"[\[\]{}]")
-_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
+_LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{MAX_DIGITS + 1}}}")
 
 
 def check_regular_file(path: Path, what: str, *, max_bytes: int) -> int:
