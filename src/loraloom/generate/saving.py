@@ -49,7 +49,7 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
     kept = [row for row in rows if _shared(row) == shared]
     if len(kept) < len(rows):
         say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
-    return [request_of(row) for row in kept], shared
+    return [request_of(row, str(row.get("file") or "a recipe line")) for row in kept], shared
 
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
