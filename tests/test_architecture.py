@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "loraloom"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "names", "plugins", "weights", "randomness", "folders",
-          "workforce", "quiet", "untrusted"}  # fmt: skip
+LEAVES = {"loraloom", "contracts", "verdicts", "errors", "files", "memory", "names", "plugins", "weights", "randomness",
+          "folders", "workforce", "quiet", "untrusted"}  # fmt: skip
 """Modules that any room may import. They import each other only."""
 
 LEVELS: list[set[str]] = [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from loraloom.errors import UserError
+from loraloom.memory import total_memory_bytes
 
 GIB = 1 << 30
 HUB_TIMEOUT_S = 5.0
@@ -192,18 +193,6 @@ def check_torch() -> list[Check]:
     return checks
 
 
-def total_memory_bytes() -> int | None:
-    """RAM of this machine, or the container's limit when that is lower; None when it cannot be told."""
-    if os.name == "nt":
-        return _windows_memory_bytes()
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
 def check_memory(total_bytes: int | None) -> Check:
     """8 GiB hold Stable Diffusion 1.5 in float32 with room to work."""
     if total_bytes is None:
@@ -334,21 +323,3 @@ def _check_hub_model(repo: str) -> Check:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
-
-
-def _windows_memory_bytes() -> int | None:
-    if sys.platform != "win32":
-        return None
-    import ctypes
-
-    class MemoryStatus(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "free", "p_total", "p_free", "v_total", "v_free", "x")),
-        )
-
-    status = MemoryStatus()
-    status.length = ctypes.sizeof(status)
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-    return int(status.total)
