@@ -20,6 +20,7 @@ from loraloom.names import path_problem
 from loraloom.untrusted import (
     MAX_RECORD_BYTES,
     check_range,
+    check_regular_file,
     is_file,
     library_errors,
     parse_record,
@@ -27,7 +28,7 @@ from loraloom.untrusted import (
     read_text,
     shown,
 )
-from loraloom.weights import read_tensors, write_tensors
+from loraloom.weights import check_safetensors, read_tensors, write_tensors
 
 _NAME = re.compile(r"step_(\d{7,12})")
 _FILES = frozenset({"adapter.safetensors", "optimizer.safetensors", "state.json"})
@@ -139,8 +140,15 @@ def damage(folder: Path) -> str | None:
             return f"manifest.json names {shown(name)!s}, which is no file of a checkpoint"
         if not is_file(folder / name):
             return f"{name} is missing"
-        with library_errors("a checkpoint's file", folder / name):
-            actual = sha256_file(folder / name)
+        try:  # before its sum: a file of the wrong kind may be endless
+            if name.endswith(".safetensors"):
+                check_safetensors(folder / name)
+            else:
+                check_regular_file(folder / name, name, max_bytes=MAX_RECORD_BYTES)
+            with library_errors("a checkpoint's file", folder / name):
+                actual = sha256_file(folder / name)
+        except UserError as error:
+            return str(error).splitlines()[0]
         if actual != expected:
             return f"{name} has another sha256"
     return None
