@@ -249,7 +249,7 @@ def check_model(location: str) -> Check:
     path = Path(location).expanduser()
     if path.is_dir():
         if (path / "model_index.json").is_file():
-            return Check("model", OK, f"folder {path}")
+            return _check_model_folder(path)
         return Check("model", FAIL, f"{path} has no model_index.json", "name a diffusers folder or a .safetensors file")
     if path.is_file():
         from loraloom.weights import check_safetensors
@@ -262,6 +262,22 @@ def check_model(location: str) -> Check:
     if location.count("/") != 1 or path.is_absolute() or location.startswith((".", "~")):
         return Check("model", FAIL, f"{location} is not here", "check the path, or name a hub id: owner/name")
     return _check_hub_model(location)
+
+
+def _check_model_folder(path: Path) -> Check:
+    """Configs and tokenizer, as they are read before a training; weights are read when they are needed."""
+    from loraloom.contracts import ModelSource
+    from loraloom.opening import open_model
+    from loraloom.quiet import quiet
+
+    try:
+        with quiet():
+            model = open_model(ModelSource(str(path)))
+    except UserError as error:
+        return Check("model", FAIL, _first_line(error), error.fix or "download it again")
+    except Exception as error:
+        return Check("model", FAIL, f"cannot be opened: {_first_line(error)}", "see that torch and diffusers are whole")
+    return Check("model", OK, f"folder {path}, {model.family} of {model.default_size_px} px")
 
 
 def check_dataset(folder: Path) -> Check:
