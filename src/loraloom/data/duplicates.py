@@ -6,7 +6,6 @@ of groups that are held out. Without the eight a mirrored copy looks like anothe
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from loraloom.errors import UserError
+from loraloom.untrusted import MAX_RECORD_BYTES, is_there, read_json_object
 
 SPLITS_FILE = "splits.json"
 """A source that has this file decides itself what is held out."""
@@ -103,10 +103,10 @@ def given_split(source: Path) -> frozenset[str] | None:
         UserError: The file is there and says something else.
     """
     file = source / SPLITS_FILE
-    if not file.is_file():
+    if not is_there(file):
         return None
+    sides = read_json_object(file, str(file), max_bytes=MAX_RECORD_BYTES)
     try:
-        sides = json.loads(file.read_text(encoding="utf-8"))
         train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

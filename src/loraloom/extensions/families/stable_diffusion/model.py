@@ -351,7 +351,8 @@ def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
             prediction_type = "v_prediction"
         case other:
             raise UserError("unknown prediction type", got=other, expected="epsilon or v_prediction")
-    with library_errors("scheduler/scheduler_config.json", "the model's schedule"):
+    # The library would print every key that it does not know, a megabyte of them if need be.
+    with library_errors("scheduler/scheduler_config.json", "the model's schedule"), quiet():
         scheduler: Any = DDPMScheduler.from_config(dict(config))
     if not bool(scheduler.alphas_cumprod.isfinite().all()) or not bool((scheduler.alphas_cumprod > -1e-12).all()):
         raise UserError("scheduler/scheduler_config.json makes no schedule", got="noise levels that are not finite")
