@@ -121,7 +121,8 @@ def reached(session: Session, prompt: str, sentence: str, late: bool) -> bool:
     """Whether a fact reaches the encoder."""
     if session.encoder.method == "truncate":
         return not late
-    return not any(sentence in " ".join(lost.split()) for lost in session.lost(prompt))
+    lost_parts = session.encoder.plan(prompt, weighting=session.config.weighting).lost
+    return not any(sentence in " ".join(lost.split()) for lost in lost_parts)
 
 
 def is_late(session: Session, prompt: str, sentence: str) -> bool:

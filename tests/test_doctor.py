@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,10 +90,24 @@ def test_a_missing_compiler_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> Non
     assert doctor.check_compiler().verdict == "warn"
 
 
-def test_a_model_folder_is_told_from_a_folder(tmp_path: Path) -> None:
+def test_a_model_folder_is_told_from_a_folder(tmp_path: Path, tiny_model: Path) -> None:
     assert doctor.check_model(str(tmp_path)).verdict == "fail"
     (tmp_path / "model_index.json").write_text("{}", encoding="utf-8")
-    assert doctor.check_model(str(tmp_path)).verdict == "ok"
+    check = doctor.check_model(str(tmp_path))
+    assert (check.verdict, check.found) == (
+        "fail",
+        f"no family knows this model: got '{tmp_path}', expected one of stable_diffusion",
+    )
+    assert doctor.check_model(str(tiny_model)).verdict == "ok"
+
+
+def test_a_model_whose_config_is_out_of_range_is_named_with_the_key(tmp_path: Path, tiny_model: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "vae/config.json").read_text(encoding="utf-8"))
+    (model / "vae/config.json").write_text(json.dumps({**config, "norm_num_groups": 0}), encoding="utf-8")
+    check = doctor.check_model(str(model))
+    assert check.verdict == "fail"
+    assert "vae/config.json: norm_num_groups: got 0" in check.found
 
 
 def test_a_pickled_checkpoint_fails(tmp_path: Path) -> None:

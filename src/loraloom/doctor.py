@@ -21,6 +21,8 @@ from loraloom.memory import total_memory_bytes
 
 GIB = 1 << 30
 HUB_TIMEOUT_S = 5.0
+MAX_DECODED = 1000
+"""Images of a dataset that are decoded; of the others only the size is read."""
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
@@ -247,7 +249,7 @@ def check_model(location: str) -> Check:
     path = Path(location).expanduser()
     if path.is_dir():
         if (path / "model_index.json").is_file():
-            return Check("model", OK, f"folder {path}")
+            return _check_model_folder(path)
         return Check("model", FAIL, f"{path} has no model_index.json", "name a diffusers folder or a .safetensors file")
     if path.is_file():
         from loraloom.weights import check_safetensors
@@ -262,20 +264,44 @@ def check_model(location: str) -> Check:
     return _check_hub_model(location)
 
 
+def _check_model_folder(path: Path) -> Check:
+    """Configs and tokenizer, as they are read before a training; weights are read when they are needed."""
+    from loraloom.contracts import ModelSource
+    from loraloom.opening import open_model
+    from loraloom.quiet import quiet
+
+    try:
+        with quiet():
+            model = open_model(ModelSource(str(path)))
+    except UserError as error:
+        return Check("model", FAIL, _first_line(error), error.fix or "download it again")
+    except Exception as error:
+        return Check("model", FAIL, f"cannot be opened: {_first_line(error)}", "see that torch and diffusers are whole")
+    return Check("model", OK, f"folder {path}, {model.family} of {model.default_size_px} px")
+
+
 def check_dataset(folder: Path) -> Check:
-    """A folder that `loraloom prepare` made, all its rows readable."""
+    """A folder that `loraloom prepare` made: rows readable, images of the size that their rows say, the first ones decoded."""
+    from loraloom.data.encode import open_prepared
     from loraloom.data.manifest import read_manifest
 
     try:
         manifest = read_manifest(folder)
     except UserError as error:
         return Check("dataset", FAIL, _first_line(error), error.fix or "run `loraloom prepare` on the raw folder")
-    missing = [example.id for example in manifest.examples if not manifest.path(example).is_file()]
-    if missing:
-        found = f"{len(missing)} of {len(manifest.examples)} pictures are missing, first {missing[0]}"
-        return Check("dataset", FAIL, found, "run `loraloom prepare` again")
+    bad: list[UserError] = []
+    for number, example in enumerate(manifest.examples):
+        try:
+            open_prepared(folder, example, decode=number < MAX_DECODED)
+        except UserError as error:
+            bad.append(error)
+    if bad:
+        more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+        return Check("dataset", FAIL, _first_line(bad[0]) + more, bad[0].fix or "run `loraloom prepare` again")
     train, validation = len(manifest.split("train")), len(manifest.split("validation"))
-    return Check("dataset", OK, f"{train} pictures to learn from, {validation} held out")
+    decoded = min(len(manifest.examples), MAX_DECODED)
+    found = f"{train} pictures to learn from, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
+    return Check("dataset", OK, found)
 
 
 def _check_hub_model(repo: str) -> Check:

@@ -1,4 +1,7 @@
-"""How much memory this machine has, so that what cannot fit is refused before it is allocated."""
+"""How much memory this machine has, or this container may use.
+
+Out: bytes. What a file from elsewhere asks for is compared with it before anything is allocated.
+"""
 
 import os
 import sys

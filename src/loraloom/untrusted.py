@@ -33,6 +33,7 @@ MAX_TOKENIZER_BYTES = 64 * MIB
 """A vocabulary with its merges; the largest in use are 20 MB."""
 MAX_TABLE_BYTES = 2048 * MIB
 """A manifest or a caption table: about 600 bytes a row, so three million images."""
+MAX_LINES = 5_000_000
 MAX_DEPTH = 64
 MAX_DIGITS = 400
 """Digits of one number in JSON. A float has at most 309 before its point."""
@@ -40,7 +41,7 @@ MAX_DIGITS = 400
 _SHOWN = 80
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKETS = re.compile(r"[\[\]{}]")
-_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
+_LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{MAX_DIGITS + 1}}}")
 
 
 def check_regular_file(path: Path, what: str, *, max_bytes: int) -> int:
@@ -77,6 +78,22 @@ def check_regular_file(path: Path, what: str, *, max_bytes: int) -> int:
     return state.st_size
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there. False, not an error, for a name that no file can have and for a loop of links."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name: a file, a folder, a FIFO, a link that leads nowhere."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        return False
+
+
 def read_bytes(path: Path, what: str, *, max_bytes: int) -> bytes:
     """The content of a regular file of at most `max_bytes`.
 
@@ -108,6 +125,34 @@ def read_text(path: Path, what: str, *, max_bytes: int) -> str:
         raise UserError(f"{what} is not UTF-8", got=f"byte {error.start} of {path}", fix="save it as UTF-8") from None
 
 
+def read_lines(path: Path, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file with their numbers from 1, blank ones left out, read one after another.
+
+    A line ends with `\\n` only: texts inside JSON may hold the other line ends. A byte order mark is dropped.
+
+    Raises:
+        UserError: As `check_regular_file`; a line is not UTF-8 or has more than `MAX_CONFIG_BYTES`; more than `MAX_LINES`.
+    """
+    check_regular_file(path, what, max_bytes=max_bytes)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            for number in range(1, MAX_LINES + 1):
+                line = file.readline(MAX_CONFIG_BYTES + 1)
+                if not line:
+                    return
+                if len(line) > MAX_CONFIG_BYTES:
+                    raise UserError(f"{what} line {number} is too long", expected=f"at most {MAX_CONFIG_BYTES:,} bytes")
+                if line.strip():
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\n")
+            if file.read(1):
+                raise UserError(f"{what} has too many lines", expected=f"at most {MAX_LINES:,}", got=str(path))
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({_reason(error)})", got=str(path), fix="check the file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not UTF-8", got=f"byte {error.start} of a line", fix="save it as UTF-8") from None
+
+
 def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
     """JSON that came from outside, as plain values.
 
@@ -118,15 +163,9 @@ def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
     Raises:
         UserError: As above, or not JSON; names `where`.
     """
-    bare = _STRINGS.sub('""', text)
-    depth = deepest = 0
-    for bracket in _BRACKETS.finditer(bare):
-        depth += 1 if bracket.group() in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise UserError(f"{where} is nested too deeply", got=f"{deepest} levels", expected=f"at most {MAX_DEPTH}")
-    if _LONG_NUMBER.search(bare):
-        raise UserError(f"{where} has a number of more than {MAX_DIGITS} digits", fix="repair it")
+    # Few brackets and no long run of digits, strings included: most rows of a table need no closer look.
+    if text.count("[") + text.count("{") > MAX_DEPTH or _LONG_NUMBER.search(text):
+        _check_nesting(text, where)
     try:
         value = json.loads(text, parse_constant=None if constants else _refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -187,6 +226,9 @@ def parse_record(kind: type[T], text: str, where: str, *, fix: str = "repair it 
     field = ".".join(str(part) for part in fault["loc"])
     more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
     if fault["type"] in {"missing", "missing_argument"}:
+        if isinstance(fault["loc"][-1], int):  # of a list of fixed length
+            given = value.get(fault["loc"][0]) if len(fault["loc"]) == 2 else fault["input"]
+            raise UserError(f"{where}: {fault['loc'][0]} has too few values{more}", got=shown(given), fix=fix)
         raise UserError(f"{where} has no {field!r}{more}", fix=fix)
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("Value error, ")
     raise UserError(f"{where}: {field[:_SHOWN]}{more}", got=shown(fault["input"]), expected=expected, fix=fix)
@@ -217,7 +259,10 @@ def library_errors(what: str, path: object, *, fix: str = "check the file, or ge
         yield
     except UserError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a library in Rust, such as tokenizers, is no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         text = " ".join(str(error).split())
         reason = f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
         raise UserError(f"{what} cannot be read ({reason})", got=str(path), fix=fix) from error
@@ -271,6 +316,18 @@ def _surrogate_in(value: Any) -> str | None:
         elif isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
             return item
     return None
+
+
+def _check_nesting(text: str, where: str) -> None:
+    bare = _STRINGS.sub('""', text)
+    depth = deepest = 0
+    for bracket in _BRACKETS.finditer(bare):
+        depth += 1 if bracket.group() in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise UserError(f"{where} is nested too deeply", got=f"{deepest} levels", expected=f"at most {MAX_DEPTH}")
+    if _LONG_NUMBER.search(bare):
+        raise UserError(f"{where} has a number of more than {MAX_DIGITS} digits", fix="repair it")
 
 
 @cache

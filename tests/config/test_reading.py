@@ -1,5 +1,7 @@
 """Settings from files, flags and overrides: what is read, what goes before what, and what every mistake is told."""
 
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from loraloom.config.run import RunConfig, TrainConfig
 from loraloom.errors import UserError
 
 KINDS: list[type[Settings]] = [RunConfig, PrepareConfig, GenerateConfig]
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -227,9 +229,60 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert "not valid TOML" in mistake(file=write(tmp_path, "a = \n", "run.toml"))
     file = tmp_path / "utf16.yaml"
     file.write_bytes("lora: {}".encode("utf-16"))
-    assert mistake(file=file).startswith("utf16.yaml: not UTF-8 text, byte 0")
+    assert mistake(file=file).startswith("utf16.yaml is not UTF-8: got 'byte 0 of")
 
 
 @pytest.mark.parametrize("override", ["lora.rank", "=3", ""])
 def test_an_override_without_key_or_value_is_told(override: str) -> None:
     assert mistake(overrides=[override]).endswith("expected group.key=value")
+
+
+def test_thousands_of_unknown_keys_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    """Looking for the nearest name of each of 60,000 took 14 s, and the error was a megabyte long."""
+    text = mistake(file=write(tmp_path, "".join(f"key{number}: 1\n" for number in range(4000))))
+    assert text.startswith("4,000 settings cannot be used\n  run.yaml: key0: unknown")
+    assert "and 3,980 more" in text
+    assert len(text.splitlines()) < 25
+
+
+ENDLESS = [
+    ("a" + ".a" * 200_000 + " = 1", "run.toml", "a key of more than 16 parts"),
+    ('"é"' + '."é"' * 200_000 + " = 1", "run.toml", "a key of more than 16 parts"),
+    ("seed = " + "1" * 5000, "run.toml", "a number of more than 400 digits"),
+    ("seed = 0x" + "f" * 5000, "run.toml", "a number of more than 400 digits"),
+    ("".join(f"k{n} = 1\n" for n in range(30_000)), "run.toml", "more than 20,000 entries"),
+    ("".join(f"k{n}: 1\n" for n in range(10_000)), "run.yaml", "more than 10,000 entries"),
+    ("train: {seed: " + "1" * 5000 + "}", "run.yaml", "a number of more than 400 digits"),
+    ("train: {seed: " + "1" * 30 + "}", "run.yaml", "expected at most 9,223,372,036,854,775,807"),
+    ("train: {seed: !!timestamp 2020-01-01}", "run.yaml", "line 1: not valid YAML"),
+    ("train: {seed: !!timestamp x}", "run.yaml", "line 1: not valid YAML"),
+    ("train: {compile: !!bool perhaps}", "run.yaml", "not valid YAML"),
+    ("train: !!set {seed}", "run.yaml", "line 1: not valid YAML"),
+    ('model: {source: "a\\ud800"}', "run.yaml", "expected a text that UTF-8 can hold"),
+    ('model: {source: "a\\0"}', "run.yaml", "expected a text without NUL characters"),
+    (
+        "a: &a [1, 1]\n" + "".join(f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in pairwise("abcdefghijk")),
+        "run.yaml",
+        "aliases of aliases without end",
+    ),
+    ("%A b\n" * 1000, "run.yaml", "too many lines begin with %"),
+    ("x" * (1 << 21), "run.yaml", "too large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "name", "told"), ENDLESS, ids=range(len(ENDLESS)))
+def test_a_file_that_would_take_minutes_or_gigabytes_is_refused_in_a_line(
+    text: str, name: str, told: str, tmp_path: Path
+) -> None:
+    message = mistake(file=write(tmp_path, text, name))
+    assert told in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    "text", ["# " + "a.b " * 40, 'model = {source = "' + "a." * 60 + '"}', "x = [" + "0.1, " * 99 + "]"]
+)
+def test_dots_in_texts_comments_and_numbers_are_no_deep_keys(text: str, tmp_path: Path) -> None:
+    with suppress(UserError):
+        read_settings(RunConfig, write(tmp_path, text, "run.toml"))
+    assert "parts" not in (mistake(file=write(tmp_path, text + "\nz = 1", "run.toml")))

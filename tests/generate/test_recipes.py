@@ -99,17 +99,24 @@ def test_lines_that_need_another_model_are_left_out_and_counted(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{no json", "prompts.jsonl:1 is not a JSON line"),
+        ("{no json", "prompts.jsonl:1 is not JSON"),
         ("[1]", "prompts.jsonl:1 is not a JSON object: got 'list'"),
         ("", "the recipe is empty"),
-        (json.dumps({"prompt": "a"}), "a recipe line is incomplete: got 'no negative_prompt, seed"),
-        (
-            json.dumps({**ROW, "width": "32"}),
-            "width of a recipe line cannot be that: got '32', expected a value of type int",
-        ),
-        (json.dumps({**ROW, "seed": None}), "seed of a recipe line"),
-        (json.dumps({**ROW, "seed": True}), "seed of a recipe line"),
-        (json.dumps({**ROW, "num_steps": 0}), "num_steps of a recipe line cannot be that: got 0, expected at least 1"),
+        (json.dumps({"prompt": "a"}), r"a recipe line has no 'negative_prompt' \(and 6 more\)"),
+        (json.dumps({**ROW, "width": "32"}), "a recipe line: width: got '32', expected integer"),
+        (json.dumps({**ROW, "seed": None}), "a recipe line: seed: got None"),
+        (json.dumps({**ROW, "seed": True}), "a recipe line: seed: got True"),
+        (json.dumps({**ROW, "seed": 2**63}), "a recipe line: seed"),
+        (json.dumps({**ROW, "num_steps": 0}), "num_steps: got 0, expected greater than or equal to 1"),
+        (json.dumps({**ROW, "width": 10**9}), "width: got 1000000000, expected less than or equal to 16384"),
+        (json.dumps({**ROW, "guidance_scale": 1e300}), "guidance_scale"),
+        ("{" + json.dumps(ROW)[1:-1] + ', "guidance_scale": NaN}', "NaN is not a JSON number"),
+        (json.dumps({**ROW, "prompt": "\ud800"}), "half of a surrogate pair"),
+        (json.dumps({**ROW, "model": "sd"}), "a recipe line: model"),
+        (json.dumps({**ROW, "model": {"source": 3}}), "a recipe line: model.source"),
+        (json.dumps({**ROW, "adapters": [{"path": "a"}]}), "a recipe line has no 'adapters.0.sha256'"),
+        (json.dumps({**ROW, "precision": "fp8"}), "precision: got 'fp8', expected 'no', 'fp16' or 'bf16'"),
+        (json.dumps({**ROW, "weigthing": False}), "unknown field: got 'weigthing'\n  did you mean 'weighting'"),
     ],
 )
 def test_a_list_that_is_no_recipe_is_told(text: str, match: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.encode import load_pixels
+from loraloom.data.manifest import read_manifest
 from loraloom.data.prepare import prepare
 from loraloom.errors import UserError
 from loraloom.generate.session import open_session
@@ -67,7 +68,7 @@ def test_an_overfitted_adapter_reproduces_its_picture_better_than_the_base(
     overfitted: tuple[Path, Path], tiny_model: Path
 ) -> None:
     run, dataset = overfitted
-    pixels = load_pixels(next((dataset / "images").glob("*.png")))[None]
+    pixels = load_pixels(dataset, read_manifest(dataset).examples[0])[None]
     settings = GenerateConfig(num_images=4, steps=20, guidance_scale=1.0, sampler="ddim", seed=5, width=64, height=64)
     distance: dict[float, float] = {}
     for weight in (0.0, 1.0):

@@ -5,6 +5,7 @@ the one named earlier. Out: the frozen settings, or one `UserError` that lists e
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,25 @@ from pydantic import ValidationError
 from loraloom.config.base import Settings
 from loraloom.config.describing import Leaf, group_of, leaves, show, title_of
 from loraloom.errors import UserError, did_you_mean
+from loraloom.untrusted import MAX_CONFIG_BYTES, MAX_DIGITS, is_there, read_text, shown
 
-MAX_FILE_BYTES = 1 << 20
+MAX_ENTRIES = 20_000
+"""Of a settings file. A parser written in Python takes a second for as many."""
+MAX_KEY_PARTS = 16
+MAX_PROBLEMS = 20
+"""Problems that are told one by one; the others are counted."""
+MAX_WHOLE = 2**63 - 1
+"""The largest number that torch and numpy take; no setting has a meaning beyond."""
 
+_TOML_TEXTS = re.compile(
+    r'"""(?:[^\\"]|\\.|"(?!""))*+(?:"""|$)'
+    + r"|'''(?:[^']|'(?!''))*+(?:'''|$)"
+    + r'|"(?:[^"\\\n]|\\.)*+"?'
+    + r"|'[^'\n]*+'?|#[^\n]*+",
+    re.DOTALL,
+)
+_TOML_DEEP_KEY = re.compile(rf"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){{{MAX_KEY_PARTS}}}")
+_LONG_DIGITS = re.compile(rf"(?<!\w)[\da-fA-Fxob_]{{{MAX_DIGITS}}}")
 T = TypeVar("T", bound=Settings)
 
 
@@ -32,14 +49,24 @@ class _Problems:
     given: dict[str, Any]
     """Values that did not come from the file, by dotted key."""
     found: list[str] = field(default_factory=list[str])
+    num_more: int = 0
+    """Problems beyond the first `MAX_PROBLEMS`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether further problems are only counted: looking for near names of thousands takes long."""
+        return len(self.found) >= MAX_PROBLEMS
 
     def add(self, key: str, text: str) -> None:
+        if self.full:
+            self.num_more += 1
+            return
         overridden = any(key == other or key.startswith(f"{other}.") for other in self.given)
         if self.source and not overridden:
             line = f" (line {self.lines[key]})" if key in self.lines else ""
-            self.found.append(f"{self.source}: {key}: {text}{line}")
+            self.found.append(f"{self.source}: {_short(key)}: {text}{line}")
         else:
-            self.found.append(f"{key}: {text}")
+            self.found.append(f"{_short(key)}: {text}")
 
 
 def read_settings(
@@ -70,12 +97,25 @@ def read_settings(
         _explain(error, checked, known, problems)
     if settings is not None:
         for key, value in flatten(settings).items():
-            numbers = cast("Iterable[Any]", value) if isinstance(value, (tuple, list)) else (value,)
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                problems.add(key, f"got {show(value)}, expected a finite number")
+            entries = cast("Iterable[Any]", value) if isinstance(value, (tuple, list)) else (value,)
+            if (fault := next(filter(None, map(_unusable, entries)), None)) is not None:
+                problems.add(key, f"got {show(value)}, expected {fault}")
     if problems.found or settings is None:
-        _refuse(problems.found, kind.verb)
+        _refuse(problems, kind.verb)
     return settings
+
+
+def _unusable(value: Any) -> str | None:
+    """What a number or text would have to be, when no part of the program could use it as it is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        return f"at most {MAX_WHOLE:,}"
+    if isinstance(value, str) and "\0" in value:
+        return "a text without NUL characters"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "a text that UTF-8 can hold"
+    return None
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
@@ -131,24 +171,16 @@ def _common(one: list[str], other: list[str]) -> int:
 
 
 def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    if not file.exists():
+    if not is_there(file):
         raise UserError("no such settings file", got=str(file), fix="`loraloom config` prints one to start from")
     if file.is_dir():
         raise UserError("this is a folder", got=str(file), expected="a YAML or TOML file", fix="name the file in it")
     if file.suffix.lower() not in (".yaml", ".yml", ".toml"):
         raise UserError("settings are YAML or TOML", got=file.name, expected="a name that ends in .yaml or .toml")
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{file.name} is too large for settings", expected=f"at most {MAX_FILE_BYTES} bytes")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.name}: not UTF-8 text, byte {error.start}", fix="save it as UTF-8") from None
+    text = read_text(file, file.name, max_bytes=MAX_CONFIG_BYTES)
     lines: dict[str, int] = {}
     if file.suffix.lower() == ".toml":
-        try:
-            value: Any = tomllib.loads(text.replace("\r\n", "\n"))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise UserError(f"{file.name}: not valid TOML: {error}", fix="check quotes and brackets there") from None
+        value: Any = _parse_toml(text.replace("\r\n", "\n"), file.name)
     else:
         from loraloom.config.yaml_text import parse
 
@@ -163,6 +195,24 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
             fix="`loraloom config` prints how it looks",
         )
     return cast("dict[str, Any]", value), lines
+
+
+def _parse_toml(text: str, name: str) -> dict[str, Any]:
+    """TOML of settings. A dotted key of a million parts takes the parser 4 GB, so depth and length are looked at first."""
+    bare = _TOML_TEXTS.sub("s", text)
+    if _TOML_DEEP_KEY.search(bare):
+        raise UserError(
+            f"{name}: a key of more than {MAX_KEY_PARTS} parts", fix="settings are at most a few groups deep"
+        )
+    if _LONG_DIGITS.search(bare):
+        raise UserError(f"{name}: a number of more than {MAX_DIGITS} digits", fix="write the number that you mean")
+    if bare.count("=") + bare.count("[") + bare.count(",") > MAX_ENTRIES:
+        raise UserError(f"{name}: more than {MAX_ENTRIES:,} entries", fix="check that it is a settings file")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = str(error)[:200] if not isinstance(error, RecursionError) else "nested too deeply"
+        raise UserError(f"{name}: not valid TOML: {what}", fix="check quotes and brackets there") from None
 
 
 def _parse_override(text: str, known: Mapping[str, Leaf]) -> tuple[str, Any]:
@@ -212,7 +262,7 @@ def _check_tree(
         key = f"{prefix}{name}"
         info = kind.model_fields.get(name)
         if info is None:
-            problems.add(key, _unknown(key, value, kind, known))
+            problems.add(key, "" if problems.full else _unknown(key, value, kind, known))
         elif (group := group_of(info)) is not None:
             if isinstance(value, Settings):
                 checked[name] = value
@@ -282,8 +332,15 @@ def _get(tree: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _refuse(problems: list[str], verb: str) -> NoReturn:
+def _refuse(problems: _Problems, verb: str) -> NoReturn:
     fix = f"`loraloom config {verb}` prints every setting with its limits"
-    if len(problems) == 1:
-        raise UserError(problems[0], fix=fix)
-    raise UserError("\n  ".join([f"{len(problems)} settings cannot be used", *problems]), fix=fix)
+    found, count = problems.found, len(problems.found) + problems.num_more
+    if count == 1:
+        raise UserError(found[0], fix=fix)
+    more = [f"and {problems.num_more:,} more"] if problems.num_more else []
+    raise UserError("\n  ".join([f"{count:,} settings cannot be used", *found, *more]), fix=fix)
+
+
+def _short(key: str) -> str:
+    """A key as a line shows it: on one line, and not a megabyte."""
+    return key if key.isprintable() and len(key) <= 80 else str(shown(key))

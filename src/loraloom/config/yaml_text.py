@@ -12,11 +12,16 @@ stands twice is an error.
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import yaml
 
 from loraloom.errors import UserError
+from loraloom.untrusted import MAX_DIGITS, shown
+
+MAX_NODES = 10_000
+"""Keys and values of a document, those that aliases stand for counted each time: PyYAML takes a second for as many."""
+MAX_DIRECTIVES = 100
 
 _TAG = "tag:yaml.org,2002:"
 _FIRST = "-+.0123456789"
@@ -36,6 +41,27 @@ class _Loader(yaml.SafeLoader):
     """Safe constructors only, scalars of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own way; filled once below
+    # Dates, sets and bytes are no settings; filled once below.
+    yaml_constructors: dict[Any, Any] = {}  # noqa: RUF012  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As the library's, up to `MAX_NODES`."""
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            self._refuse(f"more than {MAX_NODES:,} entries")
+        return super().compose_node(parent, index)
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        """As the library's; a number of thousands of digits is refused before it is one."""
+        node = super().compose_scalar_node(anchor)
+        if len(node.value) > MAX_DIGITS and node.tag in {f"{_TAG}int", f"{_TAG}float"}:
+            self._refuse(f"a number of more than {MAX_DIGITS} digits")
+        return node
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, problem, self.peek_event().start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -55,11 +81,14 @@ def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
     Raises:
         UserError: Not YAML, a key that stands twice, or a tag that would build something else than plain values.
     """
+    if text.count("\n%") > MAX_DIRECTIVES:
+        raise UserError(f"{name}: not valid YAML: too many lines begin with %", fix="check that it is a settings file")
     loader = _open(text, name)
     try:
         node = loader.get_single_node()
         if node is None:
             return None, {}
+        _check_aliases(node)
         lines: dict[str, int] = {}
         _note_lines(node, "", lines, depth=8)
         return loader.construct_document(node), lines
@@ -109,23 +138,47 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], depth: int) -> No
         _note_lines(value, f"{prefix}{key.value}.", lines, depth - 1)
 
 
+def _check_aliases(root: Any) -> None:
+    """Refuse circles, and aliases that stand for more than `MAX_NODES` in all: nine of nine of nine, and so on."""
+    sizes: dict[int, int] = {}
+    open_: set[int] = set()
+
+    def size(node: Any) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) in open_:
+            raise yaml.constructor.ConstructorError(None, None, "an alias to what it stands in", node.start_mark)
+        if id(node) not in sizes:
+            open_.add(id(node))
+            inner = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(size(part) for part in inner)
+            open_.discard(id(node))
+        return sizes[id(node)]
+
+    if size(root) > MAX_NODES:
+        raise yaml.constructor.ConstructorError(None, None, "aliases of aliases without end", root.start_mark)
+
+
 def _mapping(loader: _Loader, node: Any) -> dict[str, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            problem = f"a key must be a word, got {key!r}"
+            problem = f"a key must be a word, got {shown(key)}"
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         if key in seen:
-            problem = f"the key {key!r} stands twice, first on line {seen[key]}"
+            problem = f"the key {shown(key)} stands twice, first on line {seen[key]}"
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         seen[key] = line
     return cast("dict[str, Any]", loader.construct_mapping(node, deep=True))
 
 
 def _bool(loader: _Loader, node: Any) -> bool:
-    return loader.construct_scalar(node).lower() == "true"
+    text = str(loader.construct_scalar(node)).lower()
+    if text not in {"true", "false"}:
+        raise ValueError("neither true nor false")
+    return text == "true"
 
 
 def _int(loader: _Loader, node: Any) -> int:
@@ -160,6 +213,9 @@ for _name, _pattern, _letters in _SCALARS:
     _expression = re.compile(f"^(?:{_pattern})$")
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
     _Dumper.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
+_Loader.yaml_constructors = {
+    tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (f"{_TAG}seq", f"{_TAG}str", f"{_TAG}null", None)
+}
 _Loader.add_constructor(f"{_TAG}map", _mapping)
 _Loader.add_constructor(f"{_TAG}bool", _bool)
 _Loader.add_constructor(f"{_TAG}int", _int)

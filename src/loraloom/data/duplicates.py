@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from loraloom.errors import UserError
-from loraloom.untrusted import MAX_TABLE_BYTES, read_json
+from loraloom.untrusted import MAX_TABLE_BYTES, is_there, read_json_object
 
 SPLITS_FILE = "splits.json"
 """A source that has this file decides itself what is held out."""
@@ -103,10 +103,10 @@ def given_split(source: Path) -> frozenset[str] | None:
         UserError: The file is there and says something else.
     """
     file = source / SPLITS_FILE
-    if not file.is_file():
+    if not is_there(file):
         return None
+    sides = read_json_object(file, str(file), max_bytes=MAX_TABLE_BYTES)
     try:
-        sides = read_json(file, str(file), max_bytes=MAX_TABLE_BYTES)
         train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -4,6 +4,7 @@ In: a dataset, a model, a prompt encoder. Out: two stores that hand out what a b
 encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is needed.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +16,43 @@ from torch import Tensor
 
 from loraloom.contracts import DiffusionModel, Example, Progress
 from loraloom.data.cache import ContentCache, finite
+from loraloom.data.refusals import FORMATS
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes, sha256_file
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
-from loraloom.untrusted import library_errors
+from loraloom.untrusted import MAX_TABLE_BYTES, Shown, check_regular_file, library_errors, shown
 
 _MOST_BAD = 20
 """Images that cannot be encoded, after which no more is tried: then it is the VAE."""
 
 
-def load_pixels(path: Path, mirrored: bool = False) -> Tensor:
-    """(3, h, w) float32 in [-1, 1] of a prepared RGB picture."""
-    with library_errors("an image of the dataset", path, fix="run `loraloom prepare` again"), Image.open(path) as image:
-        array_hwc = np.array(image.convert("RGB"))
+def open_prepared(folder: Path, example: Example, *, decode: bool = True) -> Image.Image:
+    """The prepared image of a row as RGB, in memory; without `decode` an image without its pixels, when only the check matters.
+
+    Raises:
+        UserError: It cannot be decoded, or has another size than its row says; names file and row. The size is compared
+            before pixels are decoded.
+    """
+    path = folder / example.image
+    row, again = f"row {shown(example.id)} of {folder}", "run `loraloom prepare` again"
+    check_regular_file(path, f"the image of {row}", max_bytes=MAX_TABLE_BYTES)
+    with library_errors(f"the image of {row}", path, fix=again), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the row's size is the limit here
+        with Image.open(path, formats=FORMATS) as image:
+            if image.size != (example.width, example.height):
+                raise UserError(
+                    f"the image of {row} has another size than the row says",
+                    got=Shown(f"{image.width}x{image.height} px in {path}"),
+                    expected=f"{example.width}x{example.height}",
+                    fix=again,
+                )
+            return image.convert("RGB") if decode else Image.new("RGB", (1, 1))
+
+
+def load_pixels(folder: Path, example: Example, mirrored: bool = False) -> Tensor:
+    """(3, h, w) float32 in [-1, 1] of the prepared image of a row; raises `UserError` as `open_prepared`."""
+    array_hwc = np.array(open_prepared(folder, example))
     if mirrored:
         array_hwc = array_hwc[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(array_hwc.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
@@ -109,7 +133,7 @@ class LatentStore:
         return tensors
 
     def _encode(self, examples: Sequence[tuple[Example, bool]]) -> list[dict[str, Tensor]]:
-        pixels_bchw = torch.stack([load_pixels(self.folder / e.image, mirrored) for e, mirrored in examples])
+        pixels_bchw = torch.stack([load_pixels(self.folder, e, mirrored) for e, mirrored in examples])
         with torch.inference_mode():
             mean_bchw, logvar_bchw = self.model.encode_images(pixels_bchw)
         return [

@@ -6,13 +6,16 @@ settings and the prepared file still have the sums it names.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from loraloom.errors import UserError
 from loraloom.files import write_text
 from loraloom.names import path_problem
+from loraloom.untrusted import MAX_CONFIG_BYTES, MAX_TABLE_BYTES, check_regular_file, is_there, parse_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,14 @@ class PictureRow:
 
 CaptionKey = tuple[str, str, str]
 """id, source_sha256 and the fingerprint of captioner, template and trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CaptionNote:
+    """The line of a caption that a captioner wrote."""
+
+    caption_of: CaptionKey
+    caption: str
 
 
 class Journal:
@@ -98,18 +109,20 @@ class Journal:
         self._file.flush()
 
     def _read(self) -> None:
-        if not self.path.is_file():
+        if not is_there(self.path):
             return
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    value: Any = json.loads(line)
-                    if "caption_of" in value:
-                        item_id, source, settings = value["caption_of"]
-                        self.captions[item_id, source, settings] = str(value["caption"])
-                    else:
-                        row = PictureRow(**{**value, **{key: tuple(value[key]) for key in ("crop", "hashes", "notes")}})
-                        if path_problem(row.image) is None and row.image.startswith("images/"):
-                            self.rows[row.id] = row
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    continue
+        size = check_regular_file(self.path, "the dataset's journal", max_bytes=MAX_TABLE_BYTES)
+        with self.path.open("rb") as file:
+            while file.tell() < size:
+                line = file.readline(MAX_CONFIG_BYTES + 1)
+                with suppress(UserError):  # cut short by a kill, or not ours: that image is prepared again
+                    self._believe(line.decode("utf-8", errors="replace"))
+
+    def _believe(self, line: str) -> None:
+        if line.startswith('{"caption_of"'):
+            note = parse_record(_CaptionNote, line, "the journal")
+            self.captions[note.caption_of] = note.caption
+        elif line.strip():
+            row = parse_record(PictureRow, line, "the journal")
+            if path_problem(row.image) is None and row.image.startswith("images/"):
+                self.rows[row.id] = row

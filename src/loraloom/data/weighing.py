@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from torch import Tensor
 
 from loraloom.contracts import Domain, Example
+from loraloom.data.encode import open_prepared
 from loraloom.errors import UserError, did_you_mean
 
 NEAR = 24.0
@@ -74,8 +75,7 @@ class LatentWeights:
         return torch.from_numpy(cells / np.float32(mean))
 
     def _pixels(self, example: Example, mirrored: bool) -> NDArray[np.int32]:
-        with Image.open(self.folder / example.image) as image:
-            pixels = np.asarray(image.convert("RGB"), np.int32)
+        pixels = np.asarray(open_prepared(self.folder, example), np.int32)
         return pixels[:, ::-1] if mirrored else pixels
 
     def _holds(self, pixels: NDArray[np.int32], example: Example, name: str) -> NDArray[np.bool_]:

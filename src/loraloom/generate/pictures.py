@@ -19,8 +19,12 @@ from torch import Tensor
 
 from loraloom.contracts import Conditioning, DiffusionModel, NoiseSchedule, Picture, PictureRequest, Progress
 from loraloom.errors import UserError
+from loraloom.generate.recipes import MAX_SIDE_PX
 from loraloom.prompts.combine import collate, concatenate
 from loraloom.randomness import generator, normal
+
+MAX_PIXELS = 1 << 26
+"""Of a drawn image, 8192 x 8192: more than the largest GPU decodes at once."""
 
 Encode = Callable[[Sequence[str]], list[Tensor]]
 """Prompts to their states (n, k, d)."""
@@ -175,6 +179,12 @@ def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
 def check_size(model: DiffusionModel, request: PictureRequest) -> None:
     """Raise `UserError` for a size that the model cannot draw."""
     step = model.latent_scale
+    if max(request.width, request.height) > MAX_SIDE_PX or request.width * request.height > MAX_PIXELS:
+        raise UserError(
+            "this size cannot be drawn",
+            got=f"{request.width}x{request.height}",
+            expected=f"sides of at most {MAX_SIDE_PX:,} px, at most {MAX_PIXELS:,} px in all",
+        )
     if min(request.width, request.height) < step or request.width % step or request.height % step:
         raise UserError(
             "this size cannot be drawn",

@@ -11,20 +11,33 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import Field
 
 from loraloom import __version__
 from loraloom.contracts import Picture, PictureRequest
 from loraloom.errors import UserError
 from loraloom.files import sha256_bytes, write_bytes, write_text
+from loraloom.untrusted import (
+    MAX_RECORD_BYTES,
+    MAX_TABLE_BYTES,
+    check_regular_file,
+    is_there,
+    library_errors,
+    parse_json,
+    parse_record,
+    read_text,
+)
 
 LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
-_KINDS: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-"""JSON values that a request's field may have, by the field's type as it is written."""
+MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
+"""Of `prompts.jsonl`: half a million images."""
+MAX_SIDE_PX = 1 << 14
+MAX_WHOLE = (1 << 63) - 1
 
 _SAMPLERS = {
     "ddim": "DDIM", "dpmpp_2m_karras": "DPM++ 2M Karras", "euler_a": "Euler a", "unipc": "UniPC", "lcm": "LCM",
@@ -139,7 +152,9 @@ def _lora_hash(path: str, sha256: str) -> str:
 def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Add rows to a folder's `prompts.jsonl`; a row of the same file name is replaced."""
     path = folder / LIST_NAME
-    known = {str(row["file"]): row for row in (read_rows(path) if path.is_file() else [])}
+    # Rows without a file name are somebody else's and stay.
+    before = enumerate(read_rows(path)) if is_there(path) else ()
+    known: dict[str | int, Mapping[str, Any]] = {str(row["file"]) if "file" in row else n: row for n, row in before}
     known.update({str(row["file"]): dict(row) for row in rows})
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in known.values()))
     return path
@@ -153,62 +168,93 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if path.is_dir():
         path = path / LIST_NAME
-    if not path.is_file():
+    if not is_there(path):
         raise UserError(
             "no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us"
         )
     if path.suffix.lower() == ".png":
-        try:
-            with Image.open(path) as image:
-                text = image.info.get(_PNG_KEY)
-        except OSError as error:
-            raise UserError("this picture cannot be read", got=f"{path} ({error})") from None
-        if not isinstance(text, str):
-            raise UserError(
-                "this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`"
-            )
-        return [{"file": path.name, **_parse(text, path.name)}]
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a prompt may hold other line ends
-    except UnicodeDecodeError:
-        raise UserError("the recipe is not UTF-8 text", got=str(path), fix=f"name a {LIST_NAME} or a PNG") from None
-    return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+        return [{"file": path.name, **_parse(_text_of(path), path.name)}]
+    # A prompt may hold other line ends than the one that ends a row.
+    text = read_text(path, "the recipe", max_bytes=MAX_RECIPE_BYTES)
+    return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def request_of(row: Mapping[str, Any]) -> PictureRequest:
-    """The request in a row.
+def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> PictureRequest:
+    """The request in a row. All that a row may say beside it is checked too.
 
     Raises:
-        UserError: A field is missing or of another type.
+        UserError: A field is missing, unknown, of another type or out of its range.
     """
-    row = {"told": "", **row}  # recipes of earlier versions have none
-    names = [field.name for field in fields(PictureRequest)]
-    missing = [name for name in names if name not in row]
-    if missing:
-        raise UserError("a recipe line is incomplete", got=f"no {', '.join(missing)}", fix="use a line that we wrote")
-    request = PictureRequest(**{name: row[name] for name in names})
-    for field in fields(PictureRequest):
-        value, kind = row[field.name], _KINDS[_type_name(field.type)]
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise UserError(
-                f"{field.name} of a recipe line cannot be that",
-                got=value,
-                expected=f"a value of type {_type_name(field.type)}",
-            )
-    if request.num_steps < 1:
-        raise UserError("num_steps of a recipe line cannot be that", got=request.num_steps, expected="at least 1")
-    return request
+    line = parse_record(_Line, json.dumps(row), where, fix="use a line that we wrote")
+    return PictureRequest(**{field.name: getattr(line, field.name) for field in fields(PictureRequest)})
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else annotation.__name__
+def _text_of(path: Path) -> str:
+    """The recipe inside a PNG."""
+    check_regular_file(path, "this image", max_bytes=MAX_TABLE_BYTES)
+    with library_errors("this image", path), Image.open(path, formats=["PNG"]) as image:
+        text = image.info.get(_PNG_KEY)
+    if not isinstance(text, str):
+        raise UserError("this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+    return text
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not a JSON line ({error})") from None
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object", got=type(row).__name__)
     return row
+
+
+Whole = Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Model:
+    """The base as a recipe names it."""
+
+    source: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    family: str = "auto"
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AdapterOf:
+    """An adapter as a recipe names it."""
+
+    path: str
+    sha256: str
+    weight: Finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A recipe as JSON holds it: `PictureRequest` and `Recipe` in one, with the range of every number.
+
+    Fields with a default may lack: earlier versions did not write them.
+    """
+
+    prompt: str
+    negative_prompt: str
+    seed: Whole
+    num_steps: Annotated[int, Field(ge=1, le=100_000)]
+    guidance_scale: Finite
+    sampler: str
+    width: Side
+    height: Side
+    told: str = ""
+    model: _Model | None = None
+    adapters: tuple[_AdapterOf, ...] | None = None
+    prompt_method: str | None = None
+    domain: str | None = None
+    weighting: bool | None = None
+    precision: Literal["no", "fp16", "bf16"] | None = None
+    repair_rounds: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    repair_guidance: Finite | None = None
+    file: str = ""
+    loraloom: str = ""

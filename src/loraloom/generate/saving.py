@@ -11,6 +11,7 @@ from loraloom.contracts import Picture, PictureRequest, Progress
 from loraloom.errors import UserError
 from loraloom.generate.recipes import append_rows, read_rows, request_of, save_picture
 from loraloom.generate.session import Session
+from loraloom.untrusted import shown
 
 
 def draw_into(
@@ -49,7 +50,9 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Pictu
     kept = [row for row in rows if _shared(row) == shared]
     if len(kept) < len(rows):
         say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
-    return [request_of(row) for row in kept], shared
+    return [
+        request_of(row, f"the recipe of {shown(row['file'])}" if "file" in row else "a recipe line") for row in kept
+    ], shared
 
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,21 +4,38 @@ In: an adapter, an optimizer, a few numbers. Out: `checkpoints/step_0000100/` wi
 beside, fsynced and renamed; or the newest whole one read back. The old one goes only after the new one stands.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 
 from loraloom.errors import UserError
 from loraloom.files import remove_directory, remove_leftovers, sha256_file, whole_directory, write_json
 from loraloom.lora.files import save_adapter
-from loraloom.weights import read_tensors, write_tensors
+from loraloom.names import path_problem
+from loraloom.untrusted import (
+    MAX_RECORD_BYTES,
+    check_range,
+    check_regular_file,
+    is_file,
+    library_errors,
+    parse_record,
+    read_json_object,
+    read_text,
+    shown,
+)
+from loraloom.weights import check_safetensors, read_tensors, write_tensors
 
-_NAME = re.compile(r"step_(\d{7,})")
+_NAME = re.compile(r"step_(\d{7,12})")
+_FILES = frozenset({"adapter.safetensors", "optimizer.safetensors", "state.json"})
+_NUMBERS = {"loss_scale": 0, "good_steps": 0, "best_step": 0, "best_loss": -1e300, "skipped_in_row": 0, "devices": 1}
+"""Numbers of the run's state, each with its lowest value."""
+_FRACTIONS = frozenset({"loss_scale", "best_loss"})
+MAX_STEP = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,10 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             fault = damage(self.path(step))
             if fault is None:
-                return load_checkpoint(self.path(step)), complaints
+                try:
+                    return load_checkpoint(self.path(step)), complaints
+                except UserError as error:  # its sums are right, but what they are of is no checkpoint
+                    fault = str(error).splitlines()[0]
             complaints.append(f"checkpoint {self.path(step).name} is damaged ({fault}): an earlier one is used")
         return None, complaints
 
@@ -107,13 +127,29 @@ class CheckpointFolder:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint directory, or None when every file has its sum."""
     try:
-        sums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
+        record = read_json_object(folder / "manifest.json", "manifest.json")
+    except UserError:
         return "no readable manifest.json"
+    sums = record.get("sha256")
+    if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
+        return "manifest.json names no sums"
+    if missing := sorted(_FILES - sums.keys()):
+        return f"manifest.json has no sum of {missing[0]}"
     for name, expected in sums.items():
-        if not (folder / name).is_file():
+        if path_problem(name) or "/" in name:
+            return f"manifest.json names {shown(name)!s}, which is no file of a checkpoint"
+        if not is_file(folder / name):
             return f"{name} is missing"
-        if sha256_file(folder / name) != expected:
+        try:  # before its sum: a file of the wrong kind may be endless
+            if name.endswith(".safetensors"):
+                check_safetensors(folder / name)
+            else:
+                check_regular_file(folder / name, name, max_bytes=MAX_RECORD_BYTES)
+            with library_errors("a checkpoint's file", folder / name):
+                actual = sha256_file(folder / name)
+        except UserError as error:
+            return str(error).splitlines()[0]
+        if actual != expected:
             return f"{name} has another sha256"
     return None
 
@@ -127,12 +163,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     fault = damage(folder)
     if fault:
         raise UserError("not a whole checkpoint", got=f"{folder} ({fault})", fix="choose another checkpoint directory")
-    record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    where = f"{folder.name}/state.json"
+    text = read_text(folder / "state.json", where, max_bytes=MAX_RECORD_BYTES)
+    record = parse_record(_State, text, where, fix="choose another checkpoint directory")
+    for key, low in _NUMBERS.items():
+        if record.run.get(key) is not None:
+            check_range(record.run[key], f"{where}: {key}", low, 1e300, whole=key not in _FRACTIONS)
     drawn, _ = read_tensors(folder / "adapter.safetensors")
     weights_file = folder / "weights.safetensors"
     averaged = weights_file.is_file()
     weights = read_tensors(weights_file)[0] if averaged else drawn
     optimizer, _ = read_tensors(folder / "optimizer.safetensors")
-    return Checkpoint(
-        int(record["step"]), weights, drawn if averaged else {}, optimizer, record["optimizer"], record["run"]
-    )
+    return Checkpoint(record.step, weights, drawn if averaged else {}, optimizer, record.optimizer, record.run)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """`state.json`."""
+
+    step: Annotated[int, Field(ge=0, le=MAX_STEP)]
+    optimizer: dict[str, Any]
+    run: dict[str, Any]

@@ -48,6 +48,7 @@ from loraloom.train.runtime import Runtime
 from loraloom.train.samples import Sampler
 from loraloom.train.step import Trainee
 from loraloom.train.stop import StopRequest
+from loraloom.untrusted import library_errors, shown
 
 Say = Callable[[str], None]
 
@@ -113,12 +114,18 @@ class Run:
             "base_sha256": self.base_sha256,
         }
         for key, value in now.items():
-            if state[key] != value:
+            if state.get(key) != value:
                 raise UserError(
-                    f"this run cannot go on: its {key} has changed", got=value, expected=state[key],
+                    f"this run cannot go on: its {key} has changed", got=value, expected=shown(state.get(key)),
                     fix="restore it, or start a new run with another --out",
                 )  # fmt: skip
         trainee.adapter.load(checkpoint.adapter)
+        with library_errors("the checkpoint's state", f"step {checkpoint.step}", fix="choose another checkpoint"):
+            self._restore_state(checkpoint)
+
+    def _restore_state(self, checkpoint: Checkpoint) -> None:
+        """What a checkpoint holds beside the weights; a file from elsewhere may hold anything there."""
+        trainee, state = self.trainee, checkpoint.state
         if trainee.ema and checkpoint.ema:
             for shadow, key in zip(trainee.ema.shadow, trainee.adapter.parameters, strict=True):
                 shadow.copy_(checkpoint.ema[key])

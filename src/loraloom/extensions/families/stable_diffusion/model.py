@@ -6,28 +6,29 @@ and can be dropped again, so that training from cache never holds a VAE or text 
 
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from shutil import copyfile, copytree
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from loraloom.contracts import Conditioning, LoraPreset, ModelSource, NoiseSchedule, PictureRequest
 from loraloom.errors import UserError
+from loraloom.extensions.families.stable_diffusion.headers import Entry, check_finite, check_fit, read_header
+from loraloom.extensions.families.stable_diffusion.limits import check_together
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.files import whole_directory, write_json
 from loraloom.quiet import quiet
+from loraloom.untrusted import library_errors
 
 _PRESETS = MappingProxyType(
     {
@@ -37,6 +38,16 @@ _PRESETS = MappingProxyType(
         "all_linear_conv": LoraPreset(r".*", ("Linear", "Conv2d")),
     }
 )
+
+
+_SINGLE_FILE_PREFIX = MappingProxyType(
+    {"denoiser": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
+)
+_TEXT_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+    "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
 
 
 class StableDiffusionModel:
@@ -59,7 +70,8 @@ class StableDiffusionModel:
         self._located = located
         self._modules: dict[str, nn.Module] = {}
         self._fingerprints: dict[str, str] = {}
-        unet, vae = located.config("unet"), located.config("vae")
+        self._configs = configs = located.check()
+        unet, vae = configs["unet"], configs["vae"]
         self.latent_channels = int(unet.get("in_channels", 4))
         if self.latent_channels != int(vae.get("latent_channels", 4)):
             raise UserError(
@@ -67,19 +79,24 @@ class StableDiffusionModel:
                 got=f"{self.latent_channels} input channels",
                 expected=f"{vae.get('latent_channels', 4)}",
             )
-        self.latent_scale = 2 ** (len(vae.get("block_out_channels", [0, 0, 0, 0])) - 1)
+        check_together(unet, vae, configs["text_encoder"])
+        self.latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
         self.default_size_px = int(unet.get("sample_size") or 64) * self.latent_scale
         version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
         self.architecture = f"stable-diffusion-{version}"
         self.kohya_version = f"sd_{version}"
         self._vae_scaling = float(vae.get("scaling_factor") or 0.18215)
         self._vae_shift = float(vae.get("shift_factor") or 0.0)
-        self._scheduler_config = located.config("scheduler", "scheduler_config.json")
+        self._scheduler_config = dict(configs["scheduler"])
         if source.prediction_type != "auto":
             self._scheduler_config["prediction_type"] = source.prediction_type
         self.schedule = _schedule(self._scheduler_config)
         self.text = ClipText(
-            located.folder / "tokenizer", lambda: self.module("text_encoder"), lambda: self.fingerprint("text_encoder")
+            located.folder / "tokenizer",
+            lambda: self.module("text_encoder"),
+            lambda: self.fingerprint("text_encoder"),
+            num_ids=int(configs["text_encoder"].get("vocab_size", 49408)),
+            num_positions=int(configs["text_encoder"].get("max_position_embeddings", 77)),
         )
 
     # ------------------------------------------------------------------------------------------------------ parts
@@ -138,7 +155,8 @@ class StableDiffusionModel:
                 write_json(target / name / "config.json", config)
 
     def _load(self, part: str) -> nn.Module:
-        self._located.weight_files(part)  # refuses before anything is read
+        files = self._located.weight_files(part)  # refuses before anything is read
+        self._check_fit(part, files)
         try:
             with quiet():
                 if self._located.single_file is not None:
@@ -146,12 +164,47 @@ class StableDiffusionModel:
                     lacking = [name for name, parameter in module.named_parameters() if parameter.is_meta]
                 else:
                     module, lacking = self._load_folder(part)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
-            raise self._unreadable(part, str(error).strip().splitlines()[0]) from error
+        except UserError:
+            raise
+        except Exception as error:  # whatever the libraries make of a file
+            lines = str(error).strip().splitlines()
+            raise self._unreadable(part, lines[0][:300] if lines else type(error).__name__) from error
         if lacking:
             # The libraries leave what is missing random, with a warning at most.
             raise self._unreadable(part, f"{len(lacking)} of its weights are missing, the first is {lacking[0]}")
+        check_finite(PART_FOLDER[part], module, files)
         return module
+
+    def _check_fit(self, part: str, files: Sequence[Path]) -> None:
+        entries: dict[str, Entry] = {}
+        for file in files:
+            entries.update(read_header(file))
+        single = self._located.single_file is not None
+        if single:
+            entries = {name: entry for name, entry in entries.items() if name.startswith(_SINGLE_FILE_PREFIX[part])}
+        with quiet():
+            check_fit(
+                PART_FOLDER[part], entries, (lambda: self._empty(part)) if entries else None, same_names=not single
+            )
+
+    def _empty(self, part: str) -> nn.Module:
+        """The part without memory, as its config describes it."""
+        config: Any = dict(self._configs[PART_FOLDER[part]])
+        with torch.device("meta"):
+            if part == "denoiser":
+                return cast("nn.Module", UNet2DConditionModel.from_config(config))
+            if part == "vae":
+                return cast("nn.Module", AutoencoderKL.from_config(config))
+            from transformers import CLIPTextModel
+
+            return CLIPTextModel(self._text_config())
+
+    def _text_config(self) -> Any:
+        """The text encoder's config of the keys that are known; others could name code or kernels to fetch."""
+        from transformers import CLIPTextConfig
+
+        config = self._configs["text_encoder"]
+        return CLIPTextConfig(**{key: config[key] for key in _TEXT_KEYS if key in config})
 
     def _unreadable(self, part: str, why: str) -> UserError:
         return UserError(
@@ -167,7 +220,7 @@ class StableDiffusionModel:
         if kind is None:
             from transformers import CLIPTextModel
 
-            kind, extra = CLIPTextModel, {"dtype": torch.float32}
+            kind, extra = CLIPTextModel, {"dtype": torch.float32, "config": self._text_config()}
         module, info = kind.from_pretrained(
             str(self._located.folder), subfolder=PART_FOLDER[part], use_safetensors=True, local_files_only=True,
             variant=self._located.variant, output_loading_info=True, **extra,
@@ -243,7 +296,7 @@ class StableDiffusionModel:
         Left alone, transformers 5 keeps a text encoder in the precision that its file has.
         """
         folder, file = str(self._located.folder), self._located.single_file
-        common: dict[str, Any] = {"local_files_only": True, "safety_checker": None}
+        common: dict[str, Any] = {"local_files_only": True, "safety_checker": None, "image_encoder": None}
         if file is not None:
             pipeline = _pipeline_class().from_single_file(str(file), config=folder, **common)
         else:
@@ -298,5 +351,9 @@ def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
             prediction_type = "v_prediction"
         case other:
             raise UserError("unknown prediction type", got=other, expected="epsilon or v_prediction")
-    scheduler: Any = DDPMScheduler.from_config(dict(config))
+    # The library would print every key that it does not know, a megabyte of them if need be.
+    with library_errors("scheduler/scheduler_config.json", "the model's schedule"), quiet():
+        scheduler: Any = DDPMScheduler.from_config(dict(config))
+    if not bool(scheduler.alphas_cumprod.isfinite().all()) or not bool((scheduler.alphas_cumprod > -1e-12).all()):
+        raise UserError("scheduler/scheduler_config.json makes no schedule", got="noise levels that are not finite")
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)

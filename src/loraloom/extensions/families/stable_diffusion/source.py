@@ -7,14 +7,23 @@ Nothing from outside is executed: classes are ours to choose, weights are safete
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loraloom.contracts import ModelSource
 from loraloom.errors import UserError, did_you_mean
+from loraloom.extensions.families.stable_diffusion.limits import (
+    check_model_index,
+    check_schedule,
+    check_text_encoder,
+    check_unet,
+    check_vae,
+    refuse_foreign,
+)
 from loraloom.files import sha256_bytes, sha256_file, write_json
+from loraloom.untrusted import is_there, library_errors, read_json_object
 from loraloom.weights import PICKLED, check_safetensors
 
 PART_FOLDER = {"denoiser": "unet", "vae": "vae", "text_encoder": "text_encoder"}
@@ -48,28 +57,41 @@ class Located:
             UserError: Missing, not JSON, or asking for code of its own (`auto_map`).
         """
         path = self.folder / part_folder / name
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not is_there(path):
             raise UserError(
                 f"the model lacks {part_folder}/{name}",
                 got=str(self.folder),
                 fix="point to a complete diffusers folder",
-            ) from None
-        except ValueError as error:
-            raise UserError(f"{part_folder}/{name} is not JSON ({error})", got=str(self.folder)) from None
-        if not isinstance(value, dict):
-            raise UserError(f"{part_folder}/{name} is not a JSON object", got=str(self.folder))
-        if "auto_map" in value:
-            raise UserError(
-                f"{part_folder}/{name} asks to run code that comes with the model (auto_map)",
-                fix="use a model without custom code",
             )
+        value = read_json_object(path, f"{part_folder}/{name}")
+        refuse_foreign(value, f"{part_folder}/{name}")
         return value
+
+    def check(self) -> dict[str, Mapping[str, Any]]:
+        """The configs of unet, vae, text_encoder and scheduler, every number in its range and all fitting together.
+
+        Raises:
+            UserError: One is missing, cannot be read, or says what this family does not have.
+        """
+        index = self.folder / "model_index.json"
+        if is_there(index):
+            check_model_index(read_json_object(index, "model_index.json"))
+        if is_there(self.folder / "pipeline.py"):
+            raise UserError(
+                "the model comes with a pipeline of its own (pipeline.py), which is not run", got=str(self.folder),
+                fix="use a model without custom code, or delete that file if the model works without it",
+            )  # fmt: skip
+        unet, vae = self.config("unet"), self.config("vae")
+        check_unet(unet)
+        check_vae(vae)
+        text_encoder = check_text_encoder(self.config("text_encoder"))
+        scheduler = self.config("scheduler", "scheduler_config.json")
+        check_schedule(scheduler)
+        return {"unet": unet, "vae": vae, "text_encoder": text_encoder, "scheduler": scheduler}
 
     def is_stable_diffusion(self) -> bool:
         """One CLIP text encoder, cross-attention UNet, no added text-time conditions (which SDXL has)."""
-        if not (self.folder / "unet" / "config.json").is_file():
+        if not is_there(self.folder / "unet" / "config.json"):
             return False
         if self.single_file is not None and not _has_the_keys(self.single_file):
             return False
@@ -90,7 +112,11 @@ class Located:
             return [self.single_file]
         if self.hub is not None:
             _download(*self.hub, self.variant, (PART_FOLDER[part],))
+        from loraloom.extensions.families.stable_diffusion.headers import check_files  # heavy: torch
+
         folder = self.folder / PART_FOLDER[part]
+        if folder.is_dir():
+            check_files(folder)
         files = sorted(folder.glob("*.safetensors"))
         wanted = [
             file for file in files if (f".{self.variant}." in file.name if self.variant else "." not in file.stem)
@@ -126,8 +152,12 @@ def locate(source: ModelSource) -> Located:
     """
     if source.location.startswith(_BUILTIN):
         return Located(_builtin(source.location.removeprefix(_BUILTIN)))
-    path = Path(source.location).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source.location).expanduser()
+        found = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, NUL, an unknown ~user
+        path, found = Path("/"), False
+    if found:
         if not (path / "model_index.json").is_file():
             raise UserError(
                 "not a diffusers model folder", got=source.location, expected="a folder with model_index.json",
@@ -179,7 +209,7 @@ def _has_the_keys(file: Path) -> bool:
     """Whether a single checkpoint has one text encoder beside the UNet; SDXL's has two, under another name."""
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as opened:
+    with library_errors("the checkpoint", file), safe_open(file, framework="pt") as opened:
         keys = list(opened.keys())
     return any(key.startswith("model.diffusion_model.") for key in keys) and not any(
         key.startswith("conditioner.embedders.") for key in keys

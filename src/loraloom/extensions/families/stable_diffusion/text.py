@@ -6,28 +6,104 @@ In: text, or windows of ids. Out: ids, or the hidden states that the UNet was tr
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from loraloom.errors import UserError
+from loraloom.extensions.families.stable_diffusion.limits import refuse_foreign
 from loraloom.files import sha256_bytes, sha256_file
+from loraloom.quiet import quiet
+from loraloom.untrusted import (
+    MAX_TOKENIZER_BYTES,
+    check_range,
+    check_regular_file,
+    library_errors,
+    read_json_object,
+    read_text,
+    shown,
+)
+
+MAX_IDS = 1_000_000
+MAX_ADDED = 10_000
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Raise `UserError` unless all files of a tokenizer are regular, of sane size and of the right kind of content."""
+    if not folder.is_dir():
+        raise UserError("the model has no tokenizer", got=str(folder), fix="point to a complete diffusers folder")
+    with library_errors("the model's tokenizer", folder):
+        entries = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
+    for entry in entries:
+        what = f"{folder.name}/{entry.name} of the model"
+        if entry.suffix != ".json":
+            check_regular_file(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
+        elif entry.name in {"vocab.json", "tokenizer.json"}:
+            _check_vocabulary(read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES), entry.name, what)
+        else:
+            value = read_json_object(entry, what)
+            refuse_foreign(value, what)
+            _check_counts(value, what)
+        if entry.name == "merges.txt":
+            read_text(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
+
+
+def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
+    if name == "tokenizer.json":
+        refuse_foreign(value, what)
+        _check_counts(value, what)
+        model = value.get("model")
+        value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
+    if not isinstance(value, dict) or not 2 < len(value) <= MAX_IDS:
+        raise UserError(f"{what}: vocabulary", got=shown(value), expected=f"3 to {MAX_IDS:,} tokens with their ids")
+    for token, index in value.items():
+        check_range(index, f"{what}: {shown(token)}", 0, MAX_IDS)
+
+
+def _check_counts(value: dict[str, Any], what: str) -> None:
+    for key in ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+        if isinstance(value.get(key), (list, dict)) and len(value[key]) > MAX_ADDED:
+            raise UserError(f"{what}: {key}", got=f"{len(value[key]):,} tokens", expected=f"at most {MAX_ADDED:,}")
+    if "model_max_length" in value:
+        check_range(value["model_max_length"], f"{what}: model_max_length", 3, 10**31, whole=False)
 
 
 class ClipText:
     """Tokenizer and encoder; the encoder's weights are asked for when the first window is encoded."""
 
-    def __init__(self, folder: Path, module: Callable[[], nn.Module], weights_fingerprint: Callable[[], str]) -> None:
-        try:
+    def __init__(
+        self,
+        folder: Path,
+        module: Callable[[], nn.Module],
+        weights_fingerprint: Callable[[], str],
+        *,
+        num_ids: int,
+        num_positions: int,
+    ) -> None:
+        check_tokenizer_files(folder)
+        with library_errors("the model's tokenizer", folder), quiet():
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"the model's tokenizer cannot be read ({error})", got=str(folder)) from error
+            largest = max(self._tokenizer.get_vocab().values())
+        length = check_range(self._tokenizer.model_max_length, f"{folder.name}: model_max_length", 3, 10**31)
+        self.window_tokens = min(length, 77)
+        if self.window_tokens > num_positions:
+            raise UserError(
+                f"{folder.name}: model_max_length", got=length,
+                expected=f"at most the text encoder's max_position_embeddings ({num_positions})",
+            )  # fmt: skip
+        if largest >= num_ids:
+            raise UserError(
+                "the model's tokenizer has ids that its text encoder does not know", got=largest,
+                expected=f"below vocab_size ({num_ids:,})", fix="tokenizer and text encoder are of different models",
+            )  # fmt: skip
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            check_range(getattr(self._tokenizer, name), f"{folder.name}: {name}", 0, num_ids - 1)
         self._folder = folder
         self._module = module
         self._weights_fingerprint = weights_fingerprint
         # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
         self._ids = lru_cache(1 << 14)(self._tokenized)
-        self.window_tokens = min(int(self._tokenizer.model_max_length), 77)
 
     @property
     def fingerprint(self) -> str:

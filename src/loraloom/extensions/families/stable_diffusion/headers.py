@@ -1,0 +1,165 @@
+"""Whether weights belong to their config and fit into memory, told by the headers of their files before they are read.
+
+In: safetensors files of one part, and the part's module without memory (on torch's meta device). Out: nothing, or a
+`UserError` in a line: quantised weights, another shape than the config's, more than this machine holds, NaN.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loraloom.errors import UserError
+from loraloom.memory import total_memory_bytes
+from loraloom.names import path_problem
+from loraloom.untrusted import (
+    MAX_CONFIG_BYTES,
+    Shown,
+    check_range,
+    check_regular_file,
+    is_file,
+    library_errors,
+    parse_json,
+    read_json_object,
+    shown,
+)
+
+MAX_WEIGHT_BYTES = 1 << 40
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+_COUNTERS = frozenset({"I64", "I32"})
+"""Of `position_ids`, which are no weights."""
+_SLACK = 1_000_000
+"""Numbers that a config may ask for beyond its files; what is missing is told by name later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor as a file's header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_values(self) -> int:
+        """Product of the shape."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Tensors of a safetensors file by name. Reads the header only; `weights.check_safetensors` has measured it.
+
+    Raises:
+        UserError: An entry is not what safetensors writes.
+    """
+    check_regular_file(path, "the weight file", max_bytes=MAX_WEIGHT_BYTES)
+    with library_errors("the weight file", path), path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        text = file.read(min(length, 10 * MAX_CONFIG_BYTES)).decode("utf-8")
+    header = parse_json(text, f"the header of {path.name}")
+    entries: dict[str, Entry] = {}
+    for name, said in header.items():
+        if name == "__metadata__":
+            continue
+        where = f"{path.name}: tensor {shown(name)}"
+        if (
+            not isinstance(said, dict)
+            or not isinstance(said.get("dtype"), str)
+            or not isinstance(said.get("shape"), list)
+        ):
+            raise UserError(where, got=shown(said), expected="dtype, shape and data_offsets", fix="download it again")
+        for side in said["shape"]:
+            check_range(side, where, 0, 1 << 40)
+        entries[name] = Entry(said["dtype"], tuple(said["shape"]))
+    return entries
+
+
+def check_files(folder: Path) -> None:
+    """Raise `UserError` unless all that lies in a part's folder is a file of sane size, and its index names such files."""
+    with library_errors("a folder of the model", folder):
+        entries = sorted(folder.iterdir())
+    for entry in entries:
+        if entry.is_dir():
+            continue
+        weights = entry.suffix in {".safetensors", ".bin", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pt", ".ckpt"}
+        what = f"{folder.name}/{entry.name} of the model"
+        check_regular_file(entry, what, max_bytes=MAX_WEIGHT_BYTES if weights else 64 * MAX_CONFIG_BYTES)
+        if entry.name == "adapter_config.json":
+            raise UserError(
+                f"{what} says that this is an adapter, not a model", got=str(folder), fix="name the base model"
+            )
+        if entry.name.endswith(".safetensors.index.json"):
+            _check_index(entry, what)
+
+
+def _check_index(path: Path, what: str) -> None:
+    index = read_json_object(path, what, max_bytes=10 * MAX_CONFIG_BYTES).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise UserError(f"{what} names no weights", got=shown(index), expected="weight_map", fix="download it again")
+    for name in {str(value) for value in index.values()}:
+        if path_problem(name) or "/" in name or not is_file(path.parent / name):
+            raise UserError(f"{what} names a file that is not beside it", got=shown(name), fix="download it again")
+
+
+def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Module] | None, *, same_names: bool) -> None:
+    """Compare the headers of a part's files with its config and with this machine.
+
+    Args:
+        part: The part's folder, for errors.
+        entries: Of all its files.
+        empty: Builds the part without memory.
+        same_names: Whether files and module name their tensors alike, so that shapes can be compared.
+
+    Raises:
+        UserError: Quantised weights, more than the machine holds, or weights that are not the config's.
+    """
+    for name, entry in entries.items():
+        if entry.dtype not in _PLAIN and not (entry.dtype in _COUNTERS and name.endswith("position_ids")):
+            raise UserError(
+                f"{part}: {name} is stored as {entry.dtype}", expected="float16, bfloat16 or float32 weights",
+                fix="get a version of this model that is not quantised",
+            )  # fmt: skip
+    stored = sum(entry.num_values for entry in entries.values())
+    memory = total_memory_bytes()
+    if memory is not None and 4 * stored > memory:
+        raise UserError(
+            f"{part} needs more memory than this machine has", got=Shown(f"{4 * stored / 1e9:,.1f} GB in float32"),
+            expected=f"at most {memory / 1e9:,.1f} GB", fix="use a smaller model, or a machine with more memory",
+        )  # fmt: skip
+    if empty is None:
+        return
+    with library_errors(f"{part}/config.json", part, fix="check that the config belongs to the weights"):
+        module = empty()
+    wanted = module.state_dict(keep_vars=True)
+    asked = sum(tensor.numel() for tensor in wanted.values())
+    if asked > 1.5 * stored + _SLACK:
+        raise UserError(
+            f"the {part}'s config does not belong to its weights", got=Shown(f"a config of {asked:,} numbers"),
+            expected=f"{stored:,} as in its files", fix="download it again",
+        )  # fmt: skip
+    if not same_names:
+        return
+    known = {name.removeprefix("text_model."): entry.shape for name, entry in entries.items()}
+    for name, tensor in wanted.items():
+        shape = known.get(name.removeprefix("text_model."))
+        if shape is not None and shape != tuple(tensor.shape):
+            raise UserError(
+                f"the {part} cannot be read: its config does not belong to its weights",
+                got=Shown(f"{name} of shape {list(shape)} in its files"), expected=f"{list(tensor.shape)} as its config says",
+                fix="download it again",
+            )  # fmt: skip
+
+
+def check_finite(part: str, module: nn.Module, files: Sequence[Path]) -> None:
+    """Raise `UserError` when a weight is NaN or infinite."""
+    for name, parameter in module.named_parameters():
+        # A sum is quicker than a look at every number, and NaN and infinity survive it.
+        if not math.isfinite(float(parameter.detach().sum(dtype=torch.float32))) and not bool(
+            parameter.isfinite().all()
+        ):
+            raise UserError(
+                f"the {part} holds NaN or infinity", got=f"{name} in {files[0].name}", fix="use another checkpoint"
+            )

@@ -1,0 +1,357 @@
+"""What the configs of a Stable Diffusion model may say: a range for every number, checked before a library builds anything.
+
+In: a config as JSON holds it. Out: nothing, or a `UserError` with file, key, value and range. A number that decides an
+allocation (widths, layers, heads, vocabulary) has its range here; so has what must fit together: blocks and their widths,
+groups that divide them, the width of the prompt embeddings. Keys that are not named here are the library's to ignore.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from loraloom.errors import UserError
+from loraloom.untrusted import check_range, shown
+
+Rule = Callable[[Any, str], None]
+"""Given a value and what errors call it; raises `UserError`."""
+
+_FOREIGN = ("auto_map", "quantization_config", "compression_config", "custom_pipeline")
+"""Keys that ask for code of their own, or for weights that are not plain numbers."""
+
+
+def whole(low: int, high: int) -> Rule:
+    """A whole number from low to high."""
+    return lambda value, where: check_range(value, where, low, high)
+
+
+def number(low: float, high: float) -> Rule:
+    """A finite number from low to high."""
+    return lambda value, where: check_range(value, where, low, high, whole=False)
+
+
+def flag(value: Any, where: str) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise UserError(where, got=shown(value), expected="true or false")
+
+
+def text(value: Any, where: str) -> None:
+    """A text of at most 1,000 characters."""
+    if not isinstance(value, str) or len(value) > 1000:
+        raise UserError(where, got=shown(value), expected="a text")
+
+
+def one_of(*known: str) -> Rule:
+    """One of some words."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, str) or value not in known:
+            raise UserError(where, got=shown(value), expected=" or ".join(known))
+
+    return check
+
+
+def nothing(value: Any, where: str) -> None:
+    """Null: the key stands for something that this family does not have."""
+    if value is not None:
+        raise UserError(where, got=shown(value), expected="null", fix="this model needs inputs that are not known here")
+
+
+def or_null(rule: Rule) -> Rule:
+    """What the rule takes, or null."""
+    return lambda value, where: None if value is None else rule(value, where)
+
+
+def each(rule: Rule, most: int) -> Rule:
+    """A list of 1 to `most` values that the rule takes."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise UserError(where, got=shown(value), expected=f"a list of 1 to {most} values")
+        for index, entry in enumerate(value):
+            rule(entry, f"{where}[{index}]")
+
+    return check
+
+
+def one_or_each(rule: Rule, most: int) -> Rule:
+    """What the rule takes, or a list of that."""
+    several = each(rule, most)
+    return lambda value, where: several(value, where) if isinstance(value, list) else rule(value, where)
+
+
+MAX_BLOCKS = 6
+MAX_WIDTH = 8192
+MAX_VOCABULARY = 1_000_000
+_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
+_WIDTHS = each(whole(1, MAX_WIDTH), MAX_BLOCKS)
+
+UNET: Mapping[str, Rule] = {
+    "_class_name": one_of("UNet2DConditionModel"),
+    "sample_size": or_null(whole(1, 1024)),
+    "in_channels": whole(1, 64),
+    "out_channels": whole(1, 64),
+    "center_input_sample": flag,
+    "flip_sin_to_cos": flag,
+    "freq_shift": number(-1000, 1000),
+    "down_block_types": each(one_of("CrossAttnDownBlock2D", "DownBlock2D"), MAX_BLOCKS),
+    "up_block_types": each(one_of("CrossAttnUpBlock2D", "UpBlock2D"), MAX_BLOCKS),
+    "mid_block_type": or_null(one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")),
+    "only_cross_attention": one_or_each(flag, MAX_BLOCKS),
+    "mid_block_only_cross_attention": or_null(flag),
+    "block_out_channels": _WIDTHS,
+    "layers_per_block": one_or_each(whole(1, 8), MAX_BLOCKS),
+    "downsample_padding": whole(0, 1),
+    "mid_block_scale_factor": number(1e-3, 1e3),
+    "dropout": number(0, 1),
+    "act_fn": _ACTIVATION,
+    "norm_num_groups": whole(1, 1024),
+    "norm_eps": number(1e-12, 1),
+    "cross_attention_dim": whole(1, MAX_WIDTH),
+    "transformer_layers_per_block": one_or_each(whole(1, 4), MAX_BLOCKS),
+    "reverse_transformer_layers_per_block": or_null(each(whole(1, 4), MAX_BLOCKS)),
+    "attention_head_dim": one_or_each(whole(1, 256), MAX_BLOCKS),
+    "num_attention_heads": nothing,
+    "dual_cross_attention": flag,
+    "use_linear_projection": flag,
+    "upcast_attention": or_null(flag),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "resnet_skip_time_act": flag,
+    "resnet_out_scale_factor": number(1e-3, 1e3),
+    "time_embedding_type": one_of("positional"),
+    "time_embedding_dim": or_null(whole(1, 4 * MAX_WIDTH)),
+    "time_embedding_act_fn": or_null(_ACTIVATION),
+    "timestep_post_act": or_null(_ACTIVATION),
+    "conv_in_kernel": whole(1, 7),
+    "conv_out_kernel": whole(1, 7),
+    "attention_type": one_of("default"),
+    "class_embeddings_concat": flag,
+    "cross_attention_norm": or_null(one_of("layer_norm", "group_norm")),
+    "addition_embed_type_num_heads": whole(1, 1024),
+    **dict.fromkeys(
+        (
+            "encoder_hid_dim", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim",
+            "projection_class_embeddings_input_dim", "addition_time_embed_dim",
+        ),
+        nothing,
+    ),
+}  # fmt: skip
+
+VAE: Mapping[str, Rule] = {
+    "_class_name": one_of("AutoencoderKL"),
+    "in_channels": whole(3, 3),
+    "out_channels": whole(3, 3),
+    "down_block_types": each(one_of("DownEncoderBlock2D"), MAX_BLOCKS),
+    "up_block_types": each(one_of("UpDecoderBlock2D"), MAX_BLOCKS),
+    "block_out_channels": _WIDTHS,
+    "layers_per_block": whole(1, 8),
+    "act_fn": _ACTIVATION,
+    "latent_channels": whole(1, 64),
+    "norm_num_groups": whole(1, 1024),
+    "sample_size": or_null(one_or_each(whole(1, 8192), 2)),
+    "scaling_factor": number(1e-6, 1e6),
+    "shift_factor": or_null(number(-1e6, 1e6)),
+    "latents_mean": nothing,
+    "latents_std": nothing,
+    "force_upcast": flag,
+    "use_quant_conv": flag,
+    "use_post_quant_conv": flag,
+    "mid_block_add_attention": flag,
+}
+
+TEXT_ENCODER: Mapping[str, Rule] = {
+    "model_type": one_of("clip_text_model", "clip"),
+    "architectures": or_null(each(one_of("CLIPTextModel", "CLIPModel", "CLIPTextModelWithProjection"), 4)),
+    "vocab_size": whole(2, MAX_VOCABULARY),
+    "hidden_size": whole(1, MAX_WIDTH),
+    "intermediate_size": whole(1, 8 * MAX_WIDTH),
+    "projection_dim": or_null(whole(0, MAX_WIDTH)),
+    "num_hidden_layers": whole(1, 64),
+    "num_attention_heads": whole(1, 256),
+    "max_position_embeddings": whole(2, 8192),
+    "hidden_act": one_of("quick_gelu", "gelu", "gelu_new", "relu", "silu"),
+    "layer_norm_eps": number(1e-12, 1),
+    "attention_dropout": number(0, 1),
+    "dropout": number(0, 1),
+    "initializer_range": number(0, 100),
+    "initializer_factor": number(0, 100),
+    "num_labels": whole(0, 1000),
+    "attn_implementation": or_null(one_of("eager", "sdpa")),
+    "_attn_implementation": or_null(one_of("eager", "sdpa")),
+    **dict.fromkeys(
+        ("bos_token_id", "eos_token_id", "pad_token_id"), or_null(one_or_each(whole(-1, MAX_VOCABULARY), 8))
+    ),
+}
+
+SCHEDULE: Mapping[str, Rule] = {
+    "_class_name": one_of(
+        "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+        "DPMSolverSDEScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "LCMScheduler", "TCDScheduler",
+        "SASolverScheduler",
+    ),
+    "num_train_timesteps": whole(1, 100_000),
+    "beta_start": number(1e-9, 0.999),
+    "beta_end": number(1e-9, 0.999),
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+    "trained_betas": or_null(each(number(0, 1), 100_000)),
+    "prediction_type": text,
+    "timestep_spacing": one_of("leading", "trailing", "linspace"),
+    "steps_offset": whole(0, 1000),
+    "clip_sample": flag,
+    "clip_sample_range": number(1e-6, 1e6),
+    "sample_max_value": number(1e-6, 1e6),
+    "dynamic_thresholding_ratio": number(0, 1),
+    "thresholding": flag,
+    "rescale_betas_zero_snr": flag,
+    "set_alpha_to_one": flag,
+    "skip_prk_steps": flag,
+    "variance_type": or_null(text),
+}  # fmt: skip
+
+_COMPONENTS = {
+    "unet": {"UNet2DConditionModel"},
+    "vae": {"AutoencoderKL"},
+    "text_encoder": {"CLIPTextModel"},
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+}
+_PIPELINES = one_of(
+    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+    "StableDiffusionInpaintPipelineLegacy", "StableDiffusionPipelineSafe",
+)  # fmt: skip
+_LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
+_UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
+
+
+def refuse_foreign(config: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for a config that asks for code of its own or for quantised weights."""
+    for key in _FOREIGN:
+        if config.get(key) is None:
+            continue
+        if "quant" in key or "compression" in key:
+            raise UserError(
+                f"{where}: {key}: the weights are quantised", got=shown(config[key]), expected="plain weights",
+                fix="get the float16 or float32 version of this model",
+            )  # fmt: skip
+        raise UserError(
+            f"{where} asks to run code that comes with the model ({key})", fix="use a model without custom code"
+        )
+
+
+def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> None:
+    """Raise `UserError` unless every known key has a value in its range."""
+    for key, rule in rules.items():
+        if key in config:
+            rule(config[key], f"{where}: {key}")
+
+
+def check_unet(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a UNet config whose numbers are out of range or do not fit together."""
+    where = "unet/config.json"
+    check_config(config, UNET, where)
+    widths = config.get("block_out_channels", [320, 640, 1280, 1280])
+    down = config.get("down_block_types", [""] * 4)
+    up = config.get("up_block_types", [""] * 4)
+    _same_length(where, {"block_out_channels": widths, "down_block_types": down, "up_block_types": up})
+    for key in ("layers_per_block", "transformer_layers_per_block", "attention_head_dim", "only_cross_attention"):
+        if isinstance(config.get(key), list):
+            _same_length(where, {"block_out_channels": widths, key: config[key]})
+    _groups_divide(where, config.get("norm_num_groups", 32), widths)
+    heads = config.get("attention_head_dim", 8)
+    for count, width in zip(heads if isinstance(heads, list) else [heads] * len(widths), widths, strict=True):
+        if count > width:
+            raise UserError(f"{where}: attention_head_dim", got=count, expected=f"at most the block's width of {width}")
+    for key in ("conv_in_kernel", "conv_out_kernel"):
+        if config.get(key, 3) % 2 == 0:
+            raise UserError(f"{where}: {key}", got=config[key], expected="an odd number")
+
+
+def check_vae(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a VAE config whose numbers are out of range or do not fit together."""
+    where = "vae/config.json"
+    check_config(config, VAE, where)
+    widths = config.get("block_out_channels", [64])
+    down = config.get("down_block_types", ["DownEncoderBlock2D"])
+    up = config.get("up_block_types", ["UpDecoderBlock2D"])
+    _same_length(where, {"block_out_channels": widths, "down_block_types": down, "up_block_types": up})
+    _groups_divide(where, config.get("norm_num_groups", 32), widths)
+
+
+def check_text_encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that describes the text encoder.
+
+    Raises:
+        UserError: Numbers out of range or that do not fit together.
+    """
+    where = "text_encoder/config.json"
+    inner = config.get("text_config")
+    if config.get("model_type") == "clip" and inner is not None:  # of a whole CLIP, the half that reads
+        if not isinstance(inner, dict):
+            raise UserError(f"{where}: text_config", got=shown(inner), expected="an object")
+        refuse_foreign(inner, where)
+        config = inner
+    check_config(config, TEXT_ENCODER, where)
+    width, heads = config.get("hidden_size", 512), config.get("num_attention_heads", 8)
+    if width % heads:
+        raise UserError(f"{where}: hidden_size", got=width, expected=f"a multiple of num_attention_heads ({heads})")
+    return config
+
+
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a scheduler config that describes no schedule of this family."""
+    where = "scheduler/scheduler_config.json"
+    check_config(config, SCHEDULE, where)
+    if config.get("beta_start", 0.0001) > config.get("beta_end", 0.02):
+        raise UserError(f"{where}: beta_start", got=config["beta_start"], expected="at most beta_end")
+    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if betas and len(betas) != steps:
+        raise UserError(
+            f"{where}: trained_betas", got=f"{len(betas):,} values", expected=f"num_train_timesteps ({steps:,})"
+        )
+
+
+def check_model_index(index: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless a model_index.json names parts of a Stable Diffusion pipeline and nothing of its own."""
+    where = "model_index.json"
+    refuse_foreign(index, where)
+    _PIPELINES(index.get("_class_name", "StableDiffusionPipeline"), f"{where}: _class_name")
+    for name, entry in index.items():
+        if name.startswith("_") or name == "requires_safety_checker":
+            continue
+        if name not in _COMPONENTS and name not in _UNUSED:
+            raise UserError(f"{where} names a part that this family does not have", got=shown(name))
+        if entry in (None, [None, None]) and name not in _COMPONENTS:
+            continue
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
+            raise UserError(f"{where}: {name}", got=shown(entry), expected="a library and a class")
+        known = _COMPONENTS.get(name)
+        if entry[0] not in _LIBRARIES or (known and entry[1] not in known):
+            expected = " or ".join(sorted(known)) if known else "a class of diffusers or transformers"
+            raise UserError(
+                f"{where}: {name}", got=shown(entry), expected=expected, fix="use a model without custom code"
+            )
+
+
+def check_together(unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless the parts of a model fit each other."""
+    latent, out = vae.get("latent_channels", 4), unet.get("out_channels", 4)
+    if out != latent:
+        raise UserError("unet/config.json: out_channels", got=out, expected=f"the VAE's latent_channels ({latent})")
+    width, reads = text_encoder.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
+    if width != reads:
+        raise UserError(
+            "unet/config.json: cross_attention_dim", got=reads, expected=f"the text encoder's hidden_size ({width})",
+            fix="the UNet and the text encoder are of different models",
+        )  # fmt: skip
+
+
+def _same_length(where: str, lists: Mapping[str, list[Any]]) -> None:
+    if len({len(values) for values in lists.values()}) > 1:
+        got = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
+        raise UserError(f"{where}: lists of different length", got=got, expected="one entry for each block")
+
+
+def _groups_divide(where: str, groups: int, widths: list[int]) -> None:
+    for width in widths:
+        if width % groups:
+            raise UserError(f"{where}: norm_num_groups", got=groups, expected=f"a divisor of every width ({width})")

@@ -1,0 +1,165 @@
+"""Nothing that a file from elsewhere can hold ends in a traceback, a hang or a gigabyte.
+
+The default run reads a sample of the cases here; `pytest -m hostile` reads all of them, each in a process of its own with
+3 s of CPU time and 1 GB of memory.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loraloom.errors import UserError
+from loraloom.extensions.families.stable_diffusion.limits import (
+    check_schedule,
+    check_text_encoder,
+    check_unet,
+    check_vae,
+)
+from loraloom.untrusted import parse_json
+
+from .artefacts import artefacts, read_recipe
+from .kinds import HARMS, VALUES, Case, sample
+
+MODEL_FREE = Path("no model is built for these")
+NAMES = [artefact.name for artefact in artefacts(MODEL_FREE)]
+CPU_S = 3
+MEMORY_BYTES = 1 << 30
+HANG_S = 60.0
+SAMPLE, SAMPLE_OF_MODELS = 12, 4
+
+
+def test_at_least_three_hundred_kinds_of_files_are_tried() -> None:
+    cases = [case for artefact in artefacts(MODEL_FREE) for case in artefact.cases()]
+    assert len(cases) == len(set(map(str, cases))) >= 5000
+    kinds = {
+        (case.artefact.name, case.field[-1:], case.harm) for case in cases if case.harm in HARMS or case.harm in VALUES
+    }
+    assert len(kinds) >= 300
+    assert len(NAMES) >= 25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_of_harmed_files_is_refused_in_words_or_can_be_used(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (artefact,) = (one for one in artefacts(tiny_model) if one.name == name)
+    of_model = "/" in name or name in {"model_index.json", "shard index"}
+    for number, case in enumerate(sample(artefact, SAMPLE_OF_MODELS if of_model else SAMPLE)):
+        try:
+            case.run(tmp_path / str(number))
+        except BaseException as error:
+            raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.hostile
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="counts address space as Linux does, and forks")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_harmed_file_is_refused_within_three_seconds_and_a_gigabyte(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (artefact,) = (one for one in artefacts(tiny_model) if one.name == name)
+    artefact.build(tmp_path / "good")
+    artefact.read(tmp_path / "good")  # imports everything once, and shows that a good one is read
+    faults = [
+        fault
+        for number, case in enumerate(artefact.cases())
+        if not case.skipped and (fault := _outcome(case, tmp_path / str(number)))
+    ]
+    assert not faults, f"{len(faults)} cases:\n" + "\n".join(faults)
+
+
+def _outcome(case: Case, folder: Path) -> str:
+    """What went wrong with a case in a process of its own; empty when nothing did."""
+    import resource
+
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S + int(time.process_time()), -1))
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, -1))
+        try:
+            case.run(folder)
+        except BaseException as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {str(error)[:200]} ({Path(place.filename).name}:{place.lineno})"
+            os.write(writer, text.encode("utf-8", "replace"))
+        os._exit(0)
+    os.close(writer)
+    deadline = time.monotonic() + HANG_S
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode("utf-8", "replace")
+    if ended[0] == 0:
+        said = f"hung for {HANG_S:.0f} s"
+    elif os.WIFSIGNALED(ended[1]):
+        said = f"ended by signal {os.WTERMSIG(ended[1])}"
+    return f"{case}: {said}" if said else ""
+
+
+# -------------------------------------------------------------------------------------------------- made-up JSON
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(sorted(VALUES)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+"""Values of JSON and a little beyond: NaN, infinity and halves of surrogate pairs are among them."""
+
+
+@given(text=st.text(max_size=200) | st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
+def test_any_text_is_json_or_a_user_error(text: str) -> None:
+    try:
+        parse_json(text, "a file")
+    except UserError as error:
+        assert str(error).startswith("a file")
+
+
+@settings(max_examples=60)
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["width", "height", "num_steps", "seed", "model", "adapters", "told"]), JSON
+    )
+)
+def test_a_recipe_with_any_values_is_read_or_a_user_error(
+    changes: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import json
+
+    from .artefacts import RECIPE
+
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "prompts.jsonl").write_text(json.dumps({**RECIPE, **changes}), encoding="utf-8")
+    try:
+        read_recipe("prompts.jsonl", folder)
+    except UserError as error:
+        str(error).encode()
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_config_of_any_values_is_in_its_limits_or_a_user_error(data: st.DataObject) -> None:
+    """Nothing is built here: the check itself must not fail, whatever stands in a field."""
+    from loraloom.extensions.families.stable_diffusion.limits import SCHEDULE, TEXT_ENCODER, UNET, VAE
+
+    checks = [(check_unet, UNET), (check_vae, VAE), (check_text_encoder, TEXT_ENCODER), (check_schedule, SCHEDULE)]
+    check, rules = data.draw(st.sampled_from(checks))
+    config = data.draw(st.dictionaries(st.sampled_from(sorted(rules)), JSON, max_size=6))
+    try:
+        check(config)
+    except UserError as error:
+        assert ".json" in str(error)
