@@ -5,8 +5,8 @@ each deviation is added to their latents (whose own deviation is 1; a denoiser's
 Out, printed and with `--json` as a file: the share of plans whose text comes back word for word, and of those whose counts,
 connections and positions do.
 
-    python benchmarks/autoencoder.py --plans 200 --json benchmarks/results/autoencoder.json
-    python benchmarks/autoencoder.py --models builtin:mini PATH_OF_SD15 --plans 50
+    python -m benchmarks.autoencoder --plans 200 --json benchmarks/results/autoencoder.json
+    python -m benchmarks.autoencoder --models builtin:mini PATH_OF_SD15 --plans 50
 """
 
 import argparse
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from loraloom.contracts import DiffusionModel, ModelSource
+from benchmarks.recording import write_record
 from loraloom.extensions.domains.floorplan import DOMAIN
-from loraloom.extensions.domains.floorplan.reading import read
-from loraloom.extensions.domains.floorplan.spec import parse_spec, spec_of
+from loraloom.extensions.domains.floorplan.text.spec import parse_spec, spec_of
+from loraloom.extensions.domains.floorplan.vision.reading import read
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES
-from loraloom.generate.pictures import to_images
-from loraloom.mini.autoencoder import to_pixels
-from loraloom.opening import open_model
-from loraloom.randomness import derive_seed
-from recording import write_record
+from loraloom.generate.images import to_images
+from loraloom.models.loading import open_model
+from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.utils.rng import derive_seed
+from recipes.mini.autoencoder import to_pixels
 
 SECTIONS = ("counts", "connections", "positions")
 BATCH = 8

@@ -5,7 +5,7 @@ time while the one it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=10
 (`cli.main`). Both sides draw the same images on `builtin:mini`, by turns, in processes of their own, on an idle machine
 and beside one busy process a core; medians of seconds an image and of their ratios are printed.
 
-    python benchmarks/busy_cores.py --rounds 5
+    python -m benchmarks.busy_cores --rounds 5
 """
 
 import argparse
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from recording import machine, write_record
+from benchmarks.recording import machine, write_record
 
 DRAW = """
 import time

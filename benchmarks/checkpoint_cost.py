@@ -4,7 +4,7 @@ In: nothing. Out: seconds a save, seconds a step, and the share. The base has St
 its widths (see `training_speed.py`), rank 16, batch 4, 256 px; a real base takes longer a step and saves more (rank 16
 on SD 1.5's cross-attention is 3 MB), so the share is not smaller here than there by the model's size alone.
 
-    uv run python benchmarks/checkpoint_cost.py
+    uv run python -m benchmarks.checkpoint_cost
 """
 
 import argparse
@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.training_speed import build_model, draw_pictures
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
-from loraloom.data.prepare import prepare
+from loraloom.prepare.run import prepare
 from loraloom.train.run import train
-from training_speed import build_model, draw_pictures
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ In: a run folder, how many rounds. Out: seconds a picture without an adapter, wi
 within a round are printed.
 
     loraloom quickstart --out quickstart
-    python benchmarks/drawing_speed.py --adapter quickstart/run
+    python -m benchmarks.drawing_speed --adapter quickstart/run
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from loraloom.config.generate import GenerateConfig
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.generate.session import Session, open_session
-from loraloom.lora.attach import lora_layers
+from loraloom.lora.inject import lora_layers
 
 STEPS = 10
 PICTURES = 4

@@ -11,7 +11,7 @@ In: how many plans, and a folder of real pairs where there is one (`--real`: N.t
 - texts: what the parser does with mutilated ones; anything but a spec or a refusal that says why is a crash;
 - metrics: all of them for answers that know nothing (`anchors`).
 
-    OMP_NUM_THREADS=1 python benchmarks/floorplan.py --count 10000 --workers 2 --json benchmarks/results/floorplan.json
+    OMP_NUM_THREADS=1 python -m benchmarks.floorplan --count 10000 --workers 2 --json benchmarks/results/floorplan.json
 """
 
 import argparse
@@ -32,20 +32,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from floorplan_synthesis import counts, graphs, mismatch, shapes
-from loraloom.errors import UserError
-from loraloom.extensions.domains.floorplan.anchors import anchors
-from loraloom.extensions.domains.floorplan.exports import export, rasterise
-from loraloom.extensions.domains.floorplan.exports.json_file import read_json
-from loraloom.extensions.domains.floorplan.painting import labels_of_exact, paint
-from loraloom.extensions.domains.floorplan.reading import read
-from loraloom.extensions.domains.floorplan.sections import sections_of
-from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_spec, spec_of
+from benchmarks.floorplan_synthesis import counts, graphs, mismatch, shapes
+from benchmarks.recording import write_record
+from loraloom.extensions.domains.floorplan.export import export, rasterise
+from loraloom.extensions.domains.floorplan.export.json_file import read_json
+from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.synthesis.dataset import write_dataset
-from loraloom.extensions.domains.floorplan.texts import spec_from_text
+from loraloom.extensions.domains.floorplan.text.sections import sections_of
+from loraloom.extensions.domains.floorplan.text.spec import Spec, parse_spec, print_spec, spec_of
+from loraloom.extensions.domains.floorplan.text.texts import spec_from_text
+from loraloom.extensions.domains.floorplan.verify.anchors import anchors
+from loraloom.extensions.domains.floorplan.vision.reading import read
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, style_of
-from recording import write_record
+from loraloom.utils.errors import UserError
 
 PARTS = ("drawing", "reading", "exports", "texts", "anchors")
 Chance = np.random.Generator

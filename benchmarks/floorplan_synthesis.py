@@ -4,7 +4,7 @@ In: how many to draw. Out: plans per CPU second of one core, attempts per plan, 
 101 real plans (RPLAN 0 .. 100 as published with FloorDiffusion, measured with the same annotator). Every drawn plan is
 also painted, read back and compared with its text; the number of mismatches is printed and must be 0.
 
-    OMP_NUM_THREADS=1 python benchmarks/floorplan_synthesis.py --count 500
+    OMP_NUM_THREADS=1 python -m benchmarks.floorplan_synthesis --count 500
 """
 
 import argparse
@@ -15,11 +15,11 @@ from itertools import combinations
 
 import numpy as np
 
-from loraloom.extensions.domains.floorplan.painting import labels_of_exact, paint
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
-from loraloom.extensions.domains.floorplan.spec import print_spec, spec_of
+from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint
 from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash
+from loraloom.extensions.domains.floorplan.text.spec import print_spec, spec_of
 
 REAL_AREAS = {
     "living room": (4885, 6464, 8974), "master room": (1951, 2760, 4034), "bedroom": (1296, 2006, 2890),

@@ -5,7 +5,7 @@ greyscale, inverted, pastel, darker, random, and palettes published with other p
 word (missed refusals), and how many of those are read wrongly; of plans in our styles through JPEG, noise, blur and resizing
 the share that is refused (false refusals). `--images` adds real plans, or a model's, which must not be refused either.
 
-    OMP_NUM_THREADS=1 python benchmarks/foreign_palettes.py --count 40 --images FOLDER
+    OMP_NUM_THREADS=1 python -m benchmarks.foreign_palettes --count 40 --images FOLDER
 """
 
 import argparse
@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from floorplan import DOUBLE, Disturb, chain, filtered, jpeg, machine, noise, resized, shifted
-from loraloom.errors import UserError
-from loraloom.extensions.domains.floorplan.flat_colours import flat_colours, foreign_share, known_of
-from loraloom.extensions.domains.floorplan.inputs import open_plan
+from benchmarks.floorplan import DOUBLE, Disturb, chain, filtered, jpeg, machine, noise, resized, shifted
+from benchmarks.recording import write_record
+from loraloom.extensions.domains.floorplan.cli.inputs import open_plan
 from loraloom.extensions.domains.floorplan.plan import Plan
-from loraloom.extensions.domains.floorplan.reading import as_array
-from loraloom.extensions.domains.floorplan.spec import spec_of
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
+from loraloom.extensions.domains.floorplan.text.spec import spec_of
+from loraloom.extensions.domains.floorplan.vision.flat_colours import flat_colours, foreign_share, known_of
+from loraloom.extensions.domains.floorplan.vision.reading import as_array
 from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, EXTERNAL, STYLES, WALL
-from recording import write_record
+from loraloom.utils.errors import UserError
 
 Colours = np.ndarray[Any, np.dtype[np.uint8]]
 

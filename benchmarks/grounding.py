@@ -5,7 +5,7 @@ drawn plans. Out: for each optimizer and each 50 steps, the share of the uncerta
 its text takes away (0 is what a plan looks like when nothing is said about it), and the ratio.
 
     loraloom build-mini --out mini-state --budget 4h
-    python benchmarks/grounding.py --state mini-state
+    python -m benchmarks.grounding --state mini-state
 
 150 steps of each take some five minutes of two CPU cores, encoding the plans five more.
 """
@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loraloom.contracts import ModelSource
-from loraloom.mini.bank import fill_bank
-from loraloom.mini.build import FIRST, best_device
-from loraloom.mini.fitting import Job, Way, read_average
-from loraloom.mini.grounding import ground, how_to_ground
-from loraloom.opening import open_model
-from recording import write_record
+from benchmarks.recording import write_record
+from loraloom.models.loading import open_model
+from loraloom.protocols.model import ModelSource
+from recipes.mini.bank import fill_bank
+from recipes.mini.build import FIRST, best_device
+from recipes.mini.fitting import Job, Way, read_average
+from recipes.mini.grounding import ground, how_to_ground
 
 
 def main() -> None:

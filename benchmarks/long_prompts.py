@@ -12,8 +12,8 @@ Out, printed and with `--json` as a file, for each method: the share of facts th
 encode a text, met share of early and late facts in both orders, the number of pairs, and late minus early over them with
 its standard error, texts being what is independent.
 
-    python benchmarks/long_prompts.py --out long_prompts --json benchmarks/results/long_prompts.json
-    python benchmarks/long_prompts.py --out long_prompts --methods attention --prompts 400
+    python -m benchmarks.long_prompts --out long_prompts --json benchmarks/results/long_prompts.json
+    python -m benchmarks.long_prompts --out long_prompts --methods attention --prompts 400
 
 Half an hour of two CPU cores, and a quarter of an hour more.
 
@@ -34,20 +34,20 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
+from benchmarks.recording import write_record
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import PromptMethod, RunConfig
-from loraloom.contracts import PictureRequest
 from loraloom.data.manifest import read_manifest
-from loraloom.data.prepare import prepare
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.augment import shuffle
-from loraloom.extensions.domains.floorplan.spec import parse_spec, print_spec
-from loraloom.generate.judging import require_judge
+from loraloom.extensions.domains.floorplan.text.spec import parse_spec, print_spec
 from loraloom.generate.session import Session, open_session
-from loraloom.randomness import derive_seed
+from loraloom.prepare.run import prepare
+from loraloom.protocols.generation import PictureRequest
 from loraloom.train.run import train
-from recording import write_record
+from loraloom.utils.rng import derive_seed
+from loraloom.verify.best_of import require_judge
 
 SECTIONS = ("connection", "position")
 

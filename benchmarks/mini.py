@@ -2,13 +2,13 @@
 
 In: a model, an adapter (a run folder) or none, how many texts. Texts are drawn with seeds that nothing is trained on: in the
 style `plain`, which the base knows, without an adapter; in `sjh` with one. Out, printed and with `--json` as a file: all
-metrics of `loraloom.extensions.domains.floorplan.metrics` for pictures as drawn, for the best of N by receipt, and for
+metrics of `loraloom.extensions.domains.floorplan.verify.metrics` for pictures as drawn, for the best of N by receipt, and for
 that one after repair, beside what answers score that know little of the text (`anchors`); the share of sentences met by
 the number of windows that a text takes.
 
     loraloom quickstart --out quickstart
-    python benchmarks/mini.py --adapter quickstart/run --prompts 200 --best-of 8 --json benchmarks/results/mini_sjh.json
-    python benchmarks/mini.py --model builtin:mini --prompts 200 --best-of 8 --json benchmarks/results/mini_plain.json
+    python -m benchmarks.mini --adapter quickstart/run --prompts 200 --best-of 8 --json benchmarks/results/mini_sjh.json
+    python -m benchmarks.mini --model builtin:mini --prompts 200 --best-of 8 --json benchmarks/results/mini_plain.json
 
 200 texts, best of 8 and repair take half an hour to fifty minutes of two CPU cores.
 """
@@ -25,16 +25,16 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.recording import write_record
 from loraloom.config.generate import GenerateConfig
-from loraloom.contracts import ModelSource
 from loraloom.extensions.domains.floorplan import DOMAIN
-from loraloom.extensions.domains.floorplan.anchors import anchors
-from loraloom.extensions.domains.floorplan.metrics import METRICS, by_windows
-from loraloom.generate.judging import candidate_requests, repair, require_judge
+from loraloom.extensions.domains.floorplan.verify.anchors import anchors
+from loraloom.extensions.domains.floorplan.verify.metrics import METRICS, by_windows
 from loraloom.generate.session import Session, open_session
-from loraloom.randomness import derive_seed
-from loraloom.verdicts import Tally
-from recording import write_record
+from loraloom.protocols.domain import Tally
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.rng import derive_seed
+from loraloom.verify.best_of import candidate_requests, repair, require_judge
 
 SHOWN = (
     "sentences_met", "complete", "parsed", "count_items_met", "connection_f1", "connection_f1_without_living",

@@ -5,7 +5,7 @@ its real batches, on few pictures and for few steps. Out, printed and with `--js
 log line after 50 steps and the last one) and a picture, and hours for the counts of the recipe. Pictures are drawn with all
 cores. Points of the learning curve are left out.
 
-    python benchmarks/mini_build.py --json benchmarks/results/mini_build_cpu.json
+    python -m benchmarks.mini_build --json benchmarks/results/mini_build_cpu.json
 
 A quarter of an hour of two CPU cores.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from loraloom.contracts import Progress
-from loraloom.mini.build import best_device, build_mini
-from loraloom.mini.recipe import Recipe, recipe_for
-from recording import write_record
+from benchmarks.recording import write_record
+from loraloom.utils.progress import Progress
+from recipes.mini.build import best_device, build_mini
+from recipes.mini.recipe import Recipe, recipe_for
 
 FITS = {
     "autoencoder": "autoencoder_steps",

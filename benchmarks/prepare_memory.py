@@ -4,7 +4,7 @@ In: two folders of small drawn files, ten times as many in the second. Out: peak
 pictures a second of `prepare` on each, side by side. Each runs in a process of its own, so that neither inherits the
 other's memory.
 
-    python benchmarks/prepare_memory.py --few 2000 --many 20000
+    python -m benchmarks.prepare_memory --few 2000 --many 20000
 """
 
 import argparse

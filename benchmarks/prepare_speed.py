@@ -6,7 +6,7 @@ loop opens, turns by EXIF, converts, resizes by Lanczos to cover, crops the cent
 the source and reads the text. `prepare` does that and also finds near-duplicates, splits, journals and reports. It
 needs as many idle cores as workers: what others took stands beside each round, and no round is left out of the median.
 
-    python benchmarks/prepare_speed.py --pictures 200 --rounds 5
+    python -m benchmarks.prepare_speed --pictures 200 --rounds 5
 """
 
 import argparse
@@ -25,7 +25,7 @@ import psutil
 from PIL import Image, ImageOps
 
 from loraloom.config.prepare import PrepareConfig
-from loraloom.data.prepare import prepare
+from loraloom.prepare.run import prepare
 
 SIZE_PX = 512
 SUFFIXES = {".jpg", ".jpeg", ".png"}

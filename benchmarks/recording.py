@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loraloom.files import write_text
+from loraloom.utils.atomic_files import write_text
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ Captions of several things are the hard ones: their facts, but for the backgroun
 Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true pictures (the ceiling of this
 measure), in those that the model draws, one for each caption, and in the true pictures of other captions (chance).
 
-    python benchmarks/scenes.py --captions 200
+    python -m benchmarks.scenes --captions 200
 
 takes three minutes of two CPU cores.
 """
@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from benchmarks.recording import write_record
 from loraloom.config.generate import GenerateConfig
-from loraloom.contracts import ModelSource
 from loraloom.extensions.domains.scenes.drawing import draw
 from loraloom.extensions.domains.scenes.facts import Fact, facts
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.generate.session import open_session
-from loraloom.randomness import derive_seed
-from recording import write_record
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.rng import derive_seed
 
 HELD_OUT = "benchmark of scenes"
 DISTINCT = 60

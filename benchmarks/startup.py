@@ -5,7 +5,7 @@ start, and whether torch was imported. Commands and the empty Python take turns,
 alike. Bytecode is cached in a folder of our own and warmed by one unmeasured round: that is what an installed package
 has, also where the environment forbids writing it.
 
-    python benchmarks/startup.py --rounds 9
+    python -m benchmarks.startup --rounds 9
 """
 
 import argparse
@@ -21,9 +21,9 @@ COMMANDS = [["--help"], ["--version"], ["config", "--help"], ["diff", "--help"],
 LATER = ["prepare", "train", "generate", "tokens"]
 """Verbs with flags from settings, measured where they exist."""
 
-PROGRAM = "from loraloom.cli import main; main()"
+PROGRAM = "from loraloom.cli.app import main; main()"
 WATCH = (
-    "import sys\nfrom loraloom.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    "import sys\nfrom loraloom.cli.app import main\ntry: main()\nexcept SystemExit: pass\n"
     "sys.stderr.write('torch' if 'torch' in sys.modules else '')"
 )
 

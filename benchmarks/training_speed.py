@@ -8,7 +8,7 @@ The base has Stable Diffusion 1.5's layout (4 UNet levels, 2 ResNets a level, cr
 8x VAE with 2 ResNets a level) at a quarter of its widths, random weights: what fits a laptop's CPU. `--model` takes a real one.
 
     python -m venv peer && peer/bin/pip install torch torchvision diffusers transformers peft accelerate datasets
-    uv run python benchmarks/training_speed.py --peer-python peer/bin/python --peer-script train_text_to_image_lora.py
+    uv run python -m benchmarks.training_speed --peer-python peer/bin/python --peer-script train_text_to_image_lora.py
 
 The script is examples/text_to_image/train_text_to_image_lora.py of the diffusers repository.
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recording import write_record
+from benchmarks.recording import write_record
 
 
 @dataclass(frozen=True)

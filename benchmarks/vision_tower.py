@@ -4,8 +4,8 @@ In: how many pictures of each world, drawn with seeds that nothing is trained on
 among the texts of all pictures of that world, by cosine similarity; a long text is the mean over its windows. Out,
 printed: the share of pictures whose own text comes first, and among the first five, and its median rank, beside chance.
 
-    python benchmarks/vision_tower.py --pictures 100
-    python benchmarks/vision_tower.py --pictures 100 --model FOLDER_OF_A_MODEL_WITH_clip
+    python -m benchmarks.vision_tower --pictures 100
+    python -m benchmarks.vision_tower --pictures 100 --model FOLDER_OF_A_MODEL_WITH_clip
 """
 
 import argparse
@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from loraloom import plugins
-from loraloom.contracts import ModelSource
 from loraloom.extensions.families.stable_diffusion.source import locate
-from loraloom.mini.bank import windows_of
-from loraloom.mini.contrast import compare
-from loraloom.quiet import quiet
-from loraloom.randomness import derive_seed
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.quiet import quiet
+from loraloom.utils.rng import derive_seed
+from recipes.mini.bank import windows_of
+from recipes.mini.contrast import compare
 
 WORLDS = {"floorplan": "plain", "scenes": "flat"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 
-from loraloom.extensions.domains.floorplan.lettering import LANGUAGES
+from loraloom.extensions.domains.floorplan.render.lettering import LANGUAGES
 
 TARGET = Path(__file__).parents[1] / "src" / "loraloom" / "assets" / "fonts"
 KOREAN_FACE = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loraloom import plugins
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", sorted(plugins.ATTRIBUTE))
@@ -35,7 +35,7 @@ def test_a_name_with_nothing_near_lists_all() -> None:
         plugins.load("formats", "zzz")
 
 
-@pytest.mark.parametrize("name", ["../errors", "loraloom.errors", "", "__init__", "stable_diffusion.model"])
+@pytest.mark.parametrize("name", ["../errors", "loraloom.utils.errors", "", "__init__", "stable_diffusion.model"])
 def test_a_name_is_a_key_and_never_a_path(name: str) -> None:
     with pytest.raises(UserError):
         plugins.load("families", name)

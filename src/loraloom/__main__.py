@@ -1,6 +1,6 @@
 """`python -m loraloom` is `loraloom`."""
 
-from loraloom.cli import main
+from loraloom.cli.app import main
 
 if __name__ == "__main__":
     main()

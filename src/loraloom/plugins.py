@@ -2,7 +2,7 @@
 
 In: a kind and a name. Out: the extension object that the module carries under the kind's own attribute name (`FAMILY`,
 `DOMAIN`, `FORMAT`, `CAPTIONER`). Listing names imports nothing; loading imports one module. Adding an extension is
-adding a file. So is adding a verb group: `extensions/<kind>/<name>/verb_<word>.py` is `loraloom <word>`.
+adding a file. So is adding a verb group: `verb_<word>.py` anywhere in `extensions/<kind>/<name>/` is `loraloom <word>`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from loraloom.errors import UserError, did_you_mean
+from loraloom.utils.errors import UserError, did_you_mean
 
 _ROOT = Path(__file__).parent / "extensions"
 
@@ -65,13 +65,13 @@ class VerbFile:
     @property
     def module(self) -> str:
         """Full name of the module."""
-        return f"loraloom.extensions.{self.path.parent.parent.name}.{self.path.parent.name}.{self.path.stem}"
+        return ".".join(["loraloom.extensions", *self.path.relative_to(_ROOT).with_suffix("").parts])
 
 
 def verbs() -> dict[str, VerbFile]:
     """Every verb group by its word, sorted; reads the first line of each file and imports none."""
     found: dict[str, VerbFile] = {}
-    for path in sorted(_ROOT.glob("*/*/verb_*.py"), key=lambda path: path.name):
+    for path in sorted(_ROOT.glob("*/*/**/verb_*.py"), key=lambda path: path.name):
         word = path.stem.removeprefix("verb_").replace("_", "-")
         assert word not in found, f"{path} and {found[word].path} bring the same verb"
         with path.open(encoding="utf-8") as file:

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from loraloom.config.run import TrackingConfig
-from loraloom.errors import UserError
-from loraloom.files import write_text
+from loraloom.utils.atomic_files import write_text
+from loraloom.utils.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from loraloom.compat.diffusers_flags import REFUSED, THEIR_WORDS, WITHOUT_EFFECT
 from loraloom.compat.train_text_to_image_lora import main, prepare_settings, run_settings
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 MODULE = "loraloom.compat.train_text_to_image_lora"
 NEEDED = ["--pretrained_model_name_or_path", "owner/name", "--train_data_dir", "pictures"]

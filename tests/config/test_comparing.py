@@ -7,7 +7,7 @@ import pytest
 from loraloom.config.comparing import compare, difference_table, read_run, refuse_unless_resumable
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 
 def run(*overrides: str) -> RunConfig:

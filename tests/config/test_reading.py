@@ -14,7 +14,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings, to_yaml
 from loraloom.config.run import RunConfig, TrainConfig
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 KINDS: list[type[Settings]] = [RunConfig, PrepareConfig, GenerateConfig]
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)

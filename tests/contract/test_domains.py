@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
-from loraloom.contracts import Domain
-from loraloom.data.inspect import choose_format, format_options
-from loraloom.errors import UserError
+from loraloom.prepare.detect import choose_format, format_options
+from loraloom.protocols.domain import Domain
+from loraloom.utils.errors import UserError
 
 DOMAINS = plugins.names("domains")
 ARTISTS = [name for name in DOMAINS if plugins.load("domains", name).artist is not None]

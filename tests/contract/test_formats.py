@@ -9,9 +9,9 @@ import pytest
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
-from loraloom.contracts import Format
-from loraloom.data.inspect import choose_format, format_options
-from loraloom.data.leftovers import find_leftovers
+from loraloom.prepare.detect import choose_format, format_options
+from loraloom.prepare.leftovers import find_leftovers
+from loraloom.protocols.data import Format
 from tests.support.pictures import drawn, save
 
 OPTIONS = format_options(PrepareConfig())

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraloom import doctor
-from loraloom.contracts import Example
+from loraloom.cli import doctor
 from loraloom.data.encode import load_pixels, open_prepared
 from loraloom.data.manifest import make_manifest, write_manifest
-from loraloom.errors import UserError
+from loraloom.protocols.data import Example
+from loraloom.utils.errors import UserError
 from tests.support.pictures import drawn, save
 
 ROW = Example(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from loraloom.contracts import Example
 from loraloom.data.manifest import (
     JOURNAL_FILE,
     MANIFEST_FILE,
@@ -16,7 +15,8 @@ from loraloom.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from loraloom.errors import UserError
+from loraloom.protocols.data import Example
+from loraloom.utils.errors import UserError
 from tests.support.pictures import drawn, save
 
 

@@ -10,9 +10,9 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraloom.contracts import NoiseSchedule
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise, make_objective
-from loraloom.randomness import derive_seed, normal, permutation
+from loraloom.protocols.model import NoiseSchedule
+from loraloom.utils.rng import derive_seed, normal, permutation
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 X, NOISE = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)

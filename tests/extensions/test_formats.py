@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
-from loraloom.contracts import SourceItem
-from loraloom.data.inspect import choose_format, format_options
-from loraloom.errors import UserError
 from loraloom.extensions.formats import _tables
+from loraloom.prepare.detect import choose_format, format_options
+from loraloom.protocols.data import SourceItem
+from loraloom.utils.errors import UserError
 from tests.support.pictures import drawn, save, shared_data
 
 OPTIONS = format_options(PrepareConfig())

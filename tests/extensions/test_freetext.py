@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraloom.contracts import Domain, Section
 from loraloom.extensions.domains.freetext import DOMAIN
+from loraloom.protocols.domain import Domain, Section
 from tests.support.pictures import shared_data
 
 pieces = st.sampled_from(

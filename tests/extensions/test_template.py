@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loraloom.contracts import SourceItem
-from loraloom.errors import UserError
 from loraloom.extensions.captioners.template import CAPTIONER
+from loraloom.protocols.data import SourceItem
+from loraloom.utils.errors import UserError
 
 ITEM = SourceItem("toys/red_car/my-car_01", Path("toys/red_car/my-car_01.jpg"), None)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loraloom.contracts import ModelSource
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY, headers
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.errors import UserError
 
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
 SCHEDULE, INDEX = "scheduler/scheduler_config.json", "model_index.json"

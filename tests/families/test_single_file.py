@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.contracts import Conditioning, DiffusionModel, ModelSource
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+from loraloom.protocols.model import Conditioning, DiffusionModel, ModelSource
+from loraloom.utils.errors import UserError
 
 FAMILY = plugins.load("families", "stable_diffusion")
 
@@ -216,10 +216,10 @@ def test_weights_of_half_precision_are_read(tiny_model: Path, tmp_path: Path) ->
 
 
 def test_a_picture_from_a_single_file_equals_diffusers_own(pair: tuple[Path, Path]) -> None:
-    from loraloom.contracts import PictureRequest
-    from loraloom.generate.pictures import denoise
+    from loraloom.generate.images import denoise
     from loraloom.lora.export import first_noise
     from loraloom.prompts.encoder import PromptEncoder
+    from loraloom.protocols.generation import PictureRequest
 
     folder, file = pair
     model = opened(file, folder)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from huggingface_hub import errors
 
-from loraloom.contracts import ModelSource
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY
 from loraloom.extensions.families.stable_diffusion.source import file_sum, locate
-from loraloom.files import sha256_file
-from loraloom.opening import open_model
+from loraloom.models.loading import open_model
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.errors import UserError
 
 REPO = "owner/name"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -286,7 +286,7 @@ def hub_home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 def test_a_cached_hub_model_opens_offline_from_either_variable(variable: str, hub_home: Path, tiny_model: Path) -> None:
     """The variables are read when the hub's library is imported, so a process of its own is asked."""
     program = (
-        "from loraloom.contracts import ModelSource\n"
+        "from loraloom.protocols.model import ModelSource\n"
         "from loraloom.extensions.families.stable_diffusion.source import locate\n"
         "found = locate(ModelSource('owner/name'))\n"
         "assert found.is_stable_diffusion()\n"

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.contracts import Conditioning, DiffusionModel, ModelSource, PictureRequest
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion import FAMILY
 from loraloom.extensions.families.stable_diffusion.samplers import SAMPLERS, make_sampler
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
-from loraloom.generate.pictures import denoise
+from loraloom.generate.images import denoise
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.randomness import generator, normal
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import Conditioning, DiffusionModel, ModelSource
+from loraloom.utils.errors import UserError
+from loraloom.utils.rng import generator, normal
 
 PARTS = ("denoiser", "vae", "text_encoder")
 PROMPT = "a plan of two rooms"

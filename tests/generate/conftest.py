@@ -9,11 +9,11 @@ import torch
 
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import LoraConfig
-from loraloom.contracts import ModelSource
 from loraloom.extensions.families.stable_diffusion import FAMILY
 from loraloom.generate.session import Session, open_session
-from loraloom.lora.attach import attach_new
 from loraloom.lora.files import save_adapter
+from loraloom.lora.inject import attach_new
+from loraloom.protocols.model import ModelSource
 
 MakeAdapter = Callable[..., Path]
 OpenSession = Callable[..., Session]

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loraloom.config.generate import GenerateConfig
-from loraloom.contracts import Picture
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.record import relative_base
+from loraloom.protocols.generation import Picture
+from loraloom.utils.errors import UserError
 
 from ..lora.foreign import BLOCK, kohya
 from .conftest import QUICK, MakeAdapter, OpenSession

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from loraloom import __version__
-from loraloom.contracts import PictureRequest
-from loraloom.errors import UserError
-from loraloom.files import sha256_file
 from loraloom.generate.recipes import Recipe, append_rows, parameters_text, read_rows, request_of
 from loraloom.generate.saving import draw_into, next_number, recipe_requests
+from loraloom.protocols.generation import PictureRequest
+from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.errors import UserError
 
 from .conftest import OpenSession
 

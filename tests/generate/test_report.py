@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.verdicts import Receipt, Verdict
+from loraloom.protocols.domain import Receipt, Verdict
 
 
 def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import flatten, read_settings
 from loraloom.config.run import RunConfig
-from loraloom.contracts import Example, ModelSource
 from loraloom.data.encode import load_pixels
-from loraloom.data.journal import Journal, PictureRow
 from loraloom.data.manifest import make_manifest, read_manifest, write_manifest
 from loraloom.generate.recipes import append_rows
 from loraloom.generate.saving import recipe_requests
-from loraloom.opening import open_model
+from loraloom.models.loading import open_model
+from loraloom.prepare.journal import Journal, PictureRow
+from loraloom.protocols.data import Example
+from loraloom.protocols.model import ModelSource
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 
 from .kinds import Artefact, hard_links
@@ -158,7 +159,7 @@ def use_model(folder: Path) -> None:
         return  # it can be opened, and a size that it can draw is for the user to choose
     mean, _ = model.encode_images(torch.zeros(1, 3, side, side))
     latents = model.scale_latents(mean)
-    from loraloom.contracts import Conditioning
+    from loraloom.protocols.model import Conditioning
 
     mask = torch.ones(states.shape[:2], dtype=torch.bool)
     answer = model.predict(latents, torch.tensor([10]), Conditioning(states, mask))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 VALUES: dict[str, str] = {
     "null": "null", "true": "true", "zero": "0", "minus one": "-1", "one": "1", "half": "0.5", "a billion": "1000000000",

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.limits import (
     check_schedule,
     check_text_encoder,
     check_unet,
     check_vae,
 )
-from loraloom.untrusted import parse_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import parse_json
 
 from .artefacts import artefacts, read_recipe
 from .kinds import HARMS, VALUES, Case, sample

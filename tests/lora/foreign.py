@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel
-from loraloom.lora.attach import Adapter, base_layers
 from loraloom.lora.files import put_on, read_adapter
-from loraloom.lora.folding import Folding
+from loraloom.lora.inject import Adapter, base_layers
+from loraloom.lora.merged import Folding
+from loraloom.protocols.model import DiffusionModel
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LINEAR = f"{BLOCK}.attn1.to_q"

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loraloom.errors import UserError
-from loraloom.lora.attach import set_weight
 from loraloom.lora.files import read_adapter
-from loraloom.lora.folding import Folding
+from loraloom.lora.inject import set_weight
+from loraloom.lora.merged import Folding
+from loraloom.utils.errors import UserError
 
 from .foreign import BLOCK, CONVOLUTION, LINEAR, changes, kohya, merged_changes, put, random, weight_of, write
 from .test_exports import drawn, opened

@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from loraloom import plugins
 from loraloom.config.run import LoraConfig
-from loraloom.contracts import DiffusionModel, ModelSource, PictureRequest
-from loraloom.errors import UserError
-from loraloom.generate.pictures import denoise
-from loraloom.lora.attach import Adapter, attach_new, set_weight
+from loraloom.generate.images import denoise
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
 from loraloom.lora.files import find_adapter, put_on, read_adapter, save_adapter
+from loraloom.lora.inject import Adapter, attach_new, set_weight
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.utils.errors import UserError
 
 REQUEST = PictureRequest("a drawn picture", num_steps=3, guidance_scale=3.0, sampler="ddim", width=64, height=64)
 DOMAIN = plugins.load("domains", "freetext")

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel
-from loraloom.errors import UserError
 from loraloom.lora.files import read_adapter
+from loraloom.protocols.model import DiffusionModel
+from loraloom.utils.errors import UserError
 
 from .foreign import LINEAR, kohya, random, write
 from .test_exports import opened

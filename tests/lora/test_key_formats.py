@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.lora.files import read_adapter
 from loraloom.lora.names import base_modules, compvis_name
+from loraloom.utils.errors import UserError
 
 from ..families.test_single_file import renamed, unet_rules
 from .foreign import (

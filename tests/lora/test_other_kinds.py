@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 from .foreign import CONVOLUTION, LINEAR, kohya, pairs_of, put, random, weight_of, write
 from .test_exports import opened

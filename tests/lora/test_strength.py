@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loraloom.errors import UserError
 from loraloom.lora.files import read_adapter
 from loraloom.lora.strength import Stated, parse_config
+from loraloom.utils.errors import UserError
 
 from .foreign import ATTENTION, LINEAR, TEXT, changes, kohya, pairs_of, put, write
 from .test_exports import opened

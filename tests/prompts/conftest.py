@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loraloom.contracts import ModelSource
+from loraloom.protocols.model import ModelSource
 
 
 class WordText:

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.run import PromptMethod
-from loraloom.errors import UserError
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_line, foreign_syntax, syntax_line
+from loraloom.utils.errors import UserError
 
 from .conftest import WordText
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.run import PromptMethod
-from loraloom.errors import UserError
 from loraloom.prompts.report import METHODS
 from loraloom.prompts.windows import plan_prompt
+from loraloom.utils.errors import UserError
 
 from .conftest import WordText
 

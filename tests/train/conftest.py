@@ -11,7 +11,7 @@ from PIL import Image
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.data.manifest import read_manifest
-from loraloom.data.prepare import prepare
+from loraloom.prepare.run import prepare
 
 Configure = Callable[..., RunConfig]
 

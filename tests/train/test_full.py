@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from loraloom.config.generate import GenerateConfig
-from loraloom.contracts import ModelSource
-from loraloom.errors import UserError
 from loraloom.generate.session import open_session
 from loraloom.lora.files import read_adapter
-from loraloom.opening import open_model
+from loraloom.models.loading import open_model
+from loraloom.protocols.model import ModelSource
 from loraloom.train.run import train
-from loraloom.weights import read_tensors
+from loraloom.utils.errors import UserError
+from loraloom.utils.safetensors_io import read_tensors
 
 FULL = {"method": "full"}
 

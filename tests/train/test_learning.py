@@ -15,11 +15,11 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.encode import load_pixels
 from loraloom.data.manifest import read_manifest
-from loraloom.data.prepare import prepare
-from loraloom.errors import UserError
 from loraloom.generate.session import open_session
 from loraloom.lora.files import read_adapter
+from loraloom.prepare.run import prepare
 from loraloom.train.run import train
+from loraloom.utils.errors import UserError
 
 from .conftest import Configure, first_colour
 

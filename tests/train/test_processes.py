@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from loraloom.config.reading import to_yaml
-from loraloom.contracts import Batch
 from loraloom.data.batches import BatchMaker
+from loraloom.data.bucket_sampler import Plan
 from loraloom.data.encode import LatentStore, TextStore
-from loraloom.data.plan import Plan
-from loraloom.errors import UserError
+from loraloom.protocols.data import Batch
+from loraloom.train.distributed import check_one_gpu_each
 from loraloom.train.run import train
-from loraloom.train.runtime import check_one_gpu_each
+from loraloom.utils.errors import UserError
 
 from .conftest import Configure, first_colour
 
@@ -82,10 +82,10 @@ def batches(plan: Plan, maker: BatchMaker) -> list[Batch]:
 
 def test_every_picture_has_its_own_noise_and_timestep_on_every_device(dataset: Path, tiny_model: Path) -> None:
     from loraloom import plugins
-    from loraloom.contracts import ModelSource
     from loraloom.data.cache import ContentCache
     from loraloom.data.manifest import read_manifest
     from loraloom.prompts.encoder import PromptEncoder
+    from loraloom.protocols.model import ModelSource
 
     model = plugins.load("families", "stable_diffusion").open(ModelSource(str(tiny_model)))
     domain = plugins.load("domains", "freetext")

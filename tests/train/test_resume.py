@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from loraloom.config.run import RunConfig
-from loraloom.errors import UserError
 from loraloom.train.checkpoint import CheckpointFolder, damage
 from loraloom.train.run import train
+from loraloom.utils.errors import UserError
 
 from .conftest import Configure, first_colour
 

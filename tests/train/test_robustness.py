@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from loraloom import files
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.optim import LossScale
 from loraloom.train.run import train
+from loraloom.utils import atomic_files as files
+from loraloom.utils.errors import UserError
 
 from .conftest import Configure
 
@@ -245,7 +245,7 @@ def test_overflows_of_the_loss_scale_are_not_said_not_counted_and_cost_nothing(
 
     Here in float32, whose gradients overflow in the same way with a scale beyond 2^128.
     """
-    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 2.0**131))
+    monkeypatch.setattr("loraloom.train.build.LossScale", lambda enabled: LossScale(True, 2.0**131))
     said: list[str] = []
     result = train(configure(train={"max_steps": 12, "max_non_finite": 1}), say=said.append)
     assert not [line for line in said if line.startswith("warning")]
@@ -269,7 +269,7 @@ def test_a_loss_scale_that_has_collapsed_excuses_nothing(
         return answer
 
     monkeypatch.setattr(StableDiffusionModel, "predict", predict)
-    monkeypatch.setattr("loraloom.train.setup.LossScale", lambda enabled: LossScale(True, 8.0))
+    monkeypatch.setattr("loraloom.train.build.LossScale", lambda enabled: LossScale(True, 8.0))
     config = configure(train={"max_steps": 40, "max_non_finite": 3, "log_every": 1}, checkpoints={"every": 0})
     said: list[str] = []
     with pytest.raises(UserError, match=r"3 updates in a row were not finite, the last at step 7") as ended:
@@ -445,9 +445,9 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_draw
 
 
 def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tmp_path: Path) -> None:
+    from loraloom.cli.generate_command import Wishes, generate
+    from loraloom.cli.interactive import no_bars
     from loraloom.config.generate import GenerateConfig
-    from loraloom.generate.command import Wishes, generate
-    from loraloom.generate.interactive import no_bars
 
     samples = {"enabled": True, "steps": 2, "prompts": ["a (dog:1.2)", "b"], "negative_prompt": "blur", "size": 32}
     folder = train(configure(samples=samples), say=quiet).folder

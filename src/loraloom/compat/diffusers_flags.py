@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from loraloom.errors import UserError, did_you_mean
+from loraloom.utils.errors import UserError, did_you_mean
 
 SCHEDULERS = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "linear": "linear"}
 """Theirs: ours. The warm-up is told apart elsewhere."""

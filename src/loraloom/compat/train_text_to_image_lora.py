@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, in_their_words, read_flags
-from loraloom.console import lines
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import lines
 
 if TYPE_CHECKING:  # `--help` pays for neither pydantic nor torch
     from loraloom.config.prepare import PrepareConfig
@@ -185,7 +185,7 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
     if result.adapter is None:
         say("to go on, add --resume_from_checkpoint latest")
         return
-    from loraloom.files import write_bytes
+    from loraloom.utils.atomic_files import write_bytes
 
     weights = result.folder / WEIGHTS_NAME
     write_bytes(weights, (result.folder / "exports" / WEIGHTS_NAME).read_bytes())
@@ -199,8 +199,8 @@ def _look(flags: Flags, config: "PrepareConfig") -> int:
         UserError: Not such a folder, or --random_flip with captions that speak of left and right.
     """
     from loraloom import plugins
-    from loraloom.contracts import Domain
-    from loraloom.data.inspect import choose_format, format_options
+    from loraloom.prepare.detect import choose_format, format_options
+    from loraloom.protocols.domain import Domain
 
     options = format_options(config)
     choice = choose_format(Path(flags.train_data_dir), config.format, options)
@@ -223,7 +223,7 @@ def _prepare_once(flags: Flags, config: "PrepareConfig", environ: Mapping[str, s
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return _prepare(flags, config, out, say)
     from loraloom.data.manifest import read_manifest
-    from loraloom.train.runtime import make_runtime
+    from loraloom.train.distributed import make_runtime
 
     runtime = make_runtime("no")
     fault = ""
@@ -238,9 +238,9 @@ def _prepare_once(flags: Flags, config: "PrepareConfig", environ: Mapping[str, s
 
 
 def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[str], None]) -> int:
-    from loraloom.contracts import ModelSource
-    from loraloom.data.prepare import prepare
-    from loraloom.opening import open_model
+    from loraloom.models.loading import open_model
+    from loraloom.prepare.run import prepare
+    from loraloom.protocols.model import ModelSource
 
     # Opened first: a wrong name must not be told after an hour of preparing.
     text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text

@@ -15,7 +15,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings
 from loraloom.config.run import RunConfig
-from loraloom.errors import UserError, did_you_mean
+from loraloom.utils.errors import UserError, did_you_mean
 
 RUN_FILE = "run.yaml"
 

@@ -25,7 +25,7 @@ class GenerateConfig(Settings):
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
     fill_in: bool = setting(
-        True, "decide what a text leaves open before drawing (where a floor plan's rooms are); needs a --domain that judges",
+        True, "decide what a prompt leaves open before drawing; needs a --domain that verifies images",
         flag="--fill-in",
     )  # fmt: skip
     best_of: int = setting(

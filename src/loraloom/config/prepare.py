@@ -20,8 +20,10 @@ class PrepareConfig(Settings):
     encoding: str = setting(
         "", "how captions and tables are saved where not in UTF-8, such as cp949 or utf-16-le", flag="--encoding"
     )
-    text_folder: str = setting("input_text", "paired_folders: folder of the texts", flag="--text-folder")
-    image_folder: str = setting("label_floorplan", "paired_folders: folder of the pictures", flag="--image-folder")
+    text_folder: str = setting(
+        "", "name of the folder of texts, where the layout has one; empty is the layout's own", flag="--text-folder"
+    )
+    image_folder: str = setting("", "name of the folder of images; likewise", flag="--image-folder")
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
     size: int = setting(
         512, "side of the square whose area a prepared picture has, pixels", flag="--size", ge=16, le=4096

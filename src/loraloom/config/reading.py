@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from loraloom.config.base import Settings
 from loraloom.config.describing import Leaf, group_of, leaves, show, title_of
-from loraloom.errors import UserError, did_you_mean
-from loraloom.untrusted import MAX_CONFIG_BYTES, MAX_DIGITS, is_there, read_text, shown
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.untrusted import MAX_CONFIG_BYTES, MAX_DIGITS, is_there, read_text, shown
 
 MAX_ENTRIES = 20_000
 """Of a settings file. A parser written in Python takes a second for as many."""

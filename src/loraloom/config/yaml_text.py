@@ -16,8 +16,8 @@ from typing import Any, NoReturn, cast
 
 import yaml
 
-from loraloom.errors import UserError
-from loraloom.untrusted import MAX_DIGITS, shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import MAX_DIGITS, shown
 
 MAX_NODES = 10_000
 """Keys and values of a document, those that aliases stand for counted each time: PyYAML takes a second for as many."""

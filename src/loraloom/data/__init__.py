@@ -1,1 +1,1 @@
-"""From a raw folder to a dataset: inspect, decode, crop, split, write, report; and from a dataset to batches."""
+"""A dataset to batches: manifest, bucket sampler, latents, prompt embeddings, cache, loss weights."""

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
-from loraloom.contracts import Batch, Domain, Example
+from loraloom.data.bucket_sampler import Pass
 from loraloom.data.encode import LatentStore, TextStore
-from loraloom.data.plan import Pass
-from loraloom.data.weighing import LatentWeights
+from loraloom.data.loss_weights import LatentWeights
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise
-from loraloom.errors import UserError
 from loraloom.prompts.combine import collate
-from loraloom.randomness import normal, uniform
+from loraloom.protocols.data import Batch, Example
+from loraloom.protocols.domain import Domain
+from loraloom.utils.errors import UserError
+from loraloom.utils.rng import normal, uniform
 
 
 @dataclass(frozen=True, slots=True)

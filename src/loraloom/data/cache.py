@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from loraloom.files import remove_leftovers
-from loraloom.weights import write_tensors
+from loraloom.utils.atomic_files import remove_leftovers
+from loraloom.utils.safetensors_io import write_tensors
 
 Tensors = dict[str, Tensor]
 

@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel, Example, Progress
 from loraloom.data.cache import ContentCache, finite
-from loraloom.data.refusals import FORMATS
-from loraloom.errors import UserError
-from loraloom.files import sha256_bytes, sha256_file
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
-from loraloom.untrusted import MAX_TABLE_BYTES, Shown, check_regular_file, library_errors, shown
+from loraloom.protocols.data import Example
+from loraloom.protocols.model import DiffusionModel
+from loraloom.utils.atomic_files import sha256_bytes, sha256_file
+from loraloom.utils.errors import UserError
+from loraloom.utils.image_bytes import FORMATS
+from loraloom.utils.progress import Progress
+from loraloom.utils.untrusted import MAX_TABLE_BYTES, Shown, check_regular_file, library_errors, shown
 
 _MOST_BAD = 20
 """Images that cannot be encoded, after which no more is tried: then it is the VAE."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from loraloom.contracts import Example
-from loraloom.errors import UserError
-from loraloom.files import write_json, write_text
-from loraloom.names import path_problem
-from loraloom.untrusted import (
+from loraloom.protocols.data import Example
+from loraloom.utils.atomic_files import write_json, write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.untrusted import (
     MAX_CONFIG_BYTES,
     MAX_RECORD_BYTES,
     is_file,

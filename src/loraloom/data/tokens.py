@@ -7,14 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 from loraloom import plugins
-from loraloom.contracts import Domain, ModelSource
 from loraloom.data.manifest import domain_of, read_manifest
-from loraloom.errors import UserError, did_you_mean
-from loraloom.opening import open_model
+from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import syntax_line
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
-from loraloom.untrusted import MAX_CONFIG_BYTES, read_text
+from loraloom.protocols.domain import Domain
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.untrusted import MAX_CONFIG_BYTES, read_text
 
 _BAR_WIDTH = 40
 

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from loraloom.contracts import NoiseSchedule
-from loraloom.randomness import generator
+from loraloom.protocols.model import NoiseSchedule
+from loraloom.utils.rng import generator
 
 Share = TypeVar("Share", float, Tensor)
 

@@ -18,10 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 
 from loraloom import __version__
-from loraloom.contracts import Picture, PictureRequest
-from loraloom.errors import UserError
-from loraloom.files import sha256_bytes, write_bytes, write_text
-from loraloom.untrusted import (
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.utils.atomic_files import sha256_bytes, write_bytes, write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import (
     MAX_RECORD_BYTES,
     MAX_TABLE_BYTES,
     check_regular_file,

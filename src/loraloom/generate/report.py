@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from loraloom.files import write_text
-from loraloom.verdicts import Receipt, Verdict
+from loraloom.protocols.domain import Receipt, Verdict
+from loraloom.utils.atomic_files import write_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loraloom.contracts import Picture, PictureRequest, Progress
-from loraloom.errors import UserError
 from loraloom.generate.recipes import append_rows, read_rows, request_of, save_picture
 from loraloom.generate.session import Session
-from loraloom.untrusted import shown
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
+from loraloom.utils.untrusted import shown
 
 
 def draw_into(

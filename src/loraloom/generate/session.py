@@ -16,19 +16,21 @@ from torch import Tensor
 from loraloom import plugins
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import DiffusionModel, ModelSource, Picture, PictureRequest, Progress
-from loraloom.errors import UserError
-from loraloom.generate.pictures import generate, suited_guidance, suited_sampler
+from loraloom.generate.images import generate, suited_guidance, suited_sampler
 from loraloom.generate.recipes import LIST_NAME, Recipe
-from loraloom.lora.attach import Adapter, set_weight
 from loraloom.lora.files import AdapterFile, attach, read_adapter
-from loraloom.lora.folding import Folding
+from loraloom.lora.inject import Adapter, set_weight
 from loraloom.lora.kinds import base_named
+from loraloom.lora.merged import Folding
 from loraloom.lora.reading import Updates
 from loraloom.lora.record import recorded_base
-from loraloom.opening import open_model
+from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_line, syntax_line
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

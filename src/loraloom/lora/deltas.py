@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

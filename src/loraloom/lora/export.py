@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel, PictureRequest
-from loraloom.files import sha256_bytes
-from loraloom.lora.layout import Layers, baked, to_exchange, to_kohya
-from loraloom.randomness import normal
-from loraloom.weights import write_tensors
+from loraloom.lora.key_formats import Layers, baked, to_exchange, to_kohya
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import DiffusionModel
+from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.rng import normal
+from loraloom.utils.safetensors_io import write_tensors
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

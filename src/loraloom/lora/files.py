@@ -15,16 +15,16 @@ from typing import Any
 
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel
-from loraloom.errors import UserError
-from loraloom.files import sha256_file
-from loraloom.lora.attach import Adapter, attach_tensors
-from loraloom.lora.layout import Layers
+from loraloom.lora.inject import Adapter, attach_tensors
+from loraloom.lora.key_formats import Layers
 from loraloom.lora.reading import Updates, check_tensors, read_updates
 from loraloom.lora.record import KEY, read_record
 from loraloom.lora.strength import Strength, read_strength
-from loraloom.untrusted import check_regular_file
-from loraloom.weights import MAX_FILE_BYTES, TensorInfo, read_header, read_tensors, write_tensors
+from loraloom.protocols.model import DiffusionModel
+from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.errors import UserError
+from loraloom.utils.safetensors_io import MAX_FILE_BYTES, TensorInfo, read_header, read_tensors, write_tensors
+from loraloom.utils.untrusted import check_regular_file
 
 _CHECKPOINT = re.compile(r"step_(\d{1,12})")
 

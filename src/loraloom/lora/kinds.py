@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from loraloom.errors import UserError
 from loraloom.lora.names import plain_stem
-from loraloom.untrusted import shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import shown
 
 _OLD_PROCESSOR = r"(?<=_lora)"
 _ROLES: list[tuple[str, str]] = [

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from loraloom.contracts import DiffusionModel
-from loraloom.lora.attach import base_layers
+from loraloom.lora.inject import base_layers
+from loraloom.protocols.model import DiffusionModel
 
 PARTS = ("denoiser", "text_encoder")
 

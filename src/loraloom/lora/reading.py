@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.contracts import DiffusionModel
-from loraloom.errors import UserError
 from loraloom.lora.deltas import FORMULAS, Delta
+from loraloom.lora.key_formats import Layers
 from loraloom.lora.kinds import ReadKind, base_named, kind_of, refuse, split_key
-from loraloom.lora.layout import Layers
 from loraloom.lora.names import PARTS, base_modules, stems_of
 from loraloom.lora.strength import Strength
-from loraloom.untrusted import shown
-from loraloom.weights import TensorInfo, is_finite
+from loraloom.protocols.model import DiffusionModel
+from loraloom.utils.errors import UserError
+from loraloom.utils.safetensors_io import TensorInfo, is_finite
+from loraloom.utils.untrusted import shown
 
 MAX_RANK = 1 << 15
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from loraloom.errors import UserError
-from loraloom.untrusted import parse_json, parse_record, shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import parse_json, parse_record, shown
 
 KEY = "loraloom"
 """Metadata key of our own JSON record."""

@@ -22,8 +22,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from loraloom.errors import UserError
-from loraloom.untrusted import parse_json, parse_record, read_json_object, shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import parse_json, parse_record, read_json_object, shown
 
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_NAME = "adapter_config.json"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import Conditioning
+from loraloom.protocols.model import Conditioning
 
 
 def emphasise(hidden_nkd: Tensor, weights_nk: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import Domain, TextEncoder
-from loraloom.files import sha256_bytes
 from loraloom.prompts.combine import combine, emphasise
 from loraloom.prompts.windows import PromptPlan, plan_prompt
+from loraloom.protocols.domain import Domain
+from loraloom.protocols.model import TextEncoder
+from loraloom.utils.atomic_files import sha256_bytes
 
 
 @dataclass(frozen=True, slots=True)

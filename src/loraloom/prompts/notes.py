@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from loraloom.errors import UserError
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.untrusted import shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import shown
 
 _SYNTAX: tuple[re.Pattern[str], ...] = tuple(
     re.compile(pattern)

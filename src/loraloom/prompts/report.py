@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import Domain, TextEncoder
 from loraloom.prompts.windows import PromptPlan, plan_prompt
+from loraloom.protocols.domain import Domain
+from loraloom.protocols.model import TextEncoder
 
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from loraloom.config.run import PromptMethod
-from loraloom.contracts import Domain, Section, TextEncoder
-from loraloom.errors import UserError
 from loraloom.prompts.weighting import WeightedText, parse, unweighted
+from loraloom.protocols.domain import Domain, Section
+from loraloom.protocols.model import TextEncoder
+from loraloom.utils.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from loraloom.errors import UserError
-from loraloom.files import remove_directory, remove_leftovers, sha256_file, whole_directory, write_json
 from loraloom.lora.files import save_adapter
-from loraloom.names import path_problem
-from loraloom.untrusted import (
+from loraloom.utils.atomic_files import remove_directory, remove_leftovers, sha256_file, whole_directory, write_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.safetensors_io import check_safetensors, read_tensors, write_tensors
+from loraloom.utils.untrusted import (
     MAX_RECORD_BYTES,
     check_range,
     check_regular_file,
@@ -28,7 +29,6 @@ from loraloom.untrusted import (
     read_text,
     shown,
 )
-from loraloom.weights import check_safetensors, read_tensors, write_tensors
 
 _NAME = re.compile(r"step_(\d{7,12})")
 _FILES = frozenset({"adapter.safetensors", "optimizer.safetensors", "state.json"})

@@ -6,8 +6,8 @@ checkpoint, average and resume are the same code; and in the end a model folder 
 
 from torch import nn
 
-from loraloom.contracts import DiffusionModel
-from loraloom.lora.attach import Adapter
+from loraloom.lora.inject import Adapter
+from loraloom.protocols.model import DiffusionModel
 
 
 def attach_full(model: DiffusionModel, text_encoder: bool) -> Adapter:

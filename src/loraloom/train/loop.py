@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import torch
 
 from loraloom.config.reading import to_yaml
-from loraloom.contracts import Progress
-from loraloom.errors import UserError
-from loraloom.files import write_text
+from loraloom.train.build import Run
 from loraloom.train.checkpoint import damage
-from loraloom.train.due import what_is_due
-from loraloom.train.setup import Run
+from loraloom.train.intervals import what_is_due
+from loraloom.train.signals import StopRequest
 from loraloom.train.step import StepResult, take_step, validation_loss
-from loraloom.train.stop import StopRequest
+from loraloom.utils.atomic_files import write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
 
 VALIDATION_TIMESTEPS = 8
 

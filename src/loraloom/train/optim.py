@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.config.run import OptimConfig
-from loraloom.errors import UserError
-from loraloom.lora.attach import Adapter
+from loraloom.lora.inject import Adapter
 from loraloom.train.muon import Muon, by_kind
+from loraloom.utils.errors import UserError
 
 
 def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:

@@ -20,22 +20,23 @@ import torch
 from loraloom.config.comparing import refuse_unless_resumable
 from loraloom.config.reading import flatten, read_settings, to_yaml
 from loraloom.config.run import RunConfig
-from loraloom.contracts import PictureRequest, Progress
 from loraloom.data.manifest import domain_of
-from loraloom.errors import UserError
-from loraloom.files import remove_leftovers, write_text
-from loraloom.folders import check_folder
-from loraloom.generate.pictures import denoise
-from loraloom.locks import lock_folder
+from loraloom.generate.images import denoise
 from loraloom.lora.export import ExportCheck, export_adapter, first_noise, program_lines, verify_exports
 from loraloom.lora.files import put_on, read_adapter, save_adapter
+from loraloom.protocols.generation import PictureRequest
 from loraloom.tracking import open_tracker, silent_tracker
+from loraloom.train.build import Run, Say, set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
+from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, standing, train_loop
 from loraloom.train.optim import weight_sums
-from loraloom.train.runtime import Runtime, make_runtime
-from loraloom.train.setup import Run, Say, set_up
-from loraloom.train.stop import StoppedError, listen_for_stop
+from loraloom.train.signals import StoppedError, listen_for_stop
+from loraloom.utils.atomic_files import remove_leftovers, write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.locks import lock_folder
+from loraloom.utils.output_paths import check_folder
+from loraloom.utils.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.contracts import Batch, Conditioning, DiffusionModel
 from loraloom.data.batches import BatchMaker
-from loraloom.data.plan import EpochCache
+from loraloom.data.bucket_sampler import EpochCache
 from loraloom.diffusion.balance import BUCKETS, NoiseBalance
 from loraloom.diffusion.objective import Objective
-from loraloom.lora.attach import Adapter
-from loraloom.randomness import derive_seed
+from loraloom.lora.inject import Adapter
+from loraloom.protocols.data import Batch
+from loraloom.protocols.model import Conditioning, DiffusionModel
+from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema, Updater
-from loraloom.train.runtime import Runtime
+from loraloom.utils.rng import derive_seed
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ blanks; `{id}` is the id as it is, `{trigger}` the trigger word.
 import string
 from typing import TYPE_CHECKING
 
-from loraloom.contracts import Captioner, SourceItem
-from loraloom.errors import UserError, did_you_mean
+from loraloom.protocols.data import Captioner, SourceItem
+from loraloom.utils.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from loraloom.contracts import SourceItem
-from loraloom.errors import UserError
-from loraloom.listing import Entry, find_masks, name_key, walk
-from loraloom.names import encoding_problem
-from loraloom.untrusted import read_bytes
+from loraloom.protocols.data import SourceItem
+from loraloom.utils.errors import UserError
+from loraloom.utils.listing import Entry, find_masks, name_key, walk
+from loraloom.utils.safe_paths import encoding_problem
+from loraloom.utils.untrusted import read_bytes
 
 Value = TypeVar("Value")
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from loraloom.errors import UserError
-from loraloom.untrusted import parse_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import parse_json
 
 _SEPARATORS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n?", re.IGNORECASE)

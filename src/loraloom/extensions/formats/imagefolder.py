@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from loraloom.contracts import Format, SourceItem
-from loraloom.errors import UserError, did_you_mean
 from loraloom.extensions.formats._common import ByName, count, decode_text, listed, sorted_unique
 from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
-from loraloom.listing import Entry, near_table_name, walk
-from loraloom.names import path_problem
-from loraloom.untrusted import MAX_TABLE_BYTES, read_bytes
+from loraloom.protocols.data import Format, SourceItem
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.listing import Entry, near_table_name, walk
+from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.untrusted import MAX_TABLE_BYTES, read_bytes
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from loraloom.contracts import Format, SourceItem
-from loraloom.errors import UserError
 from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
-from loraloom.listing import Entry, name_key
+from loraloom.protocols.data import Format, SourceItem
+from loraloom.utils.errors import UserError
+from loraloom.utils.listing import Entry, name_key
 
 TEXT_FOLDER = "input_text"
 IMAGE_FOLDER = "label_floorplan"
@@ -65,7 +65,7 @@ class PairedFolders:
 
 
 def _folder_names(options: Mapping[str, str]) -> tuple[str, str]:
-    return options.get("text_folder", TEXT_FOLDER), options.get("image_folder", IMAGE_FOLDER)
+    return options.get("text_folder") or TEXT_FOLDER, options.get("image_folder") or IMAGE_FOLDER
 
 
 def _counts(texts: Sized, pictures: Sized, options: Mapping[str, str]) -> str:

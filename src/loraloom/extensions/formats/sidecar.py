@@ -8,9 +8,9 @@ are reported.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from loraloom.contracts import Format, SourceItem
 from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
-from loraloom.listing import Entry, near_table_name
+from loraloom.protocols.data import Format, SourceItem
+from loraloom.utils.listing import Entry, near_table_name
 
 _OTHER_CASE = "the name of its text differs in upper and lower case"
 

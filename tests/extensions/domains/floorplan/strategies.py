@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from loraloom.extensions.domains.floorplan.plan import Labels, Position
-from loraloom.extensions.domains.floorplan.spec import Spec
+from loraloom.extensions.domains.floorplan.text.spec import Spec
 from loraloom.extensions.domains.floorplan.vocabulary import DIRECTIONS, DOOR, ROOM_TYPES, STYLES, WALL, RoomId
 
 rooms = st.builds(RoomId, st.sampled_from(ROOM_TYPES), st.integers(1, 4))

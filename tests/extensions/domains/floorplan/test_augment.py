@@ -10,8 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loraloom.errors import UserError
-from loraloom.extensions.domains.floorplan.augment import (
+from loraloom.extensions.domains.floorplan.augment import (  # fmt: skip
     DROPPINGS,
     SYMMETRIES,
     Dropping,
@@ -25,11 +24,12 @@ from loraloom.extensions.domains.floorplan.augment import (
     transformed,
     turn,
     turned_texts,
-)  # fmt: skip
+)
 from loraloom.extensions.domains.floorplan.plan import Labels, Plan, annotate, direction
-from loraloom.extensions.domains.floorplan.spec import Spec, parse_spec, print_spec, spec_of, upright
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
+from loraloom.extensions.domains.floorplan.text.spec import Spec, parse_spec, print_spec, spec_of, upright
 from loraloom.extensions.domains.floorplan.vocabulary import DIRECTIONS, OFFSETS, STYLES, RoomId
+from loraloom.utils.errors import UserError
 from tests.support.pictures import shared_data
 
 from .strategies import label_maps, specs

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from loraloom.errors import UserError
-from loraloom.extensions.domains.floorplan.exports import json_file
-from loraloom.extensions.domains.floorplan.inputs import open_plan, text_of
-from loraloom.extensions.domains.floorplan.palette_file import load_palette
+from loraloom.extensions.domains.floorplan.cli.inputs import open_plan, text_of
+from loraloom.extensions.domains.floorplan.export import json_file
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
+from loraloom.extensions.domains.floorplan.vision.palette_file import load_palette
+from loraloom.utils.errors import UserError
 
 VALUES: list[Any] = [
     None, True, -1, 0, 10**9, 10**30, 1e308, -0.5, "", "256", "\x00", "a" * 5000, "../../etc/passwd", [], {}, [[]], [None] * 50,

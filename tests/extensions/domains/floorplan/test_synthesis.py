@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loraloom.errors import UserError
-from loraloom.extensions.domains.floorplan.painting import labels_of_exact, paint, png_of
-from loraloom.extensions.domains.floorplan.pixels import dilate
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
-from loraloom.extensions.domains.floorplan.spec import parse_spec, print_spec, spec_of
+from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint, png_of
 from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.dataset import write_dataset
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash, split_of
 from loraloom.extensions.domains.floorplan.synthesis.grid import Rect, Run, covered, fits_block, runs
+from loraloom.extensions.domains.floorplan.text.spec import parse_spec, print_spec, spec_of
+from loraloom.extensions.domains.floorplan.vision.pixels import dilate
 from loraloom.extensions.domains.floorplan.vocabulary import DOOR, STYLES, WALL, RoomId
+from loraloom.utils.errors import UserError
 
 SEEDS = range(80)
 

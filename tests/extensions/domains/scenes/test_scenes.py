@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loraloom import plugins
-from loraloom.errors import UserError
 from loraloom.extensions.domains.scenes import DOMAIN
 from loraloom.extensions.domains.scenes.artist import STYLES
 from loraloom.extensions.domains.scenes.captions import MOST_WORDS, styled
@@ -22,6 +21,7 @@ from loraloom.extensions.domains.scenes.dataset import file_name, picture_seed, 
 from loraloom.extensions.domains.scenes.drawing import draw, render, words
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.extensions.domains.scenes.scene import relation
+from loraloom.utils.errors import UserError
 
 MANY = range(800)
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraloom.contracts import Domain, Section
-from loraloom.errors import UserError, did_you_mean
-from loraloom.verdicts import Artist, Judge, Metric, Receipt
+from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Receipt, Section
+from loraloom.utils.errors import UserError, did_you_mean
 
 from .augment import mirrored
-from .sections import sections_of
+from .text.sections import sections_of
 from .vocabulary import CLASS_NAMES, STYLES, style_of
 
 if TYPE_CHECKING:
@@ -21,22 +20,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from .reading import Reading
-    from .spec import Spec
+    from .text.spec import Spec
+    from .vision.reading import Reading
 
 
 class PlanArtist:
     """Draws plans whose texts are true of them."""
 
     styles = tuple(STYLES)
+    kinds: Mapping[str, str] = {"plans": styles[0]}
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
         """A plan and its full text in the file form; the empty style is `sjh`."""
         from PIL import Image
 
-        from .painting import paint
-        from .spec import print_spec, spec_of
+        from .render.painting import paint
         from .synthesis import synthesise
+        from .text.spec import print_spec, spec_of
 
         style = style or "sjh"
         if style not in STYLES:
@@ -48,10 +48,10 @@ class PlanArtist:
         """A third of all as they are; else sentences are shuffled, turned round, and in half of these lightly dropped."""
         import numpy as np
 
-        from loraloom.randomness import derive_seed
+        from loraloom.utils.rng import derive_seed
 
         from .augment import drop, shuffle, swap
-        from .spec import parse_spec, print_spec
+        from .text.spec import parse_spec, print_spec
 
         chance = np.random.default_rng(derive_seed("retell", seed))
         way = int(chance.integers(3))
@@ -65,7 +65,7 @@ class PlanArtist:
         import numpy as np
 
         from .augment import turned_texts
-        from .painting import labels_of_exact
+        from .render.painting import labels_of_exact
         from .vocabulary import style_of
 
         return turned_texts(text, labels_of_exact(np.asarray(image.convert("RGB")), style_of(text)))
@@ -73,7 +73,7 @@ class PlanArtist:
     def facts(self, text: str) -> list[tuple[str, str, str]]:
         """Of kinds of rooms, their numbers left out: (kitchen, left-of, living room), (kitchen, connected to, bedroom),
         (bedroom, count, 2)."""
-        from .spec import parse_spec
+        from .text.spec import parse_spec
         from .vocabulary import inverse
 
         try:
@@ -98,7 +98,7 @@ class PlanArtist:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """`input_text/`, `label_floorplan/` and `truth/`; one process a core."""
-        from loraloom.workforce import usable_cores
+        from loraloom.utils.parallel import usable_cores
 
         from .synthesis.dataset import write_dataset
 
@@ -110,8 +110,8 @@ class PlanJudge:
 
     def check(self, prompt: str) -> list[str]:
         """Mistakes and contradictions in a text, a line each."""
-        from .check import check_spec
-        from .texts import spec_from_text
+        from .text.check import check_spec
+        from .text.texts import spec_from_text
 
         try:
             spec = spec_from_text(prompt)
@@ -121,8 +121,8 @@ class PlanJudge:
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
         """Plain words become structured text; structured text stays as it is."""
-        from .spec import print_spec
-        from .texts import spec_from_text
+        from .text.spec import print_spec
+        from .text.texts import spec_from_text
 
         notes: list[str] = []
         spec = spec_from_text(prompt, notes.append)
@@ -130,9 +130,9 @@ class PlanJudge:
 
     def filled(self, prompt: str, seed: int) -> str:
         """With positions for rooms that have none, from a drawn plan that fits the text."""
-        from .filling import filled
-        from .spec import print_spec
-        from .texts import spec_from_text
+        from .text.filling import filled
+        from .text.spec import print_spec
+        from .text.texts import spec_from_text
 
         try:
             spec = spec_from_text(prompt)
@@ -149,7 +149,7 @@ class PlanJudge:
         """Where to draw again, in the picture's own size."""
         import numpy as np
 
-        from .repairing import repair_mask
+        from .verify.repairing import repair_mask
         from .vocabulary import SIZE_PX
 
         mask = repair_mask(*_compared(image, prompt))
@@ -160,13 +160,13 @@ class PlanJudge:
 
     def shown_text(self, image: "Image.Image", prompt: str) -> str:
         """Without the connections and positions that are not met, with the counts and connections that are there."""
-        from .repairing import shown_text
+        from .verify.repairing import shown_text
 
         return shown_text(prompt, *_compared(image, prompt))
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
         """The plan with its verdicts drawn on it."""
-        from .overlay import draw_overlay
+        from .render.overlay import draw_overlay
 
         _, reading, receipt = _compared(image, prompt)
         return draw_overlay(image, reading, receipt)
@@ -174,9 +174,9 @@ class PlanJudge:
 
 def _compared(image: "Image.Image", prompt: str) -> "tuple[Spec, Reading, Receipt]":
     """What a prompt asks for, what a picture shows, and the verdicts."""
-    from .reading import read
-    from .texts import spec_from_text
-    from .verifying import verify
+    from .text.texts import spec_from_text
+    from .verify.verifying import verify
+    from .vision.reading import read
     from .vocabulary import style_of
 
     spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
@@ -193,7 +193,7 @@ class FloorPlans:
     @property
     def metrics(self) -> Sequence[Metric]:
         """Everything that is measured on plans."""
-        from .metrics import METRICS
+        from .verify.metrics import METRICS
 
         return METRICS
 

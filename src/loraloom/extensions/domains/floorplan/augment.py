@@ -15,11 +15,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from loraloom.errors import UserError
+from loraloom.utils.errors import UserError
 
-from .pixels import components
 from .plan import Labels, Plan, Position, annotate, direction
-from .spec import Spec, parse_spec, print_spec, upright
+from .text.spec import Spec, parse_spec, print_spec, upright
+from .vision.pixels import components
 from .vocabulary import CLASS_NAMES, OFFSETS, ROOM_CLASSES, RoomId, inverse, turned
 from .vocabulary import mirrored as mirrored_word
 

@@ -17,7 +17,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from .pixels import Box, Labels, box_of, components, dilate
+from .vision.pixels import Box, Labels, box_of, components, dilate
 from .vocabulary import CLASS_NAMES, DOOR, FRONT_DOOR, M_PER_PX, OFFSETS, ROOM_CLASSES, ROOM_TYPES, WINDOW, RoomId
 
 NEAR_PX = 5

@@ -7,8 +7,7 @@ picture.
 import re
 from collections.abc import Mapping, Sequence
 
-from loraloom.contracts import Domain, Section
-from loraloom.verdicts import Artist, Judge, Metric
+from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
 
 _HEADER = re.compile(r"\[[^\[\]]+\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+")  # the last three are the full-width ones

@@ -6,10 +6,9 @@ In: a caption of such a scene. Out: its sentences, and its mirror image's captio
 import re
 from collections.abc import Mapping, Sequence
 
-from loraloom.contracts import Domain, Section
 from loraloom.extensions.domains.scenes.artist import SceneArtist
 from loraloom.extensions.domains.scenes.mirroring import mirrored
-from loraloom.verdicts import Artist, Judge, Metric
+from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 

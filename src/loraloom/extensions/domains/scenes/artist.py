@@ -4,23 +4,23 @@ In: seeds and styles; the empty style is `flat`. Out: captioned pictures, alone 
 something is drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraloom.contracts import Progress
 from loraloom.extensions.domains.scenes.mirroring import mirrored
+from loraloom.extensions.domains.scenes.style_names import STYLES
+from loraloom.utils.progress import Progress
 
 if TYPE_CHECKING:  # who only cuts captions must not pay for Pillow
     from PIL import Image
-
-STYLES = ("flat", "watercolour", "cartoon", "anime", "sketch", "night", "pixel")
 
 
 class SceneArtist:
     """An `Artist`."""
 
     styles: tuple[str, ...] = STYLES
+    kinds: Mapping[str, str] = {"scenes": "flat", "styles": "watercolour"}
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
         """The picture of a seed and its caption; see `drawing.draw`."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from loraloom.extensions.domains.scenes.scene import Group, Scene, in_a_row, relation
 from loraloom.extensions.domains.scenes.worlds import SKY_WORD, WORLDS
-from loraloom.randomness import derive_seed
+from loraloom.utils.rng import derive_seed
 
 NUMBERS = ("", "one", "two", "three", "four")
 MOST_WORDS = 60

@@ -11,7 +11,7 @@ from loraloom.extensions.domains.scenes.catalogue import THINGS, Thing
 from loraloom.extensions.domains.scenes.pen import COLOURS, SIZE, Box
 from loraloom.extensions.domains.scenes.scene import Group, Placed, Scene
 from loraloom.extensions.domains.scenes.worlds import WORLDS, World
-from loraloom.randomness import derive_seed
+from loraloom.utils.rng import derive_seed
 
 MARGIN = 5
 SCALE = {"small": 0.6, "": 1.0, "large": 1.45}

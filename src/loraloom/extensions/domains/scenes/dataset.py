@@ -12,12 +12,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from loraloom.contracts import Progress
-from loraloom.errors import UserError
 from loraloom.extensions.domains.scenes.drawing import check_style, draw, words
-from loraloom.files import remove_leftovers, write_bytes, write_json, write_text
-from loraloom.randomness import derive_seed
-from loraloom.workforce import spread, usable_cores
+from loraloom.utils.atomic_files import remove_leftovers, write_bytes, write_json, write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.parallel import spread, usable_cores
+from loraloom.utils.progress import Progress
+from loraloom.utils.rng import derive_seed
 
 DRAWING = 1
 """Counts up when the same seed begins to draw another picture: folders of two kinds must not mix."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from loraloom.errors import UserError, did_you_mean
-from loraloom.extensions.domains.scenes.artist import STYLES
 from loraloom.extensions.domains.scenes.captions import caption, styled
 from loraloom.extensions.domains.scenes.compose import compose
 from loraloom.extensions.domains.scenes.pen import COLOURS, FINE, Pen
 from loraloom.extensions.domains.scenes.scene import Group, Placed, Scene, truth
+from loraloom.extensions.domains.scenes.style_names import STYLES
 from loraloom.extensions.domains.scenes.worlds import paint_ground, plain_backdrop, sky
+from loraloom.utils.errors import UserError, did_you_mean
 
 _ORDER = {"far": 0, "air": 1}
 """Of lanes, the rest is 2. What is far is drawn before the ground, which hides its foot; a skyline must not hide a star."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loraloom.errors import UserError, did_you_mean
 from loraloom.extensions.domains.scenes.filters import Pixels, blur, streaked, widened, without_specks
-from loraloom.randomness import derive_seed
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.rng import derive_seed
 
 INK = np.array((0.09, 0.07, 0.13), np.float32)
 PAPER = np.array((0.985, 0.975, 0.945), np.float32)

@@ -5,7 +5,7 @@ In: a `ModelSource`. Out: a `DiffusionModel` whose parts are read when they are 
 
 from pathlib import Path
 
-from loraloom.contracts import DiffusionModel, ModelSource
+from loraloom.protocols.model import DiffusionModel, ModelSource
 
 
 class StableDiffusion:
@@ -28,7 +28,7 @@ class StableDiffusion:
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""
-        from loraloom.quiet import quiet
+        from loraloom.utils.quiet import quiet
 
         with quiet():  # the pipeline's imports speak of libraries that are not needed here
             from loraloom.extensions.families.stable_diffusion.tiny import build_tiny

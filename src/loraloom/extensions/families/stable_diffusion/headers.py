@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loraloom.errors import UserError
-from loraloom.memory import total_memory_bytes
-from loraloom.names import path_problem
-from loraloom.untrusted import (
+from loraloom.utils.errors import UserError
+from loraloom.utils.memory import total_memory_bytes
+from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.untrusted import (
     MAX_CONFIG_BYTES,
     Shown,
     check_range,

@@ -8,8 +8,8 @@ groups that divide them, the width of the prompt embeddings. Keys that are not n
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loraloom.errors import UserError
-from loraloom.untrusted import check_range, shown
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import check_range, shown
 
 Rule = Callable[[Any, str], None]
 """Given a value and what errors call it; raises `UserError`."""

@@ -19,16 +19,17 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from loraloom.contracts import Conditioning, LoraPreset, ModelSource, NoiseSchedule, PictureRequest
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.headers import Entry, check_finite, check_fit, read_header
 from loraloom.extensions.families.stable_diffusion.limits import check_together
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
-from loraloom.files import whole_directory, write_json
-from loraloom.quiet import quiet
-from loraloom.untrusted import library_errors
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import Conditioning, LoraPreset, ModelSource, NoiseSchedule
+from loraloom.utils.atomic_files import whole_directory, write_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.quiet import quiet
+from loraloom.utils.untrusted import library_errors
 
 _PRESETS = MappingProxyType(
     {

@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from loraloom.errors import UserError, did_you_mean
+from loraloom.utils.errors import UserError, did_you_mean
 
 SAMPLERS: Mapping[str, tuple[type[Any], Mapping[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loraloom.contracts import ModelSource
-from loraloom.errors import UserError, did_you_mean
 from loraloom.extensions.families.stable_diffusion.limits import (
     check_model_index,
     check_schedule,
@@ -22,9 +20,11 @@ from loraloom.extensions.families.stable_diffusion.limits import (
     check_vae,
     refuse_foreign,
 )
-from loraloom.files import sha256_bytes, sha256_file, write_json
-from loraloom.untrusted import is_there, library_errors, read_json_object
-from loraloom.weights import PICKLED, check_safetensors
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.atomic_files import sha256_bytes, sha256_file, write_json
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.safetensors_io import PICKLED, check_safetensors
+from loraloom.utils.untrusted import is_there, library_errors, read_json_object
 
 PART_FOLDER = {"denoiser": "unet", "vae": "vae", "text_encoder": "text_encoder"}
 _SMALL_FILES = ["model_index.json", "*/config.json", "*/*_config.json", "*/*.safetensors.index.json", "tokenizer/*"]

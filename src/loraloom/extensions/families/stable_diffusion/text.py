@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from loraloom.errors import UserError
 from loraloom.extensions.families.stable_diffusion.limits import refuse_foreign
-from loraloom.files import sha256_bytes, sha256_file
-from loraloom.quiet import quiet
-from loraloom.untrusted import (
+from loraloom.utils.atomic_files import sha256_bytes, sha256_file
+from loraloom.utils.errors import UserError
+from loraloom.utils.quiet import quiet
+from loraloom.utils.untrusted import (
     MAX_TOKENIZER_BYTES,
     check_range,
     check_regular_file,

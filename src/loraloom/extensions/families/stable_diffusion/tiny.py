@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from loraloom.files import write_text
+from loraloom.utils.atomic_files import write_text
 
 
 def build_tiny(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraloom.randomness import derive_seed
+from loraloom.utils.rng import derive_seed
 
 from ..plan import Plan, annotate
 from .carving import carve

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loraloom.errors import UserError, did_you_mean
-from loraloom.files import remove_leftovers, sha256_bytes, write_bytes, write_json, write_text
-from loraloom.randomness import derive_seed
-from loraloom.untrusted import MIB, read_bytes, read_json_object
-from loraloom.workforce import spread
+from loraloom.utils.atomic_files import remove_leftovers, sha256_bytes, write_bytes, write_json, write_text
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.parallel import spread
+from loraloom.utils.rng import derive_seed
+from loraloom.utils.untrusted import MIB, read_bytes, read_json_object
 
-from ..painting import png_of
-from ..spec import print_spec, spec_of
+from ..render.painting import png_of
+from ..text.spec import print_spec, spec_of
 from ..vocabulary import M_PER_PX, SIZE_PX, STYLES
 from . import Drawn, synthesise
 from .graphs import coarse_hash, graph_hash, split_of

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..pixels import Box, Labels
 from ..plan import Plan
+from ..vision.pixels import Box, Labels
 from ..vocabulary import DOOR, EXTERNAL, FRONT_DOOR, ROOM_TYPES, SIZE_PX, WALL, WINDOW, RoomId
 from .grid import CELL_PX, HUB, OUTSIDE, Run
 from .openings import Hole, Lines

@@ -9,8 +9,8 @@ from hashlib import sha256
 from itertools import groupby, permutations, product
 from typing import Literal
 
-from ..pixels import Labels
 from ..plan import Plan
+from ..vision.pixels import Labels
 from ..vocabulary import RoomId, inverse
 
 COARSE_PX = 8

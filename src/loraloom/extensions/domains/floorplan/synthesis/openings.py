@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pixels import Box
+from ..vision.pixels import Box
 from ..vocabulary import DOOR, FRONT_DOOR, WINDOW
 from .grid import HUB, OUTSIDE, Run
 from .site import Layout

@@ -1,0 +1,1 @@
+"""Training recipes: ordinary use of the library, not part of it."""

@@ -1,0 +1,379 @@
+"""`loraloom build-mini`: the built-in base from nothing or from a model, stage by stage, resumable at any point.
+
+In: a folder and a budget of time. Out: in it
+
+    parts_0/ parts_1/ ...          pictures with their texts, drawn here
+    begin/ begin.json              the model that it was begun from, if from one, and where that was
+    blank/                         otherwise: a vocabulary, the rest random
+    reading.safetensors            state of the text encoder's fit to what the texts say
+    autoencoder.safetensors        state of the autoencoder's fit
+    louder.safetensors             state of its further fit, which makes it say thin things louder
+    decoder.safetensors            state of its decoder's further fit
+    start/                         the model before the denoiser has seen a picture
+    round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, the states of its fits, and
+                                   curve.jsonl: of held-out plans the share of sentences met, every so many pictures
+    mini/                          the model as it is now: average weights, half precision
+    mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
+
+Run it again with the same folder to go on; `mini/` is written anew once the denoiser has learned something. Asked for
+another number of pictures or steps, another batch or precision, it begins a new round: fresh pictures, the weights so far.
+
+Begun from a model instead of from nothing, that model's autoencoder goes on, its text encoder rests, and the denoiser's
+first round begins from its weights.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loraloom.models.loading import open_model
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.atomic_files import whole_directory, write_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
+from loraloom.utils.quiet import quiet
+from loraloom.utils.rng import derive_seed
+from loraloom.utils.safetensors_io import read_tensors, write_tensors
+from recipes.mini.autoencoder import fit_autoencoder, normalise, say_louder, to_pixels
+from recipes.mini.bank import Bank, fill_bank, windows_of
+from recipes.mini.blank import write_blank
+from recipes.mini.canvas import Canvas
+from recipes.mini.contrast import PREPROCESSING, fit_contrast, halved, make_clip
+from recipes.mini.curve import add_point, has_point
+from recipes.mini.data import PLAN_SHARE, facts_of, parts_of, plain_plans, read_part, write_parts
+from recipes.mini.denoising import Noise, fit_denoiser
+from recipes.mini.fitting import Fit, Job, Way, read_average
+from recipes.mini.grounding import ground, how_to_ground
+from recipes.mini.layout import make_autoencoder, make_denoiser
+from recipes.mini.reading import teach_reading
+from recipes.mini.recipe import Recipe
+
+Say = Callable[[str], None]
+Bar = Callable[[str], Progress]
+
+READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONTRAST = (
+    f"{name}.safetensors"
+    for name in ("reading", "autoencoder", "louder", "decoder", "latents", "first", "grounding", "denoiser", "contrast")
+)
+BEGIN, BEGIN_NAME, CURVE = "begin", "begin.json", "curve.jsonl"
+FRESH = 100
+"""Begun from a model, pictures have seeds from here on: it has seen those of the first ones."""
+
+
+def build_mini(
+    folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar, begin: ModelSource | None = None
+) -> Path:
+    """Go as far as the budget allows; returns the model folder, or `folder` when there is no model yet.
+
+    Args:
+        folder: See the module.
+        recipe: How.
+        budget_s: Time to spend now, seconds.
+        say, bar: Told what is being done.
+        begin: Begin from this model, one of `mini`'s layout; None: from nothing.
+
+    Raises:
+        UserError: A state is of another layout, or the folder was begun from something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if begin is not None:
+        _begin_from(begin, folder)
+    build = _Build(folder, recipe, time.monotonic() + budget_s, say, bar)
+    if build.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    try:
+        build.run()
+    except _SpentError:
+        build.export()
+        say("not done yet; the same command goes on")
+    ready = folder / "mini"
+    return ready if (ready / "model_index.json").is_file() else folder
+
+
+class _SpentError(Exception):
+    """The budget is spent before a stage was done; its state is saved."""
+
+
+class _Build:
+    """One call of `build_mini`."""
+
+    def __init__(self, folder: Path, recipe: Recipe, deadline: float, say: Say, bar: Bar) -> None:
+        self.folder, self.recipe, self.deadline, self.say, self.bar = folder, recipe, deadline, say, bar
+        self.device = best_device()
+        self.begun = (folder / BEGIN).is_dir()
+        self.first_seed = FRESH if self.begun else 0
+
+    def run(self) -> None:
+        """All stages.
+
+        Raises:
+            _SpentError: The budget is spent.
+        """
+        folder = self.folder
+        if not (folder / "start" / "model_index.json").is_file():
+            vae = self._autoencoder()
+            text_encoder = None if self.begun else self._reading()
+            with whole_directory(folder / "start") as target:
+                copytree(folder / BEGIN if self.begun else self._blank(), target, dirs_exist_ok=True)
+                vae.cpu().save_pretrained(target / "vae")
+                if text_encoder is not None:
+                    text_encoder.cpu().save_pretrained(target / "text_encoder")
+        round_ = self._round()
+        self._denoiser(round_)
+        model = self.export()
+        assert model is not None
+        self.say("7/7 vision tower")
+        self._in_time(self._vision_tower(model))
+
+    # ----------------------------------------------------------------------------------------------- stages
+
+    def _autoencoder(self) -> Any:
+        """The autoencoder, fitted, its latents of unit deviation, its decoder fitted further."""
+        recipe, device = self.recipe, self.device
+        self.say(f"1/7 {recipe.autoencoder_pictures} pictures for the autoencoder")
+        half, quarter = recipe.autoencoder_pictures // 2, recipe.autoencoder_pictures // 4
+        files = self._draw({"plans": half, "others": quarter, "scenes": quarter}, self.first_seed)
+        parts = [read_part(file) for file in files]
+        self.say("2/7 autoencoder")
+        canvas = Canvas(parts, device)
+        if self.begun:
+            vae: Any = open_model(ModelSource(str(self.folder / BEGIN))).place(
+                "vae", torch.device(device), torch.float32
+            )
+        else:
+            way = Way(recipe.autoencoder_batch, recipe.precision)
+            torch.manual_seed(derive_seed("mini", "autoencoder"))
+            vae = make_autoencoder()
+            job = self._job(self.folder / AUTOENCODER)
+            self._in_time(fit_autoencoder(vae, canvas, recipe.autoencoder_steps, way, job))
+            plain = [part.pictures()[::40] for part in parts[: len(parts_of(self.folder, "plans", half))]]
+            normalise(vae, to_pixels(np.concatenate(plain)[:200]).to(device))
+        others = [part for file, part in zip(files, parts, strict=True) if file.name.startswith("others")]
+        taught_later = Canvas(others, device)
+        learned = [plain_plans(part) if part.marks is not None else part for part in parts]
+        known = Canvas(learned, device, own_colours=1.0)
+        way = Way(recipe.louder_batch, recipe.precision)
+        self._in_time(say_louder(vae, taught_later, known, recipe.louder_steps, way, self._job(self.folder / LOUDER)))
+        way = Way(recipe.autoencoder_batch, recipe.precision)
+        job = self._job(self.folder / DECODER)
+        self._in_time(fit_autoencoder(vae, canvas, recipe.decoder_steps, way, job, decoder_only=True))
+        return vae
+
+    def _reading(self) -> Any:
+        """A text encoder that has learned what texts say."""
+        from transformers import CLIPTextModel
+
+        recipe, blank = self.recipe, self._blank()
+        self.say(f"3/7 reading: what {recipe.reading_texts} texts say")
+        scenes = round((1 - PLAN_SHARE) * recipe.reading_texts)
+        files = self._draw({"plans": recipe.reading_texts - scenes, "scenes": scenes}, 0)
+        with quiet():
+            encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
+        lessons = {
+            world: [
+                (ids, facts)
+                for file in files
+                if file.name.startswith(world)
+                for windows in windows_of(blank, read_part(file).texts)
+                for ids, part in windows
+                if (facts := facts_of(part, world))
+            ]
+            for world in ("plans", "scenes")
+        }
+        self._in_time(teach_reading(encoder, lessons, recipe.reading_steps, self._job(self.folder / READING)))
+        return encoder
+
+    def _blank(self) -> Path:
+        """The model with a vocabulary learned from texts, all weights random."""
+        blank = self.folder / "blank"
+        if not (blank / "model_index.json").is_file():
+            write_blank(blank)
+        return blank
+
+    def _denoiser(self, round_: Path) -> None:
+        """A round: pictures, a first look, grounding, and the fit itself."""
+        recipe, seed = self.recipe, int(round_.name[6:])
+        plans = round(PLAN_SHARE * recipe.pictures)
+        self.say(f"4/7 {recipe.pictures} pictures and their texts")
+        files = self._draw({"plans": plans, "scenes": recipe.pictures - plans}, self.first_seed + seed - 1)
+        model = open_model(ModelSource(str(self._start_of(round_))))
+        denoiser: Any = model.module("denoiser")
+        self.say("    their latents and states")
+        bank = self._bank(model, files, round_ / LATENTS)
+        noise = Noise(model.schedule, seed=f"denoiser {seed}")
+        if seed == 1 and not self.begun:
+            self.say("5/7 a first look, and grounding: where the texts' colours are")
+            first = Fit(recipe.first_steps, recipe.learning_rate, muon=True, average=0.99)
+            much = Noise(model.schedule, 3.0, seed="first look")
+            done = fit_denoiser(denoiser, bank, much, recipe.way, first, self._job(round_ / FIRST))
+            self._in_time(done)
+            way = Way(recipe.grounding_batch, recipe.precision)
+            how = how_to_ground(recipe.grounding_steps)
+            self._in_time(ground(denoiser, bank, way, how, self._job(round_ / GROUNDING)))
+        self.say("6/7 denoiser")
+        how = Fit(recipe.steps, recipe.learning_rate, muon=True)
+        job = replace(
+            self._job(round_ / DENOISER), watch=partial(self._point, round_), watch_every=recipe.steps_between_points
+        )
+        self._in_time(fit_denoiser(denoiser, bank, noise, recipe.way, how, job))
+
+    def _point(self, round_: Path, steps: int) -> None:
+        """A point of the learning curve, of the average weights as they are saved; `mini/` has them then."""
+        pictures = steps * self.recipe.batch_size
+        if not has_point(round_ / CURVE, pictures) and (model := self.export()):
+            add_point(round_ / CURVE, model, pictures, self.say)
+
+    def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
+        """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
+        vae: Any = model.place("vae", torch.device(self.device), torch.float32)
+        text_encoder: Any = model.place("text_encoder", torch.device(self.device), torch.float32)
+
+        def encode(pixels_bchw: Tensor) -> Tensor:
+            with self.recipe.way.autocast(self.device):
+                return vae.encode(pixels_bchw, return_dict=False)[0].mean.float()
+
+        def read(ids_mk: Tensor) -> Tensor:
+            return text_encoder(ids_mk).last_hidden_state
+
+        progress = self.bar("encoded files")
+        known = read_tensors(latents)[0]["latents"] if latents.is_file() else None
+        bank = fill_bank(
+            files,
+            Path(model.source.location),
+            encode,
+            read,
+            self.device,
+            progress,
+            known=known,
+            layings=self.recipe.layings,
+        )
+        if known is None:
+            write_tensors(latents, {"latents": bank.latents_nchw.cpu()}, {})
+        model.drop("vae")
+        model.drop("text_encoder")
+        self._in_time(True)
+        return bank
+
+    def _vision_tower(self, model: Path) -> bool:
+        """Fit a vision tower to the model's text encoder; writes `clip/` into the model folder."""
+        from transformers import CLIPTextModel
+
+        count = min(self.recipe.contrast_pictures, self.recipe.pictures)
+        plans = round(PLAN_SHARE * count)
+        parts = [read_part(file) for file in self._draw({"plans": plans, "scenes": count - plans}, self.first_seed)]
+        pictures = np.concatenate([halved(part.pictures()) for part in parts])
+        cut = windows_of(model, [text for part in parts for text in part.texts])
+        windows = [[ids for ids, _ in windows] for windows in cut]
+        torch.manual_seed(derive_seed("mini", "clip"))
+        clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
+        if not fit_contrast(clip, pictures, windows, self.recipe.contrast_steps, self._job(self.folder / CONTRAST)):
+            return False
+        with whole_directory(model / "clip") as target:
+            clip.cpu().half().save_pretrained(target)
+            write_json(target / "preprocessor_config.json", PREPROCESSING)
+            copytree(model / "tokenizer", target, dirs_exist_ok=True)
+        return True
+
+    # ---------------------------------------------------------------------------------------------- helpers
+
+    def export(self) -> Path | None:
+        """Write the newest average weights as a model to `mini/`; None while there are none."""
+        learned = [round_ for round_ in self._rounds() if (round_ / DENOISER).is_file()]
+        start = self.folder / "start"
+        if not learned and not (self.begun and start.is_dir()):
+            return None
+        model = self._learned(learned[-1]) if learned else open_model(ModelSource(str(start)))
+        out = self.folder / "mini"
+        model.save(out, "fp16")
+        size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
+        self.say(f"{out}: {size:.1f} MiB")
+        return out
+
+    def _draw(self, counts: dict[str, int], seed: int) -> list[Path]:
+        """The files that hold so many pictures of each world, drawn where they are missing."""
+        folder = self.folder / f"parts_{seed}"
+        files = [file for world, count in counts.items() for file in parts_of(folder, world, count)]
+        self._in_time(write_parts(files, seed, self.bar("drawn files"), self.deadline))
+        return files
+
+    def _job(self, state: Path) -> Job:
+        return Job(state, self.say, self.device, self.deadline)
+
+    def _in_time(self, done: bool) -> None:
+        """Go on when a stage is done and there is time left.
+
+        Raises:
+            _SpentError: Otherwise.
+        """
+        if not done or time.monotonic() > self.deadline:
+            raise _SpentError
+
+    def _rounds(self) -> list[Path]:
+        return sorted(file.parent for file in self.folder.glob("round_*/round.json"))
+
+    def _learned(self, round_: Path) -> Any:
+        """The model that a round begins from, with the average weights that it has learned, if any."""
+        model = open_model(ModelSource(str(self._start_of(round_))))
+        if (round_ / DENOISER).is_file():
+            model.module("denoiser").load_state_dict(read_average(round_ / DENOISER))
+        return model
+
+    def _start_of(self, round_: Path) -> Path:
+        """The model that a round begins from."""
+        return round_ / "start" if (round_ / "start").is_dir() else self.folder / "start"
+
+    def _round(self) -> Path:
+        """The folder of the round that goes on, or of a new one."""
+        rounds = self._rounds()
+        names = ("pictures", "layings", "steps", "batch_size", "learning_rate", "precision")
+        asked = {name: getattr(self.recipe, name) for name in names}
+        if rounds and json.loads((rounds[-1] / "round.json").read_text(encoding="utf-8")) == asked:
+            return rounds[-1]
+        new = self.folder / f"round_{len(rounds) + 1:02d}"
+        if rounds:
+            model = self._learned(rounds[-1])
+            model.save(new / "start", "fp32")
+        write_json(new / "round.json", asked)
+        return new
+
+
+def _begin_from(source: ModelSource, folder: Path) -> None:
+    """Keep a copy of the model in the folder: the one that it is from may change while a build goes on.
+
+    Raises:
+        UserError: It is of another layout than `mini`, or the folder was begun from something else.
+    """
+    kept = folder / BEGIN_NAME
+    from_what = json.loads(kept.read_text(encoding="utf-8"))["model"] if kept.is_file() else "nothing"
+    if kept.is_file() or (folder / "blank").is_dir():
+        if from_what != source.location:
+            raise UserError(
+                f"this folder was begun from {from_what}", got=source.location, fix="name another, or leave --begin out"
+            )
+        return
+    model = open_model(source)
+    for part, made in (("vae", make_autoencoder()), ("denoiser", make_denoiser())):
+        shapes = {name: weight.shape for name, weight in model.module(part).state_dict().items()}
+        if shapes != {name: weight.shape for name, weight in made.state_dict().items()}:
+            raise UserError(
+                f"this model's {part} is of another layout",
+                got=source.location,
+                expected="a model that build-mini made",
+            )
+    model.save(folder / BEGIN, "fp32")
+    write_json(kept, {"model": source.location})
+
+
+def best_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

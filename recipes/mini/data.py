@@ -1,0 +1,223 @@
+"""What `mini` learns from: plans in the plain style and in made-up colours, scenes in all styles, each with a true text.
+
+In: a folder, how many, a seed. Out: files of up to `PART` pictures of one world each. Picture n of a world depends on the
+seed and n only, so that more can be drawn later. A plan holds some thirteen colours: kept as places in a palette and
+packed, it takes 200 bytes, where a PNG takes 2,000.
+"""
+
+import json
+import lzma
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from loraloom import plugins
+from loraloom.protocols.domain import Artist
+from loraloom.utils.parallel import spread, usable_cores
+from loraloom.utils.progress import Progress
+from loraloom.utils.rng import derive_seed
+
+SIZE_PX = 256
+LAYINGS = 8
+"""Of a picture: as it is, turned by 90, 180 and 270 degrees, and these four mirrored; see `Artist.turned`."""
+
+GRID = 16
+"""Cells along a side of the coarse pictures that the denoiser is grounded with."""
+
+PART = 500
+"""Pictures in a file."""
+
+PALETTE_ROWS = 16
+
+PLAN_SHARE = 0.7
+"""Of the pictures; the rest are scenes, half of them in the flat style."""
+
+VARIED_SHARE = 0.25
+"""Of the plans: in colours of their own, different each time, under another header. What a denoiser learns of rooms and
+walls must not hang on one palette, or an adapter that brings another would have to teach it all again."""
+
+RETOLD_SHARE = 0.5
+"""Of the plans' texts; the others stand in the order that users write, which is learned sooner."""
+
+COLOUR_DISTANCE = 36.0
+"""Between any two colours of a made-up palette, in RGB; the living room and the ground of real plans are 35 apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some pictures of one world with their texts.
+
+    Attributes:
+        texts: One for each picture.
+        turned: For each picture its text in each of `LAYINGS`, None where there is no true one; empty for pictures whose texts
+            nobody learns.
+        marks: (n, 256, 256) uint8 places in `palettes`; None where pictures have too many colours.
+        palettes: (n, 16, 3) uint8.
+        pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
+    """
+
+    texts: Sequence[str]
+    marks: NDArray[np.uint8] | None = None
+    palettes: NDArray[np.uint8] | None = None
+    pixels: NDArray[np.uint8] | None = None
+    turned: Sequence[Sequence[str | None]] = ()
+
+    def pictures(self) -> NDArray[np.uint8]:
+        """(n, 256, 256, 3) uint8."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.marks is not None and self.palettes is not None
+        return np.stack([palette[marks] for palette, marks in zip(self.palettes, self.marks, strict=True)])
+
+
+def draw_plan(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Plan `number` in the plain style, and its text."""
+    chance = np.random.default_rng(derive_seed("mini plan", seed, number))
+    own = derive_seed("mini picture", seed, number) >> 16
+    artist = _artist("floorplan")
+    image, text = artist.draw(own, "plain")
+    return image, artist.retell(text, own) if chance.random() < RETOLD_SHARE else text
+
+
+def draw_scene(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Scene `number` and its caption."""
+    chance = np.random.default_rng(derive_seed("mini scene", seed, number))
+    artist = _artist("scenes")
+    style = "flat" if chance.random() < 0.5 else str(chance.choice(artist.styles))
+    return artist.draw(derive_seed("mini picture", seed, number) >> 16, style)
+
+
+def draw_other(number: int, seed: int) -> tuple[Image.Image, str]:
+    """Plan `number` in any style but the plain one, for the autoencoder, which is to carry looks that are taught later."""
+    artist = _artist("floorplan")
+    others = [style for style in artist.styles if style != "plain"]
+    return artist.draw(derive_seed("mini autoencoder", seed, number) >> 16, others[number % len(others)])
+
+
+WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
+    "plans": draw_plan, "scenes": draw_scene, "others": draw_other,
+}  # fmt: skip
+
+
+DOMAINS = {"plans": "floorplan", "scenes": "scenes"}
+"""Of the worlds whose texts are learned: whose hand draws them, tells them in other layings and says what they say."""
+
+
+def facts_of(text: str, world: str) -> list[tuple[str, str, str]]:
+    """What a text of a world, or a part of one, says."""
+    return _artist(DOMAINS[world]).facts(text)
+
+
+def parts_of(folder: Path, world: str, count: int) -> list[Path]:
+    """The files that hold `count` pictures of a world."""
+    starts = range(0, count, PART)
+    return [folder / f"{world}_{start:07d}_{min(PART, count - start):03d}.npz" for start in starts]
+
+
+def write_parts(files: Sequence[Path], seed: int, progress: Progress | None = None, deadline: float = inf) -> bool:
+    """Draw the files that are missing; one process a core.
+
+    Returns:
+        Whether all stand; False after `deadline` (of `time.monotonic`), and the next call goes on.
+    """
+    missing = [file for file in files if not file.is_file()]
+    for file in missing:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(spread(partial(_write_part, seed), missing, usable_cores())) as written:
+        for done, _ in enumerate(written, len(files) - len(missing) + 1):
+            if progress:
+                progress(done, len(files))
+            if monotonic() > deadline:
+                return done == len(files)
+    return True
+
+
+def _write_part(seed: int, file: Path) -> None:
+    world, start, count = file.stem.split("_")
+    numbers = range(int(start), int(start) + int(count))
+    drawn = [WORLDS[world](number, seed) for number in numbers]
+    texts = [text for _, text in drawn]
+    turned = [[*_artist(DOMAINS[world]).turned(*pair)] for pair in drawn] if world in DOMAINS else []
+    arrays: dict[str, Any] = {}
+    if world == "scenes":
+        arrays["pixels"] = np.stack([np.asarray(image) for image, _ in drawn])
+    else:
+        indexed = [indexed_of(np.asarray(image)) for image, _ in drawn]
+        palettes = np.stack([palette for _, palette in indexed])
+        for place, number in enumerate(numbers):
+            chance = np.random.default_rng(derive_seed("mini varied", seed, number))
+            if world == "plans" and chance.random() < VARIED_SHARE:
+                palettes[place] = made_up_palette(chance)
+                texts[place] = texts[place].replace("Plain", "Varied", 1)
+                turned[place] = [text and text.replace("Plain", "Varied", 1) for text in turned[place]]
+        arrays["packed"] = _packed(np.stack([marks for marks, _ in indexed]).tobytes())
+        arrays["palettes"] = palettes
+    arrays["texts"] = _packed(json.dumps(texts).encode())
+    arrays["turned"] = _packed(json.dumps(turned).encode())
+    temporary = file.with_name(f".{file.name}.part")
+    with temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+    temporary.replace(file)
+
+
+def read_part(file: Path) -> Part:
+    """What `write_parts` wrote."""
+    with np.load(file) as kept:
+        texts = json.loads(lzma.decompress(kept["texts"].tobytes()))
+        turned = json.loads(lzma.decompress(kept["turned"].tobytes())) if "turned" in kept else []
+        if "pixels" in kept:
+            return Part(texts, pixels=kept["pixels"], turned=turned)
+        marks = np.frombuffer(bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8)  # torch wants to write
+        return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"], turned=turned)
+
+
+def plain_plans(part: Part) -> Part:
+    """The flat pictures of a part that are plans in the plain style, without their texts."""
+    assert part.marks is not None and part.palettes is not None
+    plain = np.array([text.startswith("Plain") for text in part.texts], np.bool_)
+    return Part([], part.marks[plain], part.palettes[plain])
+
+
+def _packed(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(lzma.compress(data), np.uint8)
+
+
+def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(h, w, 3) of at most 16 colours as (h, w) places in a palette and the (16, 3) palette, its end filled with black."""
+    codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    found, places = np.unique(codes, return_inverse=True)
+    palette = np.zeros((PALETTE_ROWS, 3), np.uint8)
+    palette[: len(found)] = np.stack([found >> 16, found >> 8 & 255, found & 255], 1)
+    return places.reshape(codes.shape).astype(np.uint8), palette
+
+
+def made_up_palette(chance: np.random.Generator) -> NDArray[np.uint8]:
+    """(16, 3) uint8 colours that can be told apart."""
+    colours: list[NDArray[np.int64]] = []
+    while len(colours) < PALETTE_ROWS:
+        colour = chance.integers(0, 256, 3)
+        if all(np.linalg.norm(colour - other) >= COLOUR_DISTANCE for other in colours):
+            colours.append(colour)
+    return np.stack(colours).astype(np.uint8)
+
+
+def grids_of(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, 256, 256, 3) to (n, GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix
+    with its walls."""
+    step = pictures.shape[1] // GRID
+    return pictures[:, step // 2 :: step, step // 2 :: step]
+
+
+def _artist(domain: str) -> Artist:
+    artist = plugins.load("domains", domain).artist
+    assert artist is not None
+    return artist

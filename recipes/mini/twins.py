@@ -1,0 +1,137 @@
+"""Teach an encoder to say what is thin as loudly in like colours as in unlike ones, by pictures with and without it.
+
+In: flat pictures as places in palettes. Out: each beside a twin that lacks its walls between areas of one colour, or its
+openings; a loss that asks for some distance between their latents. An encoder that is only to be decodable says a grey
+wall between dark green rooms a third as loudly as a black one between pink rooms, and a denoiser loses it (decision 0023).
+
+Nothing here knows what a wall is: what is nowhere five pixels wide is thin, and most of that is wall.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recipes.mini.canvas import Crops
+from recipes.mini.data import PALETTE_ROWS
+
+CELL_PX = 8
+"""Pixels to a latent."""
+THICK_PX = 5
+WIDEST_WALL_PX = 6
+MERGED_SHARE = 0.7
+"""Of the pictures: areas of few colours, for rooms of one kind are seldom beside each other."""
+LIKE_SHARE, MOST_ALIKE = 0.5, 0.4
+"""Of the pictures: all colours nearer to their mean, to this share of their distance at least."""
+WALL_DISTANCE, OPENING_DISTANCE = 3.7, 2.4
+"""Between the latents of twins, (L2 over channels of unit deviation); as far as they are in the colours of `plain`."""
+WALL_PX, OPENING_PX = 16, 8
+"""A cell counts in which so many pixels differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Flat pictures, each with a twin.
+
+    Attributes:
+        crops: The pictures; scenes come after the flat ones, and have no twin.
+        pixels_fchw: Their twins, float32 in [-1, 1].
+        differs_fhw: (f, h / 8, w / 8) bool: cells whose latents are to differ.
+        wanted_f: By how much at least.
+    """
+
+    crops: Crops
+    pixels_fchw: Tensor
+    differs_fhw: Tensor
+    wanted_f: Tensor
+
+    def loss(self, latents_fchw: Tensor, twins_fchw: Tensor) -> Tensor:
+        """Mean square of what the latents of twins, of unit deviation, lack in distance, ()."""
+        distance_fhw = (latents_fchw - twins_fchw).square().sum(1).add(1e-6).sqrt()
+        lacking_fhw = F.relu(self.wanted_f[:, None, None] - distance_fhw).square() * self.differs_fhw
+        return lacking_fhw.sum() / self.differs_fhw.sum().clamp(min=1)
+
+
+def twins_of(crops: Crops, chance: np.random.Generator) -> Twins:
+    """Whole pictures (the upper left pixel of the flat ones is ground), some in fewer or liker colours, and their twins."""
+    places_fhw = crops.places_fhw
+    flat = len(places_fhw)
+    each_f11 = torch.arange(flat, device=places_fhw.device)[:, None, None]
+    thin_fk = thin_rows(places_fhw)
+    walls_f = torch.where(thin_fk, counts_of(places_fhw), -1).argmax(1)
+    ground_f = places_fhw[:, 0, 0]
+    rooms_fk = crops.used_fk & ~thin_fk & (torch.arange(thin_fk.shape[1], device=ground_f.device) != ground_f[:, None])
+    rows_fk = torch.from_numpy(np.stack([_fewer(rooms, chance) for rooms in rooms_fk.cpu().numpy()]))
+    places_fhw = rows_fk.to(places_fhw.device)[each_f11, places_fhw]
+    no_walls_fhw = without_walls(places_fhw, walls_f, rooms_fk)
+    openings_fhw = thin_fk.gather(1, places_fhw.flatten(1)).view_as(places_fhw)
+    no_openings_fhw = torch.where(openings_fhw, walls_f[:, None, None], places_fhw)
+    walls = torch.from_numpy(chance.random(flat) < 0.5).to(places_fhw.device)
+    twins_fhw = torch.where(walls[:, None, None], no_walls_fhw, no_openings_fhw)
+    changed_fhw = F.avg_pool2d((twins_fhw != places_fhw).float(), CELL_PX) * CELL_PX**2
+    least_f, wanted_f = torch.where(walls, WALL_PX, OPENING_PX), torch.where(walls, WALL_DISTANCE, OPENING_DISTANCE)
+    palettes_fk3 = _liker(crops.palettes_fk3, chance)
+    pixels_fchw, twins_fchw = (
+        palettes_fk3[each_f11, rows].permute(0, 3, 1, 2).contiguous() for rows in (places_fhw, twins_fhw)
+    )
+    pixels_bchw = torch.cat([pixels_fchw, crops.pixels_bchw[flat:]])
+    seen = replace(crops, pixels_bchw=pixels_bchw, palettes_fk3=palettes_fk3, places_fhw=places_fhw)
+    return Twins(seen, twins_fchw, changed_fhw >= least_f[:, None, None] - 0.5, wanted_f)
+
+
+def counts_of(places_fhw: Tensor, weight_fhw: Tensor | None = None) -> Tensor:
+    """(f, 16) how many pixels have each place, or the sum of their weights."""
+    places_fp = places_fhw.flatten(1)
+    weight_fp = torch.ones_like(places_fp) if weight_fhw is None else weight_fhw.flatten(1).long()
+    return places_fp.new_zeros(len(places_fp), PALETTE_ROWS).scatter_add_(1, places_fp, weight_fp)
+
+
+def thin_rows(places_fhw: Tensor) -> Tensor:
+    """(f, 16) bool: which rows of the palette occur, and nowhere five pixels wide."""
+    values_f1hw = places_fhw[:, None].float()
+    reach = THICK_PX // 2
+    high_f1hw = F.max_pool2d(values_f1hw, THICK_PX, 1, reach)
+    low_f1hw = -F.max_pool2d(-values_f1hw, THICK_PX, 1, reach)
+    return (counts_of(places_fhw) > 0) & (counts_of(places_fhw, high_f1hw == low_f1hw) == 0)
+
+
+def without_walls(places_fhw: Tensor, walls_f: Tensor, rooms_fk: Tensor) -> Tensor:
+    """The pictures without the wall between two rooms of one colour: it takes theirs."""
+    filled_fhw = places_fhw.clone()
+    for across in (True, False):
+        seen_fhw = places_fhw if across else places_fhw.mT
+        size = seen_fhw.shape[-1]
+        index_fhw = torch.arange(size, device=seen_fhw.device).expand_as(seen_fhw)
+        wall_fhw = seen_fhw == walls_f[:, None, None]
+        left_fhw = torch.where(wall_fhw, -1, index_fhw).cummax(-1).values
+        right_fhw = torch.where(wall_fhw, size, index_fhw).flip(-1).cummin(-1).values.flip(-1)
+        inside_fhw = wall_fhw & (left_fhw >= 0) & (right_fhw < size) & (right_fhw - left_fhw <= WIDEST_WALL_PX + 1)
+        before_fhw = seen_fhw.gather(-1, left_fhw.clamp(min=0))
+        after_fhw = seen_fhw.gather(-1, right_fhw.clamp(max=size - 1))
+        room_fhw = rooms_fk.gather(1, before_fhw.flatten(1)).view_as(before_fhw)
+        closed_fhw = inside_fhw & (before_fhw == after_fhw) & room_fhw
+        view_fhw = filled_fhw if across else filled_fhw.mT
+        view_fhw[closed_fhw] = before_fhw[closed_fhw]
+    return filled_fhw
+
+
+def _fewer(rooms_k: NDArray[np.bool_], chance: np.random.Generator) -> NDArray[np.int64]:
+    """(k,) row that each row of a palette becomes: rooms, mostly, one of one to three of theirs."""
+    rows_k = np.arange(len(rooms_k))
+    rooms = np.flatnonzero(rooms_k)
+    if len(rooms) and chance.random() < MERGED_SHARE:
+        few = chance.choice(rooms, min(len(rooms), int(chance.integers(1, 4))), replace=False)
+        rows_k[rooms] = chance.choice(few, len(rooms))
+    return rows_k
+
+
+def _liker(palettes_fk3: Tensor, chance: np.random.Generator) -> Tensor:
+    """Some of the palettes with less between their colours."""
+    share_f = np.where(
+        chance.random(len(palettes_fk3)) < LIKE_SHARE, chance.uniform(MOST_ALIKE, 1, len(palettes_fk3)), 1
+    )
+    share_f11 = torch.from_numpy(share_f).to(palettes_fk3)[:, None, None]
+    return palettes_fk3.mean(1, keepdim=True).lerp(palettes_fk3, share_f11)

@@ -1,0 +1,264 @@
+"""`loraloom generate`: from what was asked for to saved pictures.
+
+In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet of them, and words about it.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+
+from loraloom.cli.interactive import Bars, Interactive
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.run import PromptMethod
+from loraloom.generate.recipes import write_png
+from loraloom.generate.report import Row, Shown, write_report
+from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
+from loraloom.generate.session import Session, open_session
+from loraloom.generate.sheet import contact_sheet
+from loraloom.lora.files import find_adapter
+from loraloom.prompts.notes import Losses
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.locks import lock_folder
+from loraloom.utils.output_paths import check_folder
+from loraloom.utils.untrusted import read_text
+from loraloom.verify.best_of import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
+
+Say = Callable[[str], None]
+
+_MAX_PROMPTS_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for beside the drawing settings; see the verb's help."""
+
+    prompts: Sequence[str] = ()
+    adapters: Sequence[Path] = ()
+    weights: Sequence[float] = ()
+    model: str | ModelSource | None = None
+    prompt_method: str | None = None
+    domain: str | None = None
+    prompts_file: Path | None = None
+    recipe: Path | None = None
+    interactive: bool = False
+    out: Path | None = None
+
+
+def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], say: Say, bars: Bars) -> None:
+    """Draw what was asked for.
+
+    Args:
+        config: Drawing settings.
+        wishes: The rest.
+        given: Settings that the user named; the others may come from a recipe.
+        say: Takes lines for the user.
+        bars: Shows progress.
+
+    Raises:
+        UserError: Nothing to draw, wishes that exclude each other, or anything missing.
+    """
+    _check(wishes)
+    prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
+    requests: list[PictureRequest] = []
+    losses = Losses(say, config.strict)
+    wanted_model: str | None = None
+    if wishes.recipe:
+        requests, shared = recipe_requests(wishes.recipe, losses.add)
+        wanted_model = (shared["model"] or {}).get("sha256")
+        config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
+    elif not prompts and not wishes.interactive:
+        raise UserError(
+            "nothing to draw", fix='add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom '
+            'generate --adapter runs/dog "a photo of sksdog on the beach"',
+        )  # fmt: skip
+    method = _method(wishes.prompt_method)
+    weights = _weights(wishes)
+    session = open_session(
+        config,
+        source=ModelSource(wishes.model) if isinstance(wishes.model, str) else wishes.model,
+        adapters=list(zip(wishes.adapters, weights, strict=True)),
+        method=method,
+        domain=wishes.domain,
+        changing=wishes.interactive,
+        say=say,
+    )
+    if config.best_of > 1 or config.repair:
+        require_judge(session)
+        if wishes.interactive:
+            raise UserError(
+                "--best-of and --repair do not go with --interactive",
+                fix="leave them out; each picture is judged there too",
+            )
+    if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
+        losses.add("note: the model is not the one that the recipe was drawn with; pictures will differ")
+    out = wishes.out or _default_folder(wishes)
+    check_folder(out)
+    if wishes.interactive:
+        # A live display would fight with the line being typed: it is opened for each drawing alone.
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
+        Interactive(session, out, say, bars).run(lambda: input("> "))
+        return
+    formal = formal_prompts(session, prompts, say)
+    with lock_folder(out, say), bars() as bar:
+        wanted = requests or session.requests(formal, bar("texts"))
+        losses.add(*session.losses(wanted))
+        losses.check()
+        for note in session.notes(wanted):
+            say(note)
+        (_draw_judged if session.encoder.domain.judge else _draw_all)(session, wanted, out, say, bar)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line; blank lines count for nothing.
+
+    Raises:
+        UserError: No such file, not UTF-8, or empty.
+    """
+    text = read_text(path, "the file of prompts", max_bytes=_MAX_PROMPTS_BYTES)
+    # A line is what editors call one: `str.splitlines` would also cut a prompt at U+2028, U+0085 and form feeds.
+    prompts = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    if not prompts:
+        raise UserError("the file of prompts is empty", got=str(path))
+    return prompts
+
+
+def _draw_all(
+    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+) -> None:
+    made: list[tuple[Path, PictureRequest]] = []
+    seconds = 0.0
+    for path, picture in draw_into(session, requests, out, bar("denoiser steps")):
+        made.append((path, picture.request))
+        seconds += picture.seconds
+        say(f"{path}  seed {picture.request.seed}  {picture.seconds:.1f} s")
+    if len(made) > 1:
+        say(f"all of them: {_sheet(made, out)}")
+    say(f"{len(made)} pictures in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
+
+
+def _draw_judged(
+    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+) -> None:
+    """As `_draw_all`, with a receipt beside each picture."""
+    judge = require_judge(session)
+    made: list[tuple[Path, PictureRequest]] = []
+    all_judged: list[Judged] = []
+    first = next_number(out)
+    for judged in draw_judged(session, requests, progress=bar("denoiser steps")):
+        picture = judged.picture
+        path = keep_picture(session, out, f"{first + picture.index:05d}", picture)
+        save_receipt(out, path.stem, judged, judge)
+        made.append((path, picture.request))
+        all_judged.append(judged)
+        met, all_ = judged.receipt.count(True), len(judged.receipt.verdicts)
+        say(f"{path}  seed {picture.request.seed}  {met}/{all_} sentences met  {picture.seconds:.1f} s")
+    if len(made) > 1:
+        say(f"all of them: {_sheet(made, out)}")
+    gains(all_judged, say)
+    page = out / "receipts" / "report.html"
+    _report(page, made, all_judged)
+    say(f"every sentence with its verdict: {page}; draw them again with --recipe {out / 'prompts.jsonl'}")
+
+
+def _report(page: Path, made: Sequence[tuple[Path, PictureRequest]], all_judged: Sequence[Judged]) -> None:
+    """One section a prompt, with all pictures of this call."""
+    shown: dict[str, list[Shown]] = {}
+    for (path, request), judged in zip(made, all_judged, strict=True):
+        title = f"{path.name}, seed {request.seed}"
+        shown.setdefault(request.prompt, []).append(Shown(title, judged.picture.image, judged.receipt))
+    share = sum(judged.receipt.share_met for judged in all_judged) / len(all_judged)
+    whole = sum(judged.receipt.complete for judged in all_judged)
+    facts = [("sentences met", f"{share:.0%}"), ("pictures that meet every sentence", f"{whole} of {len(all_judged)}")]
+    write_report(page, "Pictures and what their texts ask", facts, [Row(prompt, row) for prompt, row in shown.items()])
+
+
+def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
+    """One row a prompt, one column a seed."""
+    prompts = list(dict.fromkeys(request.prompt for _, request in made))
+    rows: list[list[Image.Image | None]] = []
+    for prompt in prompts:
+        row: list[Image.Image | None] = []
+        for path, request in made:
+            if request.prompt == prompt:
+                with Image.open(path) as image:
+                    row.append(image.convert("RGB"))
+        rows.append(row)
+    longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+    seeds = [f"seed {request.seed}" for _, request in made if request.prompt == prompts[longest]]
+    path = out / "sheet.png"
+    write_png(path, contact_sheet(rows, prompts, seeds))
+    return path
+
+
+def _check(wishes: Wishes) -> None:
+    if wishes.recipe and (wishes.prompts or wishes.prompts_file or wishes.interactive):
+        raise UserError("--recipe has its own prompts", fix="leave out the prompts, or leave out --recipe")
+    if len(wishes.weights) > len(wishes.adapters):
+        raise UserError(
+            "more --adapter-weight than --adapter", got=len(wishes.weights), expected=f"at most {len(wishes.adapters)}"
+        )
+    if not wishes.adapters and not wishes.model and not wishes.recipe:
+        raise UserError("no model to draw with", fix="add --adapter RUN (it knows its base), or --model")
+
+
+def _weights(wishes: Wishes) -> list[float]:
+    return [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
+
+
+def _method(name: str | None) -> PromptMethod | None:
+    known = get_args(PromptMethod)
+    if name is not None and name not in known:
+        raise UserError("unknown --prompt-method", got=name, fix=did_you_mean(name, known))
+    return name  # pyright: ignore[reportReturnType] - checked against the type's own values
+
+
+def _default_folder(wishes: Wishes) -> Path:
+    if wishes.adapters and wishes.adapters[0].is_dir():
+        return wishes.adapters[0] / "generated"
+    return Path("pictures")
+
+
+def _from_recipe(
+    config: GenerateConfig, wishes: Wishes, shared: Mapping[str, Any], given: Mapping[str, Any], say: Say
+) -> tuple[GenerateConfig, Wishes]:
+    """Model, adapters and the rest from a recipe; what the user names himself goes before."""
+    model, adapters = shared["model"] or {}, shared["adapters"] or []
+    for adapter in adapters if not wishes.adapters else []:
+        if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
+            say(f"note: {adapter['path']} is not the file that the recipe was drawn with; pictures will differ")
+    guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
+    config = config.model_copy(
+        update={
+            "weighting": given.get("weighting", shared["weighting"] is not False),
+            "mixed_precision": given.get("mixed_precision", shared["precision"] or "no"),
+            "repair": given.get("repair", bool(shared["repair_rounds"])),
+            "repair_rounds": given.get("repair_rounds", shared["repair_rounds"] or config.repair_rounds),
+            "repair_guidance": given.get("repair_guidance", guidance),
+        }
+    )
+    own = bool(wishes.adapters)
+    return config, replace(
+        wishes,
+        model=wishes.model or _source_of(model),
+        adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
+        weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
+        prompt_method=wishes.prompt_method or shared["prompt_method"],
+        domain=wishes.domain or shared["domain"],
+        out=wishes.out or Path("pictures"),
+    )
+
+
+def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
+    """The base that a recipe names; revision, variant and config belong to it."""
+    if not model.get("source"):
+        return None
+    return ModelSource(model["source"], model.get("revision"), model.get("variant"), model.get("config"))

@@ -1,0 +1,202 @@
+"""The interactive prompt: type a text, get a picture, change one thing, draw again.
+
+In: a session and lines of text. Out: saved pictures, and words. A line that starts with `:` is a command, any other is a
+prompt. Every command checks its value before anything is drawn.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loraloom.generate.images import check_size
+from loraloom.generate.saving import draw_into
+from loraloom.generate.session import Session
+from loraloom.prompts.notes import Losses
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.locks import lock_folder
+from loraloom.utils.progress import Progress
+from loraloom.verify.best_of import formal_prompts
+
+HELP = """\
+  TEXT                draw this prompt          (an empty line draws the last one again, same seed)
+  :next               draw the last prompt again with the next seed
+  :seed N             :steps N       :guidance X       :sampler NAME
+  :size W H           :images N      :negative TEXT    (no text: none)
+  :weight X [K]       how much adapter K counts (first is 1; 0 is the base alone)
+  :show               the settings now
+  :history            what was drawn;  :again K draws entry K as it was
+  :help               this list;       :quit ends"""
+
+
+Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
+"""Opens a display that makes a progress callback for each titled piece of work."""
+
+
+@contextmanager
+def no_bars() -> Iterator[Callable[[str], Progress]]:
+    """A display that shows nothing."""
+    yield lambda title: lambda done, total: None
+
+
+@dataclass(slots=True)
+class Interactive:
+    """A conversation about pictures."""
+
+    session: Session
+    folder: Path
+    say: Callable[[str], None]
+    bars: Bars = no_bars
+    prompt: str = ""
+    history: list[tuple[PictureRequest, tuple[float, ...], Path]] = field(
+        default_factory=list[tuple[PictureRequest, tuple[float, ...], Path]]
+    )
+    _losses: Losses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._losses = Losses(lambda line: self.say(f"  {line}"), self.session.config.strict)
+
+    def run(self, read: Callable[[], str]) -> None:
+        """Answer lines until `:quit` or the end of input (EOFError). A mistake is explained; nothing is lost."""
+        self.say(HELP)
+        while True:
+            try:
+                line = read().strip()
+                if line in {":quit", ":q", ":exit"}:
+                    return
+                self.answer(line)
+            except EOFError:
+                return
+            except UserError as error:
+                self.say(f"error: {error}")
+            except KeyboardInterrupt:
+                self.say("broken off; :quit ends")
+
+    def answer(self, line: str) -> None:
+        """Do what one line says.
+
+        Raises:
+            UserError: An unknown command or a value that cannot be used.
+        """
+        if not line.startswith(":"):
+            self.prompt = line or self.prompt
+            if not self.prompt:
+                raise UserError("nothing to draw yet", fix="type a prompt")
+            prompts = formal_prompts(self.session, [self.prompt], lambda line: self.say(f"  {line}"))
+            self._draw(self.session.requests(prompts))
+            return
+        name, _, rest = line[1:].partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "next": self._next, "seed": self._number("seed", int), "steps": self._number("steps", int),
+            "guidance": self._number("guidance_scale", float), "images": self._number("num_images", int),
+            "sampler": self._sampler, "size": self._size, "negative": self._negative, "weight": self._weight,
+            "show": self._show, "history": self._history, "again": self._again, "help": lambda _: self.say(HELP),
+        }  # fmt: skip
+        if name not in commands:
+            raise UserError("unknown command", got=f":{name}", fix=did_you_mean(name, commands))
+        commands[name](rest.strip())
+
+    def _set(self, key: str, value: object) -> None:
+        config = self.session.config
+        try:
+            self.session.config = type(config).model_validate({**config.model_dump(), key: value})
+        except ValueError:
+            field_info = type(config).model_fields[key]
+            raise UserError(f"{key} cannot be that", got=value, expected=field_info.description) from None
+
+    def _number(self, key: str, kind: type[int] | type[float]) -> Callable[[str], None]:
+        def act(text: str) -> None:
+            try:
+                value = kind(text)
+                if not math.isfinite(value):
+                    raise ValueError(text)
+            except (ValueError, OverflowError):
+                raise UserError(f"{key} needs a number", got=text) from None
+            self._set(key, value)
+            self._show("")
+
+        return act
+
+    def _next(self, _: str) -> None:
+        self._set("seed", self.session.config.seed + 1)
+        self.answer("")
+
+    def _sampler(self, text: str) -> None:
+        self.session.model.sampler(text, 1)  # raises for an unknown name
+        self._set("sampler", text)
+        self._show("")
+
+    def _size(self, text: str) -> None:
+        parts = text.replace("x", " ").split()
+        if len(parts) not in {1, 2} or not all(part.isdecimal() for part in parts):
+            raise UserError("a size is two numbers of pixels", got=text, expected=":size 512 512")
+        size = (int(parts[0]), int(parts[-1]))
+        check_size(self.session.model, PictureRequest("", width=size[0], height=size[1]))
+        self.session.size = size
+        self._show("")
+
+    def _negative(self, text: str) -> None:
+        self._set("negative_prompt", text)
+        self._show("")
+
+    def _weight(self, text: str) -> None:
+        parts = text.split()
+        try:
+            weight, number = float(parts[0]), int(parts[1]) if len(parts) > 1 else 1
+            if not math.isfinite(weight):
+                raise ValueError(text)
+        except (ValueError, IndexError):
+            raise UserError("an adapter weight is a number", got=text, expected=":weight 0.8") from None
+        if not 1 <= number <= len(self.session.adapters):
+            raise UserError("no such adapter", got=number, expected=f"1 to {len(self.session.adapters)}")
+        self.session.set_weight(number - 1, weight)
+        self._show("")
+
+    def _show(self, _: str) -> None:
+        config, size = self.session.config, self.session.size
+        weights = ", ".join(f"{placed.weight:g}" for placed in self.session.adapters) or "no adapter"
+        self.say(
+            f"  seed {config.seed}  steps {config.steps}  guidance {self.session.guidance:g}  {config.sampler}  "
+            f"{size[0]}x{size[1]}  images {config.num_images}  weight {weights}"
+            + (f"  negative {config.negative_prompt!r}" if config.negative_prompt else "")
+        )
+
+    def _history(self, _: str) -> None:
+        for number, (request, weights, path) in enumerate(self.history, 1):
+            self.say(f"  {number:3d}  {path.name}  seed {request.seed}  weight {weights}  {request.prompt[:60]}")
+        if not self.history:
+            self.say("  nothing yet")
+
+    def _again(self, text: str) -> None:
+        if not text.isdecimal() or not 1 <= int(text) <= len(self.history):
+            raise UserError("no such entry", got=text, expected=f"1 to {len(self.history)}", fix=":history lists them")
+        request, weights, _ = self.history[int(text) - 1]
+        now = [placed.weight for placed in self.session.adapters]
+        try:
+            for index, weight in enumerate(weights):
+                self.session.set_weight(index, weight)
+            self._draw([request])
+        finally:
+            for index, weight in enumerate(now):
+                self.session.set_weight(index, weight)
+
+    def _draw(self, requests: list[PictureRequest]) -> None:
+        weights = tuple(placed.weight for placed in self.session.adapters)
+        self._losses.add(*self.session.losses(requests))
+        self._losses.check()
+        for note in self.session.notes(requests):
+            self.say(f"  {note}")
+        with lock_folder(self.folder, self.say), self.bars() as bar:
+            for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
+                self.history.append((picture.request, weights, path))
+                self.say(f"  {path}  seed {picture.request.seed}  {self._met(picture)}{picture.seconds:.1f} s")
+
+    def _met(self, picture: Picture) -> str:
+        """How much of its text a picture meets, where the domain can tell."""
+        judge = self.session.encoder.domain.judge
+        if judge is None:
+            return ""
+        receipt = judge.judge(picture.image, picture.request.prompt)
+        return f"{receipt.count(True)}/{len(receipt.verdicts)} sentences met  "

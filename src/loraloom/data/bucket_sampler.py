@@ -1,0 +1,116 @@
+"""Which pictures an optimizer step learns from: a pure function of the settings, the seed and the step.
+
+In: picture sizes, batch size, number of devices. Out: for every step of an epoch its forward passes, each a list of
+slots that all devices share out among themselves.
+
+    epoch  -> steps          every picture once, in an order computed from (seed, epoch)
+    step   -> forward passes `gradient_accumulation` of them, fewer in an epoch's last step
+    pass   -> slots          batch_size x num_devices pictures of one size; device r takes its own run of batch_size
+
+A bucket's tail is filled with repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
+every picture has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
+batch 2 learn from the same pictures as one with batch 4. Nothing is saved for a resume: the plan is computed again.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loraloom.utils.rng import permutation
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a forward pass: which picture, and 1.0, or 0.0 for a repeat that only fills the batch."""
+
+    index: int
+    weight: float
+
+
+Pass = tuple[Slot, ...]
+Step = tuple[Pass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of a run.
+
+    Attributes:
+        sizes: (width, height) of every picture.
+        batch_size: Pictures in a forward pass on one device.
+        num_devices: Devices that share a forward pass.
+        accumulation: Forward passes in a step.
+        seed: Decides the order.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    batch_size: int
+    num_devices: int
+    accumulation: int
+    seed: int
+
+    @property
+    def pass_size(self) -> int:
+        """Slots of one forward pass over all devices."""
+        return self.batch_size * self.num_devices
+
+    @property
+    def step_size(self) -> int:
+        """Slots of a whole optimizer step: what a step's summed loss is divided by."""
+        return self.pass_size * self.accumulation
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every picture is seen once."""
+        passes = sum(-(-len(bucket) // self.pass_size) for bucket in self._buckets().values())
+        return -(-passes // self.accumulation)
+
+    def slots(self) -> tuple[int, int]:
+        """Slots of an epoch, and how many of them are repeats of weight zero."""
+        buckets = [len(bucket) for bucket in self._buckets().values()]
+        slots = sum(-(-count // self.pass_size) * self.pass_size for count in buckets)
+        return slots, slots - sum(buckets)
+
+    def smallest_bucket(self) -> int:
+        """Images of the size that fewest have."""
+        return min(len(bucket) for bucket in self._buckets().values())
+
+    def epoch(self, number: int) -> tuple[Step, ...]:
+        """All steps of an epoch."""
+        passes: list[Pass] = []
+        for size, members in sorted(self._buckets().items()):
+            order = permutation(len(members), self.seed, number, f"{size}", "bucket order")
+            shuffled = [members[place] for place in order]
+            for start in range(0, len(shuffled), self.pass_size):
+                chunk = shuffled[start : start + self.pass_size]
+                fill = [Slot(chunk[k % len(chunk)], 0.0) for k in range(self.pass_size - len(chunk))]
+                passes.append((*(Slot(index, 1.0) for index in chunk), *fill))
+        mixed = [passes[place] for place in permutation(len(passes), self.seed, number, "pass order")]
+        return tuple(tuple(mixed[i : i + self.accumulation]) for i in range(0, len(mixed), self.accumulation))
+
+    def share(self, forward: Pass, device: int) -> Pass:
+        """The slots of one device."""
+        return forward[device * self.batch_size : (device + 1) * self.batch_size]
+
+    def _buckets(self) -> dict[tuple[int, int], list[int]]:
+        buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, size in enumerate(self.sizes):
+            buckets[size].append(index)
+        return buckets
+
+
+class EpochCache:
+    """The steps of the epoch that was asked for last: a step needs its epoch's order, not all epochs'."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.steps_per_epoch = plan.steps_per_epoch  # walks all pictures: once a run, not once a step
+        self._number = -1
+        self._steps: Sequence[Step] = ()
+
+    def step(self, step: int) -> tuple[int, Step]:
+        """Epoch number and forward passes of an optimizer step counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._number:
+            self._number, self._steps = epoch, self.plan.epoch(epoch)
+        return epoch, self._steps[place]

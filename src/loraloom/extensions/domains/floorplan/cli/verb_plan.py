@@ -1,0 +1,350 @@
+"""Floor plans: check and write texts, draw, read, verify, tidy and export plans.
+
+In: the words after `loraloom plan`. Out: text on stdout, files where asked for, mistakes as a line or two; exit status 1
+when a check found something. `plugins.verbs` finds this module by its name; everything heavy is imported in the commands.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loraloom.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import Console
+
+    from ..plan import Plan
+    from ..text.spec import Spec
+    from ..vision.scale import Scale
+    from ..vocabulary import Style
+    from .inputs import Opened
+
+StyleName = Annotated[str | None, typer.Option("--style", help="colours: sjh or plain [default: as in the picture]")]
+PaletteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--palette", help='the image\'s own colours: JSON, {"external": "#ffffff", "wall": "#…", "bedroom": […]}'
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="words that are not understood are an error")]
+PlanFile = Annotated[Path, typer.Argument(help="picture of a plan, or a .json that `export` wrote")]
+
+
+def check(
+    text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")],
+    strict: Strict = False,
+) -> None:
+    """Say what a text asks for and what is wrong with it, before anything is drawn."""
+    from ..text.check import check_spec
+    from ..text.spec import print_spec
+    from ..text.texts import spec_from_text
+    from ..text.words import spec_from_words
+    from .inputs import text_of
+
+    words = text_of(text)
+    is_structured = "[" in words
+    spec = spec_from_text(words, strict=strict)
+    if not is_structured:
+        found = spec_from_words(words)
+        for said, meaning in found.understood:
+            typer.echo(f"understood: {said!r} as {meaning}" if said else meaning)
+        if found.gaps:
+            typer.echo(found.gaps)
+        typer.echo("")
+    typer.echo(print_spec(spec))
+    problems = check_spec(spec)
+    for problem in problems:
+        typer.echo(f"{problem.kind}: {problem.message}")
+    if any(problem.kind == "error" for problem in problems):
+        raise typer.Exit(1)
+    typer.echo("ok: nothing in this text contradicts itself")
+
+
+def synthesise(
+    out: Annotated[Path, typer.Option(help="folder of the data set")] = Path("data/plans"),
+    count: Annotated[int, typer.Option(min=1, help="plans")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="decides every plan")] = 0,
+    style: Annotated[str, typer.Option(help="colours and header: sjh or plain")] = "sjh",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes [default: one a core]")] = None,
+    validation_share: Annotated[float, typer.Option(min=0, max=1, help="share of the validation side")] = 0.1,
+    corner_doors: Annotated[
+        bool, typer.Option(help="doors at the very ends of walls and around corners too, as in real plans")
+    ] = False,
+) -> None:
+    """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
+    from loraloom.utils.output_paths import check_folder, prepare_line
+    from loraloom.utils.parallel import usable_cores
+
+    from ..synthesis.dataset import write_dataset
+    from .counting import progress_bar
+    from .inputs import style_named
+
+    style_named(style)
+    check_folder(out)
+    with progress_bar("plans") as progress:
+        splits = write_dataset(
+            out, count, seed, style, progress, workers or usable_cores(), validation_share, corner_doors
+        )
+    typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
+    typer.echo(f"next: {prepare_line(out, 'floorplan')}")
+
+
+def read(
+    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    json: Annotated[Path | None, typer.Option("--json", help="write all that was read here")] = None,
+    style: StyleName = None,
+    palette: PaletteFile = None,
+) -> None:
+    """Write the structured text of a picture."""
+    from ..text.spec import print_spec, spec_of
+
+    if json is not None:
+        _with_suffix(json, ".json")
+    opened = _opened(picture, style, palette)
+    typer.echo(print_spec(spec_of(opened.plan, opened.style)), nl=False)
+    if json is not None:
+        _export(opened, json)
+
+
+def verify(
+    picture: PlanFile,
+    text: Annotated[str, typer.Option("--text", help="the text, or a file with it")],
+    out: Annotated[Path | None, typer.Option(help="folder for the receipt and the picture with the verdicts")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the receipt as JSON")] = False,
+    style: StyleName = None,
+    palette: PaletteFile = None,
+    language: Annotated[str, typer.Option(help="of the picture's labels: en or ko")] = "en",
+    strict: Strict = False,
+) -> None:
+    """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
+    import json
+
+    from loraloom.utils.atomic_files import write_json
+    from loraloom.utils.output_paths import check_folder
+
+    from ..render.lettering import words_of
+    from ..render.showing import receipt_table
+    from ..text.texts import spec_from_text
+    from ..verify.verifying import verify as compare
+    from .inputs import text_of
+
+    words_of(language)
+    if out is not None:
+        check_folder(out)
+    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True), strict=strict)
+    opened = _opened(picture, style, palette)
+    receipt = compare(spec, opened.reading)
+    if as_json:
+        typer.echo(json.dumps(receipt.as_json(), indent=2, ensure_ascii=False))
+    else:
+        _console().print(receipt_table(receipt))
+        typer.echo(f"{receipt.count(True)} of {len(receipt.verdicts)} sentences met")
+    if out is not None:
+        from ..render.overlay import draw_overlay
+
+        image = opened.image or _picture_of(opened.plan, opened.style)
+        target = out / f"{picture.stem}.overlay.png"
+        write_json(out / f"{picture.stem}.receipt.json", receipt.as_json())
+        draw_overlay(image, opened.reading, receipt, language=language).save(target)
+        typer.echo(f"see {target}", err=as_json)
+    if not receipt.complete:
+        raise typer.Exit(1)
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="picture, .json, text, or file with a text")],
+    style: StyleName = None,
+    palette: PaletteFile = None,
+    width: Annotated[int | None, typer.Option(min=16, help="columns of the picture [default: as many as fit]")] = None,
+) -> None:
+    """Show a plan in the terminal, with a table of its rooms."""
+    from ..render.showing import key_of_letters, plan_table, terminal_picture
+    from ..text.texts import spec_from_text
+    from ..vision.scale import CONVENTION
+    from .inputs import is_plan_file, text_of
+
+    console = _console()
+    if not is_plan_file(what):
+        for name, given in (("--palette", palette), ("--style", style), ("--width", width)):
+            if given is not None:
+                raise UserError(f"{name} is for an image of a plan, and this is a text", fix=f"leave {name} out")
+        _show_text(console, spec_from_text(text_of(what), lambda line: typer.echo(line, err=True)))
+        return
+    opened = _opened(Path(what), style, palette)
+    colour = console.color_system is not None and not console.no_color and console.encoding.startswith("utf")
+    columns = width or min(console.width, 80)
+    console.print(terminal_picture(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
+    if not colour:
+        typer.echo(f"\n{key_of_letters()}")
+    console.print(plan_table(opened.plan, opened.scale or CONVENTION))
+
+
+def _show_text(console: "Console", spec: "Spec") -> None:
+    from ..render.showing import spec_table
+
+    console.print(spec_table(spec))
+    typer.echo(
+        "A text has no picture until a model draws it: `loraloom plan synthesise` invents plans and cannot be told"
+    )
+    typer.echo("what to draw. This is what the text asks for; `loraloom plan check` says whether it can be had.")
+
+
+def clean(
+    picture: PlanFile,
+    out: Annotated[Path, typer.Option(help="picture to write")],
+    style: StyleName = None,
+    palette: PaletteFile = None,
+) -> None:
+    """Straighten walls and openings of a plan; all that it says still holds."""
+    from loraloom.utils.atomic_files import write_bytes
+
+    from ..plan import annotate
+    from ..render.painting import png_of
+    from ..text.spec import position_sentence
+    from ..vision.cleaning import clean as tidied
+
+    _with_suffix(out, ".png")
+    opened = _opened(picture, style, palette)
+    labels = tidied(opened.plan)
+    write_bytes(out, png_of(labels, opened.style))
+    changed = float((labels != opened.plan.labels).mean())
+    typer.echo(f"{out}: {changed:.1%} of the pixels changed" if changed else f"{out}: there was nothing to tidy")
+    for position in annotate(labels).positions:
+        if position not in opened.plan.positions:  # thick walls: whether two rooms are near is a matter of a pixel
+            typer.echo(f"now also listed: {position_sentence(position)}")
+
+
+def export(
+    plan: PlanFile,
+    out: Annotated[Path, typer.Option(help="file to write: .svg .dxf .geojson .json .ifc .png")],
+    m_per_px: Annotated[float | None, typer.Option(help="metres a pixel [default: .json's, 18 m in 256]")] = None,
+    estimate_scale: Annotated[bool, typer.Option("--estimate-scale", help="take the scale from door widths")] = False,
+    title: Annotated[str | None, typer.Option(help="name of the drawing [default: the .json's, the file's]")] = None,
+    style: StyleName = None,
+    palette: PaletteFile = None,
+) -> None:
+    """Write a plan as a drawing, for CAD, for maps or for building models."""
+    from ..export import writer_of
+    from ..vision.scale import estimate as estimated
+    from ..vision.scale import given
+
+    writer_of(out)
+    if m_per_px is not None and estimate_scale:
+        raise UserError("--m-per-px and --estimate-scale say the same thing twice", fix="leave one of them out")
+    opened = _opened(plan, style, palette)
+    scale: Scale | None = None
+    if m_per_px is not None:
+        if not 0.001 <= m_per_px <= 10:
+            raise UserError("--m-per-px is out of range", got=m_per_px, expected="0.001 .. 10")
+        scale = given(m_per_px)
+    elif estimate_scale:
+        scale = estimated(opened.plan)
+        if scale is None:
+            raise UserError("the doors of this plan do not tell its scale", fix="give --m-per-px")
+    _export(opened, out, scale, title)
+    typer.echo(str(out))
+
+
+def augment(
+    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    text: Annotated[str, typer.Argument(help="its text, or a file with it")],
+    out: Annotated[Path, typer.Option(help="folder for the pairs")],
+    drop: Annotated[str | None, typer.Option(help="also leave sentences out: light or heavy")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="decides which")] = 0,
+    style: StyleName = None,
+    palette: PaletteFile = None,
+) -> None:
+    """Write a pair mirrored and turned all eight ways, words and room numbers with it."""
+    import numpy as np
+
+    from loraloom.utils.atomic_files import write_bytes, write_text
+    from loraloom.utils.errors import did_you_mean
+    from loraloom.utils.output_paths import check_folder
+
+    from ..augment import DROPPINGS, SYMMETRIES, transformed
+    from ..augment import drop as thinned
+    from ..render.painting import png_of
+    from ..text.spec import parse_spec, print_spec
+    from .inputs import text_of
+
+    if drop is not None and drop not in DROPPINGS:
+        raise UserError("unknown --drop", got=drop, fix=did_you_mean(drop, DROPPINGS))
+    check_folder(out)
+    spec = parse_spec(text_of(text))
+    opened = _opened(picture, style, palette)
+    chance = np.random.default_rng(seed)
+    for number, symmetry in enumerate(SYMMETRIES):
+        moved, labels = transformed(spec, opened.plan.labels, symmetry)
+        if drop is not None:
+            moved = thinned(moved, chance, DROPPINGS[drop])
+        name = f"{picture.stem}_{number}"
+        write_bytes(out / "label_floorplan" / f"{name}.png", png_of(labels, opened.style))
+        write_text(out / "input_text" / f"{name}.txt", print_spec(moved))
+    typer.echo(f"{len(SYMMETRIES)} pairs in {out}")
+
+
+COMMANDS = (check, synthesise, read, verify, show, clean, export, augment)
+"""The commands of `loraloom plan`, in the order of its help."""
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+def _console() -> "Console":
+    """Where tables go; what is piped is not broken into a terminal's width."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _opened(path: Path, style: str | None, palette: Path | None) -> "Opened":
+    """A plan from a file; what was not plain about its colours is said on stderr."""
+    from ..vision.palette_file import load_palette
+    from .inputs import open_plan, style_named
+
+    chosen = style_named(style)
+    opened = open_plan(path, chosen, load_palette(palette) if palette is not None else None)
+    if palette is not None:
+        typer.echo(
+            f"{path}: read in the colours of {palette}; what is written is in style {opened.style.name!r}", err=True
+        )
+    if not opened.reading.exact:
+        off = opened.reading.off_palette
+        typer.echo(f"{path}: colours are not exact ({off:.1%} of it is off); read as well as possible", err=True)
+    if opened.foreign:
+        listed = ", ".join(f"{each.hex} {each.share:.1%}" for each in opened.foreign)
+        typer.echo(f"{path}: areas in colours of no room are read as what is nearest: {listed}", err=True)
+    return opened
+
+
+def _with_suffix(path: Path, suffix: str) -> None:
+    from loraloom.utils.output_paths import check_file
+
+    if path.suffix.lower() != suffix:
+        raise UserError("the file to write has another suffix", got=path.name, expected=f"a name that ends in {suffix}")
+    check_file(path)
+
+
+def _picture_of(plan: "Plan", style: "Style") -> "Image":
+    from PIL.Image import fromarray
+
+    from ..render.painting import paint
+
+    return fromarray(paint(plan.labels, style))
+
+
+def _export(opened: "Opened", out: Path, scale: "Scale | None" = None, title: str | None = None) -> None:
+    """What flags do not say is the file's own."""
+    from ..export import Options
+    from ..export import export as write
+    from ..vision.scale import CONVENTION
+
+    options = Options(
+        scale=scale or opened.scale or CONVENTION,
+        title=title or opened.title or opened.path.stem,
+        style=opened.style.name,
+    )
+    write(opened.plan, out, options)

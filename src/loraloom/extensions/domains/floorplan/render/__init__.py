@@ -1,0 +1,1 @@
+"""Plans, verdicts and sheets drawn with PIL or in a terminal."""

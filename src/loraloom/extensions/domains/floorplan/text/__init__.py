@@ -1,0 +1,1 @@
+"""Texts of plans: parse, print, check, understand plain words."""

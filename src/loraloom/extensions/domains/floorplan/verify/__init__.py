@@ -1,0 +1,1 @@
+"""Text against image: receipts, repair masks, metrics and their anchors."""

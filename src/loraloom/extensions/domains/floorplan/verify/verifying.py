@@ -1,0 +1,156 @@
+"""Text and picture to a receipt: every sentence met, not met, or cannot tell, with the pixels that prove it.
+
+In: a `Spec` and a `Reading`. Out: `Receipt`.
+
+A sentence names rooms by number, and numbers follow the picture's raster order. As long as the picture has as many rooms
+of a type as the text asks for, the numbers of both are the same. Where it has more or fewer, nobody can say which is
+which: then a sentence that holds for every choice of rooms is met, one that holds for none is not met, and for the rest
+one cannot tell. Where rooms lack, the one that a sentence means may be the one that is not there.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+
+from loraloom.protocols.domain import Box, Receipt, Verdict
+
+from ..plan import MOST_ROOMS, Opening, Plan, Position, Room, direction
+from ..text.spec import Spec, connection_sentence, count_item, position_sentence
+from ..vision.reading import Reading
+from ..vocabulary import DIRECTIONS, RoomId
+
+MOST_OFF_PALETTE = 0.6
+"""With more pixels than this near no colour of the palette a picture is not read at all."""
+
+
+def verify(spec: Spec, reading: Reading) -> Receipt:
+    """Compare a picture with its text, sentence by sentence, in the order of the text."""
+    plan = reading.plan
+    fronts = sum(opening.kind == "front door" for opening in plan.openings)
+    disorder = min(1.0, reading.off_palette + (0.25 if fronts != 1 else 0.0))
+    if why := unreadable(reading):
+        blank = tuple(Verdict(sentence, section, None, why) for sentence, section in _sentences(spec))
+        return Receipt(blank, (), disorder)
+    return Receipt(tuple(_verdicts(spec, plan)), tuple(_extras(spec, plan)), disorder)
+
+
+def unreadable(reading: Reading) -> str:
+    """Why nothing can be said about a picture; empty when something can."""
+    if reading.off_palette > MOST_OFF_PALETTE:
+        return f"{reading.off_palette:.0%} of the picture has no colour of a plan"
+    if not reading.plan.rooms:
+        return "the picture has no room that can be read"
+    if len(reading.plan.rooms) > MOST_ROOMS:
+        return f"the picture falls into {len(reading.plan.rooms)} pieces"
+    return ""
+
+
+def _sentences(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Each sentence with its section, in the order of the text."""
+    yield from ((count_item(*item), "count") for item in spec.counts or ())
+    yield from ((connection_sentence(pair), "connection") for pair in spec.connections or ())
+    yield from ((position_sentence(position), "position") for position in spec.positions or ())
+
+
+def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:
+    for kind, asked in spec.counts or ():
+        found = [room for room in plan.rooms if room.id.kind == kind]
+        reason = f"{len(found)} found"
+        yield Verdict(count_item(kind, asked), "count", len(found) == asked, reason, tuple(room.box for room in found))
+    for pair in spec.connections or ():
+        met, rooms, reason = _judge(pair, spec, plan, partial(_connected, plan))
+        doors = tuple(opening.box for opening in doors_between(plan, *rooms)) if met and len(rooms) == 2 else ()
+        yield Verdict(connection_sentence(pair), "connection", met, reason, doors + _boxes(plan, rooms))
+    for position in spec.positions or ():
+        met, rooms, reason = _judge(
+            (position.subject, position.object), spec, plan, partial(_lies, plan, position.direction)
+        )
+        yield Verdict(position_sentence(position), "position", met, reason, _boxes(plan, rooms))
+
+
+Test = Callable[[RoomId, RoomId], tuple[bool, str]]
+
+
+def _judge(
+    pair: tuple[RoomId, RoomId], spec: Spec, plan: Plan, test: Test
+) -> tuple[bool | None, tuple[RoomId, ...], str]:
+    """Verdict of a relation between two rooms, the rooms it is about in the picture, and the reason."""
+    choices = [_candidates(name, spec, plan) for name in pair]
+    for name, found in zip(pair, choices, strict=True):
+        if not found:
+            there = tuple(room for each in choices for room in each[:1])
+            return False, there, f"there is no {name if plan.counts[name.kind] else name.kind}"
+    outcomes = [(first, second, *test(first, second)) for first, second in product(*choices) if first != second]
+    if not outcomes:
+        return False, tuple(choices[0]), f"there is only one {pair[0].kind}"
+    first, second, met, reason = outcomes[0]
+    lacking = next((name for name in pair if plan.counts[name.kind] < (spec.count(name.kind) or 0)), None)
+    if all(outcome[2] is met for outcome in outcomes) and not (met and lacking):
+        return met, (first, second), reason
+    unsure = lacking or next(name for name, found in zip(pair, choices, strict=True) if len(found) > 1)
+    asked, seen = spec.count(unsure.kind), plan.counts[unsure.kind]
+    return None, (first, second), f"which {unsure.kind} is meant? {asked} asked for, {seen} found"
+
+
+def _candidates(name: RoomId, spec: Spec, plan: Plan) -> list[RoomId]:
+    """Rooms of the picture that a room of the text may be."""
+    same = [room.id for room in plan.rooms if room.id.kind == name.kind]
+    asked = spec.count(name.kind)
+    if asked is None or asked == len(same):
+        return [name] if name in same else []
+    return same
+
+
+def _connected(plan: Plan, first: RoomId, second: RoomId) -> tuple[bool, str]:
+    if doors_between(plan, first, second):
+        return True, f"a door joins {first} and {second}"
+    return False, f"no door between {first} and {second}"
+
+
+def doors_between(plan: Plan, first: RoomId, second: RoomId) -> list[Opening]:
+    """Interior doors that both rooms touch."""
+    return [each for each in plan.openings if each.kind == "interior door" and {first, second} <= set(each.rooms)]
+
+
+def _lies(plan: Plan, asked: str, subject: RoomId, origin: RoomId) -> tuple[bool, str]:
+    first, second = plan.room(subject), plan.room(origin)
+    assert first and second
+    word = direction(first.centroid, second.centroid)
+    return word == asked, f"{subject} is {word} {origin}"
+
+
+def _boxes(plan: Plan, rooms: tuple[RoomId, ...]) -> tuple[Box, ...]:
+    found: list[Room | None] = [plan.room(name) for name in rooms]
+    return tuple(room.box for room in found if room)
+
+
+def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
+    """What the picture shows beyond a text that has the section."""
+    if spec.counts is not None:
+        for kind, count in plan.counts.items():
+            if count and spec.count(kind) is None:
+                yield f"{count} {kind} that the text does not count"
+    for first, second in not_asked_for(spec, plan):
+        yield f"{first} and {second} are connected, which is not asked for"
+
+
+def not_asked_for(spec: Spec, plan: Plan) -> list[tuple[RoomId, RoomId]]:
+    """Connections that the picture shows beyond a text that says how both of their rooms are connected.
+
+    A text that names one door of a house does not mean that there are no others.
+    """
+    asked = {frozenset(pair) for pair in spec.connections or ()}
+    told = {room for pair in asked for room in pair}
+    return [pair for pair in plan.connections if told.issuperset(pair) and frozenset(pair) not in asked]
+
+
+def octants_between(first: str, second: str) -> int:
+    """How many steps of 45 degrees lie between two directions, 0 .. 4."""
+    apart = abs(DIRECTIONS.index(first) - DIRECTIONS.index(second))
+    return min(apart, 8 - apart)
+
+
+def direction_in(plan: Plan, position: Position) -> str | None:
+    """The direction that the picture shows for a position's rooms; None when one of them is missing."""
+    subject, origin = plan.room(position.subject), plan.room(position.object)
+    return direction(subject.centroid, origin.centroid) if subject and origin else None

@@ -1,0 +1,1 @@
+"""Images of plans: read them back, straighten, clean, measure."""

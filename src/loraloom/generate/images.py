@@ -1,0 +1,246 @@
+"""Drawing: requests in, finished pictures out, one after another.
+
+In: a model with its adapters on, a way to encode prompts, requests. Out: an iterator of `Picture`. Each picture has its
+own seed for the first noise and for every later one, so picture k is the same whatever its batch.
+Guidance: Ho & Salimans 2022, uncond + scale (cond - uncond).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loraloom.generate.recipes import MAX_SIDE_PX
+from loraloom.prompts.combine import collate, concatenate
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.model import Conditioning, DiffusionModel, NoiseSchedule
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
+from loraloom.utils.rng import generator, normal
+
+MAX_PIXELS = 1 << 26
+"""Of a drawn image, 8192 x 8192: more than the largest GPU decodes at once."""
+
+Encode = Callable[[Sequence[str]], list[Tensor]]
+"""Prompts to their states (n, k, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A picture of which a part is to be drawn again.
+
+    Attributes:
+        latents_bchw: (b, c, h, w) float32 scaled latents of the picture.
+        redraw_hw: (h, w) bool, True where latents are free.
+    """
+
+    latents_bchw: Tensor
+    redraw_hw: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Texts that lack something: what a prompt adds to them counts more.
+
+    Attributes:
+        prompts: One for each request.
+        scale: Of the difference between the answers to the request's prompt and to this one, which is added to the guided
+            answer (as in SEGA, Brack et al. 2023, without its thresholds and momentum).
+    """
+
+    prompts: Sequence[str]
+    scale: float
+
+
+class StoppedError(Exception):
+    """Drawing was broken off from outside."""
+
+
+def generate(
+    model: DiffusionModel,
+    encode: Encode,
+    requests: Sequence[PictureRequest],
+    *,
+    batch_size: int = 1,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Picture]:
+    """Draw every request, in order.
+
+    Args:
+        model: With denoiser and VAE placed; adapters attached.
+        encode: The prompt encoder, or a look-up of states that were encoded before.
+        requests: Consecutive ones of equal settings share a batch.
+        batch_size: Most pictures at once.
+        autocast: Precision of denoiser and VAE.
+        progress: Called with (denoiser steps done, all denoiser steps).
+        stop: Asked before every denoiser step.
+
+    Raises:
+        UserError: A size that the model cannot draw, an unknown sampler.
+        StoppedError: `stop` said so.
+    """
+    total = sum(request.num_steps for request in requests)
+    done = 0
+    for request in requests:
+        check_size(model, request)
+    for _, run in groupby(enumerate(requests), key=lambda item: _settings(item[1])):
+        items = list(run)
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            began = time.perf_counter()
+
+            def count(step: int, size: int = len(batch), before: int = done) -> None:
+                if stop():
+                    raise StoppedError
+                if progress:
+                    progress(before + step * size, total)
+
+            latents_bchw = denoise(model, encode, [request for _, request in batch], autocast=autocast, on_step=count)
+            images = to_images(model, latents_bchw)
+            done += sum(request.num_steps for _, request in batch)
+            seconds = (time.perf_counter() - began) / len(batch)
+            for (index, request), image in zip(batch, images, strict=True):
+                yield Picture(index, request, image, seconds)
+    if progress and requests:
+        progress(total, total)
+
+
+@torch.inference_mode()
+def denoise(
+    model: DiffusionModel,
+    encode: Encode,
+    requests: Sequence[PictureRequest],
+    *,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    on_step: Callable[[int], None] = lambda step: None,
+    noise_bchw: Tensor | None = None,
+    held: Held | None = None,
+    contrast: Contrast | None = None,
+) -> Tensor:
+    """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
+
+    With `held`, latents outside its mask follow the given picture's at every step (RePaint, Lugmayr et al. 2022,
+    equation 8, without resampling). With `contrast` a third answer is asked for at every step.
+    """
+    first = requests[0]
+    denoiser = model.module("denoiser")
+    weight = next(denoiser.parameters())
+    texts = [[request.text for request in requests]]
+    if first.guidance_scale != 1.0:
+        texts.insert(0, [request.negative_prompt for request in requests])
+    if contrast:
+        texts.append(list(contrast.prompts))
+    conditioning = _conditioning(encode, texts, weight)
+    sampler = model.sampler(first.sampler, first.num_steps)
+    shape = (model.latent_channels, first.height // model.latent_scale, first.width // model.latent_scale)
+    if noise_bchw is None:
+        noise_bchw = torch.stack([normal(shape, request.seed, "picture") for request in requests])
+    generators = [generator(request.seed, "sampler") for request in requests]
+    latents_bchw = noise_bchw.to(weight.device) * sampler.init_noise_sigma
+    for number, timestep in enumerate(sampler.timesteps):
+        on_step(number)
+        seen_bchw = torch.cat([sampler.scale_input(latents_bchw, timestep)] * len(texts))
+        with autocast():
+            answers_bchw = model.predict(seen_bchw, timestep.expand(seen_bchw.shape[0]), conditioning).float()
+        answer_bchw = _guided(answers_bchw.chunk(len(texts)), first.guidance_scale, contrast)
+        latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
+        if held:
+            kept_bchw = sampler.noised(held.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
+            latents_bchw = torch.where(held.redraw_hw.to(latents_bchw.device), latents_bchw, kept_bchw)
+    return latents_bchw
+
+
+@torch.inference_mode()
+def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
+    """RGB pictures; decoded one by one, because the decoder needs most memory of all, and in full precision, because
+    half precision overflows in some decoders."""
+    if not bool(torch.isfinite(latents_bchw).all()):
+        raise UserError(
+            "the picture came out as NaN",
+            fix="draw in full precision (mixed_precision=no), or lower guidance and weights",
+        )
+    images: list[Image.Image] = []
+    for one_chw in latents_bchw:
+        pixels_chw = model.decode_latents(one_chw[None])[0]
+        if not bool(torch.isfinite(pixels_chw).all()):  # as bytes they would be any colour
+            raise UserError("the VAE decoded NaN or infinity", fix="use another model or VAE")
+        array_hwc = ((pixels_chw + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+        images.append(Image.fromarray(np.ascontiguousarray(array_hwc)))
+    return images
+
+
+def check_size(model: DiffusionModel, request: PictureRequest) -> None:
+    """Raise `UserError` for a size that the model cannot draw."""
+    step = model.latent_scale
+    if max(request.width, request.height) > MAX_SIDE_PX or request.width * request.height > MAX_PIXELS:
+        raise UserError(
+            "this size cannot be drawn",
+            got=f"{request.width}x{request.height}",
+            expected=f"sides of at most {MAX_SIDE_PX:,} px, at most {MAX_PIXELS:,} px in all",
+        )
+    if min(request.width, request.height) < step or request.width % step or request.height % step:
+        raise UserError(
+            "this size cannot be drawn",
+            got=f"{request.width}x{request.height}",
+            expected=f"multiples of {step}",
+            fix=f"try {max(step, request.width // step * step)}x{max(step, request.height // step * step)}",
+        )
+
+
+def suited_sampler(name: str, schedule: NoiseSchedule) -> str:
+    """The solver that `auto` means for a model; any other name is itself.
+
+    Karras' steps are spread between the model's least and largest noise-to-signal ratio. Where the last training step
+    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise. Such a
+    model is drawn from with fresh noise at every step, which mends what earlier steps got wrong (decision 0027).
+    """
+    if name != "auto":
+        return name
+    return "euler_a" if _ends_in_noise(schedule) else "dpmpp_2m_karras"
+
+
+def suited_guidance(scale: float | None, schedule: NoiseSchedule) -> float:
+    """The classifier-free guidance that None means for a model; any number is itself.
+
+    7.5 as usual for Stable Diffusion 1, 4 where the last training step holds no signal: such models take guidance harder, and
+    colours burn out (Lin et al. 2024, 3.4).
+    """
+    if scale is not None:
+        return scale
+    return 4.0 if _ends_in_noise(schedule) else 7.5
+
+
+def _ends_in_noise(schedule: NoiseSchedule) -> bool:
+    return float(schedule.alphas_cumprod_t[-1]) < 1e-6
+
+
+def _conditioning(encode: Encode, texts: Sequence[Sequence[str]], weight: Tensor) -> Conditioning:
+    """States of some lists of prompts, one below the other."""
+    both = reduce(concatenate, [collate(encode(prompts)) for prompts in texts])
+    mask = both.mask_bl.to(weight.device) if both.mask_bl is not None else None
+    return Conditioning(both.hidden_bld.to(weight.device, weight.dtype), mask)
+
+
+def _guided(answers: Sequence[Tensor], guidance_scale: float, contrast: Contrast | None) -> Tensor:
+    """One answer of those to the negative prompts (unless guidance is 1), to the prompts, and to contrasts if there are any."""
+    asked_bchw = answers[0] if guidance_scale == 1.0 else answers[1]
+    answer_bchw = asked_bchw
+    if guidance_scale != 1.0:
+        answer_bchw = answers[0] + guidance_scale * (asked_bchw - answers[0])
+    if contrast:
+        answer_bchw = answer_bchw + contrast.scale * (asked_bchw - answers[-1])
+    return answer_bchw
+
+
+def _settings(request: PictureRequest) -> tuple[object, ...]:
+    """What pictures of one batch must share."""
+    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height

@@ -1,0 +1,242 @@
+"""Put LoRA layers on a model's parts, and take their weights out and in.
+
+In: an opened model with its parts placed, and which layers are to learn. Out: an `Adapter`: the learning parameters,
+float32 whatever the base's dtype, under the names that adapter files use.
+LoRA: Hu et al. 2021, W x + (alpha / rank) B A x; B starts at zero.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from loraloom.config.run import LoraConfig
+from loraloom.lora.deltas import Delta, DeltaLayer
+from loraloom.protocols.model import DiffusionModel, LoraPreset
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.rng import derive_seed
+
+ADAPTER_NAME = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA layers on a model.
+
+    Attributes:
+        name: Name inside peft.
+        modules: For each part the names of the modules that carry a layer, sorted.
+        parameters: Exchange key (`unet.….to_q.lora_A.weight`) to float32 parameter, in a fixed order.
+        parts: Exchange key to part.
+        deltas: Updates of whole weights, which do not learn.
+    """
+
+    name: str
+    modules: Mapping[str, tuple[str, ...]]
+    parameters: Mapping[str, nn.Parameter]
+    parts: Mapping[str, str]
+    deltas: tuple[DeltaLayer, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        """Learning numbers."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all weights on the CPU, float32."""
+        return {
+            key: parameter.detach().to("cpu", torch.float32, copy=True) for key, parameter in self.parameters.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite all weights.
+
+        Raises:
+            UserError: A key is missing, unknown or of another shape.
+        """
+        missing, unknown = self.parameters.keys() - tensors.keys(), tensors.keys() - self.parameters.keys()
+        if missing or unknown:
+            raise UserError(
+                "the adapter's layers are not this run's",
+                got=f"{len(missing)} missing, {len(unknown)} unknown (such as {min(missing | unknown)})",
+                fix="use the model, lora.target and lora.text_encoder that the adapter was trained with",
+            )
+        for key, parameter in self.parameters.items():
+            if parameter.shape != tensors[key].shape:
+                raise UserError(
+                    f"{key} has another shape", got=tuple(tensors[key].shape), expected=tuple(parameter.shape)
+                )
+            parameter.data.copy_(tensors[key])
+
+
+def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
+    """Names of the modules that a preset means, sorted."""
+    pattern = re.compile(preset.pattern)
+    return sorted(
+        name
+        for name, child in module.named_modules()
+        if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
+    )
+
+
+def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:
+    """A preset by name, or a regular expression searched in the names of linear and convolution layers.
+
+    Raises:
+        UserError: Neither a preset nor a valid expression.
+    """
+    if target in presets:
+        return presets[target]
+    try:
+        re.compile(target)
+    except re.error as error:
+        fix = did_you_mean(target, presets)
+        raise UserError(f"lora.target is no preset and no regular expression ({error})", got=target, fix=fix) from None
+    return LoraPreset(f".*(?:{target}).*", ("Linear", "Conv2d"))
+
+
+def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
+    """Fresh LoRA layers as the settings ask; the first weights are decided by `seed`.
+
+    Raises:
+        UserError: No layer matches.
+    """
+    module = model.module("denoiser")
+    preset = resolve_target(config.target, model.lora_presets)
+    chosen = {"denoiser": match_modules(module, preset)}
+    if not chosen["denoiser"]:
+        linear = match_modules(module, LoraPreset(r".*", ("Linear", "Conv2d")))
+        raise UserError(
+            "lora.target matches no layer",
+            got=config.target,
+            expected=f"one of {', '.join(model.lora_presets)}, or a regular expression on names such as {linear[0]}",
+            fix=did_you_mean(config.target, model.lora_presets),
+        )
+    if config.text_encoder:
+        chosen["text_encoder"] = match_modules(model.module("text_encoder"), model.text_encoder_preset)
+        assert chosen["text_encoder"], "the family's text encoder preset matches nothing"
+    for part, names in chosen.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "lora", part))
+            _inject(model.module(part), names, ADAPTER_NAME, config.rank, config.alpha or config.rank, config.dropout)
+    return collect(model, ADAPTER_NAME, list(chosen))
+
+
+def attach_tensors(
+    model: DiffusionModel,
+    name: str,
+    layers: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]],
+    weight: float,
+    deltas: Mapping[str, Mapping[str, Delta]] | None = None,
+) -> Adapter:
+    """Put finished layers on a model, their effect multiplied by `weight`.
+
+    Args:
+        model: Gets the layers.
+        name: Of the adapter; another for each.
+        layers: Pairs: part -> module name -> (A, B, alpha).
+        weight: The adapter's scale: 0 is the base, 1 as trained.
+        deltas: Updates of whole weights: part -> module name -> update.
+    """
+    for part, modules in layers.items():
+        module = model.module(part)
+        ranks = {key: int(down.shape[0]) for key, (down, _, _) in modules.items()}
+        alphas = {key: alpha for key, (_, _, alpha) in modules.items()}
+        most = max(ranks.values())
+        _inject(module, list(modules), name, most, most, 0.0, ranks, alphas)
+        _fill(module, name, modules, weight)
+    adapter = collect(model, name, list(layers))
+    for parameter in adapter.parameters.values():
+        parameter.requires_grad_(False)
+    found = {part: dict(base_layers(model.module(part))) for part in deltas or {}}
+    whole = [DeltaLayer(found[part][key], delta, weight) for part, modules in (deltas or {}).items()
+             for key, delta in modules.items()]  # fmt: skip
+    return replace(adapter, deltas=tuple(whole))
+
+
+def set_weight(model: DiffusionModel, adapter: Adapter, weight: float) -> None:
+    """Multiply the adapter's effect by `weight` (0 is the base, 1 as trained)."""
+    for part in adapter.modules:
+        for _, layer in lora_layers(model.module(part)):
+            if adapter.name in layer.scaling:
+                layer.set_scale(adapter.name, weight)
+    for delta in adapter.deltas:
+        delta.weight = weight
+
+
+def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
+    """The `Adapter` that stands on a model under a peft name; forces its parameters to float32."""
+    modules: dict[str, tuple[str, ...]] = {}
+    parameters: dict[str, nn.Parameter] = {}
+    owner: dict[str, str] = {}
+    for part in parts:
+        found = sorted((key, layer) for key, layer in lora_layers(model.module(part)) if name in layer.lora_A)
+        modules[part] = tuple(key for key, _ in found)
+        for key, layer in found:
+            for letter, holder in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                parameter: Any = holder[name].weight
+                parameter.data = parameter.data.float()
+                exchange = f"{model.component(part)}.{model.exchange_name(part, key)}.{letter}.weight"
+                parameters[exchange] = parameter
+                owner[exchange] = part
+    return Adapter(name, modules, parameters, owner)
+
+
+def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """All LoRA layers below a module with their names."""
+    for key, child in module.named_modules():
+        if isinstance(child, LoraLayer):
+            yield key, child
+
+
+def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear and convolution layers of the base with their names, those below a LoRA layer under the LoRA layer's name."""
+    wrapped = {name: layer.get_base_layer() for name, layer in lora_layers(module)}
+    inner = tuple(f"{name}." for name in wrapped)
+    for name, child in module.named_modules():
+        if name in wrapped:
+            yield name, wrapped[name]
+        elif isinstance(child, (nn.Linear, nn.Conv2d)) and not name.startswith(inner):
+            yield name, child
+
+
+def _inject(
+    module: nn.Module,
+    names: Sequence[str],
+    adapter_name: str,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+) -> None:
+    config = PeftConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft divides, a float is as good
+        lora_dropout=dropout,
+        target_modules=list(names),
+        rank_pattern=dict(ranks or {}),
+        alpha_pattern=dict(alphas or {}),
+        init_lora_weights=True,
+    )
+    inject_adapter_in_model(config, module, adapter_name)
+    del module.peft_config  # pyright: ignore[reportAttributeAccessIssue] - peft warns of a second adapter when it finds the first's
+    for _, layer in lora_layers(module):  # several adapters add up
+        layer.set_adapter(list(layer.lora_A.keys()))
+
+
+def _fill(module: nn.Module, name: str, modules: Mapping[str, tuple[Tensor, Tensor, float]], weight: float) -> None:
+    for key, layer in lora_layers(module):
+        if key not in modules:
+            continue
+        down, up, alpha = modules[key]
+        for holder, tensor in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
+            assert holder.weight.numel() == tensor.numel(), "shapes are checked where the file is read"
+            holder.weight.data = tensor.reshape(holder.weight.shape).to(holder.weight.device, torch.float32)
+        layer.scaling[name] = weight * alpha / down.shape[0]

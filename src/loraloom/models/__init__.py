@@ -1,0 +1,1 @@
+"""Open a model: resolve its source once, pick its family, keep its modules."""

@@ -1,0 +1,1 @@
+"""A raw folder to a dataset: detect the layout, decode, crop, split, write, report."""

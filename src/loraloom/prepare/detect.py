@@ -1,0 +1,105 @@
+"""Which layout a raw folder has.
+
+In: a folder and what the user said about it. Out: the format that reads it and the reason for the choice, in words for
+the user.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loraloom import plugins
+from loraloom.config.prepare import PrepareConfig
+from loraloom.protocols.data import Format
+from loraloom.utils.errors import UserError
+from loraloom.utils.listing import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from loraloom.utils.safe_paths import encoding_problem
+
+_SEEN_AT_MOST = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A format, and why it was taken, such as `412 pictures, 410 with a .txt of the same name`."""
+
+    format: Format
+    reason: str
+
+
+def format_options(config: PrepareConfig) -> dict[str, str]:
+    """The options that every `Format` is given."""
+    return {
+        "caption_column": config.caption_column,
+        "caption_suffixes": ",".join(
+            _suffix(part) for text in config.caption_suffix for part in text.split(",") if part.strip()
+        ),
+        "encoding": _encoding(config.encoding),
+        "text_folder": config.text_folder,
+        "image_folder": config.image_folder,
+    }
+
+
+def _suffix(text: str) -> str:
+    """`tags`, `.tags` and `*.tags` are one; `_caption.txt` stays as it is."""
+    text = text.strip().removeprefix("*")
+    if "/" in text or "\\" in text or not text:
+        raise UserError(
+            "caption_suffix is not the end of a file name", got=text, expected="such as .tags or _caption.txt"
+        )
+    suffix = f".{text}" if text[0].isalnum() else text
+    ending = f".{suffix.rpartition('.')[2].lower()}"
+    if ending in TABLE_SUFFIXES | IMAGE_SUFFIXES:
+        fix = "write the captions to .txt files, or to one metadata.jsonl"
+        raise UserError("caption_suffix is that of a table or an image, not of a text", got=suffix, fix=fix)
+    return suffix
+
+
+def _encoding(name: str) -> str:
+    if name and (problem := encoding_problem(name)):
+        fix = "write it as Python does: cp949 (Korean), cp932 (Japanese), gb18030 (Chinese), cp1252, utf-16-le"
+        raise UserError(problem, got=name, fix=fix)
+    return name
+
+
+def choose_format(folder: Path, name: str, options: Mapping[str, str]) -> Choice:
+    """The format called `name`, or for `auto` the first that recognises the folder, the least mistakable first.
+
+    Raises:
+        UserError: The folder is missing or empty, the name is unknown, or no layout fits; then what was seen and what
+            each format expects are listed.
+    """
+    if not folder.is_dir():
+        kind = "a file" if folder.exists() else "nothing there"
+        raise UserError("the source is not a folder", got=f"{folder} ({kind})", fix="name the folder with the pictures")
+    if name != "auto":
+        chosen: Format = plugins.load("formats", name)
+        return Choice(chosen, chosen.sniff(folder, options) or "as asked for")
+    formats: list[Format] = [plugins.load("formats", known) for known in plugins.names("formats")]
+    formats.sort(key=lambda known: (-known.priority, known.name))
+    for known in formats:
+        if reason := known.sniff(folder, options):
+            return Choice(known, reason)
+    raise UserError(
+        f"{folder} has none of the known layouts",
+        got=describe(folder),
+        fix="arrange it as one of these:\n"
+        + "\n".join(f"    {known.name}: {known.expects}" for known in formats)
+        + "\n  or name the layout with --format",
+    )
+
+
+def describe(folder: Path) -> str:
+    """What a folder holds, in a few words: `12 .txt, 3 .pdf; folders a, b`."""
+    suffixes: Counter[str] = Counter()
+    for number, path in enumerate(folder.rglob("*")):
+        if number >= _SEEN_AT_MOST:
+            break
+        if path.is_file():
+            suffixes[path.suffix.lower() or "files without suffix"] += 1
+    files = ", ".join(f"{number:,} {suffix}" for suffix, number in suffixes.most_common(6)) or "no files"
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not folders:
+        return files
+    more = ", ..." if len(folders) > 6 else ""
+    return f"{files}; folders {', '.join(folders[:6])}{more}"

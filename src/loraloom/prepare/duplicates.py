@@ -1,0 +1,148 @@
+"""Near-duplicates, and a split that does not tear them apart.
+
+In: pictures, as 64-bit perceptual hashes (DCT hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010) of all eight flips and quarter turns. Out: groups of pictures that are nearly the same, and the choice
+of groups that are held out. Without the eight a mirrored copy looks like another picture and leaks into validation.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import MAX_TABLE_BYTES, is_there, read_json_object
+
+SPLITS_FILE = "splits.json"
+"""A source that has this file decides itself what is held out."""
+
+SIDE = 32
+LOW = 8
+NUM_VARIANTS = 8
+_NOISE = 2.0
+"""Coefficients of grey values 0..255 that are smaller than this say nothing; rounding alone gives 0.3."""
+
+_k = np.arange(LOW)[:, None]
+_n = np.arange(SIDE)[None, :]
+_DCT_LOW = np.cos(np.pi / SIDE * (_n + 0.5) * _k) * np.sqrt(2 / SIDE)
+"""The first 8 rows of the DCT-II of 32 values, orthonormal but for the first, whose factor no bit should depend on."""
+_ALTERNATING = np.where(np.arange(LOW) % 2, -1.0, 1.0)
+
+
+def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
+    """Hashes of the picture's eight flips and quarter turns, 64 bits each, the picture's own first.
+
+    A mirrored picture has the same DCT but for the sign of every odd frequency, and a turned one has it transposed, so
+    the eight cost one transform.
+    """
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    low = _DCT_LOW @ np.asarray(small, dtype=np.float64) @ _DCT_LOW.T
+    variants = [
+        turned * flip_rows * flip_columns
+        for turned in (low, low.T)
+        for flip_rows in (1.0, _ALTERNATING[:, None])
+        for flip_columns in (1.0, _ALTERNATING[None, :])
+    ]
+    return tuple(_bits(variant) for variant in variants)
+
+
+def _bits(low: npt.NDArray[np.float64]) -> int:
+    values = low.ravel().copy()
+    values[0] = 0.0  # brightness is no part of what a picture shows
+    # What a symmetric picture has at odd frequencies is rounding noise: its signs would be drawn by lot.
+    values[np.abs(values) < _NOISE] = 0.0
+    return int.from_bytes(np.packbits(values > np.median(values[1:])).tobytes(), "big")
+
+
+def near_duplicate_groups(hashes: npt.NDArray[np.uint64], max_bits: int) -> npt.NDArray[np.int64]:
+    """Group number of every picture; pictures linked by a chain of near pairs share one.
+
+    Two pictures are near when the least Hamming distance between one and the eight variants of the other is at most
+    `max_bits`. One row of the distance matrix is in memory at a time: 20,000 pictures need 4 MB and some seconds.
+
+    Args:
+        hashes: (n, 8) uint64 from `perceptual_hashes`.
+        max_bits: 0 .. 64.
+
+    Returns:
+        (n,) int64 labels, not consecutive.
+    """
+    assert hashes.ndim == 2 and hashes.shape[1] == NUM_VARIANTS, hashes.shape
+    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
+    labels = np.arange(len(unique))
+    own = np.ascontiguousarray(unique[:, 0])
+    for row in range(len(unique) - 1):
+        distances = _popcount(unique[row][:, None] ^ own[None, row + 1 :])
+        near = np.flatnonzero((distances <= max_bits).any(axis=0)) + row + 1
+        for label in np.unique(labels[near]):
+            if label != labels[row]:
+                labels[labels == label] = labels[row]
+    return labels[inverse.reshape(-1)]
+
+
+def _popcount(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    bitwise_count: Any = getattr(np, "bitwise_count", None)
+    if bitwise_count is not None:
+        return bitwise_count(values)
+    # numpy 1.x: the usual folding of bits into sums.
+    values = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    values = (values & np.uint64(0x3333333333333333)) + ((values >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    values = (values + (values >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return ((values * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.uint8)
+
+
+def given_split(source: Path) -> frozenset[str] | None:
+    """Ids that the source itself holds out, from its `splits.json` (`{"train": [...], "validation": [...]}`); None without.
+
+    Raises:
+        UserError: The file is there and says something else.
+    """
+    file = source / SPLITS_FILE
+    if not is_there(file):
+        return None
+    sides = read_json_object(file, str(file), max_bytes=MAX_TABLE_BYTES)
+    try:
+        train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is no split ({type(error).__name__}: {error})", expected='{"train": [ids], "validation": [ids]}',
+            fix="correct it, or move it away to split by content",
+        ) from None  # fmt: skip
+    if both := train & held:
+        raise UserError(f"{file} has ids on both sides", got=", ".join(sorted(both)[:5]), fix="correct it")
+    return frozenset(held)
+
+
+def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed: int) -> list[bool]:
+    """Which pictures are held out for validation.
+
+    Groups stand in the order of a hash of (seed, smallest content sha256 of the group) and are taken while they fit
+    into `share` of the pictures. The order of a group does not depend on the others, so a picture that is added moves
+    the border by little and reshuffles nothing.
+
+    Args:
+        labels: Group of every picture.
+        contents: sha256 of every source file.
+        share: Of all pictures, 0 .. 1; above 0 at least one picture is wanted, and one always stays for training.
+        seed: Another seed holds out other groups.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        groups[int(label)].append(index)
+    wanted = min(max(1, round(share * len(labels))), len(labels) - 1) if share > 0 else 0
+
+    def order(members: list[int]) -> str:
+        return hashlib.sha256(f"{seed}:{min(contents[index] for index in members)}".encode()).hexdigest()
+
+    chosen = [False] * len(labels)
+    for members in sorted(groups.values(), key=order):
+        if len(members) <= wanted:
+            wanted -= len(members)
+            for index in members:
+                chosen[index] = True
+    return chosen

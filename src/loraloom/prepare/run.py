@@ -1,0 +1,468 @@
+"""A raw folder to a dataset.
+
+In: a folder of pictures and texts, and `PrepareConfig`. Out: a folder with `manifest.jsonl`, the prepared pictures,
+what was refused and why, and a report to look at. It can be killed at any time and goes on where it was.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from loraloom import __version__, plugins
+from loraloom.config.prepare import PrepareConfig
+from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
+from loraloom.prepare.detect import Choice, choose_format, format_options
+from loraloom.prepare.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
+from loraloom.prepare.images import QUALITY_NOTES, PictureSettings
+from loraloom.prepare.journal import Journal, PictureRow
+from loraloom.prepare.leftovers import Leftovers, check_captions, find_leftovers
+from loraloom.prepare.report import Problem, write_report
+from loraloom.prepare.workers import Outcome, Task, run_tasks
+from loraloom.protocols.data import Captioner, Example, SourceItem
+from loraloom.utils.atomic_files import fsync_path, write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.locks import LOCK_NAME, lock_folder
+from loraloom.utils.output_paths import check_folder
+from loraloom.utils.progress import Progress
+from loraloom.utils.safe_paths import safe_name, short_hash
+
+IMAGE_FOLDER = "images"
+PROBLEMS_FILE = "problems.jsonl"
+REPORT_FILE = "report.html"
+MAX_THUMBNAILS = 200
+_FEWEST_TO_SPLIT = 10
+_SHOWN_PROBLEMS = 20
+_SAME_REASON = 3
+"""More files with one reason are one line."""
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""What a kill leaves of a file that was being written: `.problems.jsonl.1234.tmp`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """What `prepare` did.
+
+    Attributes:
+        manifest: The dataset.
+        problems: Files that were not used, and why.
+        notes: Files that were used, and what the user should know about them.
+        num_reused: Pictures that an earlier run had made.
+        num_duplicates: Pictures that are nearly the same as another one.
+        num_without_caption: Images for which no text was found, and that the captioner captioned.
+        seconds: Wall time.
+        page: The report for the browser.
+    """
+
+    manifest: Manifest
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+    num_reused: int
+    num_duplicates: int
+    num_without_caption: int
+    seconds: float
+    page: Path
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+    console: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> PrepareReport:
+    """Read `source`, write a dataset to `out`. Nothing in `source` is changed.
+
+    Args:
+        source: Folder with pictures and texts.
+        out: Folder that is made, or that an earlier `prepare` made: what is still right in it is kept.
+        config: All settings.
+        count_tokens: Tokens of a caption without BOS and EOS; None leaves `num_tokens` open.
+        console: Takes one line for the user.
+        progress: Called with pictures done and all.
+
+    Raises:
+        UserError: The folder cannot be read or written, no picture can be used, or with `strict` any cannot.
+    """
+    settings = PictureSettings.from_config(config)
+    plugins.load("domains", config.domain)
+    captioner: Captioner = plugins.load("captioners", config.captioner)
+    _check_folders(source, out)
+    with lock_folder(out, console):
+        return _prepare(source, out, config, settings, captioner, count_tokens, console, progress)
+
+
+def _prepare(
+    source: Path,
+    out: Path,
+    config: PrepareConfig,
+    settings: PictureSettings,
+    captioner: Captioner,
+    count_tokens: Callable[[str], int] | None,
+    console: Callable[[str], None],
+    progress: Progress | None,
+) -> PrepareReport:
+    """`prepare` in a folder that is held."""
+    started = time.perf_counter()
+    options = format_options(config)
+    choice = choose_format(source, config.format, options)
+    console(f"reading {source} as {choice.format.name}: {choice.reason}")
+    items = list(choice.format.read(source, options))
+    given = given_split(source)
+    leftovers = find_leftovers(source, items, choice.format.name)
+    check_captions(items, leftovers, config.caption_template)
+    _sweep(out)
+    (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
+    with Journal(out / JOURNAL_FILE) as journal:
+        work = _Work(source, out, config, captioner, count_tokens, journal)
+        work.run(items, settings, progress)
+        problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
+        unknown = _unknown_ids(given, work.examples)
+        counted = [*leftovers.lines, *work.counted(), *unknown]
+        _tell_problems(out, problems, leftovers, console)
+        for line in counted:
+            console(f"  {line}")
+        if not work.examples or (config.strict and (problems or unknown or work.changed())):
+            raise _unusable(source, out, problems, work, unknown)
+        made = {row.image for row in journal.rows.values()}
+        journal.compact({example.id for example in work.examples})
+    labels, examples = _split(work.examples, work.hashes, given, config, console)
+    manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
+    _finish(manifest, made)
+    sizes = Counter(labels)
+    report = PrepareReport(
+        manifest=manifest,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        num_reused=work.num_reused,
+        num_duplicates=sum(size for size in sizes.values() if size > 1),
+        num_without_caption=len(work.without_caption()),
+        seconds=time.perf_counter() - started,
+        page=out / REPORT_FILE,
+    )
+    groups = [sorted(ids) for ids in _by_label(examples, labels) if len(ids) > 1]
+    write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
+    console(_summary(report))
+    return report
+
+
+def final_caption(text: str, trigger: str) -> str:
+    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
+    text = text.strip()
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
+        return text
+    return f"{trigger}, {text}" if text else trigger
+
+
+class _Work:
+    """One run over the items: it turns outcomes into examples, problems and notes, and notes them in the journal."""
+
+    def __init__(
+        self,
+        source: Path,
+        out: Path,
+        config: PrepareConfig,
+        captioner: Captioner,
+        count_tokens: Callable[[str], int] | None,
+        journal: Journal,
+    ) -> None:
+        self.source, self.out, self.config, self.journal = source, out, config, journal
+        self.captioner, self.count_tokens = captioner, count_tokens
+        self.caption_settings = _sha16(captioner.name, config.caption_template, config.trigger)
+        self.examples: list[Example] = []
+        self.hashes: list[tuple[int, ...]] = []
+        self.problems: list[Problem] = []
+        self.notes: list[Problem] = []
+        self.thumbnails: dict[str, bytes] = {}
+        self.num_reused = 0
+
+    def run(self, items: Sequence[SourceItem], settings: PictureSettings, progress: Progress | None) -> None:
+        """Work on all items; afterwards the examples are in id order."""
+        usable = {item.id: item for item in items if item.problem is None}
+        self.problems += [Problem(self._shown(item), item.problem) for item in items if item.problem]
+        tasks = list(_tasks(usable.values(), self.out, self.journal.rows))
+        with closing(run_tasks(tasks, settings, self.config.num_workers)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                self._take(outcome, usable[outcome.task.id])
+                if progress:
+                    progress(done, len(tasks))
+        order = sorted(range(len(self.examples)), key=lambda index: self.examples[index].id)
+        self.examples = [self.examples[index] for index in order]
+        self.hashes = [self.hashes[index] for index in order]
+
+    def _take(self, outcome: Outcome, item: SourceItem) -> None:
+        row = outcome.row
+        if row is None:
+            self.problems.append(Problem(self._shown(item), outcome.problem or "refused"))
+            return
+        if not outcome.reused:
+            self.journal.add_row(row)
+        self.num_reused += outcome.reused
+        self.notes += [Problem(self._shown(item), note) for note in (*item.notes, *row.notes)]
+        caption = final_caption(self._text(item, row), self.config.trigger)
+        if not caption:
+            self.problems.append(Problem(self._shown(item), "its caption is empty"))
+            return
+        self.hashes.append(row.hashes)
+        if outcome.thumbnail:
+            self.thumbnails[row.id] = outcome.thumbnail
+        self.examples.append(
+            Example(
+                id=row.id,
+                image=row.image,
+                caption=caption,
+                caption_found=item.caption if (item.caption or "").strip() else None,
+                split="train",
+                width=row.width,
+                height=row.height,
+                sha256=row.sha256,
+                source_sha256=row.source_sha256,
+                source_width=row.source_width,
+                source_height=row.source_height,
+                crop=row.crop,
+                scale=row.scale,
+                num_tokens=self.count_tokens(caption) if self.count_tokens else None,
+            )
+        )
+
+    def without_caption(self) -> list[Example]:
+        """Examples for which no text was found."""
+        return [example for example in self.examples if example.caption_found is None]
+
+    def changed(self) -> list[str]:
+        """What `strict` refuses beside files that are not used: one line for each kind."""
+        missing, read = (
+            self.without_caption(),
+            [note for note in self.notes if not note.reason.startswith(QUALITY_NOTES)],
+        )
+        lines = [f"{len(missing):,} of {len(self.examples):,} images have no caption"] if missing else []
+        return lines + ([_to_look_at(read)] if read else [])
+
+    def counted(self) -> list[str]:
+        """Lines for terminal and report: images without a caption, and images to look at."""
+        lines: list[str] = []
+        if missing := self.without_caption():
+            captions = {example.caption for example in missing}
+            such = "" if len(captions) == 1 else "captions such as "
+            number = (
+                f"{len(missing):,} of {len(self.examples):,} images {'has' if len(missing) == 1 else 'have'} no caption"
+            )
+            lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
+        if self.notes:
+            reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
+            listed = "; ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common())
+            lines.append(f"{_to_look_at(self.notes)}: {listed}")
+        return lines
+
+    def _text(self, item: SourceItem, row: PictureRow) -> str:
+        """The text found, or the captioner's."""
+        if item.caption is not None:
+            if item.caption.strip():
+                return item.caption
+            self.notes.append(Problem(self._shown(item), f"its text is empty: captioned by {self.captioner.name}"))
+        key = (item.id, row.source_sha256, self.caption_settings)
+        if key not in self.journal.captions:
+            with Image.open(self.out / row.image, formats=["PNG"]) as image:
+                text = self.captioner.caption(image, item, self.config.caption_template, self.config.trigger)
+            self.journal.add_caption(key, text)
+        return self.journal.captions[key]
+
+    def _shown(self, item: SourceItem) -> str:
+        """The item's file as the user knows it."""
+        try:
+            shown = item.image.relative_to(self.source).as_posix()
+        except ValueError:
+            shown = item.image.name
+        return shown.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, PictureRow]) -> Iterator[Task]:
+    taken: set[str] = set()
+    for number, item in enumerate(items):
+        name = safe_name(item.id)
+        if name.casefold() in taken:
+            name = f"{name}-{short_hash(item.id)}"
+        taken.add(name.casefold())
+        image = f"{IMAGE_FOLDER}/{name}.png"
+        yield Task(item.id, item.image, out, image, known.get(item.id), thumbnail=number < MAX_THUMBNAILS)
+
+
+def _sha16(*texts: str) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    """Refuse to read what this writes, and to write among files that somebody else made."""
+    check_folder(out)
+    here, there = source.resolve() if source.exists() else source.absolute(), out.resolve()
+    if there == here or there.is_relative_to(here):
+        fix = "choose an --out beside the source: prepare would read its own pictures"
+        raise UserError("the dataset would lie in its own source", got=str(out), fix=fix)
+    if here.is_relative_to(there / IMAGE_FOLDER):
+        raise UserError("the source lies where prepared pictures go", got=str(source), fix="choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UserError("the output is a file", got=str(out), fix="choose another --out")
+    ours = any((out / name).exists() for name in (JOURNAL_FILE, INFO_FILE, MANIFEST_FILE))
+    if out.is_dir() and not ours and any(entry.name != LOCK_NAME for entry in out.iterdir()):
+        fix = "choose a new folder with --out: nothing of yours is overwritten"
+        raise UserError("the output folder is not empty and not a dataset", got=str(out), fix=fix)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "the output folder cannot be made", got=f"{out}: {error.strerror}", fix="check --out"
+        ) from error
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run was writing when it was killed."""
+    for path in (*out.glob(".*.tmp"), *(out / IMAGE_FOLDER).rglob(".*.tmp")):
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _tell_problems(
+    out: Path, problems: Sequence[Problem], leftovers: Leftovers, console: Callable[[str], None]
+) -> None:
+    """All problems into a file, the first ones to the console; many of one reason, and files not read, in one line."""
+    lines = [json.dumps({"file": problem.file, "reason": problem.reason}, ensure_ascii=False) for problem in problems]
+    write_text(out / PROBLEMS_FILE, "".join(line + "\n" for line in lines))
+    by_reason: dict[str, list[Problem]] = {}
+    for problem in sorted(set(problems) - set(leftovers.problems)):
+        by_reason.setdefault(problem.reason, []).append(problem)
+    alone = sorted(problem for group in by_reason.values() if len(group) <= _SAME_REASON for problem in group)
+    for reason, group in by_reason.items():
+        if len(group) > _SAME_REASON:
+            console(f"  not used: {len(group):,} files, {group[0].file} first: {reason}")
+    for problem in alone[:_SHOWN_PROBLEMS]:
+        console(f"  not used: {problem.file}: {problem.reason}")
+    if len(alone) > _SHOWN_PROBLEMS:
+        console(f"  and {len(alone) - _SHOWN_PROBLEMS:,} more in {out / PROBLEMS_FILE}")
+
+
+def _to_look_at(notes: Sequence[Problem]) -> str:
+    number = len({note.file for note in notes})
+    return "1 image is used, but look at it" if number == 1 else f"{number:,} images are used, but look at them"
+
+
+def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> list[str]:
+    """A line where the source's own split holds out what is not there, by a suffix too many perhaps."""
+    lost = sorted((given or frozenset()) - {example.id for example in examples})
+    if not lost or given is None:
+        return []
+    ids = f"{len(lost):,} of {len(given):,} ids that {SPLITS_FILE} holds out"
+    return [f"{ids} are of no image that is used: {', '.join(repr(id_) for id_ in lost[:3])}{' ...' * (len(lost) > 3)}"]
+
+
+def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
+    shown = [f"{problem.file}: {problem.reason}" for problem in problems]
+    if not work.examples:
+        fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put pictures in the folder"
+        return UserError(f"no picture of {source} can be used", got="; ".join(shown[:3]) or "no pictures", fix=fix)
+    files = f"{len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used"
+    parts = [*([files] if problems else []), *work.changed(), *unknown]
+    shown += [f"{example.id}: no caption" for example in work.without_caption()]
+    shown += [f"{note.file}: {note.reason}" for note in sorted(work.notes)]
+    fix = f"all that is not used is listed in {out / PROBLEMS_FILE}; leave out --strict to go on without it"
+    return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
+
+
+def _split(
+    examples: Sequence[Example],
+    hashes: Sequence[tuple[int, ...]],
+    given: frozenset[str] | None,
+    config: PrepareConfig,
+    console: Callable[[str], None],
+) -> tuple[list[int], list[Example]]:
+    """The near-duplicate group of every example, and the examples with their split."""
+    labels = near_duplicate_groups(np.array(hashes, dtype=np.uint64), config.near_duplicate_bits).tolist()
+    asked = "validation_share" in config.model_fields_set
+    share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
+    if given is not None and config.validation_share > 0:
+        console(f"  held out: what {SPLITS_FILE} of the source says")
+        return labels, [
+            replace(example, split="validation" if example.id in given else "train") for example in examples
+        ]
+    if share == 0 and config.validation_share > 0:
+        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
+    chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
+    if share > 0 and not any(chosen):
+        console("  nothing is held out: all pictures are near-duplicates of each other")
+    return labels, [
+        replace(example, split="validation" if held else "train")
+        for example, held in zip(examples, chosen, strict=True)
+    ]
+
+
+def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for example, label in zip(examples, labels, strict=True):
+        groups.setdefault(label, []).append(example.id)
+    return list(groups.values())
+
+
+def _info(
+    source: Path, config: PrepareConfig, choice: Choice, examples: Sequence[Example], problems: Sequence[Problem]
+) -> dict[str, Any]:
+    num_validation = sum(example.split == "validation" for example in examples)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": source.resolve().name,
+        "format": choice.format.name,
+        "format_reason": choice.reason,
+        "domain": config.domain,
+        "trigger": config.trigger,
+        "settings": config.model_dump(mode="json"),
+        "counts": {
+            "pictures": len(examples),
+            "train": len(examples) - num_validation,
+            "validation": num_validation,
+            "without_caption": sum(example.caption_found is None for example in examples),
+            "problems": len(problems),
+        },
+        "versions": {
+            "loraloom": __version__,
+            "python": platform.python_version(),
+            "pillow": PIL.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _finish(manifest: Manifest, made: set[str]) -> None:
+    """Write the manifest, then remove pictures that earlier runs made and that are in it no more."""
+    folder = manifest.folder
+    for directory in sorted({(folder / example.image).parent for example in manifest.examples}):
+        fsync_path(directory)
+    write_manifest(manifest)
+    for image in made - {example.image for example in manifest.examples}:
+        (folder / image).unlink(missing_ok=True)
+    _sweep(folder)
+
+
+def _summary(report: PrepareReport) -> str:
+    manifest = report.manifest
+    num_pictures, num_held = len(manifest.examples), len(manifest.split("validation"))
+    parts = [f"{num_pictures:,} pictures in {report.seconds:.1f} s ({num_pictures / report.seconds:,.0f} a second)"]
+    if report.num_reused:
+        parts.append(f"{report.num_reused:,} kept from before")
+    parts.append(f"{num_held:,} held out")
+    if report.num_duplicates:
+        parts.append(f"{report.num_duplicates:,} near-duplicates kept on one side")
+    if report.problems:
+        parts.append(f"{len(report.problems):,} files not used")
+    return f"{', '.join(parts)}\nlook at {report.page}"

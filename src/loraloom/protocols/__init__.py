@@ -1,0 +1,1 @@
+"""Records and interfaces between the rooms. Nothing here computes."""

@@ -1,0 +1,130 @@
+"""What travels from a source folder to the loss: `SourceItem`, `Example`, `Batch`; who reads layouts and writes captions."""
+
+# pyright: reportReturnType=false
+# The body of a protocol's method is its docstring.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from loraloom.protocols.model import Conditioning
+
+if TYPE_CHECKING:  # a verb's --help must not pay for torch
+    from PIL import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """One picture as a `Format` finds it.
+
+    Attributes:
+        id: Path below the source or picture folder, no suffix, `/` between parts: stable; unique where there is no problem.
+        image: The picture file.
+        caption: The text found for it, exactly as found; None when there is none.
+        problem: Why this item cannot be used, short, for the user; `image` is then the file it is about (a text
+            without picture, a metadata file with a bad row). None when nothing is wrong so far.
+        source: The file that `caption` was looked up in, a sidecar or a table; None when there is none.
+        notes: What was read in another way than it is written, one line each for the user, the same for the same cause.
+    """
+
+    id: str
+    image: Path
+    caption: str | None
+    problem: str | None = None
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a prepared dataset's manifest.
+
+    Attributes:
+        id: As in `SourceItem`.
+        image: Path of the prepared picture relative to the dataset folder, `/` between parts.
+        caption: The final caption: what the encoder reads.
+        caption_found: The caption as found in the source; None when the captioner wrote it.
+        split: `train` or `validation`.
+        width, height: Of the prepared picture, pixels.
+        sha256, source_sha256: Of the bytes of the prepared picture's file and of the source file.
+        source_width, source_height: Of the source picture after EXIF rotation, pixels.
+        crop: left, top, right, bottom of what was kept, in source pixels.
+        scale: Prepared pixels for one source pixel.
+        num_tokens: Of the final caption without BOS and EOS; None when no model was named.
+    """
+
+    id: str
+    image: str
+    caption: str
+    caption_found: str | None
+    split: Literal["train", "validation"]
+    width: int
+    height: int
+    sha256: str
+    source_sha256: str
+    source_width: int
+    source_height: int
+    crop: tuple[int, int, int, int]
+    scale: float
+    num_tokens: int | None
+
+
+class Format(Protocol):
+    """A folder layout. A module exports one as `FORMAT`."""
+
+    name: str
+    expects: str
+    """One line for the user: what such a folder holds."""
+    priority: int
+    """`auto` asks layouts in falling order, the least mistakable first: metadata file 30, paired folders 20, names 10."""
+
+    def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
+        """Why `folder` has this layout, in a few words for the user, or None when it has not."""
+
+    def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
+        """All pictures, sorted by id, one at a time; opens no picture. What cannot be used comes with its `problem`.
+
+        `options` carries what the user set: `caption_column`, `caption_suffixes` (with commas), `encoding`,
+        `text_folder`, `image_folder`. Files that no item names are reported by `prepare`.
+
+        Raises:
+            UserError: The folder does not follow the layout (a caption column that is missing, say).
+        """
+
+
+class Captioner(Protocol):
+    """Writes a caption where none was found. A module exports one as `CAPTIONER`."""
+
+    name: str
+
+    def caption(self, image: "Image.Image", item: SourceItem, template: str, trigger: str) -> str:
+        """The caption of an RGB picture, which is read from disk only when its pixels are touched.
+
+        `template` is the user's text with `{trigger}`, `{id}`, `{folder}` and `{stem}` still in it.
+
+        Raises:
+            UserError: The template cannot be filled in.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one device learns from in one forward pass.
+
+    Attributes:
+        ids: Sample ids, for messages.
+        latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
+        timesteps_b, conditioning: (b,) int64; of the final captions, dropped ones empty.
+        weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
+        latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each picture; None is all alike.
+    """
+
+    ids: tuple[str, ...]
+    latents_bchw: "Tensor"
+    noise_bchw: "Tensor"
+    timesteps_b: "Tensor"
+    conditioning: Conditioning
+    weights_b: "Tensor"
+    latent_weights_bhw: "Tensor | None" = None

@@ -1,0 +1,216 @@
+"""What a domain can do beyond cutting texts: draw examples, judge a picture by its text, measure many.
+
+In: pictures and the texts that asked for them. Out: a verdict for each sentence, a receipt for all of a text, numbers over
+many pictures. Here are the records and the interfaces `Artist`, `Judge`, `Metric`; a domain has those that it can.
+"""
+
+# pyright: reportReturnType=false
+# The body of a protocol's method is its docstring.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # a verb's --help must not pay for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of the judged picture, the last two exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a picture does what one sentence of its text asks.
+
+    Attributes:
+        sentence: The sentence, or the item of an enumeration (`2 bedroom`), as the text has it.
+        section: Which part of the text it is from; a domain's own word (`count`, `connection`, `position`).
+        met: None when the picture does not let one tell.
+        reason: What was seen, short, for the user.
+        regions: The pixels that prove it: boxes, the first the one to point at.
+    """
+
+    sentence: str
+    section: str
+    met: bool | None
+    reason: str
+    regions: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Every sentence of a text with its verdict on one picture.
+
+    Attributes:
+        verdicts: In the order of the text.
+        extras: What the picture shows and the text does not ask for, a sentence each.
+        disorder: How far the picture is from a well-formed one, 0 .. 1; breaks ties between equal receipts.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    extras: tuple[str, ...] = ()
+    disorder: float = 0.0
+
+    def count(self, met: bool | None) -> int:
+        """How many verdicts are `met`."""
+        return sum(verdict.met is met for verdict in self.verdicts)
+
+    @property
+    def share_met(self) -> float:
+        """Met sentences / all sentences, 0 .. 1; 1 for a text that asks for nothing. "Cannot tell" is not met."""
+        return self.count(True) / len(self.verdicts) if self.verdicts else 1.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sentence is met."""
+        return self.count(True) == len(self.verdicts)
+
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """Sorting key, the best receipt first: fewest faults, then most sentences met, then least disorder.
+
+        What was not asked for is a fault like a sentence that is not met: a wrong door is no better than a missing one.
+        """
+        unmet = len(self.verdicts) - self.count(True)
+        return float(unmet + len(self.extras)), float(unmet), self.disorder
+
+    def as_json(self) -> dict[str, Any]:
+        """For receipt files."""
+        return {
+            "met": self.count(True), "not_met": self.count(False), "cannot_tell": self.count(None),
+            "share_met": round(self.share_met, 4), "extras": list(self.extras), "disorder": round(self.disorder, 4),
+            "verdicts": [
+                {
+                    "sentence": verdict.sentence, "section": verdict.section,
+                    "verdict": {True: "met", False: "not met", None: "cannot tell"}[verdict.met],
+                    "reason": verdict.reason, "regions": [list(box) for box in verdict.regions],
+                }
+                for verdict in self.verdicts
+            ],
+        }  # fmt: skip
+
+
+class Artist(Protocol):
+    """A domain's hand: it draws pictures whose texts are true of them."""
+
+    styles: tuple[str, ...]
+    kinds: Mapping[str, str]
+    """Words of `loraloom samples` beside the domain's name, each with the style that it means."""
+
+    def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
+        """A 256x256 RGB picture and its text; the same seed gives the same on every machine. The empty style is the
+        domain's usual one; an unknown one raises `UserError`."""
+
+    def retell(self, text: str, seed: int) -> str:
+        """Another text that is true of the same picture: sentences left out, moved, turned round. May be the same."""
+
+    def turned(self, image: "Image.Image", text: str) -> "Sequence[str | None]":
+        """The text of a drawn picture in each of its eight layings: as it is and turned clockwise by 90, 180 and 270
+        degrees, then these four of the picture whose left and right are exchanged. None where there is no true text."""
+
+    def facts(self, text: str) -> list[tuple[str, str, str]]:
+        """What a text, or a part of one, says, as (subject, relation, object) in words; also turned round where that
+        follows. Empty where the text is not understood, or the domain tells no facts."""
+
+    def write_dataset(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        seed: int = 0,
+        style: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write `count` pictures with texts, in a layout that a `Format` knows; may be interrupted and called again."""
+
+
+class Judge(Protocol):
+    """A domain's eye: it reads a picture back and compares it with the text."""
+
+    def check(self, prompt: str) -> list[str]:
+        """What is wrong with a text before anything is drawn, a line each: contradictions, unknown words. Empty is well."""
+
+    def formal(self, prompt: str) -> tuple[str, list[str]]:
+        """The prompt as models of this domain are taught it, and a line for whatever was assumed or not understood.
+
+        Raises:
+            UserError: It cannot be understood at all.
+        """
+
+    def filled(self, prompt: str, seed: int) -> str:
+        """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Pictures are
+        judged by the prompt. The prompt itself where nothing is open, or it is not understood."""
+
+    def judge(self, image: "Image.Image", prompt: str) -> Receipt:
+        """The receipt of an RGB picture of any size."""
+
+    def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
+        """(height, width) of the picture: where to draw again so that faults may go (see `Receipt.rank`) and the rooms of met
+        sentences stay. None when there are none."""
+
+    def shown_text(self, image: "Image.Image", prompt: str) -> str:
+        """The prompt made true of the picture: without what it does not meet, with what it shows beyond. A repair is guided
+        from this text towards the prompt. The prompt itself where no other text can be told."""
+
+    def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
+        """The picture with the verdicts drawn on it, larger, with a legend."""
+
+
+class Tally(Protocol):
+    """A metric's running state. Two that saw different pictures can be merged, in any order."""
+
+    def add(self, image: "Image.Image", prompt: str, reference: "Image.Image | None" = None) -> None:
+        """Count one picture; `reference` is the true picture of the prompt where there is one."""
+
+    def merge(self, other: "Tally") -> None:
+        """Count what another tally of the same metric has counted."""
+
+    def result(self) -> Mapping[str, float]:
+        """Name to value; NaN where nothing was counted. `pictures` is how many were."""
+
+
+class Metric(Protocol):
+    """A number over many pictures."""
+
+    name: str
+    better: Mapping[str, int]
+    """Of each value in the result: 1 higher is better, -1 lower, 0 neither."""
+    needs_reference: bool
+
+    def start(self) -> Tally:
+        """An empty tally."""
+
+
+Metrics = Sequence[Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A header and the sentences below it; the header is repeated in every window that carries one of its sentences."""
+
+    header: str
+    sentences: tuple[str, ...]
+
+
+class Domain(Protocol):
+    """What texts of one kind are made of. A module exports one as `DOMAIN`; None stands for what it cannot do."""
+
+    name: str
+    artist: Artist | None
+    judge: Judge | None
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """What is measured on its pictures; empty where there is nothing."""
+
+    def sections(self, caption: str) -> list[Section]:
+        """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""
+
+    def mirrored(self, caption: str) -> str | None:
+        """The caption of the mirrored picture; None when that cannot be told, and so the picture may not be flipped."""
+
+    def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
+        """What RGB colours stand for in a picture of this caption, by name; empty where they stand for nothing."""

@@ -1,0 +1,46 @@
+"""What is asked of a model and what comes back: `PictureRequest` and `Picture`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRequest:
+    """The whole recipe of one picture beside model and adapters.
+
+    Attributes:
+        prompt, negative_prompt: Text; `(word:1.3)` weighs a word when `weighting` is on.
+        seed: Decides the first noise and every later one, whatever the batch.
+        guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
+        sampler, num_steps: Name of the solver, and its steps.
+        width, height: Pixels, multiples of the model's latent scale.
+        told: The prompt with what it leaves open decided (`Judge.filled`), for the model alone; empty where it is the prompt.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 0
+    num_steps: int = 25
+    guidance_scale: float = 7.5
+    sampler: str = "dpmpp_2m_karras"
+    width: int = 512
+    height: int = 512
+    told: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+        return self.told or self.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture and its place in the request list."""
+
+    index: int
+    request: PictureRequest
+    image: "Image.Image"
+    seconds: float

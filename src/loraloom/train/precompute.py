@@ -1,0 +1,73 @@
+"""Caches filled before the first step, shared out over the processes; a stop that was asked for ends it.
+
+In: what an epoch can ask for. Out: full caches, and neither VAE nor text encoder in memory.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from loraloom.config.run import RunConfig
+from loraloom.data.batches import BatchMaker
+from loraloom.train.distributed import Runtime
+from loraloom.train.sampling import Sampler
+from loraloom.train.signals import StopRequest
+from loraloom.utils.progress import Progress
+
+Say = Callable[[str], None]
+
+
+def stoppable(progress: Callable[[str], Progress], stop: StopRequest) -> Callable[[str], Progress]:
+    """The same progress callbacks, which raise `StoppedError` when a stop was asked for."""
+
+    def make(title: str) -> Progress:
+        advance = progress(title)
+
+        def both(done: int, total: int) -> None:
+            advance(done, total)
+            stop.check()
+
+        return both
+
+    return make
+
+
+def fill_caches(
+    config: RunConfig,
+    runtime: Runtime,
+    batches: Sequence[BatchMaker],
+    sampler: Sampler | None,
+    say: Say,
+    progress: Callable[[str], Progress],
+) -> None:
+    """Encode what is missing, shared out over the processes, then drop the encoders.
+
+    A progress callback may raise to stop. Without a common disk each process encodes what its own still lacks.
+    """
+    maker = batches[0]
+    model, size = maker.latents.model, config.data.encode_batch_size
+    pictures = [item for batch in batches for item in batch.needed_latents()]
+    captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
+    if config.data.cache and runtime.is_main:
+        maker.latents.cache.clean()
+        maker.texts.cache.clean()
+    missing = maker.latents.cache.missing([maker.latents.key(*item) for item in pictures])
+    if missing:
+        say(f"encoding {len(missing)} pictures")
+    rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
+    for part in rounds:
+        if maker.latents.cache.missing([maker.latents.key(*item) for item in pictures[part]]):
+            model.place("vae", runtime.device, torch.float32)
+            maker.latents.fill(pictures[part], size, progress("encoding pictures"))
+        runtime.barrier()
+    model.drop("vae")
+    if config.lora.text_encoder:
+        model.place("text_encoder", runtime.device, torch.float32)
+        return
+    wanted = [(caption, False) for caption in captions] + (sampler.wanted() if sampler else [])
+    for part in rounds:
+        if maker.texts.missing(wanted[part]):
+            model.place("text_encoder", runtime.device, torch.float32)
+            maker.texts.fill(wanted[part], progress("encoding captions"))
+        runtime.barrier()
+    model.drop("text_encoder")

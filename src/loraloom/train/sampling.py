@@ -1,0 +1,171 @@
+"""Samples while training, inside a fence: nothing that goes wrong here ends a training.
+
+In: a step. Out: `samples/step_0000100/00.png` with `00.txt` (its prompt) beside it, and `samples/sheet.png` (prompts x
+steps). Each process draws its own share without talking to the others, with a deadline; what went wrong is gathered
+afterwards as text.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loraloom.config.run import SampleConfig
+from loraloom.data.encode import TextStore, Wanted
+from loraloom.generate.images import StoppedError, generate
+from loraloom.generate.recipes import Recipe, save_picture, write_png
+from loraloom.generate.sheet import contact_sheet
+from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.model import DiffusionModel
+from loraloom.tracking import Tracker
+from loraloom.train.checkpoint import CheckpointFolder
+from loraloom.train.distributed import Runtime
+from loraloom.train.optim import Ema
+from loraloom.utils.atomic_files import sha256_file, write_text
+
+_SHEET_COLUMNS = 12
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Draws the fixed prompts of a run.
+
+    Attributes:
+        requests: One a prompt, seeds counted up.
+        texts: Gives the prompts' states.
+        weighting: Whether the prompts were written by the user, who may weigh words; captions are literal.
+        method: `lora` or `full`: what a step leaves behind.
+    """
+
+    folder: Path
+    model: DiffusionModel
+    texts: TextStore
+    runtime: Runtime
+    config: SampleConfig
+    requests: Sequence[PictureRequest]
+    weighting: bool
+    method: str = "lora"
+
+    def wanted(self) -> list[Wanted]:
+        """All texts whose states are needed."""
+        both = {text: None for request in self.requests for text in (request.prompt, request.negative_prompt)}
+        return [(text, self.weighting) for text in both]
+
+    def lack(self, step: int) -> bool:
+        """Whether an image of a step is missing: a kill or the deadline came before it."""
+        return not all(self._path(step, index).is_file() for index in range(len(self.requests)))
+
+    def recipe(self, request: PictureRequest, step: int) -> Recipe:
+        """All that decides the image of a request after `step` finished steps.
+
+        The adapter is the checkpoint's of that step, named also where none was saved; after no step there is none.
+        """
+        source, full = self.model.source, self.folder.parent / "model"
+        model = {
+            "source": source.location, "revision": source.revision, "variant": source.variant,
+            "config": source.config, "family": self.model.family, "sha256": self.model.fingerprint("denoiser"),
+        }  # fmt: skip
+        adapters: list[dict[str, Any]] = []
+        if step and self.method == "full":
+            model |= {"source": str(full), "revision": None, "variant": None, "config": None, "sha256": None}
+        elif step:
+            file = CheckpointFolder(self.folder.parent / "checkpoints").path(step) / "adapter.safetensors"
+            sha256 = sha256_file(file) if file.is_file() else ""
+            adapters.append({"path": str(file), "sha256": sha256, "weight": 1.0})
+        encoder = self.texts.encoder
+        return Recipe(
+            request=request, model=model, adapters=adapters, prompt_method=encoder.method,
+            domain=encoder.domain.name, weighting=self.weighting, precision=self.runtime.precision,
+        )  # fmt: skip
+
+    def draw(
+        self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
+    ) -> None:
+        """Draw after `step` finished steps. Never raises for what goes wrong while drawing."""
+        began = time.perf_counter()
+        outcome = self._draw_share(step, ema, stop)
+        faults = [text for text in self.runtime.gather_texts([outcome]) if text]
+        if not self.runtime.is_main:
+            return
+        for fault in faults:
+            say(f"warning: samples at step {step}: {fault}; training goes on")
+        try:
+            for index, request in enumerate(self.requests):
+                path = self._path(step, index)
+                if path.is_file():
+                    tracker.picture(f"samples/{index:02d}", path, step, request.prompt)
+            tracker.picture("samples/sheet", self._write_sheet(), step, "prompts x steps")
+        except (OSError, ValueError) as error:
+            say(f"warning: the contact sheet was not written ({error}); training goes on")
+        tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
+
+    def _draw_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
+        """Draw this process's prompts; returns what went wrong, or nothing."""
+        mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
+        deadline = time.monotonic() + self.config.deadline_s
+        parts = ["denoiser", *(["text_encoder"] if self.texts.live else [])]
+        training = [part for part in parts if self.model.module(part).training]
+        if ema:
+            ema.swap()
+        try:
+            self.model.place("vae", self.runtime.device, torch.float32)
+            for part in training:
+                self.model.module(part).eval()
+            pictures = generate(
+                self.model,
+                self._encode,
+                [self.requests[index] for index in mine],
+                autocast=self.runtime.autocast,
+                stop=lambda: stop() or time.monotonic() > deadline,
+            )
+            with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth a compilation
+                for picture in pictures:
+                    path = self._path(step, mine[picture.index])
+                    save_picture(path.parent, path.stem, picture, self.recipe(picture.request, step))
+                    write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
+        except StoppedError:
+            return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
+        except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        finally:
+            if ema:
+                ema.swap()
+            for part in training:
+                self.model.module(part).train()
+            self.model.drop("vae")
+        return ""
+
+    def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        with torch.inference_mode():
+            return self.texts.states(prompts, weighting=self.weighting)
+
+    def _path(self, step: int, index: int) -> Path:
+        return self.folder / f"step_{step:07d}" / f"{index:02d}.png"
+
+    def _write_sheet(self) -> Path:
+        """All prompts x all steps that have pictures; with many steps, evenly chosen ones, first and last among them."""
+        steps = sorted(int(m[1]) for p in self.folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)))
+        if len(steps) > _SHEET_COLUMNS:
+            chosen = {round(i * (len(steps) - 1) / (_SHEET_COLUMNS - 1)) for i in range(_SHEET_COLUMNS)}
+            steps = [steps[index] for index in sorted(chosen)]
+        rows: list[list[Image.Image | None]] = []
+        for index in range(len(self.requests)):
+            row: list[Image.Image | None] = []
+            for step in steps:
+                path = self._path(step, index)
+                if path.is_file():
+                    with Image.open(path) as image:
+                        row.append(image.convert("RGB"))
+                else:
+                    row.append(None)
+            rows.append(row)
+        sheet = contact_sheet(rows, [r.prompt for r in self.requests], [f"step {step}" for step in steps])
+        path = self.folder / "sheet.png"
+        write_png(path, sheet)
+        return path

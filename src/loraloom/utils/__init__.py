@@ -1,0 +1,1 @@
+"""Small helpers that every room may use: files, paths, errors, random numbers, processes. They know no room."""

@@ -1,0 +1,216 @@
+"""Draw, judge, choose, repair: pictures whose texts are checked against their pixels.
+
+In: a session whose domain has a judge, and requests. Out: for each request the best of N pictures by receipt, its failed
+parts drawn again if that is asked for, and how much either gained.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from loraloom import plugins
+from loraloom.generate.images import Contrast, Held, denoise, to_images
+from loraloom.generate.recipes import write_png
+from loraloom.generate.session import Session
+from loraloom.protocols.domain import Judge, Receipt
+from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.utils.atomic_files import write_json
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
+from loraloom.utils.rng import derive_seed, normal
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A chosen picture.
+
+    Attributes:
+        picture: With the request that draws it, repairs apart.
+        receipt: Of the picture as it is now.
+        shares: Share of sentences met: mean over the candidates, of the chosen one, after repair.
+        complete: How many candidates of all met every sentence.
+        candidates: How many were drawn.
+        repairs: Tries of repair that were kept.
+    """
+
+    picture: Picture
+    receipt: Receipt
+    shares: tuple[float, float, float]
+    complete: int
+    candidates: int
+    repairs: int
+
+
+def _verifying_domains() -> list[str]:
+    return [name for name in plugins.names("domains") if plugins.load("domains", name).judge is not None]
+
+
+def require_judge(session: Session) -> Judge:
+    """The domain's judge.
+
+    Raises:
+        UserError: The domain cannot judge.
+    """
+    judge = session.encoder.domain.judge
+    if judge is None:
+        raise UserError(
+            f"the domain {session.encoder.domain.name} cannot judge pictures",
+            fix="choose a --domain that can: " + ", ".join(_verifying_domains()),
+        )
+    return judge
+
+
+def candidate_requests(requests: Sequence[PictureRequest], best_of: int) -> list[list[PictureRequest]]:
+    """For each request `best_of` requests; the first is itself, the others have seeds made from its own."""
+    return [
+        [request, *(replace(request, seed=derive_seed(request.seed, "candidate", n) >> 32) for n in range(1, best_of))]
+        for request in requests
+    ]
+
+
+def draw_judged(
+    session: Session,
+    requests: Sequence[PictureRequest],
+    *,
+    progress: Progress | None = None,
+) -> Iterator[Judged]:
+    """The best picture for each request, in order; `session.config` says best of how many, and whether to repair.
+
+    Raises:
+        UserError: The domain cannot judge, or a prompt contradicts itself: told before anything is drawn.
+    """
+    judge, config = require_judge(session), session.config
+    check_prompts(judge, [request.prompt for request in requests])
+    groups = candidate_requests(requests, config.best_of)
+    total = sum(request.num_steps for group in groups for request in group)
+    before = 0
+    for index, group in enumerate(groups):
+        step = (lambda done, _, before=before: progress(before + done, total)) if progress else None
+        drawn = list(session.draw(group, step))
+        before += sum(request.num_steps for request in group)
+        receipts = [judge.judge(picture.image, picture.request.prompt) for picture in drawn]
+        place = min(range(len(drawn)), key=lambda number: receipts[number].rank)
+        best, receipt = replace(drawn[place], index=index), receipts[place]
+        best = replace(best, seconds=sum(picture.seconds for picture in drawn))
+        mean = sum(each.share_met for each in receipts) / len(receipts)
+        chosen, repairs = receipt.share_met, 0
+        if config.repair:
+            best, receipt, repairs = repair(session, judge, best, receipt, config.repair_rounds)
+        yield Judged(
+            best,
+            receipt,
+            (mean, chosen, receipt.share_met),
+            sum(each.complete for each in receipts),
+            len(drawn),
+            repairs,
+        )
+
+
+def formal_prompts(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Prompts in the words that the domain's models are taught; the domain's notes are said."""
+    judge = session.encoder.domain.judge
+    if judge is None:
+        return list(prompts)
+    formal: list[str] = []
+    for prompt in prompts:
+        text, notes = judge.formal(prompt)
+        for note in notes:
+            say(f"note: {note}")
+        formal.append(text)
+    return formal
+
+
+def check_prompts(judge: Judge, prompts: Sequence[str]) -> None:
+    """Raise `UserError` for prompts that no picture can meet, all at once."""
+    wrong = {prompt: problems for prompt in dict.fromkeys(prompts) if (problems := judge.check(prompt))}
+    if wrong:
+        listed = "\n  ".join(
+            f"“{' '.join(prompt.split())[:50]}…”: {'; '.join(lines)}" for prompt, lines in wrong.items()
+        )
+        raise UserError(f"{len(wrong)} of the prompts cannot be met by any picture:\n  {listed}", fix="correct them")
+
+
+def repair(
+    session: Session, judge: Judge, picture: Picture, receipt: Receipt, rounds: int
+) -> tuple[Picture, Receipt, int]:
+    """Draw failed parts again, up to `rounds` times with fresh noise; a try is kept when its receipt ranks higher.
+
+    Every step is guided from the text that the picture shows towards the prompt, by the session's `repair_guidance`: what
+    failed once with the usual guidance mostly fails again (decisions 0020 and 0021).
+
+    Returns:
+        The picture, its receipt, and how many tries were kept.
+    """
+    kept = 0
+    for number in range(rounds):
+        free = judge.repair_mask(picture.image, picture.request.prompt)
+        if free is None:
+            break
+        shown = judge.shown_text(picture.image, picture.request.text)
+        image = redraw(session, picture, free, number, shown)
+        again = judge.judge(image, picture.request.prompt)
+        if again.rank < receipt.rank:
+            picture, receipt, kept = replace(picture, image=image), again, kept + 1
+    return picture, receipt, kept
+
+
+def redraw(
+    session: Session, picture: Picture, free_hw: NDArray[np.bool_], number: int, shown: str | None = None
+) -> Image.Image:
+    """The picture with its free pixels drawn again; all others stay as they are, bit for bit.
+
+    Args:
+        session: Draws.
+        picture: Its size must be its request's.
+        free_hw: (height, width) bool.
+        number: Of the try; decides the noise together with the seed.
+        shown: The request's text made true of the picture; None or that text itself is no guidance away from it.
+    """
+    toward = session.config.repair_guidance
+    contrast = Contrast([shown], toward) if toward and shown is not None and shown != picture.request.text else None
+    model, request = session.model, picture.request
+    scale = model.latent_scale
+    height, width = free_hw.shape
+    cells_hw = free_hw.reshape(height // scale, scale, width // scale, scale).any((1, 3))
+    pixels_hwc = np.array(picture.image.convert("RGB"))
+    pixels_chw = torch.from_numpy(np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1))).float() / 127.5 - 1
+    with torch.inference_mode():
+        mean_bchw, _ = model.encode_images(pixels_chw[None].to(session.device))
+        held = Held(model.scale_latents(mean_bchw), torch.from_numpy(cells_hw))
+    noise_bchw = normal(tuple(mean_bchw.shape), request.seed, "repair", number)
+    latents_bchw = denoise(
+        model, session.encode, [request],
+        autocast=session.autocast, noise_bchw=noise_bchw, held=held, contrast=contrast,
+    )  # fmt: skip
+    drawn_hwc = np.array(to_images(model, latents_bchw)[0])
+    inside_hw = np.kron(cells_hw, np.ones((scale, scale), np.bool_))
+    return Image.fromarray(np.where(inside_hw[..., None], drawn_hwc, pixels_hwc))
+
+
+def save_receipt(folder: Path, name: str, judged: Judged, judge: Judge) -> Path:
+    """Write `receipts/NAME.json` and `receipts/NAME.png`, the overlay; returns the JSON's path."""
+    place = folder / "receipts"
+    path = place / f"{name}.json"
+    write_json(path, {"prompt": judged.picture.request.prompt, "repairs": judged.repairs, **judged.receipt.as_json()})
+    write_png(place / f"{name}.png", judge.overlay(judged.picture.image, judged.picture.request.prompt))
+    return path
+
+
+def gains(judged: Sequence[Judged], say: Callable[[str], None]) -> None:
+    """Say how much choosing and repairing gained, over all pictures."""
+    if not judged:
+        return
+    drawn, chosen, repaired = (float(np.mean([each.shares[part] for each in judged])) for part in range(3))
+    best_of = judged[0].candidates
+    first = f"sentences met: {drawn:.1%} of a picture as drawn"
+    if best_of > 1:
+        first += f", {chosen:.1%} of the best of {best_of} ({chosen - drawn:+.1%})"
+    if any(each.repairs for each in judged) or repaired != chosen:
+        first += f", {repaired:.1%} after repair ({repaired - chosen:+.1%})"
+    whole = sum(each.receipt.complete for each in judged)
+    say(f"{first}; {whole} of {len(judged)} pictures meet every sentence")
