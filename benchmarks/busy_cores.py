@@ -22,7 +22,7 @@ from benchmarks.recording import machine, write_record
 DRAW = """
 import time
 from loraloom.config.generate import GenerateConfig
-from loraloom.contracts import ModelSource
+from loraloom.protocols.model import ModelSource
 from loraloom.generate.session import open_session
 session = open_session(GenerateConfig(steps=8), source=ModelSource("builtin:mini"), say=lambda text: None)
 requests = session.requests(["a red house beside a tree"])

@@ -23,7 +23,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from loraloom.config.prepare import PrepareConfig
-from loraloom.data.prepare import prepare
+from loraloom.prepare.run import prepare
 config = PrepareConfig(size=64, bucket_step=16, min_size=32, num_workers=2)
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, console=lambda line: None)
 """

@@ -126,7 +126,7 @@ import sys, time
 from collections.abc import Callable
 from pathlib import Path
 from loraloom.config.prepare import PrepareConfig
-from loraloom.data.prepare import prepare
+from loraloom.prepare.run import prepare
 
 def progress(done, total):
     print(done, flush=True)
@@ -204,7 +204,11 @@ def test_images_to_look_at_are_counted_on_the_terminal_with_their_reasons(tmp_pa
 def test_what_a_kill_left_is_swept_at_the_next_start_and_nothing_else(tmp_path: Path) -> None:
     source, out = folder_of(tmp_path / "raw", 2), tmp_path / "out"
     run(source, out)
-    left = [out / ".problems.jsonl.4711.tmp", out / ".manifest.jsonl.1.tmp", out / "images/.0a1b2c3d.99.tmp"]
+    left = [
+        out / ".problems.jsonl.999999999.tmp",
+        out / ".manifest.jsonl.999999998.tmp",
+        out / "images/.0a1b2c3d.999999997.tmp",
+    ]
     kept = [out / "mine.tmp", out / "images/notes.tmp", out / ".hidden"]
     for path in (*left, *kept):
         path.write_text("x", encoding="utf-8")

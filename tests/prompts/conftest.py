@@ -74,4 +74,4 @@ def clip_text(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
     CLIPTokenizer(
         vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=77
     ).save_pretrained(folder)
-    return ClipText(folder, lambda: torch.nn.Linear(1, 1), lambda: "none")
+    return ClipText(folder, lambda: torch.nn.Linear(1, 1), lambda: "none", num_ids=49408, num_positions=77)

@@ -22,7 +22,7 @@ from loraloom.utils.locks import LOCK_NAME, lock_folder
 HOLD = """
 import sys, time
 from pathlib import Path
-from loraloom.locks import lock_folder
+from loraloom.utils.locks import lock_folder
 with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -105,7 +105,7 @@ def test_a_forked_worker_does_not_hold_what_its_parent_held(tmp_path: Path) -> N
     program = """
 import os, signal, sys, time
 from pathlib import Path
-from loraloom.locks import lock_folder
+from loraloom.utils.locks import lock_folder
 with lock_folder(Path(sys.argv[1])):
     parent, worker = os.getpid(), os.fork()
     if not worker:

@@ -202,7 +202,7 @@ def run_config(folder: Path, steps: int) -> RunConfig:
     Warm-up and the average of the weights are those of `FULL_STEPS`, scaled: the average spans the same share of a run.
     """
     scaled = FULL_STEPS / steps
-    ema_decay = round(max(0.0, 1 - 0.02 * scaled), 4)
+    ema_decay = round(max(0.1, 1 - 0.02 * scaled), 4)
     precision = "no" if torch.cuda.is_available() else cpu_precision(bf16_speed_up())
     return RunConfig.model_validate(
         {

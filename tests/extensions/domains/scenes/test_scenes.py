@@ -21,6 +21,7 @@ from loraloom.extensions.domains.scenes.dataset import file_name, picture_seed, 
 from loraloom.extensions.domains.scenes.drawing import draw, render, words
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.extensions.domains.scenes.scene import relation
+from loraloom.utils.atomic_files import beside
 from loraloom.utils.errors import UserError
 
 MANY = range(800)
@@ -263,7 +264,7 @@ def test_an_interrupted_dataset_is_completed_and_not_drawn_again(tmp_path: Path)
     assert not (folder / "metadata.jsonl").exists()
     first = folder / file_name(0)
     before = first.stat().st_mtime_ns
-    (folder / "images" / ".000001.png.99.tmp").write_bytes(b"half")
+    beside(folder / "images" / "000001.png").write_bytes(b"half")
     seen: list[tuple[int, int]] = []
     write_dataset(folder, 40, 5, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (40, 40)

@@ -102,7 +102,7 @@ def test_a_wrong_record_is_refused(value: object) -> None:
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"a\.json cannot be read"):
+    with pytest.raises(UserError, match=r"a\.json is not JSON"):
         read_json(tmp_path / "a.json")
 
 
