@@ -98,7 +98,10 @@ def test_an_exception_leaves_the_old_directory_and_nothing_of_the_new(tmp_path: 
 
 def run_until_killed(path: Path, program: str) -> None:
     """Run a program, to which `path` and `files` are known, in a process of its own that must end by SIGKILL."""
-    known = "import os, signal, sys\nfrom pathlib import Path\nfrom loraloom.utils import atomic_files as files\npath = Path(sys.argv[1])\n"
+    known = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom loraloom.utils import atomic_files as files\n"
+        "path = Path(sys.argv[1])\n"
+    )
     killed = subprocess.run([sys.executable, "-c", known + program, str(path)], timeout=60)
     assert killed.returncode == -signal.SIGKILL
 
