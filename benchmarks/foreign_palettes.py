@@ -1,9 +1,9 @@
 """How surely is an image in another palette refused, and one in our own styles read?
 
 In: how many plans. Out, printed and with `--json` as a file: of drawn plans in foreign palettes (dark ground, moved hues,
-greyscale, inverted, pastel, darker, random, and palettes published with other projects' code) the share that is read without a
-word (missed refusals), and how many of those are read wrongly; of plans in our styles through JPEG, noise, blur and resizing
-the share that is refused (false refusals). `--images` adds real plans, or a model's, which must not be refused either.
+greyscale, inverted, pastel, darker, random, other projects' palettes, two of them from memory) the share that is read
+without a word (missed refusals), and how many of those are read wrongly; of plans in our styles through JPEG, noise, blur and
+resizing the share that is refused (false refusals). `--images` adds real plans, or a model's, which must not be refused either.
 
     OMP_NUM_THREADS=1 python -m benchmarks.foreign_palettes --count 40 --images FOLDER
 """
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from benchmarks.floorplan import DOUBLE, Disturb, chain, filtered, jpeg, machine, noise, resized, shifted
-from benchmarks.recording import write_record
+from benchmarks.floorplan import DOUBLE, Disturb, chain, filtered, jpeg, noise, resized, shifted
+from benchmarks.recording import machine, write_record
 from loraloom.extensions.domains.floorplan.cli.inputs import open_plan
 from loraloom.extensions.domains.floorplan.plan import Plan
 from loraloom.extensions.domains.floorplan.synthesis import synthesise
@@ -44,7 +44,7 @@ OWN: dict[str, Disturb] = {
 }  # fmt: skip
 """What an image in our own styles may have gone through."""
 
-PUBLISHED: dict[str, str] = {
+OTHERS: dict[str, str] = {
     # In the order of CLASS_NAMES; a class that a project does not draw has the colour of what stands in its place there.
     "Tell2Design": "ffffff eee8aa ffa500 f08080 add8e6 ffd700 6b8e23 dda0dd ffff00 000000 ff0000 ffffff ffffff",
     "House-GAN": "ffffff ee4d4d ffd274 c67c7b bebebe ff8c69 bfe3e8 1f849b 7ba779 000000 727171 d3a2c7 ffffff",
@@ -52,7 +52,11 @@ PUBLISHED: dict[str, str] = {
 }
 
 
-def published(line: str) -> Colours:
+FROM_MEMORY = ("House-GAN", "Graph2Plan")
+"""Written down from memory, not compared with the projects' code."""
+
+
+def colours_of(line: str) -> Colours:
     """(13, 3) from hex words."""
     return np.array([list(bytes.fromhex(word)) for word in line.split()], np.uint8)
 
@@ -97,8 +101,8 @@ def foreign_palettes(random: int) -> Iterator[tuple[str, Colours]]:
             yield f"{name}, random rooms", with_rooms(own, chance, 8)
             yield f"{name}, random all", chance.integers(0, 256, own.shape).astype(np.uint8)
             yield f"{name}, two rooms changed", with_rooms(own, chance, 2)
-    for name, line in PUBLISHED.items():
-        yield name, published(line)
+    for name, line in OTHERS.items():
+        yield f"{name} (from memory, unverified)" if name in FROM_MEMORY else name, colours_of(line)
 
 
 def outcome(folder: Path, image: Image.Image, plan: Plan | None) -> tuple[str, float]:
@@ -119,7 +123,7 @@ def row(name: str, found: list[tuple[str, float]]) -> dict[str, Any]:
     counts = {key: sum(each[0] == key for each in found) for key in ("refused", "no plan", "right", "wrong")}
     shares = sorted(each[1] for each in found)
     print(
-        f"{name:30} " + " ".join(f"{value:8}" for value in counts.values()) + f"   {shares[0]:.3f} .. {shares[-1]:.3f}"
+        f"{name:38} " + " ".join(f"{value:8}" for value in counts.values()) + f"   {shares[0]:.3f} .. {shares[-1]:.3f}"
     )
     return {**counts, "least_share": shares[0], "most_share": shares[-1]}
 
@@ -127,7 +131,7 @@ def row(name: str, found: list[tuple[str, float]]) -> dict[str, Any]:
 def measure(count: int, random: int, images: Path | None) -> dict[str, Any]:
     """Both tables."""
     plans = [synthesise(seed).plan for seed in range(count)]
-    head = f"{'':30} {'refused':>8} {'no plan':>8} {'right':>8} {'wrong':>8}   share in foreign colours"
+    head = f"{'':38} {'refused':>8} {'no plan':>8} {'right':>8} {'wrong':>8}   share in foreign colours"
     result: dict[str, Any] = {"own": {}, "foreign": {}}
     with tempfile.TemporaryDirectory() as folder:
         test = partial(outcome, Path(folder))

@@ -54,6 +54,14 @@ def test_a_drawing_is_decided_by_seed_and_style(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARTISTS)
+def test_a_domain_finds_nothing_wrong_with_an_image_that_its_artist_drew(name: str) -> None:
+    artist = domain(name).artist
+    assert artist is not None
+    for style in artist.styles:
+        assert domain(name).check_image(artist.draw(11, style)[0]) is None
+
+
+@pytest.mark.parametrize("name", ARTISTS)
 def test_where_colours_stand_for_something_a_drawing_has_no_others(name: str) -> None:
     artist = domain(name).artist
     assert artist is not None
@@ -85,6 +93,7 @@ def test_a_judge_finds_nothing_wrong_with_what_its_artist_drew_and_told(name: st
             for told in (text, *(artist.retell(text, number) for number in range(4))):
                 assert judge.check(told) == []
                 assert judge.formal(told)[0] == told
+                assert not judge.unread(told)
                 receipt = judge.judge(image, told)
                 assert receipt.complete
                 assert (judge.repair_mask(image, told) is None) == (not receipt.extras)

@@ -6,13 +6,14 @@ from pathlib import Path
 from PIL import Image
 
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.protocols.domain import Receipt, Verdict
+from loraloom.protocols.domain import Receipt, Unread, Verdict
 
 
 def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_path: Path) -> None:
     receipt = Receipt(
         (Verdict("1 kitchen", "count", True, "1 found"), Verdict("a < b", "position", None, "no <b> there")),
         ("a door",),
+        unread=Unread((("<study>", 2),), (("common room", "bedroom", 1),)),
     )
     picture = Image.new("RGB", (8, 8), "red")
     rows = [Row("<script>alert(1)</script>", [Shown("true", picture), Shown("drawn", picture, receipt)])]
@@ -23,5 +24,14 @@ def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_p
     assert "&lt;script&gt;" in page
     assert page.count("<figure>") == 2
     assert "1 of 2 sentences met" in page
-    for text in ("1 kitchen", "a &lt; b", "no &lt;b&gt; there", "cannot tell", "not asked for: a door", "A &amp; B"):
+    for text in (
+        "1 kitchen",
+        "a &lt; b",
+        "no &lt;b&gt; there",
+        "cannot tell",
+        "not asked for: a door",
+        "not understood: &#x27;&lt;study&gt;&#x27; (2 times)",
+        "taken: &#x27;common room&#x27; as bedroom",
+        "A &amp; B",
+    ):
         assert text in page

@@ -16,7 +16,7 @@ from loraloom.cli.generate_command import Wishes, generate
 from loraloom.cli.interactive import Interactive
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.session import Session, open_session
-from loraloom.protocols.domain import Receipt, Verdict
+from loraloom.protocols.domain import Receipt, Unread, Verdict
 from loraloom.protocols.generation import Picture, PictureRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
@@ -49,6 +49,9 @@ class RednessJudge:
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
         return prompt, []
+
+    def unread(self, prompt: str) -> Unread:
+        return Unread()
 
     def filled(self, prompt: str, seed: int) -> str:
         return prompt
@@ -245,7 +248,34 @@ def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_pa
     receipt = json.loads((tmp_path / "receipts" / "00000.json").read_text(encoding="utf-8"))
     assert "[Number and Type of Rooms]" in receipt["prompt"]
     assert "2 bedroom" in [verdict["sentence"] for verdict in receipt["verdicts"]]
-    assert any("zzyzx" in line for line in said)
+    assert said.count("note: not understood: 'zzyzx'") == 1
+    assert receipt["not_understood"] == [{"words": "zzyzx", "times": 1}]
+    assert "not understood: &#x27;zzyzx&#x27;" in (tmp_path / "receipts" / "report.html").read_text(encoding="utf-8")
+
+
+def test_each_image_has_the_unread_words_of_its_own_prompt(tiny_model: Path, tmp_path: Path) -> None:
+    """Both prompts come to the same structured text."""
+    prompts = ["a kitchen, zzyzx", "a kitchen and a terrace", "a kitchen and a balcony"]
+    wishes = Wishes(prompts=prompts, model=str(tiny_model), domain="floorplan", out=tmp_path)
+    generate(GenerateConfig.model_validate({**SETTINGS, "num_images": 2}), wishes, {}, lambda line: None, no_bars)
+    receipts = [
+        json.loads((tmp_path / "receipts" / f"{number:05}.json").read_text(encoding="utf-8")) for number in range(6)
+    ]
+    lost = [[each["words"] for each in receipt["not_understood"]] for receipt in receipts]
+    taken = [[each["words"] for each in receipt["taken"]] for receipt in receipts]
+    assert lost == [["zzyzx"], ["zzyzx"], [], [], [], []]
+    assert taken == [[], [], ["terrace"], ["terrace"], [], []]
+
+
+def test_words_that_are_not_understood_or_leave_a_choice_are_an_error_with_strict(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    config = GenerateConfig.model_validate({**SETTINGS, "strict": True})
+    for prompt, line in (("a kitchen, zzyzx", "not understood: 'zzyzx'"), ("a terrace", "taken: 'terrace' as balcony")):
+        wishes = Wishes(prompts=[prompt], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
+        with pytest.raises(UserError, match=line):
+            generate(config, wishes, {}, lambda line: None, no_bars)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_model: Path, tmp_path: Path) -> None:

@@ -107,14 +107,19 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
-    formal = formal_prompts(session, prompts, say)
+    formal = formal_prompts(session, prompts, losses)
+    losses.check()
+    written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say), bars() as bar:
         wanted = requests or session.requests(formal, bar("texts"))
         losses.add(*session.losses(wanted))
         losses.check()
         for note in session.notes(wanted):
             say(note)
-        (_draw_judged if session.encoder.domain.judge else _draw_all)(session, wanted, out, say, bar)
+        if session.encoder.domain.judge:
+            _draw_judged(session, wanted, written or [request.prompt for request in wanted], out, say, bar)
+        else:
+            _draw_all(session, wanted, out, say, bar)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -146,17 +151,24 @@ def _draw_all(
 
 
 def _draw_judged(
-    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+    session: Session,
+    requests: Sequence[PictureRequest],
+    written: Sequence[str],
+    out: Path,
+    say: Say,
+    bar: Callable[[str], Any],
 ) -> None:
-    """As `_draw_all`, with a receipt beside each picture."""
+    """As `_draw_all`, with a receipt beside each picture; `written` is each request's prompt as the user wrote it."""
     judge = require_judge(session)
     made: list[tuple[Path, PictureRequest]] = []
     all_judged: list[Judged] = []
     first = next_number(out)
     for judged in draw_judged(session, requests, progress=bar("denoiser steps")):
         picture = judged.picture
+        words = written[picture.index]
+        judged = replace(judged, receipt=replace(judged.receipt, unread=judge.unread(words)))
         path = keep_picture(session, out, f"{first + picture.index:05d}", picture)
-        save_receipt(out, path.stem, judged, judge)
+        save_receipt(out, path.stem, judged, judge, words)
         made.append((path, picture.request))
         all_judged.append(judged)
         met, all_ = judged.receipt.count(True), len(judged.receipt.verdicts)

@@ -84,7 +84,7 @@ class Interactive:
             self.prompt = line or self.prompt
             if not self.prompt:
                 raise UserError("nothing to draw yet", fix="type a prompt")
-            prompts = formal_prompts(self.session, [self.prompt], lambda line: self.say(f"  {line}"))
+            prompts = formal_prompts(self.session, [self.prompt], self._losses)
             self._draw(self.session.requests(prompts))
             return
         name, _, rest = line[1:].partition(" ")

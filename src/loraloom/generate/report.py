@@ -78,6 +78,8 @@ def _figure(shown: Shown) -> str:
         met, every = shown.receipt.count(True), len(shown.receipt.verdicts)
         lines = "".join(_line(verdict) for verdict in shown.receipt.verdicts)
         lines += "".join(f"<li class=extra>not asked for: {escape(extra)}</li>" for extra in shown.receipt.extras)
+        named = zip(("not understood", "taken"), shown.receipt.unread.items, strict=True)
+        lines += "".join(f"<li class=extra>{name}: {escape(item)}</li>" for name, items in named for item in items)
         told = f"<details><summary>{met} of {every} sentences met</summary><ul>{lines}</ul></details>"
     title = escape(shown.title)
     return (

@@ -30,8 +30,10 @@ from loraloom.prepare.images import QUALITY_NOTES, PictureSettings
 from loraloom.prepare.journal import Journal, PictureRow
 from loraloom.prepare.leftovers import Leftovers, check_captions, find_leftovers
 from loraloom.prepare.report import Problem, write_report
+from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.protocols.data import Captioner, Example, SourceItem
+from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import LOCK_NAME, lock_folder
@@ -99,11 +101,11 @@ def prepare(
         UserError: The folder cannot be read or written, no picture can be used, or with `strict` any cannot.
     """
     settings = PictureSettings.from_config(config)
-    plugins.load("domains", config.domain)
+    domain: Domain = plugins.load("domains", config.domain)
     captioner: Captioner = plugins.load("captioners", config.captioner)
     _check_folders(source, out)
     with lock_folder(out, console):
-        return _prepare(source, out, config, settings, captioner, count_tokens, console, progress)
+        return _prepare(source, out, config, settings, domain, captioner, count_tokens, console, progress)
 
 
 def _prepare(
@@ -111,6 +113,7 @@ def _prepare(
     out: Path,
     config: PrepareConfig,
     settings: PictureSettings,
+    domain: Domain,
     captioner: Captioner,
     count_tokens: Callable[[str], int] | None,
     console: Callable[[str], None],
@@ -131,7 +134,7 @@ def _prepare(
         work = _Work(source, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
-        unknown = _unknown_ids(given, work.examples)
+        unknown = [*_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
         counted = [*leftovers.lines, *work.counted(), *unknown]
         _tell_problems(out, problems, leftovers, console)
         for line in counted:

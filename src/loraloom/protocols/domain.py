@@ -41,6 +41,41 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """What of a text is not read as it stands.
+
+    Attributes:
+        not_understood: Words that came to nothing, and how often they stand there.
+        taken: Words that leave a choice, what they were taken as, and how often.
+    """
+
+    not_understood: tuple[tuple[str, int], ...] = ()
+    taken: tuple[tuple[str, str, int], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.not_understood or self.taken)
+
+    @property
+    def items(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Each of both kinds as a user reads it: `'study' (2 times)`; `'common room' as bedroom`."""
+        return (
+            tuple(f"{words!r}{_times(times)}" for words, times in self.not_understood),
+            tuple(f"{words!r} as {meaning}{_times(times)}" for words, meaning, times in self.taken),
+        )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line for each kind that there is."""
+        lost, taken = self.items
+        named = (("not understood", lost), ("taken", taken))
+        return tuple(f"{name}: {', '.join(items)}" for name, items in named if items)
+
+
+def _times(number: int) -> str:
+    return f" ({number:,} times)" if number > 1 else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """Every sentence of a text with its verdict on one picture.
 
@@ -48,11 +83,13 @@ class Receipt:
         verdicts: In the order of the text.
         extras: What the picture shows and the text does not ask for, a sentence each.
         disorder: How far the picture is from a well-formed one, 0 .. 1; breaks ties between equal receipts.
+        unread: What of the text no verdict is about.
     """
 
     verdicts: tuple[Verdict, ...]
     extras: tuple[str, ...] = ()
     disorder: float = 0.0
+    unread: Unread = Unread()
 
     def count(self, met: bool | None) -> int:
         """How many verdicts are `met`."""
@@ -82,6 +119,8 @@ class Receipt:
         return {
             "met": self.count(True), "not_met": self.count(False), "cannot_tell": self.count(None),
             "share_met": round(self.share_met, 4), "extras": list(self.extras), "disorder": round(self.disorder, 4),
+            "not_understood": [{"words": words, "times": times} for words, times in self.unread.not_understood],
+            "taken": [{"words": words, "as": what, "times": times} for words, what, times in self.unread.taken],
             "verdicts": [
                 {
                     "sentence": verdict.sentence, "section": verdict.section,
@@ -139,6 +178,9 @@ class Judge(Protocol):
         Raises:
             UserError: It cannot be understood at all.
         """
+
+    def unread(self, prompt: str) -> Unread:
+        """What of a prompt is not read as it stands; its lines are among the notes of `formal` too."""
 
     def filled(self, prompt: str, seed: int) -> str:
         """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Pictures are
@@ -214,3 +256,7 @@ class Domain(Protocol):
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
         """What RGB colours stand for in a picture of this caption, by name; empty where they stand for nothing."""
+
+    def check_image(self, image: "Image.Image") -> str | None:
+        """Why an RGB image cannot be used in this domain as it is: the kind of fault, `: ` and what this image shows. None
+        where it can, and where the domain takes every image. The kind completes "12 of 40 images are ..."."""

@@ -17,6 +17,7 @@ from loraloom import plugins
 from loraloom.generate.images import Contrast, Held, denoise, to_images
 from loraloom.generate.recipes import write_png
 from loraloom.generate.session import Session
+from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Judge, Receipt
 from loraloom.protocols.generation import Picture, PictureRequest
 from loraloom.utils.atomic_files import write_json
@@ -111,16 +112,20 @@ def draw_judged(
         )
 
 
-def formal_prompts(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[str]:
-    """Prompts in the words that the domain's models are taught; the domain's notes are said."""
+def formal_prompts(session: Session, prompts: Sequence[str], losses: Losses) -> list[str]:
+    """Prompts in the words that the domain's models are taught; the domain's notes are said.
+
+    Words that are not read as they stand are added to `losses`, which makes an error of them with `strict`.
+    """
     judge = session.encoder.domain.judge
     if judge is None:
         return list(prompts)
     formal: list[str] = []
     for prompt in prompts:
         text, notes = judge.formal(prompt)
+        unread = judge.unread(prompt).lines
         for note in notes:
-            say(f"note: {note}")
+            (losses.add if note in unread else losses.say)(f"note: {note}")
         formal.append(text)
     return formal
 
@@ -192,12 +197,20 @@ def redraw(
     return Image.fromarray(np.where(inside_hw[..., None], drawn_hwc, pixels_hwc))
 
 
-def save_receipt(folder: Path, name: str, judged: Judged, judge: Judge) -> Path:
-    """Write `receipts/NAME.json` and `receipts/NAME.png`, the overlay; returns the JSON's path."""
+def save_receipt(folder: Path, name: str, judged: Judged, judge: Judge, words: str = "") -> Path:
+    """Write `receipts/NAME.json` and `receipts/NAME.png`, the overlay; returns the JSON's path.
+
+    Args:
+        folder: Of the images.
+        name: Of the image, without its suffix.
+        judged: The image with its receipt.
+        judge: Draws the overlay.
+        words: The prompt as the user wrote it; empty where it is the request's.
+    """
     place = folder / "receipts"
     path = place / f"{name}.json"
     write_json(path, {"prompt": judged.picture.request.prompt, "repairs": judged.repairs, **judged.receipt.as_json()})
-    write_png(place / f"{name}.png", judge.overlay(judged.picture.image, judged.picture.request.prompt))
+    write_png(place / f"{name}.png", judge.overlay(judged.picture.image, words or judged.picture.request.prompt))
     return path
 
 

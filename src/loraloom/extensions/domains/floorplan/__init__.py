@@ -5,10 +5,11 @@ the `Domain` contract asks for. The parts are imported when they are used, so th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Receipt, Section
+from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Receipt, Section, Unread
 from loraloom.utils.errors import UserError, did_you_mean
 
 from .augment import mirrored
@@ -128,6 +129,12 @@ class PlanJudge:
         spec = spec_from_text(prompt, notes.append)
         return (prompt if "[" in prompt else print_spec(spec)), notes
 
+    def unread(self, prompt: str) -> Unread:
+        """Rooms and phrases that plain rules do not reach, and names that may be another room."""
+        from .text.texts import unread_in
+
+        return unread_in(prompt)
+
     def filled(self, prompt: str, seed: int) -> str:
         """With positions for rooms that have none, from a drawn plan that fits the text."""
         from .text.filling import filled
@@ -174,13 +181,13 @@ class PlanJudge:
 
 def _compared(image: "Image.Image", prompt: str) -> "tuple[Spec, Reading, Receipt]":
     """What a prompt asks for, what a picture shows, and the verdicts."""
-    from .text.texts import spec_from_text
+    from .text.texts import spec_from_text, unread_in
     from .verify.verifying import verify
     from .vision.reading import read
     from .vocabulary import style_of
 
     spec, reading = spec_from_text(prompt), read(image, style_of(prompt))
-    return spec, reading, verify(spec, reading)
+    return spec, reading, replace(verify(spec, reading), unread=unread_in(prompt))
 
 
 class FloorPlans:
@@ -208,6 +215,14 @@ class FloorPlans:
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
         """Of `CLASS_NAMES`, in the style that the caption's header names."""
         return dict(zip(CLASS_NAMES, style_of(caption).colours, strict=True))
+
+    def check_image(self, image: "Image.Image") -> str | None:
+        """That its large flat areas have the colours of a style."""
+        from .cli.inputs import foreign_colours
+
+        if not (colours := foreign_colours(image)):
+            return None
+        return f"in colours of no known style, and `loraloom plan clean --palette FILE` converts them: {colours}"
 
 
 DOMAIN: Domain = FloorPlans()

@@ -6,8 +6,12 @@ picture.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _HEADER = re.compile(r"\[[^\[\]]+\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+")  # the last three are the full-width ones
@@ -61,6 +65,10 @@ class FreeText:
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
         """None."""
         return {}
+
+    def check_image(self, image: "Image.Image") -> str | None:
+        """Every image can be used."""
+        return None
 
 
 DOMAIN: Domain = FreeText()

@@ -5,10 +5,14 @@ In: a caption of such a scene. Out: its sentences, and its mirror image's captio
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from loraloom.extensions.domains.scenes.artist import SceneArtist
 from loraloom.extensions.domains.scenes.mirroring import mirrored
 from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -33,6 +37,10 @@ class Scenes:
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
         """None: a scene's colours are its things' own."""
         return {}
+
+    def check_image(self, image: "Image.Image") -> str | None:
+        """Every image can be used."""
+        return None
 
 
 DOMAIN: Domain = Scenes()

@@ -84,6 +84,35 @@ def test_what_was_not_understood_is_one_counted_line_and_an_error_with_strict(pa
     assert PlanJudge().formal(text)[1][0] == line  # what `generate` says
 
 
+TAKEN = "two bathrooms, a common room. The common room is left of the bathroom. A sauna and a sauna"
+UNREAD = [
+    "not understood: 'sauna' (2 times)",
+    "taken: 'common room' as bedroom (2 times), 'bathroom' as bathroom #1 of 2",
+]
+
+
+def test_a_name_that_leaves_a_choice_is_said_by_every_verb_and_an_error_with_strict(pair: tuple[Path, Path]) -> None:
+    """ "Common room" was a bedroom in silence but for `check`."""
+    assert [line for line in run("check", TAKEN).output.splitlines() if line in UNREAD] == UNREAD
+    assert run("verify", pair[0], "--text", TAKEN, code=1).stderr.splitlines()[:2] == UNREAD
+    assert run("show", TAKEN).stderr.splitlines()[:2] == UNREAD
+    assert PlanJudge().formal(TAKEN)[1][:2] == list(PlanJudge().unread(TAKEN).lines) == UNREAD
+    for command in (["check", TAKEN], ["verify", pair[0], "--text", TAKEN], ["check", "two bedrooms, a terrace"]):
+        assert "taken: " in mistake(*command, "--strict")
+
+
+def test_a_receipt_says_what_of_the_text_it_does_not_judge(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    run("verify", pair[0], "--text", TAKEN, "--out", tmp_path / "receipts", code=1)
+    receipt = json.loads((tmp_path / "receipts" / "1.receipt.json").read_text(encoding="utf-8"))
+    assert receipt["not_understood"] == [{"words": "sauna", "times": 2}]
+    assert receipt["taken"] == [
+        {"words": "common room", "as": "bedroom", "times": 2},
+        {"words": "bathroom", "as": "bathroom #1 of 2", "times": 1},
+    ]
+    full = json.loads(run("verify", pair[0], "--text", pair[1], "--json").stdout)
+    assert full["not_understood"] == full["taken"] == []
+
+
 def test_check_of_a_full_text_prints_it_unchanged(pair: tuple[Path, Path]) -> None:
     output = run("check", pair[1]).output
     assert output.startswith(pair[1].read_text(encoding="utf-8"))

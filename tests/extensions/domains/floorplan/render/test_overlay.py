@@ -19,7 +19,7 @@ from loraloom.extensions.domains.floorplan.text.spec import parse_spec, spec_of
 from loraloom.extensions.domains.floorplan.verify.verifying import verify
 from loraloom.extensions.domains.floorplan.vision.reading import Reading, read
 from loraloom.extensions.domains.floorplan.vocabulary import RoomId
-from loraloom.protocols.domain import Receipt, Verdict
+from loraloom.protocols.domain import Receipt, Unread, Verdict
 from loraloom.utils.errors import UserError
 from tests.support.pictures import shared_data
 
@@ -135,6 +135,17 @@ def test_the_list_is_never_cut(number: int) -> None:
         assert numbers == list(range(1, min(number, MOST_LISTED) + 1))
     image = draw_overlay(Image.fromarray(paint(plan(1).labels)), Reading(plan(1), 0.0, True), receipt)
     assert image.height == 2 * MARGIN + max(SIDE + 92, Panel(receipt, LANGUAGES["en"], 540, SIDE + 92).height)
+
+
+def test_the_legend_lists_what_of_the_text_is_not_judged() -> None:
+    """Words in letters that the font lacks are counted, not drawn as boxes."""
+    unread = Unread((("study", 2), ("서재", 1)), (("common room", "bedroom", 1),))
+    words = LANGUAGES["en"]
+    panel = Panel(Receipt((Verdict("1 kitchen", "count", True, ""),), unread=unread), words, 540, 1100)
+    shown = [line.text for line in panel._lines]
+    assert shown[2:] == [
+        "Not understood", "'study' (2 times)", words["more"].format(count=1), "Taken", "'common room' as bedroom",
+    ]  # fmt: skip
 
 
 def test_widths_are_those_of_the_drawn_text() -> None:

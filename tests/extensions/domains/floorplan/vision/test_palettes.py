@@ -1,5 +1,6 @@
 """Images in other palettes: refused with their colours instead of read as nonsense, and read right with `--palette`."""
 
+import html
 import io
 import json
 from functools import cache
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from loraloom.config.prepare import PrepareConfig
+from loraloom.extensions.domains.floorplan import FloorPlans
 from loraloom.extensions.domains.floorplan.cli.inputs import open_plan
 from loraloom.extensions.domains.floorplan.plan import Plan
 from loraloom.extensions.domains.floorplan.render.painting import paint
@@ -24,6 +27,9 @@ from loraloom.extensions.domains.floorplan.vision.flat_colours import (
 from loraloom.extensions.domains.floorplan.vision.palette_file import load_palette
 from loraloom.extensions.domains.floorplan.vision.reading import as_array
 from loraloom.extensions.domains.floorplan.vocabulary import CLASS_NAMES, DOOR, EXTERNAL, STYLES, WALL, hex_of
+from loraloom.prepare.run import PrepareReport, prepare
+from loraloom.prepare.suitability import MAX_SAMPLED, unsuited_images
+from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
 from tests.extensions.domains.floorplan.test_verb_plan import mistake, run
 from tests.support.pictures import shared_data
@@ -76,6 +82,67 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 def noisy(image: Image.Image, sigma: float) -> Image.Image:
     values = np.asarray(image, np.float32) + np.random.default_rng(0).normal(0, sigma, (*image.size[::-1], 3))
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+# ---------------------------------------------------------------------------------------------------- in a dataset
+
+
+def dataset(folder: Path, count: int, foreign: tuple[int, ...]) -> Path:
+    """Plans with texts, some of them on a dark ground."""
+    (folder / "raw").mkdir()
+    for number in range(count):
+        colours = FOREIGN["dark ground"] if number in foreign else SJH
+        in_colours(number % 4, colours, folder / "raw" / f"{number:03}.png")
+        (folder / "raw" / f"{number:03}.txt").write_text(print_spec(spec_of(plan(number % 4))), encoding="utf-8")
+    return folder / "raw"
+
+
+def prepared(source: Path, out: Path, **changes: object) -> tuple[PrepareReport, list[str]]:
+    said: list[str] = []
+    config = PrepareConfig(**{"domain": "floorplan", "size": 256, "resample": "nearest", "num_workers": 1, **changes})  # pyright: ignore[reportArgumentType]
+    return prepare(source, out, config, console=said.append), said
+
+
+def test_prepare_counts_images_in_a_foreign_palette_aloud_and_refuses_them_under_strict(tmp_path: Path) -> None:
+    source = dataset(tmp_path, 5, foreign=(1, 3))
+    report, said = prepared(source, tmp_path / "out")
+    (line,) = [each.strip() for each in said if "no known style" in each]
+    assert line.startswith("2 of 5 images are in colours of no known style, and `loraloom plan clean --palette FILE`")
+    assert "001 has #101010 " in line
+    assert html.escape(line[:60]) in report.page.read_text(encoding="utf-8")
+    assert len(report.manifest.examples) == 5
+    with pytest.raises(UserError, match="2 of 5 images are in colours of no known style"):
+        prepared(source, tmp_path / "strict", strict=True)
+
+
+def test_prepare_finds_nothing_in_our_styles_nor_where_the_domain_has_no_palette(tmp_path: Path) -> None:
+    source = dataset(tmp_path, 3, foreign=())
+    prepared(source, tmp_path / "out", strict=True)
+    in_colours(1, FOREIGN["inverted"], source / "001.png")
+    prepared(source, tmp_path / "text", domain="freetext", strict=True)
+
+
+def test_at_most_64_images_are_looked_at_from_the_first_to_the_last(tmp_path: Path) -> None:
+    """A folder of thousands costs no more, and a foreign half is found wherever it stands."""
+    seen: list[str] = []
+
+    class Looking(FloorPlans):
+        def check_image(self, image: Image.Image) -> str | None:
+            seen.append("")
+            return "odd: red" if image.getpixel((0, 0)) == (255, 0, 0) else None
+
+    (tmp_path / "images").mkdir()
+    examples: list[Example] = []
+    for number in range(200):
+        name = f"images/{number}.png"
+        Image.new("RGB", (4, 4), "red" if number >= 100 else "blue").save(tmp_path / name)
+        examples.append(Example(str(number), name, "", None, "train", 4, 4, "", "", 4, 4, (0, 0, 4, 4), 1.0, None))
+    assert unsuited_images(Looking(), tmp_path, examples) == [
+        "32 of 64 images looked at (200 in all) are odd: 100 has red"
+    ]
+    assert len(seen) == MAX_SAMPLED
+    assert unsuited_images(Looking(), tmp_path, examples[100:101]) == ["1 of 1 images is odd: 100 has red"]
+    assert unsuited_images(Looking(), tmp_path, []) == []
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

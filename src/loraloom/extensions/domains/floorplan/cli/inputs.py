@@ -232,6 +232,14 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
     return Opened(path, reading, chosen, image, foreign=tuple(foreign(colours, known_of(chosen))))
 
 
+def foreign_colours(image: Image.Image) -> str:
+    """The flat colours of an image that is in no style's palette, each with its share; empty where it is in one's."""
+    colours = flat_colours(as_array(image))
+    if min(foreign_share(colours, known_of(style)) for style in STYLES.values()) <= MOST_FOREIGN:
+        return ""
+    return str(_colour_list(colours))
+
+
 def _open_with(palette: Palette, path: Path, picture: Image.Image, style: Style) -> Opened:
     own = palette.style
     image = unified = _flattened(picture, own)

@@ -51,8 +51,8 @@ def check(
         found = spec_from_words(words)
         for said, meaning in found.understood:
             typer.echo(f"understood: {said!r} as {meaning}" if said else meaning)
-        if found.gaps:
-            typer.echo(found.gaps)
+        for line in found.unread.lines:
+            typer.echo(line)
         typer.echo("")
     typer.echo(print_spec(spec))
     problems = check_spec(spec)
@@ -121,22 +121,24 @@ def verify(
 ) -> None:
     """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
     import json
+    from dataclasses import replace
 
     from loraloom.utils.atomic_files import write_json
     from loraloom.utils.output_paths import check_folder
 
     from ..render.lettering import words_of
     from ..render.showing import receipt_table
-    from ..text.texts import spec_from_text
+    from ..text.texts import spec_from_text, unread_in
     from ..verify.verifying import verify as compare
     from .inputs import text_of
 
     words_of(language)
     if out is not None:
         check_folder(out)
-    spec = spec_from_text(text_of(text), lambda line: typer.echo(line, err=True), strict=strict)
+    words = text_of(text)
+    spec = spec_from_text(words, lambda line: typer.echo(line, err=True), strict=strict)
     opened = _opened(picture, style, palette)
-    receipt = compare(spec, opened.reading)
+    receipt = replace(compare(spec, opened.reading), unread=unread_in(words))
     if as_json:
         typer.echo(json.dumps(receipt.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -11,6 +11,7 @@ from itertools import groupby
 from loraloom.protocols.domain import Receipt, Verdict
 
 from ..vocabulary import M_PER_PX
+from .lettering import can_letter
 from .sheet import AMBER, FAINT, GREEN, GREY, INK, PAPER, RED, SOFT, Colour, Sheet, verdict_colour, width_of, wrapped
 
 _SIZES = (17, 16, 15, 14)
@@ -100,6 +101,24 @@ class Panel:
                 for place, text in enumerate(wrapped(said, size, self._width - size * _ICON)):
                     at += step if place == 0 else step * 0.86
                     yield _Line(at, size * _ICON, text, INK, number=0 if place else -1)
+        yield from self._unread(at, size, step)
+
+    def _unread(self, at: float, size: int, step: float) -> Iterator[_Line]:
+        """What of the text no verdict is about; words in letters that the font lacks are counted."""
+        words = self._words
+        for key, items in zip(("not understood", "taken"), self._receipt.unread.items, strict=True):
+            if not items:
+                continue
+            at += step * 1.5
+            yield _Line(at, 0, words[key], AMBER, True, rule=True)
+            at += size * 0.45
+            shown = [item for item in items if can_letter(item)][:MOST_LISTED]
+            for text in [line for item in shown for line in wrapped(item, size, self._width - size * _ICON)]:
+                at += step
+                yield _Line(at, size * _ICON, text, INK)
+            if len(shown) < len(items):
+                at += step
+                yield _Line(at, size * _ICON, words["more"].format(count=len(items) - len(shown)), SOFT)
 
     def _in_columns(self, group: Sequence[tuple[int, Verdict]], size: int) -> Iterator[list[tuple[float, list[_Line]]]]:
         """Rows of (left edge, lines of a sentence); short items such as counts stand in two columns."""

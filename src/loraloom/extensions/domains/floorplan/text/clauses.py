@@ -7,6 +7,16 @@ south of the bathroom and north of ..."), it may not: whatever followed would be
 
 from .mentions import Item, Reading
 
+VERBS = frozenset([
+    "is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "located", "situated", "placed",
+    "positioned", "found", "should", "shall", "must", "will", "can", "may",
+])  # fmt: skip
+PRONOUNS = frozenset(["it", "it's", "its"])
+PARTS = frozenset([
+    "window", "windows", "wall", "walls", "corner", "corners", "side", "door", "doors", "edge", "end", "sink", "stairs",
+])  # fmt: skip
+"""Behind a room they are what is meant: "left of the kitchen window"."""
+
 _DETERMINERS = frozenset(["a", "an", "the", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d", "*", "all"])
 _RELATING = ("direction", "direction-after", "door", "doors", "door-after", "between", "near", "doubt")
 

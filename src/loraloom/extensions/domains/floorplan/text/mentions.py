@@ -58,6 +58,8 @@ class Reading:
     relations: list[Relation] = field(default_factory=list[Relation])
     used: set[int] = field(default_factory=set[int])
     """Phrases that came to something."""
+    uncertain: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """First and last phrases of enumerations of which it is not certain who belongs to the relation."""
     unsure: set[str] = field(default_factory=set[str])
     """Types of which the text gives only doubtful numbers; no mention of them is read."""
 

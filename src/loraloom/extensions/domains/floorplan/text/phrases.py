@@ -50,6 +50,11 @@ _ENGLISH_ROOMS = {
     "storage": r"storages?(?: rooms?)?|stores?|store ?rooms?|closets?|pantr(?:y|ies)|larders?|(?:utility|box) rooms?",
     "entrance": r"(?:entrances?|entry|entries)(?: halls?)?|entryways?|foyers?|hallways?|vestibules?|lobb(?:y|ies)",
 }
+_LOOSE_NAMES = re.compile(
+    r"(?:common|study|family|drawing|utility|box) rooms?|living hall|terraces?|closets?|pantr(?:y|ies)|larders?|stores?"
+    r"|hallways?|lobb(?:y|ies)|팬트리"
+)
+"""Names of rooms that may be something else than the type they are taken as."""
 _KOREAN_ROOMS = {
     "living room": "거실", "master room": "안방|큰방", "kitchen": "주방|부엌", "bathroom": "욕실|화장실",
     "bedroom": "침실|작은방|방", "balcony": "발코니|베란다", "storage": "창고|팬트리", "entrance": "현관",
@@ -134,7 +139,7 @@ containing contains contain includes include including consisting consists compr
 FILLERS = frozenset(_FILLERS.split())
 """Words that ask for nothing by themselves: all that may be left over without being reported."""
 
-PLURAL_VERBS = frozenset(["are", "both", "all", "connect", "open", "lead", "were", "each", "have"])
+PLURAL_VERBS = frozenset(["are", "both", "all", "connect", "open", "lead", "were", "each", "have", "lie"])
 
 _KOREAN_STEM = "|".join(
     sorted(
@@ -154,7 +159,7 @@ _KOREAN_WORD = re.compile(
     rf"(?P<particle>{_KOREAN_PARTICLE})?"
 )
 _TOKEN = re.compile(r"\n|[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+(?:st|nd|rd|th)\b|\d+(?:[.,]\d+)*|\S")
-_HYPHENS = "-_\u2010\u2011"
+HYPHENS = "-_\u2010\u2011"
 
 
 def _alternatives() -> Iterator[tuple[str, str, re.Pattern[str]]]:
@@ -177,6 +182,11 @@ def _alternatives() -> Iterator[tuple[str, str, re.Pattern[str]]]:
 _TABLE = tuple(_alternatives())
 
 
+def is_loose_name(words: str) -> bool:
+    """Whether a room is taken as the nearest of the known types: a common room as a bedroom."""
+    return _LOOSE_NAMES.fullmatch(" ".join(words.lower().replace("-", " ").split())) is not None
+
+
 def number_of(word: str) -> int:
     """A number's value: digits or the table's words."""
     if word in _LARGE_NUMBERS:
@@ -189,7 +199,7 @@ def tokens_of(text: str) -> list[Token]:
     found: list[Token] = []
     for match in _TOKEN.finditer(text):
         start, end = match.span()
-        if match[0] in _HYPHENS and start > 0 and end < len(text) and (text[start - 1] + text[end]).isalnum():
+        if match[0] in HYPHENS and start > 0 and end < len(text) and (text[start - 1] + text[end]).isalnum():
             continue
         found += _korean(text, start, end) or [Token(start, end, match[0].lower().replace("\u2019", "'"))]
     return found

@@ -6,6 +6,7 @@ In: a text. Out: the spec, and a line for whatever was assumed or not understood
 from collections.abc import Callable
 from pathlib import Path
 
+from loraloom.protocols.domain import Unread
 from loraloom.utils.errors import UserError
 
 from .spec import Spec, parse_spec
@@ -15,7 +16,8 @@ from .words import spec_from_words
 def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *, strict: bool = False) -> Spec:
     """The spec of a structured text, or of plain words where no `[section]` stands in it.
 
-    In: the text. Out: the spec; `say` gets one line with all that was not understood, and one for all that was assumed.
+    In: the text. Out: the spec; `say` gets one line with all that was not understood, one with what was taken where the text
+    leaves a choice, and one for all that was assumed.
 
     Raises:
         UserError: A structured text with a mistake, words of which nothing was understood (with `strict`: words of which
@@ -30,10 +32,10 @@ def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *,
             "nothing in this text says plainly what the plan is to have", got=text[:80],
             fix="write such as: two bedrooms, kitchen left of the living room",
         )  # fmt: skip
-    if found.gaps and strict:
-        raise UserError(found.gaps, fix="say it in other words, or leave --strict out")
-    if found.gaps:
-        say(found.gaps)
+    if found.unread and strict:
+        raise UserError("; ".join(found.unread.lines), fix="say it in other words, or leave --strict out")
+    for line in found.unread.lines:
+        say(line)
     for words, meaning in found.understood:
         if not words:
             say(meaning)
@@ -43,6 +45,11 @@ def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *,
 _SUFFIXES = (
     ".txt", ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".toml", ".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf",
 )  # fmt: skip
+
+
+def unread_in(text: str) -> Unread:
+    """What of a text is not read as it stands; nothing of a structured one, which is read in full or refused."""
+    return Unread() if "[" in text else spec_from_words(text).unread
 
 
 def _refuse_path(text: str) -> None:

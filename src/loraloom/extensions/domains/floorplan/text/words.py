@@ -11,11 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from loraloom.protocols.domain import Unread
+
 from ..plan import Position
 from ..vocabulary import ROOM_TYPES, RoomId, style_of
-from .clauses import heads_clause, is_determiner
+from .clauses import VERBS
+from .enumerations import (
+    TOPIC_ENDS,
+    TOPICS,
+    Member,
+    is_pronoun_between,
+    is_word,
+    listed_before,
+    listed_behind,
+    objects_of,
+    subjects_of,
+)
 from .mentions import Item, Reading, Relation, read
-from .phrases import FILLERS, PLURAL_VERBS
+from .phrases import FILLERS, is_loose_name
 from .spec import Spec, connection_sentence, count_item, position_sentence
 
 
@@ -29,19 +42,14 @@ class Understood:
         understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
             assumed.
         ignored: The words that were not understood, verbatim, in the order of the text.
-        unknown: The same as rooms and phrases, each once and in lower case, with how often it stands there.
+        unread: The same as rooms and phrases, each once and in lower case, with how often it stands there; and where the
+            text leaves a choice, what was taken: "common room" as bedroom, "bathroom" as bathroom #1 of 2.
     """
 
     spec: Spec
     understood: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
-    unknown: tuple[tuple[str, int], ...] = ()
-
-    @property
-    def gaps(self) -> str:
-        """What was not understood, in one line; empty where all was."""
-        listed = [f"{words!r}" + (f" ({times} times)" if times > 1 else "") for words, times in self.unknown]
-        return f"not understood: {', '.join(listed)}" if listed else ""
+    unread: Unread
 
 
 def spec_from_words(text: str) -> Understood:
@@ -67,32 +75,28 @@ def spec_from_words(text: str) -> Understood:
 # ------------------------------------------------------------------------------------------------------ relations
 
 _DOUBT = ("not", "or", "none")
-_VERBS = frozenset([
-    "is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "located", "situated", "placed",
-    "positioned", "found", "should", "shall", "must", "will", "can", "may",
-])  # fmt: skip
-_PRONOUNS = frozenset(["it", "it's", "its"])
-_PARTS = frozenset([
-    "window", "windows", "wall", "walls", "corner", "corners", "side", "door", "doors", "edge", "end", "sink", "stairs",
-])  # fmt: skip
-"""Behind a room they are what is meant: "left of the kitchen window"."""
 
 
 def _relate(reading: Reading, index: int) -> None:
     """Subject, relation, object; "left of the living room is the kitchen" has its object first."""
-    objects, end = _objects(reading, index)
+    found = objects_of(reading, index)
+    objects, end = found.items, found.last
     if not objects:
         return
     if reading.kind(index) == "direction" and (_opens_sentence(reading, index) or _is_turned(reading, index, objects)):
+        if not found.is_first_known:
+            return
         objects = objects[:1]
         place = reading.skip(objects[0].last + 1, 1, ("filler", "comma"))
         subject = reading.item_at(place)
         subjects = (
-            [subject] if subject and place > objects[0].last + 1 and not _pronoun(reading, objects[0], place) else []
+            [subject]
+            if subject and place > objects[0].last + 1 and not is_pronoun_between(reading, objects[0], place)
+            else []
         )
         end = subject.last if subject else end
     else:
-        subjects = _subjects(reading, index)
+        subjects = subjects_of(reading, index)
     if subjects:
         _add(reading, index, subjects, objects, min(index, *(item.first for item in subjects)), end)
 
@@ -104,94 +108,10 @@ def _opens_sentence(reading: Reading, index: int) -> bool:
 def _is_turned(reading: Reading, index: int, objects: list[Item]) -> bool:
     """Whether a clause within a sentence has its object first: "a bath, and left of the kitchen is the bedroom"."""
     behind = objects[0].last + 1
-    is_verb = behind < len(reading.phrases) and reading.phrases[behind].value in _VERBS
+    is_verb = behind < len(reading.phrases) and reading.phrases[behind].value in VERBS
     return is_verb and reading.kind(index - 1) in ("comma", "and")
 
 
-def _objects(reading: Reading, index: int) -> tuple[list[Item], int]:
-    """The rooms behind a relation: the first, and what an "and" or a list for doors joins to it."""
-    place, others = index + 1, 0
-    while is_determiner(reading, place):
-        place += 1
-    while reading.kind(place) == "other" and others < 2:  # "left of the large living room"
-        others, place = others + 1, place + 1
-    first = reading.item_at(place)
-    if first is None or _is_part(reading, first):
-        return [], index
-    found, joints = [first], list[str]()
-    while True:
-        place = found[-1].last + 1
-        joint = reading.skip(place, 1, ("comma", "and"))
-        following = reading.item_at(reading.skip(joint, 1))
-        if joint == place or following is None or following.count is not None or following.first <= found[-1].first:
-            break
-        joints.append("and" if "and" in {reading.kind(each) for each in range(place, joint)} else "comma")
-        found.append(following)
-    behind = reading.kind(reading.skip(found[-1].last + 1, 1, ("filler", "not", "all")))
-    if len(found) > 1 and behind not in ("stop", "comma", "and"):  # the list's end is the subject of what follows
-        return found[:1], first.last
-    if reading.kind(index) == "door" and "and" in joints:  # "connected to the kitchen, bath and balcony"
-        length = len(joints) - joints[::-1].index("and") + 1
-    else:
-        length = 1 + next((number for number, joint in enumerate(joints) if joint != "and"), len(joints))
-    return found[:length], found[length - 1].last
-
-
-def _subjects(reading: Reading, index: int) -> list[Item]:
-    """The rooms before a relation."""
-    place = reading.skip(index - 1, -1, ("filler", "who"))
-    joint = reading.skip(place, -1, ("filler", "comma", "and", "who"))
-    item = reading.item_at(joint)
-    if item is None or _pronoun(reading, item, index):
-        return []
-    said_who = any(reading.kind(each) == "who" for each in range(item.last + 1, index))
-    last = next((relation for relation in reversed(reading.relations) if item in relation.objects), None)
-    if said_who:
-        return [item] if item.count != 0 else []
-    if last is not None:
-        return last.subjects if joint != place else []  # "left of the kitchen, below the bath": the subject goes on
-    is_said = any(reading.phrases[each].value in _VERBS for each in range(item.last + 1, index))
-    if item.count == 0 or not heads_clause(reading, item, is_said=is_said, elided=joint != place):
-        return []
-    group = [item]
-    if joint != place:
-        return group
-    plural = any(reading.tokens[token].text in PLURAL_VERBS for token in _tokens(reading, item.last + 1, index))
-    taken = {id(each) for relation in reading.relations for each in (*relation.objects, *relation.subjects)}
-    while True:
-        end = reading.skip(group[0].first - 1, -1)
-        start = reading.skip(end, -1, ("comma", "and"))
-        previous = reading.item_at(reading.skip(start, -1))
-        kinds = {reading.kind(each) for each in range(start + 1, end + 1)}
-        joined = "and" in kinds or (len(group) > 1 and kinds)
-        if previous is None or not joined or id(previous) in taken or not (plural or _bare(reading, previous, kinds)):
-            return group
-        if not heads_clause(reading, previous, is_said=True, elided=True):  # "south of the bath and both rooms are ..."
-            return group
-        group.insert(0, previous)
-
-
-def _pronoun(reading: Reading, item: Item, index: int) -> bool:
-    """Whether "it" stands between a room and `index`: nobody can say which room it is."""
-    return any(reading.phrases[each].value in _PRONOUNS for each in range(item.last + 1, index))
-
-
-def _is_part(reading: Reading, item: Item) -> bool:
-    return item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in _PARTS
-
-
-def _bare(reading: Reading, item: Item, joints: set[str]) -> bool:
-    """Whether a clause begins with this room and an "and": "kitchen and bath left of the living room"."""
-    return "and" in joints and item.count is None and reading.kind(item.first - 1) in ("stop", "comma")
-
-
-def _tokens(reading: Reading, first: int, last: int) -> range:
-    """Tokens of the phrases `first` .. `last`."""
-    return range(reading.phrases[first].first, reading.phrases[last].last + 1) if first <= last else range(0)
-
-
-_TOPICS = frozenset(["은", "는", "이", "가", "도", "'", '"'])
-"""Behind a Korean subject; a verb there would end its clause."""
 _PLACES = frozenset(["에", "에는", "에서", "의", "로", "으로"])
 """Between a Korean direction and a subject behind it."""
 
@@ -202,7 +122,7 @@ def _relate_korean(reading: Reading, index: int) -> None:
     if item is None:
         return
     place = item.first - 1
-    while reading.kind(place) == "filler" and reading.phrases[place].value in _TOPICS:
+    while reading.kind(place) == "filler" and reading.phrases[place].value in TOPICS:
         place -= 1
     before = reading.item_at(place)
     after = index + 1
@@ -213,42 +133,57 @@ def _relate_korean(reading: Reading, index: int) -> None:
     subject = before if before is not None and before is not item and id(before) not in taken else behind
     if subject is not None and subject is not item:
         last = max(subject.last, index)
-        _add(reading, index, [subject], [item], min(subject.first, item.first), last)
+        group = listed_before(reading, place) if subject is before else []
+        subjects = [member.item for member in group if member.item] or [subject]
+        _add(reading, index, subjects, [item], min(subjects[0].first, item.first), last)
 
 
 def _relate_group(reading: Reading, index: int) -> None:
-    """ "a door between A and B", "connect A to B", "A and B are connected", and the same in Korean: just two rooms."""
-    joints = ("filler", "and", "comma") if reading.kind(index) == "door-after" else ("filler", "and")
-    step = 1 if reading.kind(index) == "between" else -1
-    found: list[Item] = []
-    place = index
-    while True:
-        following = reading.item_at(reading.skip(place + step, step, joints))
-        if following is None:
-            break
-        found.append(following)
-        place = following.last if step > 0 else following.first
-    if len(found) == 2 and not (step < 0 and _is_longer_list(reading, found[-1])):
-        last = max(index, *(item.last for item in found))
-        _add(reading, index, found[::step][:1], found[::step][1:], min(index, *(item.first for item in found)), last)
+    """ "a door between A and B", "A and B are connected", and the same in Korean: just two rooms. Which of three or more are
+    joined with which nobody can say, unless it is "connect A and B to C".
+    """
+    find = _joined_behind if reading.kind(index) == "between" else _joined_before
+    group, others, is_split = find(reading, index)
+    members = [*group, *others]
+    if not members:
+        return
+    first, last = (min(index, *(each.first for each in members)), max(index, *(each.last for each in members)))
+    rooms, partners = ([member.item for member in each if member.item] for each in (group, others))
+    if is_split:
+        if rooms and partners:
+            _add(reading, index, rooms, partners, first, last)
+    elif len(group) == 2 and len(rooms) == 2:
+        _add(reading, index, rooms[:1], rooms[1:], first, last)
+    elif len(group) > 2:
+        reading.uncertain.append((first, last))
 
 
-def _is_longer_list(reading: Reading, first: Item) -> bool:
-    """Whether more stands before the first of two rooms and is joined to them: "study, kitchen and bath are connected"."""
-    place = reading.skip(first.first - 1, -1, ("filler", "and", "comma"))
-    joints = {reading.kind(each) for each in range(place + 1, first.first)}
-    item = reading.item_at(place)
-    if item is None and reading.phrases[max(place, 0)].value.endswith(("와", "과", "랑", "하고")) and place >= 0:
-        return True  # an unknown Korean word with its "and"
-    if not joints & {"and", "comma"} or (item is None and reading.kind(place) != "other"):
-        return False
-    if item is not None:
-        return not any(item in (*relation.subjects, *relation.objects) for relation in reading.relations)
-    while reading.kind(place) in ("other", "filler"):
-        if reading.phrases[place].value in _VERBS:  # "the study is large, kitchen and bath are connected"
-            return False
-        place -= 1
-    return True
+Joined = tuple[list[Member], list[Member], bool]
+"""An enumeration, the one that it is joined with, and whether there is to be such a one."""
+
+
+def _joined_behind(reading: Reading, index: int) -> Joined:
+    """Behind "connect" or "door between"."""
+    group = listed_behind(reading, index + 1)
+    place = group[-1].last + 1 if group else index
+    towards = reading.kind(place) == "filler" and reading.phrases[place].value in ("to", "with")
+    if towards and "between" not in reading.phrases[index].value:
+        return group, listed_behind(reading, place + 1), True
+    behind = reading.kind(reading.skip(place, 1, ("filler", "not", "all")))
+    return (group[:-1] if len(group) > 2 and behind not in ("stop", "comma", "and") else group), [], False
+
+
+def _joined_before(reading: Reading, index: int) -> Joined:
+    """Before "are connected", or its Korean words, where a topic parts the two sides: "거실은 주방, 욕실과 연결된다"."""
+    group = listed_before(reading, reading.skip(index - 1, -1, ("filler", "and")))
+    place = group[0].first - 1 if group else -1
+    if reading.kind(index) != "door-after" or place < 0:
+        return group, [], False
+    word = reading.phrases[place].value
+    is_topic = reading.kind(place) == "filler" and word in TOPICS
+    if is_topic or (reading.kind(place) == "other" and word.endswith(TOPIC_ENDS)):
+        return group, listed_before(reading, place - is_topic), True
+    return group, [], False
 
 
 def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item], first: int, last: int) -> None:
@@ -302,6 +237,7 @@ def _pairs(relation: Relation, counts: dict[str, int]) -> list[tuple[RoomId, Roo
 def _result(reading: Reading) -> Understood:
     counts = _counts(reading)
     said: list[tuple[int, str, str]] = []
+    taken = _taken_names(reading)
     connections: dict[frozenset[RoomId], tuple[RoomId, RoomId]] = {}
     positions: dict[Position, None] = {}
     for relation in reading.relations:
@@ -316,7 +252,13 @@ def _result(reading: Reading) -> Understood:
                 connections.setdefault(frozenset((low, high)), (low, high))
                 sentences.append(connection_sentence((low, high)))
         if sentences:
-            note = _note((*relation.subjects, *relation.objects), counts)
+            items = (*relation.subjects, *relation.objects)
+            note = _note(items, counts)
+            taken.update(
+                (reading.words(item.first, item.last).lower(), f"{item.kind} #1 of {counts[item.kind]}")
+                for item in items
+                if _is_unclear(item, counts)
+            )
             said.append((relation.first, reading.words(relation.first, relation.last), " ".join(sentences) + note))
         else:
             reading.used.difference_update(range(relation.first, relation.last + 1))
@@ -327,7 +269,22 @@ def _result(reading: Reading) -> Understood:
     # Sections that the words say nothing about are left out: an empty one would say that there are none.
     spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()) or None, tuple(positions) or None)
     said.sort(key=lambda entry: entry[0])
-    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading), _unknown(reading))
+    unread = Unread(_unknown(reading), tuple((*choice, times) for choice, times in taken.items()))
+    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading), unread)
+
+
+def _taken_names(reading: Reading) -> Counter[tuple[str, str]]:
+    """Names that may be another room than the one they are taken as."""
+    names: Counter[tuple[str, str]] = Counter()
+    for item in reading.items:
+        place = next((each for each in range(item.first, item.last + 1) if reading.kind(each) == "room"), None)
+        if place is not None and not item.doubt and is_loose_name(words := reading.words(place, place)):
+            names[" ".join(words.lower().split()), item.kind] += 1
+    return names
+
+
+def _is_unclear(item: Item, counts: dict[str, int]) -> bool:
+    return counts[item.kind] > 1 and not item.ids and not item.every
 
 
 def _tell_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> None:
@@ -350,7 +307,7 @@ _OF_ITEMS = ("room", "number", "counted", "id", "ordinal", "none", "none-after",
 
 def _note(items: Sequence[Item], counts: dict[str, int]) -> str:
     """Which number was taken where the text leaves it open."""
-    unclear = {item.kind for item in items if counts[item.kind] > 1 and not item.ids and not item.every}
+    unclear = {item.kind for item in items if _is_unclear(item, counts)}
     return "".join(f" (of {counts[kind]}, {kind} #1 is taken)" for kind in sorted(unclear))
 
 
@@ -360,30 +317,22 @@ def _left_over(reading: Reading) -> tuple[str, ...]:
 
 
 def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
-    """Runs cut where a relation or another phrase begins, so that "study" is one however it is related."""
+    """Runs cut where a relation or another phrase begins, so that "study" is one however it is related; an uncertain
+    enumeration is listed as a whole."""
     found: Counter[str] = Counter()
+    spans: set[tuple[int, int]] = set()
     for first, last in _runs(reading):
         pieces: list[list[int]] = []
         for index in range(first, last + 1):
             kind = reading.kind(index)
-            if kind in ("filler", "and", "who") and index > first:
-                kind = ""
-            elif kind in (
-                "other",
-                "number",
-                "counted",
-                "id",
-                "ordinal",
-                "none",
-                "doubt",
-                "or",
-                "not",
-                "all",
-                "unit",
-                "room",
-            ):
+            span = next((each for each in reading.uncertain if each[0] <= index <= each[1]), None)
+            if span is not None:
+                pieces += [list(span)] if span not in spans else []
+                spans.add(span)
+                continue
+            if kind in _OF_WORDS or is_word(reading, index):
                 kind = "words"
-            if not kind:
+            if not kind or (kind in ("filler", "and", "who") and index > first):
                 continue
             whole = (
                 pieces
@@ -399,6 +348,7 @@ def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
     return tuple(found.items())
 
 
+_OF_WORDS = ("other", "number", "counted", "id", "ordinal", "none", "doubt", "or", "not", "all", "unit", "room")
 _RELATING = (
     "direction", "direction-after", "door", "doors", "door-after", "between", "near", "ensuite",
 )  # fmt: skip
