@@ -17,8 +17,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.generate.recipes import read_rows
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
-
-from .conftest import QUICK, MakeAdapter
+from tests.generate.conftest import QUICK, MakeAdapter
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from loraloom.cli.interactive import HELP, Interactive
-
-from .conftest import MakeAdapter, OpenSession
+from tests.generate.conftest import MakeAdapter, OpenSession
 
 Talk = Callable[..., tuple[list[str], Interactive]]
 

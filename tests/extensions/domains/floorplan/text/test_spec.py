@@ -24,9 +24,8 @@ from loraloom.extensions.domains.floorplan.text.spec import (
 )
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, RoomId
 from loraloom.utils.errors import UserError
+from tests.extensions.domains.floorplan.strategies import rooms, specs
 from tests.support.pictures import shared_data
-
-from .strategies import rooms, specs
 
 LIVING, MASTER = RoomId("living room", 1), RoomId("master room", 1)
 

@@ -31,7 +31,7 @@ from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.prepare.suitability import MAX_SAMPLED, unsuited_images
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
-from tests.extensions.domains.floorplan.test_verb_plan import mistake, run
+from tests.extensions.domains.floorplan.cli.test_verb_plan import mistake, run
 from tests.support.pictures import shared_data
 
 SJH = STYLES["sjh"].palette
