@@ -1,7 +1,7 @@
 """The words of this project: plain technical English in pages, docstrings, comments, help and error texts.
 
 `WORDS` is the right-hand column of the design's list of words, as regular expressions. Code between backticks is not
-prose and is not checked. Notes in `docs/experiments/` are history: they keep the words of their day.
+prose and is not checked.
 """
 
 import ast
@@ -128,13 +128,11 @@ def text_of_page(path: Path) -> str:
 
 
 def pages() -> list[Path]:
-    """The pages that people read as they are today: no notes of experiments, but their index."""
-    notes = set((DOCS / "experiments").glob("[0-9]*.md"))
-    return [ROOT / "CONTRIBUTING.md", *sorted(set(DOCS.rglob("*.md")) - notes)]
+    return [ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
-def all_pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+def pages_and_readme() -> list[Path]:
+    return [ROOT / "README.md", *pages()]
 
 
 def name(path: Path) -> str:
@@ -173,9 +171,7 @@ def too_wide(markdown: str) -> list[int]:
     return wide
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in all_pages() if path.name != "README.md" or path.parent != ROOT], ids=name
-)
+@pytest.mark.parametrize("path", pages(), ids=name)
 def test_a_page_wraps_at_a_hundred_columns(path: Path) -> None:
     assert not [f"{name(path)}:{line}" for line in too_wide(text_of_page(path))]
 
@@ -186,7 +182,7 @@ def anchors(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", all_pages(), ids=name)
+@pytest.mark.parametrize("path", pages_and_readme(), ids=name)
 def test_links_between_pages_lead_somewhere(path: Path) -> None:
     wrong: list[str] = []
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text(encoding="utf-8"))):
@@ -231,7 +227,7 @@ def test_a_decision_that_the_code_or_a_page_names_is_there() -> None:
         *SOURCE.rglob("*.py"),
         *(ROOT / "recipes").rglob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),
-        *all_pages(),
+        *pages_and_readme(),
     ]
     wrong: list[str] = []
     for path in files:
