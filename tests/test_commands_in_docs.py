@@ -146,6 +146,21 @@ def test_files_of_the_project_that_a_page_names_are_there(path: Path) -> None:
     assert not sorted(code for code in named if "NAME" not in code and not (ROOT / code).exists())
 
 
+@cache
+def words_of_the_source() -> set[str]:
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    names = {part for path in (ROOT / "src").rglob("*") for part in (path.stem, path.name)}
+    return names.union(*(re.findall(r"\w+", text) for text in files))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("add-a-*.md")), ids=name)
+def test_names_in_the_pages_about_extensions_occur_in_the_source(path: Path) -> None:
+    """A protocol's member that is renamed leaves a page that tells people to write something that nobody calls."""
+    inline = re.findall(r"`([^`]+)`", path.read_text(encoding="utf-8"))
+    used = {word for code in inline for word in re.findall(r"\w+", re.sub(r"<\w+>|--[\w-]+", "", code))}
+    assert not sorted(used - words_of_the_source() - {"src", "tests", "contract", "test_formats", "py"})
+
+
 @pytest.mark.parametrize(
     ("command", "part"),
     [
