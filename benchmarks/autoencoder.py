@@ -33,17 +33,18 @@ BATCH = 8
 
 
 def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
-    """True pictures and texts."""
-    assert DOMAIN.artist is not None
+    """True images and texts."""
+    assert DOMAIN.dataset_generator is not None
     return [
-        DOMAIN.artist.draw(derive_seed("benchmark of autoencoders", number) >> 16, style) for number in range(count)
+        DOMAIN.dataset_generator.draw(derive_seed("benchmark of autoencoders", number) >> 16, style)
+        for number in range(count)
     ]
 
 
 @torch.inference_mode()
-def rebuilt(model: DiffusionModel, pictures: list[Image.Image], deviation: float) -> list[Image.Image]:
-    """Pictures encoded and decoded, with noise in between."""
-    mean_bchw, _ = model.encode_images(to_pixels(np.stack([np.asarray(picture) for picture in pictures])))
+def rebuilt(model: DiffusionModel, images: list[Image.Image], deviation: float) -> list[Image.Image]:
+    """Images encoded and decoded, with noise in between."""
+    mean_bchw, _ = model.encode_images(to_pixels(np.stack([np.asarray(image) for image in images])))
     latents_bchw = model.scale_latents(mean_bchw)
     return to_images(model, latents_bchw + deviation * torch.randn_like(latents_bchw))
 
@@ -56,8 +57,8 @@ def shares(
     right: dict[str, list[bool]] = {name: [] for name in ("all", *SECTIONS)}
     for first in range(0, len(examples), BATCH):
         some = examples[first : first + BATCH]
-        for picture, (_, text) in zip(rebuilt(model, [each for each, _ in some], deviation), some, strict=True):
-            asked, found = parse_spec(text), spec_of(read(picture, STYLES[style]).plan, style)
+        for image, (_, text) in zip(rebuilt(model, [each for each, _ in some], deviation), some, strict=True):
+            asked, found = parse_spec(text), spec_of(read(image, STYLES[style]).plan, style)
             same = [getattr(asked, name) == getattr(found, name) for name in SECTIONS]
             for name, one in zip(right, (all(same), *same), strict=True):
                 right[name].append(one)

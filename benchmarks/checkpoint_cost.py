@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.training_speed import build_model, draw_pictures
+from benchmarks.training_speed import build_model, draw_images
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.prepare.run import prepare
@@ -31,9 +31,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_model(folder / "model")
-        draw_pictures(folder / "pictures", 16, 256)
+        draw_images(folder / "images", 16, 256)
         prepare(
-            folder / "pictures", folder / "dataset", PrepareConfig(size=256, validation_share=0), console=lambda t: None
+            folder / "images", folder / "dataset", PrepareConfig(size=256, validation_share=0), console=lambda t: None
         )
         config = RunConfig.model_validate(
             {

@@ -1,6 +1,6 @@
 """Does an adapter cost time when it is drawn with?
 
-In: a run folder, how many rounds. Out: seconds a picture without an adapter, with one folded into the weights as
+In: a run folder, how many rounds. Out: seconds an image without an adapter, with one folded into the weights as
 `generate` does, and with its layers beside the weights as it is trained; they take turns, and medians of the ratios
 within a round are printed.
 
@@ -19,16 +19,16 @@ from loraloom.generate.session import Session, open_session
 from loraloom.lora.inject import lora_layers
 
 STEPS = 10
-PICTURES = 4
+IMAGES = 4
 
 
 def drawing_s(session: Session, text: str) -> float:
-    """Seconds a picture."""
-    requests = session.requests([text] * PICTURES)
+    """Seconds an image."""
+    requests = session.requests([text] * IMAGES)
     began = time.perf_counter()
     for _ in session.draw(requests):
         pass
-    return (time.perf_counter() - began) / PICTURES
+    return (time.perf_counter() - began) / IMAGES
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="run folder or adapter file")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    config = GenerateConfig(steps=STEPS, batch_size=PICTURES)
+    config = GenerateConfig(steps=STEPS, batch_size=IMAGES)
     bare, folded, beside = (
         open_session(
             config, adapters=[(args.adapter, weight)], changing=True, domain="floorplan", say=lambda note: None
@@ -45,8 +45,8 @@ def main() -> None:
     )
     for _, layer in lora_layers(beside.model.module("denoiser")):
         layer.unmerge()
-    assert DOMAIN.artist is not None
-    _, text = DOMAIN.artist.draw(1, "sjh")
+    assert DOMAIN.dataset_generator is not None
+    _, text = DOMAIN.dataset_generator.draw(1, "sjh")
     sessions = {"without": bare, "folded": folded, "beside": beside}
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(args.rounds + 1):

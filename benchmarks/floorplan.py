@@ -5,8 +5,8 @@ In: how many plans, and a folder of real pairs where there is one (`--real`: N.t
 
 - drawing: plans per CPU second of a core, alone and as the data set that `plan synthesise` writes, and
   statistics beside those of 101 real plans (`floorplan_synthesis.py`);
-- reading: the share of plans whose counts, connections, positions and all three are read back identically from pictures
-  that are exact, noisy, blurred, compressed, off colour or enlarged, and CPU milliseconds a picture (median);
+- reading: the share of plans whose counts, connections, positions and all three are read back identically from images
+  that are exact, noisy, blurred, compressed, off colour or enlarged, and CPU milliseconds an image (median);
 - exports: the share that reads back to the same pixels;
 - texts: what the parser does with mutilated ones; anything but a spec or a refusal that says why is a crash;
 - metrics: all of them for answers that know nothing (`anchors`).
@@ -77,8 +77,8 @@ def machine() -> str:
 def noise(sigma: float) -> Disturb:
     """Gaussian noise on every channel."""
 
-    def disturb(image: Image.Image, chance: Chance) -> Image.Image:
-        values = np.asarray(image, np.float32) + chance.normal(0, sigma, (*image.size[::-1], 3))
+    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
+        values = np.asarray(image, np.float32) + rng.normal(0, sigma, (*image.size[::-1], 3))
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
     return disturb
@@ -86,13 +86,13 @@ def noise(sigma: float) -> Disturb:
 
 def filtered(kernel: ImageFilter.Filter) -> Disturb:
     """A filter of Pillow's."""
-    return lambda image, chance: image.filter(kernel)
+    return lambda image, rng: image.filter(kernel)
 
 
 def jpeg(quality: int, subsampling: int = 2) -> Disturb:
     """Through a JPEG file; subsampling 2 halves the colour's resolution (4:2:0, the default nearly everywhere)."""
 
-    def disturb(image: Image.Image, chance: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=quality, subsampling=subsampling)
         return Image.open(stream).convert("RGB")
@@ -101,12 +101,12 @@ def jpeg(quality: int, subsampling: int = 2) -> Disturb:
 
 
 def shifted(most: int) -> Disturb:
-    """Each colour of the picture moved by up to `most` in each channel."""
+    """Each colour of the image moved by up to `most` in each channel."""
 
-    def disturb(image: Image.Image, chance: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
         pixels = np.asarray(image).reshape(-1, 3)
         colours, place = np.unique(pixels, axis=0, return_inverse=True)
-        moved = np.clip(colours + chance.integers(-most, most + 1, colours.shape), 0, 255).astype(np.uint8)
+        moved = np.clip(colours + rng.integers(-most, most + 1, colours.shape), 0, 255).astype(np.uint8)
         return Image.fromarray(moved[place.reshape(image.size[::-1])])
 
     return disturb
@@ -114,15 +114,15 @@ def shifted(most: int) -> Disturb:
 
 def resized(factor: float, how: Image.Resampling) -> Disturb:
     """Enlarged or reduced."""
-    return lambda image, chance: image.resize((round(image.width * factor), round(image.height * factor)), how)
+    return lambda image, rng: image.resize((round(image.width * factor), round(image.height * factor)), how)
 
 
 def chain(*steps: Disturb) -> Disturb:
     """One after the other."""
 
-    def disturb(image: Image.Image, chance: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
         for step in steps:
-            image = step(image, chance)
+            image = step(image, rng)
         return image
 
     return disturb
@@ -130,7 +130,7 @@ def chain(*steps: Disturb) -> Disturb:
 
 DOUBLE = resized(2, Image.Resampling.NEAREST)
 DISTURBANCES: dict[str, Disturb] = {
-    "exact": lambda image, chance: image,
+    "exact": lambda image, rng: image,
     "noise 5": noise(5), "noise 10": noise(10), "noise 15": noise(15),
     "gaussian blur 0.5": filtered(ImageFilter.GaussianBlur(0.5)),
     "gaussian blur 1": filtered(ImageFilter.GaussianBlur(1)), "box blur 1": filtered(ImageFilter.BoxBlur(1)),
@@ -140,7 +140,7 @@ DISTURBANCES: dict[str, Disturb] = {
     "2x nearest, jpeg 90": chain(DOUBLE, jpeg(90)), "2x nearest, jpeg 75": chain(DOUBLE, jpeg(75)),
     "2x nearest, blur 1, noise 10": chain(DOUBLE, filtered(ImageFilter.GaussianBlur(1)), noise(10)),
 }  # fmt: skip
-"""What a picture goes through before it is read; 2x is how plans are taught at 512."""
+"""What an image goes through before it is read; 2x is how plans are taught at 512."""
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -157,13 +157,13 @@ def verdict(asked: Spec, seen: Spec) -> dict[str, bool]:
 
 
 def examine(image: Image.Image, text: str, seed: int) -> dict[str, dict[str, Any]]:
-    """One picture through every disturbance: what is read the same, CPU seconds, share off the palette."""
+    """One image through every disturbance: what is read the same, CPU seconds, share off the palette."""
     asked, style = parse_spec(text), style_of(text)
     found: dict[str, dict[str, Any]] = {}
     for place, (name, disturb) in enumerate(DISTURBANCES.items()):
-        picture = disturb(image, np.random.default_rng((seed, place)))
+        source_image = disturb(image, np.random.default_rng((seed, place)))
         started = time.process_time()
-        reading = read(picture, style)
+        reading = read(source_image, style)
         seconds = time.process_time() - started
         found[name] = {**verdict(asked, spec_of(reading.plan, style)), "seconds": seconds, "off": reading.off_palette}
     return found
@@ -195,7 +195,7 @@ def table(title: str, found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[
 
 
 def real_pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Texts with their pictures, in either layout."""
+    """Texts with their images, in either layout."""
     if (folder / "input_text").is_dir():
         texts = sorted((folder / "input_text").glob("*.txt"))
         pairs = [(path, folder / "label_floorplan" / f"{path.stem}.png") for path in texts]
@@ -216,8 +216,8 @@ def reading(seeds: range, over: Callable[..., Iterable[Any]], folder: Path | Non
         print("\nreal pairs: none given (--real FOLDER)" if folder is None else f"\nreal pairs: none in {folder}")
         return result
     found = [
-        examine(Image.open(picture).convert("RGB"), text.read_text(encoding="utf-8"), number)
-        for number, (text, picture) in enumerate(pairs)
+        examine(Image.open(image).convert("RGB"), text.read_text(encoding="utf-8"), number)
+        for number, (text, image) in enumerate(pairs)
     ]
     result["real"] = table(f"{len(pairs)} real pairs", found)
     return result
@@ -245,7 +245,7 @@ def drawing(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
     print(f"\ndrawing, {processor()}: {result['per_cpu_second']:.1f} plans per CPU second, "
           f"{result['per_second_elapsed']:.1f} per second elapsed; "
           f"median {result['median_ms']:.0f} ms, slowest {result['slowest_ms']:.0f} ms; "
-          f"{result['mean_tries']:.1f} attempts a plan; text and picture differ: {wrong}")  # fmt: skip
+          f"{result['mean_tries']:.1f} attempts a plan; text and image differ: {wrong}")  # fmt: skip
     result["dataset"] = dataset(min(200, len(plans)))
     print(f"{'5/50/95 % or share':28} {'drawn':>18} {'real':>18}")
     counts(plans)
@@ -327,34 +327,34 @@ _SNIPPETS = (
 )  # fmt: skip
 
 
-def mutilated(text: str, chance: Chance) -> str:
+def mutilated(text: str, rng: Chance) -> str:
     """The text with one to three lines or pieces cut, doubled, moved or put in."""
-    for _ in range(int(chance.integers(1, 4))):
-        if chance.random() < 0.5:
+    for _ in range(int(rng.integers(1, 4))):
+        if rng.random() < 0.5:
             lines = text.split("\n")
-            first, second = (int(place) for place in chance.integers(0, len(lines), 2))
+            first, second = (int(place) for place in rng.integers(0, len(lines), 2))
             lines[first], lines[second] = lines[second], lines[first]
-            text = ("\n", "\n", "\n", " ")[int(chance.integers(4))].join(
-                (lines, [*lines[:first], *lines[first + 1 :]], [*lines, lines[second]])[int(chance.integers(3))]
+            text = ("\n", "\n", "\n", " ")[int(rng.integers(4))].join(
+                (lines, [*lines[:first], *lines[first + 1 :]], [*lines, lines[second]])[int(rng.integers(3))]
             )
             continue
-        start, place = (int(place) for place in chance.integers(0, len(text) + 1, 2))
-        end = min(len(text), start + int(chance.integers(1, 60)))
-        piece, snippet = text[start:end], _SNIPPETS[int(chance.integers(len(_SNIPPETS)))]
+        start, place = (int(place) for place in rng.integers(0, len(text) + 1, 2))
+        end = min(len(text), start + int(rng.integers(1, 60)))
+        piece, snippet = text[start:end], _SNIPPETS[int(rng.integers(len(_SNIPPETS)))]
         text = (
             text[:start] + text[end:],
             text[:start] + piece + text[start:],
             text[:place] + snippet + text[place:],
             text[:start] + snippet + text[end:],
             text[:start] + piece[::-1] + text[end:],
-        )[int(chance.integers(5))]
+        )[int(rng.integers(5))]
     return text
 
 
 def fuzz(seed: int) -> tuple[str, str]:
     """What becomes of one mutilated text: the kind of end, and the error of a crash."""
-    chance = np.random.default_rng((seed, 1))
-    text = mutilated(print_spec(spec_of(synthesise(seed % 40).plan)), chance)
+    rng = np.random.default_rng((seed, 1))
+    text = mutilated(print_spec(spec_of(synthesise(seed % 40).plan)), rng)
     try:
         sections_of(text)
         spec = spec_from_text(text)

@@ -49,7 +49,7 @@ def row(name: str, values: Sequence[float], real: Sequence[float] | str) -> None
 
 
 def mismatch(plan: Plan) -> bool:
-    """Whether the plan's text differs from what is read from its picture."""
+    """Whether the plan's text differs from what is read from its image."""
     read = annotate(labels_of_exact(paint(plan.labels)))
     return print_spec(spec_of(read)) != print_spec(spec_of(plan))
 
@@ -116,9 +116,7 @@ def main() -> None:
     tries = [item.tries for item in drawn]
     print(f"{len(plans)} plans: {len(plans) / cpu:.1f} per CPU second, {len(plans) / wall:.1f} per second elapsed")
     print(f"attempts per plan: mean {np.mean(tries):.2f}, most {max(tries)}")
-    print(
-        f"text and picture differ: {sum(map(mismatch, plans))}; different graphs: {len(set(map(graph_hash, plans)))}\n"
-    )
+    print(f"text and image differ: {sum(map(mismatch, plans))}; different graphs: {len(set(map(graph_hash, plans)))}\n")
     print(f"{'5/50/95 % or share':28} {'drawn':>18} {'real':>18}")
     counts(plans)
     shapes(plans)

@@ -33,7 +33,7 @@ from loraloom.utils.errors import UserError
 Colours = np.ndarray[Any, np.dtype[np.uint8]]
 
 OWN: dict[str, Disturb] = {
-    "exact": lambda image, chance: image,
+    "exact": lambda image, rng: image,
     **{f"JPEG {quality}": jpeg(quality) for quality in (30, 40, 50, 75, 95)},
     **{f"noise {sigma}": noise(sigma) for sigma in (5, 10, 15, 25)},
     **{f"blur {radius}": filtered(ImageFilter.GaussianBlur(radius)) for radius in (0.5, 1, 2)},
@@ -77,10 +77,10 @@ def with_ground(colours: Colours, ground: int) -> Colours:
     return changed
 
 
-def with_rooms(colours: Colours, chance: np.random.Generator, most: int) -> Colours:
+def with_rooms(colours: Colours, rng: np.random.Generator, most: int) -> Colours:
     """Random colours for the first `most` room types; walls, doors, windows and ground stay."""
     changed = colours.copy()
-    changed[1 : 1 + most] = chance.integers(0, 256, (most, 3))
+    changed[1 : 1 + most] = rng.integers(0, 256, (most, 3))
     return changed
 
 
@@ -97,10 +97,10 @@ def foreign_palettes(random: int) -> Iterator[tuple[str, Colours]]:
         yield f"{name}, pastel", np.rint(own * 0.4 + 153).astype(np.uint8)
         yield f"{name}, darker", np.rint(own * 0.6).astype(np.uint8)
         for number in range(random):
-            chance = np.random.default_rng(number)
-            yield f"{name}, random rooms", with_rooms(own, chance, 8)
-            yield f"{name}, random all", chance.integers(0, 256, own.shape).astype(np.uint8)
-            yield f"{name}, two rooms changed", with_rooms(own, chance, 2)
+            rng = np.random.default_rng(number)
+            yield f"{name}, random rooms", with_rooms(own, rng, 8)
+            yield f"{name}, random all", rng.integers(0, 256, own.shape).astype(np.uint8)
+            yield f"{name}, two rooms changed", with_rooms(own, rng, 2)
     for name, line in OTHERS.items():
         yield f"{name} (from memory, unverified)" if name in FROM_MEMORY else name, colours_of(line)
 

@@ -1,6 +1,6 @@
 """Muon beside AdamW: how soon does a denoiser learn where its text puts the rooms?
 
-In: what `build-mini` leaves after its first look: a model whose text encoder reads, a denoiser that has seen pictures, and
+In: what `build-mini` leaves after its first look: a model whose text encoder reads, a denoiser that has seen images, and
 drawn plans. Out: for each optimizer and each 50 steps, the share of the uncertainty about a cell of a held-out plan that
 its text takes away (0 is what a plan looks like when nothing is said about it), and the ratio.
 

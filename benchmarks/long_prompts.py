@@ -1,4 +1,4 @@
-"""Which way of reading long texts makes a picture do what stands late in them?
+"""Which way of reading long texts makes an image do what stands late in them?
 
 In: a base, how many plans to learn from, steps, how many held-out texts. For each prompt method an adapter is trained alike
 (same plans, seed, steps, layers, text encoder included) and draws the same texts from the same seeds. A fact is a sentence
@@ -44,10 +44,10 @@ from loraloom.extensions.domains.floorplan.augment import shuffle
 from loraloom.extensions.domains.floorplan.text.spec import parse_spec, print_spec
 from loraloom.generate.session import Session, open_session
 from loraloom.prepare.run import prepare
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.train.run import train
 from loraloom.utils.rng import derive_seed
-from loraloom.verify.best_of import require_judge
+from loraloom.verify.best_of import require_verifier
 
 SECTIONS = ("connection", "position")
 
@@ -61,7 +61,7 @@ class Fact:
         sentence: Without its line end.
         late: Its last token is beyond the first window.
         arrived: It reaches the encoder in full.
-        met: The picture shows it.
+        met: The image shows it.
     """
 
     text: int
@@ -90,10 +90,10 @@ def the_other_way_round(text: str) -> str:
 
 def held_out(count: int) -> list[str]:
     """Mixed texts of plans that nothing is trained on."""
-    assert DOMAIN.artist is not None
+    assert DOMAIN.dataset_generator is not None
     texts: list[str] = []
     for number in range(count):
-        _, text = DOMAIN.artist.draw(derive_seed("benchmark of long prompts", number) >> 16, "sjh")
+        _, text = DOMAIN.dataset_generator.draw(derive_seed("benchmark of long prompts", number) >> 16, "sjh")
         texts.append(mixed(text, number))
     return texts
 
@@ -134,16 +134,16 @@ def is_late(session: Session, prompt: str, sentence: str) -> bool:
 
 def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[Fact]:
     """Draw every text in both orders from one seed; all facts of both."""
-    judge = require_judge(session)
+    verifier = require_verifier(session)
     facts: list[Fact] = []
     orders = [order for prompt in prompts for order in (prompt, the_other_way_round(prompt))]
-    requests: list[PictureRequest] = [
+    requests: list[ImageRequest] = [
         replace(request, seed=number // 2) for number, request in enumerate(session.requests(orders))
     ]
-    for number, picture in enumerate(session.draw(requests)):
-        image: Image.Image = picture.image
-        prompt = picture.request.prompt
-        for verdict in judge.judge(image, prompt).verdicts:
+    for number, source_image in enumerate(session.draw(requests)):
+        image: Image.Image = source_image.image
+        prompt = source_image.request.prompt
+        for verdict in verifier.verify(image, prompt).verdicts:
             if verdict.section not in SECTIONS:
                 continue
             sentence = verdict.sentence
@@ -151,7 +151,7 @@ def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], N
             arrived = reached(session, prompt, sentence, late)
             facts.append(Fact(number // 2, sentence, late, arrived, verdict.met is True))
         if (number + 1) % 40 == 0:
-            say(f"{number + 1} of {len(orders)} pictures")
+            say(f"{number + 1} of {len(orders)} images")
     return facts
 
 
@@ -221,9 +221,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=get_args(PromptMethod))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    assert DOMAIN.artist is not None
+    assert DOMAIN.dataset_generator is not None
     if not (arguments.out / "dataset" / "manifest.jsonl").is_file():
-        DOMAIN.artist.write_dataset(arguments.out / "plans", arguments.plans, seed=7)
+        DOMAIN.dataset_generator.write_dataset(arguments.out / "plans", arguments.plans, seed=7)
         for file in sorted((arguments.out / "plans" / "input_text").glob("*.txt")):
             file.write_text(mixed(file.read_text(encoding="utf-8"), int(file.stem)), encoding="utf-8")
         settings = PrepareConfig(

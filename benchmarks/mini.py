@@ -2,7 +2,7 @@
 
 In: a model, an adapter (a run folder) or none, how many texts. Texts are drawn with seeds that nothing is trained on: in the
 style `plain`, which the base knows, without an adapter; in `sjh` with one. Out, printed and with `--json` as a file: all
-metrics of `loraloom.extensions.domains.floorplan.verify.metrics` for pictures as drawn, for the best of N by receipt, and for
+metrics of `loraloom.extensions.domains.floorplan.verify.metrics` for images as drawn, for the best of N by receipt, and for
 that one after repair, beside what answers score that know little of the text (`anchors`); the share of sentences met by
 the number of windows that a text takes.
 
@@ -34,7 +34,7 @@ from loraloom.generate.session import Session, open_session
 from loraloom.protocols.domain import Tally
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.rng import derive_seed
-from loraloom.verify.best_of import candidate_requests, repair, require_judge
+from loraloom.verify.best_of import candidate_requests, repair, require_verifier
 
 SHOWN = (
     "sentences_met", "complete", "parsed", "count_items_met", "connection_f1", "connection_f1_without_living",
@@ -48,13 +48,13 @@ HELD_OUT = "benchmark of mini"
 
 
 def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
-    """True pictures and texts."""
-    assert DOMAIN.artist is not None
-    return [DOMAIN.artist.draw(derive_seed(HELD_OUT, number) >> 16, style) for number in range(count)]
+    """True images and texts."""
+    assert DOMAIN.dataset_generator is not None
+    return [DOMAIN.dataset_generator.draw(derive_seed(HELD_OUT, number) >> 16, style) for number in range(count)]
 
 
 class Sums:
-    """Every metric over pictures of one kind."""
+    """Every metric over images of one kind."""
 
     def __init__(self, session: Session) -> None:
         windows = lambda prompt: len(session.encoder.plan(prompt).windows)  # noqa: E731
@@ -62,7 +62,7 @@ class Sums:
         self._by_windows = by_windows(METRICS[0], windows)
 
     def add(self, image: Image.Image, prompt: str, truth: Image.Image) -> None:
-        """Count a picture."""
+        """Count an image."""
         for tally in (*self._tallies, self._by_windows):
             tally.add(image, prompt, truth)
 
@@ -74,22 +74,22 @@ class Sums:
 
 
 def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: int) -> dict[str, dict[str, float]]:
-    """Values of pictures as drawn, of the best of some, and of these after repair if the session's settings ask for it."""
-    judge = require_judge(session)
+    """Values of images as drawn, of the best of some, and of these after repair if the session's settings ask for it."""
+    verifier = require_verifier(session)
     sums: dict[str, Sums] = defaultdict(partial(Sums, session))
     began = time.monotonic()
     for number, (truth, prompt) in enumerate(examples, 1):
         # Noise of its own for each text: with one for all, the figures would carry that noise's luck.
         requests = [replace(each, seed=1000 * number) for each in session.requests([prompt])]
         [group] = candidate_requests(requests, best_of)
-        pictures = list(session.draw(group))
-        receipts = [judge.judge(picture.image, prompt) for picture in pictures]
+        images = list(session.draw(group))
+        receipts = [verifier.verify(image.image, prompt) for image in images]
         place = min(range(best_of), key=lambda index: receipts[index].rank)
-        sums["as drawn"].add(pictures[0].image, prompt, truth)
+        sums["as drawn"].add(images[0].image, prompt, truth)
         if best_of > 1:
-            sums[f"best of {best_of}"].add(pictures[place].image, prompt, truth)
+            sums[f"best of {best_of}"].add(images[place].image, prompt, truth)
         if session.config.repair:
-            mended, _, _ = repair(session, judge, pictures[place], receipts[place], session.config.repair_rounds)
+            mended, _, _ = repair(session, verifier, images[place], receipts[place], session.config.repair_rounds)
             sums[f"best of {best_of}, repaired"].add(mended.image, prompt, truth)
         if number % 10 == 0:
             print(f"{number} of {len(examples)} texts, {(time.monotonic() - began) / number:.1f} s each", flush=True)
@@ -108,7 +108,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def headway(rows: dict[str, dict[str, float]]) -> str:
-    """How far each kind of picture is on the way from the best chance answer to a perfect one, `AIMED` alone."""
+    """How far each kind of image is on the way from the best chance answer to a perfect one, `AIMED` alone."""
     lines: list[str] = []
     chance = {name: row for name, row in rows.items() if name.startswith("anchor: ") and name != "anchor: truth"}
     for title, row in rows.items():
@@ -160,7 +160,7 @@ def main() -> None:
     style = "sjh" if adapters else "plain"
     examples = held_out(arguments.prompts, style)
     rows = measure(session, examples, arguments.best_of)
-    chance = anchors([text for _, text in examples], [picture for picture, _ in examples], seed=0)
+    chance = anchors([text for _, text in examples], [image for image, _ in examples], seed=0)
     rows |= {f"anchor: {name}": dict(values) for name, values in chance.items()}
     if arguments.json:
         on_cpu = session.device.type == "cpu"

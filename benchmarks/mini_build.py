@@ -1,8 +1,8 @@
 """How long does `loraloom build-mini` take here from nothing, stage by stage, if nothing else runs?
 
 In: how many steps to try of each stage. Every stage of the recipe that suits this machine runs in a temporary folder with
-its real batches, on few pictures and for few steps. Out, printed and with `--json` as a file: seconds a step (between the
-log line after 50 steps and the last one) and a picture, and hours for the counts of the recipe. Pictures are drawn with all
+its real batches, on few images and for few steps. Out, printed and with `--json` as a file: seconds a step (between the
+log line after 50 steps and the last one) and an image, and hours for the counts of the recipe. Images are drawn with all
 cores. Points of the learning curve are left out.
 
     python -m benchmarks.mini_build --json benchmarks/results/mini_build_cpu.json
@@ -37,7 +37,7 @@ FITS = {
 }
 """A fit's word in the log to its count in the recipe, in the order that they come."""
 DRAWN, ENCODED = "drawn files", "encoded files"
-PICTURES = 800
+IMAGES = 800
 
 
 class Clock:
@@ -71,10 +71,10 @@ class Clock:
 
 
 def rehearsal(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with its own batches, on few pictures and for few steps."""
+    """The recipe with its own batches, on few images and for few steps."""
     counts = dict.fromkeys(FITS.values(), steps)
-    sizes = dict.fromkeys(("pictures", "autoencoder_pictures", "reading_texts", "contrast_pictures"), PICTURES)
-    return replace(recipe, **counts, **sizes, point_pictures=10**9)
+    sizes = dict.fromkeys(("images", "autoencoder_pictures", "reading_texts", "contrast_pictures"), IMAGES)
+    return replace(recipe, **counts, **sizes, point_images=10**9)
 
 
 def main() -> None:
@@ -93,11 +93,11 @@ def main() -> None:
         fit: (getattr(recipe, name), clock.seconds_a_step(fit)) for fit, name in FITS.items()
     }
     # Reader and denoiser learn from the same drawings, as far as these go, and the vision tower looks at the denoiser's.
-    drawn = recipe.autoencoder_pictures + max(recipe.reading_texts, recipe.pictures)
-    rows["pictures drawn"] = (drawn, clock.bars[DRAWN] / (2 * PICTURES))
-    rows["pictures encoded"] = (recipe.pictures * recipe.layings, clock.bars[ENCODED] / (PICTURES * recipe.layings))
+    drawn = recipe.autoencoder_images + max(recipe.reading_texts, recipe.images)
+    rows["images drawn"] = (drawn, clock.bars[DRAWN] / (2 * IMAGES))
+    rows["images encoded"] = (recipe.images * recipe.orientations, clock.bars[ENCODED] / (IMAGES * recipe.orientations))
     hours = {name: count * seconds / 3600 for name, (count, seconds) in rows.items()}
-    print("| stage | steps or pictures | seconds each | hours |\n|---|---|---|---|")
+    print("| stage | steps or images | seconds each | hours |\n|---|---|---|---|")
     for name, (count, seconds) in rows.items():
         print(f"| {name} | {count:,} | {seconds:.4f} | {hours[name]:.2f} |")
     print(f"all of it: {sum(hours.values()):.1f} hours")

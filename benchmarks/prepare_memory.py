@@ -1,7 +1,7 @@
 """Does `prepare` stay small on many files?
 
 In: two folders of small drawn files, ten times as many in the second. Out: peak resident memory (with children) and
-pictures a second of `prepare` on each, side by side. Each runs in a process of its own, so that neither inherits the
+images a second of `prepare` on each, side by side. Each runs in a process of its own, so that neither inherits the
 other's memory.
 
     python -m benchmarks.prepare_memory --few 2000 --many 20000
@@ -32,11 +32,11 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, console=lambda line: None)
 def draw(folder: Path, number: int) -> None:
     """`number` JPEGs of 96 px of smooth noise and a text for each."""
     folder.mkdir()
-    chance = np.random.default_rng(number)
+    rng = np.random.default_rng(number)
     for index in range(number):
-        small = Image.fromarray(chance.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
         small.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{index:06d}.jpg", quality=85)
-        (folder / f"{index:06d}.txt").write_text(f"drawn picture {index}, " + "soft blots " * 20, encoding="utf-8")
+        (folder / f"{index:06d}.txt").write_text(f"drawn image {index}, " + "soft blots " * 20, encoding="utf-8")
 
 
 def peak_of(source: Path, out: Path) -> tuple[float, float]:
@@ -70,7 +70,7 @@ def main() -> None:
             source = Path(scratch, "source")
             draw(source, number)
             peak_mb, seconds = peak_of(source, Path(scratch, "out"))
-            print(f"{number:6,} pictures: peak {peak_mb:5.0f} MB, {seconds:5.1f} s, {number / seconds:5.0f} pictures/s")
+            print(f"{number:6,} images: peak {peak_mb:5.0f} MB, {seconds:5.1f} s, {number / seconds:5.0f} images/s")
 
 
 if __name__ == "__main__":

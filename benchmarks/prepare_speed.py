@@ -1,12 +1,12 @@
 """Is `prepare` with two workers faster than one process of plain Pillow that does the same work?
 
-In: drawn JPEGs of about 1500 px with a text each, or a folder (`--source`). Out: pictures a second of both,
+In: drawn JPEGs of about 1500 px with a text each, or a folder (`--source`). Out: images a second of both,
 alternated over several rounds, every ratio, the median ratio, and the peak memory with all child processes. The plain
 loop opens, turns by EXIF, converts, resizes by Lanczos to cover, crops the centre, saves PNG at the same level, hashes
 the source and reads the text. `prepare` does that and also finds near-duplicates, splits, journals and reports. It
 needs as many idle cores as workers: what others took stands beside each round, and no round is left out of the median.
 
-    python -m benchmarks.prepare_speed --pictures 200 --rounds 5
+    python -m benchmarks.prepare_speed --images 200 --rounds 5
 """
 
 import argparse
@@ -35,21 +35,21 @@ def draw(folder: Path, number: int) -> None:
     """`number` JPEGs with gradients, boxes and noise, 1200 to 1800 px a side, and a text for each."""
     folder.mkdir(parents=True)
     for index in range(number):
-        chance = np.random.default_rng(index)
-        width, height = (int(side) for side in chance.integers(1200, 1800, 2))
+        rng = np.random.default_rng(index)
+        width, height = (int(side) for side in rng.integers(1200, 1800, 2))
         x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-        waves = [np.sin(a * x + b * y + c) for a, b, c in chance.uniform(-12, 12, (3, 3))]
-        pixels = 128 + 80 * np.stack(waves, axis=-1) + chance.normal(0, 8, (height, width, 1))
+        waves = [np.sin(a * x + b * y + c) for a, b, c in rng.uniform(-12, 12, (3, 3))]
+        pixels = 128 + 80 * np.stack(waves, axis=-1) + rng.normal(0, 8, (height, width, 1))
         for _ in range(12):
-            left, top = int(chance.integers(0, width - 100)), int(chance.integers(0, height - 100))
-            side = int(chance.integers(40, 400))
-            pixels[top : top + side, left : left + side] = chance.uniform(0, 255, 3)
+            left, top = int(rng.integers(0, width - 100)), int(rng.integers(0, height - 100))
+            side = int(rng.integers(40, 400))
+            pixels[top : top + side, left : left + side] = rng.uniform(0, 255, 3)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg", quality=90)
-        (folder / f"{index:05d}.txt").write_text(f"drawn picture number {index}", encoding="utf-8")
+        (folder / f"{index:05d}.txt").write_text(f"drawn image number {index}", encoding="utf-8")
 
 
 def plain_pillow(source: Path, out: Path) -> None:
-    """One process, one picture after the other."""
+    """One process, one image after the other."""
     out.mkdir(parents=True)
     for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
         data = path.read_bytes()
@@ -113,8 +113,8 @@ def measured(work: Callable[[], None]) -> tuple[float, float, float]:
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, help="folder of pictures; default is drawn ones")
-    parser.add_argument("--pictures", type=int, default=150)
+    parser.add_argument("--source", type=Path, help="folder of images; default is drawn ones")
+    parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -122,9 +122,9 @@ def main() -> None:
         folder = Path(scratch)
         source: Path = arguments.source or folder / "source"
         if arguments.source is None:
-            draw(source, arguments.pictures)
+            draw(source, arguments.images)
         number = sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
-        print(f"{number} pictures, {arguments.rounds} rounds, {arguments.workers} workers against one plain process")
+        print(f"{number} images, {arguments.rounds} rounds, {arguments.workers} workers against one plain process")
         ratios: list[float] = []
         for turn in range(arguments.rounds):
             plain_s, plain_mb, plain_others = measured(lambda: plain_pillow(source, folder / "plain"))

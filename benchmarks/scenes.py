@@ -4,15 +4,15 @@ In: a model, how many captions. Captions are of flat scenes on a plain backgroun
 colours, drawn with seeds that nothing is trained on. What is not the background's colour is a thing; the facts that a
 caption says (the domain's `facts`) are looked for in it:
 
-- background: the colour of most of the picture's border;
+- background: the colour of most of the image's border;
 - colours: at least `PRESENT` of the things' pixels are nearest to it;
 - counts, where a caption has one kind of things in it: that many pieces;
 - places: where the middle of the things, or of those in that colour, is.
 
 Captions of several things are the hard ones: their facts, but for the background, are counted by themselves too.
 
-Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true pictures (the ceiling of this
-measure), in those that the model draws, one for each caption, and in the true pictures of other captions (chance).
+Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true images (the ceiling of this
+measure), in those that the model draws, one for each caption, and in the true images of other captions (chance).
 
     python -m benchmarks.scenes --captions 200
 
@@ -52,7 +52,7 @@ SORTS = {"background-of": "background", "colour-of": "colours", "how-many": "cou
 
 
 def held_out(count: int) -> list[tuple[Image.Image, str]]:
-    """True pictures and captions."""
+    """True images and captions."""
     found: list[tuple[Image.Image, str]] = []
     number = 0
     while len(found) < count:
@@ -60,7 +60,7 @@ def held_out(count: int) -> list[tuple[Image.Image, str]]:
         number += 1
         groups = drawn.truth["groups"]
         apart = len(groups) == len({group["thing"] for group in groups}) == len({group["colour"] for group in groups})
-        # One that leaves a thing out is met by fewer things than its picture has.
+        # One that leaves a thing out is met by fewer things than its image has.
         whole = {group["thing"] for group in groups} == {*kinds_of(facts(drawn.caption))}
         if drawn.truth["background"] and len(groups) <= 2 and apart and whole:
             found.append((drawn.image, drawn.caption))
@@ -112,10 +112,10 @@ def side(mask: NDArray[np.bool_]) -> str:
     return "left" if middle < LEFT_ENDS else "right" if middle > RIGHT_STARTS else "middle"
 
 
-def shares(pictures: list[Image.Image], captions: list[str]) -> dict[str, float]:
+def shares(images: list[Image.Image], captions: list[str]) -> dict[str, float]:
     """Of facts met, by sort."""
     met: dict[str, Counter[bool]] = defaultdict(Counter)
-    for image, caption in zip(pictures, captions, strict=True):
+    for image, caption in zip(images, captions, strict=True):
         said = facts(caption)
         for sort, good in verdicts(image, said):
             met[sort][good] += 1
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="auto")
     parser.add_argument("--guidance", type=float, help="default is what suits the model")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--pictures", type=Path, help="folder for the first 24 drawn pictures, for the eye")
+    parser.add_argument("--images", type=Path, help="folder for the first 24 drawn images, for the eye")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     examples = held_out(arguments.captions)
@@ -148,25 +148,27 @@ def main() -> None:
     )
     session = open_session(settings, source=ModelSource(arguments.model), domain="scenes")
     requests = [replace(each, seed=1000 + number) for number, each in enumerate(session.requests(captions))]
-    pictures = [
-        picture.image for start in range(0, len(requests), 8) for picture in session.draw(requests[start : start + 8])
+    images = [
+        source_image.image
+        for start in range(0, len(requests), 8)
+        for source_image in session.draw(requests[start : start + 8])
     ]
     true = [image for image, _ in examples]
     rows = {
-        "true pictures": shares(true, captions),
-        "drawn": shares(pictures, captions),
+        "true images": shares(true, captions),
+        "drawn": shares(images, captions),
         "another caption's": shares([*true[1:], true[0]], captions),
     }
     print("| | " + " | ".join(rows["drawn"]) + " |\n" + "|---" * (len(rows["drawn"]) + 1) + "|")
     for title, row in rows.items():
         print(f"| {title} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
-    if arguments.pictures:
-        arguments.pictures.mkdir(parents=True, exist_ok=True)
-        for number, (drawn, caption) in enumerate(zip(pictures[:24], captions, strict=False)):
+    if arguments.images:
+        arguments.images.mkdir(parents=True, exist_ok=True)
+        for number, (drawn, caption) in enumerate(zip(images[:24], captions, strict=False)):
             both = Image.new("RGB", (512, 256))
             both.paste(true[number], (0, 0))
             both.paste(drawn, (256, 0))
-            both.save(arguments.pictures / f"{number:02d}.png")
+            both.save(arguments.images / f"{number:02d}.png")
             print(f"{number:02d}  {caption}")
     if arguments.json:
         record = {

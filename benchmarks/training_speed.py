@@ -1,6 +1,6 @@
 """Training speed, memory and start against diffusers' `train_text_to_image_lora.py`, unchanged, in one run.
 
-Same base, pictures, captions, batch, LoRA layers and rank, precision and steps; samples and export checks off on our side,
+Same base, images, captions, batch, LoRA layers and rank, precision and steps; samples and export checks off on our side,
 validation off on theirs. Whole processes are measured from outside; each speed is the difference of a long and a short
 run, so that start, caching and saving cancel. Sides alternate; medians of ratios are printed.
 
@@ -77,7 +77,7 @@ def build_model(folder: Path) -> None:
     )  # fmt: skip
 
 
-def draw_pictures(folder: Path, count: int, size_px: int) -> None:
+def draw_images(folder: Path, count: int, size_px: int) -> None:
     """Soft gradients with boxes, and a `metadata.jsonl` that both sides read."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def draw_pictures(folder: Path, count: int, size_px: int) -> None:
         top, left = rng.integers(0, size_px // 2, 2)
         pixels[top : top + size_px // 3, left : left + size_px // 3] = rng.integers(0, 255, 3)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-        rows.append({"file_name": f"{number:03d}.png", "text": f"a drawn picture, number {number}"})
+        rows.append({"file_name": f"{number:03d}.png", "text": f"a drawn image, number {number}"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -99,7 +99,7 @@ class Sides:
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         self.args, self.work = args, work
         self.model = Path(args.model) if args.model else work / "model"
-        self.pictures = work / "pictures"
+        self.images = work / "images"
         self.dataset = work / "dataset"
 
     def peer(self, steps: int) -> Ran:
@@ -109,7 +109,7 @@ class Sides:
         return run(
             [
                 a.peer_python, a.peer_script, f"--pretrained_model_name_or_path={self.model}",
-                f"--train_data_dir={self.pictures}", "--caption_column=text", f"--output_dir={out}",
+                f"--train_data_dir={self.images}", "--caption_column=text", f"--output_dir={out}",
                 f"--resolution={a.size}", "--center_crop", f"--train_batch_size={a.batch}", f"--max_train_steps={steps}",
                 f"--rank={a.rank}", "--learning_rate=1e-4", "--seed=0", f"--mixed_precision={a.precision}",
                 "--lr_scheduler=constant", "--checkpointing_steps=100000",
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--long", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="no", choices=["no", "fp16", "bf16"])
@@ -156,8 +156,8 @@ def main() -> None:
         sides = Sides(args, Path(folder))
         if not args.model:
             build_model(sides.model)
-        draw_pictures(sides.pictures, args.pictures, args.size)
-        prepared = [sys.executable, "-m", "loraloom", "prepare", str(sides.pictures), "--out", str(sides.dataset)]
+        draw_images(sides.images, args.images, args.size)
+        prepared = [sys.executable, "-m", "loraloom", "prepare", str(sides.images), "--out", str(sides.dataset)]
         run([*prepared, "--size", str(args.size), "--validation-share", "0"], sides.work / "prepare.log")
         figures = measure(sides, args)
     if args.json:
@@ -166,7 +166,7 @@ def main() -> None:
 
 def measure(sides: Sides, args: argparse.Namespace) -> dict[str, object]:
     """Alternate the sides and print every figure."""
-    epoch = -(-args.pictures // args.batch)
+    epoch = -(-args.images // args.batch)
     images = (args.long - epoch) * args.batch
     names = ("theirs", "ours", "speed", "memory", "first_epoch_empty", "first_epoch_full", "first_step")
     rows: dict[str, list[float]] = {name: [] for name in names}

@@ -1,11 +1,11 @@
-"""Does `mini`'s CLIP know which text belongs to a picture?
+"""Does `mini`'s CLIP know which text belongs to an image?
 
-In: how many pictures of each world, drawn with seeds that nothing is trained on. For each picture its own text is looked for
-among the texts of all pictures of that world, by cosine similarity; a long text is the mean over its windows. Out,
-printed: the share of pictures whose own text comes first, and among the first five, and its median rank, beside chance.
+In: how many images of each world, drawn with seeds that nothing is trained on. For each image its own text is looked for
+among the texts of all images of that world, by cosine similarity; a long text is the mean over its windows. Out,
+printed: the share of images whose own text comes first, and among the first five, and its median rank, beside chance.
 
-    python -m benchmarks.vision_tower --pictures 100
-    python -m benchmarks.vision_tower --pictures 100 --model FOLDER_OF_A_MODEL_WITH_clip
+    python -m benchmarks.vision_tower --images 100
+    python -m benchmarks.vision_tower --images 100 --model FOLDER_OF_A_MODEL_WITH_clip
 """
 
 import argparse
@@ -29,14 +29,17 @@ WORLDS = {"floorplan": "plain", "scenes": "flat"}
 
 
 def drawn(domain: str, style: str, count: int) -> list[tuple[Image.Image, str]]:
-    """Pictures and their texts."""
-    artist = plugins.load("domains", domain).artist
-    return [artist.draw(derive_seed("benchmark of the vision tower", number) >> 16, style) for number in range(count)]
+    """Images and their texts."""
+    dataset_generator = plugins.load("domains", domain).dataset_generator
+    return [
+        dataset_generator.draw(derive_seed("benchmark of the vision tower", number) >> 16, style)
+        for number in range(count)
+    ]
 
 
 @torch.inference_mode()
 def similarities(folder: Path, examples: list[tuple[Image.Image, str]]) -> Tensor:
-    """(pictures, texts) scaled cosine similarities."""
+    """(images, texts) scaled cosine similarities."""
     clip: Any = CLIPModel.from_pretrained(folder / "clip", torch_dtype=torch.float32).eval()
     processor: Any = CLIPProcessor.from_pretrained(folder / "clip")
     shown = processor(images=[image for image, _ in examples], return_tensors="pt")
@@ -50,13 +53,13 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:mini", help="a model folder with clip/ in it")
-    parser.add_argument("--pictures", type=int, default=100, help="of each world")
+    parser.add_argument("--images", type=int, default=100, help="of each world")
     arguments = parser.parse_args()
     folder = locate(ModelSource(arguments.model)).folder
-    print("| world | pictures | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
+    print("| world | images | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
     for domain, style in WORLDS.items():
         with quiet():
-            scores = similarities(folder, drawn(domain, style, arguments.pictures))
+            scores = similarities(folder, drawn(domain, style, arguments.images))
         ranks = (scores > scores.diag()[:, None]).sum(1) + 1
         first, five = ((ranks <= best).float().mean() for best in (1, 5))
         cells = (

@@ -1,4 +1,4 @@
-"""Fixtures that every room uses: a tiny model, drawn pictures, and the real data where it is present."""
+"""Fixtures that every room uses: a tiny model, drawn images, and the real data where it is present."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real pictures and texts beside the checkout; the test is skipped where they are not."""
+    """Real images and texts beside the checkout; the test is skipped where they are not."""
     if not SHARED.is_dir():
         pytest.skip("the real data (../shared/data) is not beside this checkout")
     return SHARED
@@ -56,7 +56,7 @@ def draw_folder() -> Callable[..., Path]:
     """Draws a folder of coloured squares with captions: `draw_folder(path, count, size=(w, h) or list of sizes)`."""
 
     def draw(
-        folder: Path, count: int, size: tuple[int, int] | list[tuple[int, int]] = (64, 64), text: str = "picture {n}"
+        folder: Path, count: int, size: tuple[int, int] | list[tuple[int, int]] = (64, 64), text: str = "image {n}"
     ) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""Numbers and pictures arrive, and a tracker that fails never ends a training."""
+"""Numbers and images arrive, and a tracker that fails never ends a training."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from loraloom.config.run import TrackingConfig
 from loraloom.tracking import open_tracker
 
 
-def picture(folder: Path) -> Path:
+def make_image(folder: Path) -> Path:
     path = folder / "00.png"
     Image.new("RGB", (8, 8), (200, 0, 0)).save(path)
     return path
@@ -31,11 +31,11 @@ def test_events_are_lines_and_a_resume_takes_back_what_came_later(tmp_path: Path
     assert rows[0]["bad"] == "nan"
 
 
-def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
+def test_tensorboard_gets_scalars_and_images(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tracker = open_tracker(tmp_path, TrackingConfig(tensorboard=True), {}, 0)
     tracker.event("train", 10, loss=0.5)
-    tracker.picture("samples/00", picture(tmp_path), 10, "a prompt")
+    tracker.image("samples/00", make_image(tmp_path), 10, "a prompt")
     tracker.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -50,7 +50,7 @@ def test_weights_and_biases_works_offline(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_SILENT", "true")
     tracker = open_tracker(tmp_path, TrackingConfig(wandb=True), {"train.seed": 1}, 0)
     tracker.event("train", 10, loss=0.5)
-    tracker.picture("samples/00", picture(tmp_path), 10, "a prompt")
+    tracker.image("samples/00", make_image(tmp_path), 10, "a prompt")
     tracker.close()
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 

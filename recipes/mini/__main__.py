@@ -27,15 +27,15 @@ def mini() -> None:
 def build(
     out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
     budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
-    pictures: Annotated[int, typer.Option(min=0, help="for the denoiser; another number begins a new round")] = 0,
+    images: Annotated[int, typer.Option(min=0, help="for the denoiser; another number begins a new round")] = 0,
     steps: Annotated[int, typer.Option(min=0, help="of the denoiser in a round; likewise")] = 0,
-    batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; likewise")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="images in a step; likewise")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser, at its peak; likewise")] = 0.0,
     begin: Annotated[str, typer.Option(help="a model to begin from, builtin:mini say, instead of from nothing")] = "",
 ) -> None:
     """Make the built-in base again, or go on; resumable. What is left at 0 is what suits CPU or GPU."""
 
-    asked = {"pictures": pictures, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    asked = {"images": images, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     recipe = recipe_for(best_device(), **{name: value for name, value in asked.items() if value})
     spend_s = seconds_of(budget)
     with bars() as bar:

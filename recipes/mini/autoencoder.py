@@ -1,7 +1,7 @@
-"""Fit the autoencoder on drawn pictures, then give its latents zero mean and unit variance.
+"""Fit the autoencoder on drawn images, then give its latents zero mean and unit variance.
 
-In: RGB pictures. Out: an `AutoencoderKL`. Loss: L1 + mean square, edges and rare colours weighted, a hair of KL, and for
-flat pictures a cross-entropy: of all colours that the picture has, each pixel is to be nearest to its own. No perceptual
+In: RGB images. Out: an `AutoencoderKL`. Loss: L1 + mean square, edges and rare colours weighted, a hair of KL, and for
+flat images a cross-entropy: of all colours that the image has, each pixel is to be nearest to its own. No perceptual
 or adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the two 1x1
 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
@@ -23,7 +23,7 @@ from recipes.mini.twins import twins_of
 
 CROP_PX = 128
 WHOLE_FROM = 0.6
-"""Share of the steps after which whole pictures follow crops: group norms see the ground of a whole one too."""
+"""Share of the steps after which whole images follow crops: group norms see the ground of a whole one too."""
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 4.0
 RAREST = 8.0
@@ -35,10 +35,10 @@ LATENT_NOISE = 0.3
 JOINT_NOISE = 0.2
 """The same while the encoder learns too, in deviations of each channel: it learns to say faint things loudly."""
 LOUDER_NOISE, LOUDER_SHARE = 0.3, 0.6
-"""At most, and on how many of the pictures, while the encoder learns to say thin things louder: the others stay sharp."""
+"""At most, and on how many of the images, while the encoder learns to say thin things louder: the others stay sharp."""
 KEEP_WEIGHT, TWIN_WEIGHT = 30.0, 0.2
 WIDEST = 1.2
-"""Deviation of a picture's channel beyond which it costs: louder is not to mean that everything is."""
+"""Deviation of an image's channel beyond which it costs: louder is not to mean that everything is."""
 
 
 def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *, decoder_only: bool = False) -> bool:
@@ -48,10 +48,10 @@ def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *,
         vae: From `make_autoencoder`.
         canvas: What to learn from.
         steps: Optimizer steps.
-        way: Its batch is of crops; of whole pictures a quarter.
+        way: Its batch is of crops; of whole images a quarter.
         job: State and device.
         decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the errors of
-            a denoiser: noise of a deviation up to `LATENT_NOISE`, another for each picture, is added to latents of
+            a denoiser: noise of a deviation up to `LATENT_NOISE`, another for each image, is added to latents of
             deviation 1.
     """
     for part in (vae.encoder, vae.quant_conv):
@@ -95,7 +95,7 @@ def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, jo
         canvas: What to say louder, in any colours.
         known: Whose latents stay.
         steps: Optimizer steps.
-        way: A quarter of its batch is whole pictures of `canvas`, another such of `known`.
+        way: A quarter of its batch is whole images of `canvas`, another such of `known`.
         job: State and device.
     """
     device = job.device
@@ -120,8 +120,8 @@ def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, jo
             latents_bchw, twins_fchw, kept_bchw = vae.encode(every_bchw).latent_dist.mean.split([count, flat, count])
             with torch.no_grad():
                 were_bchw = before.encode(kept.pixels_bchw).latent_dist.mean
-            pictures_bchw, known_bchw = seen(latents_bchw), seen(kept_bchw)
-        total, error = reconstruction(pictures_bchw, twins.crops)
+            images_bchw, known_bchw = seen(latents_bchw), seen(kept_bchw)
+        total, error = reconstruction(images_bchw, twins.crops)
         of_known, _ = reconstruction(known_bchw, kept)
         moved = (kept_bchw.float() - were_bchw.float()).square().mean()
         faint = twins.loss(latents_bchw[:flat].float(), twins_fchw.float())
@@ -141,7 +141,7 @@ def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, jo
 
 
 def reconstruction(seen_bchw: Tensor, crops: Crops) -> tuple[Tensor, Tensor]:
-    """The loss of decoded pictures () and their mean absolute error ()."""
+    """The loss of decoded images () and their mean absolute error ()."""
     pixels_bchw = crops.pixels_bchw
     difference_bchw = seen_bchw - pixels_bchw
     rare_b1hw = rarity(pixels_bchw)
@@ -160,14 +160,14 @@ def reconstruction(seen_bchw: Tensor, crops: Crops) -> tuple[Tensor, Tensor]:
 def edge_weight(pixels_bchw: Tensor) -> Tensor:
     """(b, 1, h, w) from 1 on flat ground to 1 + `EDGE_WEIGHT` where colours differ widely within 5 x 5 pixels.
 
-    Walls and doors are 3 pixels wide in a picture that is mostly flat: the plain mean hardly sees them.
+    Walls and doors are 3 pixels wide in an image that is mostly flat: the plain mean hardly sees them.
     """
     spread = F.max_pool2d(pixels_bchw, 5, 1, 2) + F.max_pool2d(-pixels_bchw, 5, 1, 2)
     return 1 + EDGE_WEIGHT * spread.amax(1, keepdim=True).clamp(max=1)
 
 
 def rarity(pixels_bchw: Tensor) -> Tensor:
-    """(b, 1, h, w) weights of mean near 1, larger where a picture's colour covers little of it.
+    """(b, 1, h, w) weights of mean near 1, larger where an image's colour covers little of it.
 
     A door is 39 brown pixels in a grey wall. With edges weighted alone, doors still came out as wall after 3,600 steps.
     """
@@ -179,9 +179,9 @@ def rarity(pixels_bchw: Tensor) -> Tensor:
     return (rare_bp / rare_bp.mean(1, keepdim=True)).clamp(max=RAREST).view_as(pixels_bchw[:, :1])
 
 
-def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
     """(b, h, w, 3) uint8 to (b, 3, h, w) float32 in [-1, 1]."""
-    return signed(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))))
+    return signed(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
 
 
 @torch.no_grad()

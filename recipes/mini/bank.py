@@ -1,7 +1,7 @@
 """Everything that the denoiser learns from, on the device where it learns: latents, and states of the texts.
 
-In: drawn pictures, an autoencoder, a text encoder that reads. Out: batches, made on the device from a step's seed. The files of
-`prepare` and the caches of `train` are made for hundreds of pictures that somebody wants to keep: hashed, synced and read
+In: drawn images, an autoencoder, a text encoder that reads. Out: batches, made on the device from a step's seed. The files of
+`prepare` and the caches of `train` are made for hundreds of images that somebody wants to keep: hashed, synced and read
 one by one. A denoiser of this size learns thousands a second on a GPU.
 """
 
@@ -24,10 +24,10 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
 from recipes.mini.canvas import signed
-from recipes.mini.data import LAYINGS, PART, Part, grids_of, read_part
+from recipes.mini.data import ORIENTATIONS, PART, Part, grids_of, read_part
 
 HELD_OUT = 100
-"""One of so many pictures is not learned, but measured."""
+"""One of so many images is not learned, but measured."""
 ROOM_FOR_WINDOWS = 8
 """Text lengths are padded to a multiple of this many tokens: kernels of attention with a mask want it."""
 
@@ -39,12 +39,12 @@ class Bank:
     Attributes:
         latents_nchw: float16, of unit deviation.
         states_mkd: float16 states of all windows of all texts, the empty text's last, and then a row of zeros.
-        windows_nw: int64: for each picture its windows' rows in `states_mkd`, filled up with the row of zeros; the last
-            picture is the empty text.
+        windows_nw: int64: for each image its windows' rows in `states_mkd`, filled up with the row of zeros; the last
+            image is the empty text.
         counts_n: int64: how many windows are real.
         grids_ngg3: uint8 coarse colours, on the CPU.
-        origins_n: int64, on the CPU: the number of the drawn picture that each is, mirrored or turned perhaps.
-        worlds: For each picture a word for its kind.
+        origins_n: int64, on the CPU: the number of the drawn image that each is, mirrored or turned perhaps.
+        worlds: For each image a word for its kind.
     """
 
     latents_nchw: Tensor
@@ -60,13 +60,13 @@ class Bank:
 
     @property
     def learned(self) -> NDArray[np.int64]:
-        """Numbers of the pictures that are learned from."""
+        """Numbers of the images that are learned from."""
         numbers = np.arange(len(self))
         return np.setdiff1d(numbers, self.held_out)
 
     @property
     def held_out(self) -> NDArray[np.int64]:
-        """Numbers of the others; no laying of a picture is learned when another is measured."""
+        """Numbers of the others; no laying of an image is learned when another is measured."""
         period = min(HELD_OUT, int(self.origins_n.max()) + 1)
         return np.flatnonzero(self.origins_n % period == period - 1)
 
@@ -95,17 +95,17 @@ def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], 
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """One laying of a part: places in the part of the pictures that have a text in it, and these texts' windows."""
+    """One laying of a part: places in the part of the images that have a text in it, and these texts' windows."""
 
     laying: int
     places: NDArray[np.int64]
     windows: list[list[list[int]]]
 
 
-def _read(model: Path, layings: int, file: Path) -> tuple[Part, list[_Laid]]:
+def _read(model: Path, orientations: int, file: Path) -> tuple[Part, list[_Laid]]:
     part = read_part(file)
     laid: list[_Laid] = []
-    for laying in _chosen(part, layings, file):
+    for laying in _chosen(part, orientations, file):
         texts = [each[laying] for each in part.turned] if laying else part.texts
         told = {place: text for place, text in enumerate(texts) if text is not None}
         windows = [[ids for ids, _ in windows] for windows in windows_of(model, list(told.values()))]
@@ -113,20 +113,18 @@ def _read(model: Path, layings: int, file: Path) -> tuple[Part, list[_Laid]]:
     return part, laid
 
 
-def _chosen(part: Part, layings: int, file: Path) -> list[int]:
-    """The pictures as they are, and of the other layings so many, from file to file others."""
-    if layings > 1 and not part.turned:
-        raise UserError(
-            "drawn by an earlier loraloom, without texts of turned pictures", got=str(file), fix="delete it"
-        )
-    others = [laying for laying in range(1, LAYINGS) if any(each[laying] for each in part.turned)]
-    start = int(file.stem.split("_")[1]) // PART * (layings - 1)
-    return [0, *(others[(start + place) % len(others)] for place in range(min(layings - 1, len(others))))]
+def _chosen(part: Part, orientations: int, file: Path) -> list[int]:
+    """The images as they are, and of the other layings so many, from file to file others."""
+    if orientations > 1 and not part.turned:
+        raise UserError("drawn by an earlier loraloom, without texts of turned images", got=str(file), fix="delete it")
+    others = [laying for laying in range(1, ORIENTATIONS) if any(each[laying] for each in part.turned)]
+    start = int(file.stem.split("_")[1]) // PART * (orientations - 1)
+    return [0, *(others[(start + place) % len(others)] for place in range(min(orientations - 1, len(others))))]
 
 
 def laid_out(pixels_bchw: Tensor, laying: int) -> Tensor:
-    """Square pictures in one of `LAYINGS`."""
-    quarter = LAYINGS // 2
+    """Square images in one of `LAYINGS`."""
+    quarter = ORIENTATIONS // 2
     return torch.rot90(pixels_bchw.flip(3) if laying >= quarter else pixels_bchw, -(laying % quarter), (2, 3))
 
 
@@ -140,10 +138,10 @@ def fill_bank(
     progress: Progress | None = None,
     *,
     known: Tensor | None = None,
-    layings: int = 1,
+    orientations: int = 1,
     batch_size: int = 32,
 ) -> Bank:
-    """Encode the pictures and texts of some files.
+    """Encode the images and texts of some files.
 
     Args:
         files: From `write_parts`.
@@ -153,8 +151,8 @@ def fill_bank(
         device: Of the bank.
         progress: Told files done and in all.
         known: Latents of these files, made before.
-        layings: In how many layings, of `LAYINGS`, each picture is learned.
-        batch_size: Pictures encoded together.
+        layings: In how many layings, of `LAYINGS`, each image is learned.
+        batch_size: Images encoded together.
 
     Raises:
         UserError: A file has no texts for other layings.
@@ -165,7 +163,7 @@ def fill_bank(
     worlds: list[str] = []
     origins: list[NDArray[np.int64]] = []
     drawn = 0
-    with closing(spread(partial(_read, model, layings), files, usable_cores())) as parts:
+    with closing(spread(partial(_read, model, orientations), files, usable_cores())) as parts:
         for done, (part, laid) in enumerate(parts, 1):
             coarse = torch.from_numpy(_grids(part)).permute(0, 3, 1, 2)
             for each in laid:
@@ -217,7 +215,7 @@ def _pixels(part: Part, some: NDArray[np.int64], device: str) -> Tensor:
 
 
 def _grids(part: Part) -> NDArray[np.uint8]:
-    """`grids_of` the part's pictures, without painting them whole."""
+    """`grids_of` the part's images, without painting them whole."""
     if part.marks is None or part.palettes is None:
-        return grids_of(part.pictures())
+        return grids_of(part.images())
     return np.stack([palette[marks] for palette, marks in zip(part.palettes, grids_of(part.marks), strict=True)])

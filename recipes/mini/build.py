@@ -2,21 +2,21 @@
 
 In: a folder and a budget of time. Out: in it
 
-    parts_0/ parts_1/ ...          pictures with their texts, drawn here
+    parts_0/ parts_1/ ...          images with their texts, drawn here
     begin/ begin.json              the model that it was begun from, if from one, and where that was
     blank/                         otherwise: a vocabulary, the rest random
     reading.safetensors            state of the text encoder's fit to what the texts say
     autoencoder.safetensors        state of the autoencoder's fit
     louder.safetensors             state of its further fit, which makes it say thin things louder
     decoder.safetensors            state of its decoder's further fit
-    start/                         the model before the denoiser has seen a picture
-    round_01/ round_02/ ...        settings of a round of the denoiser, its pictures' latents, the states of its fits, and
-                                   curve.jsonl: of held-out plans the share of sentences met, every so many pictures
+    start/                         the model before the denoiser has seen an image
+    round_01/ round_02/ ...        settings of a round of the denoiser, its images' latents, the states of its fits, and
+                                   curve.jsonl: of held-out plans the share of sentences met, every so many images
     mini/                          the model as it is now: average weights, half precision
     mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
 
 Run it again with the same folder to go on; `mini/` is written anew once the denoiser has learned something. Asked for
-another number of pictures or steps, another batch or precision, it begins a new round: fresh pictures, the weights so far.
+another number of images or steps, another batch or precision, it begins a new round: fresh images, the weights so far.
 
 Begun from a model instead of from nothing, that model's autoencoder goes on, its text encoder rests, and the denoiser's
 first round begins from its weights.
@@ -66,7 +66,7 @@ READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONT
 )
 BEGIN, BEGIN_NAME, CURVE = "begin", "begin.json", "curve.jsonl"
 FRESH = 100
-"""Begun from a model, pictures have seeds from here on: it has seen those of the first ones."""
+"""Begun from a model, images have seeds from here on: it has seen those of the first ones."""
 
 
 def build_mini(
@@ -140,8 +140,8 @@ class _Build:
     def _autoencoder(self) -> Any:
         """The autoencoder, fitted, its latents of unit deviation, its decoder fitted further."""
         recipe, device = self.recipe, self.device
-        self.say(f"1/7 {recipe.autoencoder_pictures} pictures for the autoencoder")
-        half, quarter = recipe.autoencoder_pictures // 2, recipe.autoencoder_pictures // 4
+        self.say(f"1/7 {recipe.autoencoder_images} images for the autoencoder")
+        half, quarter = recipe.autoencoder_images // 2, recipe.autoencoder_images // 4
         files = self._draw({"plans": half, "others": quarter, "scenes": quarter}, self.first_seed)
         parts = [read_part(file) for file in files]
         self.say("2/7 autoencoder")
@@ -156,7 +156,7 @@ class _Build:
             vae = make_autoencoder()
             job = self._job(self.folder / AUTOENCODER)
             self._in_time(fit_autoencoder(vae, canvas, recipe.autoencoder_steps, way, job))
-            plain = [part.pictures()[::40] for part in parts[: len(parts_of(self.folder, "plans", half))]]
+            plain = [part.images()[::40] for part in parts[: len(parts_of(self.folder, "plans", half))]]
             normalise(vae, to_pixels(np.concatenate(plain)[:200]).to(device))
         others = [part for file, part in zip(files, parts, strict=True) if file.name.startswith("others")]
         taught_later = Canvas(others, device)
@@ -201,11 +201,11 @@ class _Build:
         return blank
 
     def _denoiser(self, round_: Path) -> None:
-        """A round: pictures, a first look, grounding, and the fit itself."""
+        """A round: images, a first look, grounding, and the fit itself."""
         recipe, seed = self.recipe, int(round_.name[6:])
-        plans = round(PLAN_SHARE * recipe.pictures)
-        self.say(f"4/7 {recipe.pictures} pictures and their texts")
-        files = self._draw({"plans": plans, "scenes": recipe.pictures - plans}, self.first_seed + seed - 1)
+        plans = round(PLAN_SHARE * recipe.images)
+        self.say(f"4/7 {recipe.images} images and their texts")
+        files = self._draw({"plans": plans, "scenes": recipe.images - plans}, self.first_seed + seed - 1)
         model = open_model(ModelSource(str(self._start_of(round_))))
         denoiser: Any = model.module("denoiser")
         self.say("    their latents and states")
@@ -229,9 +229,9 @@ class _Build:
 
     def _point(self, round_: Path, steps: int) -> None:
         """A point of the learning curve, of the average weights as they are saved; `mini/` has them then."""
-        pictures = steps * self.recipe.batch_size
-        if not has_point(round_ / CURVE, pictures) and (model := self.export()):
-            add_point(round_ / CURVE, model, pictures, self.say)
+        images = steps * self.recipe.batch_size
+        if not has_point(round_ / CURVE, images) and (model := self.export()):
+            add_point(round_ / CURVE, model, images, self.say)
 
     def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
         """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
@@ -255,7 +255,7 @@ class _Build:
             self.device,
             progress,
             known=known,
-            layings=self.recipe.layings,
+            orientations=self.recipe.orientations,
         )
         if known is None:
             write_tensors(latents, {"latents": bank.latents_nchw.cpu()}, {})
@@ -268,15 +268,15 @@ class _Build:
         """Fit a vision tower to the model's text encoder; writes `clip/` into the model folder."""
         from transformers import CLIPTextModel
 
-        count = min(self.recipe.contrast_pictures, self.recipe.pictures)
+        count = min(self.recipe.contrast_images, self.recipe.images)
         plans = round(PLAN_SHARE * count)
         parts = [read_part(file) for file in self._draw({"plans": plans, "scenes": count - plans}, self.first_seed)]
-        pictures = np.concatenate([halved(part.pictures()) for part in parts])
+        images = np.concatenate([halved(part.images()) for part in parts])
         cut = windows_of(model, [text for part in parts for text in part.texts])
         windows = [[ids for ids, _ in windows] for windows in cut]
         torch.manual_seed(derive_seed("mini", "clip"))
         clip = make_clip(CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32))
-        if not fit_contrast(clip, pictures, windows, self.recipe.contrast_steps, self._job(self.folder / CONTRAST)):
+        if not fit_contrast(clip, images, windows, self.recipe.contrast_steps, self._job(self.folder / CONTRAST)):
             return False
         with whole_directory(model / "clip") as target:
             clip.cpu().half().save_pretrained(target)
@@ -300,7 +300,7 @@ class _Build:
         return out
 
     def _draw(self, counts: dict[str, int], seed: int) -> list[Path]:
-        """The files that hold so many pictures of each world, drawn where they are missing."""
+        """The files that hold so many images of each world, drawn where they are missing."""
         folder = self.folder / f"parts_{seed}"
         files = [file for world, count in counts.items() for file in parts_of(folder, world, count)]
         self._in_time(write_parts(files, seed, self.bar("drawn files"), self.deadline))
@@ -335,7 +335,7 @@ class _Build:
     def _round(self) -> Path:
         """The folder of the round that goes on, or of a new one."""
         rounds = self._rounds()
-        names = ("pictures", "layings", "steps", "batch_size", "learning_rate", "precision")
+        names = ("images", "layings", "steps", "batch_size", "learning_rate", "precision")
         asked = {name: getattr(self.recipe, name) for name in names}
         if rounds and json.loads((rounds[-1] / "round.json").read_text(encoding="utf-8")) == asked:
             return rounds[-1]

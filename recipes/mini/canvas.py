@@ -1,6 +1,6 @@
-"""Drawn pictures on the device that learns from them: batches are cut there, for a loop over pictures starved a GPU.
+"""Drawn images on the device that learns from them: batches are cut there, for a loop over images starved a GPU.
 
-In: parts of drawn pictures. Out: crops, turned and mirrored, plans among them in other colours each time.
+In: parts of drawn images. Out: crops, turned and mirrored, plans among them in other colours each time.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Crops:
 
 
 class Canvas:
-    """Pictures of both kinds, resident on a device.
+    """Images of both kinds, resident on a device.
 
     Args:
         parts: At least one of them flat.
@@ -50,10 +50,8 @@ class Canvas:
         self._own_colours = own_colours
         flat = [(part.marks, part.palettes) for part in parts if part.marks is not None and part.palettes is not None]
         full = [part.pixels for part in parts if part.pixels is not None]
-        chance = np.random.default_rng(derive_seed("mini", "palettes"))
-        self._made_up_pk3 = torch.from_numpy(np.stack([made_up_palette(chance) for _ in range(NUM_PALETTES)])).to(
-            device
-        )
+        rng = np.random.default_rng(derive_seed("mini", "palettes"))
+        self._made_up_pk3 = torch.from_numpy(np.stack([made_up_palette(rng) for _ in range(NUM_PALETTES)])).to(device)
         self._marks_nhw = torch.from_numpy(np.concatenate([marks for marks, _ in flat])).to(device)
         self._palettes_nk3 = torch.from_numpy(np.concatenate([palettes for _, palettes in flat])).to(device)
         self._used_n = self._marks_nhw.flatten(1).amax(1).long()
@@ -61,30 +59,30 @@ class Canvas:
 
     def crops(self, count: int, size_px: int, *seed: str | int) -> Crops:
         """So many crops of size_px x size_px, decided by the seed."""
-        chance = np.random.default_rng(derive_seed("canvas", *seed))
+        rng = np.random.default_rng(derive_seed("canvas", *seed))
         device = self._marks_nhw.device
         flat = count if self._full_nhwc is None else max(1, round(FLAT_SHARE * count))
-        chosen = self._send(chance.integers(len(self._marks_nhw), size=flat))
+        chosen = self._send(rng.integers(len(self._marks_nhw), size=flat))
         palettes_fk3 = self._palettes_nk3[chosen]
-        other_fk3 = self._made_up_pk3[self._send(chance.integers(NUM_PALETTES, size=flat))]
-        own_f = self._send(chance.random(flat) < self._own_colours)
+        other_fk3 = self._made_up_pk3[self._send(rng.integers(NUM_PALETTES, size=flat))]
+        own_f = self._send(rng.random(flat) < self._own_colours)
         palettes_fk3 = torch.where(own_f[:, None, None], palettes_fk3, other_fk3)
-        rows_bhw, columns_bhw = self._places(count, size_px, chance)
+        rows_bhw, columns_bhw = self._places(count, size_px, rng)
         places_fhw = self._marks_nhw[chosen[:, None, None], rows_bhw[:flat], columns_bhw[:flat]].long()
         pixels_bhwc = palettes_fk3[torch.arange(flat, device=device)[:, None, None], places_fhw]
         if self._full_nhwc is not None and count > flat:
-            some = self._send(chance.integers(len(self._full_nhwc), size=count - flat))
+            some = self._send(rng.integers(len(self._full_nhwc), size=count - flat))
             full_bhwc = self._full_nhwc[some[:, None, None], rows_bhw[flat:], columns_bhw[flat:]]
             pixels_bhwc = torch.cat([pixels_bhwc, full_bhwc])
         used_fk = torch.arange(PALETTE_ROWS, device=device) <= self._used_n[chosen][:, None]
         return Crops(signed(pixels_bhwc.permute(0, 3, 1, 2)), signed(palettes_fk3), used_fk, places_fhw)
 
-    def _places(self, count: int, size_px: int, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _places(self, count: int, size_px: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(b, h, w) rows and columns of each crop: somewhere, mirrored and turned at random."""
         across_1hw = torch.arange(size_px, device=self._marks_nhw.device).expand(1, size_px, size_px)
         down_1hw = across_1hw.mT
-        top, left = (self._send(chance.integers(SIZE_PX - size_px + 1, size=(count, 1, 1))) for _ in range(2))
-        swapped, upside, mirrored = (self._send(chance.random((count, 1, 1)) < 0.5) for _ in range(3))
+        top, left = (self._send(rng.integers(SIZE_PX - size_px + 1, size=(count, 1, 1))) for _ in range(2))
+        swapped, upside, mirrored = (self._send(rng.random((count, 1, 1)) < 0.5) for _ in range(3))
         rows_bhw = torch.where(swapped, across_1hw, down_1hw)
         columns_bhw = torch.where(swapped, down_1hw, across_1hw)
         rows_bhw = torch.where(upside, size_px - 1 - rows_bhw, rows_bhw)

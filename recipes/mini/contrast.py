@@ -1,6 +1,6 @@
-"""A vision tower for the text encoder that the denoiser learned with, so that text and picture can be compared offline.
+"""A vision tower for the text encoder that the denoiser learned with, so that text and image can be compared offline.
 
-In: a model's text encoder, pictures, their windows of text. Out: a `CLIPModel`. Loss: symmetric cross-entropy over a batch
+In: a model's text encoder, images, their windows of text. Out: a `CLIPModel`. Loss: symmetric cross-entropy over a batch
 (Radford et al. 2021, figure 3) with the text side locked (Zhai et al. 2022): what the denoiser reads must not move.
 """
 
@@ -29,7 +29,7 @@ PREPROCESSING = {
     "do_center_crop": True, "crop_size": {"height": SIZE_PX, "width": SIZE_PX}, "do_rescale": True, "rescale_factor": 1 / 255,
     "do_normalize": True, "image_mean": _CHANNELS, "image_std": _CHANNELS,
 }  # fmt: skip
-"""What `transformers.CLIPProcessor` needs to show a picture as `halved` and `to_pixels` did in training."""
+"""What `transformers.CLIPProcessor` needs to show an image as `halved` and `to_pixels` did in training."""
 
 
 def make_clip(text_encoder: Any) -> Any:
@@ -52,7 +52,7 @@ def make_clip(text_encoder: Any) -> Any:
 
 def fit_contrast(
     clip: Any,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     windows: Sequence[Sequence[Sequence[int]]],
     steps: int,
     job: Job,
@@ -61,8 +61,8 @@ def fit_contrast(
 
     Args:
         clip: From `make_clip`.
-        pictures: (n, 128, 128, 3) uint8.
-        windows: For each picture the token ids of each window of its text, 77 each.
+        images: (n, 128, 128, 3) uint8.
+        windows: For each image the token ids of each window of its text, 77 each.
         steps: Optimizer steps.
         job: State and device.
     """
@@ -72,10 +72,10 @@ def fit_contrast(
     states_nd = _read_all(clip, [ids for own in windows for ids in own], device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        chance = np.random.default_rng(derive_seed("contrast", step))
-        chosen = chance.choice(len(pictures), size=min(BATCH, len(pictures)), replace=False)
-        told = [int(chance.integers(first[index], first[index + 1])) for index in chosen]
-        scores = _scores(clip, to_pixels(pictures[chosen]).to(device), states_nd[told])
+        rng = np.random.default_rng(derive_seed("contrast", step))
+        chosen = rng.choice(len(images), size=min(BATCH, len(images)), replace=False)
+        told = [int(rng.integers(first[index], first[index + 1])) for index in chosen]
+        scores = _scores(clip, to_pixels(images[chosen]).to(device), states_nd[told])
         right = torch.arange(len(chosen), device=device)
         total = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
         return total, {"found_of_batch": float((scores.argmax(0) == right).float().mean())}
@@ -86,7 +86,7 @@ def fit_contrast(
 
 
 def compare(clip: Any, pixels_bchw: Tensor, ids_bk: Tensor) -> Tensor:
-    """(pictures, texts) scaled cosine similarities."""
+    """(images, texts) scaled cosine similarities."""
     with torch.no_grad():
         states_bd = clip.text_model(ids_bk).pooler_output
     return _scores(clip, pixels_bchw, states_bd)
@@ -108,7 +108,7 @@ def _read_all(clip: Any, windows: Sequence[Sequence[int]], device: str) -> Tenso
     return torch.cat(parts)
 
 
-def halved(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def halved(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n, 256, 256, 3) to (n, 128, 128, 3), the mean of each 2x2."""
-    n, height, width, _ = pictures.shape
-    return pictures.reshape(n, height // 2, 2, width // 2, 2, 3).mean((2, 4)).round().astype(np.uint8)
+    n, height, width, _ = images.shape
+    return images.reshape(n, height // 2, 2, width // 2, 2, 3).mean((2, 4)).round().astype(np.uint8)

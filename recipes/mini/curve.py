@@ -1,6 +1,6 @@
-"""The learning curve of a base in the making: how much of what texts of plans ask its pictures do, every so many pictures.
+"""The learning curve of a base in the making: how much of what texts of plans ask its images do, every so many images.
 
-In: a model folder. Out: a line of a JSON Lines file and a word to the user. The loss of held-out pictures says little of
+In: a model folder. Out: a line of a JSON Lines file and a word to the user. The loss of held-out images says little of
 when texts are obeyed; sentences met tell when to stop. Scenes have no judge and are not asked.
 """
 
@@ -18,41 +18,42 @@ from loraloom.utils.quiet import quiet
 from loraloom.utils.rng import derive_seed
 
 TEXTS = 32
-"""One picture each: a difference of 0.03 is noise."""
+"""One image each: a difference of 0.03 is noise."""
 STEPS = 12
 """Of DDIM: as good as twenty on the base (decision 0016)."""
 
 
 def sentences_met(model: Path) -> float:
-    """Share of the sentences of held-out plain texts that the model's pictures meet, 0 .. 1; the same texts each time."""
+    """Share of the sentences of held-out plain texts that the model's images meet, 0 .. 1; the same texts each time."""
     domain = plugins.load("domains", "floorplan")
-    assert domain.artist is not None and domain.judge is not None
-    prompts = [domain.artist.draw(derive_seed("learning curve", number) >> 16, "plain")[1] for number in range(TEXTS)]
+    assert domain.dataset_generator is not None and domain.verifier is not None
+    prompts = [
+        domain.dataset_generator.draw(derive_seed("learning curve", number) >> 16, "plain")[1]
+        for number in range(TEXTS)
+    ]
     settings = GenerateConfig(sampler="ddim", steps=STEPS, guidance_scale=3.0, batch_size=8)
     with quiet():
         session = open_session(settings, source=ModelSource(str(model)), domain="floorplan", say=lambda _: None)
     requests = [replace(request, seed=number) for number, request in enumerate(session.requests(prompts))]
     groups = [requests[start : start + settings.batch_size] for start in range(0, TEXTS, settings.batch_size)]
-    pictures = [picture.image for group in groups for picture in session.draw(group)]
+    images = [image.image for group in groups for image in session.draw(group)]
     verdicts = [
         verdict
-        for picture, prompt in zip(pictures, prompts, strict=True)
-        for verdict in domain.judge.judge(picture, prompt).verdicts
+        for image, prompt in zip(images, prompts, strict=True)
+        for verdict in domain.verifier.verify(image, prompt).verdicts
     ]
     return sum(verdict.met is True for verdict in verdicts) / len(verdicts)
 
 
-def has_point(file: Path, pictures: int) -> bool:
-    """Whether a curve has the point of so many pictures."""
-    return file.is_file() and any(
-        json.loads(line)["pictures"] == pictures for line in file.read_text("utf-8").splitlines()
-    )
+def has_point(file: Path, images: int) -> bool:
+    """Whether a curve has the point of so many images."""
+    return file.is_file() and any(json.loads(line)["images"] == images for line in file.read_text("utf-8").splitlines())
 
 
-def add_point(file: Path, model: Path, pictures: int, say: Callable[[str], None]) -> None:
-    """Measure a model that has learned so many pictures of a round."""
+def add_point(file: Path, model: Path, images: int, say: Callable[[str], None]) -> None:
+    """Measure a model that has learned so many images of a round."""
     met = sentences_met(model)
-    point = json.dumps({"pictures": pictures, "sentences_met": round(met, 4), "texts": TEXTS})
+    point = json.dumps({"images": images, "sentences_met": round(met, 4), "texts": TEXTS})
     before = file.read_text("utf-8") if file.is_file() else ""
     write_text(file, before + point + "\n")
-    say(f"{pictures} pictures: {met:.1%} of the sentences of {TEXTS} plans met ({file})")
+    say(f"{images} images: {met:.1%} of the sentences of {TEXTS} plans met ({file})")

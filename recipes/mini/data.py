@@ -1,6 +1,6 @@
 """What `mini` learns from: plans in the plain style and in made-up colours, scenes in all styles, each with a true text.
 
-In: a folder, how many, a seed. Out: files of up to `PART` pictures of one world each. Picture n of a world depends on the
+In: a folder, how many, a seed. Out: files of up to `PART` images of one world each. Image n of a world depends on the
 seed and n only, so that more can be drawn later. A plan holds some thirteen colours: kept as places in a palette and
 packed, it takes 200 bytes, where a PNG takes 2,000.
 """
@@ -21,25 +21,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loraloom import plugins
-from loraloom.protocols.domain import Artist
+from loraloom.protocols.domain import DatasetGenerator
 from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 
 SIZE_PX = 256
-LAYINGS = 8
-"""Of a picture: as it is, turned by 90, 180 and 270 degrees, and these four mirrored; see `Artist.turned`."""
+ORIENTATIONS = 8
+"""Of an image: as it is, turned by 90, 180 and 270 degrees, and these four mirrored; see `DatasetGenerator.turned`."""
 
 GRID = 16
-"""Cells along a side of the coarse pictures that the denoiser is grounded with."""
+"""Cells along a side of the coarse images that the denoiser is grounded with."""
 
 PART = 500
-"""Pictures in a file."""
+"""Images in a file."""
 
 PALETTE_ROWS = 16
 
 PLAN_SHARE = 0.7
-"""Of the pictures; the rest are scenes, half of them in the flat style."""
+"""Of the images; the rest are scenes, half of them in the flat style."""
 
 VARIED_SHARE = 0.25
 """Of the plans: in colours of their own, different each time, under another header. What a denoiser learns of rooms and
@@ -54,13 +54,13 @@ COLOUR_DISTANCE = 36.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some pictures of one world with their texts.
+    """Some images of one world with their texts.
 
     Attributes:
-        texts: One for each picture.
-        turned: For each picture its text in each of `LAYINGS`, None where there is no true one; empty for pictures whose texts
+        texts: One for each image.
+        turned: For each image its text in each of `LAYINGS`, None where there is no true one; empty for images whose texts
             nobody learns.
-        marks: (n, 256, 256) uint8 places in `palettes`; None where pictures have too many colours.
+        marks: (n, 256, 256) uint8 places in `palettes`; None where images have too many colours.
         palettes: (n, 16, 3) uint8.
         pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
     """
@@ -71,7 +71,7 @@ class Part:
     pixels: NDArray[np.uint8] | None = None
     turned: Sequence[Sequence[str | None]] = ()
 
-    def pictures(self) -> NDArray[np.uint8]:
+    def images(self) -> NDArray[np.uint8]:
         """(n, 256, 256, 3) uint8."""
         if self.pixels is not None:
             return self.pixels
@@ -81,26 +81,26 @@ class Part:
 
 def draw_plan(number: int, seed: int) -> tuple[Image.Image, str]:
     """Plan `number` in the plain style, and its text."""
-    chance = np.random.default_rng(derive_seed("mini plan", seed, number))
+    rng = np.random.default_rng(derive_seed("mini plan", seed, number))
     own = derive_seed("mini picture", seed, number) >> 16
-    artist = _artist("floorplan")
-    image, text = artist.draw(own, "plain")
-    return image, artist.retell(text, own) if chance.random() < RETOLD_SHARE else text
+    dataset_generator = _dataset_generator("floorplan")
+    image, text = dataset_generator.draw(own, "plain")
+    return image, dataset_generator.paraphrase(text, own) if rng.random() < RETOLD_SHARE else text
 
 
 def draw_scene(number: int, seed: int) -> tuple[Image.Image, str]:
     """Scene `number` and its caption."""
-    chance = np.random.default_rng(derive_seed("mini scene", seed, number))
-    artist = _artist("scenes")
-    style = "flat" if chance.random() < 0.5 else str(chance.choice(artist.styles))
-    return artist.draw(derive_seed("mini picture", seed, number) >> 16, style)
+    rng = np.random.default_rng(derive_seed("mini scene", seed, number))
+    dataset_generator = _dataset_generator("scenes")
+    style = "flat" if rng.random() < 0.5 else str(rng.choice(dataset_generator.styles))
+    return dataset_generator.draw(derive_seed("mini picture", seed, number) >> 16, style)
 
 
 def draw_other(number: int, seed: int) -> tuple[Image.Image, str]:
     """Plan `number` in any style but the plain one, for the autoencoder, which is to carry looks that are taught later."""
-    artist = _artist("floorplan")
-    others = [style for style in artist.styles if style != "plain"]
-    return artist.draw(derive_seed("mini autoencoder", seed, number) >> 16, others[number % len(others)])
+    dataset_generator = _dataset_generator("floorplan")
+    others = [style for style in dataset_generator.styles if style != "plain"]
+    return dataset_generator.draw(derive_seed("mini autoencoder", seed, number) >> 16, others[number % len(others)])
 
 
 WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
@@ -114,11 +114,11 @@ DOMAINS = {"plans": "floorplan", "scenes": "scenes"}
 
 def facts_of(text: str, world: str) -> list[tuple[str, str, str]]:
     """What a text of a world, or a part of one, says."""
-    return _artist(DOMAINS[world]).facts(text)
+    return _dataset_generator(DOMAINS[world]).facts(text)
 
 
 def parts_of(folder: Path, world: str, count: int) -> list[Path]:
-    """The files that hold `count` pictures of a world."""
+    """The files that hold `count` images of a world."""
     starts = range(0, count, PART)
     return [folder / f"{world}_{start:07d}_{min(PART, count - start):03d}.npz" for start in starts]
 
@@ -146,7 +146,7 @@ def _write_part(seed: int, file: Path) -> None:
     numbers = range(int(start), int(start) + int(count))
     drawn = [WORLDS[world](number, seed) for number in numbers]
     texts = [text for _, text in drawn]
-    turned = [[*_artist(DOMAINS[world]).turned(*pair)] for pair in drawn] if world in DOMAINS else []
+    turned = [[*_dataset_generator(DOMAINS[world]).turned(*pair)] for pair in drawn] if world in DOMAINS else []
     arrays: dict[str, Any] = {}
     if world == "scenes":
         arrays["pixels"] = np.stack([np.asarray(image) for image, _ in drawn])
@@ -154,9 +154,9 @@ def _write_part(seed: int, file: Path) -> None:
         indexed = [indexed_of(np.asarray(image)) for image, _ in drawn]
         palettes = np.stack([palette for _, palette in indexed])
         for place, number in enumerate(numbers):
-            chance = np.random.default_rng(derive_seed("mini varied", seed, number))
-            if world == "plans" and chance.random() < VARIED_SHARE:
-                palettes[place] = made_up_palette(chance)
+            rng = np.random.default_rng(derive_seed("mini varied", seed, number))
+            if world == "plans" and rng.random() < VARIED_SHARE:
+                palettes[place] = made_up_palette(rng)
                 texts[place] = texts[place].replace("Plain", "Varied", 1)
                 turned[place] = [text and text.replace("Plain", "Varied", 1) for text in turned[place]]
         arrays["packed"] = _packed(np.stack([marks for marks, _ in indexed]).tobytes())
@@ -181,7 +181,7 @@ def read_part(file: Path) -> Part:
 
 
 def plain_plans(part: Part) -> Part:
-    """The flat pictures of a part that are plans in the plain style, without their texts."""
+    """The flat images of a part that are plans in the plain style, without their texts."""
     assert part.marks is not None and part.palettes is not None
     plain = np.array([text.startswith("Plain") for text in part.texts], np.bool_)
     return Part([], part.marks[plain], part.palettes[plain])
@@ -200,24 +200,24 @@ def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
     return places.reshape(codes.shape).astype(np.uint8), palette
 
 
-def made_up_palette(chance: np.random.Generator) -> NDArray[np.uint8]:
+def made_up_palette(rng: np.random.Generator) -> NDArray[np.uint8]:
     """(16, 3) uint8 colours that can be told apart."""
     colours: list[NDArray[np.int64]] = []
     while len(colours) < PALETTE_ROWS:
-        colour = chance.integers(0, 256, 3)
+        colour = rng.integers(0, 256, 3)
         if all(np.linalg.norm(colour - other) >= COLOUR_DISTANCE for other in colours):
             colours.append(colour)
     return np.stack(colours).astype(np.uint8)
 
 
-def grids_of(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def grids_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n, 256, 256, 3) to (n, GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix
     with its walls."""
-    step = pictures.shape[1] // GRID
-    return pictures[:, step // 2 :: step, step // 2 :: step]
+    step = images.shape[1] // GRID
+    return images[:, step // 2 :: step, step // 2 :: step]
 
 
-def _artist(domain: str) -> Artist:
-    artist = plugins.load("domains", domain).artist
-    assert artist is not None
-    return artist
+def _dataset_generator(domain: str) -> DatasetGenerator:
+    dataset_generator = plugins.load("domains", domain).dataset_generator
+    assert dataset_generator is not None
+    return dataset_generator

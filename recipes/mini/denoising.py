@@ -1,7 +1,7 @@
 """Fit the denoiser to a bank of latents and states, with the objective of `train`.
 
 In: a denoiser, a bank. Out: a denoiser that draws what texts say. `train --method full` does the same for a dataset of
-files, one picture after another; here a batch is a few operations on the device (decision 0014).
+files, one image after another; here a batch is a few operations on the device (decision 0014).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from recipes.mini.fitting import Fit, Job, Way, fit
 CAPTION_DROPOUT = 0.1
 MEASURE_EVERY = 500
 MEASURED = 512
-"""Held-out pictures whose loss is told."""
+"""Held-out images whose loss is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, jo
         noise: What is added to latents.
         way: Its batch size, precision and whether to record.
         how: Length and rates.
-        job: State and device. Told now and then: `held_out`, the loss of pictures that are not learned.
+        job: State and device. Told now and then: `held_out`, the loss of images that are not learned.
     """
     usual = dict(denoiser.attn_processors)
     if job.device == "cuda":
@@ -143,7 +143,7 @@ def _source(seed: int, device: str) -> torch.Generator:
 
 
 def _choose(learned: Sequence[Tensor], count: int, source: torch.Generator) -> Tensor:
-    """(count,) numbers of pictures, of each world its share of a batch, whatever its share of the bank."""
+    """(count,) numbers of images, of each world its share of a batch, whatever its share of the bank."""
     device = source.device
     sizes = [count] if len(learned) == 1 else [round(PLAN_SHARE * count), count - round(PLAN_SHARE * count)]
     chosen = [

@@ -56,7 +56,7 @@ class Way:
     """How a fit computes.
 
     Attributes:
-        batch_size: Pictures in a step.
+        batch_size: Images in a step.
         precision: `no`, or `bf16` on a GPU.
         record: Record the pass through what learns once, on a GPU, and play it back (CUDA graphs): a small model waits
             for its host otherwise.

@@ -1,8 +1,8 @@
 """Teach the denoiser's deepest layers where things are by their text.
 
-In: a bank: states of texts and coarse grids of their pictures' colours. Out: a denoiser whose features at 8 x 8, at pure
+In: a bank: states of texts and coarse grids of their images' colours. Out: a denoiser whose features at 8 x 8, at pure
 noise, tell the colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at
-most timesteps the picture itself shows its layout, and a mean square draws towards the mean of all layouts where a
+most timesteps the image itself shows its layout, and a mean square draws towards the mean of all layouts where a
 cross-entropy tells them apart. The layer that names the colours is thrown away.
 """
 
@@ -64,7 +64,7 @@ def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def how_to_ground(steps: int) -> Fit:
-    """Muon, at a rate at which a denoiser that has seen pictures leaves the plateau within 100 steps (decision 0010)."""
+    """Muon, at a rate at which a denoiser that has seen images leaves the plateau within 100 steps (decision 0010)."""
     return Fit(steps, 8e-3, muon=True)
 
 
@@ -72,13 +72,13 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
     """Train, or go on; returns whether all steps are done.
 
     Args:
-        denoiser: Of `make_denoiser`'s layout, and has seen pictures, so that its features tell places apart; its deep
+        denoiser: Of `make_denoiser`'s layout, and has seen images, so that its features tell places apart; its deep
             parts learn in place.
-        bank: Of the pictures' coarse colours and their texts' states.
+        bank: Of the images' coarse colours and their texts' states.
         way: Texts in a step; its precision.
         how: `how_to_ground`, or another optimizer to compare with.
         job: State and device. Told besides the loss, for each world, the share of the uncertainty about a cell of its
-            held-out pictures that the text takes away beyond telling the world: 0 when it says no more than that.
+            held-out images that the text takes away beyond telling the world: 0 when it says no more than that.
     """
     device = job.device
     grids = bank.grids_ngg3
@@ -109,8 +109,8 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
                 blind = F.nll_loss(log_kp.expand(len(some), -1, -1), classes[torch.from_numpy(some).to(device)])
                 with torch.no_grad():
                     numbers[world] = 1 - float(errors(some, "held out")) / float(blind)
-        chance = np.random.default_rng(derive_seed("grounding", step))
-        return errors(chance.choice(learned, way.batch_size), step), numbers
+        rng = np.random.default_rng(derive_seed("grounding", step))
+        return errors(rng.choice(learned, way.batch_size), step), numbers
 
     try:
         return fit(teller, loss, how, job)

@@ -1,8 +1,8 @@
 """Teach the text encoder to read before anything is painted: who stands where to whom, and how many.
 
 In: windows of texts and the facts that each says. Out: a text encoder from whose states one layer of attention, such as a
-denoiser has, can tell them, and whose last states, the end and the padding after it, sum them up. What pictures say of the
-same is hard to hear: given the whole text, most of a plan's cells stay undecided, and after 50,000 pictures neither a
+denoiser has, can tell them, and whose last states, the end and the padding after it, sum them up. What images say of the
+same is hard to hear: given the whole text, most of a plan's cells stay undecided, and after 50,000 images neither a
 denoiser nor a reader of coarse colours had noticed a single position (decision 0009).
 """
 
@@ -109,27 +109,27 @@ def teach_reading(text_encoder: Any, lessons: Mapping[str, Lesson], steps: int, 
     learned = {world: np.array([n for n in range(len(lesson)) if n % HELD_OUT]) for world, lesson in lessons.items()}
     held_out = {world: lesson[::HELD_OUT][:MEASURED] for world, lesson in lessons.items()}
 
-    def ask(given: Lesson, chance: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def ask(given: Lesson, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         # All that follows a window's end token can sum it up; in a full one that is the end token alone.
-        places = [int(chance.integers(window.index(end), len(window))) for window, _ in given]
+        places = [int(rng.integers(window.index(end), len(window))) for window, _ in given]
         hidden_bkd = text_encoder(torch.tensor([window for window, _ in given], device=job.device)).last_hidden_state
         right_bqs = quiz.truth([facts for _, facts in given]).to(job.device)
         return quiz(hidden_bkd), quiz.sum_up(hidden_bkd[range(len(given)), places]), right_bqs
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         numbers: dict[str, float] = {}
-        chance = np.random.default_rng(derive_seed("reading", step))
+        rng = np.random.default_rng(derive_seed("reading", step))
         if step % 50 == 49:
             for world, given in held_out.items():
                 with torch.no_grad():
-                    answers, summary, right = ask(given, chance)
+                    answers, summary, right = ask(given, rng)
                 found = answers > 0
                 numbers[f"{world} recall"] = float((found & right).sum() / right.sum())
                 numbers[f"{world} precision"] = float((found & right).sum() / found.sum().clamp(min=1))
                 numbers[f"{world} summed_up"] = float(((summary > 0) & right).sum() / right.sum())
         share = BATCH // len(lessons)
-        given = [lesson[n] for world, lesson in lessons.items() for n in chance.choice(learned[world], share)]
-        answers, summary, right = ask(given, chance)
+        given = [lesson[n] for world, lesson in lessons.items() for n in rng.choice(learned[world], share)]
+        answers, summary, right = ask(given, rng)
         return quiz.loss(answers, right) + quiz.loss(summary, right), numbers
 
     return fit(both, loss, Fit(steps, 2e-3, muon=True), job)

@@ -1,6 +1,6 @@
-"""Teach an encoder to say what is thin as loudly in like colours as in unlike ones, by pictures with and without it.
+"""Teach an encoder to say what is thin as loudly in like colours as in unlike ones, by images with and without it.
 
-In: flat pictures as places in palettes. Out: each beside a twin that lacks its walls between areas of one colour, or its
+In: flat images as places in palettes. Out: each beside a twin that lacks its walls between areas of one colour, or its
 openings; a loss that asks for some distance between their latents. An encoder that is only to be decodable says a grey
 wall between dark green rooms a third as loudly as a black one between pink rooms, and a denoiser loses it (decision 0023).
 
@@ -23,9 +23,9 @@ CELL_PX = 8
 THICK_PX = 5
 WIDEST_WALL_PX = 6
 MERGED_SHARE = 0.7
-"""Of the pictures: areas of few colours, for rooms of one kind are seldom beside each other."""
+"""Of the images: areas of few colours, for rooms of one kind are seldom beside each other."""
 LIKE_SHARE, MOST_ALIKE = 0.5, 0.4
-"""Of the pictures: all colours nearer to their mean, to this share of their distance at least."""
+"""Of the images: all colours nearer to their mean, to this share of their distance at least."""
 WALL_DISTANCE, OPENING_DISTANCE = 3.7, 2.4
 """Between the latents of twins, (L2 over channels of unit deviation); as far as they are in the colours of `plain`."""
 WALL_PX, OPENING_PX = 16, 8
@@ -34,10 +34,10 @@ WALL_PX, OPENING_PX = 16, 8
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """Flat pictures, each with a twin.
+    """Flat images, each with a twin.
 
     Attributes:
-        crops: The pictures; scenes come after the flat ones, and have no twin.
+        crops: The images; scenes come after the flat ones, and have no twin.
         pixels_fchw: Their twins, float32 in [-1, 1].
         differs_fhw: (f, h / 8, w / 8) bool: cells whose latents are to differ.
         wanted_f: By how much at least.
@@ -55,8 +55,8 @@ class Twins:
         return lacking_fhw.sum() / self.differs_fhw.sum().clamp(min=1)
 
 
-def twins_of(crops: Crops, chance: np.random.Generator) -> Twins:
-    """Whole pictures (the upper left pixel of the flat ones is ground), some in fewer or liker colours, and their twins."""
+def twins_of(crops: Crops, rng: np.random.Generator) -> Twins:
+    """Whole images (the upper left pixel of the flat ones is ground), some in fewer or liker colours, and their twins."""
     places_fhw = crops.places_fhw
     flat = len(places_fhw)
     each_f11 = torch.arange(flat, device=places_fhw.device)[:, None, None]
@@ -64,16 +64,16 @@ def twins_of(crops: Crops, chance: np.random.Generator) -> Twins:
     walls_f = torch.where(thin_fk, counts_of(places_fhw), -1).argmax(1)
     ground_f = places_fhw[:, 0, 0]
     rooms_fk = crops.used_fk & ~thin_fk & (torch.arange(thin_fk.shape[1], device=ground_f.device) != ground_f[:, None])
-    rows_fk = torch.from_numpy(np.stack([_fewer(rooms, chance) for rooms in rooms_fk.cpu().numpy()]))
+    rows_fk = torch.from_numpy(np.stack([_fewer(rooms, rng) for rooms in rooms_fk.cpu().numpy()]))
     places_fhw = rows_fk.to(places_fhw.device)[each_f11, places_fhw]
     no_walls_fhw = without_walls(places_fhw, walls_f, rooms_fk)
     openings_fhw = thin_fk.gather(1, places_fhw.flatten(1)).view_as(places_fhw)
     no_openings_fhw = torch.where(openings_fhw, walls_f[:, None, None], places_fhw)
-    walls = torch.from_numpy(chance.random(flat) < 0.5).to(places_fhw.device)
+    walls = torch.from_numpy(rng.random(flat) < 0.5).to(places_fhw.device)
     twins_fhw = torch.where(walls[:, None, None], no_walls_fhw, no_openings_fhw)
     changed_fhw = F.avg_pool2d((twins_fhw != places_fhw).float(), CELL_PX) * CELL_PX**2
     least_f, wanted_f = torch.where(walls, WALL_PX, OPENING_PX), torch.where(walls, WALL_DISTANCE, OPENING_DISTANCE)
-    palettes_fk3 = _liker(crops.palettes_fk3, chance)
+    palettes_fk3 = _liker(crops.palettes_fk3, rng)
     pixels_fchw, twins_fchw = (
         palettes_fk3[each_f11, rows].permute(0, 3, 1, 2).contiguous() for rows in (places_fhw, twins_fhw)
     )
@@ -99,7 +99,7 @@ def thin_rows(places_fhw: Tensor) -> Tensor:
 
 
 def without_walls(places_fhw: Tensor, walls_f: Tensor, rooms_fk: Tensor) -> Tensor:
-    """The pictures without the wall between two rooms of one colour: it takes theirs."""
+    """The images without the wall between two rooms of one colour: it takes theirs."""
     filled_fhw = places_fhw.clone()
     for across in (True, False):
         seen_fhw = places_fhw if across else places_fhw.mT
@@ -118,20 +118,18 @@ def without_walls(places_fhw: Tensor, walls_f: Tensor, rooms_fk: Tensor) -> Tens
     return filled_fhw
 
 
-def _fewer(rooms_k: NDArray[np.bool_], chance: np.random.Generator) -> NDArray[np.int64]:
+def _fewer(rooms_k: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
     """(k,) row that each row of a palette becomes: rooms, mostly, one of one to three of theirs."""
     rows_k = np.arange(len(rooms_k))
     rooms = np.flatnonzero(rooms_k)
-    if len(rooms) and chance.random() < MERGED_SHARE:
-        few = chance.choice(rooms, min(len(rooms), int(chance.integers(1, 4))), replace=False)
-        rows_k[rooms] = chance.choice(few, len(rooms))
+    if len(rooms) and rng.random() < MERGED_SHARE:
+        few = rng.choice(rooms, min(len(rooms), int(rng.integers(1, 4))), replace=False)
+        rows_k[rooms] = rng.choice(few, len(rooms))
     return rows_k
 
 
-def _liker(palettes_fk3: Tensor, chance: np.random.Generator) -> Tensor:
+def _liker(palettes_fk3: Tensor, rng: np.random.Generator) -> Tensor:
     """Some of the palettes with less between their colours."""
-    share_f = np.where(
-        chance.random(len(palettes_fk3)) < LIKE_SHARE, chance.uniform(MOST_ALIKE, 1, len(palettes_fk3)), 1
-    )
+    share_f = np.where(rng.random(len(palettes_fk3)) < LIKE_SHARE, rng.uniform(MOST_ALIKE, 1, len(palettes_fk3)), 1)
     share_f11 = torch.from_numpy(share_f).to(palettes_fk3)[:, None, None]
     return palettes_fk3.mean(1, keepdim=True).lerp(palettes_fk3, share_f11)

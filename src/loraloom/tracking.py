@@ -1,6 +1,6 @@
-"""One sink for a run's numbers and pictures: JSON lines always, TensorBoard and Weights & Biases on demand.
+"""One sink for a run's numbers and images: JSON lines always, TensorBoard and Weights & Biases on demand.
 
-In: `Event`s and sample pictures. Out: `events.jsonl` (one event a line, steps ascending also after a resume), and the
+In: `Event`s and sample images. Out: `events.jsonl` (one event a line, steps ascending also after a resume), and the
 trackers that were asked for.
 """
 
@@ -37,8 +37,8 @@ class Sink(Protocol):
         """Take an event."""
         ...
 
-    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
-        """Take a finished picture file."""
+    def image(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Take a finished image file."""
         ...
 
     def close(self) -> None:
@@ -68,9 +68,9 @@ class JsonLines:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
-        """Append where the picture is."""
-        self.event(Event("picture", step, {"name": name, "file": path.name, "caption": caption}))
+    def image(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Append where the image is."""
+        self.event(Event("image", step, {"name": name, "file": path.name, "caption": caption}))
 
     def close(self) -> None:
         """Close the file."""
@@ -92,8 +92,8 @@ class TensorBoard:
         for key, value in _numbers(event).items():
             self._writer.add_scalar(f"{event.kind}/{key}", value, event.step)
 
-    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
-        """The picture with its caption."""
+    def image(self, name: str, path: Path, step: int, caption: str) -> None:
+        """The image with its caption."""
         with Image.open(path) as image:
             self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self._writer.add_text(f"{name}/prompt", caption, step)
@@ -131,8 +131,8 @@ class WeightsAndBiases:
         if numbers:
             self._run.log({**numbers, "step": event.step})
 
-    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
-        """The picture with its caption."""
+    def image(self, name: str, path: Path, step: int, caption: str) -> None:
+        """The image with its caption."""
         self._run.log({name: self._wandb.Image(str(path), caption=caption), "step": step})
 
     def close(self) -> None:
@@ -151,9 +151,9 @@ class Tracker:
         """Record an event."""
         self._each(lambda sink: sink.event(Event(kind, step, values)))
 
-    def picture(self, name: str, path: Path, step: int, caption: str) -> None:
-        """Record a picture."""
-        self._each(lambda sink: sink.picture(name, path, step, caption))
+    def image(self, name: str, path: Path, step: int, caption: str) -> None:
+        """Record an image."""
+        self._each(lambda sink: sink.image(name, path, step, caption))
 
     def close(self) -> None:
         """Close all sinks."""

@@ -50,13 +50,13 @@ def test_prompts_are_drawn_into_the_runs_folder_with_a_sheet(make_adapter: MakeA
         "00000.png", "00001.png", "00002.png", "00003.png", "prompts.jsonl", "sheet.png"
     ]  # fmt: skip
     assert said[-2] == f"all of them: {out / 'sheet.png'}"
-    assert said[-1].startswith("4 pictures in ")
+    assert said[-1].startswith("4 images in ")
     assert str(out / "prompts.jsonl") in said[-1]
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.size == (8 + 2 * 200, 30 + 2 * (30 + 192 + 8))
 
 
-def test_one_picture_needs_no_sheet(adapter: Path, tmp_path: Path) -> None:
+def test_one_image_needs_no_sheet(adapter: Path, tmp_path: Path) -> None:
     run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path))
     assert not (tmp_path / "sheet.png").exists()
 
@@ -83,14 +83,14 @@ def test_the_base_alone_and_weights(adapter: Path, tiny_model: Path, tmp_path: P
     assert [entry["weight"] for entry in read_rows(halves)[0]["adapters"]] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("place", ["list", "folder", "picture"])
+@pytest.mark.parametrize("place", ["list", "folder", "image"])
 def test_a_recipe_draws_the_same_again(place: str, adapter: Path, tmp_path: Path) -> None:
     run(
         Wishes(prompts=["a (plan:1.4)"], adapters=[adapter], weights=[0.6], out=tmp_path / "one"),
         seed=5,
         weighting=True,
     )
-    recipe = {"list": "one/prompts.jsonl", "folder": "one", "picture": "one/00000.png"}[place]
+    recipe = {"list": "one/prompts.jsonl", "folder": "one", "image": "one/00000.png"}[place]
     said = run(Wishes(recipe=tmp_path / recipe, out=tmp_path / "two"))
     assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
     assert not [line for line in said if line.startswith("note")]
@@ -111,7 +111,7 @@ def test_an_adapter_that_has_changed_since_is_noted(make_adapter: MakeAdapter, t
     run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
     make_adapter(tmp_path / "run", seed=3)
     said = run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"))
-    assert said[0].endswith("is not the file that the recipe was drawn with; pictures will differ")
+    assert said[0].endswith("is not the file that the recipe was drawn with; images will differ")
 
 
 def test_a_model_that_has_changed_since_is_noted(tiny_model: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_model_that_has_changed_since_is_noted(tiny_model: Path, tmp_path: Pat
     row["model"]["sha256"] = "0" * 64
     (tmp_path / "other.jsonl").write_text(json.dumps(row), encoding="utf-8")
     said = run(Wishes(recipe=tmp_path / "other.jsonl", out=tmp_path / "two"))
-    assert said[0] == "note: the model is not the one that the recipe was drawn with; pictures will differ"
+    assert said[0] == "note: the model is not the one that the recipe was drawn with; images will differ"
 
 
 def test_a_recipe_keeps_the_variant_of_its_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_control_c_while_drawing_keeps_weights_and_conversation(
     def progress(done: int, total: int) -> None:
         nonlocal steps
         steps += 1
-        if steps == 5:  # the second picture, between its two steps
+        if steps == 5:  # the second image, between its two steps
             raise KeyboardInterrupt
 
     conversation = Interactive(

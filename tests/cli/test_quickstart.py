@@ -47,7 +47,7 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
     assert (folder / "mine.txt").is_file()
     shares = {name: int(share) for name, share in re.findall(r"sentences met, ([^:]+): (\d+)%", "\n".join(said))}
     receipts = [
-        json.loads(file.read_text(encoding="utf-8")) for file in (folder / "pictures" / "receipts").glob("*.json")
+        json.loads(file.read_text(encoding="utf-8")) for file in (folder / "images" / "receipts").glob("*.json")
     ]
     met = [one["met"] / (one["met"] + one["not_met"] + one["cannot_tell"]) for one in receipts]
     assert abs(shares["adapter, best of them after repair"] - 100 * sum(met) / 2) <= 0.5
@@ -56,8 +56,8 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
     assert page.count("<figure>") == 8
     assert "the base draws" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert Image.open(folder / "pictures" / "00000.png").size == (256, 256)
-    assert (folder / "pictures" / "receipts" / "00001.json").is_file()
+    assert Image.open(folder / "images" / "00000.png").size == (256, 256)
+    assert (folder / "images" / "receipts" / "00001.json").is_file()
     assert (folder / "run" / "exports" / "pytorch_lora_weights.safetensors").is_file()
     assert (folder / "run" / "samples" / "sheet.png").is_file()
     assert read_run(folder / "run").train.max_steps == 4

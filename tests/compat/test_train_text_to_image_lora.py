@@ -21,17 +21,15 @@ from loraloom.config.run import RunConfig
 from loraloom.utils.errors import UserError
 
 MODULE = "loraloom.compat.train_text_to_image_lora"
-NEEDED = ["--pretrained_model_name_or_path", "owner/name", "--train_data_dir", "pictures"]
+NEEDED = ["--pretrained_model_name_or_path", "owner/name", "--train_data_dir", "images"]
 
 
 def settings(
-    *arguments: str, num_pictures: int = 100, environ: Mapping[str, str] | None = None, installed: str = ""
+    *arguments: str, num_images: int = 100, environ: Mapping[str, str] | None = None, installed: str = ""
 ) -> tuple[PrepareConfig, RunConfig]:
     """What a command line comes to."""
     flags, _ = read_flags([*NEEDED, *arguments])
-    return prepare_settings(flags), run_settings(
-        flags, num_pictures, environ or {}, lambda package: package in installed
-    )
+    return prepare_settings(flags), run_settings(flags, num_images, environ or {}, lambda package: package in installed)
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -101,7 +99,7 @@ def test_every_flag_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "pictures", "devices", "steps"),
+    ("arguments", "images", "devices", "steps"),
     [
         ("--train_batch_size 4 --num_train_epochs 3", 10, 1, 9),
         ("--train_batch_size 4 --num_train_epochs 3 --gradient_accumulation_steps 2", 10, 1, 6),
@@ -110,8 +108,8 @@ def test_every_flag_arrives() -> None:
         ("--num_train_epochs 2 --max_train_steps 5", 1000, 1, 5),
     ],
 )
-def test_the_steps_of_an_epoch_are_counted_as_theirs(arguments: str, pictures: int, devices: int, steps: int) -> None:
-    _, run = settings(*arguments.split(), num_pictures=pictures, environ={"WORLD_SIZE": str(devices)})
+def test_the_steps_of_an_epoch_are_counted_as_theirs(arguments: str, images: int, devices: int, steps: int) -> None:
+    _, run = settings(*arguments.split(), num_images=images, environ={"WORLD_SIZE": str(devices)})
     assert run.train.max_steps == steps
 
 
@@ -296,9 +294,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """An imagefolder of six drawn pictures."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """An imagefolder of six drawn images."""
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -306,14 +304,14 @@ def pictures(tmp_path: Path) -> Path:
         drawing = np.full((70, 90, 3), rng.integers(0, 255, 3), np.uint8)
         drawing[10:40, 10 + 8 * number : 40 + 8 * number] = rng.integers(0, 255, 3)
         Image.fromarray(drawing).save(folder / f"{number}.png")
-        rows.append({"file_name": f"{number}.png", "text": f"a drawn picture, number {number}"})
+        rows.append({"file_name": f"{number}.png", "text": f"a drawn image, number {number}"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
-def command(model: Path, pictures: Path, out: Path, *more: str) -> list[str]:
+def command(model: Path, images: Path, out: Path, *more: str) -> list[str]:
     return [
-        "--pretrained_model_name_or_path", str(model), "--train_data_dir", str(pictures), "--output_dir", str(out),
+        "--pretrained_model_name_or_path", str(model), "--train_data_dir", str(images), "--output_dir", str(out),
         "--resolution", "64", "--train_batch_size", "2", "--rank", "4", "--learning_rate", "0.02", "--report_to", "none",
         *more,
     ]  # fmt: skip
@@ -327,7 +325,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int
 
 
 def test_a_run_gives_weights_that_diffusers_loads_and_draws_with(
-    tiny_model: Path, pictures: Path, tmp_path: Path
+    tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from safetensors.torch import load_file
@@ -343,7 +341,7 @@ def test_a_run_gives_weights_that_diffusers_loads_and_draws_with(
         "--num_validation_images",
         "2",
     ]
-    main(command(tiny_model, pictures, out, *more))
+    main(command(tiny_model, images, out, *more))
     weights = load_file(out / "pytorch_lora_weights.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}, "as their script saves them"
     assert {key.split(".")[0] for key in weights} == {"unet"}
@@ -359,7 +357,7 @@ def test_a_run_gives_weights_that_diffusers_loads_and_draws_with(
 
     def draw() -> np.ndarray:
         torch.manual_seed(0)
-        return pipeline("a drawn picture", num_inference_steps=3, width=64, height=64, output_type="np").images
+        return pipeline("a drawn image", num_inference_steps=3, width=64, height=64, output_type="np").images
 
     before = draw()
     pipeline.load_lora_weights(out)
@@ -367,12 +365,12 @@ def test_a_run_gives_weights_that_diffusers_loads_and_draws_with(
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(
-    tiny_model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
-    main(command(tiny_model, pictures, once, "--max_train_steps", "4", "--checkpointing_steps", "2"))
-    main(command(tiny_model, pictures, twice, "--max_train_steps", "2", "--checkpointing_steps", "2"))
-    longer = command(tiny_model, pictures, twice, "--max_train_steps", "4", "--checkpointing_steps", "2")
+    main(command(tiny_model, images, once, "--max_train_steps", "4", "--checkpointing_steps", "2"))
+    main(command(tiny_model, images, twice, "--max_train_steps", "2", "--checkpointing_steps", "2"))
+    longer = command(tiny_model, images, twice, "--max_train_steps", "4", "--checkpointing_steps", "2")
     assert "holds a run already" in error_of(longer, capsys)
     main([*longer, "--resume_from_checkpoint", "latest"])
     assert "going on from step 2" in capsys.readouterr().out
@@ -384,33 +382,33 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(
 
 
 def test_blind_flips_are_refused_before_anything_is_made(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metadata = pictures / "metadata.jsonl"
+    metadata = images / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("number 3", "the door is on the left"), encoding="utf-8")
     out = tmp_path / "out"
-    text = error_of(command(tmp_path / "no model is opened", pictures, out, "--random_flip"), capsys)
+    text = error_of(command(tmp_path / "no model is opened", images, out, "--random_flip"), capsys)
     assert text.startswith("error: --random_flip is on, but 1 of 6 captions speak of left and right: got '3: ")
     assert "leave out --random_flip" in text
     assert not out.exists()
 
 
 @pytest.mark.parametrize("fault", ["no folder", "no metadata", "no column", "no model"])
-def test_what_is_missing_is_told_before_any_picture_is_prepared(
-    fault: str, tiny_model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_missing_is_told_before_any_image_is_prepared(
+    fault: str, tiny_model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = command(tiny_model, pictures, tmp_path / "out")
+    arguments = command(tiny_model, images, tmp_path / "out")
     match fault:
         case "no folder":
             expected, arguments = "the source is not a folder", command(tiny_model, tmp_path / "gone", tmp_path / "out")
         case "no metadata":
-            (pictures / "metadata.jsonl").unlink()
+            (images / "metadata.jsonl").unlink()
             expected = "has no metadata file"
         case "no column":
             arguments += ["--caption_column", "caption"]
             expected = "has no column 'caption'"
         case _:
-            expected, arguments = "no such model", command(tmp_path / "gone", pictures, tmp_path / "out")
+            expected, arguments = "no such model", command(tmp_path / "gone", images, tmp_path / "out")
     text = error_of(arguments, capsys)
     assert expected in text
     assert not (tmp_path / "out").exists()
@@ -426,27 +424,27 @@ LAUNCHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "num_steps"), [("accelerate", 3), ("torchrun", 2)])
 def test_it_works_under_a_launcher(
-    launcher: str, num_steps: int, tiny_model: Path, pictures: Path, tmp_path: Path
+    launcher: str, num_steps: int, tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Six pictures by two are three steps on one device and two on two; the first process alone prepares and speaks."""
-    arguments = command(tiny_model, pictures, tmp_path / "out", "--num_train_epochs", "1")
+    """Six images by two are three steps on one device and two on two; the first process alone prepares and speaks."""
+    arguments = command(tiny_model, images, tmp_path / "out", "--num_train_epochs", "1")
     ran = subprocess.run(
         [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", MODULE, *arguments],
         capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert ran.stdout.count("done: ") == ran.stdout.count("6 pictures in ") == 1
+    assert ran.stdout.count("done: ") == ran.stdout.count("6 images in ") == 1
     last = max(entry.name for entry in (tmp_path / "out" / "checkpoints").iterdir())
     assert last == f"step_{num_steps:07d}"
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
 @pytest.mark.slow
-def test_a_fault_of_the_first_process_ends_all_of_them(pictures: Path, tmp_path: Path) -> None:
+def test_a_fault_of_the_first_process_ends_all_of_them(images: Path, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", *LAUNCHERS["torchrun"].split(), "-m", MODULE,
-         *command(tmp_path / "gone", pictures, tmp_path / "out", "--num_train_epochs", "1")],
+         *command(tmp_path / "gone", images, tmp_path / "out", "--num_train_epochs", "1")],
         capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip

@@ -12,7 +12,7 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.detect import choose_format, format_options
 from loraloom.prepare.leftovers import find_leftovers
 from loraloom.protocols.data import Format
-from tests.support.pictures import drawn, save
+from tests.support.images import drawn, save
 
 OPTIONS = format_options(PrepareConfig())
 IDS = ["a", "b", "sub/c", "sub/deep/d"]
@@ -69,7 +69,7 @@ def test_it_recognises_its_own_layout_with_a_reason_that_has_a_number(name: str,
     layout, root = made(name, tmp_path / "x")
     reason = layout.sniff(root, OPTIONS)
     assert reason is not None
-    assert "4 pictures" in reason
+    assert "4 images" in reason
 
 
 @every_format
@@ -79,7 +79,7 @@ def test_auto_chooses_it_for_its_own_layout(name: str, tmp_path: Path) -> None:
 
 
 @every_format
-def test_it_reads_every_picture_in_id_order_with_its_caption_exactly_as_found(name: str, tmp_path: Path) -> None:
+def test_it_reads_every_image_in_id_order_with_its_caption_exactly_as_found(name: str, tmp_path: Path) -> None:
     layout, root = made(name, tmp_path / "x")
     items = list(layout.read(root, OPTIONS))
     assert [item.id for item in items] == IDS
@@ -102,16 +102,16 @@ def test_it_recognises_nothing_in_an_empty_folder(name: str, tmp_path: Path) -> 
 
 
 @every_format
-def test_it_opens_no_picture(name: str, tmp_path: Path) -> None:
+def test_it_opens_no_image(name: str, tmp_path: Path) -> None:
     layout, root = made(name, tmp_path / "x")
     for path in root.rglob("*.png"):
-        path.write_bytes(b"not a picture")
+        path.write_bytes(b"not an image")
     assert len(list(layout.read(root, OPTIONS))) == len(IDS)
 
 
 @every_format
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_picture(name: str, tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_image(name: str, tmp_path: Path) -> None:
     layout, root = made(name, tmp_path / "x")
     secret = save(drawn(9, 8, 8), tmp_path / "secret.png")
     for path in root.rglob("a.png"):
@@ -126,7 +126,7 @@ def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_picture(name:
 
 
 @every_format
-def test_two_pictures_with_one_id_are_not_both_used(name: str, tmp_path: Path) -> None:
+def test_two_images_with_one_id_are_not_both_used(name: str, tmp_path: Path) -> None:
     layout, root = made(name, tmp_path / "x")
     (first,) = root.rglob("a.png")
     save(drawn(5, 8, 8), first.with_suffix(".jpg"))

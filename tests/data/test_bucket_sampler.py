@@ -1,4 +1,4 @@
-"""Every picture has its exact share, whatever the buckets, the batch and the number of devices."""
+"""Every image has its exact share, whatever the buckets, the batch and the number of devices."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ SIZES = st.lists(st.sampled_from([(64, 64), (96, 48), (48, 96)]), min_size=1, ma
 
 @settings(max_examples=80)
 @given(SIZES, st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9))
-def test_every_picture_has_weight_one_in_every_epoch(
+def test_every_image_has_weight_one_in_every_epoch(
     sizes: list[tuple[int, int]], batch: int, devices: int, accumulation: int, epoch: int
 ) -> None:
     plan = Plan(tuple(sizes), batch, devices, accumulation, seed=1)

@@ -12,7 +12,7 @@ from loraloom.data.encode import load_pixels, open_prepared
 from loraloom.data.manifest import make_manifest, write_manifest
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
-from tests.support.pictures import drawn, save
+from tests.support.images import drawn, save
 
 ROW = Example(
     id="cat", image="images/cat.png", caption="a cat", caption_found=None, split="train", width=16, height=16,

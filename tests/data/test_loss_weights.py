@@ -1,4 +1,4 @@
-"""Weights of latents say what was asked for: thin classes count more, and no picture counts more than another."""
+"""Weights of latents say what was asked for: thin classes count more, and no image counts more than another."""
 
 from pathlib import Path
 
@@ -59,30 +59,30 @@ def test_a_latent_weighs_as_its_weightiest_pixel_and_the_mean_is_one(
     assert np.allclose(found.numpy(), expected / expected.mean(), rtol=1e-5)
 
 
-def test_a_mirrored_picture_has_mirrored_weights_and_a_near_colour_is_the_class(tmp_path: Path) -> None:
+def test_a_mirrored_image_has_mirrored_weights_and_a_near_colour_is_the_class(tmp_path: Path) -> None:
     pixels = np.full((16, 32, 3), 255, np.uint8)
     pixels[3:6, 2:15] = (169, 94, 11)  # as a JPEG leaves it
     one = weigher(tmp_path, interior_door=5)
-    picture = example(tmp_path, pixels)
-    assert one.of(picture).tolist()[0][0] == pytest.approx(5 * one.of(picture).tolist()[1][3])
-    assert torch.equal(one.of(picture, mirrored=True), one.of(picture).flip(1))
-    assert one.share([picture], "interior door") == pytest.approx(2 / 8)
-    assert one.share([picture], "wall") == 0
+    image = example(tmp_path, pixels)
+    assert one.of(image).tolist()[0][0] == pytest.approx(5 * one.of(image).tolist()[1][3])
+    assert torch.equal(one.of(image, mirrored=True), one.of(image).flip(1))
+    assert one.share([image], "interior door") == pytest.approx(2 / 8)
+    assert one.share([image], "wall") == 0
 
 
 def test_a_colour_needs_no_domain(tmp_path: Path) -> None:
     pixels = np.full((16, 16, 3), 255, np.uint8)
     pixels[:8, :8] = DOOR
-    picture = example(tmp_path, pixels)
-    named = weigher(tmp_path, interior_door=3).of(picture)
-    assert torch.equal(weigher(tmp_path, "freetext", **{"#a06400": 3}).of(picture), named)
+    image = example(tmp_path, pixels)
+    named = weigher(tmp_path, interior_door=3).of(image)
+    assert torch.equal(weigher(tmp_path, "freetext", **{"#a06400": 3}).of(image), named)
 
 
-def test_mistakes_name_the_class_and_the_picture(tmp_path: Path) -> None:
-    picture = example(tmp_path, np.full((16, 16, 3), DOOR, np.uint8))
+def test_mistakes_name_the_class_and_the_image(tmp_path: Path) -> None:
+    image = example(tmp_path, np.full((16, 16, 3), DOOR, np.uint8))
     with pytest.raises(UserError, match=r"interior dor[\s\S]*did you mean 'interior door'"):
-        weigher(tmp_path, interior_dor=5).of(picture)
+        weigher(tmp_path, interior_dor=5).of(image)
     with pytest.raises(UserError, match=r"freetext[\s\S]*#rrggbb=5"):
-        weigher(tmp_path, "freetext", wall=5).of(picture)
-    with pytest.raises(UserError, match="nothing of picture a counts"):
-        weigher(tmp_path, interior_door=0).of(picture)
+        weigher(tmp_path, "freetext", wall=5).of(image)
+    with pytest.raises(UserError, match="nothing of image a counts"):
+        weigher(tmp_path, interior_door=0).of(image)

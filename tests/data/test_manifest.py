@@ -17,7 +17,7 @@ from loraloom.data.manifest import (
 )
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
-from tests.support.pictures import drawn, save
+from tests.support.images import drawn, save
 
 
 def example(item_id: str, **changes: object) -> Example:
@@ -76,13 +76,13 @@ def test_an_edited_caption_is_taken_and_changes_the_fingerprint(dataset: Manifes
         ({"crop": [0, 0, 1, 10**300]}, "crop"),
         ({"caption": "half a pair \ud800"}, "half of a surrogate pair"),
         ({"num_tokens": -1}, "expected a count or null"),
-        ({"image": "images/" + "x" * 300 + ".png"}, "lacks pictures"),
+        ({"image": "images/" + "x" * 300 + ".png"}, "lacks images"),
         ({"split": "test"}, "expected 'train' or 'validation'"),
         ({"crop": [0, 0, 1]}, "crop has too few values"),
         ({"caption": None}, "caption"),
         ({"captoin": "x"}, "did you mean 'caption'"),
         ({"id": "b"}, "repeats an id"),
-        ({"image": "images/gone.png"}, "lacks pictures"),
+        ({"image": "images/gone.png"}, "lacks images"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_with_its_line_and_what_is_wrong(

@@ -1,4 +1,4 @@
-"""Every noise level counts alike, whoever saw which picture."""
+"""Every noise level counts alike, whoever saw which image."""
 
 import torch
 from torch import Tensor

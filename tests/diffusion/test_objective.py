@@ -38,7 +38,7 @@ def test_min_snr_weights_equal_diffusers() -> None:
     assert torch.allclose(objective("v_prediction", snr_gamma=5.0).weights(T), expected / (snr + 1), rtol=1e-4)
 
 
-def test_a_pictures_loss_does_not_depend_on_its_neighbours() -> None:
+def test_a_images_loss_does_not_depend_on_its_neighbours() -> None:
     one = objective(snr_gamma=5.0)
     together = one.loss(X, NOISE, T)
     assert torch.allclose(together[1:2], one.loss(X[1:2], NOISE[1:2], T[1:2]))
@@ -49,10 +49,10 @@ def test_latent_weights_make_a_weighted_mean() -> None:
     weights_bhw = torch.rand(3, 8, 8) + 0.1
     weights_bhw /= weights_bhw.mean(dim=(1, 2), keepdim=True)
     squared = (X - NOISE).square()
-    for picture, weights_hw in enumerate(weights_bhw):
-        mean = sum(np.average(channel, weights=weights_hw) for channel in squared[picture].numpy()) / 4
-        expected = float(mean * one.weights(T)[picture])
-        assert float(one.loss(X, NOISE, T, weights_bhw)[picture]) == pytest.approx(expected, rel=1e-4)
+    for image, weights_hw in enumerate(weights_bhw):
+        mean = sum(np.average(channel, weights=weights_hw) for channel in squared[image].numpy()) / 4
+        expected = float(mean * one.weights(T)[image])
+        assert float(one.loss(X, NOISE, T, weights_bhw)[image]) == pytest.approx(expected, rel=1e-4)
     assert torch.equal(one.loss(X, NOISE, T, torch.ones(3, 8, 8)), one.loss(X, NOISE, T))
 
 

@@ -16,7 +16,7 @@ from loraloom.extensions.formats import _tables
 from loraloom.prepare.detect import choose_format, format_options
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
-from tests.support.pictures import drawn, save, shared_data
+from tests.support.images import drawn, save, shared_data
 
 OPTIONS = format_options(PrepareConfig())
 
@@ -41,8 +41,8 @@ def test_half_pairs_are_reported_from_both_sides(tmp_path: Path) -> None:
     (tmp_path / "input_text/lost.txt").write_text("lost", encoding="utf-8")
     items = read("paired_folders", tmp_path)
     assert items["0"].problem is None
-    assert items["only"].problem == "a picture without a text: no input_text/ file has its name"
-    assert items["lost"].problem == "a text without a picture: no label_floorplan/ file has its name"
+    assert items["only"].problem == "an image without a text: no input_text/ file has its name"
+    assert items["lost"].problem == "a text without an image: no label_floorplan/ file has its name"
 
 
 def test_paired_folders_may_have_other_names_and_lie_deeper(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_a_text_that_cannot_be_trusted_is_a_problem_that_names_it(tmp_path: Path
     assert "a.txt" in problem
 
 
-def test_a_text_in_a_folder_without_pictures_is_a_note_and_one_among_pictures_is_a_problem(tmp_path: Path) -> None:
+def test_a_text_in_a_folder_without_images_is_a_note_and_one_among_images_is_a_problem(tmp_path: Path) -> None:
     save(drawn(1, 8, 8), tmp_path / "dog/a.png")
     (tmp_path / "licences.txt").write_text("a note", encoding="utf-8")
     (tmp_path / "dog/b.txt").write_text("lost", encoding="utf-8")
     items = read("sidecar", tmp_path)
     assert sorted(items) == ["dog/a", "dog/b"]
-    assert "without a picture" in (items["dog/b"].problem or "")
+    assert "without an image" in (items["dog/b"].problem or "")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_auto_prefers_a_metadata_file_and_then_paired_folders(tmp_path: Path) ->
 
 
 def test_the_reason_counts_what_was_seen() -> None:
-    assert choose_format(shared_data("sjh"), "auto", OPTIONS).reason == "3 pictures, 3 with a .txt of the same name"
+    assert choose_format(shared_data("sjh"), "auto", OPTIONS).reason == "3 images, 3 with a .txt of the same name"
 
 
 def test_an_unknown_layout_says_what_was_seen_and_what_each_format_expects(tmp_path: Path) -> None:

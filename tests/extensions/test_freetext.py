@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from loraloom.extensions.domains.freetext import DOMAIN
 from loraloom.protocols.domain import Domain, Section
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 pieces = st.sampled_from(
     ["a dog", ".", "! ", "? ", "\n", "[Rooms]", " [x y] \n", "  ", "\r\n", "v1.5", "\u2028", "왼쪽."]
@@ -58,7 +58,7 @@ def test_a_caption_that_tells_left_from_right_may_not_be_mirrored(caption: str) 
     ["a photo of a dog", "bright light", "a feast", "wood texture, fine textile", "the kitchen is above the bath",
      "a bald man's password-free sword", "강아지 사진", "cleft rock", ""],
 )  # fmt: skip
-def test_a_caption_without_sides_is_the_mirrored_pictures_too(caption: str) -> None:
+def test_a_caption_without_sides_is_the_mirrored_images_too(caption: str) -> None:
     assert DOMAIN.mirrored(caption) == caption
 
 

@@ -215,16 +215,16 @@ def test_weights_of_half_precision_are_read(tiny_model: Path, tmp_path: Path) ->
         assert torch.allclose(got[name], tensor, atol=0.05), name
 
 
-def test_a_picture_from_a_single_file_equals_diffusers_own(pair: tuple[Path, Path]) -> None:
+def test_a_image_from_a_single_file_equals_diffusers_own(pair: tuple[Path, Path]) -> None:
     from loraloom.generate.images import denoise
     from loraloom.lora.export import first_noise
     from loraloom.prompts.encoder import PromptEncoder
-    from loraloom.protocols.generation import PictureRequest
+    from loraloom.protocols.generation import ImageRequest
 
     folder, file = pair
     model = opened(file, folder)
-    request = PictureRequest("two rooms", "blur", num_steps=3, guidance_scale=4.0, sampler="ddim", width=64, height=64)
+    request = ImageRequest("two rooms", "blur", num_steps=3, guidance_scale=4.0, sampler="ddim", width=64, height=64)
     encoder = PromptEncoder(model.text, plugins.load("domains", "freetext"))
     noise = first_noise(model, request)
     ours = denoise(model, encoder.encode, [request], noise_bchw=noise)
-    assert torch.allclose(ours, model.peer_latents(None, request, noise), atol=1e-4)
+    assert torch.allclose(ours, model.reference_latents(None, request, noise), atol=1e-4)

@@ -14,7 +14,7 @@ from loraloom.extensions.families.stable_diffusion.samplers import SAMPLERS, mak
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.images import denoise
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 from loraloom.utils.rng import generator, normal
@@ -77,7 +77,7 @@ def test_a_windows_length_is_the_encoders_own(model: DiffusionModel) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
-def test_pictures_are_encoded_and_decoded_as_by_the_pipelines_vae(
+def test_images_are_encoded_and_decoded_as_by_the_pipelines_vae(
     size: tuple[int, int], model: DiffusionModel, peer: Any
 ) -> None:
     pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -139,9 +139,9 @@ def test_the_schedule_is_the_one_that_the_model_was_trained_with(model: Diffusio
 
 
 def drawn_by_both(folder: Path, sampler: str, batch: int, steps: int = 6) -> tuple[Tensor, Tensor]:
-    """Latents of a few pictures: by `denoise`, and by diffusers' pipeline with the same scheduler and first noise."""
+    """Latents of a few images: by `denoise`, and by diffusers' pipeline with the same scheduler and first noise."""
     model, pipeline = FAMILY.open(ModelSource(str(folder))), pipeline_of(folder)
-    requests = [PictureRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)]
+    requests = [ImageRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)]
     kind, settings = SAMPLERS[sampler]
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
     noise = torch.stack([normal((4, 8, 8), request.seed, "picture") for request in requests])
@@ -268,9 +268,9 @@ def test_what_exports_need_is_known(model: DiffusionModel) -> None:
     assert (model.latent_channels, model.latent_scale, model.default_size_px) == (4, 8, 64)
     assert [model.component(part) for part in PARTS] == ["unet", "vae", "text_encoder"]
     assert [model.kohya_prefix(part) for part in ("denoiser", "text_encoder")] == ["lora_unet", "lora_te"]
-    assert model.exchange_name("text_encoder", "encoder.layers.0") == "text_model.encoder.layers.0"
-    assert model.exchange_name("text_encoder", "text_model.encoder") == "text_model.encoder"
-    assert model.exchange_name("denoiser", "mid_block") == "mid_block"
+    assert model.diffusers_name("text_encoder", "encoder.layers.0") == "text_model.encoder.layers.0"
+    assert model.diffusers_name("text_encoder", "text_model.encoder") == "text_model.encoder"
+    assert model.diffusers_name("denoiser", "mid_block") == "mid_block"
 
 
 @pytest.fixture

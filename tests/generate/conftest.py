@@ -1,4 +1,4 @@
-"""An adapter that changes pictures much, written as training writes it, and sessions that draw small and fast."""
+"""An adapter that changes images much, written as training writes it, and sessions that draw small and fast."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -14,7 +14,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.record import relative_base
-from loraloom.protocols.generation import Picture
+from loraloom.protocols.generation import GeneratedImage
 from loraloom.utils.errors import UserError
 
 from ..lora.foreign import BLOCK, kohya
@@ -22,10 +22,10 @@ from .conftest import QUICK, MakeAdapter, OpenSession
 
 
 def pixels(session: Session) -> list[bytes]:
-    def of(picture: Picture) -> bytes:
-        return picture.image.tobytes()
+    def of(image: GeneratedImage) -> bytes:
+        return image.image.tobytes()
 
-    return [of(picture) for picture in session.draw(session.requests(["a plan"]))]
+    return [of(image) for image in session.draw(session.requests(["a plan"]))]
 
 
 def loha(path: Path, *, alpha: bool = True) -> Path:

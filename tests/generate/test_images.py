@@ -1,4 +1,4 @@
-"""A picture is its request's alone: not its batch's, not its neighbours'."""
+"""An image is its request's alone: not its batch's, not its neighbours'."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from loraloom.generate.images import (
     to_images,
 )
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource, NoiseSchedule
 from loraloom.utils.errors import UserError
 
@@ -29,11 +29,11 @@ LONG = "The kitchen is left of the bath. " * 5
 """More than two windows of the tiny model's byte tokenizer."""
 
 REQUESTS = [
-    PictureRequest("short", "", 1, 3, 4.0, "ddim", 32, 32),
-    PictureRequest(LONG, "", 2, 3, 4.0, "ddim", 32, 32),
-    PictureRequest("a plan", "blurred", 3, 3, 4.0, "ddim", 32, 32),
-    PictureRequest("a house", LONG[:100], 4, 3, 4.0, "ddim", 32, 32),
-    PictureRequest("", "", 5, 3, 4.0, "ddim", 32, 32),
+    ImageRequest("short", "", 1, 3, 4.0, "ddim", 32, 32),
+    ImageRequest(LONG, "", 2, 3, 4.0, "ddim", 32, 32),
+    ImageRequest("a plan", "blurred", 3, 3, 4.0, "ddim", 32, 32),
+    ImageRequest("a house", LONG[:100], 4, 3, 4.0, "ddim", 32, 32),
+    ImageRequest("", "", 5, 3, 4.0, "ddim", 32, 32),
 ]
 
 
@@ -47,29 +47,31 @@ def encoder(model: DiffusionModel) -> PromptEncoder:
     return PromptEncoder(model.text, plugins.load("domains", "freetext"))
 
 
-def drawn(model: DiffusionModel, encoder: PromptEncoder, requests: list[PictureRequest], **more: Any) -> list[Picture]:
+def drawn(
+    model: DiffusionModel, encoder: PromptEncoder, requests: list[ImageRequest], **more: Any
+) -> list[GeneratedImage]:
     with torch.inference_mode():
         return list(generate(model, encoder.encode, requests, **more))
 
 
-def pixels(picture: Picture) -> np.ndarray:
-    return np.asarray(picture.image).astype(int)
+def pixels(image: GeneratedImage) -> np.ndarray:
+    return np.asarray(image.image).astype(int)
 
 
-def unlikeness(one: Picture, other: Picture) -> int:
+def unlikeness(one: GeneratedImage, other: GeneratedImage) -> int:
     """Largest difference of a channel, of 255."""
     return int(np.abs(pixels(one) - pixels(other)).max())
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_karras", "euler_a", "unipc", "lcm"])
-def test_a_picture_does_not_depend_on_its_batch(sampler: str, model: DiffusionModel, encoder: PromptEncoder) -> None:
+def test_a_image_does_not_depend_on_its_batch(sampler: str, model: DiffusionModel, encoder: PromptEncoder) -> None:
     assert len(encoder.plan(LONG).windows) > 2
     requests = [replace(request, sampler=sampler) for request in REQUESTS]
     alone = drawn(model, encoder, requests, batch_size=1)
     for batch_size in (2, 3, 5):
         together = drawn(model, encoder, requests, batch_size=batch_size)
-        assert [picture.index for picture in together] == [0, 1, 2, 3, 4]
-        assert [picture.request for picture in together] == requests
+        assert [image.index for image in together] == [0, 1, 2, 3, 4]
+        assert [image.request for image in together] == requests
         assert max(unlikeness(one, other) for one, other in zip(alone, together, strict=True)) <= 1
     assert min(unlikeness(alone[0], other) for other in alone[1:]) > 1
 
@@ -82,9 +84,9 @@ def test_requests_of_other_settings_get_a_batch_of_their_own_and_keep_their_plac
         replace(REQUESTS[2], sampler="euler_a"), replace(REQUESTS[2], guidance_scale=1.0),
     ]  # fmt: skip
     together = drawn(model, encoder, requests, batch_size=4)
-    for picture, request in zip(together, requests, strict=True):
-        assert picture.image.size == (request.width, request.height)
-        assert unlikeness(picture, drawn(model, encoder, [request])[0]) <= 1
+    for image, request in zip(together, requests, strict=True):
+        assert image.image.size == (request.width, request.height)
+        assert unlikeness(image, drawn(model, encoder, [request])[0]) <= 1
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a", "lcm"])
@@ -130,7 +132,7 @@ def test_guidance_one_asks_the_denoiser_for_half_as_much(
 
 
 def test_guidance_is_the_formula(model: DiffusionModel, encoder: PromptEncoder) -> None:
-    request = PictureRequest("a plan", "blurred", 3, 1, 4.0, "ddim", 32, 32)
+    request = ImageRequest("a plan", "blurred", 3, 1, 4.0, "ddim", 32, 32)
     answers: list[torch.Tensor] = []
 
     class Noting(Counting):
@@ -163,7 +165,7 @@ def test_a_contrast_adds_what_a_prompt_says_beyond_it(model: DiffusionModel, enc
     assert float((other - guided).abs().max()) > 0.01
 
 
-def test_a_negative_prompt_changes_the_picture(model: DiffusionModel, encoder: PromptEncoder) -> None:
+def test_a_negative_prompt_changes_the_image(model: DiffusionModel, encoder: PromptEncoder) -> None:
     plain, negative = drawn(model, encoder, [REQUESTS[0], replace(REQUESTS[0], negative_prompt="blurred")])
     assert unlikeness(plain, negative) > 1
 
@@ -181,12 +183,12 @@ def test_sizes_that_cannot_be_drawn_are_refused_before_anything_is_drawn(
         next(generate(model, encoder.encode, [REQUESTS[0], wrong]))
 
 
-def test_a_picture_of_nan_is_an_error_that_says_what_to_do(model: DiffusionModel) -> None:
+def test_a_image_of_nan_is_an_error_that_says_what_to_do(model: DiffusionModel) -> None:
     with pytest.raises(UserError, match="came out as NaN\n  draw in full precision"):
         to_images(model, torch.full((1, 4, 4, 4), float("nan")))
 
 
-def test_pictures_cover_the_whole_range(model: DiffusionModel) -> None:
+def test_images_cover_the_whole_range(model: DiffusionModel) -> None:
     image = to_images(model, 100 * torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)))[0]
     values = np.asarray(image)
     assert (image.mode, image.size) == ("RGB", (32, 32))
@@ -204,10 +206,10 @@ def test_progress_rises_to_the_number_of_denoiser_steps(model: DiffusionModel, e
 
 def test_drawing_can_be_broken_off_between_steps(model: DiffusionModel, encoder: PromptEncoder) -> None:
     asked = iter([False, False, False, False, True])
-    got: list[Picture] = []
+    got: list[GeneratedImage] = []
     with pytest.raises(StoppedError):
-        for picture in generate(model, encoder.encode, REQUESTS, stop=lambda: next(asked)):
-            got.append(picture)
+        for image in generate(model, encoder.encode, REQUESTS, stop=lambda: next(asked)):
+            got.append(image)
     assert len(got) == 1
 
 

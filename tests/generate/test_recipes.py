@@ -1,4 +1,4 @@
-"""A picture's recipe draws the same picture again, from the list or from the picture itself."""
+"""An image's recipe draws the same image again, from the list or from the image itself."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 from loraloom import __version__
 from loraloom.generate.recipes import Recipe, append_rows, parameters_text, read_rows, request_of
 from loraloom.generate.saving import draw_into, next_number, recipe_requests
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
 
@@ -33,7 +33,7 @@ def drawn(session: Any, folder: Path, prompts: list[str]) -> list[Path]:
     return [path for path, _ in draw_into(session, session.requests(prompts), folder)]
 
 
-def test_every_picture_carries_its_whole_recipe(
+def test_every_image_carries_its_whole_recipe(
     session_of: OpenSession, adapter: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     session = session_of([(adapter, 0.5)], num_images=2, seed=7, negative_prompt="blur")
@@ -140,16 +140,17 @@ def test_files_that_are_no_recipe_are_told(tmp_path: Path) -> None:
 
 
 def test_a_guidance_written_as_a_whole_number_is_read() -> None:
-    assert request_of({**ROW, "guidance_scale": 3}) == PictureRequest("a", "", 1, 2, 3, "ddim", 32, 32)
+    assert request_of({**ROW, "guidance_scale": 3}) == ImageRequest("a", "", 1, 2, 3, "ddim", 32, 32)
 
 
 def test_a_recipe_without_what_the_model_was_told_is_of_its_prompt() -> None:
-    assert "told" not in ROW
+    assert "expanded_prompt" not in ROW
     assert request_of(ROW).text == ROW["prompt"]
-    assert request_of({**ROW, "told": "more"}).text == "more"
+    assert request_of({**ROW, "expanded_prompt": "more"}).text == "more"
+    assert request_of({**ROW, "told": "as earlier versions wrote it"}).text == "as earlier versions wrote it"
 
 
-def test_a_picture_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
+def test_a_image_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
     session = session_of(batch_size=1)
     drawing: Any = draw_into(session, session.requests(["a", "b"]), tmp_path)
     path, _ = next(drawing)
@@ -176,7 +177,7 @@ def test_an_image_carries_a1111s_parameters(session_of: OpenSession, adapter: Pa
 
 
 RECIPE = Recipe(
-    PictureRequest("a"), {"source": "C:\\models\\my, model.safetensors"},
+    ImageRequest("a"), {"source": "C:\\models\\my, model.safetensors"},
     [{"path": "runs/dog/checkpoints/step_0000100/adapter.safetensors", "sha256": "", "weight": 1.0},
      {"path": "loras/ink.safetensors", "sha256": "0" * 64, "weight": 0.25}],
     "attention", "freetext", True, "no",

@@ -1,4 +1,4 @@
-"""The page that shows pictures and receipts can be sent to anyone and says what the receipts say."""
+"""The page that shows images and receipts can be sent to anyone and says what the receipts say."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,8 @@ def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_p
         ("a door",),
         unread=Unread((("<study>", 2),), (("common room", "bedroom", 1),)),
     )
-    picture = Image.new("RGB", (8, 8), "red")
-    rows = [Row("<script>alert(1)</script>", [Shown("true", picture), Shown("drawn", picture, receipt)])]
+    image = Image.new("RGB", (8, 8), "red")
+    rows = [Row("<script>alert(1)</script>", [Shown("true", image), Shown("drawn", image, receipt)])]
     write_report(tmp_path / "report.html", "A & B", [("met", "50 %")], rows, "a note")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page

@@ -1,4 +1,4 @@
-"""The contact sheet: right size, whatever the texts and pictures."""
+"""The contact sheet: right size, whatever the texts and images."""
 
 import time
 
@@ -41,13 +41,13 @@ def test_a_very_long_prompt_costs_no_time() -> None:
     assert time.perf_counter() - began < 5
 
 
-def test_missing_pictures_and_short_rows_are_blank() -> None:
+def test_missing_images_and_short_rows_are_blank() -> None:
     sheet = np.asarray(contact_sheet([[None, plain("red")], [plain("red")]], ["a", "b"], ["1", "2"], cell_px=32))
     assert (sheet[60 + 16, 8 + 16] == (225, 225, 228)).all()
     assert (sheet[60 + 70 + 16, 8 + 40 + 16] == (225, 225, 228)).all()
 
 
-def test_wide_pictures_keep_their_shape_and_modes_are_read() -> None:
+def test_wide_images_keep_their_shape_and_modes_are_read() -> None:
     sheet = contact_sheet(
         [[plain("red", (100, 50)), plain("red", (3, 300)), plain("red", mode="P")]], ["a"], [], cell_px=100
     )
@@ -56,11 +56,11 @@ def test_wide_pictures_keep_their_shape_and_modes_are_read() -> None:
     assert row[:, 116:216].sum() == 100 * 1
 
 
-def test_small_pictures_are_enlarged_by_whole_pixels() -> None:
+def test_small_images_are_enlarged_by_whole_pixels() -> None:
     checks = Image.fromarray((np.indices((8, 8)).sum(0) % 2 * 255).astype(np.uint8))
     cell = np.asarray(contact_sheet([[checks]], ["a"], [], cell_px=64))[60:124, 8:72]
     assert set(np.unique(cell)) == {0, 255}
 
 
-def test_an_empty_sheet_is_a_picture() -> None:
+def test_an_empty_sheet_is_a_image() -> None:
     assert contact_sheet([], [], []).size == (240, 30)

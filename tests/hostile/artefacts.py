@@ -21,7 +21,7 @@ from loraloom.data.manifest import make_manifest, read_manifest, write_manifest
 from loraloom.generate.recipes import append_rows
 from loraloom.generate.saving import recipe_requests
 from loraloom.models.loading import open_model
-from loraloom.prepare.journal import Journal, PictureRow
+from loraloom.prepare.journal import ImageRow, Journal
 from loraloom.protocols.data import Example
 from loraloom.protocols.model import ModelSource
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
@@ -35,7 +35,7 @@ EXAMPLE = Example(
 )  # fmt: skip
 RECIPE: Mapping[str, Any] = {
     "file": "0.png", "prompt": "a", "negative_prompt": "", "seed": 1, "num_steps": 2, "guidance_scale": 3.0,
-    "sampler": "ddim", "width": 32, "height": 32, "told": "",
+    "sampler": "ddim", "width": 32, "height": 32, "expanded_prompt": "",
     "model": {"source": "m", "revision": None, "variant": None, "config": None, "family": "auto", "sha256": "0" * 64},
     "adapters": [{"path": "a", "sha256": "0" * 64, "weight": 1.0}],
     "prompt_method": "attention", "domain": "freetext", "weighting": True, "precision": "no", "repair_rounds": 0,
@@ -66,7 +66,7 @@ def read_dataset(folder: Path) -> None:
 
 def build_journal(folder: Path) -> None:
     folder.mkdir(parents=True)
-    row = PictureRow(
+    row = ImageRow(
         id="a", settings="s", image="images/a.png", source_sha256="0" * 64, sha256="1" * 64, width=16, height=16,
         source_width=20, source_height=20, crop=(0, 0, 20, 20), scale=0.8, hashes=(1, 2, 3, 4, 5, 6, 7, 8), notes=("n",),
     )  # fmt: skip

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loraloom.lora.files import put_on, read_adapter
+from loraloom.lora.files import load_adapter_file, read_adapter
 from loraloom.lora.inject import Adapter, base_layers
-from loraloom.lora.merged import Folding
+from loraloom.lora.merged import MergedLora
 from loraloom.protocols.model import DiffusionModel
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -55,13 +55,13 @@ def pairs_of(
 
 def put(model: DiffusionModel, path: Path, weight: float = 1.0, name: str = "theirs") -> Adapter:
     """Put an adapter file on a model."""
-    return put_on(model, read_adapter(path), name, weight)
+    return load_adapter_file(model, read_adapter(path), name, weight)
 
 
 def merged_changes(model: DiffusionModel, adapters: list[Adapter], names: Mapping[str, str]) -> dict[str, Tensor]:
     """What adapters change of the weights of modules (name to part), by merging them."""
     before = {name: weight_of(model, name, part) for name, part in names.items()}
-    Folding(model, adapters, changing=False)
+    MergedLora(model, adapters, changing=False)
     return {name: weight_of(model, name, part) - before[name] for name, part in names.items()}
 
 

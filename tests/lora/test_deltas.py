@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loraloom.lora.files import read_adapter
 from loraloom.lora.inject import set_weight
-from loraloom.lora.merged import Folding
+from loraloom.lora.merged import MergedLora
 from loraloom.utils.errors import UserError
 
 from .foreign import BLOCK, CONVOLUTION, LINEAR, changes, kohya, merged_changes, put, random, weight_of, write
@@ -149,7 +149,7 @@ def test_a_full_difference_is_added_with_its_bias(tiny_model: Path, tmp_path: Pa
     for _ in range(2):
         with torch.no_grad():
             torch.testing.assert_close(module(value), wanted, atol=1e-5, rtol=1e-5)
-        Folding(model, [adapter], changing=False)
+        MergedLora(model, [adapter], changing=False)
 
 
 @pytest.mark.parametrize("axis", ["outputs", "inputs"])
@@ -239,7 +239,7 @@ def test_several_kinds_add_up_merged_and_beside_and_come_off_bit_for_bit(tiny_mo
     base, own = drawn(model), {name: weight_of(model, name) for name in (LINEAR, KEY, CONVOLUTION)}
     adapters = [put(model, path, 0.7, path.stem) for path in mixed(tiny_model, tmp_path)]
     beside = drawn(model)
-    folding = Folding(model, adapters, changing=True)
+    folding = MergedLora(model, adapters, changing=True)
     merged = drawn(model)
     assert (beside - base).abs().max() > 0.01
     torch.testing.assert_close(merged, beside, atol=1e-4, rtol=1e-4)
@@ -276,7 +276,7 @@ def test_in_half_precision_updates_stay_beside_the_weights(tiny_model: Path, tmp
     value = random(2, before.shape[1]).bfloat16()
     plain = module(value)
     adapter = put(model, mixed(tiny_model, tmp_path)[0])
-    Folding(model, [adapter], changing=True)
+    MergedLora(model, [adapter], changing=True)
     assert torch.equal(weight_of(model, LINEAR), before)
     assert (module(value) - plain).abs().max() > 0.01
 

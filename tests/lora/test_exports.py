@@ -12,14 +12,14 @@ from loraloom import plugins
 from loraloom.config.run import LoraConfig
 from loraloom.generate.images import denoise
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
-from loraloom.lora.files import find_adapter, put_on, read_adapter, save_adapter
+from loraloom.lora.files import find_adapter, load_adapter_file, read_adapter, save_adapter
 from loraloom.lora.inject import Adapter, attach_new, set_weight
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 
-REQUEST = PictureRequest("a drawn picture", num_steps=3, guidance_scale=3.0, sampler="ddim", width=64, height=64)
+REQUEST = ImageRequest("a drawn image", num_steps=3, guidance_scale=3.0, sampler="ddim", width=64, height=64)
 DOMAIN = plugins.load("domains", "freetext")
 
 
@@ -70,7 +70,7 @@ def test_both_layouts_draw_the_same_in_a_fresh_diffusers_pipeline(
 def test_a_base_that_lies_in_half_precision_is_drawn_with_in_full(tiny_model: Path, tmp_path: Path) -> None:
     opened(tiny_model).save(tmp_path / "half", "fp16")
     model = opened(tmp_path / "half")
-    theirs = model.peer_latents(None, REQUEST, first_noise(model, REQUEST))
+    theirs = model.reference_latents(None, REQUEST, first_noise(model, REQUEST))
     assert torch.allclose(theirs, drawn(model), atol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_every_file_we_write_can_be_read_back(tiny_model: Path, tmp_path: Path, 
     save_adapter(tmp_path / "adapter.safetensors", adapter.state(), RECORD)
     export_adapter(model, read_adapter(tmp_path).layers(model), RECORD, tmp_path / "exports", "name", "fp32")
     fresh = opened(tiny_model)
-    put_on(fresh, read_adapter(tmp_path / which), "again")
+    load_adapter_file(fresh, read_adapter(tmp_path / which), "again")
     assert torch.allclose(drawn(fresh), drawn(model), atol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
         unet_lora_adapter_metadata={"r": 4, "lora_alpha": 8},
     )  # fmt: skip
     model = opened(tiny_model)
-    put_on(model, read_adapter(tmp_path), "theirs")
+    load_adapter_file(model, read_adapter(tmp_path), "theirs")
     assert model.module("denoiser") is not unet
     noise = first_noise(model, REQUEST)
     states = PromptEncoder(model.text, DOMAIN).encode([REQUEST.prompt])[0]
@@ -174,7 +174,7 @@ def test_an_adapter_of_another_model_is_refused_with_the_key(tiny_model: Path, t
         tmp_path / "x.safetensors",
     )
     with pytest.raises(UserError, match=r"does not fit this model.*unet\.other\.to_q"):
-        put_on(opened(tiny_model), read_adapter(tmp_path / "x.safetensors"), "x")
+        load_adapter_file(opened(tiny_model), read_adapter(tmp_path / "x.safetensors"), "x")
 
 
 def test_a_folder_without_an_adapter_says_what_was_expected(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraloom.lora.files import put_on, read_adapter, save_adapter
+from loraloom.lora.files import load_adapter_file, read_adapter, save_adapter
 from loraloom.lora.inject import lora_layers, set_weight
-from loraloom.lora.merged import Folding
+from loraloom.lora.merged import MergedLora
 from loraloom.protocols.model import DiffusionModel
 
 from .test_exports import RECORD, drawn, opened, shaken
@@ -23,7 +23,7 @@ def test_folded_and_beside_draw_the_same(tiny_model: Path, target: str) -> None:
     base = drawn(model)
     adapter = shaken(model, rank=4, alpha=6.0, target=target)
     beside = drawn(model)
-    Folding(model, [adapter], changing=False)
+    MergedLora(model, [adapter], changing=False)
     folded = drawn(model)
     assert (beside - base).abs().max() > 0.01
     torch.testing.assert_close(folded, beside, atol=1e-4, rtol=1e-4)
@@ -34,7 +34,7 @@ def test_weights_may_change_and_leave_nothing_behind(tiny_model: Path) -> None:
     base = drawn(opened(tiny_model))
     model = opened(tiny_model)
     adapter = shaken(model, rank=4)
-    folding = Folding(model, [adapter], changing=True)
+    folding = MergedLora(model, [adapter], changing=True)
     whole = drawn(model)
     for weight in (0.3, 0.0):
         set_weight(model, adapter, weight)
@@ -48,9 +48,11 @@ def test_weights_may_change_and_leave_nothing_behind(tiny_model: Path) -> None:
 def test_several_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter.safetensors", shaken(opened(tiny_model), rank=4, alpha=6.0).state(), RECORD)
     model = opened(tiny_model)
-    adapters = [put_on(model, read_adapter(tmp_path), f"number{n}", weight) for n, weight in enumerate((0.5, 2.0))]
+    adapters = [
+        load_adapter_file(model, read_adapter(tmp_path), f"number{n}", weight) for n, weight in enumerate((0.5, 2.0))
+    ]
     beside = drawn(model)
-    Folding(model, adapters, changing=False)
+    MergedLora(model, adapters, changing=False)
     torch.testing.assert_close(drawn(model), beside, atol=1e-4, rtol=1e-4)
 
 
@@ -60,6 +62,6 @@ def test_half_precision_stays_as_it_is(tiny_model: Path) -> None:
     model.place("denoiser", torch.device("cpu"), torch.bfloat16)
     adapter = shaken(model, rank=4)
     before = own_weights(model)
-    Folding(model, [adapter], changing=True)
+    MergedLora(model, [adapter], changing=True)
     assert all(torch.equal(a, b) for a, b in zip(own_weights(model), before, strict=True))
     assert not any(layer.merged for _, layer in lora_layers(model.module("denoiser")))

@@ -13,7 +13,7 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import find_masks, near_table_name, walk
-from tests.support.pictures import drawn, encoded, save
+from tests.support.images import drawn, encoded, save
 
 
 def run(source: Path, out: Path, said: list[str] | None = None, **changes: object) -> PrepareReport:
@@ -91,9 +91,9 @@ def test_of_two_captions_of_one_image_the_named_suffix_wins_and_the_other_is_rep
 @pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
 def test_names_match_in_every_unicode_form(tmp_path: Path, layout: str, forms: tuple[str, str]) -> None:
     source = tmp_path / "raw"
-    picture, text = (unicodedata.normalize(form, "강아지 é") for form in forms)
+    source_image, text = (unicodedata.normalize(form, "강아지 é") for form in forms)
     folders = {"sidecar": ("", ""), "paired_folders": ("label_floorplan/", "input_text/"), "imagefolder": ("", "")}
-    image(source / f"{folders[layout][0]}{picture}.png")
+    image(source / f"{folders[layout][0]}{source_image}.png")
     if layout == "imagefolder":
         row = json.dumps({"file_name": f"{text}.png", "text": "a puppy"})
         (source / "metadata.jsonl").write_text(row, encoding="utf-8")

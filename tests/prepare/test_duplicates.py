@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loraloom.prepare.duplicates import held_out, near_duplicate_groups, perceptual_hashes
-from tests.support.pictures import drawn, encoded, shared_data
+from tests.support.images import drawn, encoded, shared_data
 
 TURNS = [None, *Image.Transpose]
 
@@ -17,7 +17,7 @@ def as_array(hashes: list[tuple[int, ...]]) -> np.ndarray:
     return np.array(hashes, dtype=np.uint64)
 
 
-def test_every_flip_and_turn_of_a_picture_is_in_its_group_and_other_pictures_are_not() -> None:
+def test_every_flip_and_turn_of_a_image_is_in_its_group_and_other_images_are_not() -> None:
     hashes = []
     for seed in range(6):
         for turn in TURNS:
@@ -29,7 +29,7 @@ def test_every_flip_and_turn_of_a_picture_is_in_its_group_and_other_pictures_are
 
 
 def test_a_recompressed_smaller_mirrored_copy_is_a_near_duplicate_of_a_real_photograph() -> None:
-    photographs = sorted(shared_data("dreambooth").glob("*/0[0-2].jpg"))  # 24 pictures
+    photographs = sorted(shared_data("dreambooth").glob("*/0[0-2].jpg"))  # 24 images
     hashes = []
     for path in photographs:
         with Image.open(path) as opened:
@@ -42,7 +42,7 @@ def test_a_recompressed_smaller_mirrored_copy_is_a_near_duplicate_of_a_real_phot
     assert len(set(labels[:, 0].tolist())) > 0.8 * len(photographs)
 
 
-def test_a_symmetric_picture_is_told_by_what_it_shows_and_not_by_rounding_noise() -> None:
+def test_a_symmetric_image_is_told_by_what_it_shows_and_not_by_rounding_noise() -> None:
     # The red cartoon of DreamBooth, halved, was 14 bits from itself: its odd frequencies were all but zero.
     half = drawn(3, 200, 400)
     image = Image.new("RGB", (400, 400))
@@ -54,8 +54,8 @@ def test_a_symmetric_picture_is_told_by_what_it_shows_and_not_by_rounding_noise(
 
 
 def test_groups_are_those_of_a_plain_pairwise_comparison() -> None:
-    chance = np.random.default_rng(0)
-    hashes = chance.integers(0, 2**64, (40, 8), dtype=np.uint64)
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, (40, 8), dtype=np.uint64)
     hashes[20:] = hashes[:20] ^ np.uint64(0b111)  # three bits off
     labels = near_duplicate_groups(hashes, 3)
     assert len(set(labels.tolist())) == 20
@@ -75,7 +75,7 @@ def test_a_group_is_never_torn_and_the_share_never_exceeded(labels: list[int], s
         assert not any(chosen)
 
 
-def test_an_added_picture_does_not_reshuffle_the_held_out_ones() -> None:
+def test_an_added_image_does_not_reshuffle_the_held_out_ones() -> None:
     contents = [f"{index:064x}" for index in range(201)]
     before = held_out(list(range(200)), contents[:200], 0.1, 0)
     after = held_out(list(range(201)), contents, 0.1, 0)
@@ -84,7 +84,7 @@ def test_an_added_picture_does_not_reshuffle_the_held_out_ones() -> None:
     assert moved <= 1
 
 
-def test_the_order_of_the_pictures_does_not_matter_to_the_split() -> None:
+def test_the_order_of_the_images_does_not_matter_to_the_split() -> None:
     contents = [f"{index:064x}" for index in range(50)]
     forward = held_out(list(range(50)), contents, 0.2, 0)
     backward = held_out(list(range(50)), contents[::-1], 0.2, 0)

@@ -12,15 +12,15 @@ from PIL import Image, ImageCms
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare import colour
-from loraloom.prepare.images import Decoded, Fitted, PictureSettings, RefusedError, decode, fit, png_bytes
+from loraloom.prepare.images import Decoded, Fitted, ImageSettings, RefusedError, decode, fit, png_bytes
 from loraloom.utils import image_bytes as refusals
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import jpeg_scans
-from tests.support.pictures import bomb_png, drawn, encoded, shared_data
+from tests.support.images import bomb_png, drawn, encoded, shared_data
 
 
-def options(**changes: object) -> PictureSettings:
-    return PictureSettings.from_config(PrepareConfig(**{"size": 64, "bucket_step": 16, "min_size": 16, **changes}))
+def options(**changes: object) -> ImageSettings:
+    return ImageSettings.from_config(PrepareConfig(**{"size": 64, "bucket_step": 16, "min_size": 16, **changes}))
 
 
 def prepared(data: bytes, **changes: object) -> tuple[Decoded, Fitted]:
@@ -37,15 +37,15 @@ def mean(image: Image.Image) -> list[float]:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"these are words", "not a picture"),
+        (b"these are words", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"<?xml version='1.0'?>\n<svg/>", "SVG"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (encoded(drawn(1), "JPEG")[:1500], "truncated"),
         (encoded(drawn(1), "PNG")[:1500], "truncated|broken"),
-        (encoded(drawn(1), "WEBP")[:300], "truncated|broken|not a picture"),
+        (encoded(drawn(1), "WEBP")[:300], "truncated|broken|not an image"),
         (encoded(Image.new("RGB", (1, 1)), "PNG"), "too small"),
         (bomb_png(), "3,600 megapixels, the limit is 120"),
         (encoded(Image.new("RGBA", (40, 40)), "PNG"), "transparent"),
@@ -109,9 +109,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 1000])
 def test_working_in_bands_changes_no_pixel(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    chance = np.random.default_rng(3)
-    grey = Image.fromarray(chance.normal(50, 900, (64, 40)).astype(np.float32))
-    clear = Image.fromarray(chance.integers(0, 255, (64, 40, 4), dtype=np.uint8))
+    rng = np.random.default_rng(3)
+    grey = Image.fromarray(rng.normal(50, 900, (64, 40)).astype(np.float32))
+    clear = Image.fromarray(rng.integers(0, 255, (64, 40, 4), dtype=np.uint8))
     data = encoded(grey, "TIFF"), encoded(clear, "PNG")
     whole = [np.asarray(decode(one, options()).image) for one in data]
     monkeypatch.setattr(colour, "_BAND_PIXELS", rows * 40)
@@ -176,7 +176,7 @@ def test_a_random_crop_is_a_function_of_seed_and_id() -> None:
     assert fit(decoded, options(crop="random", seed=1), "b").crop != boxes[0]
 
 
-def test_padding_keeps_the_whole_picture_on_the_background() -> None:
+def test_padding_keeps_the_whole_image_on_the_background() -> None:
     _, fitted = prepared(encoded(Image.new("RGB", (100, 50), "red"), "PNG"), crop="pad", background="#0000ff")
     assert fitted.image.getpixel((32, 2)) == (0, 0, 255)
     assert fitted.image.getpixel((32, 32)) == (255, 0, 0)
@@ -203,7 +203,7 @@ def test_decoding_a_jpeg_smaller_changes_the_result_by_less_than_can_be_seen() -
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 45
 
 
-def test_much_enlarged_and_much_cut_pictures_are_noted() -> None:
+def test_much_enlarged_and_much_cut_images_are_noted() -> None:
     _, small = prepared(encoded(drawn(5, 20, 20), "PNG"))
     assert small.notes[0] == "enlarged more than 2 times: 3.2 times, it is only 20 x 20"
     _, wide = prepared(encoded(drawn(5, 640, 64), "PNG"), crop="center")

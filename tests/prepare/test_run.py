@@ -16,12 +16,12 @@ from PIL import Image
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, read_manifest
-from loraloom.prepare.images import PictureSettings
+from loraloom.prepare.images import ImageSettings
 from loraloom.prepare.run import PrepareReport, final_caption, prepare
 from loraloom.prepare.workers import FEW, Task, run_tasks
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
-from tests.support.pictures import bomb_png, drawn, encoded, folder_of, save, shared_data
+from tests.support.images import bomb_png, drawn, encoded, folder_of, save, shared_data
 
 
 def run(source: Path, out: Path, **changes: object) -> PrepareReport:
@@ -33,7 +33,7 @@ def sums(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_dataset_holds_every_picture_with_true_sums_and_the_source_is_untouched(tmp_path: Path) -> None:
+def test_a_dataset_holds_every_image_with_true_sums_and_the_source_is_untouched(tmp_path: Path) -> None:
     source, out = folder_of(tmp_path / "raw", 12), tmp_path / "out"
     before = sums(source)
     report = run(source, out)
@@ -64,7 +64,7 @@ def test_every_bad_file_is_named_at_once_and_the_good_ones_are_used(tmp_path: Pa
     (source / "words.png").write_text("I am a text", encoding="utf-8")
     (source / "bomb.png").write_bytes(bomb_png())
     (source / "drawing.svg").write_text("<svg/>", encoding="utf-8")
-    (source / "alone.txt").write_text("where is my picture", encoding="utf-8")
+    (source / "alone.txt").write_text("where is my image", encoding="utf-8")
     save(drawn(8, 1, 1), source / "dot.png")
     save(drawn(7), source / "korean.png").with_suffix(".txt").write_bytes("왼쪽".encode("cp949"))
     report = run(source, tmp_path / "out")
@@ -83,7 +83,7 @@ def test_every_bad_file_is_named_at_once_and_the_good_ones_are_used(tmp_path: Pa
     assert len((tmp_path / "strict" / "problems.jsonl").read_text(encoding="utf-8").splitlines()) == 8
 
 
-def test_no_usable_picture_is_an_error_that_shows_the_reasons(tmp_path: Path) -> None:
+def test_no_usable_image_is_an_error_that_shows_the_reasons(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.png").touch()
     with pytest.raises(UserError, match=r"a\.png: the file is empty"):
@@ -113,7 +113,7 @@ def test_a_second_run_keeps_what_is_right_and_makes_the_rest_anew(tmp_path: Path
     assert "020" in rows
 
 
-def test_other_settings_in_the_same_folder_redo_every_picture(tmp_path: Path) -> None:
+def test_other_settings_in_the_same_folder_redo_every_image(tmp_path: Path) -> None:
     source, out = folder_of(tmp_path / "raw", 4), tmp_path / "out"
     run(source, out)
     report = run(source, out, size=96)
@@ -236,7 +236,7 @@ def test_the_trigger_is_put_before_a_caption_that_lacks_it_as_a_word(text: str, 
     assert final_caption(expected, trigger) == expected
 
 
-def test_pictures_without_text_get_the_captioners_and_blank_texts_are_noted(tmp_path: Path) -> None:
+def test_images_without_text_get_the_captioners_and_blank_texts_are_noted(tmp_path: Path) -> None:
     source = tmp_path / "raw"
     save(drawn(1), source / "red_vase" / "one.png")
     save(drawn(2), source / "red_vase" / "two.png", " \n")
@@ -259,7 +259,7 @@ def test_the_output_may_not_lie_where_it_would_be_read_or_where_others_have_file
         run(source, other)
     assert (other / "images" / "mine.png").exists()
     nested = folder_of(tmp_path / "ds" / "images" / "raw", 2)
-    with pytest.raises(UserError, match="where prepared pictures go"):
+    with pytest.raises(UserError, match="where prepared images go"):
         run(nested, tmp_path / "ds")
 
 
@@ -275,7 +275,7 @@ def test_the_report_is_one_file_that_runs_nothing_and_calls_nobody(tmp_path: Pat
     assert str(tmp_path) not in page
 
 
-def test_hostile_names_stay_inside_the_dataset_and_every_picture_keeps_its_own_file(tmp_path: Path) -> None:
+def test_hostile_names_stay_inside_the_dataset_and_every_image_keeps_its_own_file(tmp_path: Path) -> None:
     source = tmp_path / "raw"
     names = ["a:b", "a_b", "con", "..hidden", "dots...", "한글 이름", "x" * 200, "deep/er/one", "$(touch x)", "%2e%2e"]
     for seed, name in enumerate(names):
@@ -331,14 +331,14 @@ class _Killer(type(Path())):
         return os._exit, (9,)
 
 
-def test_two_pictures_that_kill_their_workers_do_not_cost_the_others(tmp_path: Path) -> None:
+def test_two_images_that_kill_their_workers_do_not_cost_the_others(tmp_path: Path) -> None:
     """When the last two died, those that were finished before were forgotten and `prepare` gave up."""
     names = [f"{number}.png" for number in range(FEW + 4)]
     sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
     out = tmp_path / "out"
     tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
     tasks[-2:] = [replace(task, source=_Killer(task.source)) for task in tasks[-2:]]
-    settings = PictureSettings.from_config(PrepareConfig(size=64, min_size=16))
+    settings = ImageSettings.from_config(PrepareConfig(size=64, min_size=16))
     problems = {outcome.task.id: outcome.problem for outcome in run_tasks(tasks, settings, 2)}
     assert len(problems) == len(tasks)
     assert {id_ for id_, problem in problems.items() if problem} == {tasks[-2].id, tasks[-1].id}
@@ -359,7 +359,7 @@ def test_an_image_that_never_ends_is_refused_and_the_others_are_done(tmp_path: P
     out = tmp_path / "out"
     tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
     tasks[3] = replace(tasks[3], source=_Sleeper(tasks[3].source))
-    settings = PictureSettings.from_config(PrepareConfig(size=64, min_size=16))
+    settings = ImageSettings.from_config(PrepareConfig(size=64, min_size=16))
     outcomes = list(run_tasks(tasks, settings, 2, time_limit_s=8.0))
     assert sorted(outcome.task.id for outcome in outcomes) == sorted(names)
     assert {one.task.id: one.problem for one in outcomes if one.problem} == {

@@ -18,19 +18,19 @@ Configure = Callable[..., RunConfig]
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
-    """Seven pictures of two sizes with captions, one or two of them held out."""
+    """Seven images of two sizes with captions, one or two of them held out."""
     root = tmp_path_factory.mktemp("dataset")
-    source = draw_folder(root / "source", 7, [(64, 64), (96, 48)], text="a drawn picture, number {n}")
+    source = draw_folder(root / "source", 7, [(64, 64), (96, 48)], text="a drawn image, number {n}")
     settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0.2, num_workers=1)
     prepare(source, root / "dataset", settings, console=lambda text: None)
     return root / "dataset"
 
 
 def first_colour(dataset: Path) -> str:
-    """The upper left colour of the first picture to learn from, `#rrggbb`."""
+    """The upper left colour of the first image to learn from, `#rrggbb`."""
     manifest = read_manifest(dataset)
-    with Image.open(manifest.path(manifest.split("train")[0])) as picture:
-        return "#" + np.asarray(picture.convert("RGB"))[0, 0].tobytes().hex()
+    with Image.open(manifest.path(manifest.split("train")[0])) as image:
+        return "#" + np.asarray(image.convert("RGB"))[0, 0].tobytes().hex()
 
 
 @pytest.fixture

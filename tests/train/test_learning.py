@@ -33,12 +33,12 @@ def events(folder: Path, kind: str) -> list[dict[str, float]]:
 def overfitted(
     tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path], tiny_model: Path
 ) -> tuple[Path, Path]:
-    """(run folder, dataset) of one picture learned by heart."""
+    """(run folder, dataset) of one image learned by heart."""
     from loraloom.config.run import RunConfig
 
     root = tmp_path_factory.mktemp("overfit")
-    source = draw_folder(root / "source", 1, text="one picture")
-    for copy in range(1, 8):  # eight names of one picture: eight noises a step
+    source = draw_folder(root / "source", 1, text="one image")
+    for copy in range(1, 8):  # eight names of one image: eight noises a step
         shutil.copy(source / "000.png", source / f"{copy:03d}.png")
         shutil.copy(source / "000.txt", source / f"{copy:03d}.txt")
     settings = PrepareConfig(size=64, bucket_step=16, min_size=16, num_workers=1, validation_share=0)
@@ -64,7 +64,7 @@ def test_the_loss_falls(overfitted: tuple[Path, Path]) -> None:
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
 
 
-def test_an_overfitted_adapter_reproduces_its_picture_better_than_the_base(
+def test_an_overfitted_adapter_reproduces_its_image_better_than_the_base(
     overfitted: tuple[Path, Path], tiny_model: Path
 ) -> None:
     run, dataset = overfitted
@@ -78,10 +78,10 @@ def test_an_overfitted_adapter_reproduces_its_picture_better_than_the_base(
             target = session.model.decode_latents(session.model.scale_latents(mean))[0]
         drawn = [
             torch.from_numpy(np.array(p.image)).permute(2, 0, 1).float() / 127.5 - 1
-            for p in session.draw(session.requests(["one picture"]))
+            for p in session.draw(session.requests(["one image"]))
         ]
-        distance[weight] = float(np.mean([(picture - target).abs().mean() for picture in drawn]))
-    # The tiny VAE has random weights too, so the picture to reproduce is what it makes of the original.
+        distance[weight] = float(np.mean([(image - target).abs().mean() for image in drawn]))
+    # The tiny VAE has random weights too, so the image to reproduce is what it makes of the original.
     assert distance[1.0] < 0.7 * distance[0.0], distance
 
 

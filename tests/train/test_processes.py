@@ -80,7 +80,7 @@ def batches(plan: Plan, maker: BatchMaker) -> list[Batch]:
     return [maker.make(0, plan.share(forward, device)) for device in range(plan.num_devices)]
 
 
-def test_every_picture_has_its_own_noise_and_timestep_on_every_device(dataset: Path, tiny_model: Path) -> None:
+def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Path, tiny_model: Path) -> None:
     from loraloom import plugins
     from loraloom.data.cache import ContentCache
     from loraloom.data.manifest import read_manifest

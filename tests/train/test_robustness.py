@@ -170,7 +170,7 @@ def test_captions_that_need_too_many_windows_are_all_named(configure: Configure,
     shutil.copytree(dataset, copy)
     rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     for row in rows[:2]:
-        row["caption"] = "a long sentence about a picture. " * 12
+        row["caption"] = "a long sentence about an image. " * 12
     (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(UserError, match=rf"2 captions need more windows.*{rows[0]['id']} \(\d+\), {rows[1]['id']}"):
         train(configure(data={"dataset": str(copy)}, prompts={"max_windows": 2}), say=quiet)
@@ -185,17 +185,17 @@ def test_flipping_captions_that_speak_of_left_and_right_is_refused(
 ) -> None:
     copy = tmp_path / "sided"
     shutil.copytree(dataset, copy)
-    text = (copy / "manifest.jsonl").read_text(encoding="utf-8").replace("a drawn picture", "a dog left of a cat")
+    text = (copy / "manifest.jsonl").read_text(encoding="utf-8").replace("a drawn image", "a dog left of a cat")
     (copy / "manifest.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="captions speak of left and right"):
         train(configure(data={"dataset": str(copy), "random_flip": True}), say=quiet)
 
 
-def test_a_picture_changed_after_prepare_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:
+def test_a_image_changed_after_prepare_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "edited"
     shutil.copytree(dataset, copy)
-    picture = next((copy / "images").rglob("*.png"))
-    picture.write_bytes(picture.read_bytes() + b" ")
+    image = next((copy / "images").rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b" ")
     with pytest.raises(UserError, match="changed after `prepare`"):
         train(configure(data={"dataset": str(copy)}), say=quiet)
 
@@ -401,7 +401,7 @@ def test_a_dataset_removed_while_caching_ends_in_one_error_and_the_next_run_goes
     shutil.copytree(dataset / "images", copy / "images")
     said: list[str] = []
     train(config, say=said.append)
-    assert "encoding 6 pictures" in said
+    assert "encoding 6 images" in said
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_is_whole(

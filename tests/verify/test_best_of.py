@@ -1,4 +1,4 @@
-"""Pictures are judged by their texts: the best of many is the best, repair keeps what it was told to keep."""
+"""Images are judged by their texts: the best of many is the best, repair keeps what it was told to keep."""
 
 import json
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from loraloom.cli.interactive import Interactive
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.session import Session, open_session
 from loraloom.protocols.domain import Receipt, Unread, Verdict
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
-from loraloom.verify.best_of import candidate_requests, draw_judged, redraw, repair, require_judge
+from loraloom.verify.best_of import candidate_requests, generate_verified, redraw, repair, require_verifier
 
 PROMPT = "[Number and Type of Rooms] The floorplan have 1 living room, 1 kitchen"
 SETTINGS: dict[str, Any] = {"steps": 2, "width": 64, "height": 64, "guidance_scale": 2.0}
@@ -42,7 +42,7 @@ def array(image: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RednessJudge:
-    """A judge by numbers, so that random pictures differ: the redder, the better; the left half may be drawn again."""
+    """A judge by numbers, so that random images differ: the redder, the better; the left half may be drawn again."""
 
     def check(self, prompt: str) -> list[str]:
         return []
@@ -53,10 +53,10 @@ class RednessJudge:
     def unread(self, prompt: str) -> Unread:
         return Unread()
 
-    def filled(self, prompt: str, seed: int) -> str:
+    def expand_prompt(self, prompt: str, seed: int) -> str:
         return prompt
 
-    def judge(self, image: Image.Image, prompt: str) -> Receipt:
+    def verify(self, image: Image.Image, prompt: str) -> Receipt:
         red = float(array(image)[..., 0].mean()) / 255
         return Receipt((Verdict(prompt, "red", None, ""),), (), 1 - red)
 
@@ -84,8 +84,8 @@ def test_the_best_receipt_has_the_fewest_faults_and_a_wrong_door_is_one() -> Non
 
 class RedDomain:
     name = "red"
-    artist = None
-    judge = RednessJudge()
+    dataset_generator = None
+    verifier = RednessJudge()
     metrics = ()
 
     def sections(self, caption: str) -> list[Any]:
@@ -103,23 +103,23 @@ def red_session(tiny_model: Path, **settings: Any) -> Session:
 
 def test_the_best_of_many_is_the_best_of_those_that_their_seeds_draw(tiny_model: Path) -> None:
     made = red_session(tiny_model, best_of=4)
-    (judged,) = draw_judged(made, made.requests(["red"]))
+    (verified,) = generate_verified(made, made.requests(["red"]))
     (group,) = candidate_requests(made.requests(["red"]), 4)
     alone = list(made.draw(group))
-    best = max(alone, key=lambda picture: float(array(picture.image)[..., 0].mean()))
-    assert judged.picture.request == best.request
-    assert (array(judged.picture.image) == array(best.image)).all()
-    assert judged.candidates == 4
+    best = max(alone, key=lambda image: float(array(image.image)[..., 0].mean()))
+    assert verified.image.request == best.request
+    assert (array(verified.image.image) == array(best.image)).all()
+    assert verified.candidates == 4
     assert len({request.seed for request in group}) == 4
     assert group[0] == made.requests(["red"])[0]
 
 
-def test_a_redrawn_picture_keeps_every_pixel_outside_the_mask(tiny_model: Path) -> None:
+def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (picture,) = made.draw(made.requests(["red"]))
-    free = made.encoder.domain.judge.repair_mask(picture.image, "")
-    first, again, other = (redraw(made, picture, free, number) for number in (0, 0, 1))
-    before, after = array(picture.image), array(first)
+    (image,) = made.draw(made.requests(["red"]))
+    free = made.encoder.domain.verifier.repair_mask(image.image, "")
+    first, again, other = (redraw(made, image, free, number) for number in (0, 0, 1))
+    before, after = array(image.image), array(first)
     assert (before[:, 32:] == after[:, 32:]).all()
     assert (before[:, :32] != after[:, :32]).any()
     assert (array(again) == after).all()
@@ -128,35 +128,35 @@ def test_a_redrawn_picture_keeps_every_pixel_outside_the_mask(tiny_model: Path) 
 
 def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (picture,) = made.draw(made.requests(["red"]))
-    free = made.encoder.domain.judge.repair_mask(picture.image, "")
-    usual = array(redraw(made, picture, free, 0))
-    assert (array(redraw(made, picture, free, 0, "red")) == usual).all()
-    assert (array(redraw(made, picture, free, 0, "blue")) != usual).any()
+    (image,) = made.draw(made.requests(["red"]))
+    free = made.encoder.domain.verifier.repair_mask(image.image, "")
+    usual = array(redraw(made, image, free, 0))
+    assert (array(redraw(made, image, free, 0, "red")) == usual).all()
+    assert (array(redraw(made, image, free, 0, "blue")) != usual).any()
     unguided = red_session(tiny_model, repair_guidance=0.0)
-    assert (array(redraw(unguided, picture, free, 0, "blue")) == usual).all()
+    assert (array(redraw(unguided, image, free, 0, "blue")) == usual).all()
 
 
 def test_repair_never_makes_a_receipt_worse(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    judge = RednessJudge()
-    (picture,) = made.draw(made.requests(["red"]))
-    receipt = judge.judge(picture.image, "red")
-    better, again, kept = repair(made, judge, picture, receipt, 3)
+    verifier = RednessJudge()
+    (image,) = made.draw(made.requests(["red"]))
+    receipt = verifier.verify(image.image, "red")
+    better, again, kept = repair(made, verifier, image, receipt, 3)
     assert again.rank <= receipt.rank
-    assert judge.judge(better.image, "red").rank == again.rank
+    assert verifier.verify(better.image, "red").rank == again.rank
     assert (kept == 0) == (again.rank == receipt.rank)
 
 
 def test_a_perfect_plan_needs_no_repair(tiny_model: Path) -> None:
     domain = plugins.load("domains", "floorplan")
-    image, text = domain.artist.draw(5, "sjh")
-    receipt = domain.judge.judge(image, text)
+    image, text = domain.dataset_generator.draw(5, "sjh")
+    receipt = domain.verifier.verify(image, text)
     assert receipt.complete
-    assert domain.judge.repair_mask(image, text) is None
-    picture = Picture(0, PictureRequest(text), image, 0.0)
-    kept, same, tries = repair(session(tiny_model), domain.judge, picture, receipt, 3)
-    assert kept is picture
+    assert domain.verifier.repair_mask(image, text) is None
+    source_image = GeneratedImage(0, ImageRequest(text), image, 0.0)
+    kept, same, tries = repair(session(tiny_model), domain.verifier, source_image, receipt, 3)
+    assert kept is source_image
     assert same is receipt
     assert tries == 0
 
@@ -167,26 +167,26 @@ OPEN = "[Number and Type of Rooms] The floorplan have 1 living room, 1 master ro
 def test_what_a_text_leaves_open_is_drawn_as_decided_and_judged_as_asked(tiny_model: Path) -> None:
     made = session(tiny_model)
     (request,) = made.requests([OPEN])
-    assert request.prompt == OPEN and "[Positional Relationship" in request.told
+    assert request.prompt == OPEN and "[Positional Relationship" in request.expanded_prompt
     (drawn,) = made.draw([request])
-    (same,) = made.draw([replace(request, prompt=request.told, told="")])
+    (same,) = made.draw([replace(request, prompt=request.expanded_prompt, expanded_prompt="")])
     (plain,) = made.draw(session(tiny_model, fill_in=False).requests([OPEN]))
     assert (array(drawn.image) == array(same.image)).all()
     assert (array(drawn.image) != array(plain.image)).any()
-    assert made.recipe(request).as_row()["told"] == request.told
-    (judged,) = draw_judged(made, [request])
-    assert {verdict.section for verdict in judged.receipt.verdicts} == {"count"}
+    assert made.recipe(request).as_row()["expanded_prompt"] == request.expanded_prompt
+    (verified,) = generate_verified(made, [request])
+    assert {verdict.section for verdict in verified.receipt.verdicts} == {"count"}
     (group,) = candidate_requests([request], 3)
-    assert {each.told for each in group} == {request.told}
+    assert {each.expanded_prompt for each in group} == {request.expanded_prompt}
 
 
 def test_a_text_that_leaves_nothing_open_is_told_as_it_is(tiny_model: Path) -> None:
-    _, text = plugins.load("domains", "floorplan").artist.draw(5, "sjh")
+    _, text = plugins.load("domains", "floorplan").dataset_generator.draw(5, "sjh")
     (request,) = session(tiny_model).requests([text])
-    assert request.told == "" and request.text == text
+    assert request.expanded_prompt == "" and request.text == text
 
 
-def test_generate_writes_a_receipt_and_its_overlay_beside_each_picture(tiny_model: Path, tmp_path: Path) -> None:
+def test_generate_writes_a_receipt_and_its_overlay_beside_each_image(tiny_model: Path, tmp_path: Path) -> None:
     said: list[str] = []
     given = {"num_images": 2, "best_of": 2, "repair": True}
     config = GenerateConfig.model_validate({**SETTINGS, **given, "repair_rounds": 1})
@@ -202,7 +202,7 @@ def test_generate_writes_a_receipt_and_its_overlay_beside_each_picture(tiny_mode
     assert any("sentences met" in line and "best of 2" in line for line in said)
 
 
-def test_a_recipe_draws_a_chosen_and_repaired_picture_again(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_recipe_draws_a_chosen_and_repaired_image_again(tiny_model: Path, tmp_path: Path) -> None:
     """Within 1 of 255: the candidate was drawn in a batch of two and is drawn alone now, by other kernels on some CPUs."""
     given = {"best_of": 2, "repair": True, "repair_rounds": 2}
     config = GenerateConfig.model_validate({**SETTINGS, **given})
@@ -234,7 +234,7 @@ def test_impossible_prompts_are_refused_before_anything_is_drawn(tiny_model: Pat
     sentences = "kitchen #1 is left-of living room #1. living room #1 is left-of kitchen #1."
     wrong = f"[Positional Relationship Between Rooms] {sentences}"
     wishes = Wishes(prompts=[wrong], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be met by any picture"):
+    with pytest.raises(UserError, match="cannot be met by any image"):
         generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
     assert not (tmp_path / "out").exists()
 
@@ -288,7 +288,7 @@ def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_
 
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="cannot judge"):
-        require_judge(session(tiny_model, domain="freetext"))
+        require_verifier(session(tiny_model, domain="freetext"))
 
 
 def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
@@ -298,7 +298,7 @@ def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
         generate(config, wishes, {"best_of": 3}, lambda line: None, no_bars)
 
 
-def test_a_recipe_of_a_judged_picture_brings_its_receipt_again(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_recipe_of_a_judged_image_brings_its_receipt_again(tiny_model: Path, tmp_path: Path) -> None:
     wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
     generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
     generate(

@@ -105,11 +105,11 @@ def test_a_watch_that_was_cut_off_is_called_again_and_none_is_left_out(tmp_path:
     assert run() and called[-1] == 10
 
 
-def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_to_the_same_picture() -> None:
+def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_to_the_same_image() -> None:
     torch.manual_seed(0)
     vae = make_autoencoder().eval()
-    pictures = np.stack([np.asarray(draw_plan(number, 1)[0]) for number in range(4)])
-    pixels = to_pixels(pictures)
+    images = np.stack([np.asarray(draw_plan(number, 1)[0]) for number in range(4)])
+    pixels = to_pixels(images)
     with torch.inference_mode():
         before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
         deviation = vae.encode(pixels).latent_dist.std.mean()
@@ -122,7 +122,7 @@ def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_to_the_sam
     assert deviation / scale.max() <= latents.std.mean() * 1.01
 
 
-def test_pictures_depend_on_seed_and_number_only_and_come_back_whole(tmp_path: Path) -> None:
+def test_images_depend_on_seed_and_number_only_and_come_back_whole(tmp_path: Path) -> None:
     files = [*parts_of(tmp_path, "plans", 24), *parts_of(tmp_path, "scenes", 2)]
     assert not write_parts(files, 5, deadline=0.0)
     assert write_parts(files, 5)
@@ -131,27 +131,27 @@ def test_pictures_depend_on_seed_and_number_only_and_come_back_whole(tmp_path: P
     assert 0 < len(varied) < 24
     for number in range(24):
         image, text = draw_plan(number, 5)
-        same = np.array_equal(plans.pictures()[number], np.asarray(image))
+        same = np.array_equal(plans.images()[number], np.asarray(image))
         assert same == (number not in varied)
         assert plans.texts[number] == (text.replace("Plain", "Varied", 1) if number in varied else text)
     # In its own colours a plan is the same plan: where two pixels differed they still do.
     number = varied[0]
-    before, after = np.asarray(draw_plan(number, 5)[0]).astype(int), plans.pictures()[number].astype(int)
+    before, after = np.asarray(draw_plan(number, 5)[0]).astype(int), plans.images()[number].astype(int)
     assert np.array_equal(np.diff(before, axis=0).any(-1), np.diff(after, axis=0).any(-1))
     image, text = draw_scene(1, 5)
-    assert np.array_equal(scenes.pictures()[1], np.asarray(image)) and scenes.texts[1] == text
+    assert np.array_equal(scenes.images()[1], np.asarray(image)) and scenes.texts[1] == text
     assert draw_plan(0, 5)[1] != draw_plan(0, 6)[1]
 
 
 def few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work a few pictures here: a process takes longer to start than they take."""
+    """Work a few images here: a process takes longer to start than they take."""
     for module in (data, bank_room):
         monkeypatch.setattr(module, "usable_cores", lambda: 1)
 
 
-def part_of(pictures: np.ndarray, palette: np.ndarray) -> Part:
+def part_of(images: np.ndarray, palette: np.ndarray) -> Part:
     """A flat part: places in one palette."""
-    return Part([""] * len(pictures), pictures, np.broadcast_to(palette, (len(pictures), 16, 3)).copy())
+    return Part([""] * len(images), images, np.broadcast_to(palette, (len(images), 16, 3)).copy())
 
 
 def test_crops_hold_the_colours_that_their_palettes_say(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_faint_line_that_is_lost_costs_more_than_the_same_error_elsewhere() ->
     assert float(weights[0, 0, 0, 31]) > 3 * float(weights[0, 0, 0, 3])
 
 
-def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_text_encoder_alone(
+def test_the_vision_tower_learns_to_find_the_text_of_a_image_and_leaves_the_text_encoder_alone(
     tmp_path: Path,
 ) -> None:
     texts = ["red", "green", "blue", "white"]
@@ -201,12 +201,12 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_picture_and_leaves_the_te
     text_encoder = make_text_encoder(tokenizer)
     before = {name: tensor.clone() for name, tensor in text_encoder.state_dict().items()}
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
-    pictures = np.broadcast_to(colours[:, None, None], (4, 128, 128, 3)).copy()
+    images = np.broadcast_to(colours[:, None, None], (4, 128, 128, 3)).copy()
     windows = [[tokenizer(text, padding="max_length")["input_ids"]] for text in texts]
     clip = make_clip(text_encoder)
-    assert fit_contrast(clip, pictures, windows, 60, Job(tmp_path / "contrast.safetensors", quiet))
+    assert fit_contrast(clip, images, windows, 60, Job(tmp_path / "contrast.safetensors", quiet))
     with torch.inference_mode():
-        scores = compare(clip, to_pixels(pictures), torch.tensor([one[0] for one in windows]))
+        scores = compare(clip, to_pixels(images), torch.tensor([one[0] for one in windows]))
     assert scores.argmax(1).tolist() == [0, 1, 2, 3]
     after = clip.text_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -269,7 +269,7 @@ def test_a_recorded_and_compiled_denoiser_learns_what_a_plain_one_does(tmp_path:
 
 
 def bank_of(words: list[str]) -> Bank:
-    """Pictures that are white on the side that their word says, black on the other; latents likewise. States are any."""
+    """Images that are white on the side that their word says, black on the other; latents likewise. States are any."""
     states = torch.randn(3, 77, 128, generator=torch.Generator().manual_seed(0))
     grids = np.zeros((len(words), GRID, GRID, 3), np.uint8)
     for grid, word in zip(grids, words, strict=True):
@@ -328,11 +328,11 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
     assert torch.equal(told.mask_bl[:, :length], usual.mask_bl) and not told.mask_bl[:, length:].any()
     assert told.mask_bl.shape[1] % 8 == 0
     torch.testing.assert_close(told.hidden_bld[:, :length].float(), usual.hidden_bld, atol=3e-3, rtol=1e-3)
-    pixels = to_pixels(read_part(files[0]).pictures())
+    pixels = to_pixels(read_part(files[0]).images())
     with torch.no_grad():
         mean, _ = model.encode_images(pixels)
     torch.testing.assert_close(bank.latents_nchw[:2].float(), mean, atol=5e-3, rtol=2e-3)
-    assert np.array_equal(bank.grids_ngg3[:2], grids_of(read_part(files[0]).pictures()))
+    assert np.array_equal(bank.grids_ngg3[:2], grids_of(read_part(files[0]).images()))
 
 
 def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
@@ -346,7 +346,7 @@ def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
     def shrunk(pixels_bchw: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels_bchw, 8)[:, [0, 1, 2, 0]]
 
-    bank = fill_bank(files, mini, shrunk, lambda ids: ids[..., None].expand(-1, -1, 128).float(), "cpu", layings=8)
+    bank = fill_bank(files, mini, shrunk, lambda ids: ids[..., None].expand(-1, -1, 128).float(), "cpu", orientations=8)
     plans, scenes = (read_part(file) for file in files)
     assert all(None not in told for told in plans.turned)
     learned = [(plans, place, laying) for laying in range(8) for place in range(2)]
@@ -360,7 +360,7 @@ def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
     assert bank.origins_n.tolist() == origins
     for number, (part, place, laying) in enumerate(learned):
         move = SYMMETRIES[laying]
-        moved = np.stack([move.labels(channel) for channel in part.pictures()[place].transpose(2, 0, 1)])
+        moved = np.stack([move.labels(channel) for channel in part.images()[place].transpose(2, 0, 1)])
         expected = shrunk(torch.from_numpy(moved)[None].float() / 127.5 - 1)
         torch.testing.assert_close(bank.latents_nchw[number].float(), expected[0], atol=1e-3, rtol=1e-3)
         text = part.turned[place][laying]
@@ -370,12 +370,12 @@ def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
         assert states[..., 0].long().tolist() == told
 
 
-def test_a_picture_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp_path: Path) -> None:
+def test_a_image_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp_path: Path) -> None:
     (file,) = parts_of(tmp_path, "others", 1)
     assert write_parts([file], 1)
     mini = Path(loraloom.__file__).parent / "assets" / "mini"
     with pytest.raises(UserError, match="earlier loraloom"):
-        fill_bank([file], mini, lambda pixels: pixels, lambda ids: ids, "cpu", layings=2)
+        fill_bank([file], mini, lambda pixels: pixels, lambda ids: ids, "cpu", orientations=2)
 
 
 def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
     job = Job(tmp_path / "state.safetensors", said.append)
     assert fit_denoiser(denoiser, bank, noise, Way(8), Fit(120, 4e-3, muon=True, average=0.9), job)
     assert "held_out" in said[-1]
-    # At the last step nothing but noise is to be seen: what the answer says of the picture comes from the text.
+    # At the last step nothing but noise is to be seen: what the answer says of the image comes from the text.
     states = bank.states(torch.tensor([0, 1]))
     seen = torch.randn(1, 4, 32, 32).expand(2, -1, -1, -1)
     with torch.no_grad():
@@ -394,7 +394,7 @@ def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
             seen, torch.tensor([999, 999]), encoder_hidden_states=states.hidden_bld.float(),
             encoder_attention_mask=states.mask_bl,
         ).sample  # fmt: skip
-    sides = -answer.mean((1, 2)).unflatten(1, (2, 16)).mean(2)  # a velocity of pure noise is minus the picture
+    sides = -answer.mean((1, 2)).unflatten(1, (2, 16)).mean(2)  # a velocity of pure noise is minus the image
     assert sides.sign().tolist() == [[1, -1], [-1, 1]], sides
     assert bool((sides[:, 0] - sides[:, 1]).abs().min() > 0.2), sides
 
@@ -418,9 +418,9 @@ def test_a_cut_fit_of_a_denoiser_remembers_how_large_the_losses_were_at_each_noi
 
 
 def test_the_middle_of_a_cell_is_not_mixed_with_its_walls() -> None:
-    picture = Image.new("RGB", (256, 256), "red")
-    ImageDraw.Draw(picture).line((0, 0, 255, 0), "black")
-    assert (grids_of(np.asarray(picture)[None]) == (255, 0, 0)).all()
+    image = Image.new("RGB", (256, 256), "red")
+    ImageDraw.Draw(image).line((0, 0, 255, 0), "black")
+    assert (grids_of(np.asarray(image)[None]) == (255, 0, 0)).all()
 
 
 def test_what_the_command_leaves_open_is_what_suits_the_machine() -> None:
@@ -438,10 +438,10 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     monkeypatch.setattr(curve, "TEXTS", 4)
     few_processes(monkeypatch)
     recipe = Recipe(
-        pictures=12, layings=2, autoencoder_pictures=8, autoencoder_steps=2, louder_steps=1, louder_batch=4,
+        images=12, orientations=2, autoencoder_images=8, autoencoder_steps=2, louder_steps=1, louder_batch=4,
         reading_texts=24, reading_steps=2, first_steps=1, grounding_steps=2, grounding_batch=4, steps=2,
-        decoder_steps=2, contrast_pictures=6, contrast_steps=2, batch_size=4,
-        point_pictures=4,
+        decoder_steps=2, contrast_images=6, contrast_steps=2, batch_size=4,
+        point_images=4,
     )  # fmt: skip
 
     def bar(title: str):  # type: ignore[no-untyped-def]
@@ -461,16 +461,16 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     clip = CLIPModel.from_pretrained(place / "clip")
     told = CLIPTextModel.from_pretrained(place / "text_encoder").state_dict()
     assert all(torch.equal(told[name], tensor) for name, tensor in clip.text_model.state_dict().items())
-    picture, _ = draw_plan(0, seed=0)
+    image, _ = draw_plan(0, seed=0)
     processor: Any = CLIPProcessor.from_pretrained(place / "clip")
-    shown = processor(text=["a red house"], images=picture, return_tensors="pt")
-    torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(picture)[None])), atol=0.008, rtol=0)
+    shown = processor(text=["a red house"], images=image, return_tensors="pt")
+    torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(image)[None])), atol=0.008, rtol=0)
     ids = shown["input_ids"][0].tolist()
     assert ids == model.text.window(model.text.tokenize("a red house"))[: len(ids)]
     again: list[str] = []
     build_mini(
         tmp_path / "state",
-        replace(recipe, pictures=14, steps=1),
+        replace(recipe, images=14, steps=1),
         1e9,
         again.append,
         bar,
@@ -478,7 +478,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     assert "2/7 autoencoder" not in again
     assert (tmp_path / "state" / "round_02" / "start" / "model_index.json").is_file()
     points = [json.loads(line) for line in (tmp_path / "state" / "round_01" / "curve.jsonl").read_text().splitlines()]
-    assert [point["pictures"] for point in points] == [4, 8]
+    assert [point["images"] for point in points] == [4, 8]
 
 
 @pytest.mark.slow
@@ -488,7 +488,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
     few_processes(monkeypatch)
     monkeypatch.setattr(curve, "TEXTS", 2)
     recipe = Recipe(
-        pictures=6, autoencoder_pictures=8, louder_steps=1, louder_batch=4, decoder_steps=1, steps=1, contrast_pictures=6,
+        images=6, autoencoder_images=8, louder_steps=1, louder_batch=4, decoder_steps=1, steps=1, contrast_images=6,
         contrast_steps=1, batch_size=4,
     )  # fmt: skip
     shipped, folder, said = ModelSource("builtin:mini"), tmp_path / "again", list[str]()

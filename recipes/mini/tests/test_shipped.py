@@ -22,17 +22,17 @@ MINI = Path(loraloom.__file__).parent / "assets" / "mini"
 def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
     assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) < 40e6
     settings = [file.read_text(encoding="utf-8") for file in MINI.rglob("*config.json")]
-    # Denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its pictures.
+    # Denoiser, autoencoder, text encoder, tokenizer, scheduler; CLIP, its tokenizer, its images.
     assert len(settings) == 8
     assert not any("_name_or_path" in one for one in settings)
 
 
 def test_a_plan_resembles_the_true_plan_of_its_own_text_more_than_that_of_another() -> None:
-    assert DOMAIN.artist is not None
-    examples = [DOMAIN.artist.draw(derive_seed("shipped", number) >> 16, "plain") for number in range(6)]
+    assert DOMAIN.dataset_generator is not None
+    examples = [DOMAIN.dataset_generator.draw(derive_seed("shipped", number) >> 16, "plain") for number in range(6)]
     settings = GenerateConfig(steps=12, guidance_scale=3.0, batch_size=6)
     session = open_session(settings, source=ModelSource("builtin:mini"), domain="floorplan")
-    drawn = [picture.image for picture in session.draw(session.requests([text for _, text in examples]))]
+    drawn = [source_image.image for source_image in session.draw(session.requests([text for _, text in examples]))]
 
     def iou(shift: int) -> float:
         tally = METRICS[1].start()
@@ -45,8 +45,10 @@ def test_a_plan_resembles_the_true_plan_of_its_own_text_more_than_that_of_anothe
 
 
 def test_its_clip_finds_the_text_of_a_plan_among_others() -> None:
-    assert DOMAIN.artist is not None
-    examples = [DOMAIN.artist.draw(derive_seed("shipped clip", number) >> 16, "plain") for number in range(10)]
+    assert DOMAIN.dataset_generator is not None
+    examples = [
+        DOMAIN.dataset_generator.draw(derive_seed("shipped clip", number) >> 16, "plain") for number in range(10)
+    ]
     clip: Any = CLIPModel.from_pretrained(MINI / "clip", torch_dtype=torch.float32).eval()
     processor: Any = CLIPProcessor.from_pretrained(MINI / "clip")
     shown = processor(images=[image for image, _ in examples], return_tensors="pt")

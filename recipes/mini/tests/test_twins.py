@@ -1,4 +1,4 @@
-"""Pictures without their walls or openings, and what an encoder learns from them."""
+"""Images without their walls or openings, and what an encoder learns from them."""
 
 import copy
 from pathlib import Path

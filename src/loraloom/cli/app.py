@@ -29,7 +29,7 @@ from loraloom.utils.output_paths import COMMAND, check_folder, prepare_line
 
 def prepare(
     given: Given,
-    source: Annotated[Path, typer.Argument(help="folder with pictures and captions")],
+    source: Annotated[Path, typer.Argument(help="folder with images and captions")],
     out: Annotated[Path, typer.Option("--out", help="folder of the dataset")],
     model: Annotated[
         str | None, typer.Option("--model", help="count caption tokens with this model's tokenizer")
@@ -37,7 +37,7 @@ def prepare(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read a folder of pictures and captions and make a dataset of it."""
+    """Read a folder of images and captions and make a dataset of it."""
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
     from loraloom.prepare import run as room
@@ -52,7 +52,7 @@ def prepare(
         text = open_model(ModelSource(model)).text
     with bars() as bar:
         count = (lambda caption: len(text.tokenize(caption))) if text else None
-        room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("pictures"))
+        room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("images"))
     if not model:
         typer.echo("captions were not counted: add --model to do that here, or use `loraloom tokens`")
     typer.echo(f"next: {COMMAND} train --dataset {out}")
@@ -97,11 +97,9 @@ def generate(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="type prompts and change settings as you go")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="folder of the pictures [default: RUN/generated or pictures]")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the images [default: RUN/generated or images]")] = None,
 ) -> None:
-    """Draw pictures with a model and adapters."""
+    """Draw images with a model and adapters."""
     from loraloom.cli import generate_command as command
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.reading import read_settings
@@ -150,31 +148,34 @@ def quickstart(
 
 def samples(
     kind: Annotated[str, typer.Argument(help="plans, scenes, styles, or the name of a domain that synthesizes images")],
-    out: Annotated[Path, typer.Option("--out", help="folder of the pictures; go on with it after an interruption")],
-    count: Annotated[int, typer.Option("--count", min=1, help="pictures")] = 200,
+    out: Annotated[Path, typer.Option("--out", help="folder of the images; go on with it after an interruption")],
+    count: Annotated[int, typer.Option("--count", min=1, help="images")] = 200,
     style: Annotated[
         str | None,
         typer.Option(help="style; ? lists the known ones [default: the kind's own]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="decides every picture")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="decides every image")] = 0,
 ) -> None:
     """Synthesize a data set to learn from, with true texts: plans, simple scenes, or scenes in a style."""
     from loraloom.utils.progress import bars
 
-    drawn = {name: plugins.load("domains", name).artist for name in plugins.names("domains")}
+    drawn = {name: plugins.load("domains", name).dataset_generator for name in plugins.names("domains")}
     chosen: dict[str, tuple[str, str]] = {}
-    for name, artist in drawn.items():
-        if artist is not None:
-            chosen |= {name: (name, artist.styles[0]), **{kind: (name, style) for kind, style in artist.kinds.items()}}
+    for name, dataset_generator in drawn.items():
+        if dataset_generator is not None:
+            chosen |= {
+                name: (name, dataset_generator.styles[0]),
+                **{kind: (name, style) for kind, style in dataset_generator.kinds.items()},
+            }
     if kind not in chosen:
         raise UserError("unknown kind of samples", got=kind, fix=did_you_mean(kind, chosen))
     name, usual = chosen[kind]
-    artist = drawn[name]
-    if style is not None and style not in artist.styles:
-        raise UserError(f"unknown style of {kind}", got=style, expected="one of " + ", ".join(artist.styles))
+    dataset_generator = drawn[name]
+    if style is not None and style not in dataset_generator.styles:
+        raise UserError(f"unknown style of {kind}", got=style, expected="one of " + ", ".join(dataset_generator.styles))
     check_folder(out)
     with bars() as bar:
-        artist.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("pictures"))
+        dataset_generator.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("images"))
     typer.echo(f"next: {prepare_line(out, name)}")
 
 

@@ -300,7 +300,7 @@ def check_dataset(folder: Path) -> Check:
         return Check("dataset", FAIL, _first_line(bad[0]) + more, bad[0].fix or "run `loraloom prepare` again")
     train, validation = len(manifest.split("train")), len(manifest.split("validation"))
     decoded = min(len(manifest.examples), MAX_DECODED)
-    found = f"{train} pictures to learn from, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
+    found = f"{train} images to learn from, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
     return Check("dataset", OK, found)
 
 

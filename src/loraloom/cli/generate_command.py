@@ -1,6 +1,6 @@
-"""`loraloom generate`: from what was asked for to saved pictures.
+"""`loraloom generate`: from what was asked for to saved images.
 
-In: drawing settings and wishes. Out: pictures with recipes in a folder, a sheet of them, and words about it.
+In: drawing settings and wishes. Out: images with recipes in a folder, a sheet of them, and words about it.
 """
 
 import re
@@ -17,19 +17,26 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.recipes import write_png
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.generate.saving import draw_into, keep_picture, next_number, recipe_requests
+from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
 from loraloom.prompts.notes import Losses
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.untrusted import read_text
-from loraloom.verify.best_of import Judged, draw_judged, formal_prompts, gains, require_judge, save_receipt
+from loraloom.verify.best_of import (
+    VerifiedImage,
+    formal_prompts,
+    gains,
+    generate_verified,
+    require_verifier,
+    save_receipt,
+)
 
 Say = Callable[[str], None]
 
@@ -67,7 +74,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     """
     _check(wishes)
     prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
-    requests: list[PictureRequest] = []
+    requests: list[ImageRequest] = []
     losses = Losses(say, config.strict)
     wanted_model: str | None = None
     if wishes.recipe:
@@ -91,14 +98,14 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         say=say,
     )
     if config.best_of > 1 or config.repair:
-        require_judge(session)
+        require_verifier(session)
         if wishes.interactive:
             raise UserError(
                 "--best-of and --repair do not go with --interactive",
-                fix="leave them out; each picture is judged there too",
+                fix="leave them out; each image is judged there too",
             )
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
-        losses.add("note: the model is not the one that the recipe was drawn with; pictures will differ")
+        losses.add("note: the model is not the one that the recipe was drawn with; images will differ")
     out = wishes.out or _default_folder(wishes)
     check_folder(out)
     if wishes.interactive:
@@ -116,8 +123,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         losses.check()
         for note in session.notes(wanted):
             say(note)
-        if session.encoder.domain.judge:
-            _draw_judged(session, wanted, written or [request.prompt for request in wanted], out, say, bar)
+        if session.encoder.domain.verifier:
+            _generate_verified(session, wanted, written or [request.prompt for request in wanted], out, say, bar)
         else:
             _draw_all(session, wanted, out, say, bar)
 
@@ -137,63 +144,63 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _draw_all(
-    session: Session, requests: Sequence[PictureRequest], out: Path, say: Say, bar: Callable[[str], Any]
+    session: Session, requests: Sequence[ImageRequest], out: Path, say: Say, bar: Callable[[str], Any]
 ) -> None:
-    made: list[tuple[Path, PictureRequest]] = []
+    made: list[tuple[Path, ImageRequest]] = []
     seconds = 0.0
-    for path, picture in draw_into(session, requests, out, bar("denoiser steps")):
-        made.append((path, picture.request))
-        seconds += picture.seconds
-        say(f"{path}  seed {picture.request.seed}  {picture.seconds:.1f} s")
+    for path, image in draw_into(session, requests, out, bar("denoiser steps")):
+        made.append((path, image.request))
+        seconds += image.seconds
+        say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")
     if len(made) > 1:
         say(f"all of them: {_sheet(made, out)}")
-    say(f"{len(made)} pictures in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
+    say(f"{len(made)} images in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
 
 
-def _draw_judged(
+def _generate_verified(
     session: Session,
-    requests: Sequence[PictureRequest],
+    requests: Sequence[ImageRequest],
     written: Sequence[str],
     out: Path,
     say: Say,
     bar: Callable[[str], Any],
 ) -> None:
-    """As `_draw_all`, with a receipt beside each picture; `written` is each request's prompt as the user wrote it."""
-    judge = require_judge(session)
-    made: list[tuple[Path, PictureRequest]] = []
-    all_judged: list[Judged] = []
+    """As `_draw_all`, with a receipt beside each image; `written` is each request's prompt as the user wrote it."""
+    verifier = require_verifier(session)
+    made: list[tuple[Path, ImageRequest]] = []
+    all_verified: list[VerifiedImage] = []
     first = next_number(out)
-    for judged in draw_judged(session, requests, progress=bar("denoiser steps")):
-        picture = judged.picture
-        words = written[picture.index]
-        judged = replace(judged, receipt=replace(judged.receipt, unread=judge.unread(words)))
-        path = keep_picture(session, out, f"{first + picture.index:05d}", picture)
-        save_receipt(out, path.stem, judged, judge, words)
-        made.append((path, picture.request))
-        all_judged.append(judged)
-        met, all_ = judged.receipt.count(True), len(judged.receipt.verdicts)
-        say(f"{path}  seed {picture.request.seed}  {met}/{all_} sentences met  {picture.seconds:.1f} s")
+    for verified in generate_verified(session, requests, progress=bar("denoiser steps")):
+        image = verified.image
+        words = written[image.index]
+        verified = replace(verified, receipt=replace(verified.receipt, unread=verifier.unread(words)))
+        path = keep_image(session, out, f"{first + image.index:05d}", image)
+        save_receipt(out, path.stem, verified, verifier, words)
+        made.append((path, image.request))
+        all_verified.append(verified)
+        met, all_ = verified.receipt.count(True), len(verified.receipt.verdicts)
+        say(f"{path}  seed {image.request.seed}  {met}/{all_} sentences met  {image.seconds:.1f} s")
     if len(made) > 1:
         say(f"all of them: {_sheet(made, out)}")
-    gains(all_judged, say)
+    gains(all_verified, say)
     page = out / "receipts" / "report.html"
-    _report(page, made, all_judged)
+    _report(page, made, all_verified)
     say(f"every sentence with its verdict: {page}; draw them again with --recipe {out / 'prompts.jsonl'}")
 
 
-def _report(page: Path, made: Sequence[tuple[Path, PictureRequest]], all_judged: Sequence[Judged]) -> None:
-    """One section a prompt, with all pictures of this call."""
+def _report(page: Path, made: Sequence[tuple[Path, ImageRequest]], all_verified: Sequence[VerifiedImage]) -> None:
+    """One section a prompt, with all images of this call."""
     shown: dict[str, list[Shown]] = {}
-    for (path, request), judged in zip(made, all_judged, strict=True):
+    for (path, request), verified in zip(made, all_verified, strict=True):
         title = f"{path.name}, seed {request.seed}"
-        shown.setdefault(request.prompt, []).append(Shown(title, judged.picture.image, judged.receipt))
-    share = sum(judged.receipt.share_met for judged in all_judged) / len(all_judged)
-    whole = sum(judged.receipt.complete for judged in all_judged)
-    facts = [("sentences met", f"{share:.0%}"), ("pictures that meet every sentence", f"{whole} of {len(all_judged)}")]
-    write_report(page, "Pictures and what their texts ask", facts, [Row(prompt, row) for prompt, row in shown.items()])
+        shown.setdefault(request.prompt, []).append(Shown(title, verified.image.image, verified.receipt))
+    share = sum(verified.receipt.share_met for verified in all_verified) / len(all_verified)
+    whole = sum(verified.receipt.complete for verified in all_verified)
+    facts = [("sentences met", f"{share:.0%}"), ("images that meet every sentence", f"{whole} of {len(all_verified)}")]
+    write_report(page, "Images and what their texts ask", facts, [Row(prompt, row) for prompt, row in shown.items()])
 
 
-def _sheet(made: Sequence[tuple[Path, PictureRequest]], out: Path) -> Path:
+def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
     """One row a prompt, one column a seed."""
     prompts = list(dict.fromkeys(request.prompt for _, request in made))
     rows: list[list[Image.Image | None]] = []
@@ -236,7 +243,7 @@ def _method(name: str | None) -> PromptMethod | None:
 def _default_folder(wishes: Wishes) -> Path:
     if wishes.adapters and wishes.adapters[0].is_dir():
         return wishes.adapters[0] / "generated"
-    return Path("pictures")
+    return Path("images")
 
 
 def _from_recipe(
@@ -246,7 +253,7 @@ def _from_recipe(
     model, adapters = shared["model"] or {}, shared["adapters"] or []
     for adapter in adapters if not wishes.adapters else []:
         if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
-            say(f"note: {adapter['path']} is not the file that the recipe was drawn with; pictures will differ")
+            say(f"note: {adapter['path']} is not the file that the recipe was drawn with; images will differ")
     guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
     config = config.model_copy(
         update={
@@ -265,7 +272,7 @@ def _from_recipe(
         weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
         domain=wishes.domain or shared["domain"],
-        out=wishes.out or Path("pictures"),
+        out=wishes.out or Path("images"),
     )
 
 

@@ -1,6 +1,6 @@
-"""The interactive prompt: type a text, get a picture, change one thing, draw again.
+"""The interactive prompt: type a text, get an image, change one thing, draw again.
 
-In: a session and lines of text. Out: saved pictures, and words. A line that starts with `:` is a command, any other is a
+In: a session and lines of text. Out: saved images, and words. A line that starts with `:` is a command, any other is a
 prompt. Every command checks its value before anything is drawn.
 """
 
@@ -14,7 +14,7 @@ from loraloom.generate.images import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
 from loraloom.prompts.notes import Losses
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
@@ -43,15 +43,15 @@ def no_bars() -> Iterator[Callable[[str], Progress]]:
 
 @dataclass(slots=True)
 class Interactive:
-    """A conversation about pictures."""
+    """A conversation about images."""
 
     session: Session
     folder: Path
     say: Callable[[str], None]
     bars: Bars = no_bars
     prompt: str = ""
-    history: list[tuple[PictureRequest, tuple[float, ...], Path]] = field(
-        default_factory=list[tuple[PictureRequest, tuple[float, ...], Path]]
+    history: list[tuple[ImageRequest, tuple[float, ...], Path]] = field(
+        default_factory=list[tuple[ImageRequest, tuple[float, ...], Path]]
     )
     _losses: Losses = field(init=False)
 
@@ -133,7 +133,7 @@ class Interactive:
         if len(parts) not in {1, 2} or not all(part.isdecimal() for part in parts):
             raise UserError("a size is two numbers of pixels", got=text, expected=":size 512 512")
         size = (int(parts[0]), int(parts[-1]))
-        check_size(self.session.model, PictureRequest("", width=size[0], height=size[1]))
+        check_size(self.session.model, ImageRequest("", width=size[0], height=size[1]))
         self.session.size = size
         self._show("")
 
@@ -182,21 +182,21 @@ class Interactive:
             for index, weight in enumerate(now):
                 self.session.set_weight(index, weight)
 
-    def _draw(self, requests: list[PictureRequest]) -> None:
+    def _draw(self, requests: list[ImageRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
         self._losses.add(*self.session.losses(requests))
         self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
         with lock_folder(self.folder, self.say), self.bars() as bar:
-            for path, picture in draw_into(self.session, requests, self.folder, bar("steps")):
-                self.history.append((picture.request, weights, path))
-                self.say(f"  {path}  seed {picture.request.seed}  {self._met(picture)}{picture.seconds:.1f} s")
+            for path, image in draw_into(self.session, requests, self.folder, bar("steps")):
+                self.history.append((image.request, weights, path))
+                self.say(f"  {path}  seed {image.request.seed}  {self._met(image)}{image.seconds:.1f} s")
 
-    def _met(self, picture: Picture) -> str:
-        """How much of its text a picture meets, where the domain can tell."""
-        judge = self.session.encoder.domain.judge
-        if judge is None:
+    def _met(self, image: GeneratedImage) -> str:
+        """How much of its text an image meets, where the domain can tell."""
+        verifier = self.session.encoder.domain.verifier
+        if verifier is None:
             return ""
-        receipt = judge.judge(picture.image, picture.request.prompt)
+        receipt = verifier.verify(image.image, image.request.prompt)
         return f"{receipt.count(True)}/{len(receipt.verdicts)} sentences met  "

@@ -21,11 +21,11 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.data.manifest import read_manifest
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.generate.saving import keep_picture
+from loraloom.generate.saving import keep_image
 from loraloom.generate.session import Session, open_session
 from loraloom.prepare.run import prepare
-from loraloom.protocols.domain import Artist, Judge, Receipt
-from loraloom.protocols.generation import Picture
+from loraloom.protocols.domain import DatasetGenerator, Receipt, Verifier
+from loraloom.protocols.generation import GeneratedImage
 from loraloom.protocols.model import ModelSource
 from loraloom.train.precision import bf16_speed_up, cpu_precision
 from loraloom.train.run import train
@@ -33,7 +33,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.locks import LOCK_NAME, lock_folder
 from loraloom.utils.output_paths import COMMAND, check_folder
 from loraloom.utils.progress import Progress, bars, duration
-from loraloom.verify.best_of import Judged, draw_judged, require_judge, save_receipt
+from loraloom.verify.best_of import VerifiedImage, generate_verified, require_verifier, save_receipt
 
 BASE = "builtin:mini"
 DOMAIN = "floorplan"
@@ -74,13 +74,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A held-out text: the true picture, what the base draws, and what the adapter draws."""
+    """A held-out text: the true image, what the base draws, and what the adapter draws."""
 
     prompt: str
     truth: Image.Image
-    base: Picture
+    base: GeneratedImage
     base_receipt: Receipt
-    adapter: Judged
+    adapter: VerifiedImage
 
 
 def run_quickstart(folder: Path, size: Size, say: Say) -> None:
@@ -94,7 +94,7 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
     if folder.exists() and any(entry.name != LOCK_NAME for entry in folder.iterdir()) and not (folder / MARK).is_file():
         raise UserError("this folder is not empty", got=str(folder), fix="choose another one with --out")
     with lock_folder(folder, say):
-        for name in ("first", "plans", "dataset", "probe", "run", "pictures"):
+        for name in ("first", "plans", "dataset", "probe", "run", "images"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "report.html").unlink(missing_ok=True)
         (folder / MARK).touch()
@@ -102,19 +102,19 @@ def run_quickstart(folder: Path, size: Size, say: Say) -> None:
 
 
 def _all_stages(folder: Path, size: Size, say: Say, began: float) -> None:
-    artist = plugins.load("domains", DOMAIN).artist
-    assert artist is not None
+    dataset_generator = plugins.load("domains", DOMAIN).dataset_generator
+    assert dataset_generator is not None
     with bars() as bar:
         say(f"1/6 drawing a first image with {BASE} and checking it")
-        draw_first(folder / "first", artist, bar("denoiser steps"), say)
+        draw_first(folder / "first", dataset_generator, bar("denoiser steps"), say)
         say(f"    after {duration(time.monotonic() - began)}: {folder / 'first' / 'receipts' / '00000.png'}")
         say(f"2/6 drawing {size.plans} floor plans with their texts")
-        artist.write_dataset(folder / "plans", size.plans, progress=bar("plans"))
+        dataset_generator.write_dataset(folder / "plans", size.plans, progress=bar("plans"))
         say("3/6 preparing the dataset")
         settings = PrepareConfig(
             size=256, crop="center", resample="nearest", domain=DOMAIN, validation_share=0.1, near_duplicate_bits=0
         )
-        prepare(folder / "plans", folder / "dataset", settings, console=lambda text: None, progress=bar("pictures"))
+        prepare(folder / "plans", folder / "dataset", settings, console=lambda text: None, progress=bar("images"))
         say(f"4/6 teaching {BASE} this style by LoRA")
         steps = size.steps or measured_steps(folder, bar, say)
         finished = train(run_config(folder, steps), say=lambda text: None, report=_report(say), progress=bar).finished
@@ -136,16 +136,16 @@ def _all_stages(folder: Path, size: Size, say: Say, began: float) -> None:
     )
 
 
-def draw_first(folder: Path, artist: Artist, progress: Progress, say: Say) -> None:
+def draw_first(folder: Path, dataset_generator: DatasetGenerator, progress: Progress, say: Say) -> None:
     """One text in the base's own style: the best of a few images, saved with its receipt."""
     settings = GenerateConfig(steps=DRAW_STEPS, seed=0, best_of=4)
     session = open_session(settings, source=ModelSource(BASE), domain=DOMAIN, say=lambda text: None)
-    judge = require_judge(session)
-    _, text = artist.draw(7, "plain")
-    [judged] = draw_judged(session, session.requests([text]), progress=progress)
-    keep_picture(session, folder, "00000", judged.picture)
-    save_receipt(folder, "00000", judged, judge)
-    receipt = judged.receipt
+    verifier = require_verifier(session)
+    _, text = dataset_generator.draw(7, "plain")
+    [verified] = generate_verified(session, session.requests([text]), progress=progress)
+    keep_image(session, folder, "00000", verified.image)
+    save_receipt(folder, "00000", verified, verifier)
+    receipt = verified.receipt
     say(f"    the base, in its own style, meets {receipt.count(True)} of {len(receipt.verdicts)} sentences of a text")
 
 
@@ -233,7 +233,7 @@ def draw(folder: Path, size: Size, progress: Progress, say: Say) -> tuple[Sessio
     """Held-out texts drawn by the base once and by the adapter several times."""
     settings = GenerateConfig(steps=DRAW_STEPS, seed=1, best_of=FULL_BEST_OF, repair=True)
     session = open_session(settings, adapters=[(folder / "run", 1.0)], changing=True, say=lambda text: None)
-    judge = require_judge(session)
+    verifier = require_verifier(session)
     examples = held_out(folder / "dataset", size.prompts)
     requests = session.requests([text for _, text in examples])
     session.set_weight(0, 0.0)
@@ -246,41 +246,41 @@ def draw(folder: Path, size: Size, progress: Progress, say: Say) -> tuple[Sessio
     session.config = session.config.model_copy(update={"best_of": best_of})
     session.set_weight(0, 1.0)
     compared = [
-        Compared(text, truth, plain, judge.judge(plain.image, text), one)
+        Compared(text, truth, plain, verifier.verify(plain.image, text), one)
         for (truth, text), plain, one in zip(
-            examples, base, draw_judged(session, requests, progress=progress), strict=True
+            examples, base, generate_verified(session, requests, progress=progress), strict=True
         )
     ]
     return session, compared
 
 
 def held_out(dataset: Path, count: int) -> list[tuple[Image.Image, str]]:
-    """Pictures and texts of the dataset's held-out part."""
+    """Images and texts of the dataset's held-out part."""
     manifest = read_manifest(dataset)
     found: list[tuple[Image.Image, str]] = []
     for example in manifest.split("validation")[:count]:
-        with Image.open(manifest.path(example)) as picture:
-            found.append((picture.convert("RGB"), example.caption))
+        with Image.open(manifest.path(example)) as image:
+            found.append((image.convert("RGB"), example.caption))
     return found
 
 
 def report(folder: Path, session: Session, compared: Sequence[Compared], say: Say) -> None:
-    """Write pictures, receipts and `report.html`, and say the sum of it."""
-    judge = require_judge(session)
-    out = folder / "pictures"
+    """Write images, receipts and `report.html`, and say the sum of it."""
+    verifier = require_verifier(session)
+    out = folder / "images"
     rows: list[Row] = []
     for number, one in enumerate(compared):
         name = f"{number:05d}"
-        keep_picture(session, out, name, one.adapter.picture)
-        save_receipt(out, name, one.adapter, judge)
-        final = one.adapter.picture.image
+        keep_image(session, out, name, one.adapter.image)
+        save_receipt(out, name, one.adapter, verifier)
+        final = one.adapter.image.image
         with Image.open(out / "receipts" / f"{name}.png") as overlay:
             checked = overlay.convert("RGB")
         rows.append(
             Row(
                 one.prompt,
                 [
-                    Shown("a true plan of this text", one.truth, judge.judge(one.truth, one.prompt)),
+                    Shown("a true plan of this text", one.truth, verifier.verify(one.truth, one.prompt)),
                     Shown("the base draws", one.base.image, one.base_receipt),
                     Shown(
                         f"the adapter draws (best of {one.adapter.candidates}, repaired)", final, one.adapter.receipt
@@ -296,23 +296,23 @@ def report(folder: Path, session: Session, compared: Sequence[Compared], say: Sa
         "adapter, best of them after repair": _mean([one.adapter.shares[2] for one in compared]),
     }
     if len(compared) > 1:
-        shares["for comparison: a true plan of another text"] = _mean(another(judge, compared))
+        shares["for comparison: a true plan of another text"] = _mean(another(verifier, compared))
     facts = [(f"sentences met, {name}", f"{share:.0%}") for name, share in shares.items()]
     whole = sum(one.adapter.receipt.complete for one in compared)
-    facts.append(("pictures that meet every sentence", f"{whole} of {len(compared)}"))
+    facts.append(("images that meet every sentence", f"{whole} of {len(compared)}"))
     for name, value in facts:
         say(f"    {name}: {value}")
     note = (
         "A small built-in base was taught a style of floor plans by LoRA on this machine. The texts below were held out. "
-        "Each sentence is checked against the pixels of the picture; open a receipt to see why."
+        "Each sentence is checked against the pixels of the image; open a receipt to see why."
     )
     write_report(folder / "report.html", "loraloom quickstart", facts, rows, note)
 
 
-def another(judge: Judge, compared: Sequence[Compared]) -> list[float]:
-    """Sentences of each text that the true picture of the next one meets: what knowing nothing of the text is worth."""
+def another(verifier: Verifier, compared: Sequence[Compared]) -> list[float]:
+    """Sentences of each text that the true image of the next one meets: what knowing nothing of the text is worth."""
     shifted = [*compared[1:], *compared[:1]]
-    return [judge.judge(other.truth, one.prompt).share_met for one, other in zip(compared, shifted, strict=True)]
+    return [verifier.verify(other.truth, one.prompt).share_met for one, other in zip(compared, shifted, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,8 +19,8 @@ REFUSED = {
     "dataset_name": "nothing is downloaded: save the dataset as a folder with metadata.jsonl and name it with "
     "--train_data_dir",
     "dataset_config_name": "it belongs to --dataset_name, and nothing is downloaded: use --train_data_dir",
-    "image_column": "a folder's metadata file names the picture in file_name: rename the column",
-    "max_train_samples": "all pictures of --train_data_dir are learned from: point it to a smaller folder",
+    "image_column": "a folder's metadata file names the image in file_name: rename the column",
+    "max_train_samples": "all images of --train_data_dir are learned from: point it to a smaller folder",
     "cache_dir": "set HF_HOME, which every Hugging Face library reads",
     "scale_lr": "give the product yourself as --learning_rate: rate x batch x accumulation x devices",
     "push_to_hub": "nothing is uploaded: run `hf upload` with --output_dir afterwards",
@@ -35,7 +35,7 @@ WITHOUT_EFFECT = {
     "allow_tf32": "float32 stays float32; for speed use --mixed_precision bf16",
     "enable_xformers_memory_efficient_attention": "torch's own memory-efficient attention is always used",
     "logging_dir": "TensorBoard files are in OUTPUT_DIR/tensorboard",
-    "validation_epochs": "pictures are drawn at every checkpoint and epoch end that is 50 steps from the last ones",
+    "validation_epochs": "images are drawn at every checkpoint and epoch end that is 50 steps from the last ones",
 }
 """Flags that change nothing about what is learned: taken, and a line says why nothing comes of them."""
 
@@ -101,19 +101,19 @@ class Flags:
     pretrained_model_name_or_path: str = flag("", "hub id, diffusers folder or .safetensors checkpoint; needed")
     revision: str | None = flag(None, "hub branch, tag or commit", str)
     variant: str | None = flag(None, "weight file variant such as fp16", str)
-    train_data_dir: str = flag("", "folder with pictures and metadata.jsonl or metadata.csv; needed")
+    train_data_dir: str = flag("", "folder with images and metadata.jsonl or metadata.csv; needed")
     output_dir: str = flag("sd-model-finetuned-lora", "folder of the run")
     caption_column: str = flag("text", "caption column of the metadata file")
     resolution: int = flag(512, "side of the square that is learned from, pixels")
     center_crop: bool = flag(
-        False, "cut the middle; else a random square, chosen ONCE for each picture: its latents are kept, not made anew"
+        False, "cut the middle; else a random square, chosen ONCE for each image: its latents are kept, not made anew"
     )
-    random_flip: bool = flag(False, "also learn mirrored pictures; refused when captions speak of left and right")
+    random_flip: bool = flag(False, "also learn mirrored images; refused when captions speak of left and right")
     image_interpolation_mode: str = flag("lanczos", "filter for resizing", choices=RESAMPLES)
-    train_batch_size: int = flag(16, "pictures in one forward pass on one device")
+    train_batch_size: int = flag(16, "images in one forward pass on one device")
     gradient_accumulation_steps: int = flag(1, "forward passes for one step")
     gradient_checkpointing: bool = flag(False, "less memory, slower")
-    num_train_epochs: int = flag(100, "how often every picture is seen")
+    num_train_epochs: int = flag(100, "how often every image is seen")
     max_train_steps: int | None = flag(None, "optimizer steps; goes before --num_train_epochs", int)
     learning_rate: float = flag(1e-4, "peak learning rate")
     lr_scheduler: str = flag("constant", f"{', '.join(SCHEDULERS)}; constant has no warm-up, as there")
@@ -133,7 +133,7 @@ class Flags:
     prediction_type: str | None = flag(None, "default: what the model says", str, ("epsilon", "v_prediction"))
     seed: int | None = flag(None, "default: 0", int)
     validation_prompt: str | None = flag(None, "draw this while learning", str)
-    num_validation_images: int = flag(4, "pictures of --validation_prompt, each with its own seed")
+    num_validation_images: int = flag(4, "images of --validation_prompt, each with its own seed")
     checkpointing_steps: int = flag(500, "steps between checkpoints")
     checkpoints_total_limit: int | None = flag(None, "newest checkpoints kept; default: all", int)
     resume_from_checkpoint: str | None = flag(None, "`latest`, or a checkpoint's folder or name", str)

@@ -1,7 +1,7 @@
 """diffusers' `train_text_to_image_lora.py`, by its flags: `python -m loraloom.compat.train_text_to_image_lora`.
 
 In: the command line of that script. Out: its `pytorch_lora_weights.safetensors` at the top of `--output_dir`, beside it
-a whole run of ours, and in `dataset/` the prepared pictures. A flag that we cannot honour is refused with the reason,
+a whole run of ours, and in `dataset/` the prepared images. A flag that we cannot honour is refused with the reason,
 never passed over. Works alone and under `accelerate launch`. docs/coming-from-diffusers.md goes flag by flag.
 """
 
@@ -29,7 +29,7 @@ SAME_SCHEDULE = {"cosine_with_restarts": "cosine", "polynomial": "linear"}
 
 
 def prepare_settings(flags: Flags) -> "PrepareConfig":
-    """How the pictures are prepared.
+    """How the images are prepared.
 
     Raises:
         UserError: The resolution falls on no whole latents, or is out of the limits.
@@ -50,7 +50,7 @@ def prepare_settings(flags: Flags) -> "PrepareConfig":
 
 def run_settings(
     flags: Flags,
-    num_pictures: int,
+    num_images: int,
     environ: Mapping[str, str],
     installed: Callable[[str], bool] = lambda package: find_spec(package) is not None,
 ) -> "RunConfig":
@@ -71,7 +71,7 @@ def run_settings(
     steps = flags.max_train_steps
     if steps is None:
         a_step = flags.train_batch_size * flags.gradient_accumulation_steps * int(environ.get("WORLD_SIZE", "1"))
-        steps = flags.num_train_epochs * -(-num_pictures // max(a_step, 1))
+        steps = flags.num_train_epochs * -(-num_images // max(a_step, 1))
     out = Path(flags.output_dir)
     values: dict[str, Any] = {
         "model.source": flags.pretrained_model_name_or_path, "model.revision": flags.revision,
@@ -162,15 +162,15 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
     """Prepare and train; every process of a launch calls this, the first one prepares.
 
     Raises:
-        UserError: Whatever the user can repair; what can be seen beforehand is told before any picture is read.
+        UserError: Whatever the user can repair; what can be seen beforehand is told before any image is read.
     """
     prepare_config = prepare_settings(flags)
     listed = _look(flags, prepare_config)
     run_settings(flags, listed, environ)
     from loraloom.train.run import train  # torch, from here on
 
-    num_pictures = _prepare_once(flags, prepare_config, environ, say)
-    settings = run_settings(flags, num_pictures, environ)
+    num_images = _prepare_once(flags, prepare_config, environ, say)
+    settings = run_settings(flags, num_images, environ)
     main = int(environ.get("RANK", "0")) == 0
 
     def report(done: int, numbers: dict[str, float]) -> None:
@@ -193,7 +193,7 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
 
 
 def _look(flags: Flags, config: "PrepareConfig") -> int:
-    """How many pictures the metadata lists; opens none.
+    """How many images the metadata lists; opens none.
 
     Raises:
         UserError: Not such a folder, or --random_flip with captions that speak of left and right.
@@ -212,13 +212,13 @@ def _look(flags: Flags, config: "PrepareConfig") -> int:
             raise UserError(
                 f"--random_flip is on, but {len(blind)} of {len(items)} captions speak of left and right",
                 got=f"{blind[0].id}: {(blind[0].caption or '')[:60]}",
-                fix="leave out --random_flip: a mirrored picture would be taught with a false caption",
+                fix="leave out --random_flip: a mirrored image would be taught with a false caption",
             )
     return max(len(items), 1)
 
 
 def _prepare_once(flags: Flags, config: "PrepareConfig", environ: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """Prepare in the first process; the others wait, and fail when it failed. Returns the number of pictures."""
+    """Prepare in the first process; the others wait, and fail when it failed. Returns the number of images."""
     out = Path(flags.output_dir) / "dataset"
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return _prepare(flags, config, out, say)
@@ -246,7 +246,7 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
     text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text
     report = prepare(
         Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(text.tokenize(caption)), console=say,
-        progress=lines("preparing pictures"),
+        progress=lines("preparing images"),
     )  # fmt: skip
     return len(report.manifest.examples)
 

@@ -5,13 +5,13 @@ from loraloom.config.run import Precision
 
 
 class GenerateConfig(Settings):
-    """How pictures are drawn."""
+    """How images are drawn."""
 
     verb = "generate"
 
     negative_prompt: str = setting("", "what to avoid", flag="--negative")
-    num_images: int = setting(1, "pictures for each prompt; picture k has seed + k", flag="--num-images", ge=1)
-    seed: int = setting(0, "of the first picture", flag="--seed", ge=0)
+    num_images: int = setting(1, "images for each prompt; image k has seed + k", flag="--num-images", ge=1)
+    seed: int = setting(0, "of the first image", flag="--seed", ge=0)
     steps: int = setting(25, "denoiser steps", flag="--steps", ge=1)
     guidance_scale: float | None = setting(
         None, "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4", flag="--guidance", ge=1
@@ -21,7 +21,7 @@ class GenerateConfig(Settings):
     )
     width: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--width", ge=16)
     height: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--height", ge=16)
-    batch_size: int = setting(4, "pictures drawn at once; does not change them", flag="--batch-size", ge=1)
+    batch_size: int = setting(4, "images drawn at once; does not change them", flag="--batch-size", ge=1)
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
     fill_in: bool = setting(
@@ -29,7 +29,7 @@ class GenerateConfig(Settings):
         flag="--fill-in",
     )  # fmt: skip
     best_of: int = setting(
-        1, "draw so many for each picture and keep the one whose text is met best; needs a --domain that judges",
+        1, "draw so many for each image and keep the one whose text is met best; needs a --domain that judges",
         flag="--best-of", ge=1,
     )  # fmt: skip
     strict: bool = setting(
@@ -40,6 +40,6 @@ class GenerateConfig(Settings):
         3, "tries of --repair; a try that leaves as many faults is thrown away", flag="--repair-rounds", ge=1
     )
     repair_guidance: float = setting(
-        4.0, "of these tries: from what the picture shows towards the prompt; 0 is off",
+        4.0, "of these tries: from what the image shows towards the prompt; 0 is off",
         flag="--repair-guidance", ge=0,
     )  # fmt: skip

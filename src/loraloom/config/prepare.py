@@ -6,7 +6,7 @@ from loraloom.config.base import Settings, setting
 
 
 class PrepareConfig(Settings):
-    """How pictures and captions are read, changed and split."""
+    """How images and captions are read, changed and split."""
 
     verb = "prepare"
 
@@ -26,7 +26,7 @@ class PrepareConfig(Settings):
     image_folder: str = setting("", "name of the folder of images; likewise", flag="--image-folder")
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
     size: int = setting(
-        512, "side of the square whose area a prepared picture has, pixels", flag="--size", ge=16, le=4096
+        512, "side of the square whose area a prepared image has, pixels", flag="--size", ge=16, le=4096
     )
     crop: Literal["bucket", "center", "random", "pad"] = setting(
         "bucket",
@@ -39,9 +39,9 @@ class PrepareConfig(Settings):
         "lanczos", "filter for resizing; nearest keeps the exact colours of plans and pixel art", flag="--resample"
     )
     background: str = setting(
-        "#ffffff", "colour below transparent pixels, and around padded pictures", flag="--background"
+        "#ffffff", "colour below transparent pixels, and around padded images", flag="--background"
     )
-    min_size: int = setting(64, "pictures with a shorter side than this are refused, pixels", flag="--min-size", ge=1)
+    min_size: int = setting(64, "images with a shorter side than this are refused, pixels", flag="--min-size", ge=1)
     max_megapixels: float = setting(
         120.0,
         "larger images are refused unread, megapixels; a process needs up to 1.5 GB for one at the limit",
@@ -51,7 +51,7 @@ class PrepareConfig(Settings):
     trigger: str = setting("", "word put before every caption that lacks it", flag="--trigger")
     captioner: str = setting("template", "who writes where no text was found", flag="--captioner")
     caption_template: str = setting(
-        "a photo of {trigger}", "caption of pictures without text; {trigger}, {folder}, {stem}, {id}", flag="--caption"
+        "a photo of {trigger}", "caption of images without text; {trigger}, {folder}, {stem}, {id}", flag="--caption"
     )
     validation_share: float = setting(
         0.1,
@@ -61,9 +61,9 @@ class PrepareConfig(Settings):
         le=0.5,
     )
     near_duplicate_bits: int = setting(
-        6, "pictures whose 64-bit perceptual hashes differ in at most so many bits stay together", ge=0, le=32
+        6, "images whose 64-bit perceptual hashes differ in at most so many bits stay together", ge=0, le=32
     )
-    seed: int = setting(0, "decides random crops and which pictures are held out", flag="--seed", ge=0)
+    seed: int = setting(0, "decides random crops and which images are held out", flag="--seed", ge=0)
     strict: bool = setting(
         False,
         "an image or file that is not used, or read in another way than it is written, or without a caption, is an error",

@@ -40,13 +40,13 @@ class DataConfig(Settings):
         "", "folder made by `loraloom prepare`", flag="--dataset", resumable=True
     )  # compared by content
     domain: str = setting("auto", "what the texts are about; auto is what the dataset was prepared as", flag="--domain")
-    batch_size: int = setting(4, "pictures in one forward pass on one device", flag="--batch-size", ge=1)
+    batch_size: int = setting(4, "images in one forward pass on one device", flag="--batch-size", ge=1)
     random_flip: bool = setting(
-        False, "also learn from mirrored pictures; refused when captions speak of left and right", flag="--random-flip"
+        False, "also learn from mirrored images; refused when captions speak of left and right", flag="--random-flip"
     )
     caption_dropout: float = setting(
         0.05,
-        "share of pictures learned without caption, for classifier-free guidance",
+        "share of images learned without caption, for classifier-free guidance",
         flag="--caption-dropout",
         ge=0,
         le=1,
@@ -60,7 +60,7 @@ class DataConfig(Settings):
     cache_dir: str | None = setting(
         None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True
     )
-    encode_batch_size: int = setting(4, "pictures encoded at once while caching", ge=1, resumable=True)
+    encode_batch_size: int = setting(4, "images encoded at once while caching", ge=1, resumable=True)
 
 
 class PromptConfig(Settings):
@@ -100,7 +100,7 @@ class OptimConfig(Settings):
 
     optimizer: Literal["adamw", "muon", "adamw8bit", "prodigy"] = setting(
         "adamw",
-        "muon learns whole models from fewer pictures; adamw8bit and prodigy need the extra `optim`",
+        "muon learns whole models from fewer images; adamw8bit and prodigy need the extra `optim`",
         flag="--optimizer",
     )
     learning_rate: float = setting(1e-4, "peak learning rate (prodigy: use 1.0)", flag="--learning-rate", gt=0)
@@ -130,7 +130,7 @@ class ObjectiveConfig(Settings):
     )
     class_weights: tuple[str, ...] = setting(
         (),
-        "in colour-coded pictures latents that hold a class count more: NAME=WEIGHT, 'interior door=5' say, or '#a06400=5'",
+        "in colour-coded images latents that hold a class count more: NAME=WEIGHT, 'interior door=5' say, or '#a06400=5'",
         flag="--class-weight",
     )
     noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
@@ -237,7 +237,7 @@ class CheckpointConfig(Settings):
 
 
 class SampleConfig(Settings):
-    """Pictures drawn while learning."""
+    """Images drawn while learning."""
 
     prompts: tuple[str, ...] = setting(
         (), "what to draw; default is three captions of the dataset", flag="--sample-prompt", resumable=True
@@ -280,7 +280,7 @@ class ExportConfig(Settings):
         "fp16", "of the exported files; adapter.safetensors stays fp32", flag="--export-dtype", resumable=True
     )
     verify: bool = setting(
-        True, "load every export into a fresh pipeline and compare pictures", flag="--verify-export", resumable=True
+        True, "load every export into a fresh pipeline and compare images", flag="--verify-export", resumable=True
     )
 
 

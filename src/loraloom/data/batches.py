@@ -1,7 +1,7 @@
 """From a plan's slots to a `Batch`: latents, noise, timesteps and conditioning.
 
 In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a function of (seed, epoch, sample id, purpose),
-so a picture gets the same noise whichever device it is learned on.
+so an image gets the same noise whichever device it is learned on.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ class BatchMaker:
     Attributes:
         examples: The split, in manifest order; a slot's index points here.
         latents, texts: The stores.
-        domain: Gives the captions of mirrored pictures.
+        domain: Gives the captions of mirrored images.
         seed: Of the run.
         num_timesteps: Of the forward process.
         noise_offset: See `draw_noise`.
         sampling: Of timesteps.
-        random_flip: Mirror half of the pictures.
+        random_flip: Mirror half of the images.
         caption_dropout: Share of empty captions.
-        weighing: How much each latent of a picture counts; None: all alike, as validation has it.
+        weighing: How much each latent of an image counts; None: all alike, as validation has it.
     """
 
     examples: Sequence[Example]
@@ -76,7 +76,7 @@ class BatchMaker:
         )
 
     def fixed(self, index: int, timesteps: Sequence[int]) -> Batch:
-        """A picture at fixed timesteps, each with its fixed noise: what validation losses are made of."""
+        """An image at fixed timesteps, each with its fixed noise: what validation losses are made of."""
         example = self.examples[index]
         drawn = self.latents.sample(example, False, lambda shape: torch.zeros(shape))
         c, h, w = drawn.shape
@@ -91,7 +91,7 @@ class BatchMaker:
         )
 
     def caption(self, example: Example, mirrored: bool) -> str:
-        """The caption of a picture or of its mirror image."""
+        """The caption of an image or of its mirror image."""
         if not mirrored:
             return example.caption
         caption = self.domain.mirrored(example.caption)
@@ -99,7 +99,7 @@ class BatchMaker:
         return caption
 
     def needed_latents(self) -> list[tuple[Example, bool]]:
-        """Every (picture, mirrored) that an epoch can ask for."""
+        """Every (image, mirrored) that an epoch can ask for."""
         flips = (False, True) if self.random_flip else (False,)
         return [(example, mirrored) for example in self.examples for mirrored in flips]
 
@@ -116,5 +116,5 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
         raise UserError(
             f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
             got=f"{blind[0].id}: {blind[0].caption[:60]}",
-            fix="switch random_flip off: a mirrored picture would be taught with a false caption",
+            fix="switch random_flip off: a mirrored image would be taught with a false caption",
         )

@@ -1,15 +1,15 @@
-"""Which pictures an optimizer step learns from: a pure function of the settings, the seed and the step.
+"""Which images an optimizer step learns from: a pure function of the settings, the seed and the step.
 
-In: picture sizes, batch size, number of devices. Out: for every step of an epoch its forward passes, each a list of
+In: image sizes, batch size, number of devices. Out: for every step of an epoch its forward passes, each a list of
 slots that all devices share out among themselves.
 
-    epoch  -> steps          every picture once, in an order computed from (seed, epoch)
+    epoch  -> steps          every image once, in an order computed from (seed, epoch)
     step   -> forward passes `gradient_accumulation` of them, fewer in an epoch's last step
-    pass   -> slots          batch_size x num_devices pictures of one size; device r takes its own run of batch_size
+    pass   -> slots          batch_size x num_devices images of one size; device r takes its own run of batch_size
 
 A bucket's tail is filled with repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
-every picture has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
-batch 2 learn from the same pictures as one with batch 4. Nothing is saved for a resume: the plan is computed again.
+every image has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
+batch 2 learn from the same images as one with batch 4. Nothing is saved for a resume: the plan is computed again.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from loraloom.utils.rng import permutation
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in a forward pass: which picture, and 1.0, or 0.0 for a repeat that only fills the batch."""
+    """A place in a forward pass: which image, and 1.0, or 0.0 for a repeat that only fills the batch."""
 
     index: int
     weight: float
@@ -36,8 +36,8 @@ class Plan:
     """The batches of a run.
 
     Attributes:
-        sizes: (width, height) of every picture.
-        batch_size: Pictures in a forward pass on one device.
+        sizes: (width, height) of every image.
+        batch_size: Images in a forward pass on one device.
         num_devices: Devices that share a forward pass.
         accumulation: Forward passes in a step.
         seed: Decides the order.
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every picture is seen once."""
+        """Optimizer steps in which every image is seen once."""
         passes = sum(-(-len(bucket) // self.pass_size) for bucket in self._buckets().values())
         return -(-passes // self.accumulation)
 
@@ -104,7 +104,7 @@ class EpochCache:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps_per_epoch = plan.steps_per_epoch  # walks all pictures: once a run, not once a step
+        self.steps_per_epoch = plan.steps_per_epoch  # walks all images: once a run, not once a step
         self._number = -1
         self._steps: Sequence[Step] = ()
 

@@ -1,4 +1,4 @@
-"""Pictures to latents and captions to states, by way of the cache.
+"""Images to latents and captions to states, by way of the cache.
 
 In: a dataset, a model, a prompt encoder. Out: two stores that hand out what a batch needs. All missing entries are
 encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is needed.
@@ -62,7 +62,7 @@ def load_pixels(folder: Path, example: Example, mirrored: bool = False) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class LatentStore:
-    """Latents of prepared pictures.
+    """Latents of prepared images.
 
     Attributes:
         model: Encodes what is missing.
@@ -77,27 +77,27 @@ class LatentStore:
     vae_fingerprint: str
 
     def key(self, example: Example, mirrored: bool) -> str:
-        """sha256 over picture bytes, preprocessing, VAE and dtype."""
+        """sha256 over image bytes, preprocessing, VAE and dtype."""
         return sha256_bytes(
             f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode()
         )
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Raise `UserError` when a picture is not the one that the manifest was written for."""
+        """Raise `UserError` when an image is not the one that the manifest was written for."""
         for example in examples:
             path = self.folder / example.image
             if not path.is_file():
-                raise UserError("a picture of the dataset is gone", got=str(path), fix="run `loraloom prepare` again")
+                raise UserError("an image of the dataset is gone", got=str(path), fix="run `loraloom prepare` again")
             if sha256_file(path) != example.sha256:
                 raise UserError(
-                    "a picture was changed after `prepare`", got=str(path), fix="run `loraloom prepare` again"
+                    "an image was changed after `prepare`", got=str(path), fix="run `loraloom prepare` again"
                 )
 
     def fill(self, examples: Sequence[tuple[Example, bool]], batch_size: int, progress: Progress | None = None) -> int:
         """Encode what the cache lacks; returns how many were encoded."""
         waiting: dict[str, tuple[Example, bool]] = {self.key(e, m): (e, m) for e, m in examples}
         missing = self.cache.missing(list(waiting))
-        # Pictures of one size go together; the order inside a size is kept.
+        # Images of one size go together; the order inside a size is kept.
         missing.sort(key=lambda key: (waiting[key][0].width, waiting[key][0].height))
         done = 0
         bad: dict[str, None] = {}
@@ -123,7 +123,7 @@ class LatentStore:
         return len(missing)
 
     def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """(c, h, w) scaled latents drawn from the picture's distribution with `noise(shape)`."""
+        """(c, h, w) scaled latents drawn from the image's distribution with `noise(shape)`."""
         found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored))
         mean_chw, logvar_chw = found["mean"], found["logvar"]
         return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))

@@ -1,8 +1,8 @@
-"""How much each latent of a colour-coded picture counts: thin things that matter would else be lost in the mean.
+"""How much each latent of a colour-coded image counts: thin things that matter would else be lost in the mean.
 
-In: weights by class, and a prepared picture whose colours stand for classes (plans, segmentation maps). Out: a weight for
+In: weights by class, and a prepared image whose colours stand for classes (plans, segmentation maps). Out: a weight for
 each of its latents. Classes are a domain's names for colours, or colours themselves (`#a06400`). Where mask files black out a
-part of a picture in other trainers, a weight of 0 does so by colour here.
+part of an image in other trainers, a weight of 0 does so by colour here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError, did_you_mean
 
 NEAR = 24.0
-"""A pixel this near to a class's colour (Euclidean, 0 .. 442) is of the class: pictures may have been compressed."""
+"""A pixel this near to a class's colour (Euclidean, 0 .. 442) is of the class: images may have been compressed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentWeights:
-    """Weights of prepared pictures' latents, each picture's computed when it is first asked for.
+    """Weights of prepared images' latents, each image's computed when it is first asked for.
 
     Attributes:
         weights: Of a class or a colour (`#rrggbb`); what is named nowhere weighs 1.
@@ -45,11 +45,11 @@ class LatentWeights:
     def of(self, example: Example, mirrored: bool = False) -> Tensor:
         """(h, w) float32 at the size of the latents, mean 1.
 
-        A latent counts as much as the weightiest of its pixels. The mean is 1, so a picture with many doors does not count
+        A latent counts as much as the weightiest of its pixels. The mean is 1, so an image with many doors does not count
         more than one with few.
 
         Raises:
-            UserError: The caption's pictures have no such class, or all of the picture weighs 0.
+            UserError: The caption's images have no such class, or all of the image weighs 0.
         """
         key = example.id, mirrored
         if key not in self.held:
@@ -57,7 +57,7 @@ class LatentWeights:
         return self.held[key]
 
     def share(self, examples: Sequence[Example], name: str) -> float:
-        """How much of some pictures a class is, 0 .. 1, by latents that hold some of it."""
+        """How much of some images a class is, 0 .. 1, by latents that hold some of it."""
         cells = [self._cells(self._holds(self._pixels(example, False), example, name)) for example in examples]
         return float(np.mean([cell.mean() for cell in cells]))
 
@@ -70,8 +70,8 @@ class LatentWeights:
         mean = cells.mean(dtype=np.float64)
         if mean == 0:
             raise UserError(
-                f"nothing of picture {example.id} counts: all its classes weigh 0", got=f"{dict(self.weights)}",
-                fix="give a class that it shows a weight above 0 in objective.class_weights, or leave the picture out",
+                f"nothing of image {example.id} counts: all its classes weigh 0", got=f"{dict(self.weights)}",
+                fix="give a class that it shows a weight above 0 in objective.class_weights, or leave the image out",
             )  # fmt: skip
         return torch.from_numpy(cells / np.float32(mean))
 
@@ -92,7 +92,7 @@ class LatentWeights:
             return known[name]
         hint = did_you_mean(name, known) if known else "this domain names no colours: write one as '#rrggbb=5'"
         raise UserError(
-            f"objective.class_weights names a class that pictures of the domain {self.domain.name!r} do not have",
+            f"objective.class_weights names a class that images of the domain {self.domain.name!r} do not have",
             got=name, fix=hint,
         )  # fmt: skip
 

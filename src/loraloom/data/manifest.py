@@ -1,7 +1,7 @@
 """A prepared dataset on disk.
 
 In and out: a folder with `manifest.jsonl` (one `Example` a line), `dataset.json` (how it was made), `split.json` (which
-ids are held out) and the pictures. What is read is checked: a folder may come from anybody.
+ids are held out) and the images. What is read is checked: a folder may come from anybody.
 """
 
 import hashlib
@@ -44,10 +44,10 @@ class Manifest:
     """A prepared dataset.
 
     Attributes:
-        folder: Where it lies; the examples' pictures are relative to it.
+        folder: Where it lies; the examples' images are relative to it.
         examples: Sorted by id.
         info: Settings, format, trigger, versions, counts and time of making; empty when `dataset.json` is missing.
-        fingerprint: sha256 over the rows, hex: it changes when any caption, picture or split does.
+        fingerprint: sha256 over the rows, hex: it changes when any caption, image or split does.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Manifest:
         return tuple(example for example in self.examples if example.split == name)
 
     def path(self, example: Example) -> Path:
-        """The prepared picture's file."""
+        """The prepared image's file."""
         return self.folder / example.image
 
 
@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a prepared dataset; captions and splits edited by hand are taken as they stand.
 
     Raises:
-        UserError: The folder is missing, not prepared, half prepared, or has a row that cannot be used, or pictures are
+        UserError: The folder is missing, not prepared, half prepared, or has a row that cannot be used, or images are
             missing.
     """
     file = folder / MANIFEST_FILE
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise UserError(
-            f"{folder} lacks pictures that {MANIFEST_FILE} names",
+            f"{folder} lacks images that {MANIFEST_FILE} names",
             got=", ".join(str(shown(name)) for name in missing[:3]) + more,
             fix="run `loraloom prepare` again, or copy the whole folder",
         )
@@ -134,7 +134,7 @@ def domain_of(folder: Path, wish: str = "auto") -> str:
 def _no_manifest(folder: Path) -> UserError:
     if not folder.is_dir():
         return UserError(
-            "there is no such dataset", got=str(folder), fix="make one: loraloom prepare PICTURES --out DATASET"
+            "there is no such dataset", got=str(folder), fix="make one: loraloom prepare IMAGES --out DATASET"
         )
     if (folder / JOURNAL_FILE).exists():
         return UserError(

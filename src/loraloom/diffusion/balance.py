@@ -1,6 +1,6 @@
 """Weights that let every noise level count alike, learned from the losses that training has seen.
 
-In: the loss and timestep of each picture learned from. Out: a weight for each timestep: one over the running mean of the
+In: the loss and timestep of each image learned from. Out: a weight for each timestep: one over the running mean of the
 loss there, the mean of all weights being 1. The uncertainty weighting of Karras et al. 2024 ("Analyzing and improving the
 training dynamics of diffusion models", after Kendall et al. 2018) goes there too; a histogram needs no network of its own.
 It does not depend on the prediction type: each noise level contributes the same in all of them.
@@ -25,7 +25,7 @@ class NoiseBalance:
 
     def __init__(self, num_timesteps: int, device: torch.device | str = "cpu") -> None:
         self._num_timesteps = num_timesteps
-        # Decayed sums: losses, and of how many pictures. Changed in place: a state that holds it, holds it as it is.
+        # Decayed sums: losses, and of how many images. Changed in place: a state that holds it, holds it as it is.
         self.seen_2k = torch.zeros(2, BUCKETS, device=device)
         places_k = torch.arange(BUCKETS, device=device)
         # A bucket that has seen little goes by its neighbours; all see something, for 4 ** -15 is not 0 in float32.
@@ -42,7 +42,7 @@ class NoiseBalance:
         return torch.lerp(weights_k[below_b], weights_k[below_b + 1], place_b - below_b)
 
     def tally(self, losses_b: Tensor, timesteps_b: Tensor, weights_b: Tensor) -> Tensor:
-        """(2 * BUCKETS,) float32: what some pictures add; the sum over all devices goes to `update`.
+        """(2 * BUCKETS,) float32: what some images add; the sum over all devices goes to `update`.
 
         Args:
             losses_b: Without the weights of `weights`.

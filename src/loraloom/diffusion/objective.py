@@ -1,7 +1,7 @@
 """The denoising objective of DDPM-trained models.
 
 In: clean latents, noise, timesteps and the model's `NoiseSchedule`. Out: noisy latents, the target, the loss of each
-picture. Formulas: forward process and epsilon, Ho et al. 2020 (eq. 4, 14); v-prediction, Salimans & Ho 2022 (appendix
+image. Formulas: forward process and epsilon, Ho et al. 2020 (eq. 4, 14); v-prediction, Salimans & Ho 2022 (appendix
 D); min-SNR weight, Hang et al. 2023 (eq. 7, and its form for v); offset noise, Guttenberg 2023 ("Diffusion with offset
 noise"). Parity with diffusers' DDPMScheduler is tested.
 """
@@ -67,7 +67,7 @@ class Objective:
         timesteps_b: Tensor,
         latent_weights_bhw: Tensor | None = None,
     ) -> Tensor:
-        """(b,) float32: each picture's mean squared error times its timestep's weight; a weighted mean with latent weights."""
+        """(b,) float32: each image's mean squared error times its timestep's weight; a weighted mean with latent weights."""
         error_bchw = (prediction_bchw.float() - target_bchw.float()).square()
         if latent_weights_bhw is not None:
             error_bchw = error_bchw * latent_weights_bhw[:, None]
@@ -92,7 +92,7 @@ def make_objective(
 
 
 def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str | int) -> Tensor:
-    """(c, h, w) float32 noise of one picture, decided by the parts; offset noise is constant over a channel."""
+    """(c, h, w) float32 noise of one image, decided by the parts; offset noise is constant over a channel."""
     source = generator(*parts, "noise")
     noise_chw = torch.randn(shape_chw, generator=source)
     if noise_offset:

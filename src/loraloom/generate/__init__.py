@@ -1,1 +1,1 @@
-"""Prompts x seeds x adapters to an iterable of pictures; the same one feeds samples, evaluation, API and web page."""
+"""Prompts x seeds x adapters to an iterable of images; the same one feeds samples, evaluation, API and web page."""

@@ -1,7 +1,7 @@
-"""Drawing: requests in, finished pictures out, one after another.
+"""Drawing: requests in, finished images out, one after another.
 
-In: a model with its adapters on, a way to encode prompts, requests. Out: an iterator of `Picture`. Each picture has its
-own seed for the first noise and for every later one, so picture k is the same whatever its batch.
+In: a model with its adapters on, a way to encode prompts, requests. Out: an iterator of `Image`. Each image has its
+own seed for the first noise and for every later one, so image k is the same whatever its batch.
 Guidance: Ho & Salimans 2022, uncond + scale (cond - uncond).
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loraloom.generate.recipes import MAX_SIDE_PX
 from loraloom.prompts.combine import collate, concatenate
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import Conditioning, DiffusionModel, NoiseSchedule
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -34,10 +34,10 @@ Encode = Callable[[Sequence[str]], list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A picture of which a part is to be drawn again.
+    """An image of which a part is to be drawn again.
 
     Attributes:
-        latents_bchw: (b, c, h, w) float32 scaled latents of the picture.
+        latents_bchw: (b, c, h, w) float32 scaled latents of the image.
         redraw_hw: (h, w) bool, True where latents are free.
     """
 
@@ -66,20 +66,20 @@ class StoppedError(Exception):
 def generate(
     model: DiffusionModel,
     encode: Encode,
-    requests: Sequence[PictureRequest],
+    requests: Sequence[ImageRequest],
     *,
     batch_size: int = 1,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Picture]:
+) -> Iterator[GeneratedImage]:
     """Draw every request, in order.
 
     Args:
         model: With denoiser and VAE placed; adapters attached.
         encode: The prompt encoder, or a look-up of states that were encoded before.
         requests: Consecutive ones of equal settings share a batch.
-        batch_size: Most pictures at once.
+        batch_size: Most images at once.
         autocast: Precision of denoiser and VAE.
         progress: Called with (denoiser steps done, all denoiser steps).
         stop: Asked before every denoiser step.
@@ -109,7 +109,7 @@ def generate(
             done += sum(request.num_steps for _, request in batch)
             seconds = (time.perf_counter() - began) / len(batch)
             for (index, request), image in zip(batch, images, strict=True):
-                yield Picture(index, request, image, seconds)
+                yield GeneratedImage(index, request, image, seconds)
     if progress and requests:
         progress(total, total)
 
@@ -118,7 +118,7 @@ def generate(
 def denoise(
     model: DiffusionModel,
     encode: Encode,
-    requests: Sequence[PictureRequest],
+    requests: Sequence[ImageRequest],
     *,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[int], None] = lambda step: None,
@@ -128,7 +128,7 @@ def denoise(
 ) -> Tensor:
     """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
 
-    With `held`, latents outside its mask follow the given picture's at every step (RePaint, Lugmayr et al. 2022,
+    With `held`, latents outside its mask follow the given image's at every step (RePaint, Lugmayr et al. 2022,
     equation 8, without resampling). With `contrast` a third answer is asked for at every step.
     """
     first = requests[0]
@@ -161,11 +161,11 @@ def denoise(
 
 @torch.inference_mode()
 def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
-    """RGB pictures; decoded one by one, because the decoder needs most memory of all, and in full precision, because
+    """RGB images; decoded one by one, because the decoder needs most memory of all, and in full precision, because
     half precision overflows in some decoders."""
     if not bool(torch.isfinite(latents_bchw).all()):
         raise UserError(
-            "the picture came out as NaN",
+            "the image came out as NaN",
             fix="draw in full precision (mixed_precision=no), or lower guidance and weights",
         )
     images: list[Image.Image] = []
@@ -178,7 +178,7 @@ def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
     return images
 
 
-def check_size(model: DiffusionModel, request: PictureRequest) -> None:
+def check_size(model: DiffusionModel, request: ImageRequest) -> None:
     """Raise `UserError` for a size that the model cannot draw."""
     step = model.latent_scale
     if max(request.width, request.height) > MAX_SIDE_PX or request.width * request.height > MAX_PIXELS:
@@ -241,6 +241,6 @@ def _guided(answers: Sequence[Tensor], guidance_scale: float, contrast: Contrast
     return answer_bchw
 
 
-def _settings(request: PictureRequest) -> tuple[object, ...]:
-    """What pictures of one batch must share."""
+def _settings(request: ImageRequest) -> tuple[object, ...]:
+    """What images of one batch must share."""
     return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height

@@ -1,7 +1,7 @@
-"""Every picture carries its whole recipe: in its own PNG and as a line of `prompts.jsonl`.
+"""Every image carries its whole recipe: in its own PNG and as a line of `prompts.jsonl`.
 
-In: pictures with the model and adapters that drew them. Out: files; and from a recipe file the requests that draw the
-same pictures again.
+In: images with the model and adapters that drew them. Out: files; and from a recipe file the requests that draw the
+same images again.
 """
 
 import json
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 
 from loraloom import __version__
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.atomic_files import sha256_bytes, write_bytes, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import (
@@ -47,7 +47,7 @@ _SAMPLERS = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides a picture.
+    """All that decides an image.
 
     Attributes:
         request: Prompt, seed, steps, guidance, sampler, size.
@@ -61,7 +61,7 @@ class Recipe:
         repair_guidance: Of these tries, towards what is not met; 0 is none, as in recipes that do not name it.
     """
 
-    request: PictureRequest
+    request: ImageRequest
     model: Mapping[str, Any]
     adapters: Sequence[Mapping[str, Any]]
     prompt_method: str
@@ -77,13 +77,13 @@ class Recipe:
         return {**row.pop("request"), **row, "loraloom": __version__}
 
 
-def save_picture(folder: Path, name: str, picture: Picture, recipe: Recipe) -> Path:
+def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -> Path:
     """Write a PNG with its recipe inside; appears whole."""
     path = folder / f"{name}.png"
     info = PngInfo()
     info.add_itxt(_PNG_KEY, json.dumps(recipe.as_row(), ensure_ascii=False))
     info.add_text("parameters", parameters_text(recipe))
-    write_png(path, picture.image, info)
+    write_png(path, image.image, info)
     return path
 
 
@@ -179,14 +179,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> PictureRequest:
+def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> ImageRequest:
     """The request in a row. All that a row may say beside it is checked too.
 
     Raises:
         UserError: A field is missing, unknown, of another type or out of its range.
     """
     line = parse_record(_Line, json.dumps(row), where, fix="use a line that we wrote")
-    return PictureRequest(**{field.name: getattr(line, field.name) for field in fields(PictureRequest)})
+    values = {field.name: getattr(line, field.name) for field in fields(ImageRequest)}
+    return ImageRequest(**{**values, "expanded_prompt": line.expanded_prompt or line.told})
 
 
 def _text_of(path: Path) -> str:
@@ -195,7 +196,7 @@ def _text_of(path: Path) -> str:
     with library_errors("this image", path), Image.open(path, formats=["PNG"]) as image:
         text = image.info.get(_PNG_KEY)
     if not isinstance(text, str):
-        raise UserError("this picture carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+        raise UserError("this image carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
     return text
 
 
@@ -234,7 +235,7 @@ class _AdapterOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A recipe as JSON holds it: `PictureRequest` and `Recipe` in one, with the range of every number.
+    """A recipe as JSON holds it: `ImageRequest` and `Recipe` in one, with the range of every number.
 
     Fields with a default may lack: earlier versions did not write them.
     """
@@ -247,7 +248,9 @@ class _Line:
     sampler: str
     width: Side
     height: Side
+    expanded_prompt: str = ""
     told: str = ""
+    """`expanded_prompt` as versions before 0.2 wrote it."""
     model: _Model | None = None
     adapters: tuple[_AdapterOf, ...] | None = None
     prompt_method: str | None = None

@@ -1,6 +1,6 @@
-"""One HTML file that shows pictures beside what was asked for, sentence by sentence.
+"""One HTML file that shows images beside what was asked for, sentence by sentence.
 
-In: rows of judged pictures. Out: a file without scripts and without links to other files, so that it can be sent to
+In: rows of judged images. Out: a file without scripts and without links to other files, so that it can be sent to
 someone as it is.
 """
 
@@ -19,12 +19,12 @@ from loraloom.utils.atomic_files import write_text
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture of a row.
+    """An image of a row.
 
     Attributes:
         title: What it is.
         image: RGB, shown as it is.
-        receipt: Listed below; None for pictures that nobody judged.
+        receipt: Listed below; None for images that nobody judged.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Row:
     """What one prompt has come to."""
 
     prompt: str
-    pictures: Sequence[Shown]
+    images: Sequence[Shown]
 
 
 def write_report(path: Path, title: str, facts: Sequence[tuple[str, str]], rows: Sequence[Row], note: str = "") -> None:
@@ -61,7 +61,7 @@ def write_report(path: Path, title: str, facts: Sequence[tuple[str, str]], rows:
 
 
 def _section(number: int, row: Row) -> str:
-    figures = "".join(_figure(shown) for shown in row.pictures)
+    figures = "".join(_figure(shown) for shown in row.images)
     first = " ".join(row.prompt.split())[:90]
     return (
         f"<section><h2>{number}. {escape(first)}…</h2><details><summary>the whole text</summary>"

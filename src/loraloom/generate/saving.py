@@ -1,4 +1,4 @@
-"""Draw requests and keep the pictures with their recipes.
+"""Draw requests and keep the images with their recipes.
 
 In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file is there as soon as it is drawn.
 """
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loraloom.generate.recipes import append_rows, read_rows, request_of, save_picture
+from loraloom.generate.recipes import append_rows, read_rows, request_of, save_image
 from loraloom.generate.session import Session
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import shown
 
 
 def draw_into(
-    session: Session, requests: Sequence[PictureRequest], folder: Path, progress: Progress | None = None
-) -> Iterator[tuple[Path, Picture]]:
-    """Draw and save; yields (file, picture) in order. File names are numbers that go on where the folder ends."""
+    session: Session, requests: Sequence[ImageRequest], folder: Path, progress: Progress | None = None
+) -> Iterator[tuple[Path, GeneratedImage]]:
+    """Draw and save; yields (file, image) in order. File names are numbers that go on where the folder ends."""
     first = next_number(folder)
-    for picture in session.draw(requests, progress):
-        yield keep_picture(session, folder, f"{first + picture.index:05d}", picture), picture
+    for image in session.draw(requests, progress):
+        yield keep_image(session, folder, f"{first + image.index:05d}", image), image
 
 
-def keep_picture(session: Session, folder: Path, name: str, picture: Picture) -> Path:
-    """Save one picture with its recipe, in its PNG and as a line of the folder's list."""
-    recipe = session.recipe(picture.request)
-    path = save_picture(folder, name, picture, recipe)
+def keep_image(session: Session, folder: Path, name: str, image: GeneratedImage) -> Path:
+    """Save one image with its recipe, in its PNG and as a line of the folder's list."""
+    recipe = session.recipe(image.request)
+    path = save_image(folder, name, image, recipe)
     append_rows(folder, [{"file": path.name, **recipe.as_row()}])
     return path
 
@@ -38,7 +38,7 @@ def next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[PictureRequest], dict[str, Any]]:
+def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[ImageRequest], dict[str, Any]]:
     """The requests of a recipe and what they all share: model, adapters, prompt method, weighting, precision.
 
     Raises:

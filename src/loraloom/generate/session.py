@@ -1,6 +1,6 @@
 """A model with adapters, ready to draw: what `generate`, the interactive prompt and later the API share.
 
-In: where model and adapters are, and the drawing settings. Out: a `Session` that turns prompts into saved pictures with
+In: where model and adapters are, and the drawing settings. Out: a `Session` that turns prompts into saved images with
 their recipes. The prompt method and the base model are the adapter's own unless the user says otherwise.
 """
 
@@ -21,13 +21,13 @@ from loraloom.generate.recipes import LIST_NAME, Recipe
 from loraloom.lora.files import AdapterFile, attach, read_adapter
 from loraloom.lora.inject import Adapter, set_weight
 from loraloom.lora.kinds import base_named
-from loraloom.lora.merged import Folding
+from loraloom.lora.merged import MergedLora
 from loraloom.lora.reading import Updates
 from loraloom.lora.record import recorded_base
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_line, syntax_line
-from loraloom.protocols.generation import Picture, PictureRequest
+from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -54,7 +54,7 @@ class Session:
     config: GenerateConfig
     device: torch.device
     size: tuple[int, int]
-    folding: Folding
+    folding: MergedLora
 
     @property
     def guidance(self) -> float:
@@ -69,33 +69,33 @@ class Session:
         self.folding.renew()
         placed.weight = weight
 
-    def requests(self, prompts: Sequence[str], progress: Progress | None = None) -> list[PictureRequest]:
+    def requests(self, prompts: Sequence[str], progress: Progress | None = None) -> list[ImageRequest]:
         """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike.
 
-        A prompt that leaves much open may take a second or two (`Judge.filled`); `progress` counts requests.
+        A prompt that leaves much open may take a second or two (`Verifier.filled`); `progress` counts requests.
         """
         config = self.config
         width, height = self.size
-        made: list[PictureRequest] = []
+        made: list[ImageRequest] = []
         for prompt in prompts:
             for seed in range(config.seed, config.seed + config.num_images):
-                request = PictureRequest(
+                request = ImageRequest(
                     prompt, config.negative_prompt, seed, config.steps, self.guidance, config.sampler, width, height,
-                    self._told(prompt, seed),
+                    self._expanded(prompt, seed),
                 )  # fmt: skip
                 made.append(request)
                 if progress:
                     progress(len(made), len(prompts) * config.num_images)
         return made
 
-    def _told(self, prompt: str, seed: int) -> str:
-        """What the model is told beyond a prompt; empty where it is just that."""
-        judge = self.encoder.domain.judge
-        filled = judge.filled(prompt, seed) if judge and self.config.fill_in else prompt
+    def _expanded(self, prompt: str, seed: int) -> str:
+        """The expanded prompt; empty where it is the prompt itself."""
+        verifier = self.encoder.domain.verifier
+        filled = verifier.expand_prompt(prompt, seed) if verifier and self.config.fill_in else prompt
         return filled if filled != prompt else ""
 
-    def draw(self, requests: Sequence[PictureRequest], progress: Progress | None = None) -> Iterator[Picture]:
-        """Pictures of the requests, in order."""
+    def draw(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
+        """Images of the requests, in order."""
         return generate(
             self.model,
             self.encode,
@@ -105,8 +105,8 @@ class Session:
             progress=progress,
         )
 
-    def recipe(self, request: PictureRequest) -> Recipe:
-        """All that decides the picture of a request in this session."""
+    def recipe(self, request: ImageRequest) -> Recipe:
+        """All that decides the image of a request in this session."""
         source = self.model.source
         return Recipe(
             request=request,
@@ -126,7 +126,7 @@ class Session:
             repair_guidance=self.config.repair_guidance if self.config.repair else 0.0,
         )  # fmt: skip
 
-    def losses(self, requests: Sequence[PictureRequest]) -> list[str]:
+    def losses(self, requests: Sequence[ImageRequest]) -> list[str]:
         """A line for each distinct prompt and negative prompt that is not read in full, and one for syntax that is text
         here, unless weights were switched off: then it is meant as text."""
         weighting = self.config.weighting
@@ -140,12 +140,12 @@ class Session:
             lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
         return [line for line in lines if line]
 
-    def notes(self, requests: Sequence[PictureRequest]) -> list[str]:
+    def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
         """Lines for the user: whether the model is told more than was written."""
-        if not any(request.told for request in requests):
+        if not any(request.expanded_prompt for request in requests):
             return []
         return [
-            f"note: what the text leaves open is decided before drawing: `told` in {LIST_NAME}; off with --no-fill-in"
+            f"note: what the text leaves open is decided before drawing: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
         ]
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -209,7 +209,7 @@ def open_session(
         config,
         device,
         _size(model, config, record),
-        Folding(model, [each.adapter for each in placed], changing=changing),
+        MergedLora(model, [each.adapter for each in placed], changing=changing),
     )
 
 

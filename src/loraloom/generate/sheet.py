@@ -1,6 +1,6 @@
-"""Contact sheets: rows of pictures with headings.
+"""Contact sheets: rows of images with headings.
 
-In: a grid of pictures, some perhaps missing. Out: one RGB picture.
+In: a grid of images, some perhaps missing. Out: one RGB image.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def contact_sheet(
     """A grid; row r has the heading `row_names[r]` above it, column names stand at the top.
 
     Args:
-        rows: Pictures, None where there is none; shorter rows are filled with blanks.
+        rows: Images, None where there is none; shorter rows are filled with blanks.
         row_names: One a row; cut with an ellipsis where they do not fit.
         column_names: One a column.
-        cell_px: Side of the square that each picture is fitted into.
+        cell_px: Side of the square that each image is fitted into.
     """
     columns = max([len(column_names), *(len(row) for row in rows)], default=0)
     width = max(_MARGIN + columns * (cell_px + _MARGIN), 240)
@@ -42,8 +42,8 @@ def contact_sheet(
         draw.text((_MARGIN, top + 6), _fit(draw, row_names[number], font, width - 2 * _MARGIN), fill=_INK, font=font)
         for column in range(columns):
             left = _MARGIN + column * (cell_px + _MARGIN)
-            picture = row[column] if column < len(row) else None
-            _paste(sheet, picture, left, top + _HEAD, cell_px)
+            image = row[column] if column < len(row) else None
+            _paste(sheet, image, left, top + _HEAD, cell_px)
     return sheet
 
 
@@ -58,15 +58,15 @@ def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=14)
 
 
-def _paste(sheet: Image.Image, picture: Image.Image | None, left: int, top: int, cell_px: int) -> None:
-    if picture is None:
+def _paste(sheet: Image.Image, image: Image.Image | None, left: int, top: int, cell_px: int) -> None:
+    if image is None:
         sheet.paste(_BLANK, (left, top, left + cell_px, top + cell_px))
         return
-    scale = cell_px / max(picture.size)
-    # Small pictures are shown in whole pixels: a plan's walls must not blur on the sheet.
+    scale = cell_px / max(image.size)
+    # Small images are shown in whole pixels: a plan's walls must not blur on the sheet.
     kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    fitted = picture.convert("RGB").resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), kind
+    fitted = image.convert("RGB").resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind
     )
     sheet.paste(fitted, (left + (cell_px - fitted.width) // 2, top + (cell_px - fitted.height) // 2))
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.lora.key_formats import Layers, baked, to_exchange, to_kohya
-from loraloom.protocols.generation import PictureRequest
+from loraloom.lora.key_formats import Layers, baked, to_diffusers, to_kohya
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.rng import normal
@@ -52,10 +52,10 @@ def export_adapter(
     """Write both layouts and return their paths. `dtype` is fp32, fp16 or bf16."""
     folder.mkdir(parents=True, exist_ok=True)
     ready = baked(layers)
-    metadata = exchange_metadata(model, record, name)
+    metadata = diffusers_metadata(model, record, name)
     files: list[Path] = []
     for file, tensors in (
-        (folder / DIFFUSERS_NAME, to_exchange(model, ready, DTYPES[dtype])),
+        (folder / DIFFUSERS_NAME, to_diffusers(model, ready, DTYPES[dtype])),
         (folder / f"{name}.safetensors", to_kohya(model, ready, DTYPES[dtype])),
     ):
         total = tensor_hash(tensors)
@@ -75,20 +75,20 @@ def program_lines(adapter: Path, files: list[Path]) -> list[str]:
 
 
 def verify_exports(
-    model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: PictureRequest
+    model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: ImageRequest
 ) -> list[ExportCheck]:
     """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise."""
     noise_bchw = first_noise(model, request)
-    base_bchw = model.peer_latents(None, request, noise_bchw)
+    base_bchw = model.reference_latents(None, request, noise_bchw)
     effect = float((ours_bchw.cpu() - base_bchw).abs().max())
     checks: list[ExportCheck] = []
     for file in files:
-        theirs_bchw = model.peer_latents(file, request, noise_bchw)
+        theirs_bchw = model.reference_latents(file, request, noise_bchw)
         checks.append(ExportCheck(file, float((theirs_bchw - ours_bchw.cpu()).abs().max()), effect))
     return checks
 
 
-def first_noise(model: DiffusionModel, request: PictureRequest) -> Tensor:
+def first_noise(model: DiffusionModel, request: ImageRequest) -> Tensor:
     """(1, c, h, w) the noise that a request starts from, decided by its seed alone."""
     shape = (model.latent_channels, request.height // model.latent_scale, request.width // model.latent_scale)
     return normal(shape, request.seed, "picture")[None]
@@ -103,7 +103,7 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     return sha256_bytes(data[8 + int.from_bytes(data[:8], "little") :])
 
 
-def exchange_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
+def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: str) -> dict[str, str]:
     """The `ss_*` keys of sd-scripts and the `modelspec.*` keys of Stability's ModelSpec 1.0.0, and our record."""
     rank, size = record.get("rank"), record.get("size", "")
     base = {name: value for name, value in (record.get("base") or {}).items() if name != "path"}  # of this machine

@@ -147,7 +147,7 @@ def _step_of(path: Path) -> int:
     return int(read_record(read_header(path).metadata, path.name).get("step", 0))
 
 
-def put_on(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:
+def load_adapter_file(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:
     """Attach a file's layers to a model as adapter `name`, multiplied by `weight`."""
     return attach(model, file.updates(model), name, weight)
 

@@ -182,7 +182,7 @@ def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
             for letter, holder in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 parameter: Any = holder[name].weight
                 parameter.data = parameter.data.float()
-                exchange = f"{model.component(part)}.{model.exchange_name(part, key)}.{letter}.weight"
+                exchange = f"{model.component(part)}.{model.diffusers_name(part, key)}.{letter}.weight"
                 parameters[exchange] = parameter
                 owner[exchange] = part
     return Adapter(name, modules, parameters, owner)

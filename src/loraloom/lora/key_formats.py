@@ -27,12 +27,12 @@ def baked(layers: Layers) -> Layers:
     }
 
 
-def to_exchange(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
+def to_diffusers(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
     """Keys of diffusers and peft; the layers must be `baked`."""
     tensors: dict[str, Tensor] = {}
     for part, modules in layers.items():
         for name, (down, up, _) in modules.items():
-            stem = f"{model.component(part)}.{model.exchange_name(part, name)}"
+            stem = f"{model.component(part)}.{model.diffusers_name(part, name)}"
             tensors[f"{stem}.lora_A.weight"] = down.to(dtype)
             tensors[f"{stem}.lora_B.weight"] = up.to(dtype)
     return tensors
@@ -51,4 +51,4 @@ def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[
 
 
 def _kohya_stem(model: DiffusionModel, part: str, name: str) -> str:
-    return f"{model.kohya_prefix(part)}_{model.exchange_name(part, name).replace('.', '_')}"
+    return f"{model.kohya_prefix(part)}_{model.diffusers_name(part, name).replace('.', '_')}"

@@ -17,7 +17,7 @@ from loraloom.lora.inject import Adapter, lora_layers
 from loraloom.protocols.model import DiffusionModel
 
 
-class Folding:
+class MergedLora:
     """Adapters folded into a model.
 
     Args:
@@ -42,12 +42,12 @@ class Folding:
         self._own: list[Tensor] | None = None
         if changing:
             self._own = [site.base.weight.detach().to("cpu", copy=True) for site in self._sites]
-        self._fold()
+        self._merge()
 
     def renew(self) -> None:
         """Fold again after a weight has changed. Same weights, same bits, whatever they were in between."""
         self._restore()
-        self._fold()
+        self._merge()
 
     def remove(self) -> None:
         """Leave the base's own weights, bit for bit, and switch every adapter off."""
@@ -61,7 +61,7 @@ class Folding:
         for site, own in zip(self._sites, self._own, strict=True):
             site.base.weight.data.copy_(own)
 
-    def _fold(self) -> None:
+    def _merge(self) -> None:
         for site in self._sites:
             weight = site.base.weight.data
             # DoRA's update depends on the base's own weight: all of them are computed before one is added.

@@ -96,7 +96,7 @@ def _layers_per_block(modules: Mapping[str, nn.Module]) -> int:
 
 
 def _stems(model: DiffusionModel, part: str, name: str, layers_per_block: int) -> Iterator[str]:
-    exchange = model.exchange_name(part, name)
+    exchange = model.diffusers_name(part, name)
     component, kohya = model.component(part), model.kohya_prefix(part)
     for known in dict.fromkeys((exchange, name)):
         flat = known.replace(".", "_")

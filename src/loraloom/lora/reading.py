@@ -214,7 +214,7 @@ def _factor(
         return 1.0
     component = model.component(place.part)
     if "alpha" not in place.keys:
-        names = (model.exchange_name(place.part, place.name), place.name)
+        names = (model.diffusers_name(place.part, place.name), place.name)
         factor = strength.factor(component, names, rank)
         return factor if factor is not None or rank is not None else 1.0
     key = place.keys["alpha"]

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: the few sizes that prepared pictures have, so that a batch can be made of equals.
+"""Aspect-ratio buckets: the few sizes that prepared images have, so that a batch can be made of equals.
 
 In: the side of the square whose area every bucket has about, a step, the longest aspect ratio. Out: sizes in pixels.
 """

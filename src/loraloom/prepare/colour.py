@@ -1,6 +1,6 @@
 """Pixels of every kind to 8-bit RGB: deep grey values, colour profiles, transparency.
 
-In: a loaded Pillow picture of any mode. Out: the same picture nearer to 8-bit sRGB. What is done only about right is
+In: a loaded Pillow image of any mode. Out: the same image nearer to 8-bit sRGB. What is done only about right is
 said in `notes`.
 """
 
@@ -17,7 +17,7 @@ _PROFILE_SPACE = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}
 
 
 def to_eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:
-    """A grey picture of 16 or 32 bits or of floats as 8 bits; every other one as it is.
+    """A grey image of 16 or 32 bits or of floats as 8 bits; every other one as it is.
 
     16 bits are scaled by 255/65535 and floats in [0, 1] by 255; other ranges are stretched from least to greatest.
     """
@@ -49,7 +49,7 @@ def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """The picture through its embedded colour profile to sRGB; as it is when it has none, or has sRGB already."""
+    """The image through its embedded colour profile to sRGB; as it is when it has none, or has sRGB already."""
     if not profile:
         return image
     if image.mode in {"P", "PA"} or (image.mode == "RGB" and has_transparency(image)):
@@ -60,7 +60,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Imag
     try:
         transform = _transform(profile, image.mode, space)
         return image if transform is None else _applied(transform, image)
-    except Exception:  # a broken profile is no reason to lose a picture, nor a reason to be silent
+    except Exception:  # a broken profile is no reason to lose an image, nor a reason to be silent
         notes.append("its colour profile cannot be used: colours are taken as sRGB")
         return image
 
@@ -71,7 +71,7 @@ def _transform(profile: bytes, mode: str, space: str) -> Any:
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     facts: Any = source.profile
     if facts.xcolor_space.strip() != space:
-        raise ValueError(f"a profile for {facts.xcolor_space} in a picture of mode {mode}")
+        raise ValueError(f"a profile for {facts.xcolor_space} in an image of mode {mode}")
     if "srgb" in (facts.profile_description or "").lower():
         return None
     target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -90,7 +90,7 @@ def has_transparency(image: Image.Image) -> bool:
 
 
 def on_background(image: Image.Image, background: tuple[int, int, int]) -> Image.Image | None:
-    """The picture on a plain colour, RGB; None when no pixel of it can be seen."""
+    """The image on a plain colour, RGB; None when no pixel of it can be seen."""
     with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     alpha = with_alpha.getchannel("A")
     if alpha.getextrema() == (0, 0):

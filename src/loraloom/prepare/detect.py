@@ -21,7 +21,7 @@ _SEEN_AT_MOST = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A format, and why it was taken, such as `412 pictures, 410 with a .txt of the same name`."""
+    """A format, and why it was taken, such as `412 images, 410 with a .txt of the same name`."""
 
     format: Format
     reason: str
@@ -71,7 +71,7 @@ def choose_format(folder: Path, name: str, options: Mapping[str, str]) -> Choice
     """
     if not folder.is_dir():
         kind = "a file" if folder.exists() else "nothing there"
-        raise UserError("the source is not a folder", got=f"{folder} ({kind})", fix="name the folder with the pictures")
+        raise UserError("the source is not a folder", got=f"{folder} ({kind})", fix="name the folder with the images")
     if name != "auto":
         chosen: Format = plugins.load("formats", name)
         return Choice(chosen, chosen.sniff(folder, options) or "as asked for")

@@ -1,8 +1,8 @@
 """Near-duplicates, and a split that does not tear them apart.
 
-In: pictures, as 64-bit perceptual hashes (DCT hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
-Functions", 2010) of all eight flips and quarter turns. Out: groups of pictures that are nearly the same, and the choice
-of groups that are held out. Without the eight a mirrored copy looks like another picture and leaks into validation.
+In: images, as 64-bit perceptual hashes (DCT hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010) of all eight flips and quarter turns. Out: groups of images that are nearly the same, and the choice
+of groups that are held out. Without the eight a mirrored copy looks like another image and leaks into validation.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ _ALTERNATING = np.where(np.arange(LOW) % 2, -1.0, 1.0)
 
 
 def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
-    """Hashes of the picture's eight flips and quarter turns, 64 bits each, the picture's own first.
+    """Hashes of the image's eight flips and quarter turns, 64 bits each, the image's own first.
 
-    A mirrored picture has the same DCT but for the sign of every odd frequency, and a turned one has it transposed, so
+    A mirrored image has the same DCT but for the sign of every odd frequency, and a turned one has it transposed, so
     the eight cost one transform.
     """
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -53,17 +53,17 @@ def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
 
 def _bits(low: npt.NDArray[np.float64]) -> int:
     values = low.ravel().copy()
-    values[0] = 0.0  # brightness is no part of what a picture shows
-    # What a symmetric picture has at odd frequencies is rounding noise: its signs would be drawn by lot.
+    values[0] = 0.0  # brightness is no part of what an image shows
+    # What a symmetric image has at odd frequencies is rounding noise: its signs would be drawn by lot.
     values[np.abs(values) < _NOISE] = 0.0
     return int.from_bytes(np.packbits(values > np.median(values[1:])).tobytes(), "big")
 
 
 def near_duplicate_groups(hashes: npt.NDArray[np.uint64], max_bits: int) -> npt.NDArray[np.int64]:
-    """Group number of every picture; pictures linked by a chain of near pairs share one.
+    """Group number of every image; images linked by a chain of near pairs share one.
 
-    Two pictures are near when the least Hamming distance between one and the eight variants of the other is at most
-    `max_bits`. One row of the distance matrix is in memory at a time: 20,000 pictures need 4 MB and some seconds.
+    Two images are near when the least Hamming distance between one and the eight variants of the other is at most
+    `max_bits`. One row of the distance matrix is in memory at a time: 20,000 images need 4 MB and some seconds.
 
     Args:
         hashes: (n, 8) uint64 from `perceptual_hashes`.
@@ -119,16 +119,16 @@ def given_split(source: Path) -> frozenset[str] | None:
 
 
 def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed: int) -> list[bool]:
-    """Which pictures are held out for validation.
+    """Which images are held out for validation.
 
     Groups stand in the order of a hash of (seed, smallest content sha256 of the group) and are taken while they fit
-    into `share` of the pictures. The order of a group does not depend on the others, so a picture that is added moves
+    into `share` of the images. The order of a group does not depend on the others, so an image that is added moves
     the border by little and reshuffles nothing.
 
     Args:
-        labels: Group of every picture.
+        labels: Group of every image.
         contents: sha256 of every source file.
-        share: Of all pictures, 0 .. 1; above 0 at least one picture is wanted, and one always stays for training.
+        share: Of all images, 0 .. 1; above 0 at least one image is wanted, and one always stays for training.
         seed: Another seed holds out other groups.
     """
     groups: dict[int, list[int]] = defaultdict(list)

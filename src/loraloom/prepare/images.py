@@ -1,6 +1,6 @@
-"""One picture file to pixels, and pixels to the size that is learned from.
+"""One image file to pixels, and pixels to the size that is learned from.
 
-In: the bytes of a file that somebody else made. Out: an upright RGB picture in sRGB on the background colour, cropped
+In: the bytes of a file that somebody else made. Out: an upright RGB image in sRGB on the background colour, cropped
 and resized, with the record of what was done; or `RefusedError` with a short reason. Size limits are checked before a
 pixel is decoded, and no fault of a file gets further than `RefusedError`.
 """
@@ -58,8 +58,8 @@ What stands before the colon of a note is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSettings:
-    """All that decides the pixels of a prepared picture; see `PrepareConfig` for the meaning of each."""
+class ImageSettings:
+    """All that decides the pixels of a prepared image; see `PrepareConfig` for the meaning of each."""
 
     size: int
     crop: Literal["bucket", "center", "random", "pad"]
@@ -72,7 +72,7 @@ class PictureSettings:
     seed: int
 
     @classmethod
-    def from_config(cls, config: PrepareConfig) -> "PictureSettings":
+    def from_config(cls, config: PrepareConfig) -> "ImageSettings":
         """The settings of one run.
 
         Raises:
@@ -101,19 +101,19 @@ class PictureSettings:
         )
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when a prepared picture may change."""
+        """16 hex digits that change when a prepared image may change."""
         text = json.dumps([PIPELINE_VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture in memory.
+    """An image in memory.
 
     Attributes:
         image: RGB, upright, sRGB; may be smaller than the source when that loses nothing.
         width, height: Of the source, upright, pixels.
-        notes: What the user should know though the picture is used.
+        notes: What the user should know though the image is used.
     """
 
     image: Image.Image
@@ -124,7 +124,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A picture of the wanted size.
+    """An image of the wanted size.
 
     Attributes:
         image: RGB.
@@ -139,11 +139,11 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def decode(data: bytes, settings: PictureSettings) -> Decoded:
+def decode(data: bytes, settings: ImageSettings) -> Decoded:
     """Decode a file's bytes.
 
     Raises:
-        RefusedError: Empty, not a picture, of a kind that is not decoded, broken, too large (told from the header
+        RefusedError: Empty, not an image, of a kind that is not decoded, broken, too large (told from the header
             alone), too small, wholly transparent, or a JPEG of too many scans.
     """
     formats = decodable_formats(data)
@@ -160,7 +160,7 @@ def decode(data: bytes, settings: PictureSettings) -> Decoded:
             raise RefusedError(_short(error)) from error
 
 
-def fit(decoded: Decoded, settings: PictureSettings, item_id: str) -> Fitted:
+def fit(decoded: Decoded, settings: ImageSettings, item_id: str) -> Fitted:
     """Crop and resize to the size that `settings` ask for; a random crop is a function of (seed, id)."""
     width, height = target_size(decoded.width, decoded.height, settings)
     if settings.crop == "pad":
@@ -182,7 +182,7 @@ def fit(decoded: Decoded, settings: PictureSettings, item_id: str) -> Fitted:
     return Fitted(image, box, scale, tuple(notes))
 
 
-def target_size(width: int, height: int, settings: PictureSettings) -> tuple[int, int]:
+def target_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
     """Width and height that a source of this size is prepared to, pixels."""
     if settings.crop != "bucket":
         return settings.size, settings.size
@@ -191,14 +191,14 @@ def target_size(width: int, height: int, settings: PictureSettings) -> tuple[int
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The picture as PNG. Level 1: a fifth of the default's time for a tenth more bytes, measured on photographs."""
+    """The image as PNG. Level 1: a fifth of the default's time for a tenth more bytes, measured on photographs."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def thumbnail_bytes(image: Image.Image, side_px: int = 160) -> bytes:
-    """The picture as a small JPEG for a report, its longer side about `side_px`."""
+    """The image as a small JPEG for a report, its longer side about `side_px`."""
     small = image.reduce(max(1, round(max(image.size) / side_px)))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
@@ -218,7 +218,7 @@ def _own_limits() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, truncated
 
 
-def _decode(image: Image.Image, settings: PictureSettings) -> Decoded:
+def _decode(image: Image.Image, settings: ImageSettings) -> Decoded:
     width, height = image.size
     if width * height > settings.max_megapixels * 1e6:
         size = f"{width} x {height} is {width * height / 1e6:,.0f} megapixels"
@@ -246,7 +246,7 @@ def _decode(image: Image.Image, settings: PictureSettings) -> Decoded:
     return Decoded(loaded, width, height, tuple(notes))
 
 
-def _draft(image: Image.Image, settings: PictureSettings) -> None:
+def _draft(image: Image.Image, settings: ImageSettings) -> None:
     """Let the JPEG decoder leave out what the resize would throw away."""
     target = target_size(*image.size, settings)
     scale = _DRAFT_GAP * max(target[0] / image.width, target[1] / image.height)
@@ -255,20 +255,20 @@ def _draft(image: Image.Image, settings: PictureSettings) -> None:
 
 
 def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bool]:
-    """The picture turned as its EXIF says, and whether by a quarter.
+    """The image turned as its EXIF says, and whether by a quarter.
 
     Read after loading: Pillow turns TIFF files itself, size included, and takes the tag away.
     """
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # metadata is no reason to lose a picture
+    except Exception:  # metadata is no reason to lose an image
         notes.append("its EXIF data cannot be read: not rotated")
         return image, False
     return (image, False) if turn is None else (image.transpose(turn), turn in _QUARTER_TURNS)
 
 
 def _crop_box(
-    width: int, height: int, aspect: float, settings: PictureSettings, item_id: str
+    width: int, height: int, aspect: float, settings: ImageSettings, item_id: str
 ) -> tuple[int, int, int, int]:
     """The largest box of the wanted aspect ratio inside the source, whole pixels."""
     box_width, box_height = (width, min(height, round(width / aspect)))
@@ -278,17 +278,17 @@ def _crop_box(
     spare_x, spare_y = width - box_width, height - box_height
     if settings.crop == "random":
         digest = hashlib.sha256(f"{settings.seed}:{item_id}".encode()).digest()
-        chance = random.Random(digest)
-        left, top = chance.randint(0, spare_x), chance.randint(0, spare_y)
+        rng = random.Random(digest)
+        left, top = rng.randint(0, spare_x), rng.randint(0, spare_y)
     else:
         left, top = spare_x // 2, spare_y // 2
     return left, top, left + box_width, top + box_height
 
 
 def _resized(
-    decoded: Decoded, size: tuple[int, int], box: tuple[int, int, int, int], settings: PictureSettings
+    decoded: Decoded, size: tuple[int, int], box: tuple[int, int, int, int], settings: ImageSettings
 ) -> Image.Image:
-    """`box` of the source as a picture of `size`; the decoded picture may be smaller than the source."""
+    """`box` of the source as an image of `size`; the decoded image may be smaller than the source."""
     image = decoded.image
     across, down = image.width / decoded.width, image.height / decoded.height
     left, top, right, bottom = box
@@ -303,5 +303,5 @@ def _short(error: Exception) -> str:
     """One line for the user from a decoder's exception."""
     text = " ".join(str(error).split()) or type(error).__name__
     if "truncated" in text.lower() or "premature" in text.lower():
-        return "truncated: the file ends before the picture does"
+        return "truncated: the file ends before the image does"
     return f"broken: {text[:120]}"

@@ -1,6 +1,6 @@
 """What `prepare` has done so far, on disk, so that a killed run loses nothing.
 
-In: one line for every finished picture and every caption that a captioner wrote, appended as it is finished. Out: the
+In: one line for every finished image and every caption that a captioner wrote, appended as it is finished. Out: the
 same after a restart. A line that a kill cut short is passed over; a line is believed only when the source file, the
 settings and the prepared file still have the sums it names.
 """
@@ -19,15 +19,15 @@ from loraloom.utils.untrusted import MAX_CONFIG_BYTES, MAX_TABLE_BYTES, check_re
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRow:
-    """One prepared picture.
+class ImageRow:
+    """One prepared image.
 
     Attributes:
         id: As in `SourceItem`.
-        settings: `PictureSettings.fingerprint` it was made with.
+        settings: `ImageSettings.fingerprint` it was made with.
         image: Path of the prepared file relative to the dataset, `/` between parts.
         hashes: 8 perceptual hashes of 64 bits, see `duplicates`.
-        notes: What the user should know though the picture is used.
+        notes: What the user should know though the image is used.
         source_sha256, sha256, width, height, source_width, source_height, crop, scale: As in `Example`.
     """
 
@@ -68,7 +68,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, PictureRow] = {}
+        self.rows: dict[str, ImageRow] = {}
         self.captions: dict[CaptionKey, str] = {}
         self._read()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,8 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def add_row(self, row: PictureRow) -> None:
-        """Note a finished picture; it survives the end of this process."""
+    def add_row(self, row: ImageRow) -> None:
+        """Note a finished image; it survives the end of this process."""
         self.rows[row.id] = row
         self._append(asdict(row))
 
@@ -123,6 +123,6 @@ class Journal:
             note = parse_record(_CaptionNote, line, "the journal")
             self.captions[note.caption_of] = note.caption
         elif line.strip():
-            row = parse_record(PictureRow, line, "the journal")
+            row = parse_record(ImageRow, line, "the journal")
             if path_problem(row.image) is None and row.image.startswith("images/"):
                 self.rows[row.id] = row

@@ -53,7 +53,7 @@ def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Le
     real = source.resolve()
     left = [entry for entry in entries if entry.path not in claimed and real / entry.name not in claimed]
     masks = find_masks(entries)
-    images = {_last_stem(entry.name) for entry in entries if entry.is_picture}
+    images = {_last_stem(entry.name) for entry in entries if entry.is_image}
     problems: list[Problem] = []
     empty = "it is read, and no row of it has a caption: name another column with --caption-column"
     captions = [Problem(_below(path, source), empty) for path in _tables(items)]
@@ -119,7 +119,7 @@ def _is_table_name(entry: Entry) -> bool:
 
 
 def _caption_like(entry: Entry, images: set[str]) -> bool:
-    if entry.name.endswith("/") or entry.is_picture or is_known_other(entry.suffix):
+    if entry.name.endswith("/") or entry.is_image or is_known_other(entry.suffix):
         return False
     if near_table_name(entry.name) or _is_table_name(entry):
         return True
@@ -133,7 +133,7 @@ def _reason(entry: Entry, masks: set[str], images: set[str], layout: str) -> str
         return entry.problem
     if entry.name in masks:
         return "a mask of another image: not learned as an image"
-    if entry.is_picture:
+    if entry.is_image:
         return f"an image that the layout {layout} does not name"
     if hint := near_table_name(entry.name):
         return f"not read: {hint}"

@@ -76,12 +76,12 @@ def write_report(
         manifest: The dataset.
         problems: Files that were not used.
         notes: Files that were used with a remark.
-        groups: Ids of pictures that are nearly the same.
-        thumbnails: JPEG bytes by id; pictures without one are counted, not shown.
+        groups: Ids of images that are nearly the same.
+        thumbnails: JPEG bytes by id; images without one are counted, not shown.
         counted: Lines on what was not read, got no caption of its own, or should be looked at, as on the terminal.
     """
     info = manifest.info
-    title = f"{info.get('source', manifest.folder.name)}: prepared pictures"
+    title = f"{info.get('source', manifest.folder.name)}: prepared images"
     body = [
         f"<h1>{_text(title)}</h1>",
         f'<div class="soft">{_text(info.get("format", ""))}: {_text(info.get("format_reason", ""))}<br>'
@@ -116,7 +116,7 @@ def _facts(examples: Sequence[Example], problems: Sequence[Problem], groups: Seq
     num_held = sum(example.split == "validation" for example in examples)
     found = sum(example.caption_found is not None for example in examples)
     facts = [
-        (len(examples), "pictures", ""),
+        (len(examples), "images", ""),
         (len(examples) - num_held, "to learn from", ""),
         (num_held, "held out", ""),
         (found, "with their own text", ""),
@@ -192,16 +192,16 @@ def _duplicates(groups: Sequence[Sequence[str]]) -> str:
         for group in largest[:50]
     )
     more = f"<p class='soft'>and {len(groups) - 50:,} more groups</p>" if len(groups) > 50 else ""
-    note = "<p class='soft'>The pictures of one group (mirrored and turned ones too) are all held out, or none is.</p>"
+    note = "<p class='soft'>The images of one group (mirrored and turned ones too) are all held out, or none is.</p>"
     return f'<h2>Near-duplicates</h2>{note}<div class="scroll"><table>{"".join(rows)}</table></div>{more}'
 
 
 def _gallery(examples: Sequence[Example], thumbnails: Mapping[str, bytes]) -> str:
     shown = [example for example in examples if example.id in thumbnails]
     left_out = len(examples) - len(shown)
-    note = f"<p class='soft'>{left_out:,} more pictures are not shown here.</p>" if left_out else ""
+    note = f"<p class='soft'>{left_out:,} more images are not shown here.</p>" if left_out else ""
     figures = "\n".join(_figure(example, thumbnails[example.id]) for example in shown)
-    return f'<h2>Pictures</h2><div class="gallery">\n{figures}\n</div>{note}'
+    return f'<h2>Images</h2><div class="gallery">\n{figures}\n</div>{note}'
 
 
 def _figure(example: Example, jpeg: bytes) -> str:

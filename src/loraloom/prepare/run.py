@@ -1,6 +1,6 @@
 """A raw folder to a dataset.
 
-In: a folder of pictures and texts, and `PrepareConfig`. Out: a folder with `manifest.jsonl`, the prepared pictures,
+In: a folder of images and texts, and `PrepareConfig`. Out: a folder with `manifest.jsonl`, the prepared images,
 what was refused and why, and a report to look at. It can be killed at any time and goes on where it was.
 """
 
@@ -26,8 +26,8 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
 from loraloom.prepare.detect import Choice, choose_format, format_options
 from loraloom.prepare.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
-from loraloom.prepare.images import QUALITY_NOTES, PictureSettings
-from loraloom.prepare.journal import Journal, PictureRow
+from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
+from loraloom.prepare.journal import ImageRow, Journal
 from loraloom.prepare.leftovers import Leftovers, check_captions, find_leftovers
 from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.suitability import unsuited_images
@@ -61,8 +61,8 @@ class PrepareReport:
         manifest: The dataset.
         problems: Files that were not used, and why.
         notes: Files that were used, and what the user should know about them.
-        num_reused: Pictures that an earlier run had made.
-        num_duplicates: Pictures that are nearly the same as another one.
+        num_reused: Images that an earlier run had made.
+        num_duplicates: Images that are nearly the same as another one.
         num_without_caption: Images for which no text was found, and that the captioner captioned.
         seconds: Wall time.
         page: The report for the browser.
@@ -90,17 +90,17 @@ def prepare(
     """Read `source`, write a dataset to `out`. Nothing in `source` is changed.
 
     Args:
-        source: Folder with pictures and texts.
+        source: Folder with images and texts.
         out: Folder that is made, or that an earlier `prepare` made: what is still right in it is kept.
         config: All settings.
         count_tokens: Tokens of a caption without BOS and EOS; None leaves `num_tokens` open.
         console: Takes one line for the user.
-        progress: Called with pictures done and all.
+        progress: Called with images done and all.
 
     Raises:
-        UserError: The folder cannot be read or written, no picture can be used, or with `strict` any cannot.
+        UserError: The folder cannot be read or written, no image can be used, or with `strict` any cannot.
     """
-    settings = PictureSettings.from_config(config)
+    settings = ImageSettings.from_config(config)
     domain: Domain = plugins.load("domains", config.domain)
     captioner: Captioner = plugins.load("captioners", config.captioner)
     _check_folders(source, out)
@@ -112,7 +112,7 @@ def _prepare(
     source: Path,
     out: Path,
     config: PrepareConfig,
-    settings: PictureSettings,
+    settings: ImageSettings,
     domain: Domain,
     captioner: Captioner,
     count_tokens: Callable[[str], int] | None,
@@ -193,7 +193,7 @@ class _Work:
         self.thumbnails: dict[str, bytes] = {}
         self.num_reused = 0
 
-    def run(self, items: Sequence[SourceItem], settings: PictureSettings, progress: Progress | None) -> None:
+    def run(self, items: Sequence[SourceItem], settings: ImageSettings, progress: Progress | None) -> None:
         """Work on all items; afterwards the examples are in id order."""
         usable = {item.id: item for item in items if item.problem is None}
         self.problems += [Problem(self._shown(item), item.problem) for item in items if item.problem]
@@ -271,7 +271,7 @@ class _Work:
             lines.append(f"{_to_look_at(self.notes)}: {listed}")
         return lines
 
-    def _text(self, item: SourceItem, row: PictureRow) -> str:
+    def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""
         if item.caption is not None:
             if item.caption.strip():
@@ -293,7 +293,7 @@ class _Work:
         return shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, PictureRow]) -> Iterator[Task]:
+def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, ImageRow]) -> Iterator[Task]:
     taken: set[str] = set()
     for number, item in enumerate(items):
         name = safe_name(item.id)
@@ -313,10 +313,10 @@ def _check_folders(source: Path, out: Path) -> None:
     check_folder(out)
     here, there = source.resolve() if source.exists() else source.absolute(), out.resolve()
     if there == here or there.is_relative_to(here):
-        fix = "choose an --out beside the source: prepare would read its own pictures"
+        fix = "choose an --out beside the source: prepare would read its own images"
         raise UserError("the dataset would lie in its own source", got=str(out), fix=fix)
     if here.is_relative_to(there / IMAGE_FOLDER):
-        raise UserError("the source lies where prepared pictures go", got=str(source), fix="choose another --out")
+        raise UserError("the source lies where prepared images go", got=str(source), fix="choose another --out")
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", got=str(out), fix="choose another --out")
     ours = any((out / name).exists() for name in (JOURNAL_FILE, INFO_FILE, MANIFEST_FILE))
@@ -374,8 +374,8 @@ def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> l
 def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
     shown = [f"{problem.file}: {problem.reason}" for problem in problems]
     if not work.examples:
-        fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put pictures in the folder"
-        return UserError(f"no picture of {source} can be used", got="; ".join(shown[:3]) or "no pictures", fix=fix)
+        fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put images in the folder"
+        return UserError(f"no image of {source} can be used", got="; ".join(shown[:3]) or "no images", fix=fix)
     files = f"{len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used"
     parts = [*([files] if problems else []), *work.changed(), *unknown]
     shown += [f"{example.id}: no caption" for example in work.without_caption()]
@@ -404,7 +404,7 @@ def _split(
         console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
     chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
     if share > 0 and not any(chosen):
-        console("  nothing is held out: all pictures are near-duplicates of each other")
+        console("  nothing is held out: all images are near-duplicates of each other")
     return labels, [
         replace(example, split="validation" if held else "train")
         for example, held in zip(examples, chosen, strict=True)
@@ -431,7 +431,7 @@ def _info(
         "trigger": config.trigger,
         "settings": config.model_dump(mode="json"),
         "counts": {
-            "pictures": len(examples),
+            "images": len(examples),
             "train": len(examples) - num_validation,
             "validation": num_validation,
             "without_caption": sum(example.caption_found is None for example in examples),
@@ -447,7 +447,7 @@ def _info(
 
 
 def _finish(manifest: Manifest, made: set[str]) -> None:
-    """Write the manifest, then remove pictures that earlier runs made and that are in it no more."""
+    """Write the manifest, then remove images that earlier runs made and that are in it no more."""
     folder = manifest.folder
     for directory in sorted({(folder / example.image).parent for example in manifest.examples}):
         fsync_path(directory)
@@ -459,8 +459,8 @@ def _finish(manifest: Manifest, made: set[str]) -> None:
 
 def _summary(report: PrepareReport) -> str:
     manifest = report.manifest
-    num_pictures, num_held = len(manifest.examples), len(manifest.split("validation"))
-    parts = [f"{num_pictures:,} pictures in {report.seconds:.1f} s ({num_pictures / report.seconds:,.0f} a second)"]
+    num_images, num_held = len(manifest.examples), len(manifest.split("validation"))
+    parts = [f"{num_images:,} images in {report.seconds:.1f} s ({num_images / report.seconds:,.0f} a second)"]
     if report.num_reused:
         parts.append(f"{report.num_reused:,} kept from before")
     parts.append(f"{num_held:,} held out")

@@ -1,7 +1,7 @@
-"""Many pictures at once, few of them in memory.
+"""Many images at once, few of them in memory.
 
-In: tasks, one a picture. Out: outcomes as they are finished, in no order. Work is done in processes with a bounded
-number of tasks on the way; one worker means this process. A picture that kills its worker, or that holds it for minutes,
+In: tasks, one an image. Out: outcomes as they are finished, in no order. Work is done in processes with a bounded
+number of tasks on the way; one worker means this process. An image that kills its worker, or that holds it for minutes,
 is refused, and the others are done all the same.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from loraloom.prepare.duplicates import SIDE, perceptual_hashes
-from loraloom.prepare.images import Decoded, Fitted, PictureSettings, decode, fit, png_bytes, thumbnail_bytes
-from loraloom.prepare.journal import PictureRow
+from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, png_bytes, thumbnail_bytes
+from loraloom.prepare.journal import ImageRow
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
@@ -30,7 +30,7 @@ from loraloom.utils.safe_paths import short_hash
 
 IN_FLIGHT_PER_WORKER = 4
 FEW = 8
-"""So many pictures are sooner done than processes are started."""
+"""So many images are sooner done than processes are started."""
 TIME_LIMIT_S = 300.0
 """For one image. A JPEG of 50 megapixels and 39 scans took 5 s."""
 _CRASHED = "the decoder crashed on it"
@@ -40,7 +40,7 @@ _SMALLEST_LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One picture to prepare.
+    """One image to prepare.
 
     Attributes:
         id: As in `SourceItem`.
@@ -55,7 +55,7 @@ class Task:
     source: Path
     folder: Path
     image: str
-    known: PictureRow | None
+    known: ImageRow | None
     thumbnail: bool
 
 
@@ -65,21 +65,21 @@ class Outcome:
 
     Attributes:
         task: What was asked.
-        row: The prepared picture; None when it was refused.
+        row: The prepared image; None when it was refused.
         problem: Why it was refused.
         reused: Whether the row is an earlier run's.
         thumbnail: JPEG bytes when they were wanted.
     """
 
     task: Task
-    row: PictureRow | None = None
+    row: ImageRow | None = None
     problem: str | None = None
     reused: bool = False
     thumbnail: bytes | None = None
 
 
-def prepare_one(task: Task, settings: PictureSettings) -> Outcome:
-    """Read, decode, fit and write one picture.
+def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
+    """Read, decode, fit and write one image.
 
     Raises:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
@@ -93,7 +93,7 @@ def prepare_one(task: Task, settings: PictureSettings) -> Outcome:
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.id)
         png = png_bytes(fitted.image)
-        row = PictureRow(
+        row = ImageRow(
             id=task.id,
             settings=settings.fingerprint(),
             image=task.image,
@@ -118,13 +118,13 @@ def prepare_one(task: Task, settings: PictureSettings) -> Outcome:
 
 
 def run_tasks(
-    tasks: Sequence[Task], settings: PictureSettings, num_workers: int, time_limit_s: float = TIME_LIMIT_S
+    tasks: Sequence[Task], settings: ImageSettings, num_workers: int, time_limit_s: float = TIME_LIMIT_S
 ) -> Generator[Outcome, None, None]:
     """The outcomes of all tasks, each as soon as it is finished.
 
     Args:
         tasks: What to do.
-        settings: Of every picture.
+        settings: Of every image.
         num_workers: Processes; 0 is one a core. One, or few tasks, are done in this process.
         time_limit_s: A process that needs longer for one image is ended, and the image refused. In this process only the
             limits of pixels and of scans hold.
@@ -154,7 +154,7 @@ def run_tasks(
 
 
 def _run_pool(
-    tasks: Iterator[Task], settings: PictureSettings, workers: int, time_limit_s: float
+    tasks: Iterator[Task], settings: ImageSettings, workers: int, time_limit_s: float
 ) -> Generator[Outcome, None, tuple[list[tuple[Task, str]], bool]]:
     """Outcomes of a pool of processes; returns the tasks that were lost when a worker died or had to be ended, with the
     reason, and whether any was finished."""
@@ -206,26 +206,24 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: PictureSettings) -> Image.Image:
-    """What near-duplicates are told by: the prepared picture, which is quicker to hash, unless chance, borders or the
+def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: ImageSettings) -> Image.Image:
+    """What near-duplicates are told by: the prepared image, which is quicker to hash, unless chance, borders or the
     rounding of a small crop have changed it (at 64 px mirrored copies were 8 bits off instead of 5)."""
     changed = settings.crop in {"random", "pad"} or min(fitted.image.size) < 8 * SIDE
     return decoded.image if changed else fitted.image
 
 
-def _read(path: Path, settings: PictureSettings) -> bytes:
+def _read(path: Path, settings: ImageSettings) -> bytes:
     limit = max(_SMALLEST_LIMIT_BYTES, int(settings.max_megapixels * 1e6 * _BYTES_PER_PIXEL))
     try:
         if (size := path.stat().st_size) > limit:
-            raise RefusedError(
-                f"the file has {size / 1e6:,.0f} MB, more than any picture within --max-megapixels needs"
-            )
+            raise RefusedError(f"the file has {size / 1e6:,.0f} MB, more than any image within --max-megapixels needs")
         return path.read_bytes()
     except OSError as error:
         raise RefusedError(f"cannot be read: {error.strerror}") from error
 
 
-def _still_good(task: Task, source_sha256: str, settings: PictureSettings) -> PictureRow | None:
+def _still_good(task: Task, source_sha256: str, settings: ImageSettings) -> ImageRow | None:
     """The earlier row when source, settings and prepared file are what they were."""
     known = task.known
     if known is None or (known.source_sha256, known.settings) != (source_sha256, settings.fingerprint()):
@@ -255,5 +253,5 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            "a prepared picture cannot be written", got=f"{path}: {error.strerror}", fix="make room"
+            "a prepared image cannot be written", got=f"{path}: {error.strerror}", fix="make room"
         ) from error

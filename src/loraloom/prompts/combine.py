@@ -52,7 +52,7 @@ def combine(hidden_nkd: Tensor, num_tokens: Sequence[int], method: PromptMethod)
 def collate(prompts: Sequence[Tensor]) -> Conditioning:
     """Prompts of (n_i, k, d) states to a batch: (b, max n_i x k, d).
 
-    Windows that only a longer neighbour needs hold zeros and are masked, so that no picture depends on its batch.
+    Windows that only a longer neighbour needs hold zeros and are masked, so that no image depends on its batch.
     """
     most = max(states.shape[0] for states in prompts)
     window = prompts[0].shape[1]
@@ -69,7 +69,7 @@ def collate(prompts: Sequence[Tensor]) -> Conditioning:
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
     """Two batches below each other, the shorter padded by masked windows: the two halves of guidance."""
 
-    def unfold(part: Conditioning) -> list[Tensor]:
+    def unmerge(part: Conditioning) -> list[Tensor]:
         lengths = (
             [part.hidden_bld.shape[1]] * part.hidden_bld.shape[0]
             if part.mask_bl is None
@@ -77,7 +77,7 @@ def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
         )
         return [hidden[:length][None] for hidden, length in zip(part.hidden_bld, lengths, strict=True)]
 
-    rows = [*unfold(first), *unfold(second)]
+    rows = [*unmerge(first), *unmerge(second)]
     longest = max(row.shape[1] for row in rows)
     hidden_bld = torch.cat([torch.nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
     lengths_b = torch.tensor([row.shape[1] for row in rows], device=hidden_bld.device)

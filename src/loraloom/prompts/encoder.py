@@ -43,8 +43,8 @@ class PromptEncoder:
         """sha256 over everything that decides the states: the windows, the method, tokenizer and encoder weights."""
         plan = self.plan(prompt, weighting=weighting)
         windows = [(window.ids, window.weights) for window in plan.windows]
-        fold = self.method if len(windows) > 1 else "-"
-        return sha256_bytes(f"{windows}\n{fold}\n{self.text.fingerprint}\n{dtype}".encode())
+        merge = self.method if len(windows) > 1 else "-"
+        return sha256_bytes(f"{windows}\n{merge}\n{self.text.fingerprint}\n{dtype}".encode())
 
     def encode(self, prompts: Sequence[str], *, weighting: bool = False) -> list[Tensor]:
         """States of each prompt: (n, k, d), n its number of windows (1 for every method but `attention`).

@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One picture as a `Format` finds it.
+    """One image as a `Format` finds it.
 
     Attributes:
-        id: Path below the source or picture folder, no suffix, `/` between parts: stable; unique where there is no problem.
-        image: The picture file.
+        id: Path below the source or image folder, no suffix, `/` between parts: stable; unique where there is no problem.
+        image: The image file.
         caption: The text found for it, exactly as found; None when there is none.
         problem: Why this item cannot be used, short, for the user; `image` is then the file it is about (a text
-            without picture, a metadata file with a bad row). None when nothing is wrong so far.
+            without image, a metadata file with a bad row). None when nothing is wrong so far.
         source: The file that `caption` was looked up in, a sidecar or a table; None when there is none.
         notes: What was read in another way than it is written, one line each for the user, the same for the same cause.
     """
@@ -43,13 +43,13 @@ class Example:
 
     Attributes:
         id: As in `SourceItem`.
-        image: Path of the prepared picture relative to the dataset folder, `/` between parts.
+        image: Path of the prepared image relative to the dataset folder, `/` between parts.
         caption: The final caption: what the encoder reads.
         caption_found: The caption as found in the source; None when the captioner wrote it.
         split: `train` or `validation`.
-        width, height: Of the prepared picture, pixels.
-        sha256, source_sha256: Of the bytes of the prepared picture's file and of the source file.
-        source_width, source_height: Of the source picture after EXIF rotation, pixels.
+        width, height: Of the prepared image, pixels.
+        sha256, source_sha256: Of the bytes of the prepared image's file and of the source file.
+        source_width, source_height: Of the source image after EXIF rotation, pixels.
         crop: left, top, right, bottom of what was kept, in source pixels.
         scale: Prepared pixels for one source pixel.
         num_tokens: Of the final caption without BOS and EOS; None when no model was named.
@@ -84,7 +84,7 @@ class Format(Protocol):
         """Why `folder` has this layout, in a few words for the user, or None when it has not."""
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
-        """All pictures, sorted by id, one at a time; opens no picture. What cannot be used comes with its `problem`.
+        """All images, sorted by id, one at a time; opens no image. What cannot be used comes with its `problem`.
 
         `options` carries what the user set: `caption_column`, `caption_suffixes` (with commas), `encoding`,
         `text_folder`, `image_folder`. Files that no item names are reported by `prepare`.
@@ -100,7 +100,7 @@ class Captioner(Protocol):
     name: str
 
     def caption(self, image: "Image.Image", item: SourceItem, template: str, trigger: str) -> str:
-        """The caption of an RGB picture, which is read from disk only when its pixels are touched.
+        """The caption of an RGB image, which is read from disk only when its pixels are touched.
 
         `template` is the user's text with `{trigger}`, `{id}`, `{folder}` and `{stem}` still in it.
 
@@ -118,7 +118,7 @@ class Batch:
         latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
         timesteps_b, conditioning: (b,) int64; of the final captions, dropped ones empty.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
-        latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each picture; None is all alike.
+        latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each image; None is all alike.
     """
 
     ids: tuple[str, ...]

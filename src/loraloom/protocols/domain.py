@@ -1,7 +1,7 @@
-"""What a domain can do beyond cutting texts: draw examples, judge a picture by its text, measure many.
+"""What a domain can do beyond cutting texts: draw examples, judge an image by its text, measure many.
 
-In: pictures and the texts that asked for them. Out: a verdict for each sentence, a receipt for all of a text, numbers over
-many pictures. Here are the records and the interfaces `Artist`, `Judge`, `Metric`; a domain has those that it can.
+In: images and the texts that asked for them. Out: a verdict for each sentence, a receipt for all of a text, numbers over
+many images. Here are the records and the interfaces `DatasetGenerator`, `Verifier`, `Metric`; a domain has those that it can.
 """
 
 # pyright: reportReturnType=false
@@ -18,17 +18,17 @@ if TYPE_CHECKING:  # a verb's --help must not pay for numpy
     from PIL import Image
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels of the judged picture, the last two exclusive."""
+"""left, top, right, bottom in pixels of the judged image, the last two exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a picture does what one sentence of its text asks.
+    """Whether an image does what one sentence of its text asks.
 
     Attributes:
         sentence: The sentence, or the item of an enumeration (`2 bedroom`), as the text has it.
         section: Which part of the text it is from; a domain's own word (`count`, `connection`, `position`).
-        met: None when the picture does not let one tell.
+        met: None when the image does not let one tell.
         reason: What was seen, short, for the user.
         regions: The pixels that prove it: boxes, the first the one to point at.
     """
@@ -77,12 +77,12 @@ def _times(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Every sentence of a text with its verdict on one picture.
+    """Every sentence of a text with its verdict on one image.
 
     Attributes:
         verdicts: In the order of the text.
-        extras: What the picture shows and the text does not ask for, a sentence each.
-        disorder: How far the picture is from a well-formed one, 0 .. 1; breaks ties between equal receipts.
+        extras: What the image shows and the text does not ask for, a sentence each.
+        disorder: How far the image is from a well-formed one, 0 .. 1; breaks ties between equal receipts.
         unread: What of the text no verdict is about.
     """
 
@@ -132,23 +132,23 @@ class Receipt:
         }  # fmt: skip
 
 
-class Artist(Protocol):
-    """A domain's hand: it draws pictures whose texts are true of them."""
+class DatasetGenerator(Protocol):
+    """A domain's hand: it draws images whose texts are true of them."""
 
     styles: tuple[str, ...]
     kinds: Mapping[str, str]
     """Words of `loraloom samples` beside the domain's name, each with the style that it means."""
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """A 256x256 RGB picture and its text; the same seed gives the same on every machine. The empty style is the
+        """A 256x256 RGB image and its text; the same seed gives the same on every machine. The empty style is the
         domain's usual one; an unknown one raises `UserError`."""
 
-    def retell(self, text: str, seed: int) -> str:
-        """Another text that is true of the same picture: sentences left out, moved, turned round. May be the same."""
+    def paraphrase(self, text: str, seed: int) -> str:
+        """Another text that is true of the same image: sentences left out, moved, turned round. May be the same."""
 
     def turned(self, image: "Image.Image", text: str) -> "Sequence[str | None]":
-        """The text of a drawn picture in each of its eight layings: as it is and turned clockwise by 90, 180 and 270
-        degrees, then these four of the picture whose left and right are exchanged. None where there is no true text."""
+        """The text of a drawn image in each of its eight layings: as it is and turned clockwise by 90, 180 and 270
+        degrees, then these four of the image whose left and right are exchanged. None where there is no true text."""
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:
         """What a text, or a part of one, says, as (subject, relation, object) in words; also turned round where that
@@ -163,11 +163,11 @@ class Artist(Protocol):
         style: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Write `count` pictures with texts, in a layout that a `Format` knows; may be interrupted and called again."""
+        """Write `count` images with texts, in a layout that a `Format` knows; may be interrupted and called again."""
 
 
-class Judge(Protocol):
-    """A domain's eye: it reads a picture back and compares it with the text."""
+class Verifier(Protocol):
+    """A domain's eye: it reads an image back and compares it with the text."""
 
     def check(self, prompt: str) -> list[str]:
         """What is wrong with a text before anything is drawn, a line each: contradictions, unknown words. Empty is well."""
@@ -182,40 +182,40 @@ class Judge(Protocol):
     def unread(self, prompt: str) -> Unread:
         """What of a prompt is not read as it stands; its lines are among the notes of `formal` too."""
 
-    def filled(self, prompt: str, seed: int) -> str:
-        """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Pictures are
+    def expand_prompt(self, prompt: str, seed: int) -> str:
+        """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Images are
         judged by the prompt. The prompt itself where nothing is open, or it is not understood."""
 
-    def judge(self, image: "Image.Image", prompt: str) -> Receipt:
-        """The receipt of an RGB picture of any size."""
+    def verify(self, image: "Image.Image", prompt: str) -> Receipt:
+        """The receipt of an RGB image of any size."""
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
-        """(height, width) of the picture: where to draw again so that faults may go (see `Receipt.rank`) and the rooms of met
+        """(height, width) of the image: where to draw again so that faults may go (see `Receipt.rank`) and the rooms of met
         sentences stay. None when there are none."""
 
     def shown_text(self, image: "Image.Image", prompt: str) -> str:
-        """The prompt made true of the picture: without what it does not meet, with what it shows beyond. A repair is guided
+        """The prompt made true of the image: without what it does not meet, with what it shows beyond. A repair is guided
         from this text towards the prompt. The prompt itself where no other text can be told."""
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
-        """The picture with the verdicts drawn on it, larger, with a legend."""
+        """The image with the verdicts drawn on it, larger, with a legend."""
 
 
 class Tally(Protocol):
-    """A metric's running state. Two that saw different pictures can be merged, in any order."""
+    """A metric's running state. Two that saw different images can be merged, in any order."""
 
     def add(self, image: "Image.Image", prompt: str, reference: "Image.Image | None" = None) -> None:
-        """Count one picture; `reference` is the true picture of the prompt where there is one."""
+        """Count one image; `reference` is the true image of the prompt where there is one."""
 
     def merge(self, other: "Tally") -> None:
         """Count what another tally of the same metric has counted."""
 
     def result(self) -> Mapping[str, float]:
-        """Name to value; NaN where nothing was counted. `pictures` is how many were."""
+        """Name to value; NaN where nothing was counted. `images` is how many were."""
 
 
 class Metric(Protocol):
-    """A number over many pictures."""
+    """A number over many images."""
 
     name: str
     better: Mapping[str, int]
@@ -241,21 +241,21 @@ class Domain(Protocol):
     """What texts of one kind are made of. A module exports one as `DOMAIN`; None stands for what it cannot do."""
 
     name: str
-    artist: Artist | None
-    judge: Judge | None
+    dataset_generator: DatasetGenerator | None
+    verifier: Verifier | None
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """What is measured on its pictures; empty where there is nothing."""
+        """What is measured on its images; empty where there is nothing."""
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""
 
     def mirrored(self, caption: str) -> str | None:
-        """The caption of the mirrored picture; None when that cannot be told, and so the picture may not be flipped."""
+        """The caption of the mirrored image; None when that cannot be told, and so the image may not be flipped."""
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
-        """What RGB colours stand for in a picture of this caption, by name; empty where they stand for nothing."""
+        """What RGB colours stand for in an image of this caption, by name; empty where they stand for nothing."""
 
     def check_image(self, image: "Image.Image") -> str | None:
         """Why an RGB image cannot be used in this domain as it is: the kind of fault, `: ` and what this image shows. None

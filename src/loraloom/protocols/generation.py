@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back: `PictureRequest` and `Picture`."""
+"""What is asked of a model and what comes back: `ImageRequest` and `Image`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRequest:
-    """The whole recipe of one picture beside model and adapters.
+class ImageRequest:
+    """The whole recipe of one image beside model and adapters.
 
     Attributes:
         prompt, negative_prompt: Text; `(word:1.3)` weighs a word when `weighting` is on.
@@ -17,7 +17,8 @@ class PictureRequest:
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
         sampler, num_steps: Name of the solver, and its steps.
         width, height: Pixels, multiples of the model's latent scale.
-        told: The prompt with what it leaves open decided (`Judge.filled`), for the model alone; empty where it is the prompt.
+        expanded_prompt: The prompt with what it leaves open decided (`Verifier.expand_prompt`), for the model alone; empty
+            where it is the prompt.
     """
 
     prompt: str
@@ -28,19 +29,19 @@ class PictureRequest:
     sampler: str = "dpmpp_2m_karras"
     width: int = 512
     height: int = 512
-    told: str = ""
+    expanded_prompt: str = ""
 
     @property
     def text(self) -> str:
         """What the model reads."""
-        return self.told or self.prompt
+        return self.expanded_prompt or self.prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A finished picture and its place in the request list."""
+class GeneratedImage:
+    """A finished image and its place in the request list."""
 
     index: int
-    request: PictureRequest
+    request: ImageRequest
     image: "Image.Image"
     seconds: float

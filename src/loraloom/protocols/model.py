@@ -2,7 +2,7 @@
 
 Legend of tensor shapes, used as suffixes of names:
 
-    b  pictures in a batch          l  tokens of the conditioning (windows x window length)
+    b  images in a batch          l  tokens of the conditioning (windows x window length)
     c  channels                     d  width of the text encoder's hidden state
     h  height   w  width            t  diffusion timesteps, 0 .. num_train_timesteps - 1
     n  windows of one prompt        k  tokens in one encoder window (77 for CLIP)
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
     import torch
     from torch import Tensor, nn
 
-    from loraloom.protocols.generation import PictureRequest
+    from loraloom.protocols.generation import ImageRequest
 
 
 class TextEncoder(Protocol):
@@ -96,7 +96,7 @@ class Sampler(Protocol):
 
     @property
     def timesteps(self) -> "Tensor":
-        """(num_steps,) from noise to picture."""
+        """(num_steps,) from noise to image."""
 
     @property
     def init_noise_sigma(self) -> float:
@@ -111,7 +111,7 @@ class Sampler(Protocol):
     def step(
         self, prediction_bchw: "Tensor", timestep: "Tensor", latents_bchw: "Tensor", generators: "list[torch.Generator]"
     ) -> "Tensor":
-        """The latents one step nearer to the picture; fresh noise comes from each picture's own generator."""
+        """The latents one step nearer to the image; fresh noise comes from each image's own generator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +190,10 @@ class DiffusionModel(Protocol):
     def kohya_prefix(self, part: str) -> str:
         """The first word of the part's keys in kohya's layout (`lora_unet`)."""
 
-    def exchange_name(self, part: str, module_name: str) -> str:
+    def diffusers_name(self, part: str, module_name: str) -> str:
         """A module's name as adapter files spell it; differs where a library renamed its modules."""
 
-    def peer_latents(self, adapter_file: Path | None, request: "PictureRequest", noise_bchw: "Tensor") -> "Tensor":
+    def reference_latents(self, adapter_file: Path | None, request: "ImageRequest", noise_bchw: "Tensor") -> "Tensor":
         """(1, c, h, w) float32 latents on the CPU: that first noise denoised in a fresh pipeline of the peer library with an
         exported adapter (None: the base alone), its proof."""
 

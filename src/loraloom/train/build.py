@@ -30,7 +30,7 @@ from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_line, syntax_line
 from loraloom.protocols.data import Example
 from loraloom.protocols.domain import Domain
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
@@ -45,10 +45,10 @@ from loraloom.train.optim import (
     restore_optimizer,
     weight_sums,
 )
-from loraloom.train.precompute import fill_caches, stoppable
+from loraloom.train.precompute import precompute_caches, stoppable
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
-from loraloom.train.step import Trainee
+from loraloom.train.step import TrainState
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -56,8 +56,8 @@ from loraloom.utils.untrusted import library_errors, shown
 
 Say = Callable[[str], None]
 
-WEIGHED_SEEN = 32
-"""So many pictures, evenly spread, are looked at to say how much of them the weighed classes are."""
+NUM_IMAGES_SEEN = 32
+"""So many images, evenly spread, are looked at to say how much of them the weighed classes are."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Run:
     config: RunConfig
     folder: Path
     manifest: Manifest
-    trainee: Trainee
+    train_state: TrainState
     held_out: BatchMaker
     sampler: Sampler | None
     checkpoints: CheckpointFolder
@@ -93,17 +93,19 @@ class Run:
 
     def checkpoint(self, done: int) -> Checkpoint:
         """Everything that a resume needs."""
-        trainee = self.trainee
-        tensors, rest = optimizer_tensors(trainee.updater.optimizer)
-        averaged = dict(zip(trainee.adapter.parameters, trainee.ema.shadow, strict=True)) if trainee.ema else {}
-        scale = trainee.updater.loss_scale
+        train_state = self.train_state
+        tensors, rest = optimizer_tensors(train_state.updater.optimizer)
+        averaged = (
+            dict(zip(train_state.adapter.parameters, train_state.ema.shadow, strict=True)) if train_state.ema else {}
+        )
+        scale = train_state.updater.loss_scale
         state = {
             "best_step": self.best_step, "best_loss": self.best_loss, "skipped_in_row": self.skipped_in_row,
             "loss_scale": scale.value, "good_steps": scale.good_steps, "dataset": self.manifest.fingerprint,
-            "devices": trainee.runtime.num_devices, "base_sha256": self.base_sha256,
-            "balance": trainee.balance.seen_2k.tolist() if trainee.balance else None,
+            "devices": train_state.runtime.num_devices, "base_sha256": self.base_sha256,
+            "balance": train_state.balance.seen_2k.tolist() if train_state.balance else None,
         }  # fmt: skip
-        return Checkpoint(done, trainee.adapter.state(), averaged, tensors, rest, state)
+        return Checkpoint(done, train_state.adapter.state(), averaged, tensors, rest, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.
@@ -111,10 +113,10 @@ class Run:
         Raises:
             UserError: The dataset, the base or the number of devices is not what it was.
         """
-        trainee, state = self.trainee, checkpoint.state
+        train_state, state = self.train_state, checkpoint.state
         now = {
             "dataset": self.manifest.fingerprint,
-            "devices": trainee.runtime.num_devices,
+            "devices": train_state.runtime.num_devices,
             "base_sha256": self.base_sha256,
         }
         for key, value in now.items():
@@ -123,21 +125,21 @@ class Run:
                     f"this run cannot go on: its {key} has changed", got=value, expected=shown(state.get(key)),
                     fix="restore it, or start a new run with another --out",
                 )  # fmt: skip
-        trainee.adapter.load(checkpoint.adapter)
+        train_state.adapter.load(checkpoint.adapter)
         with library_errors("the checkpoint's state", f"step {checkpoint.step}", fix="choose another checkpoint"):
             self._restore_state(checkpoint)
 
     def _restore_state(self, checkpoint: Checkpoint) -> None:
         """What a checkpoint holds beside the weights; a file from elsewhere may hold anything there."""
-        trainee, state = self.trainee, checkpoint.state
-        if trainee.ema and checkpoint.ema:
-            for shadow, key in zip(trainee.ema.shadow, trainee.adapter.parameters, strict=True):
+        train_state, state = self.train_state, checkpoint.state
+        if train_state.ema and checkpoint.ema:
+            for shadow, key in zip(train_state.ema.shadow, train_state.adapter.parameters, strict=True):
                 shadow.copy_(checkpoint.ema[key])
-        restore_optimizer(trainee.updater.optimizer, checkpoint.optimizer, checkpoint.optimizer_rest)
-        trainee.updater.loss_scale.value = state["loss_scale"]
-        trainee.updater.loss_scale.good_steps = state["good_steps"]
-        if trainee.balance:
-            trainee.balance.seen_2k.copy_(torch.tensor(state["balance"]))
+        restore_optimizer(train_state.updater.optimizer, checkpoint.optimizer, checkpoint.optimizer_rest)
+        train_state.updater.loss_scale.value = state["loss_scale"]
+        train_state.updater.loss_scale.good_steps = state["good_steps"]
+        if train_state.balance:
+            train_state.balance.seen_2k.copy_(torch.tensor(state["balance"]))
         self.start = checkpoint.step
         self.best_step, self.best_loss, self.skipped_in_row = (
             state["best_step"], state["best_loss"], state["skipped_in_row"],
@@ -145,12 +147,12 @@ class Run:
 
     def record(self, done: int) -> dict[str, Any]:
         """What the adapter says of itself."""
-        config, model = self.config, self.trainee.model
+        config, model = self.config, self.train_state.model
         source = model.source
         width, height = common_size(self.manifest.examples)
         return {
             "format": "loraloom.full.1" if config.train.method == "full" else "loraloom.adapter.1",
-            "loraloom": __version__, "family": self.trainee.model.family,
+            "loraloom": __version__, "family": self.train_state.model.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
                 "prediction_type": source.prediction_type, "path": relative_base(source.location, self.folder),
@@ -158,8 +160,8 @@ class Run:
             "base_sha256": self.base_sha256, "rank": config.lora.rank, "alpha": config.lora.alpha or config.lora.rank,
             "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
             "trigger": self.manifest.info.get("settings", {}).get("trigger", ""), "dataset": self.manifest.fingerprint,
-            "num_images": len(self.trainee.batches.examples), "size": f"{width}x{height}", "step": done,
-            "epoch": done // self.trainee.epochs.steps_per_epoch, "batch_size": config.data.batch_size,
+            "num_images": len(self.train_state.batches.examples), "size": f"{width}x{height}", "step": done,
+            "epoch": done // self.train_state.epochs.steps_per_epoch, "batch_size": config.data.batch_size,
             "accumulation": config.train.gradient_accumulation, "optimizer": config.optim.optimizer,
             "scheduler": config.optim.scheduler, "precision": config.train.mixed_precision,
             "base_file_sha256": model.file_sha256(),
@@ -187,7 +189,7 @@ def set_up(
     held_out = [example for example in manifest.examples if example.split == "validation"]
     if not learned:
         raise UserError(
-            "the dataset has no training pictures", got=config.data.dataset, fix="prepare it with more pictures"
+            "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
         )
     model = open_model(
         ModelSource(
@@ -214,13 +216,13 @@ def set_up(
         losses.add(*sample_losses(sampler, encoder))
     losses.check()
     agree(runtime, manifest, model)
-    fill_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
-    trainee = make_trainee(config, model, train_batches, runtime, say)
+    precompute_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
+    train_state = make_train_state(config, model, train_batches, runtime, say)
     checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
-        config, folder, manifest, trainee, held_batches, sampler, checkpoints, tracker, say,
+        config, folder, manifest, train_state, held_batches, sampler, checkpoints, tracker, say,
         base_sha256=model.fingerprint("denoiser"), notes=tuple(losses.lines),
-        sums_at_start=weight_sums(trainee.adapter),
+        sums_at_start=weight_sums(train_state.adapter),
     )  # fmt: skip
 
 
@@ -288,16 +290,16 @@ def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
 
 
 def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
-    """Say how much of the pictures each weighed class is, and warn of one that is nowhere.
+    """Say how much of the images each weighed class is, and warn of one that is nowhere.
 
     Raises:
         UserError: A class that the domain does not know.
     """
-    seen = examples[:: max(1, len(examples) // WEIGHED_SEEN)]
+    seen = examples[:: max(1, len(examples) // NUM_IMAGES_SEEN)]
     for name, weight in weighing.weights.items():
         share = weighing.share(seen, name)
         found = f"in {share:.1%} of the latents" if share else "warning: none is there"
-        say(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} pictures looked at)")
+        say(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} images looked at)")
 
 
 def make_batches(
@@ -334,7 +336,9 @@ def make_batches(
     )  # fmt: skip
 
 
-def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say) -> Trainee:
+def make_train_state(
+    config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say
+) -> TrainState:
     """Place the denoiser, put the adapter on, make optimizer, average and plan."""
     full = config.train.method == "full"
     denoiser: Any = model.place("denoiser", runtime.device, torch.float32 if full else runtime.weight_dtype)
@@ -373,7 +377,7 @@ def make_trainee(config: RunConfig, model: DiffusionModel, batches: BatchMaker, 
     )
     ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
     balance = NoiseBalance(objective.num_timesteps, runtime.device) if config.objective.balance_noise else None
-    return Trainee(
+    return TrainState(
         model, adapter, objective, updater, ema, batches, EpochCache(plan), runtime, config.train.seed,
         channels_last, balance, ragged=runtime.num_devices == 1 and not config.train.compile,
     )  # fmt: skip
@@ -430,7 +434,7 @@ def make_sampler(
     solver = suited_sampler(samples.sampler, model.schedule)
     guidance = suited_guidance(samples.guidance_scale, model.schedule)
     requests = [
-        PictureRequest(
+        ImageRequest(
             prompt, samples.negative_prompt, samples.seed + number, samples.steps, guidance,
             solver, width, height,
         )
@@ -454,12 +458,12 @@ def common_size(examples: Sequence[Example]) -> tuple[int, int]:
 
 
 def check_sizes(model: DiffusionModel, examples: Sequence[Example]) -> None:
-    """Raise `UserError` when a prepared picture does not fall on whole latents."""
+    """Raise `UserError` when a prepared image does not fall on whole latents."""
     step = model.latent_scale
     for example in examples:
         if example.width % step or example.height % step:
             raise UserError(
-                f"picture {example.id} has sides that are no multiples of {step}",
+                f"image {example.id} has sides that are no multiples of {step}",
                 got=f"{example.width}x{example.height}",
                 fix=f"prepare again with --size and --bucket-step multiples of {step}",
             )

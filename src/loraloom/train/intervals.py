@@ -6,7 +6,7 @@ from loraloom.config.run import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class Actions:
     """What is to be done after a step."""
 
     log: bool
@@ -15,7 +15,7 @@ class Due:
     sample: bool
 
 
-def what_is_due(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Due:
+def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Actions:
     """What is due when `done` steps are finished.
 
     Args:
@@ -28,7 +28,7 @@ def what_is_due(done: int, config: RunConfig, steps_per_epoch: int, last_sampled
     last = done == config.train.max_steps
     save = last or _every(done, config.checkpoints.every)
     epoch_end = done % steps_per_epoch == 0 and done - last_sampled >= config.samples.min_interval
-    return Due(
+    return Actions(
         log=last or _every(done, config.train.log_every),
         validate=has_held_out
         and config.train.validation_every > 0

@@ -13,9 +13,9 @@ import torch
 from loraloom.config.reading import to_yaml
 from loraloom.train.build import Run
 from loraloom.train.checkpoint import damage
-from loraloom.train.intervals import what_is_due
+from loraloom.train.intervals import actions_after
 from loraloom.train.signals import StopRequest
-from loraloom.train.step import StepResult, take_step, validation_loss
+from loraloom.train.step import StepResult, train_step, validation_loss
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -62,24 +62,24 @@ def train_loop(
     Raises:
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
     """
-    config, trainee, runtime = run.config, run.trainee, run.trainee.runtime
-    steps_per_epoch = trainee.epochs.steps_per_epoch
-    timesteps = validation_timesteps(trainee.objective.num_timesteps)
+    config, train_state, runtime = run.config, run.train_state, run.train_state.runtime
+    steps_per_epoch = train_state.epochs.steps_per_epoch
+    timesteps = validation_timesteps(train_state.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled = run.start
     if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
-        run.sampler.draw(run.start, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+        run.sampler.draw(run.start, train_state.ema, run.tracker, lambda: bool(stop), run.say)
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
-        result = take_step(trainee, step, stop=bool(stop))
+        result = train_step(train_state, step, stop=bool(stop))
         window.results.append(result)
         done = step + 1
         progress(done, config.train.max_steps)
-        due = what_is_due(done, config, steps_per_epoch, last_sampled, bool(run.held_out.examples))
+        due = actions_after(done, config, steps_per_epoch, last_sampled, bool(run.held_out.examples))
         # Reading the votes waits for the device, so it is done each step only where others' votes count.
         stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)
         paused = time.perf_counter()
-        numbers = settle(run, window, done) if due.log or due.save or stopping else {}
+        numbers = flush_metrics(run, window, done) if due.log or due.save or stopping else {}
         loss = validate(run, timesteps, done) if due.validate or (stopping and run.held_out.examples) else None
         if loss is not None:
             numbers["validation_loss"] = loss
@@ -88,7 +88,7 @@ def train_loop(
         if due.save or stopping:
             save(run, done, loss, last=done == config.train.max_steps or stopping)
         if due.sample and run.sampler and not stopping:
-            run.sampler.draw(done, trainee.ema, run.tracker, lambda: bool(stop), run.say)
+            run.sampler.draw(done, train_state.ema, run.tracker, lambda: bool(stop), run.say)
             last_sampled = done
         if due.log or due.save:
             window.began = time.perf_counter()
@@ -103,12 +103,12 @@ def train_loop(
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
     """Whether the run was killed after the save of the step that it goes on from and before that step's samples were all
     drawn. Samples of earlier steps are complete: they come before the next step."""
-    due = what_is_due(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
-    lacking = run.trainee.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
+    due = actions_after(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
+    lacking = run.train_state.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
     return due.sample and any(lacking)
 
 
-def settle(run: Run, window: Window, done: int) -> dict[str, float]:
+def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
     """Read the window's numbers from the device, look for poison, and record them.
 
     Raises:
@@ -147,7 +147,7 @@ def settle(run: Run, window: Window, done: int) -> dict[str, float]:
         "grad_norm": sum(row[1] for row in good) / len(good),
         "images_per_second": sum(result.num_images for result in results) / max(seconds, 1e-9),
         "steps_per_second": len(results) / max(seconds, 1e-9),
-        "peak_memory_mib": run.trainee.runtime.peak_memory_mib(),
+        "peak_memory_mib": run.train_state.runtime.peak_memory_mib(),
         "epoch": results[-1].epoch,
     }
     run.tracker.event("train", done, **numbers)
@@ -169,20 +169,20 @@ def standing(run: Run) -> str:
 
 def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
     """The held-out loss now, without dropout, with the average weights where there are any; recorded."""
-    trainee = run.trainee
-    learning = [trainee.model.module(part) for part in trainee.adapter.modules]
-    if trainee.ema:
-        trainee.ema.swap()
+    train_state = run.train_state
+    learning = [train_state.model.module(part) for part in train_state.adapter.modules]
+    if train_state.ema:
+        train_state.ema.swap()
     for module in learning:
         module.eval()
     try:
         with torch.compiler.set_stance("force_eager"):  # its shapes are its own: not worth a compilation
-            loss = validation_loss(trainee, run.held_out, timesteps)
+            loss = validation_loss(train_state, run.held_out, timesteps)
     finally:
         for module in learning:
             module.train()
-        if trainee.ema:
-            trainee.ema.swap()
+        if train_state.ema:
+            train_state.ema.swap()
     if loss is not None:
         run.tracker.event("validation", done, loss=loss)
     return loss
@@ -198,7 +198,7 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
     before = run.best_step, run.best_loss
     if better:
         run.best_step, run.best_loss = done, loss
-    if not run.trainee.runtime.is_main:
+    if not run.train_state.runtime.is_main:
         return
     began = time.perf_counter()
     try:

@@ -32,7 +32,7 @@ def stoppable(progress: Callable[[str], Progress], stop: StopRequest) -> Callabl
     return make
 
 
-def fill_caches(
+def precompute_caches(
     config: RunConfig,
     runtime: Runtime,
     batches: Sequence[BatchMaker],
@@ -46,19 +46,19 @@ def fill_caches(
     """
     maker = batches[0]
     model, size = maker.latents.model, config.data.encode_batch_size
-    pictures = [item for batch in batches for item in batch.needed_latents()]
+    images = [item for batch in batches for item in batch.needed_latents()]
     captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
     if config.data.cache and runtime.is_main:
         maker.latents.cache.clean()
         maker.texts.cache.clean()
-    missing = maker.latents.cache.missing([maker.latents.key(*item) for item in pictures])
+    missing = maker.latents.cache.missing([maker.latents.key(*item) for item in images])
     if missing:
-        say(f"encoding {len(missing)} pictures")
+        say(f"encoding {len(missing)} images")
     rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
     for part in rounds:
-        if maker.latents.cache.missing([maker.latents.key(*item) for item in pictures[part]]):
+        if maker.latents.cache.missing([maker.latents.key(*item) for item in images[part]]):
             model.place("vae", runtime.device, torch.float32)
-            maker.latents.fill(pictures[part], size, progress("encoding pictures"))
+            maker.latents.fill(images[part], size, progress("encoding images"))
         runtime.barrier()
     model.drop("vae")
     if config.lora.text_encoder:

@@ -3,7 +3,7 @@
 run/  run.yaml                            the resolved settings
       events.jsonl                        every number of the run
       checkpoints/step_0000100/           whole checkpoints, newest few and the best
-      samples/step_0000100/00.png, .txt   pictures drawn on the way; samples/sheet.png all of them
+      samples/step_0000100/00.png, .txt   images drawn on the way; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
       model/                              instead of the last two with method full: a diffusers folder
@@ -23,8 +23,8 @@ from loraloom.config.run import RunConfig
 from loraloom.data.manifest import domain_of
 from loraloom.generate.images import denoise
 from loraloom.lora.export import ExportCheck, export_adapter, first_noise, program_lines, verify_exports
-from loraloom.lora.files import put_on, read_adapter, save_adapter
-from loraloom.protocols.generation import PictureRequest
+from loraloom.lora.files import load_adapter_file, read_adapter, save_adapter
+from loraloom.protocols.generation import ImageRequest
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.build import Run, Say, set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
@@ -225,22 +225,22 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     """
     full = run.config.train.method == "full"
     path = run.folder / ("model" if full else "adapter.safetensors")
-    if not run.trainee.runtime.is_main:
+    if not run.train_state.runtime.is_main:
         return path, ()
-    trainee, config = run.trainee, run.config
+    train_state, config = run.train_state, run.config
     refuse_unmoved(run, finished)
-    if trainee.ema:
-        trainee.ema.swap()
+    if train_state.ema:
+        train_state.ema.swap()
     if full:
-        trainee.model.save(path, config.export.dtype)
+        train_state.model.save(path, config.export.dtype)
         run.say(f"model written: {path}; draw with --model {path}")
         _say_best(run)
         return path, ()
     record = run.record(finished.step)
-    save_adapter(path, trainee.adapter.state(), record)
-    layers = read_adapter(path).layers(trainee.model)
+    save_adapter(path, train_state.adapter.state(), record)
+    layers = read_adapter(path).layers(train_state.model)
     name = run.folder.resolve().name
-    files = export_adapter(trainee.model, layers, record, run.folder / "exports", name, config.export.dtype)
+    files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
     for line in program_lines(path, files):
         run.say(line)
     checks = verify(run, files, path) if config.export.verify else []
@@ -263,14 +263,14 @@ def refuse_unmoved(run: Run, finished: Finished) -> None:
     Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
     0 at a step), or no gradient arrives.
     """
-    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.trainee.adapter)):
+    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
         return
     steps = finished.step - run.start
     got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
     if run.skipped:
         got = f"{run.skipped} of {steps} updates skipped because they were not finite"
         fix = "use bf16 instead of fp16, lower optim.learning_rate, or look at the images named above"
-        if run.trainee.updater.loss_scale.can_overflow:
+        if run.train_state.updater.loss_scale.can_overflow:
             fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
     raise UserError(
         f"nothing was learned in {finished.step} steps: no weight has moved, and nothing is exported",
@@ -288,14 +288,14 @@ def verify(run: Run, files: list[Path], adapter: Path) -> list[ExportCheck]:
 
     Base and adapter are read from disk again: the trained ones may be rounded to half precision or compiled.
     """
-    model, encoder = run.trainee.model, run.trainee.batches.texts.encoder
-    prompt = encoder.text.detokenize(encoder.text.tokenize(run.trainee.batches.examples[0].caption)[:40])
+    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
+    prompt = encoder.text.detokenize(encoder.text.tokenize(run.train_state.batches.examples[0].caption)[:40])
     size = min(model.default_size_px, 256)
-    request = PictureRequest(prompt, "", 0, 4, 5.0, "ddim", size, size)
+    request = ImageRequest(prompt, "", 0, 4, 5.0, "ddim", size, size)
     for part in ("denoiser", "text_encoder"):
         model.drop(part)
         model.place(part, torch.device("cpu"), torch.float32)
-    put_on(model, read_adapter(adapter), "verify")
+    load_adapter_file(model, read_adapter(adapter), "verify")
     ours_bchw = denoise(model, encoder.encode, [request], noise_bchw=first_noise(model, request))
     for part in ("denoiser", "text_encoder"):
         model.drop(part)

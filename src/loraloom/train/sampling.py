@@ -19,9 +19,9 @@ from torch import Tensor
 from loraloom.config.run import SampleConfig
 from loraloom.data.encode import TextStore, Wanted
 from loraloom.generate.images import StoppedError, generate
-from loraloom.generate.recipes import Recipe, save_picture, write_png
+from loraloom.generate.recipes import Recipe, save_image, write_png
 from loraloom.generate.sheet import contact_sheet
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
@@ -48,7 +48,7 @@ class Sampler:
     texts: TextStore
     runtime: Runtime
     config: SampleConfig
-    requests: Sequence[PictureRequest]
+    requests: Sequence[ImageRequest]
     weighting: bool
     method: str = "lora"
 
@@ -61,7 +61,7 @@ class Sampler:
         """Whether an image of a step is missing: a kill or the deadline came before it."""
         return not all(self._path(step, index).is_file() for index in range(len(self.requests)))
 
-    def recipe(self, request: PictureRequest, step: int) -> Recipe:
+    def recipe(self, request: ImageRequest, step: int) -> Recipe:
         """All that decides the image of a request after `step` finished steps.
 
         The adapter is the checkpoint's of that step, named also where none was saved; after no step there is none.
@@ -99,8 +99,8 @@ class Sampler:
             for index, request in enumerate(self.requests):
                 path = self._path(step, index)
                 if path.is_file():
-                    tracker.picture(f"samples/{index:02d}", path, step, request.prompt)
-            tracker.picture("samples/sheet", self._write_sheet(), step, "prompts x steps")
+                    tracker.image(f"samples/{index:02d}", path, step, request.prompt)
+            tracker.image("samples/sheet", self._write_sheet(), step, "prompts x steps")
         except (OSError, ValueError) as error:
             say(f"warning: the contact sheet was not written ({error}); training goes on")
         tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
@@ -117,7 +117,7 @@ class Sampler:
             self.model.place("vae", self.runtime.device, torch.float32)
             for part in training:
                 self.model.module(part).eval()
-            pictures = generate(
+            images = generate(
                 self.model,
                 self._encode,
                 [self.requests[index] for index in mine],
@@ -125,10 +125,10 @@ class Sampler:
                 stop=lambda: stop() or time.monotonic() > deadline,
             )
             with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth a compilation
-                for picture in pictures:
-                    path = self._path(step, mine[picture.index])
-                    save_picture(path.parent, path.stem, picture, self.recipe(picture.request, step))
-                    write_text(path.with_suffix(".txt"), picture.request.prompt + "\n")
+                for image in images:
+                    path = self._path(step, mine[image.index])
+                    save_image(path.parent, path.stem, image, self.recipe(image.request, step))
+                    write_text(path.with_suffix(".txt"), image.request.prompt + "\n")
         except StoppedError:
             return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
         except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
@@ -149,7 +149,7 @@ class Sampler:
         return self.folder / f"step_{step:07d}" / f"{index:02d}.png"
 
     def _write_sheet(self) -> Path:
-        """All prompts x all steps that have pictures; with many steps, evenly chosen ones, first and last among them."""
+        """All prompts x all steps that have images; with many steps, evenly chosen ones, first and last among them."""
         steps = sorted(int(m[1]) for p in self.folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)))
         if len(steps) > _SHEET_COLUMNS:
             chosen = {round(i * (len(steps) - 1) / (_SHEET_COLUMNS - 1)) for i in range(_SHEET_COLUMNS)}

@@ -21,7 +21,7 @@ from loraloom.utils.rng import derive_seed
 
 
 @dataclass(slots=True)
-class Trainee:
+class TrainState:
     """All that moves or is read during a step."""
 
     model: DiffusionModel
@@ -44,12 +44,12 @@ class StepResult:
     """What a step leaves behind.
 
     Attributes:
-        epoch: Of the pictures.
-        loss: () float32, weighted mean over the step's pictures of all devices; noise is not balanced in it.
+        epoch: Of the images.
+        loss: () float32, weighted mean over the step's images of all devices; noise is not balanced in it.
         grad_norm: () float32 before clipping.
         finite: () bool; False when the update was skipped.
         stop_votes: () float32: how many processes were asked to stop.
-        num_images: Pictures learned from over all devices, repeats not counted.
+        num_images: Images learned from over all devices, repeats not counted.
         ids: This device's samples.
         learning_rate: Of the first group.
         loss_scale: That the gradients were computed with; 1.0 without scaling.
@@ -68,26 +68,26 @@ class StepResult:
     can_overflow: bool = False
 
 
-def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
-    """Learn from the pictures of a step counted from 0.
+def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> StepResult:
+    """Learn from the images of a step counted from 0.
 
-    The loss is the sum of the pictures' losses divided by the slots of a whole step: a tail counts for what it holds.
+    The loss is the sum of the images' losses divided by the slots of a whole step: a tail counts for what it holds.
     """
-    runtime, updater, balance = trainee.runtime, trainee.updater, trainee.balance
+    runtime, updater, balance = train_state.runtime, train_state.updater, train_state.balance
     # Dropout is the only consumer of global random numbers; seeded by position, a resume repeats it exactly.
-    torch.manual_seed(derive_seed(trainee.seed, step, runtime.rank, "global"))
+    torch.manual_seed(derive_seed(train_state.seed, step, runtime.rank, "global"))
     learning_rate = updater.set_learning_rate(step)
-    epoch, passes = trainee.epochs.step(step)
-    plan = trainee.epochs.plan
+    epoch, passes = train_state.epochs.step(step)
+    plan = train_state.epochs.plan
     total = torch.zeros((), device=runtime.device)
     tally = torch.zeros(2 * BUCKETS if balance else 0, device=runtime.device)
     ids: list[str] = []
     for forward in passes:
         share = plan.share(forward, runtime.rank)
-        if trainee.ragged:
+        if train_state.ragged:
             share = tuple(slot for slot in share if slot.weight > 0)
-        batch = to_device(trainee.batches.make(epoch, share), runtime, trainee.channels_last)
-        losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
+        batch = to_device(train_state.batches.make(epoch, share), runtime, train_state.channels_last)
+        losses_b = batch_losses(train_state.model, train_state.objective, batch, runtime)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         total += loss.detach()
         if balance:
@@ -104,8 +104,8 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
     grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
     if balance:
         balance.update(numbers[2:], finite)
-    if trainee.ema:
-        trainee.ema.update(step)
+    if train_state.ema:
+        train_state.ema.update(step)
     mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
     return StepResult(
         epoch, mean_loss, grad_norm, finite, numbers[1], num_images, tuple(ids), learning_rate,
@@ -114,7 +114,7 @@ def take_step(trainee: Trainee, step: int, *, stop: bool = False) -> StepResult:
 
 
 def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runtime: Runtime) -> Tensor:
-    """(b,) float32 loss of each picture."""
+    """(b,) float32 loss of each image."""
     noisy_bchw = objective.add_noise(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
     target_bchw = objective.target(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
     with runtime.autocast():
@@ -147,20 +147,20 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
 
 
 @torch.no_grad()
-def validation_loss(trainee: Trainee, held_out: BatchMaker, timesteps: tuple[int, ...]) -> float | None:
-    """Mean loss of the held-out pictures at fixed timesteps and noise; None without held-out pictures.
+def validation_loss(train_state: TrainState, held_out: BatchMaker, timesteps: tuple[int, ...]) -> float | None:
+    """Mean loss of the held-out images at fixed timesteps and noise; None without held-out images.
 
     Latents are the distribution's mean and captions are never dropped, so the number depends on the weights alone.
-    Each process takes its share; a picture's timesteps go together.
+    Each process takes its share; an image's timesteps go together.
     """
     count = len(held_out.examples)
     if not count:
         return None
-    runtime = trainee.runtime
+    runtime = train_state.runtime
     total = torch.zeros(2, device=runtime.device)
     for index in range(runtime.rank, count, runtime.num_devices):
-        batch = to_device(held_out.fixed(index, timesteps), runtime, trainee.channels_last)
-        losses_b = batch_losses(trainee.model, trainee.objective, batch, runtime)
+        batch = to_device(held_out.fixed(index, timesteps), runtime, train_state.channels_last)
+        losses_b = batch_losses(train_state.model, train_state.objective, batch, runtime)
         total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
     total = runtime.sum_numbers(total)
     return float(total[0] / total[1])

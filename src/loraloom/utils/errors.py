@@ -13,7 +13,7 @@ class UserError(Exception):
     """A mistake that its user can repair.
 
     Args:
-        what: What is wrong, one short clause that names the setting, file or picture.
+        what: What is wrong, one short clause that names the setting, file or image.
         got: The offending value as it was given.
         expected: What would have been accepted.
         fix: What to do next, an imperative.

@@ -47,7 +47,7 @@ _SUBFILE_TYPE_TAG, _DNG_VERSION_TAG = 0x00FE, 0xC612
 
 
 class RefusedError(Exception):
-    """A picture that cannot be used; the message is the reason, short, for the user."""
+    """An image that cannot be used; the message is the reason, short, for the user."""
 
 
 def decodable_formats(data: bytes) -> tuple[str, ...]:
@@ -101,16 +101,16 @@ def what_it_is(data: bytes) -> str:
     if lower.startswith(b"<svg") or (lower.startswith(b"<?xml") and b"<svg" in lower):
         return "SVG is a drawing, not pixels: export it as PNG"
     if lower.startswith((b"<!doctype html", b"<html")):
-        return "a web page under a picture's name: download the picture itself"
+        return "a web page under an image's name: download the image itself"
     if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the picture: run `git lfs pull`"
+        return "a git-lfs pointer, not the image: run `git lfs pull`"
     if data[8:10] == b"CR" or data[:8] == b"FUJIFILM":
         return "a camera's raw file: export it as JPEG or PNG"
     if head.startswith((b"8BPS", b"gimp xcf")):
         return "a layered file of Photoshop or GIMP: export it as PNG"
     if data[:12] in {b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x0cjP  \r\n\x87\n"} or data[:2] == b"\xff\x0a":
         return "JPEG XL and JPEG 2000 are not decoded: save it as PNG or JPEG"
-    return "not a picture, or of a kind that is not decoded: save it as PNG or JPEG"
+    return "not an image, or of a kind that is not decoded: save it as PNG or JPEG"
 
 
 @cache

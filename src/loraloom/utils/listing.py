@@ -91,7 +91,7 @@ class Entry:
         return split_name(self.name)[0]
 
     @cached_property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         """Whether it is an image: by its suffix, or where that says nothing by its first bytes."""
         if self.system or self.name.endswith("/"):
             return False
@@ -265,7 +265,7 @@ def find_masks(entries: list[Entry]) -> set[str]:
     where there is an image `a`; a file in `mask/` or `masks/` is where an image of the same name lies in the folder
     that holds the mask folder, or in another folder below that.
     """
-    images = [(entry.name, *name_key(entry.stem).rpartition("/")[::2]) for entry in entries if entry.is_picture]
+    images = [(entry.name, *name_key(entry.stem).rpartition("/")[::2]) for entry in entries if entry.is_image]
     stems = {(folder, last) for _, folder, last in images}
     homes: dict[str, set[str]] = {}
     for _, folder, last in images:

@@ -42,7 +42,7 @@ def check_file(path: Path) -> None:
 
 
 def prepare_line(folder: Path, domain: str) -> str:
-    """The command that makes a dataset of a folder of drawn pictures."""
-    name = folder.resolve().name or "pictures"
+    """The command that makes a dataset of a folder of drawn images."""
+    name = folder.resolve().name or "images"
     source, dataset = shlex.quote(str(folder)), shlex.quote(f"datasets/{name}")
     return f"{COMMAND} prepare {source} --out {dataset} --domain {domain} --size 256 --resample nearest"

@@ -1,4 +1,4 @@
-"""Names of files that come from elsewhere: which may be opened, and what a picture is called on every system.
+"""Names of files that come from elsewhere: which may be opened, and what an image is called on every system.
 
 In: ids and paths written by somebody else. Out: reasons to refuse them, and file names that are safe on Linux, macOS
 and Windows. Imports nothing of ours: formats use it too.

@@ -1,1 +1,1 @@
-"""Who speaks when a picture has no text. Contract: `contracts.Captioner`."""
+"""Who speaks when an image has no text. Contract: `contracts.Captioner`."""

@@ -1,7 +1,7 @@
-"""Captions from a template: the same words for every picture, with names filled in.
+"""Captions from a template: the same words for every image, with names filled in.
 
 In: a source item and a template such as `a photo of {trigger} {folder}`. Out: the caption. `{folder}` is the name of
-the folder that the picture lies in and `{stem}` its file name without suffix, both with underscores and dashes as
+the folder that the image lies in and `{stem}` its file name without suffix, both with underscores and dashes as
 blanks; `{id}` is the id as it is, `{trigger}` the trigger word.
 """
 

@@ -44,17 +44,17 @@ class ByName(Generic[Value]):
     def __init__(self, values: Iterable[tuple[str, Value]]) -> None:
         self._exact: dict[str, Value] = {}
         self._nfc: dict[str, Value] = {}
-        self._folded: dict[str, list[Value]] = {}
+        self._merged: dict[str, list[Value]] = {}
         for name, value in values:
             self._exact[name] = value
             self._nfc.setdefault(name_key(name), value)
-            self._folded.setdefault(name_key(name).casefold(), []).append(value)
+            self._merged.setdefault(name_key(name).casefold(), []).append(value)
 
     def find(self, name: str) -> tuple[Value, bool] | None:
         """The value, and whether the name differs in case; None when there is none, or several differ in case only."""
         if (value := self._exact.get(name)) is not None or (value := self._nfc.get(name_key(name))) is not None:
             return value, False
-        near = self._folded.get(name_key(name).casefold(), [])
+        near = self._merged.get(name_key(name).casefold(), [])
         return (near[0], True) if len(near) == 1 else None
 
 
@@ -133,5 +133,5 @@ def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 picture`, `3 pictures`."""
+    """`1 image`, `3 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -37,9 +37,9 @@ class ImageFolder:
         files, _ = _metadata(entries)
         if not files:
             return None
-        pictures = sum(entry.is_picture for entry in entries)
+        images = sum(entry.is_image for entry in entries)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        return f"{files[0].name}{more} beside {count(pictures, 'picture')}"
+        return f"{files[0].name}{more} beside {count(images, 'picture')}"
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All rows, and all images that no row names."""
@@ -55,7 +55,7 @@ class ImageFolder:
         items += [
             SourceItem(entry.stem, entry.path, None, entry.problem or "no row of a metadata file names it")
             for entry in entries
-            if entry.is_picture and entry.name not in work.named
+            if entry.is_image and entry.name not in work.named
         ]
         items += [SourceItem(entry.name, entry.path, None, problem) for entry, problem in second]
         yield from sorted_unique(items)
@@ -133,8 +133,8 @@ class _Work:
             return SourceItem(here, table.path, None, f"line {row.line}: {problem}", source=table.path)
         if entry.name in self.named:
             problem = f"named a second time in line {row.line} of {table.name}"
-        elif entry.problem or not entry.is_picture:
-            problem = entry.problem or "not a picture by its suffix"
+        elif entry.problem or not entry.is_image:
+            problem = entry.problem or "not an image by its suffix"
         self.named.add(entry.name)
         if problem:
             return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
@@ -172,7 +172,7 @@ class _Work:
     def _meant(self, table: Entry, file_name: str) -> str:
         """A hint where the path is right from another folder, or only its suffix is wrong or missing."""
         above = PurePosixPath(table.name).parent
-        if (found := self.files.find(str(PurePosixPath(file_name)))) and (entry := found[0]).is_picture:
+        if (found := self.files.find(str(PurePosixPath(file_name)))) and (entry := found[0]).is_image:
             path = PurePosixPath(entry.name)
             if path.is_relative_to(above):
                 return f": did you mean {str(path.relative_to(above))!r}? paths are relative to the table"
@@ -187,7 +187,7 @@ class _Work:
 def _by_last_part(entries: list[Entry]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.is_picture:
+        if entry.is_image:
             path = PurePosixPath(entry.name)
             for key in {path.name, path.stem}:
                 found.setdefault(key, []).append(entry)

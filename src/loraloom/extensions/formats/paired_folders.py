@@ -1,7 +1,7 @@
-"""Texts in one folder, pictures in another, joined by name: `input_text/0.txt` with `label_floorplan/0.png`.
+"""Texts in one folder, images in another, joined by name: `input_text/0.txt` with `label_floorplan/0.png`.
 
 In: a folder that holds both (or sub-folders that do), and their names from the options `text_folder` and
-`image_folder`. Out: one source item a picture; a text without picture and a picture without text are reported.
+`image_folder`. Out: one source item an image; a text without image and an image without text are reported.
 """
 
 from collections.abc import Iterator, Mapping, Sized
@@ -29,37 +29,37 @@ class PairedFolders:
     priority = 20
 
     def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
-        """How many texts and pictures the two folders hold."""
-        texts, pictures = _sides(folder, options)
-        if not texts or not pictures:
+        """How many texts and images the two folders hold."""
+        texts, images = _sides(folder, options)
+        if not texts or not images:
             return None
-        return _counts(texts, pictures, options)
+        return _counts(texts, images, options)
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All pairs, and all halves of pairs with their problem."""
-        texts, pictures = _sides(folder, options)
+        texts, images = _sides(folder, options)
         image_folder = _folder_names(options)[1]
-        if not texts or not pictures:
+        if not texts or not images:
             raise UserError(
-                f"{folder} has no pairs of texts and pictures",
-                got=_counts(texts, pictures, options),
+                f"{folder} has no pairs of texts and images",
+                got=_counts(texts, images, options),
                 expected=self.expects,
                 fix="check the folder, or name the two folders with --text-folder and --image-folder",
             )
         by_name = ByName((key, (key, entry)) for key, entry in texts.items())
         items: list[SourceItem] = []
-        with_picture: set[str] = set()
-        for key, entry in pictures:
+        with_image: set[str] = set()
+        for key, entry in images:
             found = by_name.find(key) or by_name.find(f"{key}{entry.suffix}")
             items.append(_item(key, entry, found[0][1] if found else None, options))
             if found is not None:
-                with_picture.add(found[0][0])
+                with_image.add(found[0][0])
                 if found[1]:
                     items[-1] = replace(items[-1], notes=(_OTHER_CASE,))
         items += [
-            SourceItem(key, entry.path, None, problem=f"a text without a picture: no {image_folder}/ file has its name")
+            SourceItem(key, entry.path, None, problem=f"a text without an image: no {image_folder}/ file has its name")
             for key, entry in texts.items()
-            if key not in with_picture
+            if key not in with_image
         ]
         yield from sorted_unique(items)
 
@@ -68,27 +68,25 @@ def _folder_names(options: Mapping[str, str]) -> tuple[str, str]:
     return options.get("text_folder") or TEXT_FOLDER, options.get("image_folder") or IMAGE_FOLDER
 
 
-def _counts(texts: Sized, pictures: Sized, options: Mapping[str, str]) -> str:
+def _counts(texts: Sized, images: Sized, options: Mapping[str, str]) -> str:
     text_folder, image_folder = _folder_names(options)
-    return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(pictures), 'picture')}"
+    return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(images), 'picture')}"
 
 
 def _sides(folder: Path, options: Mapping[str, str]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:
-    """Texts by key and pictures with their key; a key is the path without suffix and without the folder's own name."""
+    """Texts by key and images with their key; a key is the path without suffix and without the folder's own name."""
     text_folder, image_folder = _folder_names(options)
     texts: dict[str, Entry] = {}
     entries = listed(folder)
-    pictures = [
-        (key, entry)
-        for entry in entries
-        if entry.is_picture and (key := _without(entry.stem, image_folder)) is not None
+    images = [
+        (key, entry) for entry in entries if entry.is_image and (key := _without(entry.stem, image_folder)) is not None
     ]
     for suffix in caption_suffixes(options):
         for entry in entries:
-            ends = entry.name.lower().endswith(suffix.lower()) and not (entry.is_picture or entry.system)
+            ends = entry.name.lower().endswith(suffix.lower()) and not (entry.is_image or entry.system)
             if ends and (key := _without(entry.name[: -len(suffix)], text_folder)) is not None:
                 texts.setdefault(key, entry)
-    return texts, pictures
+    return texts, images
 
 
 def _without(stem: str, folder_name: str) -> str | None:
@@ -102,16 +100,16 @@ def _without(stem: str, folder_name: str) -> str | None:
     return None
 
 
-def _item(key: str, picture: Entry, text: Entry | None, options: Mapping[str, str]) -> SourceItem:
-    caption, problem = None, picture.problem
+def _item(key: str, image: Entry, text: Entry | None, options: Mapping[str, str]) -> SourceItem:
+    caption, problem = None, image.problem
     if problem is None:
         if text is None:
-            problem = f"a picture without a text: no {_folder_names(options)[0]}/ file has its name"
+            problem = f"an image without a text: no {_folder_names(options)[0]}/ file has its name"
         elif text.problem:
             problem = f"its text {text.path.name}: {text.problem}"
         else:
             caption, problem = read_text(text.path, options.get("encoding", ""))
-    return SourceItem(key, picture.path, caption, problem, source=text.path if text else None)
+    return SourceItem(key, image.path, caption, problem, source=text.path if text else None)
 
 
 FORMAT: Format = PairedFolders()

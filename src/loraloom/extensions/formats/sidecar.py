@@ -19,29 +19,29 @@ class Sidecar:
     """The `sidecar` layout."""
 
     name = "sidecar"
-    expects = "pictures, each with a .txt or .caption of the same name beside it (dog.jpg, dog.txt); it may be missing"
+    expects = "images, each with a .txt or .caption of the same name beside it (dog.jpg, dog.txt); it may be missing"
     priority = 10
 
     def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
         """How many images there are, and how many have a text."""
         entries = listed(folder)
-        pictures = [entry for entry in entries if entry.is_picture]
-        if not pictures:
+        images = [entry for entry in entries if entry.is_image]
+        if not images:
             return None
         texts = _Texts(entries, options)
-        found = [hits[0][0] for picture in pictures if (hits := texts.of(picture))]
+        found = [hits[0][0] for image in images if (hits := texts.of(image))]
         suffixes = " or ".join(sorted({text.suffix for text in found})) or ".txt"
-        return f"{count(len(pictures), 'picture')}, {len(found):,} with a {suffixes} of the same name"
+        return f"{count(len(images), 'picture')}, {len(found):,} with a {suffixes} of the same name"
 
     def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
         """All images below `folder` and all texts without one."""
         entries = listed(folder)
         texts = _Texts(entries, options)
-        pictures = [entry for entry in entries if entry.is_picture]
+        images = [entry for entry in entries if entry.is_image]
         items: list[SourceItem] = []
         used: set[str] = set()
         second: dict[str, SourceItem] = {}
-        for entry in pictures:
+        for entry in images:
             found = texts.of(entry)
             items.append(_item(entry, found[0] if found else None, options))
             used |= {text.name for text, _ in found[:1]}
@@ -52,12 +52,12 @@ class Sidecar:
                 for text, _ in found[1:]
             }
         items += [item for name, item in second.items() if name not in used]
-        picture_folders = {_folder(entry) for entry in pictures}
+        image_folders = {_folder(entry) for entry in images}
         items += [
-            SourceItem(entry.stem, entry.path, None, problem="a text without a picture of the same name")
+            SourceItem(entry.stem, entry.path, None, problem="a text without an image of the same name")
             for entry in texts.all
             # A text among images has lost its image; one in a folder without images is a note.
-            if entry.name not in used and entry.name not in second and _folder(entry) in picture_folders
+            if entry.name not in used and entry.name not in second and _folder(entry) in image_folders
         ]
         yield from sorted_unique(items)
 
@@ -72,13 +72,13 @@ class _Texts:
             entry
             for entry in entries
             if entry.name.lower().endswith(endings)
-            and not (entry.is_picture or entry.system or entry.name.endswith("/") or near_table_name(entry.name))
+            and not (entry.is_image or entry.system or entry.name.endswith("/") or near_table_name(entry.name))
         ]
         self._by_name = ByName((f"{entry.stem}{entry.suffix}", entry) for entry in self.all)
 
-    def of(self, picture: Entry) -> list[tuple[Entry, bool]]:
+    def of(self, image: Entry) -> list[tuple[Entry, bool]]:
         """All texts of one image, the one to read first, each with whether its name differs in case."""
-        names = [f"{base}{suffix}" for suffix in self._suffixes for base in (picture.stem, picture.name)]
+        names = [f"{base}{suffix}" for suffix in self._suffixes for base in (image.stem, image.name)]
         found = [hit for name in names if (hit := self._by_name.find(name)) is not None]
         return list({entry.name: (entry, other_case) for entry, other_case in reversed(found)}.values())[::-1]
 
@@ -87,10 +87,10 @@ def _folder(entry: Entry) -> str:
     return entry.name.rpartition("/")[0]
 
 
-def _item(picture: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, str]) -> SourceItem:
-    caption, problem = None, picture.problem
+def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, str]) -> SourceItem:
+    caption, problem = None, image.problem
     if hit is None:
-        return SourceItem(picture.stem, picture.path, None, problem)
+        return SourceItem(image.stem, image.path, None, problem)
     text, other_case = hit
     if problem is None:
         if text.problem:
@@ -98,7 +98,7 @@ def _item(picture: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, 
         else:
             caption, problem = read_text(text.path, options.get("encoding", ""))
     notes = (_OTHER_CASE,) if other_case else ()
-    return SourceItem(picture.stem, picture.path, caption, problem, source=text.path, notes=notes)
+    return SourceItem(image.stem, image.path, caption, problem, source=text.path, notes=notes)
 
 
 FORMAT: Format = Sidecar()

@@ -30,7 +30,7 @@ from loraloom.extensions.domains.floorplan.synthesis import synthesise
 from loraloom.extensions.domains.floorplan.text.spec import Spec, parse_spec, print_spec, spec_of, upright
 from loraloom.extensions.domains.floorplan.vocabulary import DIRECTIONS, OFFSETS, STYLES, RoomId
 from loraloom.utils.errors import UserError
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 from .strategies import label_maps, specs
 
@@ -95,7 +95,7 @@ def test_swapping_says_the_same(spec: Spec, seed: int) -> None:
     assert swap(everything, np.random.default_rng(seed), 1.0) == spec
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------ images
 
 
 def test_maps_are_moved_as_said() -> None:
@@ -170,8 +170,8 @@ def test_texts_of_a_turned_plan_are_those_that_it_gets_one_by_one(seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_retold_text_keeps_its_order_and_stays_true_when_turned(seed: int) -> None:
-    chance, labels = np.random.default_rng(seed), drawn(seed).labels
-    retold = swap(shuffle(spec_of(drawn(seed)), chance), chance)
+    rng, labels = np.random.default_rng(seed), drawn(seed).labels
+    retold = swap(shuffle(spec_of(drawn(seed)), rng), rng)
     for move, text in zip(SYMMETRIES, turned_texts(print_spec(retold), labels), strict=True):
         assert text is not None
         spec, truth = parse_spec(text), spec_of(annotate(move.labels(labels)))
@@ -182,7 +182,7 @@ def test_a_retold_text_keeps_its_order_and_stays_true_when_turned(seed: int) -> 
         assert {upright(position) for position in spec.positions or ()} == {*(truth.positions or ())}
 
 
-def test_a_text_of_another_picture_is_not_turned() -> None:
+def test_a_text_of_another_image_is_not_turned() -> None:
     labels = np.full((9, 9), 1, np.uint8)
     text = "[Connection Between Rooms] living room #1 and kitchen #1 are connected."
     assert turned_texts(text, labels) == [None] * len(SYMMETRIES)
@@ -221,9 +221,9 @@ def test_ids_follow_their_rooms_and_false_sentences_turn_by_their_words() -> Non
     ]  # fmt: skip
 
 
-def test_a_text_about_another_picture_is_refused() -> None:
+def test_a_text_about_another_image_is_refused() -> None:
     spec = parse_spec("[Connection Between Rooms] kitchen #1 and bedroom #2 are connected.")
-    with pytest.raises(UserError, match="its picture lacks"):
+    with pytest.raises(UserError, match="its image lacks"):
         transformed(spec, np.zeros((8, 8), np.uint8), SYMMETRIES[1])
 
 
@@ -232,7 +232,7 @@ def test_a_text_about_another_picture_is_refused() -> None:
 
 @settings(max_examples=60)
 @given(label_maps())
-def test_a_mirrored_text_is_the_text_of_the_mirrored_picture(labels: Labels) -> None:
+def test_a_mirrored_text_is_the_text_of_the_mirrored_image(labels: Labels) -> None:
     text = print_spec(spec_of(annotate(labels)))
     other = mirrored(text)
     plan = annotate(mirror_x(labels))

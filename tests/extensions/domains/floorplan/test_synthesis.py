@@ -1,4 +1,4 @@
-"""Drawn plans: the same from the same seed, picture and text in agreement, much like real ones, kept when interrupted."""
+"""Drawn plans: the same from the same seed, image and text in agreement, much like real ones, kept when interrupted."""
 
 import io
 import json
@@ -39,11 +39,11 @@ def test_the_same_seed_gives_the_same_plan_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_text_and_picture_agree_after_a_way_through_their_files(style: str) -> None:
+def test_text_and_image_agree_after_a_way_through_their_files(style: str) -> None:
     for seed in range(60):
         plan = drawn(seed).plan
-        with Image.open(io.BytesIO(png_of(plan.labels, style))) as picture:
-            read = annotate(labels_of_exact(np.asarray(picture), style))
+        with Image.open(io.BytesIO(png_of(plan.labels, style))) as image:
+            read = annotate(labels_of_exact(np.asarray(image), style))
         assert parse_spec(print_spec(spec_of(plan, style))) == spec_of(read, style)
 
 
@@ -126,7 +126,7 @@ def test_statistics_are_near_those_of_real_plans() -> None:
     assert not wrong
 
 
-def test_the_graph_hash_ignores_numbers_and_pictures_and_sees_connections() -> None:
+def test_the_graph_hash_ignores_numbers_and_images_and_sees_connections() -> None:
     plan = next(drawn(seed).plan for seed in SEEDS if drawn(seed).plan.counts["bedroom"] == 2)
     swap = {RoomId("bedroom", 1): RoomId("bedroom", 2), RoomId("bedroom", 2): RoomId("bedroom", 1)}
     renamed: Plan = replace(
@@ -179,8 +179,8 @@ def test_a_data_set_holds_what_its_truth_says(tmp_path: Path) -> None:
     keys: set[tuple[str, str]] = set()
     for number in range(8):
         truth = json.loads((tmp_path / "truth" / f"{number}.json").read_text(encoding="utf-8"))
-        with Image.open(tmp_path / "label_floorplan" / f"{number}.png") as picture:
-            plan = annotate(labels_of_exact(np.asarray(picture), "plain"))
+        with Image.open(tmp_path / "label_floorplan" / f"{number}.png") as image:
+            plan = annotate(labels_of_exact(np.asarray(image), "plain"))
         text = (tmp_path / "input_text" / f"{number}.txt").read_text(encoding="utf-8")
         assert text == truth["text"] == print_spec(spec_of(plan, "plain"))
         assert [room["area_px"] for room in truth["rooms"]] == [room.area_px for room in plan.rooms]

@@ -1,4 +1,4 @@
-"""Scenes: pictures that show what their captions say."""
+"""Scenes: images that show what their captions say."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.extensions.domains.scenes import DOMAIN
-from loraloom.extensions.domains.scenes.artist import STYLES
 from loraloom.extensions.domains.scenes.captions import MOST_WORDS, styled
 from loraloom.extensions.domains.scenes.catalogue import THINGS
 from loraloom.extensions.domains.scenes.compose import compose
-from loraloom.extensions.domains.scenes.dataset import file_name, picture_seed, write_dataset
+from loraloom.extensions.domains.scenes.dataset import file_name, image_seed, write_dataset
+from loraloom.extensions.domains.scenes.dataset_generator import STYLES
 from loraloom.extensions.domains.scenes.drawing import draw, render, words
 from loraloom.extensions.domains.scenes.pen import COLOURS
 from loraloom.extensions.domains.scenes.scene import relation
@@ -71,8 +71,8 @@ def told() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_registry_finds_the_domain() -> None:
     assert plugins.load("domains", "scenes").name == "scenes"
-    artist = plugins.load("domains", "scenes").artist
-    image, text = artist.draw(3, "")
+    dataset_generator = plugins.load("domains", "scenes").dataset_generator
+    image, text = dataset_generator.draw(3, "")
     assert (image.size, image.mode, text) == ((256, 256), "RGB", draw(3).caption)
 
 
@@ -169,7 +169,7 @@ def test_the_named_colour_is_what_most_of_a_thing_is_drawn_in() -> None:
 
 
 def test_what_is_named_is_not_hidden_by_the_ground_or_by_other_things() -> None:
-    """What a group changes in the whole picture, against what it changes on a plain background alone."""
+    """What a group changes in the whole image, against what it changes on a plain background alone."""
     for seed in range(200, 220):
         scene = compose(seed)
         whole = pixels(render(scene))
@@ -196,9 +196,9 @@ def test_a_style_changes_the_look_and_keeps_the_layout(style: str) -> None:
 
 
 def test_styles_differ_from_each_other() -> None:
-    pictures = [pixels(draw(119, style).image) for style in STYLES]
-    for number, first in enumerate(pictures):
-        for second in pictures[:number]:
+    images = [pixels(draw(119, style).image) for style in STYLES]
+    for number, first in enumerate(images):
+        for second in images[:number]:
             assert np.abs(first - second).mean() > 4
 
 
@@ -219,7 +219,7 @@ def test_mirroring_twice_changes_nothing(told: list[tuple[str, dict[str, Any]]])
     assert sided > 80
 
 
-def test_the_mirrored_caption_is_true_of_the_mirrored_picture(told: list[tuple[str, dict[str, Any]]]) -> None:
+def test_the_mirrored_caption_is_true_of_the_mirrored_image(told: list[tuple[str, dict[str, Any]]]) -> None:
     swap = {"left": "right", "right": "left"}
     for seed, (text, truth) in enumerate(told):
         mirrored = re.sub(rf" on an? ({_COLOUR}) background", "", DOMAIN.mirrored(text) or "")
@@ -272,9 +272,9 @@ def test_an_interrupted_dataset_is_completed_and_not_drawn_again(tmp_path: Path)
     assert sorted(path.name for path in (folder / "images").iterdir()) == [f"{number:06d}.png" for number in range(40)]
     metadata, truth = rows(folder, "metadata.jsonl"), rows(folder, "truth.jsonl")
     assert [row["file_name"] for row in metadata] == [file_name(number) for number in range(40)]
-    drawn = draw(picture_seed(5, 7))
+    drawn = draw(image_seed(5, 7))
     assert metadata[7] == {"file_name": file_name(7), "text": drawn.caption}
-    assert truth[7] == {"file_name": file_name(7), "seed": picture_seed(5, 7), **drawn.truth}
+    assert truth[7] == {"file_name": file_name(7), "seed": image_seed(5, 7), **drawn.truth}
     with Image.open(folder / file_name(7)) as image:
         assert image.tobytes() == drawn.image.tobytes()
 

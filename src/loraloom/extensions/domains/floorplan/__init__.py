@@ -1,6 +1,6 @@
-"""Floor plans: structured text to picture and back, every sentence checked against the pixels.
+"""Floor plans: structured text to image and back, every sentence checked against the pixels.
 
-In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and plan pictures. Out: what
+In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and plan images. Out: what
 the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Receipt, Section, Unread
+from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Receipt, Section, Unread, Verifier
 from loraloom.utils.errors import UserError, did_you_mean
 
 from .augment import mirrored
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .vision.reading import Reading
 
 
-class PlanArtist:
+class PlanGenerator:
     """Draws plans whose texts are true of them."""
 
     styles = tuple(STYLES)
@@ -45,7 +45,7 @@ class PlanArtist:
         plan = synthesise(seed).plan
         return Image.fromarray(paint(plan.labels, style)), print_spec(spec_of(plan, style))
 
-    def retell(self, text: str, seed: int) -> str:
+    def paraphrase(self, text: str, seed: int) -> str:
         """A third of all as they are; else sentences are shuffled, turned round, and in half of these lightly dropped."""
         import numpy as np
 
@@ -54,12 +54,12 @@ class PlanArtist:
         from .augment import drop, shuffle, swap
         from .text.spec import parse_spec, print_spec
 
-        chance = np.random.default_rng(derive_seed("retell", seed))
-        way = int(chance.integers(3))
+        rng = np.random.default_rng(derive_seed("retell", seed))
+        way = int(rng.integers(3))
         if way == 0:
             return text
-        spec = swap(shuffle(parse_spec(text), chance), chance)
-        return print_spec(drop(spec, chance) if way == 2 else spec)
+        spec = swap(shuffle(parse_spec(text), rng), rng)
+        return print_spec(drop(spec, rng) if way == 2 else spec)
 
     def turned(self, image: "Image.Image", text: str) -> Sequence[str | None]:
         """Numbers follow the moved pixels, words turn with them; see `augment.turned_texts`."""
@@ -106,8 +106,8 @@ class PlanArtist:
         write_dataset(folder, count, seed, style or "sjh", progress, workers=usable_cores())
 
 
-class PlanJudge:
-    """Reads a plan picture and compares it with its text."""
+class PlanVerifier:
+    """Reads a plan image and compares it with its text."""
 
     def check(self, prompt: str) -> list[str]:
         """Mistakes and contradictions in a text, a line each."""
@@ -135,7 +135,7 @@ class PlanJudge:
 
         return unread_in(prompt)
 
-    def filled(self, prompt: str, seed: int) -> str:
+    def expand_prompt(self, prompt: str, seed: int) -> str:
         """With positions for rooms that have none, from a drawn plan that fits the text."""
         from .text.filling import filled
         from .text.spec import print_spec
@@ -148,12 +148,12 @@ class PlanJudge:
         more = filled(spec, seed)
         return prompt if more is spec else print_spec(more)
 
-    def judge(self, image: "Image.Image", prompt: str) -> Receipt:
-        """The receipt of a picture."""
+    def verify(self, image: "Image.Image", prompt: str) -> Receipt:
+        """The receipt of an image."""
         return _compared(image, prompt)[2]
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
-        """Where to draw again, in the picture's own size."""
+        """Where to draw again, in the image's own size."""
         import numpy as np
 
         from .verify.repairing import repair_mask
@@ -180,7 +180,7 @@ class PlanJudge:
 
 
 def _compared(image: "Image.Image", prompt: str) -> "tuple[Spec, Reading, Receipt]":
-    """What a prompt asks for, what a picture shows, and the verdicts."""
+    """What a prompt asks for, what an image shows, and the verdicts."""
     from .text.texts import spec_from_text, unread_in
     from .verify.verifying import verify
     from .vision.reading import read
@@ -194,8 +194,8 @@ class FloorPlans:
     """The `floorplan` domain."""
 
     name = "floorplan"
-    artist: Artist | None = PlanArtist()
-    judge: Judge | None = PlanJudge()
+    dataset_generator: DatasetGenerator | None = PlanGenerator()
+    verifier: Verifier | None = PlanVerifier()
 
     @property
     def metrics(self) -> Sequence[Metric]:

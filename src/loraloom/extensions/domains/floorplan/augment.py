@@ -2,7 +2,7 @@
 turned with their words.
 
 In: specs, maps of pixel classes, a random generator. Out: specs and maps in which every sentence that was true still is,
-ids included: a turned plan's rooms are numbered anew by the raster order of the turned picture.
+ids included: a turned plan's rooms are numbered anew by the raster order of the turned image.
 """
 
 import re
@@ -92,25 +92,25 @@ def _permuted(sentences: tuple[T, ...] | None, rng: np.random.Generator) -> tupl
     return None if sentences is None else tuple(sentences[index] for index in map(int, rng.permutation(len(sentences))))
 
 
-def swap(spec: Spec, rng: np.random.Generator, chance: float = 0.5) -> Spec:
+def swap(spec: Spec, rng: np.random.Generator, own_rng: float = 0.5) -> Spec:
     """Some sentences said the other way round: "B and A", and with the inverse word "B is right-of A"."""
     connections, positions = spec.connections, spec.positions
     if connections is not None:
-        connections = tuple(pair[::-1] if rng.random() < chance else pair for pair in connections)
+        connections = tuple(pair[::-1] if rng.random() < own_rng else pair for pair in connections)
     if positions is not None:
         positions = tuple(
-            Position(each.object, inverse(each.direction), each.subject) if rng.random() < chance else each
+            Position(each.object, inverse(each.direction), each.subject) if rng.random() < own_rng else each
             for each in positions
         )
     return replace(spec, connections=connections, positions=positions)
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------ images
 
 
 @dataclass(frozen=True, slots=True)
 class Symmetry:
-    """One of the eight ways to lay a picture on itself: first mirrored or not, then turned.
+    """One of the eight ways to lay an image on itself: first mirrored or not, then turned.
 
     Attributes:
         mirror: Left and right are exchanged.
@@ -152,18 +152,18 @@ def turn(labels: Labels, quarter_turns: int) -> Labels:
 
 
 def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, Labels]:
-    """A pair of text and picture, both moved by a symmetry.
+    """A pair of text and image, both moved by a symmetry.
 
-    Rooms get the numbers that they have in the moved picture. Sentences come in the order and form of the rule, so
+    Rooms get the numbers that they have in the moved image. Sentences come in the order and form of the rule, so
     that the full text of a plan becomes, word for word, the full text of the moved plan; shuffle and swap afterwards.
 
     Args:
-        spec: Of that picture; may lack sentences or sections, may not name rooms that the picture lacks.
+        spec: Of that image; may lack sentences or sections, may not name rooms that the image lacks.
         labels: (h, w) pixel classes.
         transform: One of `SYMMETRIES`.
 
     Raises:
-        UserError: The text names a room that the picture lacks.
+        UserError: The text names a room that the image lacks.
     """
     moved = transform.labels(labels)
     before, after = annotate(labels), annotate(moved)
@@ -171,7 +171,7 @@ def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, 
     for room in {*(room for pair in spec.connections or () for room in pair), *_placed(spec)}:
         if room not in new:
             known = ", ".join(map(str, new))
-            raise UserError("the text names a room that its picture lacks", got=str(room), expected=known or "no room")
+            raise UserError("the text names a room that its image lacks", got=str(room), expected=known or "no room")
     connections, positions = spec.connections, spec.positions
     if connections is not None:
         connections = tuple((new[a], new[b]) for a, b in connections)
@@ -191,8 +191,8 @@ def _turned(
     moved = upright(Position(new[position.subject], transform.word(position.direction), new[position.object]))
     if _seen(position, before) != position.direction:
         return moved
-    # A true sentence is read off the moved picture, so that it stays true even for two rooms around one centre, whose
-    # word is `right-of` in every picture.
+    # A true sentence is read off the moved image, so that it stays true even for two rooms around one centre, whose
+    # word is `right-of` in every image.
     return replace(moved, direction=_seen(moved, after))
 
 
@@ -204,7 +204,7 @@ def _seen(position: Position, plan: Plan) -> str:
 
 
 def turned_texts(text: str, labels: Labels) -> list[str | None]:
-    """The text of a plan in all `SYMMETRIES` of its picture; None where the text names a room that the picture lacks.
+    """The text of a plan in all `SYMMETRIES` of its image; None where the text names a room that the image lacks.
 
     What `transformed` tells one by one, much faster, for training on turned plans: numbers are read off the
     pixels, words are turned. A text whose sentences stand in the order of the rule comes out so, another keeps its own
@@ -212,7 +212,7 @@ def turned_texts(text: str, labels: Labels) -> list[str | None]:
 
     Args:
         text: Full or in part.
-        labels: (h, w) pixel classes of its picture.
+        labels: (h, w) pixel classes of its image.
     """
     spec = parse_spec(text)
     ruled = _ruled(spec) == spec
@@ -252,7 +252,7 @@ def _ruled(spec: Spec) -> Spec:
 
 @cache
 def _orders(height: int, width: int) -> list[NDArray[np.int32]]:
-    """For each of `SYMMETRIES`: pixel by pixel its place in raster order once the picture is moved."""
+    """For each of `SYMMETRIES`: pixel by pixel its place in raster order once the image is moved."""
     places = np.arange(height * width, dtype=np.int32)
     orders: list[NDArray[np.int32]] = []
     for transform in SYMMETRIES:
@@ -288,7 +288,7 @@ _PLACED = re.compile(rf"(?<=\bis)(\s+)({'|'.join(sorted(OFFSETS, key=len, revers
 
 
 def mirrored(caption: str) -> str | None:
-    """The caption of the picture with left and right exchanged, in the form that it has; None when that cannot be told.
+    """The caption of the image with left and right exchanged, in the form that it has; None when that cannot be told.
 
     Numbers follow the raster order, which mirroring changes: a sentence can be kept only if the text counts exactly one
     room of each type that it names. A text that does not parse is not touched either.

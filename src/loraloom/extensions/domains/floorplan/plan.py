@@ -24,7 +24,7 @@ NEAR_PX = 5
 """Rooms farther apart than this get no position sentence."""
 
 MOST_ROOMS = 255
-"""With more the picture is no plan: openings and relations are not looked for."""
+"""With more the image is no plan: openings and relations are not looked for."""
 
 SOFT_CONTACT_PX = 6
 """A door along a room has a dozen pixels of it at hand; one that only passes its corner has one to four."""

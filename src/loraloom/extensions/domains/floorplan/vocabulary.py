@@ -1,6 +1,6 @@
 """The words and colours of floor plans: room types, directions, pixel classes, styles.
 
-In: nothing. Out: constants that text, picture and reader share. The words, their order and the palette `sjh` are those
+In: nothing. Out: constants that text, image and reader share. The words, their order and the palette `sjh` are those
 of JongHwa-Shim/text-to-image-generation (its texts, `configs/train_config.yaml`, `src/inference/post_processor.py`).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE_PX = 256
-"""Side of a plan picture. Everything here is measured on this grid."""
+"""Side of a plan image. Everything here is measured on this grid."""
 
 M_PER_PX = 18 / SIZE_PX
 """RPLAN's scale: 256 pixels are 18 m."""
@@ -39,7 +39,7 @@ BALCONY = CLASS_NAMES.index("balcony")
 DIRECTIONS = (
     "right-of", "right-below", "below", "left-below", "left-of", "left-above", "above", "right-above",
 )  # fmt: skip
-"""By octant of the vector to the subject, clockwise on the picture from the x axis, 45 degrees each."""
+"""By octant of the vector to the subject, clockwise on the image from the x axis, 45 degrees each."""
 
 OFFSETS = {
     "right-of": (1, 0), "right-below": (1, 1), "below": (0, 1), "left-below": (-1, 1),
@@ -57,13 +57,13 @@ def inverse(direction: str) -> str:
 
 
 def mirrored(direction: str) -> str:
-    """The direction in a picture whose left and right are exchanged."""
+    """The direction in an image whose left and right are exchanged."""
     x, y = OFFSETS[direction]
     return _BY_OFFSET[-x, y]
 
 
 def turned(direction: str) -> str:
-    """The direction in a picture turned by 90 degrees clockwise."""
+    """The direction in an image turned by 90 degrees clockwise."""
     x, y = OFFSETS[direction]
     return _BY_OFFSET[-y, x]
 
@@ -132,7 +132,7 @@ STYLES = {
     ),
 }  # fmt: skip
 """`sjh`: the palette of real pairs. `plain`: what the built-in base knows before anybody teaches it a look; its
-doors are far from every mixture of two other colours, so that soft pictures are read well."""
+doors are far from every mixture of two other colours, so that soft images are read well."""
 
 
 def style_of(text: str) -> Style:

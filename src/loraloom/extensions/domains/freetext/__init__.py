@@ -1,14 +1,14 @@
-"""Texts about anything: headers in brackets, sentences, and words that a mirrored picture would belie.
+"""Texts about anything: headers in brackets, sentences, and words that a mirrored image would belie.
 
 In: a caption. Out: its sections (`[Header]` lines and the sentences below them), and whether it also fits the mirrored
-picture.
+image.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
+from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,8 +36,8 @@ class FreeText:
     """The `freetext` domain."""
 
     name = "freetext"
-    artist: Artist | None = None
-    judge: Judge | None = None
+    dataset_generator: DatasetGenerator | None = None
+    verifier: Verifier | None = None
     metrics: Sequence[Metric] = ()
 
     def sections(self, caption: str) -> list[Section]:

@@ -1,15 +1,15 @@
 """Simple scenes that this project draws itself: houses, cars, people, streets, each with a caption that is true.
 
-In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` draws captioned pictures.
+In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` draws captioned images.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loraloom.extensions.domains.scenes.artist import SceneArtist
+from loraloom.extensions.domains.scenes.dataset_generator import SceneGenerator
 from loraloom.extensions.domains.scenes.mirroring import mirrored
-from loraloom.protocols.domain import Artist, Domain, Judge, Metric, Section
+from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,8 +21,8 @@ class Scenes:
     """The `scenes` domain."""
 
     name = "scenes"
-    artist: Artist | None = SceneArtist()
-    judge: Judge | None = None
+    dataset_generator: DatasetGenerator | None = SceneGenerator()
+    verifier: Verifier | None = None
     metrics: Sequence[Metric] = ()
 
     def sections(self, caption: str) -> list[Section]:

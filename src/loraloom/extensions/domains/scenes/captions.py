@@ -23,7 +23,7 @@ class _Writer:
         self.scene = scene
         self._pick = pick
 
-    def chance(self, share: float) -> bool:
+    def rng(self, share: float) -> bool:
         return bool(self._pick.random() < share)
 
     def one(self, *options: str) -> str:
@@ -37,8 +37,8 @@ class _Writer:
         many = len(group.items) > 1
         noun = group.kind.plural if many else group.thing
         only = sum(other.thing == group.thing for other in self.scene.groups) == 1
-        bare = only and (self.chance(0.5) if len(set(group.kind.colours)) == 1 else self.chance(0.06))
-        if definite and only and self.chance(0.5):
+        bare = only and (self.rng(0.5) if len(set(group.kind.colours)) == 1 else self.rng(0.06))
+        if definite and only and self.rng(0.5):
             return noun
         size = group.size if not definite or not only else ""
         if group.thing == "person":
@@ -53,20 +53,20 @@ class _Writer:
         if group.kind.kin == "light" and noun == group.thing:
             text = f"the {noun}"
         else:
-            number = NUMBERS[count] if count > 1 or self.chance(0.06) else _a(noun)
+            number = NUMBERS[count] if count > 1 or self.rng(0.06) else _a(noun)
             text = f"{number} {noun}"
-        if rich and group.second and self.chance(0.5):
+        if rich and group.second and self.rng(0.5):
             part = SECOND_PART[group.thing][count > 1]
             text += f" with {_a(group.second) + ' ' if count == 1 else ''}{group.second} {part}"
-        if rich and group.facing and self.chance(0.4):
+        if rich and group.facing and self.rng(0.4):
             text += f" facing {group.facing}"
         return text
 
     def where(self, group: Group) -> str:
-        """Its place in the picture, or empty."""
-        if group.depth and self.chance(0.8):
+        """Its place in the image, or empty."""
+        if group.depth and self.rng(0.8):
             return _DEPTH[group.depth]
-        if in_a_row(group) and self.chance(0.5):
+        if in_a_row(group) and self.rng(0.5):
             return "in a row"
         return _PLACE.get(group.place, "")
 
@@ -84,20 +84,20 @@ class _Writer:
         group = self.order(list(self.scene.groups))[0]
         text = self.phrase(group, rich=False)
         place = self.where(group)
-        if place and self.chance(0.25):
+        if place and self.rng(0.25):
             text += f" {place}"
-        return text + (self.setting() if self.chance(0.65) else "")
+        return text + (self.setting() if self.rng(0.65) else "")
 
     def medium(self) -> str:
         groups = self.order(list(self.scene.groups))
         lights = [group for group in groups if group.kind.kin == "light"]
-        under = bool(lights) and len(groups) > 1 and self.chance(0.7)
+        under = bool(lights) and len(groups) > 1 and self.rng(0.7)
         parts: list[str] = []
         for group in groups:
             if under and group in lights:
                 continue
-            text, place = self.phrase(group, rich=self.chance(0.4)), self.where(group)
-            parts.append(f"{text} {place}" if place and self.chance(0.35) else text)
+            text, place = self.phrase(group, rich=self.rng(0.4)), self.where(group)
+            parts.append(f"{text} {place}" if place and self.rng(0.35) else text)
         opening = self.one("", "", "a picture of ", "a scene with ")
         ending = f" under the {lights[0].thing}" if under else ""
         return opening + _joined(parts) + self.setting() + ending
@@ -108,13 +108,13 @@ class _Writer:
         verb = "are" if len(group.items) > 1 else "is"
         for anchor in self.order(told):
             joint = relation(group, anchor)
-            if joint and self.chance(0.75):
+            if joint and self.rng(0.75):
                 definite = self.noun(anchor, definite=True)
                 return f"{phrase} {verb} {joint} the {definite}"
         place = self.where(group)
         if not place:
             return f"there {verb} {phrase}"
-        if "facing" in phrase or self.chance(0.5):
+        if "facing" in phrase or self.rng(0.5):
             return f"there {verb} {phrase} {place}" if "facing" not in phrase else f"{place} there {verb} {phrase}"
         return f"{phrase} {verb} {place}"
 
@@ -134,10 +134,10 @@ class _Writer:
                 rest.append(WORLDS[scene.world].fact)
             if WORLDS[scene.world].horizon:
                 rest.append(f"the sky is {SKY_WORD[scene.time]}")
-        if rest[1:] and self.chance(0.5):
+        if rest[1:] and self.rng(0.5):
             sentences[0] += self.setting() if sentences[0].startswith("there") else ""
             rest = rest[1:] if sentences[0].startswith("there") else rest
-        sentences += [text for number, text in enumerate(rest) if not number or self.chance(0.6)]
+        sentences += [text for number, text in enumerate(rest) if not number or self.rng(0.6)]
         while sum(len(text.split()) for text in sentences) > MOST_WORDS:
             sentences.pop()
         return ". ".join(sentences) + "."

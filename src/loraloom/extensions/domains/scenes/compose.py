@@ -33,7 +33,7 @@ class _Builder:
     background: str = ""
     groups: list[Group] = field(default_factory=list[Group])
 
-    def chance(self, share: float) -> bool:
+    def rng(self, share: float) -> bool:
         return bool(self.pick.random() < share)
 
     def one(self, options: tuple[str, ...] | list[str]) -> str:
@@ -43,7 +43,7 @@ class _Builder:
         return float(self.pick.uniform(low, high)) if high > low else low
 
     def free(self, box: Box, among: list[Box], thing: Thing, colour: str, ignored: Group | None = None) -> bool:
-        """Whether a box is inside the picture and clear of all others; it may cover some of `ignored`.
+        """Whether a box is inside the image and clear of all others; it may cover some of `ignored`.
 
         What has the same colour as something behind it would be lost, and so keeps away.
         """
@@ -84,7 +84,7 @@ class _Builder:
         return min(thing.most, 1 + int(self.pick.choice(4, p=(0.58, 0.2, 0.12, 0.1))))
 
     def add(self, thing: Thing, boxes: list[Box], colour: str, size: str = "", depth: str = "") -> None:
-        flip = self.chance(0.5)
+        flip = self.rng(0.5)
         variant = int(self.pick.integers(1 << 16))
         second = ""
         if thing.name in SECOND:
@@ -108,7 +108,7 @@ class _Builder:
         room = SIZE - 2 * MARGIN
         if count * (width + 8) > room:
             width, height = width * room / (count * (width + 8)), height * room / (count * (width + 8))
-        scattered = thing.lane in {"air", "front", "water"} and self.chance(0.5)
+        scattered = thing.lane in {"air", "front", "water"} and self.rng(0.5)
         for _ in range(16):
             boxes: list[Box] = []
             gap = self.between(5, 16)
@@ -158,7 +158,7 @@ class _Builder:
             return
         count = self.count(thing)
         size, depth = "", ""
-        if thing.sized and count <= 2 and self.chance(0.3):
+        if thing.sized and count <= 2 and self.rng(0.3):
             size = self.one(["small", "large"])
         if size == "large" and count * (thing.width * SCALE[size] + 8) > SIZE:
             size = ""  # they would be made smaller to fit
@@ -166,14 +166,12 @@ class _Builder:
         span = self.span(thing)
         assert self.world is not None
         distant = self.world.distance and thing.lane in {"back", "water"} and thing.name not in {"fence", "fish"}
-        if not size and distant and self.chance(0.16):
+        if not size and distant and self.rng(0.16):
             depth, scale = "far", scale * 0.42
             span = self.world.horizon + 6, self.world.horizon + 11
-        elif (
-            not size and thing.lane == "front" and thing.name in {"person", "dog", "cat", "flower"} and self.chance(0.1)
-        ):
+        elif not size and thing.lane == "front" and thing.name in {"person", "dog", "cat", "flower"} and self.rng(0.1):
             depth, scale, span = "near", scale * 1.7, (248.0, 252.0)
-        boxes = self.near_anchor(thing, colour, scale) if count == 1 and not depth and self.chance(0.4) else None
+        boxes = self.near_anchor(thing, colour, scale) if count == 1 and not depth and self.rng(0.4) else None
         boxes = boxes or self.place(thing, colour, count, scale, span)
         if boxes:
             self.add(thing, boxes, colour, size, depth)
@@ -230,7 +228,7 @@ def _on_plain(pick: np.random.Generator) -> tuple[str, str, _Builder]:
 
 
 def _put(builder: _Builder, thing: Thing, count: int, share: float, span: tuple[float, float], size: str = "") -> None:
-    """Add a group to a plain background, each thing's longer side being `share` of the picture's side."""
+    """Add a group to a plain background, each thing's longer side being `share` of the image's side."""
     colour = builder.colour(thing)
     if colour is None or not builder.allowed(thing):
         return

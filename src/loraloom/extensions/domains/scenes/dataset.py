@@ -1,4 +1,4 @@
-"""Folders of captioned pictures, drawn by several processes, that an interrupted run goes on with.
+"""Folders of captioned images, drawn by several processes, that an interrupted run goes on with.
 
 In: a folder, a count, a seed, a style. Out: `images/000000.png` and so on with `metadata.jsonl` (the image folder
 layout: `file_name`, `text`) and `truth.jsonl` (what is where), both written last, so that a folder that has them is whole.
@@ -20,28 +20,28 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 
 DRAWING = 1
-"""Counts up when the same seed begins to draw another picture: folders of two kinds must not mix."""
+"""Counts up when the same seed begins to draw another image: folders of two kinds must not mix."""
 PIECE = 32
-"""Pictures that a process draws before it reports."""
+"""Images that a process draws before it reports."""
 FEW = 64
-"""So many pictures are sooner drawn than processes are started."""
+"""So many images are sooner drawn than processes are started."""
 
 
-def picture_seed(seed: int, number: int) -> int:
-    """What picture `number` of the dataset with `seed` is drawn from."""
+def image_seed(seed: int, number: int) -> int:
+    """What image `number` of the dataset with `seed` is drawn from."""
     return derive_seed("scenes", "dataset", seed, number)
 
 
 def file_name(number: int) -> str:
-    """Path of a picture below the dataset folder."""
+    """Path of an image below the dataset folder."""
     return f"images/{number:06d}.png"
 
 
 def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tuple[int, str, dict[str, Any]]]:
-    """Draw what is missing of some pictures; number, caption and truth of each."""
+    """Draw what is missing of some images; number, caption and truth of each."""
     rows: list[tuple[int, str, dict[str, Any]]] = []
     for number in numbers:
-        path, own = Path(folder) / file_name(number), picture_seed(seed, number)
+        path, own = Path(folder) / file_name(number), image_seed(seed, number)
         if path.is_file():
             text, facts = words(own, style)
         else:
@@ -57,7 +57,7 @@ def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tupl
 def _pieces(
     folder: Path, count: int, seed: int, style: str, workers: int
 ) -> Generator[list[tuple[int, str, dict[str, Any]]]]:
-    """Rows of all pictures, a piece at a time and in order."""
+    """Rows of all images, a piece at a time and in order."""
     pieces = [range(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
     if workers <= 1 or count <= FEW:
         yield from (_draw_piece(str(folder), piece, seed, style) for piece in pieces)
@@ -91,12 +91,12 @@ def write_dataset(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> None:
-    """Draw `count` captioned pictures into `folder`; a folder that was begun is completed, or made larger.
+    """Draw `count` captioned images into `folder`; a folder that was begun is completed, or made larger.
 
     Args:
         folder: New, empty, or begun by this function with the same seed and style and no larger count.
-        count: How many pictures.
-        seed: Of the dataset; picture n is the same whatever the count.
+        count: How many images.
+        seed: Of the dataset; image n is the same whatever the count.
         style: See `drawing.STYLES`.
         progress: Called with (done, total).
         workers: Processes; None is one for each core.
@@ -121,7 +121,7 @@ def write_dataset(
             for number, text, facts in rows:
                 name = file_name(number)
                 metadata.append(json.dumps({"file_name": name, "text": text}) + "\n")
-                truths.append(json.dumps({"file_name": name, "seed": picture_seed(seed, number), **facts}) + "\n")
+                truths.append(json.dumps({"file_name": name, "seed": image_seed(seed, number), **facts}) + "\n")
             if progress:
                 progress(len(metadata), count)
     write_text(folder / "truth.jsonl", "".join(truths))

@@ -1,4 +1,4 @@
-"""Captioned pictures: a seed becomes a scene, the scene a picture and its words.
+"""Captioned images: a seed becomes a scene, the scene an image and its words.
 
 In: a seed and the name of a style. Out: a `Drawn`, the same for the same seed on every machine.
 """
@@ -22,7 +22,7 @@ _ORDER = {"far": 0, "air": 1}
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture with words that are true of it.
+    """An image with words that are true of it.
 
     Attributes:
         seed: What it was drawn from.
@@ -48,7 +48,7 @@ def check_style(style: str) -> None:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The flat RGB picture of a scene, 256 x 256."""
+    """The flat RGB image of a scene, 256 x 256."""
     image = sky(scene.world, scene.time, scene.detail) if scene.world else plain_backdrop(scene.background)
     canvas = ImageDraw.Draw(image, "RGBA")
     ordered = sorted(
@@ -82,14 +82,14 @@ def _shadow(canvas: ImageDraw.ImageDraw, item: Placed) -> None:
 
 
 def words(seed: int, style: str = "flat") -> tuple[str, dict[str, Any]]:
-    """Caption and truth of a seed's picture, without drawing it."""
+    """Caption and truth of a seed's image, without drawing it."""
     check_style(style)
     scene = compose(seed)
     return styled(caption(scene), style, seed), truth(scene)
 
 
 def draw(seed: int, style: str = "flat") -> Drawn:
-    """The captioned picture of a seed; the scene of a seed is the same in every style.
+    """The captioned image of a seed; the scene of a seed is the same in every style.
 
     Raises:
         UserError: The style is unknown.
@@ -98,7 +98,7 @@ def draw(seed: int, style: str = "flat") -> Drawn:
     scene = compose(seed)
     image = render(scene)
     if style != "flat":
-        from loraloom.extensions.domains.scenes.styles import stylise  # scipy is not needed for flat pictures
+        from loraloom.extensions.domains.scenes.styles import stylise  # scipy is not needed for flat images
 
         image = stylise(image, style, seed)
     return Drawn(seed, image, styled(caption(scene), style, seed), truth(scene))

@@ -16,7 +16,7 @@ from loraloom.extensions.domains.scenes.worlds import SKY_WORD, WORLDS
 Fact = tuple[str, str, str]
 
 SCENE = "scene"
-"""The object of facts about the whole picture."""
+"""The object of facts about the whole image."""
 
 _COUNTS = {"a": "1", "an": "1", "the": "1", "one": "1", "two": "2", "three": "3", "four": "4"}
 _KINDS = {words: name for name, thing in THINGS.items() for words in (name, thing.plural)}

@@ -1,6 +1,6 @@
 # pyright: basic
 # scipy carries no types; this module is the one place where its image functions are called.
-"""Smoothing and widening of pictures.
+"""Smoothing and widening of images.
 
 In: arrays of numbers in [0, 1], (height, width) or (height, width, 3). Out: arrays of the same shape.
 """
@@ -21,7 +21,7 @@ def blur(values: Pixels, sigma: float) -> Pixels:
 
 
 def without_specks(pixels: Pixels) -> Pixels:
-    """The median of each 3 x 3 neighbourhood of a colour picture."""
+    """The median of each 3 x 3 neighbourhood of a colour image."""
     return ndimage.median_filter(pixels, size=(3, 3, 1))
 
 

@@ -1,6 +1,6 @@
 """What a scene's caption becomes when left and right are exchanged.
 
-In: a caption. Out: the caption of the mirrored picture, or None where words alone cannot tell.
+In: a caption. Out: the caption of the mirrored image, or None where words alone cannot tell.
 """
 
 import re

@@ -1,6 +1,6 @@
 """What everything is drawn with: ten named colours and a pen that works in percent of an object's box.
 
-In: a Pillow drawing in fine pixels, a box in picture pixels. Out: smooth flat shapes, since the fine picture is scaled
+In: a Pillow drawing in fine pixels, a box in image pixels. Out: smooth flat shapes, since the fine image is scaled
 down afterwards. Knows nothing of houses or cars.
 """
 
@@ -11,11 +11,11 @@ from PIL import ImageDraw
 
 RGB = tuple[int, int, int]
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the finished picture."""
+"""left, top, right, bottom in pixels of the finished image."""
 Point = tuple[float, float]
 
 SIZE = 256
-"""Side of a finished picture, pixels."""
+"""Side of a finished image, pixels."""
 FINE = 3
 """Fine pixels along a side for one finished pixel."""
 
@@ -61,7 +61,7 @@ class Pen:
     """Draws in percent of a box: (0, 0) is its left top corner, (100, 100) its right bottom one.
 
     Args:
-        canvas: Of the fine picture, in mode RGBA so that colours may be transparent.
+        canvas: Of the fine image, in mode RGBA so that colours may be transparent.
         box: Where the object is.
         flipped: Whether left and right are exchanged.
         lit: Whether lamps and windows shine.

@@ -16,7 +16,7 @@ LEFT_ENDS, RIGHT_STARTS = 100.0, 156.0
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One thing in the picture. `variant` picks details that no caption names."""
+    """One thing in the image. `variant` picks details that no caption names."""
 
     box: Box
     flipped: bool
@@ -74,7 +74,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that a picture shows and a caption may say.
+    """Everything that an image shows and a caption may say.
 
     Attributes:
         seed: What it was made from.
@@ -126,7 +126,7 @@ def in_a_row(group: Group) -> bool:
 
 
 def truth(scene: Scene) -> dict[str, Any]:
-    """The scene as a JSON record: boxes in whole pixels of the picture, the last two numbers exclusive."""
+    """The scene as a JSON record: boxes in whole pixels of the image, the last two numbers exclusive."""
     return {
         "world": scene.world,
         "background": scene.background,

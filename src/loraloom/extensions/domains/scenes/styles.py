@@ -1,6 +1,6 @@
-"""Manners of painting: each turns a flat picture into another look and leaves everything where it is.
+"""Manners of painting: each turns a flat image into another look and leaves everything where it is.
 
-In: an RGB picture, the name of a style, a seed for paper, strokes and wobble. Out: an RGB picture of the same size.
+In: an RGB image, the name of a style, a seed for paper, strokes and wobble. Out: an RGB image of the same size.
 """
 
 import math
@@ -43,7 +43,7 @@ def _blend(below: Pixels, colour: Pixels, share: Pixels) -> Pixels:
 
 
 def _wobbled(pixels: Pixels, pick: np.random.Generator, by: float, cell: float) -> Pixels:
-    """The picture as an unsteady hand would trace it: moved by at most about 2 x `by` pixels."""
+    """The image as an unsteady hand would trace it: moved by at most about 2 x `by` pixels."""
     height, width = pixels.shape[:2]
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     rows = np.clip(np.rint(rows + by * _noise((height, width), cell, pick)), 0, height - 1).astype(np.int32)
@@ -54,7 +54,7 @@ def _wobbled(pixels: Pixels, pick: np.random.Generator, by: float, cell: float) 
 def _objects(pixels: Pixels) -> NDArray[np.bool_]:
     """Where something stands out: what differs from the colours at both ends of its row and of the rows nearby.
 
-    Nothing reaches the ends of a row in pictures of ours, so that sky and ground are what is found there.
+    Nothing reaches the ends of a row in images of ours, so that sky and ground are what is found there.
     """
     half = pixels[::2, ::2]
     nearest = np.full(half.shape[:2], np.inf, np.float32)
@@ -166,7 +166,7 @@ def _night(pixels: Pixels, pick: np.random.Generator) -> Pixels:
 
 
 def _pixel(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """A picture of few large square dots in few colours."""
+    """An image of few large square dots in few colours."""
     height, width = pixels.shape[:2]
     image = Image.fromarray((_saturated(pixels, 1.2) * 255).astype(np.uint8))
     coarse = image.resize((max(1, width // 4), max(1, height // 4)), Image.Resampling.BOX)
@@ -185,7 +185,7 @@ PAINTERS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 
 def stylise(image: Image.Image, style: str, seed: int) -> Image.Image:
-    """The picture in a style; `flat` leaves it as it is.
+    """The image in a style; `flat` leaves it as it is.
 
     Args:
         image: RGB, at least 16 pixels along each side.

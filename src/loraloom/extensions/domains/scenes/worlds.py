@@ -1,6 +1,6 @@
 """The places that scenes are set in: their strips of ground, what is found there, and how they are painted.
 
-In: a world, a time of day and a number that picks details. Out: the fine picture of its sky, and the ground over it.
+In: a world, a time of day and a number that picks details. Out: the fine image of its sky, and the ground over it.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ SKY_WORD = {"day": "blue", "sunset": "orange", "night": "dark"}
 
 
 class Ground:
-    """Draws on the fine picture in colours of the time of day."""
+    """Draws on the fine image in colours of the time of day."""
 
     def __init__(self, image: Image.Image, time: str, detail: np.random.Generator) -> None:
         self._draw = ImageDraw.Draw(image, "RGBA")
@@ -41,7 +41,7 @@ class Ground:
         self._draw.rectangle((0, top * FINE, SIZE * FINE, bottom * FINE), fill=self.lit(colour))
 
     def poly(self, points: list[Point], colour: RGB) -> None:
-        """A polygon in pixels of the finished picture."""
+        """A polygon in pixels of the finished image."""
         self._draw.polygon([(x * FINE, y * FINE) for x, y in points], fill=self.lit(colour))
 
     def hill(self, height: float, depth: float, waves: float, colour: RGB) -> None:
@@ -213,7 +213,7 @@ WORLDS: dict[str, World] = {
 
 
 def sky(world: str, time: str, detail: int) -> Image.Image:
-    """A fine RGB picture of the sky alone, over the whole height."""
+    """A fine RGB image of the sky alone, over the whole height."""
     side = SIZE * FINE
     horizon = max(1, round(WORLDS[world].horizon * FINE))
     above, below = (np.asarray(colour, np.float32) for colour in SKIES[time])
@@ -227,10 +227,10 @@ def sky(world: str, time: str, detail: int) -> Image.Image:
 
 
 def paint_ground(image: Image.Image, world: str, time: str, detail: int) -> None:
-    """Draw a world's ground, or its room, over a fine picture of its sky and what stands behind the ground's edge."""
+    """Draw a world's ground, or its room, over a fine image of its sky and what stands behind the ground's edge."""
     WORLDS[world].paint(Ground(image, time, np.random.default_rng(detail + 1)))
 
 
 def plain_backdrop(colour: str) -> Image.Image:
-    """A fine RGB picture of one named colour."""
+    """A fine RGB image of one named colour."""
     return Image.new("RGB", (SIZE * FINE, SIZE * FINE), COLOURS[colour])

@@ -24,7 +24,7 @@ from loraloom.extensions.families.stable_diffusion.limits import check_together
 from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, Located, file_sum
 from loraloom.extensions.families.stable_diffusion.text import ClipText
-from loraloom.protocols.generation import PictureRequest
+from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, LoraPreset, ModelSource, NoiseSchedule
 from loraloom.utils.atomic_files import whole_directory, write_json
 from loraloom.utils.errors import UserError
@@ -285,7 +285,7 @@ class StableDiffusionModel:
         """`lora_unet` or `lora_te`."""
         return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
 
-    def exchange_name(self, part: str, module_name: str) -> str:
+    def diffusers_name(self, part: str, module_name: str) -> str:
         """Adapter files keep the `text_model.` that transformers 5 dropped from its module names."""
         if part == "text_encoder" and not module_name.startswith("text_model."):
             return f"text_model.{module_name}"
@@ -311,7 +311,7 @@ class StableDiffusionModel:
             )
         return pipeline.to(dtype=torch.float32)
 
-    def peer_latents(self, adapter_file: Path | None, request: PictureRequest, noise_bchw: Tensor) -> Tensor:
+    def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
         with quiet():
             pipeline = self._fresh_pipeline()

@@ -38,7 +38,7 @@ class DiffusersSampler:
 
     @property
     def timesteps(self) -> Tensor:
-        """(num_steps,) timesteps from noise to picture."""
+        """(num_steps,) timesteps from noise to image."""
         return self.scheduler.timesteps
 
     @property
@@ -60,7 +60,7 @@ class DiffusersSampler:
     def step(
         self, prediction_bchw: Tensor, timestep: Tensor, latents_bchw: Tensor, generators: list[torch.Generator]
     ) -> Tensor:
-        """One solver step; a list of generators gives each picture its own noise."""
+        """One solver step; a list of generators gives each image its own noise."""
         extra = {"generator": generators} if self.name in _TAKES_GENERATOR else {}
         return self.scheduler.step(prediction_bchw, timestep, latents_bchw, return_dict=False, **extra)[0]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from loraloom.cli.app import app
-from loraloom.extensions.domains.floorplan import PlanJudge
+from loraloom.extensions.domains.floorplan import PlanVerifier
 from loraloom.extensions.domains.floorplan.cli import verb_plan
 from loraloom.extensions.domains.floorplan.cli.inputs import is_plan_file, text_of
 from loraloom.extensions.domains.floorplan.plan import Plan
@@ -25,7 +25,7 @@ from loraloom.extensions.domains.floorplan.vision.reading import read
 from loraloom.extensions.domains.floorplan.vocabulary import DOOR, WALL
 from loraloom.utils.errors import UserError
 from loraloom.utils.output_paths import COMMAND
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 
 @cache
@@ -53,11 +53,11 @@ def mistake(*arguments: object) -> str:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """A plan's picture and text."""
-    picture, text = tmp_path / "1.png", tmp_path / "1.txt"
-    Image.fromarray(paint(plan(1).labels)).save(picture)
+    """A plan's image and text."""
+    image, text = tmp_path / "1.png", tmp_path / "1.txt"
+    Image.fromarray(paint(plan(1).labels)).save(image)
     text.write_text(print_spec(spec_of(plan(1))), encoding="utf-8")
-    return picture, text
+    return image, text
 
 
 # ------------------------------------------------------------------------------------------------------- check
@@ -81,7 +81,7 @@ def test_what_was_not_understood_is_one_counted_line_and_an_error_with_strict(pa
     for command in (["check", text], ["verify", pair[0], "--text", text]):
         assert mistake(*command, "--strict").startswith(line)
     run("check", "two bedrooms", "--strict")
-    assert PlanJudge().formal(text)[1][0] == line  # what `generate` says
+    assert PlanVerifier().formal(text)[1][0] == line  # what `generate` says
 
 
 TAKEN = "two bathrooms, a common room. The common room is left of the bathroom. A sauna and a sauna"
@@ -96,7 +96,7 @@ def test_a_name_that_leaves_a_choice_is_said_by_every_verb_and_an_error_with_str
     assert [line for line in run("check", TAKEN).output.splitlines() if line in UNREAD] == UNREAD
     assert run("verify", pair[0], "--text", TAKEN, code=1).stderr.splitlines()[:2] == UNREAD
     assert run("show", TAKEN).stderr.splitlines()[:2] == UNREAD
-    assert PlanJudge().formal(TAKEN)[1][:2] == list(PlanJudge().unread(TAKEN).lines) == UNREAD
+    assert PlanVerifier().formal(TAKEN)[1][:2] == list(PlanVerifier().unread(TAKEN).lines) == UNREAD
     for command in (["check", TAKEN], ["verify", pair[0], "--text", TAKEN], ["check", "two bedrooms, a terrace"]):
         assert "taken: " in mistake(*command, "--strict")
 
@@ -143,7 +143,7 @@ def test_check_mistakes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     unknown = mistake("check", "[Number and Type of Rooms] The floorplan have 1 livin room")
     assert "unknown room type" in unknown
     assert "did you mean 'living room'?" in unknown
-    assert "is a picture" in mistake("check", pair[0])
+    assert "is an image" in mistake("check", pair[0])
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
     assert "is empty" in mistake("check", tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes(b"k\xfcche")
@@ -180,7 +180,7 @@ def test_synthesise_writes_pairs_that_verify_and_goes_on_where_it_was(tmp_path: 
     assert len(json.loads((folder / "splits.json").read_text())["train"]) == 3
     for number in range(3):
         run("verify", folder / "label_floorplan" / f"{number}.png", "--text", folder / "input_text" / f"{number}.txt")
-    # The truth of a data set has no polygons; its picture stands beside it.
+    # The truth of a data set has no polygons; its image stands beside it.
     assert "living room #1" in run("show", folder / "truth" / "1.json").output
     assert "more plans than asked for" in mistake("synthesise", "--count", 2, "--out", folder, "--seed", 3)
     assert "another data set" in mistake("synthesise", "--count", 1, "--out", folder, "--seed", 4)
@@ -192,26 +192,26 @@ def test_synthesise_writes_pairs_that_verify_and_goes_on_where_it_was(tmp_path: 
 
 @pytest.mark.parametrize("style", ["sjh", "plain"])
 def test_read_prints_the_text_and_finds_the_style(tmp_path: Path, style: str) -> None:
-    picture = tmp_path / "plan.png"
-    Image.fromarray(paint(plan(2).labels, style)).resize((512, 512), Image.Resampling.NEAREST).save(picture)
-    result = run("read", picture, "--json", tmp_path / "plan.json")
+    image = tmp_path / "plan.png"
+    Image.fromarray(paint(plan(2).labels, style)).resize((512, 512), Image.Resampling.NEAREST).save(image)
+    result = run("read", image, "--json", tmp_path / "plan.json")
     assert result.stdout == print_spec(spec_of(plan(2), style))
     assert run("read", tmp_path / "plan.json").stdout == result.stdout
     other = run("read", tmp_path / "plan.json", "--style", "sjh").stdout
     assert other == print_spec(spec_of(plan(2)))
-    assert run("read", picture, "--style", style).stdout == result.stdout
+    assert run("read", image, "--style", style).stdout == result.stdout
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-def test_read_of_a_real_picture_is_its_real_text(number: int) -> None:
+def test_read_of_a_real_image_is_its_real_text(number: int) -> None:
     folder = shared_data("sjh")
     assert run("read", folder / f"{number}.png").stdout == (folder / f"{number}.txt").read_text(encoding="utf-8")
 
 
 def test_read_says_when_colours_are_not_exact(tmp_path: Path) -> None:
-    picture = tmp_path / "plan.jpg"
-    Image.fromarray(paint(plan(2).labels)).resize((512, 512), Image.Resampling.NEAREST).save(picture, quality=90)
-    result = run("read", picture)
+    image = tmp_path / "plan.jpg"
+    Image.fromarray(paint(plan(2).labels)).resize((512, 512), Image.Resampling.NEAREST).save(image, quality=90)
+    result = run("read", image)
     assert result.stdout == print_spec(spec_of(plan(2)))
     assert "not exact" in result.stderr
     missing = tmp_path / "missing.png"
@@ -219,13 +219,13 @@ def test_read_says_when_colours_are_not_exact(tmp_path: Path) -> None:
 
 
 def test_verify_of_its_own_text_is_met(pair: tuple[Path, Path]) -> None:
-    picture, text = pair
-    output = run("verify", picture, "--text", text).output
+    image, text = pair
+    output = run("verify", image, "--text", text).output
     assert "NOT MET" not in output
     assert re.search(r"\n(\d+) of \1 sentences met\n$", output)
 
 
-def test_verify_writes_the_receipt_and_the_picture_and_fails(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_verify_writes_the_receipt_and_the_image_and_fails(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     out = tmp_path / "verdicts"
     result = run("verify", pair[0], "--text", print_spec(spec_of(plan(4))), "--out", out, "--language", "ko", code=1)
     receipt = json.loads((out / "1.receipt.json").read_text(encoding="utf-8"))
@@ -246,24 +246,24 @@ def test_verify_of_plain_words(pair: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     "command", [["read"], ["verify", "--text", "1 bedroom"], ["show"], ["clean", "--out", "x.png"]]
 )
-def test_pictures_that_are_none_are_refused(tmp_path: Path, command: list[str]) -> None:
+def test_images_that_are_none_are_refused(tmp_path: Path, command: list[str]) -> None:
     name, *rest = command
     missing = tmp_path / "no.png"
     assert mistake(name, missing, *rest) == f"there is no file {missing}"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
-    assert "cannot be read as a picture" in mistake(name, broken, *rest)
+    assert "cannot be read as an image" in mistake(name, broken, *rest)
     words = tmp_path / "words.png"
-    words.write_text("no picture", encoding="utf-8")
-    assert "no picture format that is known" in mistake(name, words, *rest)
+    words.write_text("no image", encoding="utf-8")
+    assert "no image format that is known" in mistake(name, words, *rest)
     whole = tmp_path / "whole.png"
     Image.fromarray(paint(plan(1).labels)).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:-300])
-    assert "cannot be read as a picture" in mistake(name, cut, *rest)
+    assert "cannot be read as an image" in mistake(name, cut, *rest)
     noise = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(noise)
-    assert "is no plan picture" in mistake(name, noise, *rest)
+    assert "is no plan image" in mistake(name, noise, *rest)
     white = tmp_path / "white.png"
     Image.new("RGB", (64, 64), "white").save(white)
     assert "it has no room" in mistake(name, white, *rest)
@@ -310,9 +310,9 @@ def test_an_edited_json_is_told_what_is_wrong(tmp_path: Path, pair: tuple[Path, 
 
 
 def test_a_json_keeps_its_style_scale_and_title(tmp_path: Path) -> None:
-    picture, first, again = tmp_path / "a.png", tmp_path / "b.json", tmp_path / "c.json"
-    Image.fromarray(paint(plan(2).labels, "plain")).save(picture)
-    run("export", picture, "--out", first, "--estimate-scale", "--title", "My flat")
+    image, first, again = tmp_path / "a.png", tmp_path / "b.json", tmp_path / "c.json"
+    Image.fromarray(paint(plan(2).labels, "plain")).save(image)
+    run("export", image, "--out", first, "--estimate-scale", "--title", "My flat")
     run("export", first, "--out", again)
     assert again.read_bytes() == first.read_bytes()
     run("export", first, "--out", again, "--m-per-px", 0.05, "--title", "Other", "--style", "sjh")
@@ -320,15 +320,15 @@ def test_a_json_keeps_its_style_scale_and_title(tmp_path: Path) -> None:
     assert (value["m_per_px"], value["title"], value["style"], value["scale"]) == (0.05, "Other", "sjh", "given")
 
 
-def test_a_truth_has_its_own_style_and_needs_its_picture(tmp_path: Path) -> None:
+def test_a_truth_has_its_own_style_and_needs_its_image(tmp_path: Path) -> None:
     run("synthesise", "--count", 1, "--out", tmp_path, "--workers", 1, "--style", "plain")
     truth = tmp_path / "truth" / "0.json"
     assert run("read", truth).stdout == (tmp_path / "input_text" / "0.txt").read_text(encoding="utf-8")
     (tmp_path / "label_floorplan" / "0.png").unlink()
-    assert "its picture is missing" in mistake("read", truth)
+    assert "its image is missing" in mistake("read", truth)
 
 
-# ------------------------------------------------------------------------------------------------------- odd pictures
+# ------------------------------------------------------------------------------------------------------- odd images
 
 
 @pytest.mark.parametrize("style", ["sjh", "plain"])
@@ -340,7 +340,7 @@ def test_what_is_transparent_is_outside(tmp_path: Path, style: str) -> None:
     assert run("read", tmp_path / "a.png").stdout == print_spec(spec_of(plan(1), style))
 
 
-def test_pictures_that_are_too_small_too_large_or_in_pieces_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_too_small_too_large_or_in_pieces_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.new("RGB", (15, 15), (255, 255, 220)).save(file)
     assert "too small" in mistake("read", file)
@@ -356,7 +356,7 @@ def test_pictures_that_are_too_small_too_large_or_in_pieces_are_refused(tmp_path
     assert "too many rooms for a plan: got 441" in mistake("export", file, "--out", tmp_path / "a.svg")
 
 
-def test_a_picture_without_walls_or_openings_is_no_plan(tmp_path: Path) -> None:
+def test_a_image_without_walls_or_openings_is_no_plan(tmp_path: Path) -> None:
     file, labels = tmp_path / "a.png", np.zeros((256, 256), np.uint8)
     labels[50:200, 50:200] = 1
     Image.fromarray(paint(labels)).save(file)
@@ -374,14 +374,14 @@ def test_photographs_are_no_plans() -> None:
     photos = sorted(shared_data("dreambooth").rglob("*.jpg"))
     said = [mistake("read", photo) for photo in photos]
     # A thing before an even background may pass for a drawing in unknown colours.
-    assert all("is no plan picture: " in line or "is in a palette that no style has" in line for line in said)
-    assert sum("is no plan picture: " in line for line in said) > 0.8 * len(said)
+    assert all("is no plan image: " in line or "is in a palette that no style has" in line for line in said)
+    assert sum("is no plan image: " in line for line in said) > 0.8 * len(said)
 
 
 # ------------------------------------------------------------------------------------------------------- show
 
 
-def test_show_of_a_picture_is_plain_where_there_is_no_terminal(pair: tuple[Path, Path]) -> None:
+def test_show_of_a_image_is_plain_where_there_is_no_terminal(pair: tuple[Path, Path]) -> None:
     output = run("show", pair[0], "--width", 60).output
     assert "\x1b" not in output
     assert "▀" not in output
@@ -391,30 +391,30 @@ def test_show_of_a_picture_is_plain_where_there_is_no_terminal(pair: tuple[Path,
         assert re.search(rf"{showing.short_name(room.id)} +{room.id} +{room.area_m2:.1f} m²", output)
 
 
-def test_show_of_a_text_says_that_it_has_no_picture(pair: tuple[Path, Path]) -> None:
+def test_show_of_a_text_says_that_it_has_no_image(pair: tuple[Path, Path]) -> None:
     output = run("show", pair[1]).output
-    assert "A text has no picture until a model draws it" in output
+    assert "A text has no image until a model draws it" in output
     assert all(str(room.id) in output for room in plan(1).rooms)
 
 
-def test_the_coloured_picture_has_the_style_s_colours_and_the_rooms_names() -> None:
-    picture = showing.terminal_picture(plan(1), "sjh", 60)
-    lines = picture.plain.split("\n")
+def test_the_coloured_image_has_the_style_s_colours_and_the_rooms_names() -> None:
+    image = showing.terminal_image(plan(1), "sjh", 60)
+    lines = image.plain.split("\n")
     assert max(map(len, lines)) <= 60
     assert {len(line) for line in lines} == {len(lines[0])}
     console = Console(force_terminal=True, color_system="truecolor", width=80)
     with console.capture() as capture:
-        console.print(picture)
+        console.print(image)
     assert "38;2;255;255;220" in capture.get()
     for room in plan(1).rooms:
         if min(room.box[2] - room.box[0], room.box[3] - room.box[1]) > 20:
-            assert showing.short_name(room.id) in picture.plain
+            assert showing.short_name(room.id) in image.plain
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("width", [40, 72, 120])
 def test_walls_stay_closed_when_a_plan_is_made_smaller(seed: int, width: int) -> None:
-    """No room touches the outside or another room in the small picture: walls and openings lie between."""
+    """No room touches the outside or another room in the small image: walls and openings lie between."""
     labels = plan(seed).labels
     cell = -(-int(np.ptp(np.nonzero(labels)[1]) + 5) // width)
     small = showing.reduced(labels, cell, cell)
@@ -494,8 +494,8 @@ def test_export_mistakes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert f"{pair[1]} is a file" in mistake("clean", pair[0], "--out", below / "a.png")
 
 
-def _exported_scale(folder: Path, picture: Path) -> str:
-    run("export", picture, "--out", folder / "estimated.json", "--estimate-scale")
+def _exported_scale(folder: Path, image: Path) -> str:
+    run("export", image, "--out", folder / "estimated.json", "--estimate-scale")
     return str(json.loads((folder / "estimated.json").read_text(encoding="utf-8"))["scale"])
 
 
@@ -510,7 +510,7 @@ def test_augment_writes_eight_pairs_that_verify(tmp_path: Path, pair: tuple[Path
     for text in sorted((out / "input_text").iterdir()):
         run("verify", out / "label_floorplan" / f"{text.stem}.png", "--text", text)
     assert "unknown --drop" in mistake("augment", *pair, "--out", out, "--drop", "havy")
-    assert "names a room that its picture lacks" in mistake(
+    assert "names a room that its image lacks" in mistake(
         "augment", pair[0], "[Connection Between Rooms] storage #9 and living room #1 are connected.", "--out", out
     )
 

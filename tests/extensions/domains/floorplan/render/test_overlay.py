@@ -1,4 +1,4 @@
-"""The picture with the verdicts: every label in its room, every sentence in the list, nothing cut, the right colours."""
+"""The image with the verdicts: every label in its room, every sentence in the list, nothing cut, the right colours."""
 
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from loraloom.extensions.domains.floorplan.vision.reading import Reading, read
 from loraloom.extensions.domains.floorplan.vocabulary import RoomId
 from loraloom.protocols.domain import Receipt, Unread, Verdict
 from loraloom.utils.errors import UserError
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 MARGIN, SIDE, SCALE = 36, 1024, 4
 
@@ -31,9 +31,9 @@ def plan(seed: int) -> Plan:
     return synthesise(seed).plan
 
 
-def overlay(picture_of: int, text_of: int, style: str = "sjh", language: str = "en", size: int = 256) -> Image.Image:
-    image = Image.fromarray(paint(plan(picture_of).labels, style)).resize((size, size), Image.Resampling.NEAREST)
-    reading = Reading(plan(picture_of), 0.0, True)
+def overlay(image_of: int, text_of: int, style: str = "sjh", language: str = "en", size: int = 256) -> Image.Image:
+    image = Image.fromarray(paint(plan(image_of).labels, style)).resize((size, size), Image.Resampling.NEAREST)
+    reading = Reading(plan(image_of), 0.0, True)
     return draw_overlay(image, reading, verify(spec_of(plan(text_of), style), reading), language=language)
 
 
@@ -43,7 +43,7 @@ def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((crop == colour).all(-1).sum())
 
 
-def test_the_same_plan_gives_the_same_picture_with_the_plan_at_1024() -> None:
+def test_the_same_plan_gives_the_same_image_with_the_plan_at_1024() -> None:
     image = overlay(1, 1)
     assert (image.mode, image.width) == ("RGB", 2 * MARGIN + SIDE + 44 + 540)
     assert image.tobytes() == overlay(1, 1).tobytes()
@@ -53,7 +53,7 @@ def test_the_same_plan_gives_the_same_picture_with_the_plan_at_1024() -> None:
     assert image.getpixel(corner) == pytest.approx((77, 255, 77), abs=1)
 
 
-def test_a_larger_picture_of_the_same_plan_gives_the_same() -> None:
+def test_a_larger_image_of_the_same_plan_gives_the_same() -> None:
     assert overlay(1, 2, size=512).tobytes() == overlay(1, 2).tobytes()
 
 
@@ -98,7 +98,7 @@ def test_labels_lie_in_their_rooms_and_never_on_each_other(language: str) -> Non
             assert plan(seed).mask(label.room)[int(top) : int(bottom), int(left) : int(right)].all(), (seed, label)
 
 
-def test_a_room_too_small_for_its_label_keeps_it_on_the_picture() -> None:
+def test_a_room_too_small_for_its_label_keeps_it_on_the_image() -> None:
     labels = np.zeros((256, 256), np.uint8)
     labels[0:6, 250:256] = 4
     small = read(Image.fromarray(paint(labels))).plan
@@ -190,7 +190,7 @@ def test_korean_labels_differ_and_an_unknown_language_is_refused() -> None:
         overlay(1, 1, language="de")
 
 
-def test_a_text_that_asks_for_nothing_and_a_picture_without_rooms() -> None:
+def test_a_text_that_asks_for_nothing_and_a_image_without_rooms() -> None:
     empty = read(Image.new("RGB", (256, 256), "white"))
     assert draw_overlay(Image.new("RGB", (256, 256)), empty, Receipt(())).width == 1680
     spec = spec_of(plan(1))
@@ -217,7 +217,7 @@ def test_real_plans_are_drawn(number: int) -> None:
     assert count(drawn, GREEN) > 500
 
 
-def test_a_picture_in_a_thousand_pieces_is_drawn_without_names() -> None:
+def test_a_image_in_a_thousand_pieces_is_drawn_without_names() -> None:
     """A model that has learned nothing draws noise: the sheet must come all the same, and soon."""
     labels = np.zeros((256, 256), np.uint8)
     labels[::8, ::8] = 1

@@ -14,7 +14,7 @@ from loraloom.extensions.domains.floorplan.text.check import Problem, check_spec
 from loraloom.extensions.domains.floorplan.text.spec import Spec, parse_spec, position_sentence, print_spec, spec_of
 from loraloom.extensions.domains.floorplan.vocabulary import DIRECTIONS, OFFSETS, ROOM_TYPES, RoomId
 from tests.extensions.domains.floorplan.strategies import specs
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 ROOMS = [RoomId(kind, 1) for kind in ROOM_TYPES]
 

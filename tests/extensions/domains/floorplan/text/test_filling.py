@@ -79,9 +79,9 @@ def test_nothing_is_filled_in_where_nothing_is_open_or_no_such_plan_is_drawn(spe
 
 
 def test_the_judge_fills_texts_and_leaves_what_it_does_not_understand() -> None:
-    judge = DOMAIN.judge
-    assert judge is not None
-    text, _ = judge.formal("2 bedrooms, kitchen left of the living room")
-    more = judge.filled(text, 0)
+    verifier = DOMAIN.verifier
+    assert verifier is not None
+    text, _ = verifier.formal("2 bedrooms, kitchen left of the living room")
+    more = verifier.expand_prompt(text, 0)
     assert set(parse_spec(text).positions or ()) <= set(parse_spec(more).positions or ())
-    assert judge.filled("[Nonsense] the", 0) == "[Nonsense] the"
+    assert verifier.expand_prompt("[Nonsense] the", 0) == "[Nonsense] the"

@@ -9,7 +9,7 @@ from loraloom.extensions.domains.floorplan.text.sections import sections_of
 from loraloom.extensions.domains.floorplan.text.spec import Spec, print_spec, spec_of
 from loraloom.protocols.domain import Section
 from tests.extensions.domains.floorplan.strategies import specs
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 pieces = st.sampled_from(
     ["[Number and Type of Rooms]", "[Connection Between Rooms]", "[x", "]", "[]", ". ", ".", "\n", "\r\n", "\u2028", " ",

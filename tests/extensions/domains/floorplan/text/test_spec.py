@@ -25,7 +25,7 @@ from loraloom.extensions.domains.floorplan.text.spec import (
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES, RoomId
 from loraloom.utils.errors import UserError
 from tests.extensions.domains.floorplan.strategies import rooms, specs
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 LIVING, MASTER = RoomId("living room", 1), RoomId("master room", 1)
 

@@ -35,7 +35,7 @@ def drawn(seed: int) -> Plan:
     return synthesise(seed, corner_doors=True).plan  # the harder ones, as real plans are
 
 
-def picture(labels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", style: str = "sjh") -> Image.Image:
+def make_image(labels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", style: str = "sjh") -> Image.Image:
     return Image.fromarray(paint(labels, style))
 
 
@@ -68,27 +68,27 @@ def values(metric: Metric, image: Image.Image, prompt: str, reference: Image.Ima
     return dict(tally_of(metric, [(image, prompt, reference)]).result())
 
 
-def test_perfect_pictures_score_perfectly() -> None:
+def test_perfect_images_score_perfectly() -> None:
     lower = ("off_palette", "extra_connections", "graph_edit_distance", "sentences_unsure")
     for style in ("sjh", "plain"):
         triples = [
             (
-                picture(drawn(seed).labels, style),
+                make_image(drawn(seed).labels, style),
                 print_spec(spec_of(drawn(seed), style)),
-                picture(drawn(seed).labels, style),
+                make_image(drawn(seed).labels, style),
             )
             for seed in range(4)
         ]
         for metric in METRICS:
             result = tally_of(metric, triples).result()
             assert set(result) == set(metric.better)
-            assert result["pictures"] == 4
-            assert all(value == (0 if name in lower else 1) for name, value in result.items() if name != "pictures")
+            assert result["images"] == 4
+            assert all(value == (0 if name in lower else 1) for name, value in result.items() if name != "images")
 
 
 def test_a_missing_room_costs_what_it_should() -> None:
     asked = print_spec(spec_of(small()))
-    result = values(TEXT, picture(small(kitchen=False).labels), asked)
+    result = values(TEXT, make_image(small(kitchen=False).labels), asked)
     # 8 counts, 2 connections, 3 positions (the corner counts: master room and kitchen are 4 px apart).
     assert spec_of(small()).positions is not None
     assert len(spec_of(small()).positions or ()) == 3
@@ -106,7 +106,7 @@ def test_a_missing_room_costs_what_it_should() -> None:
 
 
 def test_an_unasked_door_is_extra_and_not_precise() -> None:
-    result = values(TEXT, picture(small(extra_door=True).labels), print_spec(spec_of(small())))
+    result = values(TEXT, make_image(small(extra_door=True).labels), print_spec(spec_of(small())))
     assert result["extra_connections"] == 1
     assert result["connection_precision"] == pytest.approx(2 / 3)
     assert result["connection_precision_without_living"] == 0
@@ -117,7 +117,7 @@ def test_an_unasked_door_is_extra_and_not_precise() -> None:
 
 def test_words_one_octant_off_are_told_from_wrong_ones() -> None:
     text = print_spec(spec_of(small())).replace("master room #1 is right-of", "master room #1 is right-below")
-    result = values(TEXT, picture(small().labels), text.replace("kitchen #1 is below", "kitchen #1 is above"))
+    result = values(TEXT, make_image(small().labels), text.replace("kitchen #1 is below", "kitchen #1 is above"))
     assert result["position_exact_of_present"] == pytest.approx(1 / 3)
     assert result["position_within_one_of_present"] == pytest.approx(2 / 3)
 
@@ -125,12 +125,12 @@ def test_words_one_octant_off_are_told_from_wrong_ones() -> None:
 def test_a_room_in_two_pieces_is_not_in_one() -> None:
     labels = small().labels.copy()
     labels[120:124, 53:100] = WALL
-    result = values(TEXT, picture(labels), print_spec(spec_of(small())))
+    result = values(TEXT, make_image(labels), print_spec(spec_of(small())))
     assert result["rooms_in_one_piece"] == pytest.approx(2 / 3)
     assert result["room_count_score"] == pytest.approx(2 / 3)
 
 
-def test_an_unreadable_picture_scores_as_an_empty_one() -> None:
+def test_an_unreadable_image_scores_as_an_empty_one() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     result = values(TEXT, Image.fromarray(noise), print_spec(spec_of(small())))
     for name in ("sentences_met", "parsed", "complete", "count_items_met", "connection_f1", "position_exact_of_all"):
@@ -142,7 +142,7 @@ def test_an_unreadable_picture_scores_as_an_empty_one() -> None:
 
 def test_a_text_without_a_section_is_not_counted_for_it() -> None:
     prompt = "[Connection Between Rooms]\nliving room #1 and kitchen #1 are connected.\n"
-    result = values(TEXT, picture(small().labels), prompt)
+    result = values(TEXT, make_image(small().labels), prompt)
     assert result["connection_recall"] == 1
     assert isnan(result["count_items_met"])
     assert isnan(result["position_exact_of_all"])
@@ -161,23 +161,23 @@ def test_iou_is_that_of_the_formula() -> None:
     assert list(overlaps(truth * 0, truth * 0)) == []
 
 
-def test_pictures_without_a_true_one_have_no_iou() -> None:
-    result = values(IOU, picture(small().labels), print_spec(spec_of(small())))
-    assert result["pictures"] == 0
+def test_images_without_a_true_one_have_no_iou() -> None:
+    result = values(IOU, make_image(small().labels), print_spec(spec_of(small())))
+    assert result["images"] == 0
     assert isnan(result["iou_pooled"])
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_tallies_merge_to_the_same_in_any_order_and_partition(metric: Metric) -> None:
     triples = [
-        (picture(drawn((seed * 5 + 2) % 8).labels), print_spec(spec_of(drawn(seed))), picture(drawn(seed).labels))
+        (make_image(drawn((seed * 5 + 2) % 8).labels), print_spec(spec_of(drawn(seed))), make_image(drawn(seed).labels))
         for seed in range(8)
     ]
     whole = dict(tally_of(metric, triples).result())
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(2):
-        chance.shuffle(triples)
-        cut = chance.randrange(1, 7)
+        rng.shuffle(triples)
+        cut = rng.randrange(1, 7)
         parts = [tally_of(metric, triples[cut:]), metric.start(), tally_of(metric, triples[:cut])]
         for part in parts[1:]:
             parts[0].merge(part)
@@ -194,13 +194,13 @@ def test_values_can_be_kept_apart_by_windows() -> None:
     full, short = print_spec(spec_of(small())), print_spec(spec_of(small())).partition("\n\n[Conn")[0]
     whole, first, second = (by_windows(TEXT, windows) for _ in range(3))
     for tally in (whole, first):
-        tally.add(picture(small().labels), full)
+        tally.add(make_image(small().labels), full)
     for tally in (whole, second):
-        tally.add(picture(small(kitchen=False).labels), short)
+        tally.add(make_image(small(kitchen=False).labels), short)
     first.merge(second)
     assert repr(first.result()) == repr(whole.result())
-    assert whole.result()["pictures"] == 2
-    assert whole.result()["complete@3"] == whole.result()["pictures@1"] == 1
+    assert whole.result()["images"] == 2
+    assert whole.result()["complete@3"] == whole.result()["images@1"] == 1
     assert whole.result()["complete@1"] == 0
 
 
@@ -246,17 +246,17 @@ def by_hand(first: Graph, second: Graph) -> int:
     return min(costs)
 
 
-def random_graph(chance: random.Random, most: int = 4) -> Graph:
-    kinds = tuple(chance.choice(("bedroom", "kitchen", "bathroom")) for _ in range(chance.randint(0, most)))
+def random_graph(rng: random.Random, most: int = 4) -> Graph:
+    kinds = tuple(rng.choice(("bedroom", "kitchen", "bathroom")) for _ in range(rng.randint(0, most)))
     pairs = map(frozenset, combinations(range(len(kinds)), 2))
-    density = chance.random()
-    return Graph(kinds, frozenset(pair for pair in pairs if chance.random() < density))
+    density = rng.random()
+    return Graph(kinds, frozenset(pair for pair in pairs if rng.random() < density))
 
 
 def test_graph_distance_is_that_of_every_mapping_tried() -> None:
-    chance = random.Random(3)
+    rng = random.Random(3)
     for _ in range(200):
-        first, second = random_graph(chance), random_graph(chance)
+        first, second = random_graph(rng), random_graph(rng)
         distance = edit_distance(first, second)
         assert distance.exact
         assert distance.edits == by_hand(first, second) == edit_distance(second, first).edits
@@ -273,10 +273,10 @@ def test_rooms_of_a_type_are_interchangeable() -> None:
 
 
 def test_a_search_that_is_cut_short_says_so_and_overestimates() -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
     kinds = ("bedroom",) * 9
     pairs = [frozenset(pair) for pair in combinations(range(9), 2)]
-    first, second = (Graph(kinds, frozenset(chance.sample(pairs, 14))) for _ in range(2))
+    first, second = (Graph(kinds, frozenset(rng.sample(pairs, 14))) for _ in range(2))
     short, long = edit_distance(first, second, most_looks=100), edit_distance(first, second)
     assert not short.exact
     assert long.exact
@@ -290,7 +290,9 @@ def test_a_search_that_is_cut_short_says_so_and_overestimates() -> None:
 
 def test_anchors_know_what_they_say() -> None:
     plans = [drawn(seed) for seed in range(4)]
-    table = anchors([print_spec(spec_of(plan)) for plan in plans], [picture(plan.labels) for plan in plans], 0, pool=12)
+    table = anchors(
+        [print_spec(spec_of(plan)) for plan in plans], [make_image(plan.labels) for plan in plans], 0, pool=12
+    )
     assert list(table) == ["truth", "another plan", "same counts", "constant hub", "blank"]
     assert table["truth"]["complete"] == table["truth"]["iou_pooled"] == 1
     assert table["blank"]["sentences_met"] == table["blank"]["iou_pooled"] == 0

@@ -1,4 +1,4 @@
-"""Receipts: a true picture meets everything, each change costs the sentences that it breaks and no other."""
+"""Receipts: a true image meets everything, each change costs the sentences that it breaks and no other."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,12 +45,12 @@ def drawn(seed: int) -> Plan:
     return synthesise(seed, corner_doors=True).plan  # the harder ones, as real plans are
 
 
-def picture(labels: Labels) -> Image.Image:
+def make_image(labels: Labels) -> Image.Image:
     return Image.fromarray(paint(labels))
 
 
 def seen(labels: Labels) -> Reading:
-    return read(picture(labels))
+    return read(make_image(labels))
 
 
 def missed(receipt: Receipt) -> set[str]:
@@ -106,7 +106,7 @@ def verdict_of(text: str, labels: Labels) -> Verdict:
     return verify(parse_spec(text), seen(labels)).verdicts[-1]
 
 
-def test_a_true_picture_meets_every_sentence_and_shows_where() -> None:
+def test_a_true_image_meets_every_sentence_and_shows_where() -> None:
     for seed in SEEDS:
         spec = spec_of(drawn(seed))
         receipt = verify(spec, seen(drawn(seed).labels))
@@ -192,7 +192,7 @@ def test_where_numbers_are_ambiguous_one_cannot_tell() -> None:
     assert not verify(parse_spec(door), seen(two_bedrooms((True, True)))).complete  # the count itself is wrong
 
 
-def test_without_counts_numbers_are_those_of_the_picture() -> None:
+def test_without_counts_numbers_are_those_of_the_image() -> None:
     text = "[Connection Between Rooms]\nliving room #1 and bedroom #%d are connected.\n"
     assert [verdict_of(text % number, two_bedrooms()).met for number in (1, 2, 3)] == [True, False, False]
 
@@ -209,7 +209,7 @@ def test_one_room_cannot_stand_for_two() -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "blank", "foreign"])
-def test_of_an_unreadable_picture_one_cannot_tell_anything(kind: str) -> None:
+def test_of_an_unreadable_image_one_cannot_tell_anything(kind: str) -> None:
     pixels = {
         "noise": np.random.default_rng(1).integers(0, 256, (256, 256, 3)).astype(np.uint8),
         "blank": np.full((256, 256, 3), 255, np.uint8),
@@ -332,9 +332,9 @@ def test_repairing_for_a_room_that_is_not_there_keeps_all_others() -> None:
 
 
 @pytest.mark.parametrize("noisy", [True, False])
-def test_of_an_unreadable_picture_nothing_is_kept(noisy: bool) -> None:
-    chance = np.random.default_rng(1)
-    pixels = chance.integers(0, 256, (256, 256, 3)) if noisy else np.full((256, 256, 3), 255)
+def test_of_an_unreadable_image_nothing_is_kept(noisy: bool) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (256, 256, 3)) if noisy else np.full((256, 256, 3), 255)
     spec, reading = spec_of(drawn(0)), read(Image.fromarray(pixels.astype(np.uint8)))
     mask = repair_mask(spec, reading, verify(spec, reading))
     assert mask is not None
@@ -378,21 +378,21 @@ def test_a_door_too_many_is_a_fault_that_is_shown_and_freed_where_the_text_speak
     assert faults
 
 
-def test_of_an_unreadable_picture_no_other_text_can_be_told() -> None:
+def test_of_an_unreadable_image_no_other_text_can_be_told() -> None:
     spec, reading = spec_of(drawn(0)), read(Image.new("RGB", (256, 256), "white"))
     assert shown_text(print_spec(spec), spec, reading, verify(spec, reading)) == print_spec(spec)
 
 
-def test_the_judge_speaks_in_the_pictures_own_size() -> None:
+def test_the_judge_speaks_in_the_images_own_size() -> None:
     labels, pair = without_door(drawn(3))
-    image, text = picture(labels).resize((512, 512), Image.Resampling.NEAREST), print_spec(spec_of(drawn(3)))
-    judge = DOMAIN.judge
-    assert judge is not None
-    assert missed(judge.judge(image, text)) == {connection_sentence(pair)}
-    mask = judge.repair_mask(image, text)
+    image, text = make_image(labels).resize((512, 512), Image.Resampling.NEAREST), print_spec(spec_of(drawn(3)))
+    verifier = DOMAIN.verifier
+    assert verifier is not None
+    assert missed(verifier.verify(image, text)) == {connection_sentence(pair)}
+    mask = verifier.repair_mask(image, text)
     assert mask is not None
     assert mask.shape == (512, 512)
     assert mask.dtype == np.bool_
-    assert judge.shown_text(image, text).split() == text.replace(connection_sentence(pair), "").split()
-    assert judge.judge(image, text).as_json()["not_met"] == 1
-    assert judge.check(text) == []
+    assert verifier.shown_text(image, text).split() == text.replace(connection_sentence(pair), "").split()
+    assert verifier.verify(image, text).as_json()["not_met"] == 1
+    assert verifier.check(text) == []

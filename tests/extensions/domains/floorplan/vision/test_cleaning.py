@@ -151,7 +151,7 @@ def test_wall_thickness_is_the_plans_own() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, WALL])
-def test_pictures_without_a_plan_do_not_trouble_it(value: int) -> None:
+def test_images_without_a_plan_do_not_trouble_it(value: int) -> None:
     labels = np.full((64, 64), value, np.uint8)
     assert (clean(labels) == labels).all()
     noise = np.random.default_rng(0).integers(0, NUM_CLASSES, (24, 24)).astype(np.uint8)

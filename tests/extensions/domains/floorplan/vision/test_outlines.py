@@ -15,7 +15,7 @@ def signed_area(ring: Ring) -> float:
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, (*ring[1:], ring[0]), strict=True)) / 2
 
 
-def test_a_square_is_counter_clockwise_on_the_picture() -> None:
+def test_a_square_is_counter_clockwise_on_the_image() -> None:
     assert outline(mask("....", ".##.", ".##.", "....")) == [((1, 1), (1, 3), (3, 3), (3, 1))]
 
 
@@ -70,7 +70,7 @@ def test_walls_become_few_straight_pieces() -> None:
     assert len(pieces) == 4
 
 
-def test_fill_takes_slanted_lines_and_leaves_the_picture() -> None:
+def test_fill_takes_slanted_lines_and_leaves_the_image() -> None:
     triangle = fill([[(0, 0), (4, 0), (0, 4)]], (4, 4))
     # Centres on the diagonal itself do not belong to what lies to their left.
     assert (triangle == (np.add.outer(np.arange(4), np.arange(4)) < 3)).all()

@@ -32,7 +32,7 @@ from loraloom.prepare.suitability import MAX_SAMPLED, unsuited_images
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
 from tests.extensions.domains.floorplan.cli.test_verb_plan import mistake, run
-from tests.support.pictures import shared_data
+from tests.support.images import shared_data
 
 SJH = STYLES["sjh"].palette
 TELL2DESIGN = "ffffff eee8aa ffa500 f08080 add8e6 ffd700 6b8e23 dda0dd ffff00 000000 ff0000 c000c0 40a0a0"

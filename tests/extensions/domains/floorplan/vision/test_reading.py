@@ -1,4 +1,4 @@
-"""The reader: exact on exact pictures, the same on noisy and enlarged ones, nearly so on blurred and compressed ones."""
+"""The reader: exact on exact images, the same on noisy and enlarged ones, nearly so on blurred and compressed ones."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def drawn(seed: int) -> Plan:
     return synthesise(seed, corner_doors=True).plan  # the harder ones, as real plans are
 
 
-def picture(seed: int, style: str = "sjh") -> Image.Image:
+def make_image(seed: int, style: str = "sjh") -> Image.Image:
     return Image.fromarray(paint(drawn(seed).labels, style))
 
 
@@ -55,14 +55,14 @@ def same_text(image: Image.Image, seed: int, style: str = "sjh") -> bool:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_exact_pictures_are_read_exactly(style: str) -> None:
+def test_exact_images_are_read_exactly(style: str) -> None:
     for seed in SEEDS:
-        reading = read(picture(seed, style), STYLES[style])
+        reading = read(make_image(seed, style), STYLES[style])
         assert np.array_equal(reading.plan.labels, drawn(seed).labels)
         assert (reading.exact, reading.off_palette) == (True, 0)
         assert reading.plan.rooms == drawn(seed).rooms
         assert reading.plan.openings == drawn(seed).openings
-        assert same_text(picture(seed, style), seed, style)
+        assert same_text(make_image(seed, style), seed, style)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
@@ -87,15 +87,15 @@ MILD: dict[str, Callable[[Image.Image, int], Image.Image]] = {
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("how", MILD)
-def test_noisy_and_enlarged_pictures_are_read_the_same(how: str, style: str) -> None:
+def test_noisy_and_enlarged_images_are_read_the_same(how: str, style: str) -> None:
     seeds = FEW if how in ("noise 10", "2x nearest") else FEWER
-    wrong = [seed for seed in seeds if not same_text(MILD[how](picture(seed, style), seed), seed, style)]
+    wrong = [seed for seed in seeds if not same_text(MILD[how](make_image(seed, style), seed), seed, style)]
     assert not wrong
 
 
 def test_colours_may_be_off_by_a_little() -> None:
     for seed in FEWER:
-        pixels = np.asarray(picture(seed)).astype(np.int16)
+        pixels = np.asarray(make_image(seed)).astype(np.int16)
         moves = np.random.default_rng(seed).integers(-12, 13, (len(CLASS_NAMES), 3))
         moved = np.clip(pixels + moves[drawn(seed).labels], 0, 255).astype(np.uint8)
         assert same_text(Image.fromarray(moved), seed)
@@ -114,11 +114,11 @@ ROUGH: dict[str, tuple[Callable[[Image.Image], Image.Image], float, float]] = {
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("how", ROUGH)
-def test_blurred_and_compressed_pictures_are_mostly_read_the_same(how: str, style: str) -> None:
+def test_blurred_and_compressed_images_are_mostly_read_the_same(how: str, style: str) -> None:
     disturb, least_plans, least_sentences = ROUGH[how]
     same, met, sentences = 0, 0, 0
     for seed in FEW[:12]:
-        reading = read(disturb(picture(seed, style)), STYLES[style])
+        reading = read(disturb(make_image(seed, style)), STYLES[style])
         assert reading.plan.counts == drawn(seed).counts
         receipt = verify(spec_of(drawn(seed), style), reading)
         met, sentences = met + receipt.count(True), sentences + len(receipt.verdicts)
@@ -128,7 +128,7 @@ def test_blurred_and_compressed_pictures_are_mostly_read_the_same(how: str, styl
 
 
 def test_any_mode_and_size_is_read() -> None:
-    image = picture(0)
+    image = make_image(0)
     for other in (image.convert("RGBA"), image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64)):
         assert same_text(other, 0)
     assert same_text(image.resize((700, 700), NEAREST), 0)
@@ -136,7 +136,7 @@ def test_any_mode_and_size_is_read() -> None:
         assert read(image.resize(size)).plan.labels.shape == (256, 256)
 
 
-def test_pictures_of_nothing_have_no_rooms() -> None:
+def test_images_of_nothing_have_no_rooms() -> None:
     blank = read(Image.new("RGB", (256, 256), "white"))
     assert (blank.plan.rooms, blank.plan.openings, blank.off_palette) == ((), (), 0)
     red = read(Image.new("RGB", (256, 256), (255, 0, 120)))
@@ -145,17 +145,17 @@ def test_pictures_of_nothing_have_no_rooms() -> None:
 
 
 def test_off_palette_is_a_share_of_pixels() -> None:
-    pixels = np.asarray(picture(1)).copy()
+    pixels = np.asarray(make_image(1)).copy()
     pixels[:64] = (255, 0, 255)
     assert read(Image.fromarray(pixels)).off_palette == 0.25
 
 
 def test_specks_are_no_rooms() -> None:
-    pixels = np.asarray(picture(2)).copy()
+    pixels = np.asarray(make_image(2)).copy()
     ys, xs = np.nonzero(drawn(2).labels == 1)
     middle = int(ys[len(ys) // 2]), int(xs[len(ys) // 2])
     pixels[middle[0] : middle[0] + 4, middle[1] : middle[1] + 4] = STYLES["sjh"].palette[5]
-    pixels[5, 5] = (254, 255, 255)  # one pixel off, so the picture is not exact and the reader decides
+    pixels[5, 5] = (254, 255, 255)  # one pixel off, so the image is not exact and the reader decides
     assert same_text(Image.fromarray(pixels), 2)
 
 
@@ -245,12 +245,12 @@ def test_outside_that_lies_in_a_room_is_the_room() -> None:
     row, column = int(rows[len(rows) // 2]), int(columns[len(columns) // 2])
     pixels = paint(plan.labels).copy()
     pixels[row - 9 : row + 9, column - 9 : column + 9] = STYLES["sjh"].palette[EXTERNAL]
-    pixels[0, 0] = (254, 255, 255)  # so that the picture is not exact
+    pixels[0, 0] = (254, 255, 255)  # so that the image is not exact
     assert np.array_equal(read(Image.fromarray(pixels)).plan.labels, plan.labels)
 
 
 def test_whole_multiples_are_reduced_by_the_median() -> None:
-    image = picture(3)
+    image = make_image(3)
     pixels = np.asarray(wide(image, 3)).copy()
     pixels[1::3, 1::3] = 0  # one of nine
     assert np.array_equal(as_array(Image.fromarray(pixels)), np.asarray(image))

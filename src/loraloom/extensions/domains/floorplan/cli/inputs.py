@@ -1,6 +1,6 @@
-"""What a person names on the command line, opened: texts, pictures, plans.
+"""What a person names on the command line, opened: texts, images, plans.
 
-In: a path or a text as it was typed. Out: a text, a picture, a reading, a plan. Every mistake is one `UserError`.
+In: a path or a text as it was typed. Out: a text, an image, a reading, a plan. Every mistake is one `UserError`.
 """
 
 import codecs
@@ -34,7 +34,7 @@ from ..vision.reading import Reading, as_array, off_palette, read
 from ..vision.scale import Scale
 from ..vocabulary import CLASS_NAMES, EXTERNAL, ROOM_CLASSES, SIZE_PX, STYLES, WALL, Style, hex_of
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _TEXT_SUFFIXES = {".txt", ".caption", ".md"}
 _MAX_TEXT_BYTES = 1 << 20
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -42,7 +42,7 @@ _MAX_IMAGE_BYTES = 256 << 20
 _MAX_PIXELS = 16 << 20
 _MIN_SIDE_PX = 16
 
-# What a file must be to be worked on; a picture that a model drew is judged however bad it is.
+# What a file must be to be worked on; an image that a model drew is judged however bad it is.
 _MOST_OFF_PALETTE = 0.35
 _MOST_NAMED = 12
 _LEAST_ENCLOSED = 0.55
@@ -56,10 +56,10 @@ class Opened:
     Attributes:
         path: The file.
         reading: What was read; of a JSON file it is exact.
-        style: Of the picture.
-        image: The picture; of a JSON file that `export` wrote None.
-        scale: What a JSON file says; of a picture None.
-        title: What a JSON file says; of a picture None.
+        style: Of the image.
+        image: The image; of a JSON file that `export` wrote None.
+        scale: What a JSON file says; of an image None.
+        title: What a JSON file says; of an image None.
         foreign: Flat colours that are no room's and not the outside's, too little area to be another palette.
     """
 
@@ -90,13 +90,13 @@ def text_of(given: str) -> str:
     if words and _is_folder(path):
         raise UserError(f"{path} is a folder", expected="a text, or a file with one")
     if not words or not _exists(path):
-        if path.suffix.lower() in _TEXT_SUFFIXES | PICTURES and (len(words) == 1 or "/" in given):
+        if path.suffix.lower() in _TEXT_SUFFIXES | IMAGES and (len(words) == 1 or "/" in given):
             raise _missing(path)
         if not words:
             raise UserError("the text is empty", fix="give a text or the path of a file with one")
         return given
-    if path.suffix.lower() in PICTURES:
-        raise UserError(f"{path} is a picture", expected="a text, or a file with one")
+    if path.suffix.lower() in IMAGES:
+        raise UserError(f"{path} is an image", expected="a text, or a file with one")
     content = read_bytes(path, f"the text {path}", max_bytes=_MAX_TEXT_BYTES)
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
@@ -108,8 +108,8 @@ def text_of(given: str) -> str:
 
 
 def is_plan_file(given: str) -> bool:
-    """Whether what was typed names a picture or a JSON file, there or not."""
-    return "\n" not in given and len(given) <= 1000 and Path(given).suffix.lower() in PICTURES | {".json"}
+    """Whether what was typed names an image or a JSON file, there or not."""
+    return "\n" not in given and len(given) <= 1000 and Path(given).suffix.lower() in IMAGES | {".json"}
 
 
 def _check_file(path: Path) -> None:
@@ -161,11 +161,11 @@ def style_named(name: str | None) -> Style | None:
     return STYLES[name]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture, RGB, or RGBA where parts of it are transparent.
+def open_image(path: Path) -> Image.Image:
+    """An image, RGB, or RGBA where parts of it are transparent.
 
     Raises:
-        UserError: No such file, or no picture in it.
+        UserError: No such file, or no image in it.
     """
     _check_file(path)
     try:
@@ -178,8 +178,8 @@ def open_picture(path: Path) -> Image.Image:
         raise
     # Broken files end in many ways: Pillow has errors of its own, and of each decoder's making.
     except Exception as error:
-        why = "no picture format that is known" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UserError(f"{path} cannot be read as a picture: {why}", fix="give a PNG of a plan") from None
+        why = "no image format that is known" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise UserError(f"{path} cannot be read as an image: {why}", fix="give a PNG of a plan") from None
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
@@ -190,7 +190,7 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
     if min(width, height) < _MIN_SIDE_PX:
         raise UserError(
-            f"{path} is no plan picture: it is too small", got=f"{width} x {height} pixels",
+            f"{path} is no plan image: it is too small", got=f"{width} x {height} pixels",
             expected=f"at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX}",
         )  # fmt: skip
 
@@ -209,10 +209,10 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
     """
     if path.suffix.lower() == ".json":
         return _open_json(path, style, palette)
-    picture = open_picture(path)
+    source_image = open_image(path)
     if palette is not None:
-        return _open_with(palette, path, picture, style or STYLES["sjh"])
-    chosen, image, reading, colours = _best_reading(picture, [style] if style else STYLES.values())
+        return _open_with(palette, path, source_image, style or STYLES["sjh"])
+    chosen, image, reading, colours = _best_reading(source_image, [style] if style else STYLES.values())
     fault = _fault(reading, image, chosen)
     if reading.exact:
         is_foreign = False
@@ -227,7 +227,7 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
         if "no colour of a plan" in fault:
             what += f" in style {chosen.name!r}"
             fix = "leave --style out, or name another" if style else fix
-        raise UserError(f"{path} is no plan picture: {what}", fix=fix)
+        raise UserError(f"{path} is no plan image: {what}", fix=fix)
     _check_rooms(path, reading.plan)
     return Opened(path, reading, chosen, image, foreign=tuple(foreign(colours, known_of(chosen))))
 
@@ -240,9 +240,9 @@ def foreign_colours(image: Image.Image) -> str:
     return str(_colour_list(colours))
 
 
-def _open_with(palette: Palette, path: Path, picture: Image.Image, style: Style) -> Opened:
+def _open_with(palette: Palette, path: Path, source_image: Image.Image, style: Style) -> Opened:
     own = palette.style
-    image = unified = _flattened(picture, own)
+    image = unified = _flattened(source_image, own)
     rgb, unknown = as_array(image), tuple[FlatColour, ...]()
     exact = palette.exact_labels(rgb)
     if exact is not None:
@@ -260,7 +260,7 @@ def _open_with(palette: Palette, path: Path, picture: Image.Image, style: Style)
         unified = palette.unify(image)
         reading = read(unified, own)
     if fault := _fault(reading, unified, own):
-        raise UserError(f"{path} is no plan picture: {fault}", fix=f"check the colours in {palette.name}")
+        raise UserError(f"{path} is no plan image: {fault}", fix=f"check the colours in {palette.name}")
     _check_rooms(path, reading.plan)
     return Opened(path, reading, style, image, foreign=unknown)
 
@@ -347,7 +347,7 @@ def _flattened(image: Image.Image, style: Style) -> Image.Image:
 
 
 def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Opened:
-    """A plan as `export` wrote it; the truth of a data set leads to its picture."""
+    """A plan as `export` wrote it; the truth of a data set leads to its image."""
     from ..export.json_file import load, parse, scale_in, style_in, words_in
 
     _check_file(path)
@@ -357,10 +357,10 @@ def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Open
     record = cast("dict[str, Any]", value)
     style, scale = style or style_in(record, path.name), scale_in(record, path.name)
     if "graph_hash" in record and "walls" not in record:
-        picture = path.parent.parent / "label_floorplan" / f"{path.stem}.png"
-        if not picture.is_file():
-            raise UserError(f"{path} is the truth of a data set, and its picture is missing", expected=picture)
-        return replace(open_plan(picture, style, palette), path=path, scale=scale)
+        image = path.parent.parent / "label_floorplan" / f"{path.stem}.png"
+        if not image.is_file():
+            raise UserError(f"{path} is the truth of a data set, and its image is missing", expected=image)
+        return replace(open_plan(image, style, palette), path=path, scale=scale)
     if palette is not None:
         raise UserError(f"{path} has classes, not colours: --palette says nothing about it", fix="leave --palette out")
     plan = parse(record, path.name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..vocabulary import Style
     from .inputs import Opened
 
-StyleName = Annotated[str | None, typer.Option("--style", help="colours: sjh or plain [default: as in the picture]")]
+StyleName = Annotated[str | None, typer.Option("--style", help="colours: sjh or plain [default: as in the image]")]
 PaletteFile = Annotated[
     Path | None,
     typer.Option(
@@ -30,7 +30,7 @@ PaletteFile = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="words that are not understood are an error")]
-PlanFile = Annotated[Path, typer.Argument(help="picture of a plan, or a .json that `export` wrote")]
+PlanFile = Annotated[Path, typer.Argument(help="image of a plan, or a .json that `export` wrote")]
 
 
 def check(
@@ -93,33 +93,33 @@ def synthesise(
 
 
 def read(
-    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    image: Annotated[Path, typer.Argument(help="image of a plan")],
     json: Annotated[Path | None, typer.Option("--json", help="write all that was read here")] = None,
     style: StyleName = None,
     palette: PaletteFile = None,
 ) -> None:
-    """Write the structured text of a picture."""
+    """Write the structured text of an image."""
     from ..text.spec import print_spec, spec_of
 
     if json is not None:
         _with_suffix(json, ".json")
-    opened = _opened(picture, style, palette)
+    opened = _opened(image, style, palette)
     typer.echo(print_spec(spec_of(opened.plan, opened.style)), nl=False)
     if json is not None:
         _export(opened, json)
 
 
 def verify(
-    picture: PlanFile,
+    source_image: PlanFile,
     text: Annotated[str, typer.Option("--text", help="the text, or a file with it")],
-    out: Annotated[Path | None, typer.Option(help="folder for the receipt and the picture with the verdicts")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the receipt and the image with the verdicts")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the receipt as JSON")] = False,
     style: StyleName = None,
     palette: PaletteFile = None,
-    language: Annotated[str, typer.Option(help="of the picture's labels: en or ko")] = "en",
+    language: Annotated[str, typer.Option(help="of the image's labels: en or ko")] = "en",
     strict: Strict = False,
 ) -> None:
-    """Compare a picture with a text, sentence by sentence; exit status 1 when one is not met."""
+    """Compare an image with a text, sentence by sentence; exit status 1 when one is not met."""
     import json
     from dataclasses import replace
 
@@ -137,7 +137,7 @@ def verify(
         check_folder(out)
     words = text_of(text)
     spec = spec_from_text(words, lambda line: typer.echo(line, err=True), strict=strict)
-    opened = _opened(picture, style, palette)
+    opened = _opened(source_image, style, palette)
     receipt = replace(compare(spec, opened.reading), unread=unread_in(words))
     if as_json:
         typer.echo(json.dumps(receipt.as_json(), indent=2, ensure_ascii=False))
@@ -147,9 +147,9 @@ def verify(
     if out is not None:
         from ..render.overlay import draw_overlay
 
-        image = opened.image or _picture_of(opened.plan, opened.style)
-        target = out / f"{picture.stem}.overlay.png"
-        write_json(out / f"{picture.stem}.receipt.json", receipt.as_json())
+        image = opened.image or _image_of(opened.plan, opened.style)
+        target = out / f"{source_image.stem}.overlay.png"
+        write_json(out / f"{source_image.stem}.receipt.json", receipt.as_json())
         draw_overlay(image, opened.reading, receipt, language=language).save(target)
         typer.echo(f"see {target}", err=as_json)
     if not receipt.complete:
@@ -157,13 +157,13 @@ def verify(
 
 
 def show(
-    what: Annotated[str, typer.Argument(help="picture, .json, text, or file with a text")],
+    what: Annotated[str, typer.Argument(help="image, .json, text, or file with a text")],
     style: StyleName = None,
     palette: PaletteFile = None,
-    width: Annotated[int | None, typer.Option(min=16, help="columns of the picture [default: as many as fit]")] = None,
+    width: Annotated[int | None, typer.Option(min=16, help="columns of the image [default: as many as fit]")] = None,
 ) -> None:
     """Show a plan in the terminal, with a table of its rooms."""
-    from ..render.showing import key_of_letters, plan_table, terminal_picture
+    from ..render.showing import key_of_letters, plan_table, terminal_image
     from ..text.texts import spec_from_text
     from ..vision.scale import CONVENTION
     from .inputs import is_plan_file, text_of
@@ -178,7 +178,7 @@ def show(
     opened = _opened(Path(what), style, palette)
     colour = console.color_system is not None and not console.no_color and console.encoding.startswith("utf")
     columns = width or min(console.width, 80)
-    console.print(terminal_picture(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
+    console.print(terminal_image(opened.plan, opened.style, columns, colour=colour), soft_wrap=True)
     if not colour:
         typer.echo(f"\n{key_of_letters()}")
     console.print(plan_table(opened.plan, opened.scale or CONVENTION))
@@ -189,14 +189,14 @@ def _show_text(console: "Console", spec: "Spec") -> None:
 
     console.print(spec_table(spec))
     typer.echo(
-        "A text has no picture until a model draws it: `loraloom plan synthesise` invents plans and cannot be told"
+        "A text has no image until a model draws it: `loraloom plan synthesise` invents plans and cannot be told"
     )
     typer.echo("what to draw. This is what the text asks for; `loraloom plan check` says whether it can be had.")
 
 
 def clean(
-    picture: PlanFile,
-    out: Annotated[Path, typer.Option(help="picture to write")],
+    image: PlanFile,
+    out: Annotated[Path, typer.Option(help="image to write")],
     style: StyleName = None,
     palette: PaletteFile = None,
 ) -> None:
@@ -209,7 +209,7 @@ def clean(
     from ..vision.cleaning import clean as tidied
 
     _with_suffix(out, ".png")
-    opened = _opened(picture, style, palette)
+    opened = _opened(image, style, palette)
     labels = tidied(opened.plan)
     write_bytes(out, png_of(labels, opened.style))
     changed = float((labels != opened.plan.labels).mean())
@@ -251,7 +251,7 @@ def export(
 
 
 def augment(
-    picture: Annotated[Path, typer.Argument(help="picture of a plan")],
+    image: Annotated[Path, typer.Argument(help="image of a plan")],
     text: Annotated[str, typer.Argument(help="its text, or a file with it")],
     out: Annotated[Path, typer.Option(help="folder for the pairs")],
     drop: Annotated[str | None, typer.Option(help="also leave sentences out: light or heavy")] = None,
@@ -276,13 +276,13 @@ def augment(
         raise UserError("unknown --drop", got=drop, fix=did_you_mean(drop, DROPPINGS))
     check_folder(out)
     spec = parse_spec(text_of(text))
-    opened = _opened(picture, style, palette)
-    chance = np.random.default_rng(seed)
+    opened = _opened(image, style, palette)
+    rng = np.random.default_rng(seed)
     for number, symmetry in enumerate(SYMMETRIES):
         moved, labels = transformed(spec, opened.plan.labels, symmetry)
         if drop is not None:
-            moved = thinned(moved, chance, DROPPINGS[drop])
-        name = f"{picture.stem}_{number}"
+            moved = thinned(moved, rng, DROPPINGS[drop])
+        name = f"{image.stem}_{number}"
         write_bytes(out / "label_floorplan" / f"{name}.png", png_of(labels, opened.style))
         write_text(out / "input_text" / f"{name}.txt", print_spec(moved))
     typer.echo(f"{len(SYMMETRIES)} pairs in {out}")
@@ -330,7 +330,7 @@ def _with_suffix(path: Path, suffix: str) -> None:
     check_file(path)
 
 
-def _picture_of(plan: "Plan", style: "Style") -> "Image":
+def _image_of(plan: "Plan", style: "Style") -> "Image":
     from PIL.Image import fromarray
 
     from ..render.painting import paint

@@ -43,8 +43,8 @@ class Options:
         title: Name of the drawing.
         style: Key in `STYLES`: colours of .png and .json.
         legend: Whether .svg lists the room colours.
-        north: Where north is, degrees clockwise from the top of the picture; None leaves the mark out.
-        origin: Latitude and longitude of the picture's centre, degrees, for .geojson.
+        north: Where north is, degrees clockwise from the top of the image; None leaves the mark out.
+        origin: Latitude and longitude of the image's centre, degrees, for .geojson.
         hatch: Whether walls are filled in .dxf.
         storey_m: Clear height of the storey in .ifc, metres.
     """
@@ -245,7 +245,7 @@ def _swing_side(plan: Plan, box: Box, flat: bool, reach: int) -> int:
 
 
 def _beside(grid: NDArray[np.uint8], box: Box, flat: bool, side: int, reach: int) -> NDArray[np.uint8]:
-    """(reach, length) pixels on one side of a box, the nearest row first; empty where they leave the picture."""
+    """(reach, length) pixels on one side of a box, the nearest row first; empty where they leave the image."""
     left, top, right, bottom = box
     if not flat:
         grid, left, top, right, bottom = grid.T, top, left, bottom, right

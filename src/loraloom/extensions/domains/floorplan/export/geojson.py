@@ -1,6 +1,6 @@
 """Map features: GeoJSON (RFC 7946) with units, openings and walls.
 
-In: a plan and options. Out: bytes of a FeatureCollection. RFC 7946 wants longitude and latitude on WGS 84: the picture's
+In: a plan and options. Out: bytes of a FeatureCollection. RFC 7946 wants longitude and latitude on WGS 84: the image's
 centre lies at `Options.origin` and its upper side is north (turned by `Options.north`); metres become degrees on the
 plane that touches the ellipsoid there. Without an origin it lies at 0, 0, and the foreign member `loraloom` says so.
 Each feature also carries its rings in local metres (x east, y north of the lower left corner), `local_m`.
@@ -41,7 +41,7 @@ class Plane:
         size: Width and height of the plan, pixels.
         m_per_px: Metres per pixel.
         origin: Latitude and longitude of the centre, degrees.
-        north: Where north is, degrees clockwise from the top of the picture.
+        north: Where north is, degrees clockwise from the top of the image.
 
     Raises:
         UserError: The origin is not on earth, or so near a pole that a plane's axes make no sense.
@@ -53,7 +53,7 @@ class Plane:
             raise UserError("origin out of range", got=f"{latitude}, {longitude}", expected="-89 .. 89, -180 .. 180")
         self.size, self.m, self.origin = size, m_per_px, origin
         self.east, self.north = metres_per_degree(latitude)
-        # North is the direction (sin, cos) of the picture's (right, up); east is a quarter turn clockwise from it.
+        # North is the direction (sin, cos) of the image's (right, up); east is a quarter turn clockwise from it.
         self.sin, self.cos = sin(radians(north)), cos(radians(north))
 
     def degrees(self, spot: Spot) -> list[float]:
@@ -91,7 +91,7 @@ def as_bytes(plan: Plan, options: Options) -> bytes:
         geometry = {"type": "Polygon", "coordinates": rings}
         features.append({"type": "Feature", "id": len(features), "geometry": geometry, "properties": properties})
     note = (
-        "centre of the picture at the given origin"
+        "centre of the image at the given origin"
         if options.origin
         else "not georeferenced: placed at latitude 0, longitude 0"
     )

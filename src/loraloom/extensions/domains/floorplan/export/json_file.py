@@ -1,7 +1,7 @@
 """The plan as our own JSON, which holds all of it, and back.
 
 In: a plan. Out: a record (and bytes of a .json) with everything of `docs`' JSON truth: rooms with polygons, doors, windows,
-walls, connections, positions, text, palette, the sum of the picture. Back: the labels are rebuilt from the polygons and
+walls, connections, positions, text, palette, the sum of the image. Back: the labels are rebuilt from the polygons and
 read again, so the plan is exactly the one that was written; in an edited file geometry wins over what sentences say.
 """
 

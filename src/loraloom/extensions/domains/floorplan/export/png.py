@@ -1,4 +1,4 @@
-"""The plan's own picture. In: a plan and a style. Out: bytes of an RGB PNG, one pixel per pixel of the plan."""
+"""The plan's own image. In: a plan and a style. Out: bytes of an RGB PNG, one pixel per pixel of the plan."""
 
 from io import BytesIO
 

@@ -116,7 +116,7 @@ def _pane(sheet: _Sheet, pane: Pane) -> str:
 
 
 def _leaf(sheet: _Sheet, leaf: Leaf) -> str:
-    """The leaf as a heavy line, its swing as a thin arc; the sweep flag is 1 for clockwise on the picture."""
+    """The leaf as a heavy line, its swing as a thin arc; the sweep flag is 1 for clockwise on the image."""
     (hx, hy), (tx, ty), (jx, jy) = leaf.hinge, leaf.tip, leaf.jamb
     radius = number(hypot(tx - hx, ty - hy) * sheet.mm)
     clockwise = int((tx - hx) * (jy - hy) - (ty - hy) * (jx - hx) > 0)

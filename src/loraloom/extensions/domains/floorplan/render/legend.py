@@ -17,7 +17,7 @@ from .sheet import AMBER, FAINT, GREEN, GREY, INK, PAPER, RED, SOFT, Colour, She
 _SIZES = (17, 16, 15, 14)
 _TITLE_PX = 30
 MOST_LISTED = 120
-"""Sentences beyond this are in the receipt's table and file only; a picture of thousands would fill the memory."""
+"""Sentences beyond this are in the receipt's table and file only; an image of thousands would fill the memory."""
 
 _ICON, _NUMBER = 1.5, 2.1
 """Widths of the columns of verdict discs and of numbers, in letter sizes."""

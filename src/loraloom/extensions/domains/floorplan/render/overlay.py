@@ -1,6 +1,6 @@
 """A plan with the verdicts of its text drawn on it.
 
-In: a picture, its reading and its receipt. Out: a larger RGB picture: each room named with its area; doors that prove a
+In: an image, its reading and its receipt. Out: a larger RGB image: each room named with its area; doors that prove a
 connection ringed green, those of connections that nobody asked for amber; rooms of a sentence that is not met joined by a
 red dashed line, grey where one cannot tell; the number on a mark is the sentence's in the list beside the plan.
 """
@@ -58,7 +58,7 @@ def draw_overlay(image: Image.Image, reading: Reading, receipt: Receipt, *, lang
     """Draw the verdicts on a plan.
 
     Args:
-        image: The picture as it was judged, any size.
+        image: The image as it was judged, any size.
         reading: What was read from it.
         receipt: The verdicts.
         language: `en` or `ko`: names of rooms and words of the legend. Sentences stand as they are in the text.
@@ -74,7 +74,7 @@ def draw_overlay(image: Image.Image, reading: Reading, receipt: Receipt, *, lang
     height = 2 * _MARGIN + max(_SIDE + _STRIP, panel.height)
     sheet = Sheet(2 * _MARGIN + _SIDE + _GAP + _PANEL, height)
     enlarged = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-    sheet.picture(Image.blend(enlarged, Image.new("RGB", enlarged.size, PAPER), _PALER), _MARGIN, _MARGIN)
+    sheet.image(Image.blend(enlarged, Image.new("RGB", enlarged.size, PAPER), _PALER), _MARGIN, _MARGIN)
     sheet.box((_MARGIN - 1, _MARGIN - 1, _MARGIN + _SIDE + 1, _MARGIN + _SIDE + 1), None, FAINT, 1)
     if len(reading.plan.rooms) <= MOST_ROOMS:  # else it is no plan, and placing its names would take for ever
         _Marks(sheet, reading.plan, receipt, language).draw()

@@ -1,6 +1,6 @@
-"""Colours: pixel classes become a picture, and an exact picture becomes pixel classes again.
+"""Colours: pixel classes become an image, and an exact image becomes pixel classes again.
 
-In: a map of classes, or RGB that holds nothing but the colours of a style. Out: the other. Pictures of a model, whose
+In: a map of classes, or RGB that holds nothing but the colours of a style. Out: the other. Images of a model, whose
 colours are only near, need a reader that decides; this one refuses them.
 """
 
@@ -40,7 +40,7 @@ def labels_of_exact(rgb: NDArray[np.uint8], style: Style | str = "sjh") -> Label
     """
     used = _style(style)
     if rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise UserError("not an RGB picture", got=f"shape {rgb.shape}", expected="(height, width, 3)")
+        raise UserError("not an RGB image", got=f"shape {rgb.shape}", expected="(height, width, 3)")
     weights = np.array([65536, 256, 1], np.int32)
     pixels = rgb.astype(np.int32) @ weights
     codes = used.palette.astype(np.int32) @ weights
@@ -51,8 +51,8 @@ def labels_of_exact(rgb: NDArray[np.uint8], style: Style | str = "sjh") -> Label
     if strange.any():
         y, x = (int(place[0]) for place in np.nonzero(strange))
         raise UserError(
-            f"the picture has colours that the style {used.name!r} does not know, {int(strange.sum())} px of them",
+            f"the image has colours that the style {used.name!r} does not know, {int(strange.sum())} px of them",
             got=f"RGB {tuple(rgb[y, x].tolist())} at x {x}, y {y}",
-            fix="read it as a generated picture, or check that it is a PNG of this style at its first size",
+            fix="read it as a generated image, or check that it is a PNG of this style at its first size",
         )
     return labels

@@ -1,6 +1,6 @@
-"""A sheet to draw on: a picture below, smooth marks above it, text on top.
+"""A sheet to draw on: an image below, smooth marks above it, text on top.
 
-In: shapes and words in pixels of the sheet, in any order. Out: an RGB picture whose marks have soft edges. Marks lie in the
+In: shapes and words in pixels of the sheet, in any order. Out: an RGB image whose marks have soft edges. Marks lie in the
 order they were drawn, all text lies above all marks.
 """
 
@@ -82,8 +82,8 @@ class Sheet:
         self._pen = ImageDraw.Draw(self._marks)
         self._words: list[_Words] = []
 
-    def picture(self, image: Image.Image, x: int, y: int) -> None:
-        """Lay a picture below all marks."""
+    def image(self, image: Image.Image, x: int, y: int) -> None:
+        """Lay an image below all marks."""
         self._base.paste(image, (x, y))
 
     def text(
@@ -170,7 +170,7 @@ class Sheet:
             self.line(((x - reach, y + reach), (x + reach, y - reach)), PAPER, pen)
 
     def finish(self) -> Image.Image:
-        """The picture."""
+        """The image."""
         for words in self._words:
             face, at = font(words.size * _FINE, words.bold), (words.at[0] * _FINE, words.at[1] * _FINE)
             if words.upright:

@@ -1,6 +1,6 @@
 """Plans, texts and receipts in a terminal.
 
-In: a plan, a spec or a receipt. Out: what `rich` prints: a picture of half blocks in the plan's own colours, or of plain
+In: a plan, a spec or a receipt. Out: what `rich` prints: an image of half blocks in the plan's own colours, or of plain
 letters where there is no colour, and tables.
 """
 
@@ -36,16 +36,16 @@ _THIN_SHARE = 0.3
 
 _MARGIN_PX = 2
 _NAMED_CELLS = 4
-"""A room narrower or lower than this many cells gets no name in the picture; the table has it."""
+"""A room narrower or lower than this many cells gets no name in the image; the table has it."""
 
 
 def key_of_letters() -> str:
-    """What the letters of the plain picture mean, one line."""
+    """What the letters of the plain image mean, one line."""
     rooms = ", ".join(f"{letter} {kind}" for kind, letter in _SHORT.items())
     return f"{rooms}, # wall, F front door, + interior door, = window"
 
 
-def terminal_picture(plan: Plan, style: Style | str = "sjh", width: int = 72, *, colour: bool = True) -> Text:
+def terminal_image(plan: Plan, style: Style | str = "sjh", width: int = 72, *, colour: bool = True) -> Text:
     """A plan as lines of characters.
 
     Args:
@@ -67,18 +67,18 @@ def terminal_picture(plan: Plan, style: Style | str = "sjh", width: int = 72, *,
         small = np.vstack([small, np.zeros((1, small.shape[1]), np.uint8)])
     chosen = STYLES[style] if isinstance(style, str) else style
     names = _names(plan, (left, top), cell, small.shape)
-    picture = Text(no_wrap=True)
+    image = Text(no_wrap=True)
     for row in range(0, len(small), 2):
         for column in range(small.shape[1]):
             upper, lower = (chosen.colours[int(small[row + half, column])] for half in (0, 1))
             letter = names.get((row // 2, column))
             if letter:
-                picture.append(letter, f"bold {_contrast(lower)} on {hex_of(lower)}")
+                image.append(letter, f"bold {_contrast(lower)} on {hex_of(lower)}")
             else:
-                picture.append("▀", f"{hex_of(upper)} on {hex_of(lower)}")
-        picture.append("\n")
-    picture.right_crop(1)
-    return picture
+                image.append("▀", f"{hex_of(upper)} on {hex_of(lower)}")
+        image.append("\n")
+    image.right_crop(1)
+    return image
 
 
 def _extent(labels: Labels) -> Box:

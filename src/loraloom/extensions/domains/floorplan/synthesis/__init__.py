@@ -1,4 +1,4 @@
-"""Plans drawn from a seed: picture and text agree by construction.
+"""Plans drawn from a seed: image and text agree by construction.
 
 In: a seed. Out: `Drawn`, whose plan is what the annotator reads from the drawn map of pixel classes. The generator knows
 which rooms it placed and which doors it set; a drawing from which anything else is read is dropped and drawn again.
@@ -39,13 +39,13 @@ class Drawn:
     tries: int
 
 
-def _attempt(chance: np.random.Generator, programme: Programme, corner_doors: bool) -> Plan | None:
-    layout = carve(chance, programme)
-    lines = spread_lines(chance, layout, programme.wall_px) if layout is not None else None
+def _attempt(rng: np.random.Generator, programme: Programme, corner_doors: bool) -> Plan | None:
+    layout = carve(rng, programme)
+    lines = spread_lines(rng, layout, programme.wall_px) if layout is not None else None
     if layout is None or lines is None:
         return None
     walls = layout.walls()
-    holes = place_openings(chance, layout, lines, walls, corner_doors=corner_doors)
+    holes = place_openings(rng, layout, lines, walls, corner_doors=corner_doors)
     if holes is None:
         return None
     plan = annotate(draw(layout, lines, walls, holes))
@@ -53,16 +53,16 @@ def _attempt(chance: np.random.Generator, programme: Programme, corner_doors: bo
 
 
 def _attempts(
-    chance: np.random.Generator, kinds: Sequence[str] | None, tries: int, corner_doors: bool = False
+    rng: np.random.Generator, kinds: Sequence[str] | None, tries: int, corner_doors: bool = False
 ) -> Iterator[tuple[int, Programme, Plan]]:
     """Number of the attempt, counted from 1, programme and plan of each attempt that gives one."""
-    programme = draw_programme(chance, kinds)
+    programme = draw_programme(rng, kinds)
     for number in range(1, tries + 1):
-        plan = _attempt(chance, programme, corner_doors)
+        plan = _attempt(rng, programme, corner_doors)
         if plan is not None:
             yield number, programme, plan
         if plan is not None or number % TRIES_PER_PROGRAMME == 0:
-            programme = draw_programme(chance, kinds)
+            programme = draw_programme(rng, kinds)
 
 
 def synthesise(seed: int, corner_doors: bool = False) -> Drawn:
@@ -73,8 +73,8 @@ def synthesise(seed: int, corner_doors: bool = False) -> Drawn:
         corner_doors: Doors stand at the very ends of walls and around corners too, as in real plans, where 6 % of them join
             three rooms; else clear of corners (decision 0025).
     """
-    chance = np.random.default_rng(derive_seed("floor plan", seed))
-    for tries, programme, plan in _attempts(chance, None, MAX_TRIES, corner_doors):
+    rng = np.random.default_rng(derive_seed("floor plan", seed))
+    for tries, programme, plan in _attempts(rng, None, MAX_TRIES, corner_doors):
         return Drawn(seed, plan, programme.wall_px, tries)
     raise AssertionError(f"no plan in {MAX_TRIES} tries from seed {seed}")
 

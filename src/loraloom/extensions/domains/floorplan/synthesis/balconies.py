@@ -25,7 +25,7 @@ WITHOUT_DOOR = 0.17
 """Share of balconies that nothing opens to: in real plans such ledges carry machines."""
 
 
-def _place(chance: np.random.Generator, layout: Layout, wish: RoomWish, wall_px: int) -> tuple[Rect, int] | None:
+def _place(rng: np.random.Generator, layout: Layout, wish: RoomWish, wall_px: int) -> tuple[Rect, int] | None:
     """Where a balcony goes and the owner that it lies at."""
     cells = layout.cells
     options = [run for run in runs(cells) if OUTSIDE in run.owners and run.length >= MIN_FACADE]
@@ -36,12 +36,12 @@ def _place(chance: np.random.Generator, layout: Layout, wish: RoomWish, wall_px:
     weights = np.array([HOSTS[kind] for kind in present])
     longest = sqrt(wish.area_px * ASPECTS["balcony"][2])
     for _ in range(8):
-        kind = present[int(chance.choice(len(weights), p=weights / weights.sum()))]
+        kind = present[int(rng.choice(len(weights), p=weights / weights.sum()))]
         mine = [(run, owner) for run, owner in zip(options, hosts, strict=True) if layout.kind(owner) == kind]
-        run, owner = mine[int(chance.integers(len(mine)))]
+        run, owner = mine[int(rng.integers(len(mine)))]
         length = min(run.length, round((longest + wall_px) / CELL_PX))
         depth = round((wish.area_px / (length * CELL_PX - wall_px) + wall_px) / CELL_PX)
-        start = run.start if chance.random() < 0.5 else run.stop - length
+        start = run.start if rng.random() < 0.5 else run.stop - length
         rect = behind(run, start, length, min(max(depth, DEPTH[0]), DEPTH[1]), OUTSIDE)
         if (cells[rect.where] == OUTSIDE).all() and not has_slot(_with(cells, rect, len(layout.rooms) + 2)):
             return rect, owner
@@ -54,15 +54,15 @@ def _with(cells: Cells, rect: Rect, owner: int) -> Cells:
     return cells
 
 
-def attach_balconies(chance: np.random.Generator, layout: Layout, programme: Programme) -> Layout | None:
+def attach_balconies(rng: np.random.Generator, layout: Layout, programme: Programme) -> Layout | None:
     """The layout with all balconies of the programme; None when one found no facade."""
     for wish in programme.balconies:
-        found = _place(chance, layout, wish, programme.wall_px)
+        found = _place(rng, layout, wish, programme.wall_px)
         if found is None:
             return None
         rect, host = found
         owner = len(layout.rooms) + 2
-        doors = () if chance.random() < WITHOUT_DOOR else ((host, owner),)
+        doors = () if rng.random() < WITHOUT_DOOR else ((host, owner),)
         cells = _with(layout.cells, rect, owner)
         layout = replace(layout, cells=cells, rooms=(*layout.rooms, (rect, "balcony")), doors=(*layout.doors, *doors))
     return layout

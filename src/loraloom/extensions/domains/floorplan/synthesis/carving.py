@@ -40,12 +40,12 @@ _MORE_DOORS = {
 """How often neighbours get a door that nothing needs."""
 
 
-def _sizes(chance: np.random.Generator, wish: RoomWish, wall_px: int) -> tuple[int, int]:
+def _sizes(rng: np.random.Generator, wish: RoomWish, wall_px: int) -> tuple[int, int]:
     """Height and width in cells, half a wall on each side included."""
-    aspect = max(1.0, wish.aspect * chance.uniform(0.85, 1.15))
-    short, long = replace(wish, area_px=wish.area_px * chance.uniform(0.91, 1.03), aspect=aspect).sides_px
+    aspect = max(1.0, wish.aspect * rng.uniform(0.85, 1.15))
+    short, long = replace(wish, area_px=wish.area_px * rng.uniform(0.91, 1.03), aspect=aspect).sides_px
     sides = max(cells_of(short + wall_px), CONTACT - 1), max(cells_of(long + wall_px), CONTACT + 1)
-    return sides if chance.random() < 0.5 else (sides[1], sides[0])
+    return sides if rng.random() < 0.5 else (sides[1], sides[0])
 
 
 def _along(mask: Mask, height: int, width: int) -> tuple[Counts, Counts, Counts, Counts]:
@@ -62,7 +62,7 @@ def _along(mask: Mask, height: int, width: int) -> tuple[Counts, Counts, Counts,
 
 
 def _scores(
-    chance: np.random.Generator, site: Site, wish: RoomWish, size: tuple[int, int], annexe: bool
+    rng: np.random.Generator, site: Site, wish: RoomWish, size: tuple[int, int], annexe: bool
 ) -> NDArray[np.float64] | None:
     """How well a room would lie at each place from (1, 1) on; -inf where it cannot; None if nowhere.
 
@@ -82,7 +82,7 @@ def _scores(
         fits = window_counts(integral(free | (cells == OUTSIDE)), height, width)[1:-1, 1:-1] == height * width
     if not fits.any():
         return None
-    score: NDArray[np.float64] = chance.random(fits.shape) * 0.5
+    score: NDArray[np.float64] = rng.random(fits.shape) * 0.5
     score[~fits] = -np.inf
     if annexe:  # as little of it outside as possible
         score += inside * (2.0 / (height * width))
@@ -126,14 +126,14 @@ def _filled(site: Site, rect: Rect) -> Rect:
     return rect
 
 
-def _placed(chance: np.random.Generator, site: Site, wish: RoomWish, wall_px: int) -> Site | None:
+def _placed(rng: np.random.Generator, site: Site, wish: RoomWish, wall_px: int) -> Site | None:
     """The site with one room more, at the best place that keeps the hub whole; as an annexe when the plot is full."""
     for annexe in (False, False, True, True):
-        height, width = _sizes(chance, wish, wall_px)
+        height, width = _sizes(rng, wish, wall_px)
         used = site.padded(max(height, width)) if annexe else site
         if height + 2 > used.cells.shape[0] or width + 2 > used.cells.shape[1]:
             continue
-        score = _scores(chance, used, wish, (height, width), annexe)
+        score = _scores(rng, used, wish, (height, width), annexe)
         for _ in range(3 if score is not None else 0):
             assert score is not None
             top, left = divmod(int(score.argmax()), score.shape[1])
@@ -151,43 +151,43 @@ def _placed(chance: np.random.Generator, site: Site, wish: RoomWish, wall_px: in
     return None
 
 
-def _plot(chance: np.random.Generator, programme: Programme) -> tuple[Site, float] | None:
+def _plot(rng: np.random.Generator, programme: Programme) -> tuple[Site, float] | None:
     """An empty plot with the hub's core, and the cells that the hub should have."""
     wall = programme.wall_px
     hub_cells = (programme.living_px * 0.94 + 3 * wall * programme.living_px**0.5) / CELL_PX**2
     sides = [[side + wall for side in wish.sides_px] for wish in programme.rooms]
     need = sum(short * long for short, long in sides) / CELL_PX**2 + hub_cells
-    cells = draw_footprint(chance, need * quantile(chance, (1.0, 1.08, 1.2)))
-    core = draw_core(chance, cells, hub_cells)
+    cells = draw_footprint(rng, need * quantile(rng, (1.0, 1.08, 1.2)))
+    core = draw_core(rng, cells, hub_cells)
     return None if core is None else (Site(cells, core), hub_cells)
 
 
-def _more_doors(chance: np.random.Generator, layout: Layout) -> tuple[tuple[int, int], ...]:
+def _more_doors(rng: np.random.Generator, layout: Layout) -> tuple[tuple[int, int], ...]:
     """Neighbours that also get a door; which of them are neighbours shows when doors are placed."""
     owners = range(HUB, len(layout.rooms) + 2)
     pairs = [(low, high) for low in owners for high in owners if low != high and (low, high) not in layout.doors]
     return tuple(
         (min(pair), max(pair))
         for pair in pairs
-        if chance.random() < _MORE_DOORS.get((layout.kind(pair[0]), layout.kind(pair[1])), 0.0)
+        if rng.random() < _MORE_DOORS.get((layout.kind(pair[0]), layout.kind(pair[1])), 0.0)
     )
 
 
-def carve(chance: np.random.Generator, programme: Programme) -> Layout | None:
+def carve(rng: np.random.Generator, programme: Programme) -> Layout | None:
     """One try to lay out a programme; None when it did not fit."""
-    plot = _plot(chance, programme)
+    plot = _plot(rng, programme)
     if plot is None:
         return None
     site, hub_cells = plot
     for wish in programme.rooms:
-        grown = _placed(chance, site, wish, programme.wall_px)
+        grown = _placed(rng, site, wish, programme.wall_px)
         if grown is None:
             return None
         site = grown
     kept = without_leftovers(site)
     if kept is None or has_slot(kept.cells):
         return None
-    site = trimmed(chance, kept, hub_cells)
+    site = trimmed(rng, kept, hub_cells)
     low, high = HUB_TOLERANCE
     if not low * hub_cells <= np.count_nonzero(site.cells == HUB) <= high * hub_cells:
         return None
@@ -198,5 +198,5 @@ def carve(chance: np.random.Generator, programme: Programme) -> Layout | None:
         (min(master, owner), max(master, owner)) if wish.en_suite else (HUB, owner)
         for owner, (_, wish) in enumerate(site.rooms, 2)
     )
-    layout = attach_balconies(chance, Layout(site.cells, rooms, doors, ()), programme)
-    return None if layout is None else replace(layout, more_doors=_more_doors(chance, layout))
+    layout = attach_balconies(rng, Layout(site.cells, rooms, doors, ()), programme)
+    return None if layout is None else replace(layout, more_doors=_more_doors(rng, layout))

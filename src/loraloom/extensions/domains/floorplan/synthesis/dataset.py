@@ -33,13 +33,13 @@ from .graphs import coarse_hash, graph_hash, split_of
 _MAX_BYTES = MIB
 """Of one text, image or truth: each is some kilobytes."""
 
-TEXTS, PICTURES, TRUTHS, SPLITS = "input_text", "label_floorplan", "truth", "splits.json"
+TEXTS, IMAGES, TRUTHS, SPLITS = "input_text", "label_floorplan", "truth", "splits.json"
 
 Progress = Callable[[int, int], None]
 """Called with items done and items in all."""
 
 Key = tuple[str, str]
-"""Graph hash and coarse picture hash; no two items share both."""
+"""Graph hash and coarse image hash; no two items share both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class _Job:
     corner_doors: bool
 
     def paths(self, number: int) -> tuple[Path, Path, Path]:
-        """Text, picture, truth."""
+        """Text, image, truth."""
         return (
             self.folder / TEXTS / f"{number}.txt",
-            self.folder / PICTURES / f"{number}.png",
+            self.folder / IMAGES / f"{number}.png",
             self.folder / TRUTHS / f"{number}.json",
         )
 
@@ -74,7 +74,7 @@ def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any
         drawn: The plan.
         number: Its name in the data set.
         style: Key in `STYLES`.
-        png: The picture's file.
+        png: The image's file.
     """
     plan = drawn.plan
     return {
@@ -121,21 +121,21 @@ def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
     png = png_of(drawn.plan.labels, job.style)
     truth: dict[str, Any] = truth_of(drawn, number, job.style, png)
     truth |= {"dataset_seed": job.seed, "attempt": attempt, "corner_doors": job.corner_doors}
-    text_path, picture_path, truth_path = job.paths(number)
+    text_path, image_path, truth_path = job.paths(number)
     # A truth of an earlier attempt would vouch for files that are being replaced.
     truth_path.unlink(missing_ok=True)
     write_text(text_path, truth["text"])
-    write_bytes(picture_path, png)
+    write_bytes(image_path, png)
     write_json(truth_path, truth)
     return number, (truth["graph_hash"], truth["coarse_hash"])
 
 
 def _kept_item(job: _Job, number: int) -> Key | None:
     """The key of an item that stands complete; None when it must be drawn."""
-    text_path, picture_path, truth_path = job.paths(number)
+    text_path, image_path, truth_path = job.paths(number)
     try:
         truth = read_json_object(truth_path, str(truth_path), max_bytes=_MAX_BYTES)
-        text, png = (read_bytes(path, str(path), max_bytes=_MAX_BYTES) for path in (text_path, picture_path))
+        text, png = (read_bytes(path, str(path), max_bytes=_MAX_BYTES) for path in (text_path, image_path))
         if truth["sha256_png"] != sha256_bytes(png) or truth["text"].encode() != text:
             return None
         # Data sets of before there was a choice have corner doors.
@@ -162,7 +162,7 @@ def _refuse_fewer(job: _Job, count: int) -> None:
     """A folder that was begun with a larger count is not cut to a smaller one: its items would belong to no side."""
     found = [
         int(path.stem)
-        for name in (TEXTS, PICTURES, TRUTHS)
+        for name in (TEXTS, IMAGES, TRUTHS)
         for path in (job.folder / name).iterdir()
         if path.stem.isdecimal()
     ]
@@ -207,7 +207,7 @@ def write_dataset(
     if not 0 <= validation_share <= 1:
         raise UserError("validation_share is out of range", got=validation_share, expected="0 .. 1")
     job = _Job(Path(folder), seed, style, corner_doors)
-    for name in (TEXTS, PICTURES, TRUTHS):
+    for name in (TEXTS, IMAGES, TRUTHS):
         (job.folder / name).mkdir(parents=True, exist_ok=True)
         remove_leftovers(job.folder / name)
     kept = {number: _kept_item(job, number) for number in range(count)}
@@ -221,7 +221,7 @@ def write_dataset(
         for number in range(count):
             key = kept[number] or next(fresh)[1]
             attempt = 0
-            while key in keys:  # the same graph and nearly the same picture: drawn again, here
+            while key in keys:  # the same graph and nearly the same image: drawn again, here
                 attempt += 1
                 key = _write_item(job, (number, attempt))[1]
             keys[key] = number

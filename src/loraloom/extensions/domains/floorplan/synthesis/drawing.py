@@ -19,12 +19,12 @@ MAX_SIDE_PX = 216
 """Longest side of a plan, walls included; real plans end at 213."""
 
 
-def spread_lines(chance: np.random.Generator, layout: Layout, wall_px: int) -> Lines | None:
+def spread_lines(rng: np.random.Generator, layout: Layout, wall_px: int) -> Lines | None:
     """Pixels of the grid lines: uneven steps of 3 px on average, the plan centred; None when it is too large."""
     found: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
     for axis in (1, 0):
         inside = np.nonzero((layout.cells != OUTSIDE).any(axis=1 - axis))[0]
-        steps = CELL_PX + chance.choice((-1, 0, 1), layout.cells.shape[axis], p=(0.2, 0.6, 0.2))
+        steps = CELL_PX + rng.choice((-1, 0, 1), layout.cells.shape[axis], p=(0.2, 0.6, 0.2))
         pixels = np.concatenate(([0], np.cumsum(steps))).astype(np.int32)
         low, high = int(pixels[inside[0]]), int(pixels[inside[-1] + 1])
         if high - low > MAX_SIDE_PX - wall_px:
@@ -40,7 +40,7 @@ def draw(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole
     classes = np.array(
         [EXTERNAL, *(ROOM_TYPES.index(kind) + 1 for kind in ("living room", *(kind for _, kind in layout.rooms)))]
     )
-    # The margin may reach over the picture's edge: only the plan's own cells are spread into pixels.
+    # The margin may reach over the image's edge: only the plan's own cells are spread into pixels.
     rows, columns = (np.flatnonzero((layout.cells != OUTSIDE).any(axis=axis)) for axis in (1, 0))
     rows, columns = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     heights, widths = np.diff(lines.ys)[rows], np.diff(lines.xs)[columns]
@@ -71,11 +71,11 @@ def _boxes(layout: Layout, lines: Lines) -> dict[int, Box]:
 
 
 def agrees(plan: Plan, layout: Layout, lines: Lines, holes: tuple[Hole, ...]) -> bool:
-    """Whether the annotator read from the picture exactly the rooms, openings and connections that were set."""
+    """Whether the annotator read from the image exactly the rooms, openings and connections that were set."""
     boxes = _boxes(layout, lines)
     names = {HUB: RoomId("living room", 1)}
     numbers: dict[str, int] = {}
-    # A rectangle's first pixel is its upper left corner, so the generator can number rooms without the picture.
+    # A rectangle's first pixel is its upper left corner, so the generator can number rooms without the image.
     for owner in sorted(boxes, key=lambda owner: (boxes[owner][1], boxes[owner][0])):
         kind = layout.kind(owner)
         numbers[kind] = numbers.get(kind, 0) + 1

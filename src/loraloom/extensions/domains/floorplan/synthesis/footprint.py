@@ -18,25 +18,25 @@ ASPECT = (0.60, 0.93, 1.5)
 """Width over height of the plot."""
 
 
-def draw_footprint(chance: np.random.Generator, area: float) -> Cells:
+def draw_footprint(rng: np.random.Generator, area: float) -> Cells:
     """(h, w) cells, `HUB` inside and `OUTSIDE` elsewhere, about `area` of them inside.
 
     Args:
         area: Cells.
     """
-    fill = min(1.0, quantile(chance, FILL))
-    aspect = quantile(chance, ASPECT)
+    fill = min(1.0, quantile(rng, FILL))
+    aspect = quantile(rng, ASPECT)
     whole = area / fill
     width = min(MAX_SIDE, max(24, round(sqrt(whole * aspect))))
     height = min(MAX_SIDE, max(24, round(whole / width)))
     cells = np.full((height + 2, width + 2), OUTSIDE, np.uint8)
     cells[1:-1, 1:-1] = HUB
     surplus = width * height - area
-    corners = chance.permutation(4)
-    count = 0 if surplus < 30 else 1 if surplus < 120 or chance.random() < 0.5 else 2
+    corners = rng.permutation(4)
+    count = 0 if surplus < 30 else 1 if surplus < 120 or rng.random() < 0.5 else 2
     for corner in corners[:count]:
         part = surplus / count
-        wide = min(0.6 * width, max(6.0, sqrt(part) * chance.uniform(0.6, 1.6)))
+        wide = min(0.6 * width, max(6.0, sqrt(part) * rng.uniform(0.6, 1.6)))
         high = min(0.6 * height, max(6.0, part / wide))
         x, y = round(wide), round(high)
         rows = slice(1, 1 + y) if corner < 2 else slice(height + 1 - y, height + 1)
@@ -45,13 +45,13 @@ def draw_footprint(chance: np.random.Generator, area: float) -> Cells:
     return cells
 
 
-def draw_core(chance: np.random.Generator, cells: Cells, hub_cells: float) -> Rect | None:
+def draw_core(rng: np.random.Generator, cells: Cells, hub_cells: float) -> Rect | None:
     """A rectangle of the plot that stays with the hub: most of the living room, at a facade when there is room."""
     for _ in range(4):
-        area = hub_cells * chance.uniform(0.45, 0.8)
-        aspect = chance.uniform(1.0, 2.2)
+        area = hub_cells * rng.uniform(0.45, 0.8)
+        aspect = rng.uniform(1.0, 2.2)
         short, long = max(8, round(sqrt(area / aspect))), max(8, round(sqrt(area * aspect)))
-        height, width = (short, long) if chance.random() < 0.5 else (long, short)
+        height, width = (short, long) if rng.random() < 0.5 else (long, short)
         if height + 2 > cells.shape[0] or width + 2 > cells.shape[1]:
             continue
         fits: Mask = window_counts(integral(cells == HUB), height, width) == height * width
@@ -59,7 +59,7 @@ def draw_core(chance: np.random.Generator, cells: Cells, hub_cells: float) -> Re
             continue
         # How many of its four sides lie on a facade: one or two is what real living rooms have.
         around = window_counts(integral(np.pad(cells, 1) == OUTSIDE), height + 2, width + 2)
-        score = chance.random(fits.shape) * 0.9 + np.minimum(around / float(height + width), 1.0)
+        score = rng.random(fits.shape) * 0.9 + np.minimum(around / float(height + width), 1.0)
         score[~fits] = -np.inf
         top, left = divmod(int(score.argmax()), score.shape[1])
         return Rect(top, left, top + height, left + width)

@@ -1,7 +1,7 @@
 """Which plans say the same, and on which side of a split they belong.
 
-In: a `Plan`. Out: its graph hash, the hash of its coarse picture, `train` or `validation`. Splits follow the graph, not
-the picture: near-duplicates on both sides would make every score too good (RPLAN: about 70 % are near-duplicates).
+In: a `Plan`. Out: its graph hash, the hash of its coarse image, `train` or `validation`. Splits follow the graph, not
+the image: near-duplicates on both sides would make every score too good (RPLAN: about 70 % are near-duplicates).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ..vision.pixels import Labels
 from ..vocabulary import RoomId, inverse
 
 COARSE_PX = 8
-"""The picture hash looks at one pixel in 8 x 8: 32 x 32 of a plan."""
+"""The image hash looks at one pixel in 8 x 8: 32 x 32 of a plan."""
 
 
 def _renumberings(plan: Plan) -> Iterator[dict[RoomId, RoomId]]:

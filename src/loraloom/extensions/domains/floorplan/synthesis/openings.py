@@ -1,7 +1,7 @@
 """Doors and windows of a layout, in pixels.
 
 In: a `Layout`, the pixel of each grid line, a random generator. Out: boxes with the rooms that each must join. Windows
-follow the rule of the real pictures (zzilch/RPLAN-Toolbox, `rplan/decorate.py: add_window`); doors are 13 px, which is
+follow the rule of the real images (zzilch/RPLAN-Toolbox, `rplan/decorate.py: add_window`); doors are 13 px, which is
 0.91 m, on a wall that the two rooms share. They keep away from corners and from each other (decision 0025), or, as in real
 plans, stand at the very ends of walls, some of them around a corner.
 """
@@ -59,7 +59,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Where grid lines lie in the picture.
+    """Where grid lines lie in the image.
 
     Attributes:
         xs: (w + 1,) pixel of each vertical line.
@@ -135,14 +135,14 @@ def _corner(layout: Layout, run: Run, at_start: bool) -> tuple[int, ...]:
     return () if OUTSIDE in around else tuple(sorted(around))
 
 
-def _elbow(chance: np.random.Generator, task: _Task, run: Run, at_start: bool, third: int) -> Box | None:
+def _elbow(rng: np.random.Generator, task: _Task, run: Run, at_start: bool, third: int) -> Box | None:
     """The arm of a corner door on the third room's wall to the hub, if that wall ends in the same corner."""
     along = run.start if at_start else run.stop
     for other in task.between(HUB, third):
         if other.vertical == run.vertical or other.line != along or run.line not in (other.start, other.stop):
             continue
         start, stop = task.lines.span(other)
-        size = DOOR_PX[int(chance.integers(len(DOOR_PX)))]
+        size = DOOR_PX[int(rng.integers(len(DOOR_PX)))]
         if stop - start < size:
             continue
         wall = task.lines.wall_px
@@ -151,9 +151,7 @@ def _elbow(chance: np.random.Generator, task: _Task, run: Run, at_start: bool, t
     return None
 
 
-def _corner_door(
-    chance: np.random.Generator, task: _Task, run: Run, span: tuple[int, int], at_start: bool
-) -> Hole | None:
+def _corner_door(rng: np.random.Generator, task: _Task, run: Run, span: tuple[int, int], at_start: bool) -> Hole | None:
     """A door that reaches into the corner at an end of its wall, and perhaps around it."""
     around = _corner(task.layout, run, at_start)
     if len(around) < 3:
@@ -161,65 +159,65 @@ def _corner_door(
     wall = task.lines.wall_px
     box = task.lines.box(run, *((span[0] - wall, span[1]) if at_start else (span[0], span[1] + wall)))
     thirds = [owner for owner in around if owner not in run.owners]
-    if HUB in run.owners and len(thirds) == 1 and chance.random() < ELBOW_SHARE:
-        arm = _elbow(chance, task, run, at_start, thirds[0])
+    if HUB in run.owners and len(thirds) == 1 and rng.random() < ELBOW_SHARE:
+        arm = _elbow(rng, task, run, at_start, thirds[0])
         if arm is not None:
             return Hole(DOOR, (box, arm), around)
     return Hole(DOOR, (box,), around)
 
 
-def _door(chance: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
+def _door(rng: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
     """A door between two rooms, at an end or in the middle of a wall, away from other openings."""
     options = task.between(*pair)
     for clear_px in task.clearances:
-        for index in chance.permutation(len(options)):
-            for hole in _doors_on(chance, task, options[int(index)]):
+        for index in rng.permutation(len(options)):
+            for hole in _doors_on(rng, task, options[int(index)]):
                 if _apart(hole.boxes, holes, clear_px):
                     return hole
     return None
 
 
-def _doors_on(chance: np.random.Generator, task: _Task, run: Run) -> Iterator[Hole]:
+def _doors_on(rng: np.random.Generator, task: _Task, run: Run) -> Iterator[Hole]:
     """Doors on a wall, in the order in which they are tried."""
     start, stop = task.lines.span(run)
-    size = min(DOOR_PX[int(chance.integers(len(DOOR_PX)))], stop - start)
+    size = min(DOOR_PX[int(rng.integers(len(DOOR_PX)))], stop - start)
     if size < MIN_DOOR_PX:
         return
     middle = (start + stop - size) // 2
     first, last = task.ends(start, stop, size)
-    ends = [first, last] if chance.random() < 0.5 else [last, first]
-    for low in (middle, *ends) if chance.random() < 0.2 else (*ends, middle):
+    ends = [first, last] if rng.random() < 0.5 else [last, first]
+    for low in (middle, *ends) if rng.random() < 0.2 else (*ends, middle):
         hole = Hole(DOOR, (task.lines.box(run, low, low + size),), tuple(sorted(run.owners)))
-        if task.corner_doors and low != middle and chance.random() < CORNER_SHARE:
-            hole = _corner_door(chance, task, run, (low, low + size), low == start) or hole
+        if task.corner_doors and low != middle and rng.random() < CORNER_SHARE:
+            hole = _corner_door(rng, task, run, (low, low + size), low == start) or hole
         yield hole
 
 
-def _balcony_door(chance: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
+def _balcony_door(rng: np.random.Generator, task: _Task, pair: tuple[int, int], holes: list[Hole]) -> Hole | None:
     """A wide door: four fifths of the wall between a balcony and its room."""
     for run in sorted(task.between(*pair), key=lambda run: -run.length):
         start, stop = task.lines.span(run)
         size = round(0.8 * (stop - start))
-        low = start + round((stop - start - size) * (0.25, 0.5, 0.5, 0.75)[int(chance.integers(4))])
+        low = start + round((stop - start - size) * (0.25, 0.5, 0.5, 0.75)[int(rng.integers(4))])
         box = task.lines.box(run, low, low + size)
         if size >= 8 and _apart((box,), holes):
             return Hole(DOOR, (box,), pair)
     return None
 
 
-def _front_door(chance: np.random.Generator, task: _Task) -> Hole | None:
+def _front_door(rng: np.random.Generator, task: _Task) -> Hole | None:
     """The way into the flat: on a facade of the hub, rather on a short one, which is where real flats have it."""
     kinds = {task.layout.kind(owner): owner for owner in range(HUB, len(task.layout.rooms) + 2)}
     owner = kinds.get("entrance", HUB)
     options = task.between(OUTSIDE, owner)
     weights = np.array([1.0 / run.length for run in options])
-    order = chance.choice(len(options), len(options), replace=False, p=weights / weights.sum()) if options else ()
+    order = rng.choice(len(options), len(options), replace=False, p=weights / weights.sum()) if options else ()
     for index in order:
         run = options[int(index)]
         start, stop = task.lines.span(run)
-        size = min(FRONT_DOOR_PX[int(chance.integers(len(FRONT_DOOR_PX)))], stop - start)
+        size = min(FRONT_DOOR_PX[int(rng.integers(len(FRONT_DOOR_PX)))], stop - start)
         if size >= MIN_DOOR_PX:
-            low = (start, stop - size, (start + stop - size) // 2)[int(chance.choice(3, p=(0.35, 0.35, 0.3)))]
+            low = (start, stop - size, (start + stop - size) // 2)[int(rng.choice(3, p=(0.35, 0.35, 0.3)))]
             return Hole(FRONT_DOOR, (task.lines.box(run, low, low + size),), (owner,))
     return None
 
@@ -259,7 +257,7 @@ def _windows(task: _Task, front: Hole) -> Iterator[Hole]:
 
 
 def place_openings(
-    chance: np.random.Generator, layout: Layout, lines: Lines, walls: tuple[Run, ...], *, corner_doors: bool = False
+    rng: np.random.Generator, layout: Layout, lines: Lines, walls: tuple[Run, ...], *, corner_doors: bool = False
 ) -> tuple[Hole, ...] | None:
     """All openings, or None when a door found no wall.
 
@@ -271,7 +269,7 @@ def place_openings(
         corner_doors: Doors stand at the very ends of walls and around corners too.
     """
     task = _Task(layout, lines, walls, corner_doors)
-    front = _front_door(chance, task)
+    front = _front_door(rng, task)
     if front is None:
         return None
     holes = [front]
@@ -279,7 +277,7 @@ def place_openings(
         if any(len(hole.boxes) > 1 and set(pair) <= set(hole.owners) for hole in holes):
             continue  # an elbow door serves it
         wide = layout.kind(pair[1]) == "balcony"
-        hole = _balcony_door(chance, task, pair, holes) if wide else _door(chance, task, pair, holes)
+        hole = _balcony_door(rng, task, pair, holes) if wide else _door(rng, task, pair, holes)
         if hole is not None:
             holes.append(hole)
         elif pair in layout.doors:

@@ -76,46 +76,46 @@ class Programme:
     wall_px: int
 
 
-def quantile(chance: np.random.Generator, points: tuple[float, float, float]) -> float:
+def quantile(rng: np.random.Generator, points: tuple[float, float, float]) -> float:
     """One number from the distribution whose 5th, 50th and 95th percentile are given."""
     low, middle, high = points
     ends = low - (middle - low) * 0.11, high + (high - middle) * 0.11
-    return float(np.interp(chance.random(), (0.0, 0.05, 0.5, 0.95, 1.0), (ends[0], low, middle, high, ends[1])))
+    return float(np.interp(rng.random(), (0.0, 0.05, 0.5, 0.95, 1.0), (ends[0], low, middle, high, ends[1])))
 
 
-def _wish(chance: np.random.Generator, kind: str, en_suite: bool = False) -> RoomWish:
-    return RoomWish(kind, quantile(chance, AREAS_PX[kind]), max(1.0, quantile(chance, ASPECTS[kind])), en_suite)
+def _wish(rng: np.random.Generator, kind: str, en_suite: bool = False) -> RoomWish:
+    return RoomWish(kind, quantile(rng, AREAS_PX[kind]), max(1.0, quantile(rng, ASPECTS[kind])), en_suite)
 
 
-def _kinds(chance: np.random.Generator) -> list[str]:
+def _kinds(rng: np.random.Generator) -> list[str]:
     """Every room but the living room."""
     while True:
-        bedrooms = int(chance.choice(4, p=(0.04, 0.42, 0.50, 0.04)))
-        bathrooms = 1 + int(chance.random() < 0.15)
-        balconies = int(chance.choice(4, p=(0.24, 0.60, 0.15, 0.01)))
+        bedrooms = int(rng.choice(4, p=(0.04, 0.42, 0.50, 0.04)))
+        bathrooms = 1 + int(rng.random() < 0.15)
+        balconies = int(rng.choice(4, p=(0.24, 0.60, 0.15, 0.01)))
         kinds = ["master room", "kitchen", *["bedroom"] * bedrooms, *["bathroom"] * bathrooms, *["balcony"] * balconies]
-        if chance.random() < 0.075:
+        if rng.random() < 0.075:
             kinds.append("storage")
-        if chance.random() < 0.015:
+        if rng.random() < 0.015:
             kinds.append("entrance")
         if MIN_ROOMS <= len(kinds) + 1 <= MAX_ROOMS:
             return kinds
 
 
-def draw_programme(chance: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
+def draw_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
     """A programme as frequent as in the measured plans; or one of these rooms, the living room apart, with thin walls."""
-    asked, kinds = kinds is not None, _kinds(chance) if kinds is None else kinds
+    asked, kinds = kinds is not None, _kinds(rng) if kinds is None else kinds
     wishes: list[RoomWish] = []
     for kind in kinds:
         # A second bathroom is mostly the master room's own; never are all of them.
         second = any(wish.kind == "bathroom" for wish in wishes)
         chance_of_own = 0.0 if any(wish.en_suite for wish in wishes) else 0.85 if second else 0.12
-        wishes.append(_wish(chance, kind, kind == "bathroom" and bool(chance.random() < chance_of_own)))
-    share = quantile(chance, LIVING_SHARE)
+        wishes.append(_wish(rng, kind, kind == "bathroom" and bool(rng.random() < chance_of_own)))
+    share = quantile(rng, LIVING_SHARE)
     living_px = min(max(sum(wish.area_px for wish in wishes) * share / (1 - share), LIVING_PX[0]), LIVING_PX[1])
     rooms = [wish for wish in wishes if wish.kind != "balcony"]
     # Large rooms first, with some freedom; an en-suite bathroom needs its master room to stand.
-    order = {id(wish): wish.area_px * chance.uniform(0.6, 1.4) * (0.1 if wish.en_suite else 1.0) for wish in rooms}
+    order = {id(wish): wish.area_px * rng.uniform(0.6, 1.4) * (0.1 if wish.en_suite else 1.0) for wish in rooms}
     rooms.sort(key=lambda wish: -order[id(wish)])
     balconies = [wish for wish in wishes if wish.kind == "balcony"]
-    return Programme(tuple(rooms), tuple(balconies), living_px, 5 if not asked and chance.random() < 0.17 else 3)
+    return Programme(tuple(rooms), tuple(balconies), living_px, 5 if not asked and rng.random() < 0.17 else 3)

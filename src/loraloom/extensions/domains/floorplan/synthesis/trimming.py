@@ -55,12 +55,12 @@ def without_leftovers(site: Site) -> Site | None:
     return replace(site, cells=cells)
 
 
-def _cut(chance: np.random.Generator, run: Run, surplus: int) -> Rect:
+def _cut(rng: np.random.Generator, run: Run, surplus: int) -> Rect:
     """A rectangle of the hub behind its facade `run`: the whole run or one end of it, about `surplus` cells at most."""
-    whole = run.length < 2 * PASSAGE or chance.random() < 0.5
-    length = run.length if whole else int(chance.integers(PASSAGE, run.length - PASSAGE + 1))
-    start = run.start if chance.random() < 0.5 else run.stop - length
-    depth = max(MIN_CUT, min(surplus // length, int(chance.integers(MIN_CUT, 22))))
+    whole = run.length < 2 * PASSAGE or rng.random() < 0.5
+    length = run.length if whole else int(rng.integers(PASSAGE, run.length - PASSAGE + 1))
+    start = run.start if rng.random() < 0.5 else run.stop - length
+    depth = max(MIN_CUT, min(surplus // length, int(rng.integers(MIN_CUT, 22))))
     return behind(run, start, length, depth, HUB)
 
 
@@ -76,7 +76,7 @@ def _without(site: Site, rect: Rect) -> Site | None:
     return cut if (reach == (cells == HUB)).all() and not has_slot(cells) and cut.served(reach) else None
 
 
-def trimmed(chance: np.random.Generator, site: Site, hub_cells: float) -> Site:
+def trimmed(rng: np.random.Generator, site: Site, hub_cells: float) -> Site:
     """The hub cut back at its facade until it is about as large as wished."""
     facade: list[Run] | None = None
     for _ in range(TRIMS):
@@ -89,8 +89,8 @@ def trimmed(chance: np.random.Generator, site: Site, hub_cells: float) -> Site:
                 break
         # Short facades end arms that lead nowhere: those go first.
         weights = np.array([run.length**-1.5 for run in facade])
-        run = facade[int(chance.choice(len(facade), p=weights / weights.sum()))]
-        cut = _without(site, _cut(chance, run, surplus))
+        run = facade[int(rng.choice(len(facade), p=weights / weights.sum()))]
+        cut = _without(site, _cut(rng, run, surplus))
         if cut is not None:
             site, facade = cut, None
     return site

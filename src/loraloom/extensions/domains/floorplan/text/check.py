@@ -270,13 +270,13 @@ def _vanishing(positions: Sequence[Position]) -> list[Position]:
 
 
 def _size(spec: Spec) -> Iterator[Problem]:
-    """Rooms of ordinary size that do not fit on the picture."""
+    """Rooms of ordinary size that do not fit on the image."""
     area = sum(_MEDIAN_M2[kind] * count for kind, count in spec.counts or ())
     if area > _SIDE_M**2:
         items = tuple(count_item(*item) for item in spec.counts or () if item[1])
         room = f"{_SIDE_M:.0f} m x {_SIDE_M:.0f} m"
         yield Problem(
-            f"rooms of usual size would take {area:.0f} m2, a picture is {room}: {_list(items)}", items, "warning"
+            f"rooms of usual size would take {area:.0f} m2, an image is {room}: {_list(items)}", items, "warning"
         )
 
 

@@ -1,14 +1,14 @@
 """What answers score that know little or nothing of the text: no score of a model means much without them.
 
-In: texts and their true pictures. Out: for each anchor the values of all `METRICS`.
+In: texts and their true images. Out: for each anchor the values of all `METRICS`.
 
-- `truth`: the true picture. What is missing to a perfect score here is the reader's and the data's fault.
-- `another plan`: the true picture of another text, drawn at random. It knows only what plans look like.
+- `truth`: the true image. What is missing to a perfect score here is the reader's and the data's fault.
+- `another plan`: the true image of another text, drawn at random. It knows only what plans look like.
 - `same counts`: a synthesised plan with the rooms that the text counts, drawn at random. It knows the first line only.
 - `constant hub`: the same plan with its doors moved: the living room opens to every room beside it, and no other door is
   left. "Everything is connected to the living room" is nearly always true, so this answer knows no connection and still
   scores high on all of them; it has none without the living room.
-- `blank`: an empty picture.
+- `blank`: an empty image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,22 +46,22 @@ def anchors(prompts: Sequence[str], references: Sequence[Image.Image], seed: int
 
     Args:
         prompts: Texts.
-        references: Their true pictures, in the same order.
+        references: Their true images, in the same order.
         seed: Decides what is drawn at random.
         pool: Plans to synthesise; where none of them has a text's counts, the nearest in the sum of differences is taken.
             `counts_met` of the anchor `same counts` is the share of texts that found their own.
 
     Returns:
-        Values by name; `pictures` is how many texts there were.
+        Values by name; `images` is how many texts there were.
     """
     plans = [synthesise(derive_seed("plan for an anchor", seed, number)).plan for number in range(pool)]
     table: Table = {}
     answers = _answers(prompts, references, seed, plans)
     for name, group in groupby(answers, key=lambda answer: answer[0]):
         tallies: list[Tally] = [metric.start() for metric in METRICS]
-        for _, number, picture in group:
+        for _, number, image in group:
             for tally in tallies:
-                tally.add(picture, prompts[number], references[number])
+                tally.add(image, prompts[number], references[number])
         table[name] = {key: value for tally in tallies for key, value in tally.result().items()}
     if "same counts" in table:
         table["same counts"]["counts_met"] = _share_matched(prompts, plans)
@@ -71,38 +71,38 @@ def anchors(prompts: Sequence[str], references: Sequence[Image.Image], seed: int
 def _answers(
     prompts: Sequence[str], references: Sequence[Image.Image], seed: int, plans: Sequence[Plan]
 ) -> Iterator[tuple[str, int, Image.Image]]:
-    """Anchor, number of the text, picture; anchor by anchor."""
-    chance = np.random.default_rng(derive_seed("anchors", seed))
+    """Anchor, number of the text, image; anchor by anchor."""
+    rng = np.random.default_rng(derive_seed("anchors", seed))
     numbers = range(len(prompts))
     yield from (("truth", number, references[number]) for number in numbers)
     if len(prompts) > 1:
         for number in numbers:
-            other = (number + int(chance.integers(1, len(prompts)))) % len(prompts)
+            other = (number + int(rng.integers(1, len(prompts)))) % len(prompts)
             yield "another plan", number, references[other]
     if plans:
-        chosen = [_nearest(prompt, plans, chance)[0] for prompt in prompts]
-        yield from (("same counts", number, _picture(chosen[number].labels, prompts[number])) for number in numbers)
+        chosen = [_nearest(prompt, plans, rng)[0] for prompt in prompts]
+        yield from (("same counts", number, _image(chosen[number].labels, prompts[number])) for number in numbers)
         hubs = [hub_only(plan) for plan in chosen]
-        yield from (("constant hub", number, _picture(hubs[number], prompts[number])) for number in numbers)
+        yield from (("constant hub", number, _image(hubs[number], prompts[number])) for number in numbers)
     nothing = np.full((SIZE_PX, SIZE_PX), EXTERNAL, np.uint8)
-    yield from (("blank", number, _picture(nothing, prompts[number])) for number in numbers)
+    yield from (("blank", number, _image(nothing, prompts[number])) for number in numbers)
 
 
-def _picture(labels: Labels, prompt: str) -> Image.Image:
+def _image(labels: Labels, prompt: str) -> Image.Image:
     return Image.fromarray(paint(labels, style_of(prompt)))
 
 
-def _nearest(prompt: str, plans: Sequence[Plan], chance: np.random.Generator) -> tuple[Plan, int]:
+def _nearest(prompt: str, plans: Sequence[Plan], rng: np.random.Generator) -> tuple[Plan, int]:
     """One of the plans whose counts differ least from the text's, and the sum of differences."""
     asked: Mapping[str, int] = dict(spec_from_text(prompt).counts or ())
     apart = [sum(abs(count - plan.counts[kind]) for kind, count in asked.items()) for plan in plans]
     best = [place for place, difference in enumerate(apart) if difference == min(apart)]
-    return plans[best[int(chance.integers(len(best)))]], min(apart)
+    return plans[best[int(rng.integers(len(best)))]], min(apart)
 
 
 def _share_matched(prompts: Sequence[str], plans: Sequence[Plan]) -> float:
-    chance = np.random.default_rng(0)  # the difference does not depend on which of the nearest is drawn
-    return sum(_nearest(prompt, plans, chance)[1] == 0 for prompt in prompts) / len(prompts) if prompts else nan
+    rng = np.random.default_rng(0)  # the difference does not depend on which of the nearest is drawn
+    return sum(_nearest(prompt, plans, rng)[1] == 0 for prompt in prompts) / len(prompts) if prompts else nan
 
 
 def hub_only(plan: Plan) -> Labels:

@@ -1,11 +1,11 @@
-"""How well many plan pictures do what their texts ask, from pixels alone.
+"""How well many plan images do what their texts ask, from pixels alone.
 
-In: pictures, their texts, and the true pictures where there are some. Out: `METRICS`: `plan_text` reads each picture once
-and compares it with its text; `plan_iou` compares pixels with the true picture. `by_windows` splits either by the length
+In: images, their texts, and the true images where there are some. Out: `METRICS`: `plan_text` reads each image once
+and compares it with its text; `plan_iou` compares pixels with the true image. `by_windows` splits either by the length
 of the text. Sums are kept as exact fractions, so tallies merge to the same numbers in any order.
 
-An unreadable picture counts as an empty plan. Rooms are compared by their numbers, which in text and picture follow the
-picture's raster order. The scores of a chance answer are in `anchors`; most of these numbers mean little without them.
+An unreadable image counts as an empty plan. Rooms are compared by their numbers, which in text and image follow the
+image's raster order. The scores of a chance answer are in `anchors`; most of these numbers mean little without them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +27,10 @@ from .graph_distance import edit_distance, graph_of
 from .verifying import MOST_OFF_PALETTE, direction_in, octants_between, verify
 
 Share = tuple[str, float, float]
-"""Name, numerator, denominator of what one picture adds; a value is the sum of the ones over the sum of the others."""
+"""Name, numerator, denominator of what one image adds; a value is the sum of the ones over the sum of the others."""
 
 Measure = Callable[[Image.Image, str, Image.Image | None], list[Share] | None]
-"""Shares of one picture; None when it cannot be counted."""
+"""Shares of one image; None when it cannot be counted."""
 
 SHELL_REACH_PX = 2
 """A front door has the outside this near: it fills the wall, and a soft edge may be off by a pixel."""
@@ -41,15 +41,15 @@ class ShareTally:
 
     def __init__(self, metric: str, names: tuple[str, ...], measure: Measure) -> None:
         self._metric, self._measure = metric, measure
-        self._pictures = 0
+        self._images = 0
         self._sums = {name: (Fraction(0), Fraction(0)) for name in names}
 
     def add(self, image: Image.Image, prompt: str, reference: Image.Image | None = None) -> None:
-        """Count one picture."""
+        """Count one image."""
         shares = self._measure(image, prompt, reference)
         if shares is None:
             return
-        self._pictures += 1
+        self._images += 1
         for name, top, bottom in shares:
             sums = self._sums[name]
             self._sums[name] = sums[0] + Fraction(top), sums[1] + Fraction(bottom)
@@ -58,7 +58,7 @@ class ShareTally:
         """Count what another tally of the same metric has counted."""
         if not isinstance(other, ShareTally) or other._metric != self._metric:
             raise TypeError(f"a tally of {self._metric} merges with its like only")
-        self._pictures += other._pictures
+        self._images += other._images
         for name, (top, bottom) in other._sums.items():
             sums = self._sums[name]
             self._sums[name] = sums[0] + top, sums[1] + bottom
@@ -66,10 +66,10 @@ class ShareTally:
     def result(self) -> Mapping[str, float]:
         """Name to value; NaN where nothing was counted."""
         values = {name: float(top / bottom) if bottom else nan for name, (top, bottom) in self._sums.items()}
-        return {"pictures": float(self._pictures), **values}
+        return {"images": float(self._images), **values}
 
 
-# ---------------------------------------------------------------------------------------------------- text and picture
+# ---------------------------------------------------------------------------------------------------- text and image
 
 
 def _measure_text(image: Image.Image, prompt: str, reference: Image.Image | None) -> list[Share]:
@@ -177,15 +177,15 @@ def _graph(spec: Spec, plan: Plan) -> Iterator[Share]:
 
 
 class TextMetric:
-    """Every sentence and the graph of a text against what is read from the picture.
+    """Every sentence and the graph of a text against what is read from the image.
 
-    Over pictures: `parsed` (a living room and another room are read, and no more than `MOST_OFF_PALETTE` is off the
+    Over images: `parsed` (a living room and another room are read, and no more than `MOST_OFF_PALETTE` is off the
     palette), `complete` (every sentence met), `room_total_exact`, `one_front_door` (exactly one, on the shell),
     `graph_equal` are shares; `off_palette`, `room_count_score` (mean of `count_score` over the types asked for or found),
     `extra_connections` (doors that are not asked for), `graph_edit_distance` are means. `graph_distance_is_exact` is the
     share of searches that were not cut short.
 
-    Over all sentences, pairs or types of all pictures: `sentences_met` and `sentences_unsure` (cannot tell);
+    Over all sentences, pairs or types of all images: `sentences_met` and `sentences_unsure` (cannot tell);
     `count_items_met`; `rooms_in_one_piece`: of the types asked for and found, the share found in no more 4-connected parts
     than rooms are asked for; precision (of the doors found), recall (of the doors asked for) and F1 = 2 hits / (found +
     asked) of connections, also without those of the living room; positions whose word is exact or at most one octant
@@ -195,7 +195,7 @@ class TextMetric:
     name = "plan_text"
     needs_reference = False
     better: Mapping[str, int] = {
-        "pictures": 0, "sentences_met": 1, "sentences_unsure": -1, "complete": 1, "parsed": 1, "off_palette": -1,
+        "images": 0, "sentences_met": 1, "sentences_unsure": -1, "complete": 1, "parsed": 1, "off_palette": -1,
         "one_front_door": 1, "room_total_exact": 1, "count_items_met": 1, "room_count_score": 1, "rooms_in_one_piece": 1,
         "extra_connections": -1, "connection_precision": 1, "connection_recall": 1, "connection_f1": 1,
         "connection_precision_without_living": 1, "connection_recall_without_living": 1, "connection_f1_without_living": 1,
@@ -206,10 +206,10 @@ class TextMetric:
 
     def start(self) -> Tally:
         """An empty tally."""
-        return ShareTally(self.name, tuple(name for name in self.better if name != "pictures"), _measure_text)
+        return ShareTally(self.name, tuple(name for name in self.better if name != "images"), _measure_text)
 
 
-# --------------------------------------------------------------------------------------------------- true picture
+# --------------------------------------------------------------------------------------------------- true image
 
 
 def _measure_iou(image: Image.Image, prompt: str, reference: Image.Image | None) -> list[Share] | None:
@@ -220,7 +220,7 @@ def _measure_iou(image: Image.Image, prompt: str, reference: Image.Image | None)
 
 
 def overlaps(shown: Labels, truth: Labels) -> Iterator[Share]:
-    """The four IoU of one picture; those over no type at all are left out."""
+    """The four IoU of one image; those over no type at all are left out."""
     sizes = [(int(((shown == kind) & (truth == kind)).sum()), int(((shown == kind) | (truth == kind)).sum()),
               bool((truth == kind).any())) for kind in ROOM_CLASSES]  # fmt: skip
     for ending, chosen in (
@@ -233,23 +233,23 @@ def overlaps(shown: Labels, truth: Labels) -> Iterator[Share]:
 
 
 class IouMetric:
-    """Intersection over union of room types after snapping each pixel to the nearest colour, a mean over pictures.
+    """Intersection over union of room types after snapping each pixel to the nearest colour, a mean over images.
 
-    With I_r and U_r the pixels of type r in both and in either picture, over the types r that the true picture has:
+    With I_r and U_r the pixels of type r in both and in either image, over the types r that the true image has:
     `iou_pooled` = sum I_r / sum U_r, `iou_per_type` = mean of I_r / U_r (Tell2Design, `T5/calculate_iou.py`, where the two
     are called macro and micro). There a type that only the prediction has costs nothing, so `_both` has the same over the
-    types that either picture has. Rooms of a type are merged. Chance is far from 0: see `anchors`.
+    types that either image has. Rooms of a type are merged. Chance is far from 0: see `anchors`.
     """
 
     name = "plan_iou"
     needs_reference = True
     better: Mapping[str, int] = {
-        "pictures": 0, "iou_pooled": 1, "iou_per_type": 1, "iou_pooled_both": 1, "iou_per_type_both": 1,
+        "images": 0, "iou_pooled": 1, "iou_per_type": 1, "iou_pooled_both": 1, "iou_per_type_both": 1,
     }  # fmt: skip
 
     def start(self) -> Tally:
-        """An empty tally; pictures without a true one are not counted."""
-        return ShareTally(self.name, tuple(name for name in self.better if name != "pictures"), _measure_iou)
+        """An empty tally; images without a true one are not counted."""
+        return ShareTally(self.name, tuple(name for name in self.better if name != "images"), _measure_iou)
 
 
 METRICS: tuple[Metric, ...] = (TextMetric(), IouMetric())
@@ -270,7 +270,7 @@ class WindowTally:
         return self._groups.setdefault(windows, self._metric.start())
 
     def add(self, image: Image.Image, prompt: str, reference: Image.Image | None = None) -> None:
-        """Count one picture with those whose texts are as long."""
+        """Count one image with those whose texts are as long."""
         self._group(self._count_windows(prompt)).add(image, prompt, reference)
 
     def merge(self, other: Tally) -> None:
@@ -281,10 +281,10 @@ class WindowTally:
             self._group(windows).merge(tally)
 
     def result(self) -> Mapping[str, float]:
-        """`<value>@<windows>` for every value and number of windows; `pictures` over all."""
+        """`<value>@<windows>` for every value and number of windows; `images` over all."""
         results = {windows: self._groups[windows].result() for windows in sorted(self._groups)}
         return {
-            "pictures": float(sum(values["pictures"] for values in results.values())),
+            "images": float(sum(values["images"] for values in results.values())),
             **{f"{name}@{windows}": value for windows, values in results.items() for name, value in values.items()},
         }
 

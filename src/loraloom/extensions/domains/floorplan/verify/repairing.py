@@ -1,6 +1,6 @@
 """Where to draw again: rooms and walls of sentences not met, doors not asked for; rooms of met ones stay. And what is shown.
 
-In: a spec, a reading, its receipt. Out: a mask over the picture, and the text made true of the picture. The drawing itself is
+In: a spec, a reading, its receipt. Out: a mask over the image, and the text made true of the image. The drawing itself is
 `generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al. 2022, without its
 resampling loops), and guided from what is shown towards what is asked for.
 """
@@ -58,7 +58,7 @@ def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bo
 
 
 def shown_text(text: str, spec: Spec, reading: Reading, receipt: Receipt) -> str:
-    """The text made true of the picture: without connections and positions that it does not meet, with its counts and with its
+    """The text made true of the image: without connections and positions that it does not meet, with its counts and with its
     connections that are not asked for. The text itself when nothing was readable."""
     if unreadable(reading):
         return text

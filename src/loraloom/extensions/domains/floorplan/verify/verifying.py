@@ -1,8 +1,8 @@
-"""Text and picture to a receipt: every sentence met, not met, or cannot tell, with the pixels that prove it.
+"""Text and image to a receipt: every sentence met, not met, or cannot tell, with the pixels that prove it.
 
 In: a `Spec` and a `Reading`. Out: `Receipt`.
 
-A sentence names rooms by number, and numbers follow the picture's raster order. As long as the picture has as many rooms
+A sentence names rooms by number, and numbers follow the image's raster order. As long as the image has as many rooms
 of a type as the text asks for, the numbers of both are the same. Where it has more or fewer, nobody can say which is
 which: then a sentence that holds for every choice of rooms is met, one that holds for none is not met, and for the rest
 one cannot tell. Where rooms lack, the one that a sentence means may be the one that is not there.
@@ -20,11 +20,11 @@ from ..vision.reading import Reading
 from ..vocabulary import DIRECTIONS, RoomId
 
 MOST_OFF_PALETTE = 0.6
-"""With more pixels than this near no colour of the palette a picture is not read at all."""
+"""With more pixels than this near no colour of the palette an image is not read at all."""
 
 
 def verify(spec: Spec, reading: Reading) -> Receipt:
-    """Compare a picture with its text, sentence by sentence, in the order of the text."""
+    """Compare an image with its text, sentence by sentence, in the order of the text."""
     plan = reading.plan
     fronts = sum(opening.kind == "front door" for opening in plan.openings)
     disorder = min(1.0, reading.off_palette + (0.25 if fronts != 1 else 0.0))
@@ -35,13 +35,13 @@ def verify(spec: Spec, reading: Reading) -> Receipt:
 
 
 def unreadable(reading: Reading) -> str:
-    """Why nothing can be said about a picture; empty when something can."""
+    """Why nothing can be said about an image; empty when something can."""
     if reading.off_palette > MOST_OFF_PALETTE:
-        return f"{reading.off_palette:.0%} of the picture has no colour of a plan"
+        return f"{reading.off_palette:.0%} of the image has no colour of a plan"
     if not reading.plan.rooms:
-        return "the picture has no room that can be read"
+        return "the image has no room that can be read"
     if len(reading.plan.rooms) > MOST_ROOMS:
-        return f"the picture falls into {len(reading.plan.rooms)} pieces"
+        return f"the image falls into {len(reading.plan.rooms)} pieces"
     return ""
 
 
@@ -58,11 +58,11 @@ def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:
         reason = f"{len(found)} found"
         yield Verdict(count_item(kind, asked), "count", len(found) == asked, reason, tuple(room.box for room in found))
     for pair in spec.connections or ():
-        met, rooms, reason = _judge(pair, spec, plan, partial(_connected, plan))
+        met, rooms, reason = _verifier(pair, spec, plan, partial(_connected, plan))
         doors = tuple(opening.box for opening in doors_between(plan, *rooms)) if met and len(rooms) == 2 else ()
         yield Verdict(connection_sentence(pair), "connection", met, reason, doors + _boxes(plan, rooms))
     for position in spec.positions or ():
-        met, rooms, reason = _judge(
+        met, rooms, reason = _verifier(
             (position.subject, position.object), spec, plan, partial(_lies, plan, position.direction)
         )
         yield Verdict(position_sentence(position), "position", met, reason, _boxes(plan, rooms))
@@ -71,10 +71,10 @@ def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:
 Test = Callable[[RoomId, RoomId], tuple[bool, str]]
 
 
-def _judge(
+def _verifier(
     pair: tuple[RoomId, RoomId], spec: Spec, plan: Plan, test: Test
 ) -> tuple[bool | None, tuple[RoomId, ...], str]:
-    """Verdict of a relation between two rooms, the rooms it is about in the picture, and the reason."""
+    """Verdict of a relation between two rooms, the rooms it is about in the image, and the reason."""
     choices = [_candidates(name, spec, plan) for name in pair]
     for name, found in zip(pair, choices, strict=True):
         if not found:
@@ -93,7 +93,7 @@ def _judge(
 
 
 def _candidates(name: RoomId, spec: Spec, plan: Plan) -> list[RoomId]:
-    """Rooms of the picture that a room of the text may be."""
+    """Rooms of the image that a room of the text may be."""
     same = [room.id for room in plan.rooms if room.id.kind == name.kind]
     asked = spec.count(name.kind)
     if asked is None or asked == len(same):
@@ -125,7 +125,7 @@ def _boxes(plan: Plan, rooms: tuple[RoomId, ...]) -> tuple[Box, ...]:
 
 
 def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
-    """What the picture shows beyond a text that has the section."""
+    """What the image shows beyond a text that has the section."""
     if spec.counts is not None:
         for kind, count in plan.counts.items():
             if count and spec.count(kind) is None:
@@ -135,7 +135,7 @@ def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
 
 
 def not_asked_for(spec: Spec, plan: Plan) -> list[tuple[RoomId, RoomId]]:
-    """Connections that the picture shows beyond a text that says how both of their rooms are connected.
+    """Connections that the image shows beyond a text that says how both of their rooms are connected.
 
     A text that names one door of a house does not mean that there are no others.
     """
@@ -151,6 +151,6 @@ def octants_between(first: str, second: str) -> int:
 
 
 def direction_in(plan: Plan, position: Position) -> str | None:
-    """The direction that the picture shows for a position's rooms; None when one of them is missing."""
+    """The direction that the image shows for a position's rooms; None when one of them is missing."""
     subject, origin = plan.room(position.subject), plan.room(position.object)
     return direction(subject.centroid, origin.centroid) if subject and origin else None

@@ -1,4 +1,4 @@
-"""Tidy a plan that was read from a drawn picture, without changing what it says.
+"""Tidy a plan that was read from a drawn image, without changing what it says.
 
 In: a map of pixel classes, or the plan read from it. Out: a map of pixel classes in which specks are gone, walls and room
 borders are straight, walls have an even thickness and openings are rectangles through the whole wall.
@@ -26,10 +26,10 @@ from .straightening import (
 )
 
 _MAX_PARTS = 64
-"""A picture with more rooms or more openings than this is no plan but noise, and stays as it is."""
+"""An image with more rooms or more openings than this is no plan but noise, and stays as it is."""
 
 _MIDDLE_PX = 4
-"""Walls that a rough picture shows between 3 and 5 pixels: at 5 the rooms beside a wall are too far apart for a position
+"""Walls that a rough image shows between 3 and 5 pixels: at 5 the rooms beside a wall are too far apart for a position
 sentence, at 3 rooms across a corner may come near enough for one."""
 
 _RAGGED = 0.10
@@ -111,7 +111,7 @@ def _only_specks_went(before: Plan, after: Plan) -> bool:
 
 
 def _same(before: Plan, after: Plan) -> bool:
-    """Whether two plans of one picture say the same: the same rooms under the same names, the same connections, at least the
+    """Whether two plans of one image say the same: the same rooms under the same names, the same connections, at least the
     same positions, the same rooms with windows and with front doors."""
     names = _matched(before, after)
     if names is None or any(old != new for old, new in names.items()):

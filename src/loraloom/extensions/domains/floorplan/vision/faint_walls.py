@@ -1,6 +1,6 @@
-"""Walls between two rooms of one kind that a picture holds in part: leaks in them, and lines too faint for a wall's colour.
+"""Walls between two rooms of one kind that an image holds in part: leaks in them, and lines too faint for a wall's colour.
 
-In: a map of pixel classes, the picture, the palette. Out: the map, such walls put in. A wall of three pixels that is blurred,
+In: a map of pixel classes, the image, the palette. Out: the map, such walls put in. A wall of three pixels that is blurred,
 or came from a denoiser, keeps half of its contrast or less; between two dark green rooms, whose colour is near the wall's, it
 stays nearer to theirs, and both would be read as one room. An eye sees the line; so does this.
 """
@@ -34,7 +34,7 @@ def draw_faint_walls(labels: Labels, rgb: NDArray[np.uint8], palette: NDArray[np
 
     Args:
         labels: (h, w) pixel classes.
-        rgb: (h, w, 3) uint8, the picture.
+        rgb: (h, w, 3) uint8, the image.
         palette: (13, 3) uint8, the style's colours.
     """
     for label, where, mask, leak_px in _rooms(labels):

@@ -23,8 +23,8 @@ class Polygon(NamedTuple):
     """A 4-connected area.
 
     Attributes:
-        outer: Counter-clockwise as seen on the picture (so also in coordinates whose y axis points up).
-        holes: Clockwise as seen on the picture.
+        outer: Counter-clockwise as seen on the image (so also in coordinates whose y axis points up).
+        holes: Clockwise as seen on the image.
     """
 
     outer: Ring
@@ -55,13 +55,13 @@ def polygons(mask: Mask) -> list[Polygon]:
     found: list[Polygon] = []
     for _, (rows, columns), part in components(mask.astype(np.uint8), (1,)):
         rings = _trace(part, columns.start, rows.start)
-        rings.sort(key=_signed_area)  # one ring is counter-clockwise on the picture: negative where y points down
+        rings.sort(key=_signed_area)  # one ring is counter-clockwise on the image: negative where y points down
         found.append(Polygon(rings[0], tuple(sorted(rings[1:], key=lambda ring: (ring[0][1], ring[0][0])))))
     return found
 
 
 def _signed_area(ring: Ring) -> float:
-    """Shoelace formula in picture coordinates: positive is clockwise on the picture."""
+    """Shoelace formula in image coordinates: positive is clockwise on the image."""
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, (*ring[1:], ring[0]), strict=True)) / 2
 
 
@@ -114,7 +114,7 @@ def fill(rings: Iterable[Sequence[tuple[float, float]]], shape: tuple[int, int])
     """Pixels whose centres lie inside by the even-odd rule.
 
     Args:
-        rings: Closed lines in pixel coordinates; need be neither rectilinear nor integer, and may leave the picture.
+        rings: Closed lines in pixel coordinates; need be neither rectilinear nor integer, and may leave the image.
         shape: Height and width of the mask.
 
     Returns:

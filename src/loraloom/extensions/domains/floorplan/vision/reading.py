@@ -1,6 +1,6 @@
-"""Picture to plan: exact on exact pictures, robust on noisy, blurred, compressed and generated ones.
+"""Image to plan: exact on exact images, robust on noisy, blurred, compressed and generated ones.
 
-In: an RGB picture of any size and a style. Out: `Reading`: the plan, and how far the picture was from the palette.
+In: an RGB image of any size and a style. Out: `Reading`: the plan, and how far the image was from the palette.
 
 The nearest palette colour alone is wrong at every soft edge: halfway between master room and wall lies bedroom, halfway
 between wall and living room lies window. So colour only decides what can be decided:
@@ -11,7 +11,7 @@ between wall and living room lies window. So colour only decides what can be dec
    reaches it.
 3. Every other pixel is compared with the colours of cores and traces nearby only, which halves soft edges in the middle.
 4. What is open takes the class of the core that it is connected to; specks go to what surrounds them, and outside that
-   lies in a room goes to the room. In a soft picture a faint line through a room is a wall (`faint_walls`).
+   lies in a room goes to the room. In a soft image a faint line through a room is a wall (`faint_walls`).
 5. What is left are edges a pixel off here and there. Plans are drawn with straight walls: borders become straight, and
    openings rectangles through their wall, unless a room would be lost by it. A blob of the door's class is a door when it
    has the door's colour somewhere: a soft wall between two rooms of saturated colours comes near it too.
@@ -54,18 +54,18 @@ OFF_PALETTE = 24.0
 """A pixel farther than this from every colour of the palette (Euclidean, 0 .. 442) counts as off it."""
 
 _DOOR_LIKENESS = 0.62
-"""On the way from the wall's colour, 0, to the door's, 1: a fifth of a door's pixels are farther. Of 1,088 doors in pictures
+"""On the way from the wall's colour, 0, to the door's, 1: a fifth of a door's pixels are farther. Of 1,088 doors in images
 from an autoencoder 99 % have a fifth beyond 0.83, of 11 walls that looked like doors none beyond 0.58."""
 
 _SOFT = 0.25
-"""A picture is soft when more of its borders are steps of a pixel or two; through an autoencoder it is 0.3 to 0.7, noisy and
+"""An image is soft when more of its borders are steps of a pixel or two; through an autoencoder it is 0.3 to 0.7, noisy and
 enlarged ones stay below 0.21."""
 
 _STRAIGHT_PX = 2
 """Borders this near to a better supported one are that border."""
 
 _MOST_OPENINGS = 64
-"""With more a picture is no plan but noise: nothing is straightened."""
+"""With more an image is no plan but noise: nothing is straightened."""
 
 _BITS = 6
 _OPEN = (EXTERNAL, *ROOM_CLASSES)
@@ -90,7 +90,7 @@ Rgb = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A picture read.
+    """An image read.
 
     Attributes:
         plan: What it shows.
@@ -170,7 +170,7 @@ def as_array(image: Image.Image) -> Rgb:
 
 
 def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
-    """Read a plan picture.
+    """Read a plan image.
 
     Args:
         image: Any size and mode; plans are read on a grid of 256 x 256.
@@ -196,14 +196,14 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
     near_px, contact_px = NEAR_PX, 1
     if wall_thickness(inside >= WALL) > 3:
         # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5, and as
-        # 4 where both rooms' colours run into the wall. A thin wall among thick ones can be told in a sharp picture only.
+        # 4 where both rooms' colours run into the wall. A thin wall among thick ones can be told in a sharp image only.
         near_px, contact_px = NEAR_PX - (2 if soft else 1), _THICK_CONTACT_PX
     plan = annotate(labels, soft=True, near_px=near_px, contact_px=contact_px)
     return Reading(plan, float(tables.off[cells].mean()), False)
 
 
 def _drawn(rgb: Rgb, style: Style) -> Where:
-    """The smallest part of the picture beyond which every pixel has exactly the outside's colour."""
+    """The smallest part of the image beyond which every pixel has exactly the outside's colour."""
     other = rgb != style.palette[EXTERNAL]
     rows, columns = np.flatnonzero(other.any((1, 2))), np.flatnonzero(other.any(0).any(-1))
     if not len(rows):
@@ -212,7 +212,7 @@ def _drawn(rgb: Rgb, style: Style) -> Where:
 
 
 def _content(rgb: Rgb, style: Style) -> Where:
-    """The part of the picture that is not plain outside, with a rim: a plan covers a third of its picture."""
+    """The part of the image that is not plain outside, with a rim: a plan covers a third of its image."""
     cells = SIZE_PX // _BLOCK_PX
     means = rgb.reshape(cells, _BLOCK_PX, cells, _BLOCK_PX, 3).mean((1, 3), dtype=np.float32)
     used = np.abs(means - style.palette[EXTERNAL]).max(-1) > _PLAIN
@@ -353,7 +353,7 @@ def _without_pockets(labels: Labels) -> Labels:
 
 
 def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
-    """Step 5 of the module's method; in a sharp picture a door's pixels in a corner are what they seem to be."""
+    """Step 5 of the module's method; in a sharp image a door's pixels in a corner are what they seem to be."""
     rooms = (labels < WALL) & (labels != EXTERNAL)
     # What opens to no room is no opening, and does not become one: photographs have such blobs.
     openings = [(label, blob) for label, blob in openings_of(labels) if (dilate(blob, 1) & rooms).any()]

@@ -44,7 +44,7 @@ def without_specks(labels: Labels) -> Labels:
         known = ~specks
         for axis, step in ((0, 1), (1, 1), (0, -1), (1, -1)):
             taken = specks & np.roll(known, step, axis)
-            # What comes round from the far side of the picture is no neighbour.
+            # What comes round from the far side of the image is no neighbour.
             edge = [slice(None), slice(None)]
             edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
             taken[tuple(edge)] = False
@@ -183,7 +183,7 @@ def _runs(mask: Mask) -> NDArray[np.intp]:
 
 def _gaps(wall: Mask) -> Mask:
     """Horizontal holes of at most `_GAP_PX` between two pixels of wall."""
-    padded = np.pad(~wall, ((0, 0), (_GAP_PX, _GAP_PX)), constant_values=True)  # the picture's border is no wall
+    padded = np.pad(~wall, ((0, 0), (_GAP_PX, _GAP_PX)), constant_values=True)  # the image's border is no wall
     return (~wall) & (_runs(padded) <= _GAP_PX)[:, _GAP_PX:-_GAP_PX]
 
 

@@ -1,4 +1,4 @@
-"""Pictures for tests: good ones that are drawn, and files that nobody should have sent.
+"""Images for tests: good ones that are drawn, and files that nobody should have sent.
 
 In: a place and a seed. Out: files. Nothing here is read from outside but `shared_data`, real files beside the checkout.
 """
@@ -22,19 +22,19 @@ def shared_data(name: str) -> Path:
 
 
 def drawn(seed: int, width: int = 160, height: int = 120) -> Image.Image:
-    """A picture with blots and boxes; another seed is another picture."""
-    chance = np.random.default_rng(seed)
-    blots = Image.fromarray(chance.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+    """An image with blots and boxes; another seed is another image."""
+    rng = np.random.default_rng(seed)
+    blots = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
     image = blots.resize((width, height), Image.Resampling.BICUBIC)
     for _ in range(4):
-        colour = tuple(int(value) for value in chance.integers(0, 255, 3))
-        left, top = int(chance.integers(0, width // 2 + 1)), int(chance.integers(0, height // 2 + 1))
+        colour = tuple(int(value) for value in rng.integers(0, 255, 3))
+        left, top = int(rng.integers(0, width // 2 + 1)), int(rng.integers(0, height // 2 + 1))
         image.paste(colour, (left, top, left + width // 5, top + height // 4))
     return image
 
 
 def save(image: Image.Image, path: Path, caption: str | None = None) -> Path:
-    """Save a picture, and its caption in a text of the same name."""
+    """Save an image, and its caption in a text of the same name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     if caption is not None:
@@ -43,9 +43,9 @@ def save(image: Image.Image, path: Path, caption: str | None = None) -> Path:
 
 
 def folder_of(folder: Path, number: int, first: int = 0) -> Path:
-    """`number` drawn pictures with captions, in the sidecar layout."""
+    """`number` drawn images with captions, in the sidecar layout."""
     for seed in range(first, first + number):
-        save(drawn(seed), folder / f"{seed:03d}.png", f"picture {seed}")
+        save(drawn(seed), folder / f"{seed:03d}.png", f"image {seed}")
     return folder
 
 

@@ -1,6 +1,6 @@
 """The domain's hand as the rest of the program knows it.
 
-In: seeds and styles; the empty style is `flat`. Out: captioned pictures, alone or as a folder. What draws is imported when
+In: seeds and styles; the empty style is `flat`. Out: captioned images, alone or as a folder. What draws is imported when
 something is drawn.
 """
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:  # who only cuts captions must not pay for Pillow
     from PIL import Image
 
 
-class SceneArtist:
-    """An `Artist`."""
+class SceneGenerator:
+    """An `DatasetGenerator`."""
 
     styles: tuple[str, ...] = STYLES
     kinds: Mapping[str, str] = {"scenes": "flat", "styles": "watercolour"}
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """The picture of a seed and its caption; see `drawing.draw`."""
+        """The image of a seed and its caption; see `drawing.draw`."""
         from loraloom.extensions.domains.scenes.drawing import draw
 
         drawn = draw(seed, style or "flat")
         return drawn.image, drawn.caption
 
-    def retell(self, text: str, seed: int) -> str:
+    def paraphrase(self, text: str, seed: int) -> str:
         """The text itself: captions are drawn short and long as they are."""
         return text
 
