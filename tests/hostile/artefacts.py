@@ -35,7 +35,7 @@ EXAMPLE = Example(
 )  # fmt: skip
 RECIPE: Mapping[str, Any] = {
     "file": "0.png", "prompt": "a", "negative_prompt": "", "seed": 1, "num_steps": 2, "guidance_scale": 3.0,
-    "sampler": "ddim", "width": 32, "height": 32, "expanded_prompt": "",
+    "sampler": "ddim", "width": 32, "height": 32, "expanded_prompt": "", "words": "",
     "model": {"source": "m", "revision": None, "variant": None, "config": None, "family": "auto", "sha256": "0" * 64},
     "adapters": [{"path": "a", "sha256": "0" * 64, "weight": 1.0}],
     "prompt_method": "attention", "domain": "freetext", "weighting": True, "precision": "no", "repair_rounds": 0,

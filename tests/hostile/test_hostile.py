@@ -132,7 +132,7 @@ def test_any_text_is_json_or_a_user_error(text: str) -> None:
 @settings(max_examples=60)
 @given(
     changes=st.dictionaries(
-        st.sampled_from(["width", "height", "num_steps", "seed", "model", "adapters", "told"]), JSON
+        st.sampled_from(["width", "height", "num_steps", "seed", "model", "adapters", "told", "words"]), JSON
     )
 )
 def test_a_recipe_with_any_values_is_read_or_a_user_error(

@@ -286,6 +286,35 @@ def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_
     assert "[Number and Type of Rooms]" in talk.history[0][0].prompt
 
 
+def test_a_recipe_made_from_plain_words_brings_its_unread_words_again(tiny_model: Path, tmp_path: Path) -> None:
+    """The recipe kept only the structured text, so that the second receipt said that all was understood."""
+    wishes = Wishes(
+        prompts=["a kitchen, a terrace, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path / "a"
+    )
+    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    said: list[str] = []
+    again = Wishes(recipe=tmp_path / "a", out=tmp_path / "b")
+    generate(GenerateConfig(), again, {}, said.append, no_bars)
+    one, two = ((tmp_path / name / "receipts" / "00000.json").read_text(encoding="utf-8") for name in "ab")
+    assert one == two
+    assert [each["words"] for each in json.loads(two)["not_understood"]] == ["zzyzx"]
+    assert said.count("note: not understood: 'zzyzx'") == 1
+    with pytest.raises(UserError, match="zzyzx"):
+        generate(GenerateConfig(strict=True), again, {"strict": True}, said.append, no_bars)
+
+
+def test_a_recipe_from_before_the_words_were_kept_still_draws(tiny_model: Path, tmp_path: Path) -> None:
+    wishes = Wishes(prompts=["a kitchen, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path / "a")
+    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    recipe = tmp_path / "a" / "prompts.jsonl"
+    row = json.loads(recipe.read_text(encoding="utf-8"))
+    assert row.pop("words") == "a kitchen, zzyzx"
+    recipe.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    generate(GenerateConfig(), Wishes(recipe=recipe, out=tmp_path / "b"), {}, lambda line: None, no_bars)
+    receipt = json.loads((tmp_path / "b" / "receipts" / "00000.json").read_text(encoding="utf-8"))
+    assert receipt["prompt"] == row["prompt"]
+
+
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="cannot judge"):
         require_verifier(session(tiny_model, domain="freetext"))

@@ -36,6 +36,8 @@ from loraloom.verify.best_of import (
     generate_verified,
     require_verifier,
     save_receipt,
+    say_unread,
+    with_words,
 )
 
 Say = Callable[[str], None]
@@ -115,16 +117,19 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
     formal = formal_prompts(session, prompts, losses)
+    verifier = session.encoder.domain.verifier
+    if verifier:
+        say_unread(verifier, requests, losses)
     losses.check()
     written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say), bars() as bar:
-        wanted = requests or session.requests(formal, bar("texts"))
+        wanted = requests or with_words(session.requests(formal, bar("texts")), written)
         losses.add(*session.losses(wanted))
         losses.check()
         for note in session.notes(wanted):
             say(note)
-        if session.encoder.domain.verifier:
-            _generate_verified(session, wanted, written or [request.prompt for request in wanted], out, say, bar)
+        if verifier:
+            _generate_verified(session, wanted, out, say, bar)
         else:
             _draw_all(session, wanted, out, say, bar)
 
@@ -160,19 +165,18 @@ def _draw_all(
 def _generate_verified(
     session: Session,
     requests: Sequence[ImageRequest],
-    written: Sequence[str],
     out: Path,
     say: Say,
     bar: Callable[[str], Any],
 ) -> None:
-    """As `_draw_all`, with a receipt beside each image; `written` is each request's prompt as the user wrote it."""
+    """As `_draw_all`, with a receipt beside each image."""
     verifier = require_verifier(session)
     made: list[tuple[Path, ImageRequest]] = []
     all_verified: list[VerifiedImage] = []
     first = next_number(out)
     for verified in generate_verified(session, requests, progress=bar("denoiser steps")):
         image = verified.image
-        words = written[image.index]
+        words = image.request.words or image.request.prompt
         verified = replace(verified, receipt=replace(verified.receipt, unread=verifier.unread(words)))
         path = keep_image(session, out, f"{first + image.index:05d}", image)
         save_receipt(out, path.stem, verified, verifier, words)

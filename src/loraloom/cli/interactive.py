@@ -18,7 +18,7 @@ from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
-from loraloom.verify.best_of import formal_prompts
+from loraloom.verify.best_of import formal_prompts, with_words
 
 HELP = """\
   TEXT                draw this prompt          (an empty line draws the last one again, same seed)
@@ -85,7 +85,8 @@ class Interactive:
             if not self.prompt:
                 raise UserError("nothing to draw yet", fix="type a prompt")
             prompts = formal_prompts(self.session, [self.prompt], self._losses)
-            self._draw(self.session.requests(prompts))
+            requests = self.session.requests(prompts)
+            self._draw(with_words(requests, [self.prompt] * len(requests)))
             return
         name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {

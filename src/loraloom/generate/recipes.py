@@ -50,7 +50,7 @@ class Recipe:
     """All that decides an image.
 
     Attributes:
-        request: Prompt, seed, steps, guidance, sampler, size.
+        request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
         model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
         adapters: `path`, `sha256`, `weight` of each.
         prompt_method: How long prompts were read.
@@ -249,6 +249,7 @@ class _Line:
     width: Side
     height: Side
     expanded_prompt: str = ""
+    words: str = ""
     told: str = ""
     """`expanded_prompt` as versions before 0.2 wrote it."""
     model: _Model | None = None

@@ -145,7 +145,7 @@ class Session:
         if not any(request.expanded_prompt for request in requests):
             return []
         return [
-            f"note: what the text leaves open is decided before drawing: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
+            f"note: what the prompt leaves open is decided first: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
         ]
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:

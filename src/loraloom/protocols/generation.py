@@ -19,6 +19,7 @@ class ImageRequest:
         width, height: Pixels, multiples of the model's latent scale.
         expanded_prompt: The prompt with what it leaves open decided (`Verifier.expand_prompt`), for the model alone; empty
             where it is the prompt.
+        words: What the user wrote, where the domain made the prompt out of it; empty where it is the prompt.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class ImageRequest:
     width: int = 512
     height: int = 512
     expanded_prompt: str = ""
+    words: str = ""
 
     @property
     def text(self) -> str:

@@ -130,6 +130,19 @@ def formal_prompts(session: Session, prompts: Sequence[str], losses: Losses) -> 
     return formal
 
 
+def with_words(requests: Sequence[ImageRequest], words: Sequence[str]) -> list[ImageRequest]:
+    """Requests that keep what the user wrote, so that a recipe brings the same receipts again."""
+    pairs = zip(requests, words, strict=True)
+    return [replace(request, words=words if words != request.prompt else "") for request, words in pairs]
+
+
+def say_unread(verifier: Verifier, requests: Sequence[ImageRequest], losses: Losses) -> None:
+    """Add what is not read of the words behind the requests of a recipe, as when they were written."""
+    for words in dict.fromkeys(request.words for request in requests if request.words):
+        for line in verifier.unread(words).lines:
+            losses.add(f"note: {line}")
+
+
 def check_prompts(verifier: Verifier, prompts: Sequence[str]) -> None:
     """Raise `UserError` for prompts that no image can meet, all at once."""
     wrong = {prompt: problems for prompt in dict.fromkeys(prompts) if (problems := verifier.check(prompt))}

@@ -171,7 +171,7 @@ def test_doubtful_numbers_leave_the_whole_item_unread(text: str) -> None:
         ("two bedrooms, if possible", {}, ("two bedrooms", "if possible")),
         ("three bedrooms, 2 or 3 bathrooms", {"bedroom": 3}, ("2 or 3 bathrooms",)),
         ("at least two bathrooms and three bedrooms", {"bedroom": 3}, ("at least two bathrooms",)),
-        ("no balcony, storage or entrance", {}, ("no balcony", "storage or entrance")),
+        ("no balcony, storage or entrance", {}, ()),
         ("침실 최소 두 개, 욕실 2개", {"bathroom": 2}, ("침실 최소 두 개",)),
         ("two or three bedrooms, the bedroom is above the kitchen", {"kitchen": 1},
          ("two or three bedrooms", "bedroom is above")),
@@ -454,6 +454,15 @@ def normal(sentence: str) -> str:
         ("living room, study and bath left of the balcony", "living room, study and bath left of the balcony"),
         ("the kitchen and the bath left of the living room", "the kitchen and the bath left of the living room"),
         ("living room connected to the kitchen, the bathroom", "connected to the kitchen, the bathroom"),
+        ("living room connected to the kitchen, bathroom", "connected to the kitchen, bathroom"),
+        ("living room connected to kitchen, bathroom", "connected to kitchen, bathroom"),
+        ("living room connected to the kitchen / bathroom", "connected to the kitchen / bathroom"),
+        ("living room connected to a kitchen, a bathroom", "connected to a kitchen, a bathroom"),
+        ("living room connected to the kitchen, two bathrooms and a balcony",
+         "connected to the kitchen, two bathrooms and a balcony"),
+        ("living room connected to the kitchen, and two bathrooms", "connected to the kitchen, and two bathrooms"),
+        ("the kitchen is left of the living room and two bathrooms", "left of the living room and two bathrooms"),
+        ("three bathrooms; two bathrooms are connected to the kitchen", "two bathrooms are connected to the kitchen"),
         ("bedroom 1, the study and the bath, which are left of the kitchen", "bath, which are left of the kitchen"),
         ("the living room opens to the kitchen, the study or the bathroom", "opens to the kitchen, the study or"),
         ("the study or the kitchen left of the bath", "the study or the kitchen left of the bath"),
@@ -461,6 +470,7 @@ def normal(sentence: str) -> str:
     ],
 )  # fmt: skip
 def test_an_enumeration_that_may_mean_two_things_is_listed_as_a_whole(text: str, phrase: str) -> None:
+    """ "living room connected to the kitchen, bathroom" lost the bathroom's door without a word."""
     found = check_nothing_is_dropped(text)
     assert sentences(found) == []
     assert (phrase, 1) in found.unread.not_understood
@@ -497,13 +507,34 @@ def test_each_known_member_has_its_relation_and_no_other_room(text: str, said: l
     assert sorted(sentences(check_nothing_is_dropped(text))) == said
 
 
+@given(
+    st.sampled_from(["bathroom", "bedroom", "balcony"]), st.integers(1, 5),
+    st.sampled_from(["the kitchen", "a kitchen", "kitchen"]),
+    st.sampled_from([" and ", " as well as ", " plus "]), st.sampled_from(["connected to", "opens to", "is linked with"]),
+    st.booleans(), st.sampled_from(["", ", a foyer", ". One storage room", ", one foyer"]),
+)  # fmt: skip
+def test_a_relation_reaches_every_room_of_a_number_in_its_list(
+    kind: str, count: int, kitchen: str, joint: str, verb: str, first: bool, behind: str
+) -> None:
+    """ "connected to the kitchen and two bathrooms" gave the door to the kitchen only, and counted the bathrooms."""
+    plural = kind if count == 1 else "balconies" if kind == "balcony" else f"{kind}s"
+    members = [f"{count} {plural}", kitchen] if first else [kitchen, f"{count} {plural}"]
+    found = check_nothing_is_dropped(f"The living room {verb} {joint.join(members)}{behind}")
+    rooms = ["kitchen #1", *(f"{kind} #{number}" for number in range(1, count + 1))]
+    assert {normal(each) for each in sentences(found)} == {
+        normal(f"living room #1 and {room} are connected.") for room in rooms
+    }
+    assert found.ignored == ()
+
+
 vocabulary = st.sampled_from(
     ["two", "3", "a", "the", "no", "bedroom", "bedrooms", "kitchen", "living room", "balcony", "master bedroom", "bath",
      "en-suite", "and", "or", ",", ".", ";", "\n", "left of", "above", "north-east of", "connected to", "are connected",
      "door between",
      "next to", "not", "which", "is", "are", "second", "#2", "2", ":", "sunny", "dining room", "both", "거실", "안방은",
      "왼쪽에", "연결된다", "침실", "두 개", "it", "with", "-", "(", ")", "99", "0", "without", "right above", "at least",
-     "about", "or more", "1.5", "1000", "maybe", "twenty", "if", "아니다", "m2", "+", "few", "2-3", "over", "not needed"]
+     "about", "or more", "1.5", "1000", "maybe", "twenty", "if", "아니다", "m2", "+", "few", "2-3", "over", "not needed",
+     "lacks", "free", "is missing", "instead of", "but", "nobody", "없는", "대신", "X", "none", "?", "/", "balcony-free"]
 )  # fmt: skip
 
 

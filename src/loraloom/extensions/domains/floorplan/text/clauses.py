@@ -5,7 +5,7 @@ the subject ("the study overlooking the bathroom is ..."), or the room belongs t
 south of the bathroom and north of ..."), it may not: whatever followed would be invented.
 """
 
-from .mentions import Item, Reading
+from .reading import Item, Reading
 
 VERBS = frozenset([
     "is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "located", "situated", "placed",

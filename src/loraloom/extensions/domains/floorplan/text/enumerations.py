@@ -8,8 +8,8 @@ it is not certain who belongs to an enumeration, the result is empty and the who
 from dataclasses import dataclass
 
 from .clauses import PARTS, PRONOUNS, VERBS, heads_clause, is_determiner
-from .mentions import Item, Reading
 from .phrases import HYPHENS, PLURAL_VERBS
+from .reading import Item, Reading
 
 _MOST_WORDS = 3
 """Words of an unknown room: "walk-in wardrobe"."""
@@ -52,6 +52,17 @@ def objects_of(reading: Reading, index: int) -> Objects:
     members, joints = _listed_behind(reading, index)
     if not members or (members[0].item and _is_part(reading, members[0].item)):
         return nothing
+    is_door = reading.kind(index) == "door"
+    is_said = is_door or _value(reading, reading.skip(index - 1, -1, ("other",))) in VERBS
+    open_end = _open_number(joints, is_door=is_door, is_said=is_said)
+    if open_end:
+        reading.uncertain.append((index, members[open_end].last))
+        return nothing
+    length = next((place for place, joint in enumerate(joints) if "number" in joint), len(joints))
+    if is_door and "and number" in joints[length : length + 1]:
+        joints = ["and" if joint == "and number" else joint for joint in joints]
+        length = next((place for place, joint in enumerate(joints) if "number" in joint), len(joints))
+    members, joints = members[: length + 1], joints[:length]
     if len(members) > 1 and reading.kind(members[-1].last + 1) == "or":  # "the kitchen, the study or the bath"
         reading.uncertain.append((index, members[-1].last + 1))
         return nothing
@@ -60,21 +71,42 @@ def objects_of(reading: Reading, index: int) -> Objects:
     if is_cut:  # the list's end is the subject of what follows
         members, joints = members[:-1], joints[:-1]
     definite = all(_is_definite(reading, member) for member in members)
-    is_door = reading.kind(index) == "door"
-    is_said = is_door or _value(reading, reading.skip(index - 1, -1, ("other",))) in VERBS
     if "and" in joints and (is_door or (is_said and all(_may_be_definite(reading, member) for member in members))):
         length = len(joints) - joints[::-1].index("and") + 1  # "connected to the kitchen, bath and balcony"
     else:
         length = 1 + next((number for number, joint in enumerate(joints) if joint != "and"), len(joints))
-        if definite and length < len(members) and "and" not in joints and (is_cut or is_said):
+        is_open = definite and (is_cut or is_said)
+        is_open |= is_door and length < len(members) and _shares_article(reading, members[0], members[length])
+        if is_open and length < len(members) and "and" not in joints:
             reading.uncertain.append((index, members[-1].last))
             return nothing
     chosen = members[:length]
     return Objects([member.item for member in chosen if member.item], chosen[0].item is not None, chosen[-1].last)
 
 
+def _open_number(joints: list[str], *, is_door: bool, is_said: bool) -> int:
+    """The last member of an enumeration of which it is not certain whether its numbered rooms belong to the relation, else 0:
+    "the kitchen, two bathrooms and a balcony", "is left of the kitchen and two bathrooms".
+    """
+    first = next((place for place, joint in enumerate(joints) if "number" in joint), None)
+    if first is None or (joints[first] != "and number" and "and" in joints[:first]):
+        return 0
+    if joints[first] == "and number":
+        return 0 if is_door or not is_said else first + 1
+    closing = next((place for place in range(first, len(joints)) if joints[place].startswith("and")), None)
+    return 1 + closing if is_door and closing is not None else 0
+
+
+def _shares_article(reading: Reading, first: Member, second: Member) -> bool:
+    """Whether a comma may join two members: "the kitchen, bath"; "the kitchen, a bath" are two wishes."""
+    words = [_value(reading, each.first) if is_determiner(reading, each.first) else "" for each in (first, second)]
+    return words[1] in ("", words[0])
+
+
 def _listed_behind(reading: Reading, index: int) -> tuple[list[Member], list[str]]:
-    """All members from a relation on, and the joints between them."""
+    """All members from a relation on, and the joints between them: "and", "comma", and before a number "and number" (no comma),
+    "comma number", "and comma number".
+    """
     first = member_behind(reading, index + 1, adjectives=2)
     if first is None:
         return [], []
@@ -89,9 +121,14 @@ def _listed_behind(reading: Reading, index: int) -> tuple[list[Member], list[str
                 break
             start += 1
         following = member_behind(reading, start) if joint > place else None
-        if following is None or (following.item and following.item.count is not None):
+        if following is None or (following.item and following.item.count == 0):
             return members, joints
-        joints.append("and" if "and" in {reading.kind(each) for each in range(place, joint)} else "comma")
+        kinds = {reading.kind(each) for each in range(place, joint)}
+        has_number = following.item is not None and following.item.count is not None
+        if has_number:
+            joints.append(" ".join([*sorted(kinds - {"filler"}), "number"]))
+        else:
+            joints.append("and" if "and" in kinds else "comma")
         members.append(following)
 
 

@@ -4,82 +4,11 @@ In: free text. Out: a `Reading`: its phrases and the rooms among them, en-suites
 rooms and sums up.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
-from .phrases import Phrase, Token, number_of, phrases_of, tokens_of
-
-
-@dataclass(slots=True)
-class Item:
-    """A room or some of a type, as mentioned.
-
-    Attributes:
-        kind: Type of room.
-        first, last: Its phrases, both inclusive.
-        count: The number that stands with it, 0 for "no"; None for a mere mention.
-        ids: The numbers that it is called by.
-        every: All rooms of the type are meant: a plural, "both".
-        told: A relation's clause says it already.
-        doubt: Why it stays unread: its `number` is not plain, or whether there is such a `room`; empty for a plain one.
-    """
-
-    kind: str
-    first: int
-    last: int
-    count: int | None = None
-    ids: tuple[int, ...] = ()
-    every: bool = False
-    told: bool = False
-    doubt: Literal["", "number", "room"] = ""
-
-
-@dataclass(slots=True)
-class Relation:
-    """Every subject stands in the relation to every object; the clause is the phrases `first` .. `last`."""
-
-    word: str
-    """A direction, or empty for a door."""
-    subjects: list[Item]
-    objects: list[Item]
-    first: int
-    last: int
-
-
-@dataclass(slots=True)
-class Reading:
-    """One text while it is read."""
-
-    text: str
-    tokens: list[Token]
-    phrases: list[Phrase]
-    items: list[Item] = field(default_factory=list[Item])
-    relations: list[Relation] = field(default_factory=list[Relation])
-    used: set[int] = field(default_factory=set[int])
-    """Phrases that came to something."""
-    uncertain: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """First and last phrases of enumerations of which it is not certain who belongs to the relation."""
-    unsure: set[str] = field(default_factory=set[str])
-    """Types of which the text gives only doubtful numbers; no mention of them is read."""
-
-    def kind(self, index: int) -> str:
-        """A phrase's kind; beyond both ends a sentence stops."""
-        return self.phrases[index].kind if 0 <= index < len(self.phrases) else "stop"
-
-    def words(self, first: int, last: int) -> str:
-        """The text of the phrases `first` .. `last`, verbatim."""
-        return self.text[self.tokens[self.phrases[first].first].start : self.tokens[self.phrases[last].last].end]
-
-    def item_at(self, index: int) -> Item | None:
-        """The room that a phrase belongs to."""
-        return next((item for item in self.items if item.first <= index <= item.last), None)
-
-    def skip(self, index: int, step: int, kinds: Iterable[str] = ("filler",)) -> int:
-        """The first place from `index` on whose phrase is none of the kinds."""
-        while self.kind(index) in kinds and 0 <= index < len(self.phrases):
-            index += step
-        return index
+from .negations import find_negations
+from .phrases import EXCHANGED, number_of, phrases_of, tokens_of
+from .reading import Item, Reading, Relation
 
 
 def read(text: str) -> Reading:
@@ -87,6 +16,7 @@ def read(text: str) -> Reading:
     tokens = tokens_of(text)
     reading = Reading(text, tokens, phrases_of(tokens))
     _find_items(reading)
+    find_negations(reading)
     _find_doubts(reading)
     _find_ensuites(reading)
     return reading
@@ -107,7 +37,7 @@ def _find_items(reading: Reading) -> None:
 
 
 def _look_before(reading: Reading, item: Item) -> None:
-    """Number, ordinal or "no" in front, across at most two other words ("2 large bedrooms")."""
+    """Number or ordinal in front, across at most two other words ("2 large bedrooms")."""
     taken = reading.items[-1].last if reading.items else -1
     place, others = item.first - 1, 0
     is_apart = False
@@ -121,7 +51,7 @@ def _look_before(reading: Reading, item: Item) -> None:
         )  # "two studies facing the bath": two of something else
         place -= 1
     kind = reading.kind(place)
-    if place > taken and kind in ("number", "counted", "ordinal", "none", "all"):
+    if place > taken and kind in ("number", "counted", "ordinal", "all"):
         number = reading.phrases[place].value
         item.first = place
         if kind in ("number", "counted"):
@@ -129,25 +59,21 @@ def _look_before(reading: Reading, item: Item) -> None:
             item.every = item.count > 1
         elif kind == "ordinal" and int(number) > 0:
             item.ids = (int(number),)
-        elif kind == "none":
-            item.count = 0
         elif kind == "all":
             item.every = True
-    elif kind == "or" and reading.items and reading.items[-1].count == 0 and reading.items[-1].last == place - 1:
-        item.first, item.count = place, 0  # "no balcony or storage"
     word = reading.tokens[reading.phrases[item.last].last].text
     if word.endswith("s") and word != "wcs" and item.count is None and not item.ids:
         item.every = True
 
 
 def _look_behind(reading: Reading, item: Item) -> None:
-    """An id ("bedroom #2", "bedrooms 1 and 2") or a count ("bedrooms: 2", "침실 두 개", "no" in Korean) behind."""
+    """An id ("bedroom #2", "bedrooms 1 and 2") or a count ("bedrooms: 2", "침실 두 개") behind."""
     place = reading.skip(item.last + 1, 1) if reading.kind(item.last + 1) == "filler" else item.last + 1
     kind = reading.kind(place)
     is_sign = item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in (":", "=", "x")
-    if item.count is None and not item.ids and kind in ("counted", "none-after"):
+    if item.count is None and not item.ids and kind == "counted":
         item.last = place
-        item.count = number_of(reading.phrases[place].value) if kind == "counted" else 0
+        item.count = number_of(reading.phrases[place].value)
         item.every = item.count > 1
         return
     if is_sign and reading.kind(item.last + 2) == "number":
@@ -182,7 +108,7 @@ def _find_doubts(reading: Reading) -> None:
         inside = range(item.first, item.last + 1)
         if any(_is_unread_number(reading, place) or reading.phrases[place].value == "+" for place in inside):
             found = "number"
-        item.doubt = found
+        item.doubt = item.doubt or found
     _doubt_alternatives(reading)
     plain = {item.kind for item in reading.items if item.count and not item.doubt}
     reading.unsure = {item.kind for item in reading.items if item.doubt == "number"} - plain
@@ -229,7 +155,7 @@ def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "numb
     if place <= taken:
         return ""
     kind, word = reading.kind(place), reading.phrases[place].value
-    if kind in ("not", "not-after"):
+    if kind in ("not", "not-after") and word not in EXCHANGED:
         return _doubtful(item)
     if not is_near:
         return ""

@@ -26,8 +26,9 @@ class Phrase:
 
     Attributes:
         kind: `room`, `number`, `counted`, `id`, `ordinal`, `none`, `all`, `direction`, `door`, `doors`, `between`,
-            `ensuite`, `near`, `not`, `doubt`, `unit`, `and`, `or`, `who`, `comma`, `stop`, `filler`, `other`, and for
-            Korean, where the word comes after its rooms, `direction-after`, `door-after`, `none-after`, `not-after`.
+            `ensuite`, `near`, `not`, `doubt`, `unit`, `and`, `or`, `who`, `comma`, `stop`, `filler`, `other`; for
+            words that come after their rooms, `direction-after`, `door-after`, `none-after`, `not-after`, and `free-after`
+            for "-free" and "-less".
         value: Room type, direction or number as text; else the phrase itself.
         first, last: Token indices, both inclusive.
     """
@@ -102,8 +103,10 @@ _VERB = (
 _OTHERS: Mapping[str, str] = {
     "id": r"(?:#|№|number|no(?: \.)?) (?P<value>\d{1,3})",
     "counted": rf"(?P<value>\d{{1,2}}|{'|'.join(words for words in _NUMBERS.values())}) 개",
-    "none": r"no|without(?: any)?|zero",
-    "none-after": "없(?:다|고|는|음|이|습니다|으며|어요)?",
+    "none": r"no need (?:of|for)(?: (?:any|a|an))?|zero|none|(?:no|without|with out|w / (?:o|out)|sans|missing|minus|devoid of"
+    r"|lack(?:s|ed|ing)?(?: of)?|free (?:of|from)|absence of|there (?:is|are) (?:not|no)|there (?:isn't|aren't)"
+    r"|(?:does not|doesn't) (?:have|contain|include))(?: (?:any|a single|a|an)(?= ))?",
+    "none-after": "없(?:다|고|는|음|이|습니다|으며|어요|어|네요|던|게|도록|지만|는데|을|었다|었고)?",
     "all": r"all|both|each|every",
     "door": rf"{_VERB} (?:in)?(?:to|onto|into|on to|with|from)|doors? leading to|연결되는 문",
     "doors": r"(?:connected|linked|joined)(?: (?:to|with) (?:each other|one another))?",
@@ -112,9 +115,16 @@ _OTHERS: Mapping[str, str] = {
     "ensuite": rf"en ?suites?(?: {_BATH})?|(?:master|primary|attached|private) {_BATH}",
     "near": r"next to|adjacent to|adjoin(?:s|ing)?|beside|near(?: to)?|close to|by|along(?:side)?|border(?:s|ing)?|between"
     r"|neighbou?r(?:s|ing)?|facing|faces|opposite|across from|inside|within|behind|in front of|옆|근처|인접|맞은편|사이",
-    "not": r"not|never|isn't|aren't|don't|doesn't|can't|cannot|[a-z]+n't|hardly|nor|neither|unless|except|if|maybe"
-    r"|perhaps|instead(?: of)?|rather(?: than)?|avoid|않(?:다|고|는|음|습니다)?|안",
-    "not-after": "아니(?:다|고|며|라|면|에요|예요|지만)?|아닌|아님|아닙니다|말고",
+    "not": r"not|never|isn't|aren't|don't|doesn't|can't|cannot|[a-z]+n't|hardly|nor|neither|unless|except(?: for)?|if|maybe"
+    r"|(?:do|does|did|is|are|was|has|have|would|should|could|wo|ca|must|need)nt|perhaps|rather(?: than)?|avoid(?:s|ing)?|non"
+    r"|(?:instead|in place|in lieu)(?: of)?|excluding|excludes?|omit(?:s|ting)?|skip|remove|drop|ban|forgo|leav(?:e|ing) out"
+    r"|apart from|aside from|other than|nobody|no one|nothing|rid of|barring|(?:everything|anything|all) but|save for|fails?"
+    r"|refuses?|hates?|dislikes?|rejects?|scarcely|barely"
+    "|않[가-힣]*|안|못|마(?:세요|라|시오|십시오)?|말(?:아|것|라)[가-힣]*",
+    "not-after": "아니(?:다|고|며|라|면|에요|예요|지만)?|아닌|아님|아닙니다|말고|대신(?:에|하여|해)?|제외[가-힣]*"
+    "|빼[가-힣]*|뺀|뺄|금지[가-힣]*|불필요[가-힣]*|생략[가-힣]*|미포함|싫[가-힣]*|필요없[가-힣]*|없[가-힣]+"
+    "|absent|omitted|excluded|removed|left out|dropped|unneeded|unnecessary|unwanted|undesired|superfluous|forbidden|banned"
+    "|ruled out|out of the question",
     "doubt": r"(?:at|the) (?:least|most)|(?:(?:no|not) )?(?:more|less|fewer|greater|larger) than|(?:a )?(?:min|max)(?:imum)?"
     r"|up to|or (?:more|so|less|fewer)|about|around|approx(?:imately)?|roughly|circa|nearly|almost|some|several"
     r"|(?:a )?(?:few|couple)|many|plenty|multiple|various|any|half|quarter|dozens?|hundreds?|thousands?|millions?|[~≈±≥≤<>]"
@@ -139,6 +149,9 @@ containing contains contain includes include including consisting consists compr
 FILLERS = frozenset(_FILLERS.split())
 """Words that ask for nothing by themselves: all that may be left over without being reported."""
 
+EXCHANGED = ("말고", "대신", "대신에", "대신하여", "대신해", "빼고")
+"""Between what is not wanted and what is."""
+
 PLURAL_VERBS = frozenset(["are", "both", "all", "connect", "open", "lead", "were", "each", "have", "lie"])
 
 _KOREAN_STEM = "|".join(
@@ -159,6 +172,7 @@ _KOREAN_WORD = re.compile(
     rf"(?P<particle>{_KOREAN_PARTICLE})?"
 )
 _TOKEN = re.compile(r"\n|[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+(?:st|nd|rd|th)\b|\d+(?:[.,]\d+)*|\S")
+_ROOM_NAME = re.compile("|".join(_ENGLISH_ROOMS.values()))
 HYPHENS = "-_\u2010\u2011"
 
 
@@ -201,6 +215,9 @@ def tokens_of(text: str) -> list[Token]:
         start, end = match.span()
         if match[0] in HYPHENS and start > 0 and end < len(text) and (text[start - 1] + text[end]).isalnum():
             continue
+        if match[0].lower().endswith("less") and _ROOM_NAME.fullmatch(match[0][:-4].lower()):  # "kitchenless"
+            found += [Token(start, end - 4, match[0][:-4].lower()), Token(end - 4, end, "less")]
+            continue
         found += _korean(text, start, end) or [Token(start, end, match[0].lower().replace("\u2019", "'"))]
     return found
 
@@ -238,6 +255,8 @@ def phrases_of(tokens: list[Token]) -> list[Phrase]:
             end = at + len(tokens[first].text)
             word = tokens[first].text
             kind, value = ("filler" if word in FILLERS else "other"), word
+        if kind == "other" and value in ("free", "less") and found and found[-1].kind == "room":
+            kind = "free-after"
         found.append(Phrase(kind, value, first, places[end + 1] - 1))
         at = end + 1
     return found

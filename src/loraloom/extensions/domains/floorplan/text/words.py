@@ -27,8 +27,9 @@ from .enumerations import (
     objects_of,
     subjects_of,
 )
-from .mentions import Item, Reading, Relation, read
+from .mentions import read
 from .phrases import FILLERS, is_loose_name
+from .reading import Item, Reading, Relation
 from .spec import Spec, connection_sentence, count_item, position_sentence
 
 
@@ -227,11 +228,19 @@ _MOST_PAIRS = 100
 
 
 def _pairs(relation: Relation, counts: dict[str, int]) -> list[tuple[RoomId, RoomId]]:
+    if _is_part(relation, counts):
+        return []
     subjects = [room for item in relation.subjects for room in _rooms(item, counts)]
     objects = [room for item in relation.objects for room in _rooms(item, counts)]
     if len(subjects) * len(objects) > _MOST_PAIRS:
         return []
     return [(subject, other) for subject in subjects for other in objects if subject != other]
+
+
+def _is_part(relation: Relation, counts: dict[str, int]) -> bool:
+    """Whether it speaks of some rooms of a type and nobody can say which: two of three."""
+    items = (*relation.subjects, *relation.objects)
+    return any(item.count and item.every and item.count < counts[item.kind] for item in items)
 
 
 def _result(reading: Reading) -> Understood:
@@ -262,6 +271,8 @@ def _result(reading: Reading) -> Understood:
             said.append((relation.first, reading.words(relation.first, relation.last), " ".join(sentences) + note))
         else:
             reading.used.difference_update(range(relation.first, relation.last + 1))
+            if _is_part(relation, counts):
+                reading.uncertain.append((relation.first, relation.last))
     _tell_rooms(reading, counts, said)
     if not any(item.kind == "living room" for item in reading.items):
         counts = {"living room": 1, **counts}
