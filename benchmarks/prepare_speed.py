@@ -25,6 +25,7 @@ import psutil
 from PIL import Image, ImageOps
 
 from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import read_settings
 from loraloom.prepare.run import prepare
 
 SIZE_PX = 512
@@ -68,7 +69,8 @@ def plain_pillow(source: Path, out: Path) -> None:
 
 def ours(source: Path, out: Path, num_workers: int) -> None:
     """`prepare` with its defaults but for the crop, which the plain loop does not know."""
-    config = PrepareConfig(size=SIZE_PX, crop="center", num_workers=num_workers, caption_template="a photo")
+    values = {"size": SIZE_PX, "crop": "center", "num_workers": num_workers, "caption_template": "a photo"}
+    config = read_settings(PrepareConfig, values=values)
     prepare(source, out, config, console=lambda line: None)
 
 

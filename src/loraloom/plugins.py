@@ -1,27 +1,108 @@
 """The registry is the folder: `extensions/<kind>/<name>.py` or `extensions/<kind>/<name>/` is the extension `<name>`.
 
 In: a kind and a name. Out: the extension object that the module carries under the kind's own attribute name (`FAMILY`,
-`DOMAIN`, `FORMAT`, `CAPTIONER`). Listing names imports nothing; loading imports one module. Adding an extension is
+`DOMAIN`, `FORMAT`, `CAPTIONER`). Loading imports one module, listing names none. Adding an extension is
 adding a file. So is adding a verb group: `verb_<word>.py` anywhere in `extensions/<kind>/<name>/` is `loraloom <word>`.
+
+Other packages bring extensions by entry points of the groups `loraloom.families`, `loraloom.domains`, `loraloom.formats` and
+`loraloom.captioners`: `<name> = <module>`. The installed packages are asked only when names are listed, or a name is
+not among ours.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loraloom.utils.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _ROOT = Path(__file__).parent / "extensions"
 
 ATTRIBUTE = {"families": "FAMILY", "domains": "DOMAIN", "formats": "FORMAT", "captioners": "CAPTIONER"}
 """The name that a module of each kind exports its one extension under."""
+OURS = "loraloom itself"
+"""The origin of an extension in our own folder."""
+CONTRACT = "CONTRACT"
+"""The name that such a module exports its contract examples under, for the suite of its kind."""
 
 
 def names(kind: str) -> list[str]:
-    """All extension names of a kind, sorted, without importing any."""
+    """All extension names of a kind, sorted, without importing any.
+
+    Raises:
+        UserError: Two extensions have one name; both are named.
+    """
+    own, brought = _own_names(kind), _entry_points(f"loraloom.{kind}")
+    for name, points in brought.items():
+        if name in own or len(points) > 1:
+            raise _clash(kind, name, [*([OURS] if name in own else []), *map(_package, points)])
+    return sorted([*own, *brought])
+
+
+def load(kind: str, name: str) -> Any:
+    """The extension `name` of `kind`.
+
+    Raises:
+        UserError: There is no such extension; the nearest names are listed. Or another package's cannot be loaded.
+    """
+    module = load_module(kind, name)
+    extension = getattr(module, ATTRIBUTE[kind], None)
+    if extension is None:
+        fix = f"its module {module.__name__} has to export {ATTRIBUTE[kind]}"
+        raise UserError(f"the {kind} extension {name!r} is not there", got=origin(kind, name), fix=fix)
+    return extension
+
+
+def load_module(kind: str, name: str) -> Any:
+    """The module that carries the extension, and its `CONTRACT` beside it.
+
+    Raises:
+        UserError: As `load`.
+    """
+    if name in _own_names(kind):
+        return import_module(f"loraloom.extensions.{kind}.{name}")
+    if name not in names(kind):
+        raise UserError(f"unknown {kind} extension", got=name, fix=did_you_mean(name, names(kind)))
+    (point,) = _entry_points(f"loraloom.{kind}")[name]
+    try:
+        return import_module(point.module)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"the {kind} extension {name!r} cannot be loaded ({reason})",
+            got=origin(kind, name),
+            fix="update or uninstall that package",
+        ) from error
+
+
+def load_contract(kind: str, name: str) -> Any:
+    """The contract examples of an extension, for the suite of its kind.
+
+    Raises:
+        UserError: As `load`, or its module exports none.
+    """
+    contract = getattr(load_module(kind, name), CONTRACT, None)
+    if contract is None:
+        fix = f"export {CONTRACT} beside {ATTRIBUTE[kind]}; see protocols/contracts.py"
+        raise UserError(f"the {kind} extension {name!r} brings no contract examples", got=origin(kind, name), fix=fix)
+    return contract
+
+
+def origin(kind: str, name: str) -> str:
+    """Where an extension comes from, for the user: `loraloom itself`, or another package and its version."""
+    if name in _own_names(kind):
+        return OURS
+    return " and ".join(_package(point) for point in _entry_points(f"loraloom.{kind}").get(name, ())) or "nowhere"
+
+
+def _own_names(kind: str) -> list[str]:
     assert kind in ATTRIBUTE, kind
     found: list[str] = []
     for entry in (_ROOT / kind).iterdir():
@@ -32,17 +113,32 @@ def names(kind: str) -> list[str]:
     return sorted(found)
 
 
-def load(kind: str, name: str) -> Any:
-    """The extension `name` of `kind`.
+@cache
+def _entry_points(group: str) -> "dict[str, tuple[EntryPoint, ...]]":
+    """What other packages bring, by name. A package that is found twice on the path counts once."""
+    from importlib.metadata import entry_points
 
-    Raises:
-        UserError: There is no such extension; the nearest names are listed.
-    """
-    known = names(kind)
-    if name not in known:
-        raise UserError(f"unknown {kind} extension", got=name, fix=did_you_mean(name, known))
-    module = import_module(f"loraloom.extensions.{kind}.{name}")
-    return getattr(module, ATTRIBUTE[kind])
+    found: dict[str, dict[tuple[str, str], EntryPoint]] = {}
+    for point in entry_points(group=group):
+        package = point.dist.name if point.dist else ""
+        found.setdefault(point.name, {}).setdefault((package, point.value), point)
+    return {name: tuple(points.values()) for name, points in found.items()}
+
+
+def _package(point: "EntryPoint") -> str:
+    return f"{point.dist.name} {point.dist.version} ({point.value})" if point.dist else point.value
+
+
+def _clash(kind: str, name: str, origins: Sequence[str]) -> UserError:
+    fix = "uninstall one of them, or ask its author for another name"
+    return UserError(f"two {kind} extensions have one name, {name!r}", got=Origins(origins), fix=fix)
+
+
+class Origins(tuple[str, ...]):
+    """Packages as an error line shows them."""
+
+    def __str__(self) -> str:
+        return " and ".join(self)
 
 
 # ------------------------------------------------------------------------------------------------------ verb groups

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import read_settings
 from loraloom.extensions.formats import _tables
 from loraloom.prepare.detect import choose_format, format_options
 from loraloom.protocols.data import SourceItem
@@ -262,7 +263,7 @@ def test_another_encoding_is_suggested_and_read_when_it_is_named(
 @pytest.mark.parametrize("name", ["nope", "base64", "unicode_escape", "rot13", "idna", "a\0b"])
 def test_an_encoding_that_is_none_is_refused_before_any_file_is_read(name: str) -> None:
     with pytest.raises(UserError, match="encoding"):
-        format_options(PrepareConfig(encoding=name))
+        read_settings(PrepareConfig, values={"encoding": name})
 
 
 def test_half_of_a_surrogate_pair_is_a_problem_of_its_row(tmp_path: Path) -> None:

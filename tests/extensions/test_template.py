@@ -13,7 +13,7 @@ ITEM = SourceItem("toys/red_car/my-car_01", Path("toys/red_car/my-car_01.jpg"), 
 
 
 def caption(template: str, trigger: str = "sks") -> str:
-    return CAPTIONER.caption(Image.new("RGB", (1, 1)), ITEM, template, trigger)
+    return CAPTIONER.caption(Image.new("RGB", (1, 1)), ITEM, {"caption_template": template}, trigger)
 
 
 def test_placeholders_are_filled_in_with_words() -> None:

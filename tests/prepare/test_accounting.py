@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import read_settings
 from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import find_masks, near_table_name, walk
@@ -383,4 +384,4 @@ def test_ids_of_a_split_that_are_of_no_image_are_counted(tmp_path: Path) -> None
 def test_a_caption_suffix_that_no_text_has_is_refused(tmp_path: Path, suffix: str) -> None:
     image(tmp_path / "raw/a.png")
     with pytest.raises(UserError, match="caption_suffix"):
-        run(tmp_path / "raw", tmp_path / "out", caption_suffix=(suffix,))
+        read_settings(PrepareConfig, values={"caption_suffix": suffix})

@@ -192,6 +192,15 @@ def config(
     typer.echo(to_yaml(read_run(resolved)) if resolved else template(verb), nl=False)
 
 
+def extensions(
+    name: Annotated[str | None, typer.Argument(help="show this one with its settings")] = None,
+) -> None:
+    """List families, domains, formats and captioners, ours and those of other packages."""
+    from loraloom.cli.extension_pages import extension_page, list_extensions
+
+    typer.echo(extension_page(name) if name else list_extensions())
+
+
 def diff(
     run_a: Annotated[Path, typer.Argument(help="run folder or settings file")],
     run_b: Annotated[Path, typer.Argument(help="another one")],
@@ -270,6 +279,7 @@ VERBS = (
     Verb(tokens),
     Verb(samples),
     Verb(config),
+    Verb(extensions),
     Verb(diff),
     Verb(doctor),
 )

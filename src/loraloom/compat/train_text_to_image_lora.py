@@ -198,15 +198,14 @@ def _look(flags: Flags, config: "PrepareConfig") -> int:
     Raises:
         UserError: Not such a folder, or --random_flip with captions that speak of left and right.
     """
-    from loraloom import plugins
+    from loraloom.config.domains import open_domain
     from loraloom.prepare.detect import choose_format, format_options
-    from loraloom.protocols.domain import Domain
 
     options = format_options(config)
     choice = choose_format(Path(flags.train_data_dir), config.format, options)
     items = [item for item in choice.format.read(Path(flags.train_data_dir), options) if item.problem is None]
     if flags.random_flip:
-        domain: Domain = plugins.load("domains", config.domain)
+        domain = open_domain(config.domain, config.model_dump())
         blind = [item for item in items if item.caption and domain.mirrored(item.caption) is None]
         if blind:
             raise UserError(

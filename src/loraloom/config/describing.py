@@ -7,6 +7,7 @@ that they cannot disagree. Nothing here builds a validator: `--help` must stay q
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import get_annotations
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -74,6 +75,11 @@ def title_of(kind: type[Settings]) -> str:
     return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
 
 
+def declaring(kind: type[Settings], name: str) -> type[Settings]:
+    """The class in whose body a setting stands: `kind` itself, or one that it inherits."""
+    return next(base for base in kind.__mro__ if issubclass(base, Settings) and name in get_annotations(base))
+
+
 def leaves(kind: type[Settings], prefix: str = "", instance: Settings | None = None) -> Iterator[Leaf]:
     """All settings below `kind` in reading order.
 
@@ -88,7 +94,9 @@ def leaves(kind: type[Settings], prefix: str = "", instance: Settings | None = N
         if group is not None:
             yield from leaves(group, f"{key}.", default)
         else:
-            yield _leaf(key, field, default, title_of(kind), required=field.is_required() and instance is None)
+            yield _leaf(
+                key, field, default, title_of(declaring(kind, name)), required=field.is_required() and instance is None
+            )
 
 
 def show(value: Any) -> str:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loraloom.utils.errors import UserError
+
 if TYPE_CHECKING:
     from loraloom.config.base import Settings
     from loraloom.config.describing import Leaf
@@ -40,9 +42,16 @@ Overrides = Annotated[
 def add_flags(function: Callable[..., Any], kind: "type[Settings]") -> Callable[..., Any]:
     """`function` with its first parameter replaced by an option for every setting of `kind` that has a flag."""
     from loraloom.config.describing import leaves
+    from loraloom.config.extending import complete
 
-    flagged = {leaf.key.replace(".", "__"): leaf for leaf in leaves(kind) if leaf.flag}
+    flagged = {leaf.key.replace(".", "__"): leaf for leaf in leaves(complete(kind)) if leaf.flag}
     first, *rest = inspect.signature(function, eval_str=True).parameters.values()
+    for parameter in rest:
+        flag = "--set" if parameter.annotation == Overrides else f"--{parameter.name.replace('_', '-')}"
+        if twice := [leaf.key for leaf in flagged.values() if leaf.flag == flag]:
+            raise UserError(
+                f"an extension declares the flag {flag}, which the verb has", got=twice[0], fix="uninstall it"
+            )
 
     @functools.wraps(function)
     def verb(**arguments: Any) -> Any:

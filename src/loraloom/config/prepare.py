@@ -2,28 +2,20 @@
 
 from typing import Literal
 
-from loraloom.config.base import Settings, setting
+from loraloom.config.base import setting
+from loraloom.config.extending import Extended
 
 
-class PrepareConfig(Settings):
-    """How images and captions are read, changed and split."""
+class PrepareConfig(Extended):
+    """How images and captions are read, changed and split.
+
+    `PrepareConfig(...)` also takes and has every setting that a format, captioner or domain declares.
+    """
 
     verb = "prepare"
+    extension_kinds = ("formats", "captioners", "domains")
 
     format: str = setting("auto", "folder layout; auto looks at the folder", flag="--format")
-    caption_column: str = setting("text", "caption column of metadata.jsonl or metadata.csv", flag="--caption-column")
-    caption_suffix: tuple[str, ...] = setting(
-        (),
-        "endings of caption files that are looked for before .txt and .caption, such as .tags; repeat it, or use commas",
-        flag="--caption-suffix",
-    )
-    encoding: str = setting(
-        "", "how captions and tables are saved where not in UTF-8, such as cp949 or utf-16-le", flag="--encoding"
-    )
-    text_folder: str = setting(
-        "", "name of the folder of texts, where the layout has one; empty is the layout's own", flag="--text-folder"
-    )
-    image_folder: str = setting("", "name of the folder of images; likewise", flag="--image-folder")
     domain: str = setting("freetext", "what the texts are about", flag="--domain")
     size: int = setting(
         512, "side of the square whose area a prepared image has, pixels", flag="--size", ge=16, le=4096
@@ -50,9 +42,6 @@ class PrepareConfig(Settings):
     )
     trigger: str = setting("", "word put before every caption that lacks it", flag="--trigger")
     captioner: str = setting("template", "who writes where no text was found", flag="--captioner")
-    caption_template: str = setting(
-        "a photo of {trigger}", "caption of images without text; {trigger}, {folder}, {stem}, {id}", flag="--caption"
-    )
     validation_share: float = setting(
         0.1,
         "share held out for validation, near-duplicates kept on one side; none of fewer than 10 images unless it is given",

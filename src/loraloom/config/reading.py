@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from loraloom.config.base import Settings
 from loraloom.config.describing import Leaf, group_of, leaves, show, title_of
+from loraloom.config.extending import complete
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.untrusted import MAX_CONFIG_BYTES, MAX_DIGITS, is_there, read_text, shown
 
@@ -83,6 +84,7 @@ def read_settings(
     Raises:
         UserError: The file cannot be read, a key is unknown, or a value is out of its limits; lists every problem.
     """
+    kind = complete(kind)
     known = {leaf.key: leaf for leaf in leaves(kind)}
     tree, lines = _read_file(file) if file else ({}, dict[str, int]())
     given = dict(values or {}) | dict(_parse_override(text, known) for text in overrides)
@@ -141,10 +143,15 @@ def commented_yaml(kind: type[Settings]) -> str:
     """A template: every setting with its help, what it accepts and its default; it reads back to the defaults."""
     from loraloom.config.yaml_text import dump
 
+    kind = complete(kind)
     out = [f"# {title_of(kind)}"]
     groups: list[str] = []
+    title = title_of(kind)
     for leaf in leaves(kind):
         *path, name = leaf.key.split(".")
+        if not path and not groups and leaf.title != title:  # what an extension brings
+            out += ["", f"# {leaf.title}"]
+            title = leaf.title
         shared = _common(groups, path)
         if shared < len(path) or shared < len(groups):
             out.append("")

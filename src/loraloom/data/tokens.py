@@ -5,14 +5,14 @@ In: a prepared dataset or one text file, and a model's tokenizer. Out: a table f
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from loraloom import plugins
+from loraloom.config.domains import open_domain
 from loraloom.data.manifest import domain_of, read_manifest
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import syntax_line
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
-from loraloom.protocols.domain import Domain
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.untrusted import MAX_CONFIG_BYTES, read_text
@@ -28,10 +28,13 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
     """
     if place.is_file():
         captions = [(place.stem, read_text(place, "the text file", max_bytes=MAX_CONFIG_BYTES).strip())]
+        recorded = dict[str, Any]()
     else:
-        captions = [(example.id, example.caption) for example in read_manifest(place).examples]
+        manifest = read_manifest(place)
+        captions = [(example.id, example.caption) for example in manifest.examples]
+        recorded = manifest.info.get("settings", {})
     text = open_model(ModelSource(model)).text
-    kind: Domain = plugins.load("domains", domain_of(place, domain))
+    kind = open_domain(domain_of(place, domain), recorded)
     reports = report_captions(captions, text, kind)
     if show is not None:
         wanted = [report for report in reports if report.id == show]

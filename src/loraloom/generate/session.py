@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from loraloom import plugins
+from loraloom.config.domains import open_domain
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.images import generate, suited_guidance, suited_sampler
@@ -200,7 +200,7 @@ def open_session(
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.place(part, device, torch.float32 if part == "vae" else dtype)
     placed = _place(model, files, [weight for _, weight in adapters], Losses(say, config.strict))
-    texts = plugins.load("domains", domain or str(record.get("domain", "freetext")))
+    texts = open_domain(domain or str(record.get("domain", "freetext")), record.get("domain_settings", {}))
     chosen = method or _recorded_method(record, files)
     return Session(
         model,

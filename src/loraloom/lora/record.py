@@ -7,7 +7,7 @@ Fields that this version does not read are kept as they are.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +46,7 @@ class AdapterRecord:
     alpha: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     prompt_method: Text = "attention"
     domain: Text = "freetext"
+    domain_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     trigger: Text = ""
     size: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}x[1-9][0-9]{0,4})?$")] | None = None
     step: Annotated[int, Field(ge=0, le=1 << 53)] = 0

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loraloom import plugins
+from loraloom.config.extending import options_of
 from loraloom.config.prepare import PrepareConfig
 from loraloom.protocols.data import Format
 from loraloom.utils.errors import UserError
-from loraloom.utils.listing import IMAGE_SUFFIXES, TABLE_SUFFIXES
-from loraloom.utils.safe_paths import encoding_problem
 
 _SEEN_AT_MOST = 20_000
 
@@ -27,42 +27,12 @@ class Choice:
     reason: str
 
 
-def format_options(config: PrepareConfig) -> dict[str, str]:
-    """The options that every `Format` is given."""
-    return {
-        "caption_column": config.caption_column,
-        "caption_suffixes": ",".join(
-            _suffix(part) for text in config.caption_suffix for part in text.split(",") if part.strip()
-        ),
-        "encoding": _encoding(config.encoding),
-        "text_folder": config.text_folder,
-        "image_folder": config.image_folder,
-    }
+def format_options(config: PrepareConfig) -> dict[str, Any]:
+    """The options that every `Format` is given: what all formats declare as their settings, by key."""
+    return options_of(config, (plugins.load("formats", name) for name in plugins.names("formats")))
 
 
-def _suffix(text: str) -> str:
-    """`tags`, `.tags` and `*.tags` are one; `_caption.txt` stays as it is."""
-    text = text.strip().removeprefix("*")
-    if "/" in text or "\\" in text or not text:
-        raise UserError(
-            "caption_suffix is not the end of a file name", got=text, expected="such as .tags or _caption.txt"
-        )
-    suffix = f".{text}" if text[0].isalnum() else text
-    ending = f".{suffix.rpartition('.')[2].lower()}"
-    if ending in TABLE_SUFFIXES | IMAGE_SUFFIXES:
-        fix = "write the captions to .txt files, or to one metadata.jsonl"
-        raise UserError("caption_suffix is that of a table or an image, not of a text", got=suffix, fix=fix)
-    return suffix
-
-
-def _encoding(name: str) -> str:
-    if name and (problem := encoding_problem(name)):
-        fix = "write it as Python does: cp949 (Korean), cp932 (Japanese), gb18030 (Chinese), cp1252, utf-16-le"
-        raise UserError(problem, got=name, fix=fix)
-    return name
-
-
-def choose_format(folder: Path, name: str, options: Mapping[str, str]) -> Choice:
+def choose_format(folder: Path, name: str, options: Mapping[str, Any]) -> Choice:
     """The format called `name`, or for `auto` the first that recognises the folder, the least mistakable first.
 
     Raises:

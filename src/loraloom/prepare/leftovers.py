@@ -76,7 +76,7 @@ def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Le
     return Leftovers(tuple(problems), tuple(lines + hints), tuple(captions))
 
 
-def check_captions(items: Sequence[SourceItem], leftovers: Leftovers, template: str) -> None:
+def check_captions(items: Sequence[SourceItem], leftovers: Leftovers, captioner: str) -> None:
     """Refuse a folder whose captions are all missed, while files lie there that look like captions.
 
     Raises:
@@ -90,7 +90,7 @@ def check_captions(items: Sequence[SourceItem], leftovers: Leftovers, template: 
     raise UserError(
         f"none of {len(usable):,} images has a caption, and there are files that look like captions",
         got=f"{first.file}{more}",
-        fix=f"{first.file}: {first.reason}\n  or move such files away, to have every image learn {template!r} (--caption)",
+        fix=f"{first.file}: {first.reason}\n  or move such files away: then {captioner!r} captions every image",
     )
 
 

@@ -22,6 +22,7 @@ import PIL
 from PIL import Image
 
 from loraloom import __version__, plugins
+from loraloom.config.extending import options_of, unused_lines
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
 from loraloom.prepare.detect import Choice, choose_format, format_options
@@ -101,11 +102,16 @@ def prepare(
         UserError: The folder cannot be read or written, no image can be used, or with `strict` any cannot.
     """
     settings = ImageSettings.from_config(config)
-    domain: Domain = plugins.load("domains", config.domain)
+    domain = _configured(plugins.load("domains", config.domain), config)
     captioner: Captioner = plugins.load("captioners", config.captioner)
     _check_folders(source, out)
     with lock_folder(out, console):
         return _prepare(source, out, config, settings, domain, captioner, count_tokens, console, progress)
+
+
+def _configured(domain: Any, config: PrepareConfig) -> Domain:
+    """The domain with the values of its own settings, where it declares some."""
+    return domain.configured(options_of(config, [domain])) if hasattr(domain, "configured") else domain
 
 
 def _prepare(
@@ -127,14 +133,15 @@ def _prepare(
     items = list(choice.format.read(source, options))
     given = given_split(source)
     leftovers = find_leftovers(source, items, choice.format.name)
-    check_captions(items, leftovers, config.caption_template)
+    check_captions(items, leftovers, captioner.name)
+    unused = unused_lines(config, {"formats": choice.format, "captioners": captioner, "domains": domain})
     _sweep(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
         work = _Work(source, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
-        unknown = [*_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
+        unknown = [*unused, *_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
         counted = [*leftovers.lines, *work.counted(), *unknown]
         _tell_problems(out, problems, leftovers, console)
         for line in counted:
@@ -185,7 +192,8 @@ class _Work:
     ) -> None:
         self.source, self.out, self.config, self.journal = source, out, config, journal
         self.captioner, self.count_tokens = captioner, count_tokens
-        self.caption_settings = _sha16(captioner.name, config.caption_template, config.trigger)
+        self.caption_options = options_of(config, [captioner])
+        self.caption_settings = _sha16(captioner.name, self.caption_options, config.trigger)
         self.examples: list[Example] = []
         self.hashes: list[tuple[int, ...]] = []
         self.problems: list[Problem] = []
@@ -280,7 +288,7 @@ class _Work:
         key = (item.id, row.source_sha256, self.caption_settings)
         if key not in self.journal.captions:
             with Image.open(self.out / row.image, formats=["PNG"]) as image:
-                text = self.captioner.caption(image, item, self.config.caption_template, self.config.trigger)
+                text = self.captioner.caption(image, item, self.caption_options, self.config.trigger)
             self.journal.add_caption(key, text)
         return self.journal.captions[key]
 
@@ -304,8 +312,8 @@ def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, ImageRow]
         yield Task(item.id, item.image, out, image, known.get(item.id), thumbnail=number < MAX_THUMBNAILS)
 
 
-def _sha16(*texts: str) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+def _sha16(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def _check_folders(source: Path, out: Path) -> None:

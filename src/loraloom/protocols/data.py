@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loraloom.protocols.model import Conditioning
 
@@ -72,7 +72,10 @@ class Example:
 
 
 class Format(Protocol):
-    """A folder layout. A module exports one as `FORMAT`."""
+    """A folder layout. A module exports one as `FORMAT`, and its `FormatContract` as `CONTRACT`.
+
+    One with options of its own has a class of them as `settings` (`protocols.settings`).
+    """
 
     name: str
     expects: str
@@ -80,14 +83,14 @@ class Format(Protocol):
     priority: int
     """`auto` asks layouts in falling order, the least mistakable first: metadata file 30, paired folders 20, names 10."""
 
-    def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
-        """Why `folder` has this layout, in a few words for the user, or None when it has not."""
+    def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
+        """Why `folder` has this layout, in a few words for the user with the number of images, or None when it has not."""
 
-    def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
+    def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images, sorted by id, one at a time; opens no image. What cannot be used comes with its `problem`.
 
-        `options` carries what the user set: `caption_column`, `caption_suffixes` (with commas), `encoding`,
-        `text_folder`, `image_folder`. Files that no item names are reported by `prepare`.
+        `options` holds at least the values of the format's own settings by key, checked. Files that no item names are
+        reported by `prepare`.
 
         Raises:
             UserError: The folder does not follow the layout (a caption column that is missing, say).
@@ -95,17 +98,22 @@ class Format(Protocol):
 
 
 class Captioner(Protocol):
-    """Writes a caption where none was found. A module exports one as `CAPTIONER`."""
+    """Writes a caption where none was found. A module exports one as `CAPTIONER`, and its `CaptionerContract` as `CONTRACT`.
+
+    One with options of its own has a class of them as `settings` (`protocols.settings`).
+    """
 
     name: str
 
-    def caption(self, image: "Image.Image", item: SourceItem, template: str, trigger: str) -> str:
+    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
         """The caption of an RGB image, which is read from disk only when its pixels are touched.
 
-        `template` is the user's text with `{trigger}`, `{id}`, `{folder}` and `{stem}` still in it.
+        The same image, item, options and trigger give the same caption. `options` holds the values of the captioner's own
+        settings by key, checked; `prepare` asks again when one of them changes. `trigger` is the user's trigger word, or
+        empty; `prepare` puts it before a caption that lacks it.
 
         Raises:
-            UserError: The template cannot be filled in.
+            UserError: The options ask for what cannot be done.
         """
 
 

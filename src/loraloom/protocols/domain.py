@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # a verb's --help must not pay for numpy
     from numpy.typing import NDArray
     from PIL import Image
 
+    from loraloom.protocols.settings import Settings
+
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the judged image, the last two exclusive."""
 
@@ -140,8 +142,9 @@ class DatasetGenerator(Protocol):
     """Words of `loraloom samples` beside the domain's name, each with the style that it means."""
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """A 256x256 RGB image and its text; the same seed gives the same on every machine. The empty style is the
-        domain's usual one; an unknown one raises `UserError`."""
+        """An RGB image of the domain's one size and its text; the same seed gives the same on every machine.
+
+        The empty style is the domain's usual one; an unknown one raises `UserError`."""
 
     def paraphrase(self, text: str, seed: int) -> str:
         """Another text that is true of the same image: sentences left out, moved, turned round. May be the same."""
@@ -238,7 +241,10 @@ class Section:
 
 
 class Domain(Protocol):
-    """What texts of one kind are made of. A module exports one as `DOMAIN`; None stands for what it cannot do."""
+    """What texts of one kind are made of. A module exports one as `DOMAIN`, and its `DomainContract` as `CONTRACT`.
+
+    None stands for what it cannot do. One with options of its own is a `ConfigurableDomain` too.
+    """
 
     name: str
     dataset_generator: DatasetGenerator | None
@@ -260,3 +266,15 @@ class Domain(Protocol):
     def check_image(self, image: "Image.Image") -> str | None:
         """Why an RGB image cannot be used in this domain as it is: the kind of fault, `: ` and what this image shows. None
         where it can, and where the domain takes every image. The kind completes "12 of 40 images are ..."."""
+
+
+class ConfigurableDomain(Domain, Protocol):
+    """A domain with options of its own.
+
+    `prepare` takes them and records them in the dataset; whatever uses that dataset or a run on it is given them again.
+    """
+
+    settings: "type[Settings]"
+
+    def configured(self, options: Mapping[str, Any]) -> Domain:
+        """This domain with the values of its own settings, by key, checked."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loraloom import __version__, plugins
+from loraloom import __version__
+from loraloom.config.domains import open_domain, recorded_options
 from loraloom.config.run import RunConfig, read_class_weights
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
@@ -159,6 +160,7 @@ class Run:
             },
             "base_sha256": self.base_sha256, "rank": config.lora.rank, "alpha": config.lora.alpha or config.lora.rank,
             "target": config.lora.target, "prompt_method": config.prompts.method, "domain": config.data.domain,
+            "domain_settings": recorded_options(config.data.domain, self.manifest.info.get("settings", {})),
             "trigger": self.manifest.info.get("settings", {}).get("trigger", ""), "dataset": self.manifest.fingerprint,
             "num_images": len(self.train_state.batches.examples), "size": f"{width}x{height}", "step": done,
             "epoch": done // self.train_state.epochs.steps_per_epoch, "batch_size": config.data.batch_size,
@@ -202,7 +204,7 @@ def set_up(
         config.model.family,
     )
     check_sizes(model, manifest.examples)
-    domain: Domain = plugins.load("domains", config.data.domain)
+    domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
     if config.data.random_flip:
         refuse_blind_flips(learned, domain)
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)

@@ -1,4 +1,4 @@
-"""Captions from a template: the same words for every image, with names filled in.
+"""Captions from a template: the same words for every image, with names inserted.
 
 In: a source item and a template such as `a photo of {trigger} {folder}`. Out: the caption. `{folder}` is the name of
 the folder that the image lies in and `{stem}` its file name without suffix, both with underscores and dashes as
@@ -6,9 +6,12 @@ blanks; `{id}` is the id as it is, `{trigger}` the trigger word.
 """
 
 import string
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from loraloom.protocols.contracts import CaptionerContract, CaptionExample
 from loraloom.protocols.data import Captioner, SourceItem
+from loraloom.protocols.settings import Settings, setting
 from loraloom.utils.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,17 +20,27 @@ if TYPE_CHECKING:
 PLACEHOLDERS = ("trigger", "folder", "stem", "id")
 
 
+class TemplateSettings(Settings):
+    """Settings of the captioner template."""
+
+    caption_template: str = setting(
+        "a photo of {trigger}", "caption of images without text; {trigger}, {folder}, {stem}, {id}", flag="--caption"
+    )
+
+
 class Template:
     """The `template` captioner. It looks at no pixel."""
 
     name = "template"
+    settings = TemplateSettings
 
-    def caption(self, image: "Image.Image", item: SourceItem, template: str, trigger: str) -> str:
-        """`template` with its placeholders filled in; `{{` and `}}` stand for braces.
+    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
+        """The option `caption_template` with its placeholders filled in; `{{` and `}}` stand for braces.
 
         Raises:
             UserError: A placeholder is unknown, a brace stands alone, or `{trigger}` is asked for and there is none.
         """
+        template = str(options["caption_template"])
         values = {
             "trigger": trigger,
             "folder": _words(item.image.parent.name),
@@ -71,3 +84,10 @@ def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
 
 
 CAPTIONER: Captioner = Template()
+CONTRACT = CaptionerContract(
+    examples=(
+        CaptionExample({"caption_template": "a photo of {trigger}"}, "sks", "toys/red_car/1", "a photo of sks"),
+        CaptionExample({"caption_template": "{folder}, {stem}"}, "", "toys/red_car/1", "red car, 1"),
+    ),
+    refused=({"caption_template": "a {foldr}"}, {"caption_template": "a {folder"}),
+)

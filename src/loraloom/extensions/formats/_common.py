@@ -7,7 +7,7 @@ cannot be used is reported, never skipped in silence.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
@@ -32,10 +32,9 @@ def listed(folder: Path) -> list[Entry]:
     return [replace(entry, problem=_MASK) if entry.name in masks else entry for entry in entries]
 
 
-def caption_suffixes(options: Mapping[str, str]) -> list[str]:
+def caption_suffixes(options: Mapping[str, Any]) -> list[str]:
     """Suffixes of captions, the user's own first."""
-    own = [suffix.strip() for suffix in options.get("caption_suffixes", "").split(",") if suffix.strip()]
-    return list(dict.fromkeys([*own, *CAPTION_SUFFIXES]))
+    return list(dict.fromkeys([*options.get("caption_suffix", ()), *CAPTION_SUFFIXES]))
 
 
 class ByName(Generic[Value]):

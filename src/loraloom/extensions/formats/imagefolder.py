@@ -5,13 +5,17 @@ option `caption_column` names the column of captions, `encoding` how the file is
 Out: one source item a row; rows without an image, images without a row and rows that cannot be read are reported.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loraloom.extensions.formats._common import ByName, count, decode_text, listed, sorted_unique
 from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
+from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
+from loraloom.protocols.settings import TextEncoding, setting
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.listing import Entry, near_table_name, walk
 from loraloom.utils.safe_paths import path_problem
@@ -24,14 +28,23 @@ _BACKSLASHES = r"its row has \ between folders: read as /"
 _OTHER_CASE = "the name in its row differs in upper and lower case"
 
 
+class ImageFolderSettings(TextEncoding):
+    """Settings of the layout imagefolder."""
+
+    caption_column: str = setting(
+        CAPTION_COLUMN, "caption column of metadata.jsonl or metadata.csv", flag="--caption-column"
+    )
+
+
 class ImageFolder:
     """The `imagefolder` layout."""
 
     name = "imagefolder"
+    settings = ImageFolderSettings
     expects = "metadata.jsonl or metadata.csv with a column file_name and a column of captions (--caption-column)"
     priority = 30
 
-    def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
+    def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """Which metadata files there are."""
         entries = walk(folder)
         files, _ = _metadata(entries)
@@ -41,7 +54,7 @@ class ImageFolder:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         return f"{files[0].name}{more} beside {count(images, 'picture')}"
 
-    def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
+    def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All rows, and all images that no row names."""
         column = options.get("caption_column", CAPTION_COLUMN)
         entries = listed(folder)
@@ -195,3 +208,13 @@ def _by_last_part(entries: list[Entry]) -> dict[str, list[Entry]]:
 
 
 FORMAT: Format = ImageFolder()
+
+
+def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
+    rows = [json.dumps({FILE_COLUMN: f"{item_id}.png", CAPTION_COLUMN: text}) for item_id, text in captions.items()]
+    for item_id in captions:
+        save_image(folder / f"{item_id}.png")
+    (folder / METADATA_NAMES[0]).write_text("\n".join(rows), encoding="utf-8")
+
+
+CONTRACT = FormatContract(write=_write)

@@ -7,9 +7,12 @@ In: a folder that holds both (or sub-folders that do), and their names from the 
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
+from loraloom.protocols.settings import CaptionFiles, setting
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, name_key
 
@@ -18,24 +21,34 @@ IMAGE_FOLDER = "label_floorplan"
 _OTHER_CASE = "the name of its text differs in upper and lower case"
 
 
+class PairedFoldersSettings(CaptionFiles):
+    """Settings of the layout paired_folders."""
+
+    text_folder: str = setting(
+        "", "name of the folder of texts; empty is the layout's own, input_text", flag="--text-folder"
+    )
+    image_folder: str = setting("", "name of the folder of images; empty is label_floorplan", flag="--image-folder")
+
+
 class PairedFolders:
     """The `paired_folders` layout."""
 
     name = "paired_folders"
+    settings = PairedFoldersSettings
     expects = (
         "two folders joined by file name (input_text/0.txt with label_floorplan/0.png); "
         "--text-folder and --image-folder name them"
     )
     priority = 20
 
-    def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
+    def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """How many texts and images the two folders hold."""
         texts, images = _sides(folder, options)
         if not texts or not images:
             return None
         return _counts(texts, images, options)
 
-    def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
+    def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All pairs, and all halves of pairs with their problem."""
         texts, images = _sides(folder, options)
         image_folder = _folder_names(options)[1]
@@ -64,16 +77,16 @@ class PairedFolders:
         yield from sorted_unique(items)
 
 
-def _folder_names(options: Mapping[str, str]) -> tuple[str, str]:
+def _folder_names(options: Mapping[str, Any]) -> tuple[str, str]:
     return options.get("text_folder") or TEXT_FOLDER, options.get("image_folder") or IMAGE_FOLDER
 
 
-def _counts(texts: Sized, images: Sized, options: Mapping[str, str]) -> str:
+def _counts(texts: Sized, images: Sized, options: Mapping[str, Any]) -> str:
     text_folder, image_folder = _folder_names(options)
     return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(images), 'picture')}"
 
 
-def _sides(folder: Path, options: Mapping[str, str]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:
+def _sides(folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:
     """Texts by key and images with their key; a key is the path without suffix and without the folder's own name."""
     text_folder, image_folder = _folder_names(options)
     texts: dict[str, Entry] = {}
@@ -100,7 +113,7 @@ def _without(stem: str, folder_name: str) -> str | None:
     return None
 
 
-def _item(key: str, image: Entry, text: Entry | None, options: Mapping[str, str]) -> SourceItem:
+def _item(key: str, image: Entry, text: Entry | None, options: Mapping[str, Any]) -> SourceItem:
     caption, problem = None, image.problem
     if problem is None:
         if text is None:
@@ -113,3 +126,14 @@ def _item(key: str, image: Entry, text: Entry | None, options: Mapping[str, str]
 
 
 FORMAT: Format = PairedFolders()
+
+
+def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
+    for item_id, caption in captions.items():
+        save_image(folder / IMAGE_FOLDER / f"{item_id}.png")
+        text = folder / TEXT_FOLDER / f"{item_id}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(caption, encoding="utf-8", newline="")
+
+
+CONTRACT = FormatContract(write=_write)

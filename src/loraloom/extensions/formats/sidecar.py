@@ -1,15 +1,18 @@
 """Images with a text of the same name beside them: `dog.jpg` with `dog.txt`, `dog.caption` or `dog.jpg.txt`.
 
-In: a folder; the options `caption_suffixes` (looked for before `.txt` and `.caption`) and `encoding`. Out: one source item
+In: a folder; the options `caption_suffix` (looked for before `.txt` and `.caption`) and `encoding`. Out: one source item
 an image; the text may be missing, then the caption is None. A text without an image, and a second text of one image,
 are reported.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
+from loraloom.protocols.settings import CaptionFiles
 from loraloom.utils.listing import Entry, near_table_name
 
 _OTHER_CASE = "the name of its text differs in upper and lower case"
@@ -19,10 +22,11 @@ class Sidecar:
     """The `sidecar` layout."""
 
     name = "sidecar"
+    settings = CaptionFiles
     expects = "images, each with a .txt or .caption of the same name beside it (dog.jpg, dog.txt); it may be missing"
     priority = 10
 
-    def sniff(self, folder: Path, options: Mapping[str, str]) -> str | None:
+    def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """How many images there are, and how many have a text."""
         entries = listed(folder)
         images = [entry for entry in entries if entry.is_image]
@@ -33,7 +37,7 @@ class Sidecar:
         suffixes = " or ".join(sorted({text.suffix for text in found})) or ".txt"
         return f"{count(len(images), 'picture')}, {len(found):,} with a {suffixes} of the same name"
 
-    def read(self, folder: Path, options: Mapping[str, str]) -> Iterator[SourceItem]:
+    def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images below `folder` and all texts without one."""
         entries = listed(folder)
         texts = _Texts(entries, options)
@@ -65,7 +69,7 @@ class Sidecar:
 class _Texts:
     """The captions of a folder, found by the name of their image."""
 
-    def __init__(self, entries: list[Entry], options: Mapping[str, str]) -> None:
+    def __init__(self, entries: list[Entry], options: Mapping[str, Any]) -> None:
         self._suffixes = caption_suffixes(options)
         endings = tuple(suffix.lower() for suffix in self._suffixes)
         self.all = [
@@ -87,7 +91,7 @@ def _folder(entry: Entry) -> str:
     return entry.name.rpartition("/")[0]
 
 
-def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, str]) -> SourceItem:
+def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, Any]) -> SourceItem:
     caption, problem = None, image.problem
     if hit is None:
         return SourceItem(image.stem, image.path, None, problem)
@@ -102,3 +106,12 @@ def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, st
 
 
 FORMAT: Format = Sidecar()
+
+
+def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
+    for item_id, caption in captions.items():
+        save_image(folder / f"{item_id}.png")
+        (folder / f"{item_id}.txt").write_text(caption, encoding="utf-8", newline="")
+
+
+CONTRACT = FormatContract(write=_write)

@@ -1,6 +1,6 @@
 """Floor plans: structured text to image and back, every sentence checked against the pixels.
 
-In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and plan images. Out: what
+In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and images of plans. Out: what
 the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
 """
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraloom.protocols.contracts import DomainContract
 from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Receipt, Section, Unread, Verifier
 from loraloom.utils.errors import UserError, did_you_mean
 
-from .augment import mirrored
 from .text.sections import sections_of
-from .vocabulary import CLASS_NAMES, STYLES, style_of
+from .vocabulary import CLASS_NAMES, SIZE_PX, STYLES, style_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,6 @@ class PlanVerifier:
         import numpy as np
 
         from .verify.repairing import repair_mask
-        from .vocabulary import SIZE_PX
 
         mask = repair_mask(*_compared(image, prompt))
         if mask is None:
@@ -210,6 +209,8 @@ class FloorPlans:
 
     def mirrored(self, caption: str) -> str | None:
         """The text of the mirrored plan; None where numbers would change and words alone cannot tell how."""
+        from .augment import mirrored
+
         return mirrored(caption)
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
@@ -226,3 +227,9 @@ class FloorPlans:
 
 
 DOMAIN: Domain = FloorPlans()
+
+CONTRACT = DomainContract(
+    captions=("[Number and Type of Rooms] The floorplan have 2 bedroom, 1 bathroom and 1 kitchen.",),
+    image_size=(SIZE_PX, SIZE_PX),
+    hopeless=("[Number and Type of Rooms] The floorplan have 3 flying saucer",),
+)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from loraloom.protocols.contracts import DomainContract
 from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
 
 if TYPE_CHECKING:
@@ -72,3 +73,7 @@ class FreeText:
 
 
 DOMAIN: Domain = FreeText()
+
+CONTRACT = DomainContract(
+    captions=("A red vase on a table. Light falls from the left.", "[Room] Two chairs.\nA window.", "강아지 한 마리"),
+)

@@ -1,6 +1,6 @@
-"""Simple scenes that this project draws itself: houses, cars, people, streets, each with a caption that is true.
+"""Simple scenes that this project renders itself: houses, cars, people, streets, each with a caption that is true.
 
-In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` draws captioned images.
+In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` synthesizes captioned images.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loraloom.extensions.domains.scenes.dataset_generator import SceneGenerator
 from loraloom.extensions.domains.scenes.mirroring import mirrored
+from loraloom.protocols.contracts import DomainContract
 from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
 
 if TYPE_CHECKING:
@@ -44,3 +45,7 @@ class Scenes:
 
 
 DOMAIN: Domain = Scenes()
+
+CONTRACT = DomainContract(
+    captions=("A red house. A tree is left of the house.", "two people in a street"), image_size=(256, 256)
+)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.detect import choose_format, format_options
+from loraloom.protocols.contracts import DomainContract
 from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 
@@ -20,6 +21,12 @@ JUDGES = [name for name in ARTISTS if plugins.load("domains", name).verifier is 
 
 def domain(name: str) -> Domain:
     return plugins.load("domains", name)
+
+
+def contract(name: str) -> DomainContract:
+    found = plugins.load_contract("domains", name)
+    assert isinstance(found, DomainContract)
+    return found
 
 
 def joined(name: str, caption: str) -> str:
@@ -35,6 +42,30 @@ def test_sections_hold_the_whole_caption(name: str, caption: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOMAINS)
+def test_sections_hold_all_of_its_own_captions(name: str) -> None:
+    assert contract(name).captions
+    for caption in contract(name).captions:
+        assert domain(name).sections(caption)
+        assert joined(name, caption) == " ".join(caption.split())
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_mirrored_caption_mirrored_again_reads_like_itself(name: str) -> None:
+    for caption in contract(name).captions:
+        mirrored = domain(name).mirrored(caption)
+        if mirrored is not None:
+            assert domain(name).mirrored(mirrored) is not None
+            assert domain(name).sections(mirrored)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_colours_of_a_caption_are_rgb(name: str) -> None:
+    for caption in contract(name).captions:
+        colours = domain(name).colours(caption)
+        assert all(len(rgb) == 3 and all(0 <= value <= 255 for value in rgb) for rgb in colours.values())
+
+
+@pytest.mark.parametrize("name", DOMAINS)
 def test_a_domain_is_named_as_its_folder(name: str) -> None:
     assert domain(name).name == name
 
@@ -46,7 +77,7 @@ def test_a_drawing_is_decided_by_seed_and_style(name: str) -> None:
     for style in dataset_generator.styles:
         one, text = dataset_generator.draw(11, style)
         other, same = dataset_generator.draw(11, style)
-        assert one.size == (256, 256)
+        assert one.size == contract(name).image_size
         assert one.mode == "RGB"
         assert np.array_equal(np.asarray(one), np.asarray(other))
         assert text == same != ""
@@ -113,7 +144,8 @@ def test_an_artist_has_a_usual_style_and_names_the_known_ones(name: str) -> None
 def test_a_judge_tells_of_a_hopeless_text_instead_of_raising(name: str) -> None:
     verifier = domain(name).verifier
     assert verifier is not None
-    assert verifier.check("[Number and Type of Rooms] The floorplan have 3 flying saucer")
+    assert contract(name).hopeless
+    assert all(verifier.check(text) for text in contract(name).hopeless)
 
 
 @pytest.mark.parametrize("name", ARTISTS)

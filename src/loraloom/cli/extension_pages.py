@@ -1,0 +1,72 @@
+"""Pages of extensions: a list of all, or one with its description and settings, made from the extension itself.
+
+In: a name, or none. Out: Markdown for the terminal and for `docs/extensions.md` (`scripts/extensions_page.py`).
+"""
+
+import inspect
+import textwrap
+
+from loraloom import plugins
+from loraloom.config.describing import Leaf, leaves, show
+from loraloom.utils.errors import UserError, did_you_mean
+
+MAX_COLUMNS = 100
+
+
+def list_extensions() -> str:
+    """Every extension by kind with the first sentence about it, and the package that brings it where it is not ours."""
+    parts: list[str] = []
+    for kind in plugins.ATTRIBUTE:
+        rows = [f"- `{name}`: {_summary(kind, name)}{_brought(kind, name)}" for name in plugins.names(kind)]
+        parts.append(f"## {kind.capitalize()}\n\n" + "\n".join(map(_wrapped, rows)))
+    return "\n\n".join(parts)
+
+
+def extension_page(name: str) -> str:
+    """The pages of the extensions that have this name.
+
+    Raises:
+        UserError: There is none; the nearest names are listed.
+    """
+    known = {one: kind for kind in plugins.ATTRIBUTE for one in plugins.names(kind)}
+    if name not in known:
+        raise UserError("unknown extension", got=name, fix=did_you_mean(name, known))
+    kinds = [kind for kind in plugins.ATTRIBUTE if name in plugins.names(kind)]
+    return "\n\n".join(page_of(kind, name) for kind in kinds)
+
+
+def page_of(kind: str, name: str, *, link: str = "") -> str:
+    """One extension: heading, description from its docstring, a link where there is a longer page, its settings."""
+    paragraphs = [_wrapped(" ".join(text.split())) for text in _docstring(kind, name).split("\n\n")]
+    parts = [f"### {kind}: {name}", *paragraphs]
+    if brought := _brought(kind, name):
+        parts.append(f"Brought by{brought.removeprefix(', by')}.")
+    if link:
+        parts.append(link)
+    settings = getattr(plugins.load(kind, name), "settings", None)
+    if settings is not None and (rows := [_row(leaf) for leaf in leaves(settings)]):
+        parts.append("\n".join(["| setting | flag | default | help |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _row(leaf: Leaf) -> str:
+    cells = (f"`{leaf.key}`", f"`{leaf.flag}`" if leaf.flag else "", f"`{show(leaf.default)}`", leaf.help)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _docstring(kind: str, name: str) -> str:
+    return inspect.cleandoc(plugins.load_module(kind, name).__doc__ or plugins.load(kind, name).__doc__ or name)
+
+
+def _summary(kind: str, name: str) -> str:
+    return " ".join(_docstring(kind, name).split("\n\n")[0].split()).rstrip(".")
+
+
+def _brought(kind: str, name: str) -> str:
+    origin = plugins.origin(kind, name)
+    return "" if origin == plugins.OURS else f", by {origin}"
+
+
+def _wrapped(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
