@@ -24,7 +24,7 @@ ROW = Example(
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     save(drawn(1, 16, 16), tmp_path / ROW.image)
-    write_manifest(make_manifest(tmp_path, [ROW], {}))
+    write_manifest(make_manifest(tmp_path, [ROW], {"domain": "freetext", "settings": {"trigger": ""}}))
     return tmp_path
 
 

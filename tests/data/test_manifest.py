@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from loraloom.data.manifest import (
+    INFO_FILE,
     JOURNAL_FILE,
     MANIFEST_FILE,
     SPLIT_FILE,
     Manifest,
+    domain_of,
     make_manifest,
     read_manifest,
     write_manifest,
@@ -33,7 +35,8 @@ def example(item_id: str, **changes: object) -> Example:
 def dataset(tmp_path: Path) -> Manifest:
     for item_id in ("b", "a/왼쪽"):
         save(drawn(1, 16, 16), tmp_path / f"images/{item_id}.png")
-    manifest = make_manifest(tmp_path, [example("b", split="validation"), example("a/왼쪽")], {"trigger": "sks"})
+    info = {"domain": "freetext", "settings": {"trigger": "sks"}, "trigger": "sks"}
+    manifest = make_manifest(tmp_path, [example("b", split="validation"), example("a/왼쪽")], info)
     write_manifest(manifest)
     return manifest
 
@@ -112,3 +115,47 @@ def test_a_folder_that_is_missing_unfinished_or_raw_is_told_apart(tmp_path: Path
     (tmp_path / JOURNAL_FILE).touch()
     with pytest.raises(UserError, match="not finished"):
         read_manifest(tmp_path)
+
+
+def test_a_dataset_without_its_information_is_read_with_a_note(dataset: Manifest) -> None:
+    """Domain and trigger were lost without a word: the adapter said freetext and no trigger."""
+    assert not read_manifest(dataset.folder).notes
+    (dataset.folder / INFO_FILE).unlink()
+    back = read_manifest(dataset.folder)
+    assert back.examples == dataset.examples
+    (note,) = back.notes
+    assert note.startswith("warning: the dataset has no dataset.json: its domain is unknown")
+    assert domain_of(dataset.folder) == "freetext"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "has no 'settings'"),
+        ('{"train": 5}', "has no 'settings'"),
+        ('{"domain": "freetext"}', "has no 'settings'"),
+        ('{"settings": {"trigger": ""}}', "has no 'domain'"),
+        ('{"domain": "freetext", "settings": {}}', "has no 'settings.trigger'"),
+        ('{"domain": "freetext", "settings": 5}', "settings: got 5, expected an object"),
+        ('{"domain": null, "settings": {"trigger": ""}}', "domain: got None, expected a name"),
+        ('{"domain": "a", "domain": "b", "settings": {"trigger": ""}}', "duplicate key: got 'domain'"),
+        ('{"domain": "a", "settings": {"trigger": "x"}, "trigger": "y"}', "names two trigger words"),
+        ("[]", "not a JSON object"),
+        ("", "is not JSON"),
+    ],
+)
+def test_information_that_prepare_did_not_write_is_an_error(dataset: Manifest, text: str, message: str) -> None:
+    (dataset.folder / INFO_FILE).write_text(text, encoding="utf-8")
+    for read in (read_manifest, domain_of):
+        with pytest.raises(UserError) as error:
+            read(dataset.folder)
+        assert message in str(error.value)
+
+
+def test_a_key_that_a_row_has_twice_is_refused(dataset: Manifest) -> None:
+    file = dataset.folder / MANIFEST_FILE
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"split": "train"', '"split": "train", "split": "train"'), "utf-8"
+    )
+    with pytest.raises(UserError, match="line 1 has a duplicate key: got 'split'"):
+        read_manifest(dataset.folder)

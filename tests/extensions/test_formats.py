@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -337,3 +338,109 @@ def test_what_pythons_own_writers_save_is_read_back_exactly(texts: list[str]) ->
     assert [row.values["text"] for row in rows] == texts
     lines = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
     assert [row.values["text"] for row in _tables.rows_of_jsonl("metadata.jsonl", lines)] == texts
+
+
+@pytest.mark.parametrize("rows", ["0.png\n1.png\n", "0.png;a dog\n1.png;a cat\n", "0.png,a dog, a cat\n", "", "\n"])
+def test_a_table_of_which_no_row_has_all_cells_is_an_error_about_its_rows(tmp_path: Path, rows: str) -> None:
+    """It said "no column 'text'", and the header had one: columns were taken from the rows."""
+    with pytest.raises(UserError) as error:
+        read("imagefolder", csv_table(tmp_path, f"file_name,text\n{rows}"))
+    assert "no column" not in str(error.value)
+    if not rows.strip():
+        assert "has no rows below its header" in str(error.value)
+    else:
+        assert re.search(
+            r"no row of metadata\.csv can be read: got 'line 2 has . cells?, the header has 2'", str(error.value)
+        )
+    if ";" in rows:
+        assert "separate its cells as the header's, by ',' and not by ';'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"file_name": "0.png", "text": "a", "text": "b"}',
+        '{"file_name": "0.png", "text": "a", "file_name": "1.png"}',
+        r'{"file_name": "0.png", "text": "a", "te\u0078t": "a"}',
+        '{"file_name": "0.png", "text": "a", "x": {"y": 1, "y": 2}}',
+    ],
+)
+def test_a_key_that_a_row_has_twice_is_a_problem_of_that_row(tmp_path: Path, row: str) -> None:
+    """The second value was taken without a word."""
+    lines = f'{row}\n{{"file_name": "2.png", "text": "fine"}}\n'
+    items = list(
+        plugins.load("formats", "imagefolder").read(
+            csv_table(tmp_path, lines, "0.png", "2.png", name="metadata.jsonl"), OPTIONS
+        )
+    )
+    assert [item.caption for item in items if item.problem is None] == ["fine"]
+    assert any("line 1 has a duplicate key" in (item.problem or "") for item in items)
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(UserError, match=r"no line of metadata\.jsonl can be read: got .line 1 has a duplicate key"):
+        read("imagefolder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("metadata.csv", "File_Name,Text\n0.png,a dog\n"),
+        ("metadata.csv", "id;FILE_NAME;text \n1;0.png;a dog\n"),
+        ("metadata.jsonl", '{"File_Name": "0.png", "TEXT": "a dog"}'),
+        ("metadata.jsonl", '{"file_name": "0.png", " Text": "a dog"}'),
+    ],
+)
+def test_columns_in_other_cases_are_read_and_said(tmp_path: Path, name: str, data: str) -> None:
+    (item,) = read("imagefolder", csv_table(tmp_path, data, "0.png", name=name)).values()
+    assert item.caption == "a dog"
+    assert item.notes and all("its column" in note and "is read as" in note for note in item.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "words"),
+    [
+        ("image,text", {}, "rename the column 'image' to 'file_name'"),
+        ("filename,text", {}, "rename the column 'filename' to 'file_name'"),
+        ("a,b", {}, "rename the column of the images' paths to 'file_name'"),
+        ("file_name,caption", {}, "add --caption-column caption"),
+        ("file_name,my texts", {"caption_column": "my text"}, '--caption-column "my texts"'),
+        ("file_name,Text,TEXT", {}, "keep one of 'TEXT' and 'Text', and rename it to 'text'"),
+        ("file_name,zzz", {}, "--caption-column"),
+    ],
+)
+def test_a_missing_column_is_named_with_what_to_type(
+    tmp_path: Path, header: str, options: dict[str, str], words: str
+) -> None:
+    row = ",".join(["0.png", *["a dog"] * header.count(",")])
+    with pytest.raises(UserError) as error:
+        read("imagefolder", csv_table(tmp_path, f"{header}\n{row}\n"), **options)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(5, "a number"), (0.5, "a number"), (True, "true or false"), ([1], "a list"), ({}, "an object")]
+)
+def test_values_of_another_kind_are_named_as_their_writer_knows_them(tmp_path: Path, value: object, kind: str) -> None:
+    """`{"file_name": 5}` had "no file_name", and a caption was "a int"."""
+    rows = [
+        {"file_name": value, "text": "x"},
+        {"file_name": "0.png", "text": value},
+        {"file_name": "1.png", "text": "x"},
+    ]
+    save(drawn(1, 8, 8), tmp_path / "0.png")
+    save(drawn(1, 8, 8), tmp_path / "1.png")
+    problems = " | ".join(item.problem or "" for item in read("imagefolder", table(tmp_path, *rows)).values())
+    assert f"line 1: its 'file_name' is {kind}, not a text" in problems
+    assert f"line 2: its 'text' is {kind}, not a text" in problems
+
+
+def test_the_reason_names_the_whole_ending_of_the_texts(tmp_path: Path) -> None:
+    """`a.jpg.txt` was said to have the name of `a.jpg`."""
+    for number, text in enumerate(["0.jpg.txt", "1.txt", "2_tags.txt"]):
+        save(drawn(1, 8, 8), tmp_path / f"{number}.jpg")
+        (tmp_path / text).write_text("a dog", encoding="utf-8")
+    options = format_options(PrepareConfig(caption_suffix=("_tags.txt",)))
+    reason = choose_format(tmp_path, "auto", options).reason
+    assert reason == "3 images, 3 with a text: .jpg.txt, .txt or _tags.txt after the image's name"
+    (tmp_path / "0.jpg.txt").unlink()
+    (tmp_path / "2_tags.txt").unlink()
+    assert choose_format(tmp_path, "auto", options).reason == "3 images, 1 with a .txt of the same name"

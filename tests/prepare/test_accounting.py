@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
+from loraloom.prepare.doubtful import doubt_about
 from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import find_masks, near_table_name, walk
@@ -183,7 +184,7 @@ def test_a_row_without_its_caption_is_counted_with_its_reason(
     assert captions(report) == {"a": "a dog", "b": "a photo of sks"}
     assert "  1 of 2 images has no caption; it gets 'a photo of sks'" in said
     assert any(note.file == "b.png" and words in note.reason for note in report.notes)
-    with pytest.raises(UserError, match="1 of 2 images have no caption"):
+    with pytest.raises(UserError, match="1 of 2 images has no caption"):
         run(source, tmp_path / "strict", strict=True)
 
 
@@ -378,6 +379,9 @@ def test_ids_of_a_split_that_are_of_no_image_are_counted(tmp_path: Path) -> None
     assert [example.id for example in report.manifest.split("validation")] == ["1"]
     with pytest.raises(UserError, match="1 of 2 ids"):
         run(source, tmp_path / "strict", validation_share=0.1, strict=True)
+    (source / "splits.json").write_text('{"train": [], "validation": ["0"], "validation": ["1"]}', encoding="utf-8")
+    with pytest.raises(UserError, match="has a duplicate key: got 'validation'"):
+        run(source, tmp_path / "twice")
 
 
 @pytest.mark.parametrize("suffix", ["json", ".JSONL", "_caption.csv", ".png", "a/b", "*", "\\x"])
@@ -385,3 +389,155 @@ def test_a_caption_suffix_that_no_text_has_is_refused(tmp_path: Path, suffix: st
     image(tmp_path / "raw/a.png")
     with pytest.raises(UserError, match="caption_suffix"):
         read_settings(PrepareConfig, values={"caption_suffix": suffix})
+
+
+# ------------------------------------------------------------------------------- 3. captions that are none by their look
+
+
+DOUBTFUL = [
+    (r"{\rtf1\ansi\deff0 a dog}", "looks like RTF, not text"),
+    ("<!DOCTYPE html>\n<html><body>a dog</body></html>", "looks like HTML, not text"),
+    ("\ufeff <HTML>a dog</HTML>", "looks like HTML, not text"),
+    ("<?xml version='1.0'?><a>dog</a>", "looks like XML, not text"),
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5", "looks like a pointer of Git LFS, not text"),
+    ("0 0.5 0.25 0.1 0.2\n3 0.1 .5 0.5 1.0\n", "looks like boxes of a detector, not text"),
+    ("a d\ufffdg", "has U+FFFD where letters were lost"),
+    ("a\x01b\x02c\x03", "looks like a binary file, not text"),
+    *((text, "is what programs write for an empty cell") for text in ("NaN", "None", "null", " nan\n", "#N/A", "<NA>")),
+]
+
+
+@pytest.mark.parametrize(("text", "kind"), DOUBTFUL)
+@pytest.mark.parametrize("layout", ["sidecar", "imagefolder"])
+def test_a_caption_that_is_none_by_its_look_is_counted_and_an_error_under_strict(
+    tmp_path: Path, layout: str, text: str, kind: str
+) -> None:
+    """The model learned `{\\rtf1` and `NaN` without a word."""
+    source, said = tmp_path / "raw", list[str]()
+    rows: list[str] = []
+    for number in range(3):
+        image(source / f"{number}.png", number)
+        caption = text if number else "a dog, none left <here>"
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": caption}))
+        if layout == "sidecar":
+            (source / f"{number}.txt").write_text(caption, encoding="utf-8")
+    if layout == "imagefolder":
+        (source / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    report = run(source, tmp_path / "out", said)
+    assert f"  2 images are used, but look at them: 2 x its caption {kind}" in said
+    assert {note.file for note in report.notes} == {"1.png", "2.png"}
+    with pytest.raises(UserError, match="2 images are used, but look at them, and --strict is on"):
+        run(source, tmp_path / "strict", strict=True)
+
+
+@settings(max_examples=200)
+@given(st.text(st.characters(categories=["L", "N", "P", "Z"], exclude_characters="<{%#\ufeff"), max_size=30))
+def test_ordinary_texts_are_not_doubted(text: str) -> None:
+    assert doubt_about(f"a {text}") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"%PDF-1.7\n%\xe2\xe3", "a PDF"), (b"PK\x03\x04\x14\0", "an Office file"), (b"\x89PNG\r\n\x1a\n\0", "an image")],
+)
+@pytest.mark.parametrize("name", ["a.txt", "metadata.csv"])
+def test_a_file_of_another_program_with_the_name_of_a_text_is_named(
+    tmp_path: Path, name: str, data: bytes, kind: str
+) -> None:
+    source = tmp_path / "raw"
+    image(source / "a.png")
+    (source / name).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        run(source, tmp_path / "out")
+    assert f"{name} is {kind}" in str(error.value)
+    assert "plain text" in str(error.value)
+
+
+def test_every_image_that_gets_the_template_is_a_row_that_the_error_points_to(tmp_path: Path) -> None:
+    """`--strict` said "all that is not used is listed", and the list was empty."""
+    source = tmp_path / "raw"
+    for number in range(7):
+        image(source / f"{number}.png", number)
+    (source / "0.txt").write_text("a dog", encoding="utf-8")
+    with pytest.raises(UserError, match="6 of 7 images have no caption") as error:
+        run(source, tmp_path / "out", strict=True)
+    assert f"all are listed in {tmp_path / 'out' / 'problems.jsonl'}" in str(error.value)
+    rows = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == [
+        {"file": f"{number}.png", "reason": "no caption: it gets 'a photo of sks'", "used": True}
+        for number in range(1, 7)
+    ]
+    page = run(source, tmp_path / "out").page.read_text(encoding="utf-8")
+    assert all(f"{number}.png" in page for number in range(1, 7))
+
+
+def test_lines_of_the_journal_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    source, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(3):
+        image(source / f"{number}.png", number).with_suffix(".txt").write_text("a dog", encoding="utf-8")
+    said: list[str] = []
+    first = run(source, out, said)
+    assert not any("cannot be read" in line for line in said)
+    journal = out / ".prepare.jsonl"
+    rows = journal.read_text(encoding="utf-8").splitlines()
+    outside = json.dumps({**json.loads(rows[1]), "image": "../1.png"})
+    journal.write_text("\n".join([rows[0][:40], outside, rows[2], "", '{"caption_of": 5}']), encoding="utf-8")
+    second = run(source, out, said, strict=True)
+    assert "  3 lines of .prepare.jsonl cannot be read: what they were about is done again" in said
+    assert second.manifest.examples == first.manifest.examples
+    assert second.num_reused == 1
+    said.clear()
+    run(source, out, said)
+    assert not any("cannot be read" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        ("sidecar", {"text_folder": "captoins", "image_folder": "images"}),
+        ("sidecar", {"caption_column": "caption"}),
+        ("imagefolder", {"caption_suffix": (".tags",)}),
+        ("imagefolder", {"text_folder": "input_text"}),
+        ("sidecar", {"format": "sidecar", "image_folder": "images"}),
+    ],
+)
+def test_a_flag_that_the_layout_does_not_know_is_a_line_and_an_error_under_strict(
+    tmp_path: Path, layout: str, changes: dict[str, object]
+) -> None:
+    source, said = tmp_path / "raw", list[str]()
+    image(source / "a.png")
+    if layout == "sidecar":
+        (source / "a.txt").write_text("a dog", encoding="utf-8")
+    else:
+        (source / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}', encoding="utf-8")
+    run(source, tmp_path / "out", said, **changes)
+    flags = [f"--{name.replace('_', '-')}" for name in changes if name != "format"]
+    for flag in flags:
+        assert f"  {flag} is not used: the layout {layout} does not know it; --format names another" in said
+    with pytest.raises(UserError, match=f"{flags[0]} is not used"):
+        run(source, tmp_path / "strict", strict=True, **changes)
+
+
+def test_flags_that_the_layout_knows_are_no_lines(tmp_path: Path) -> None:
+    source, said = tmp_path / "raw", list[str]()
+    image(source / "img/a.png")
+    (source / "txt").mkdir()
+    (source / "txt/a.tags").write_text("a dog", encoding="utf-8")
+    run(source, tmp_path / "out", said, text_folder="txt", image_folder="img", caption_suffix=("tags",), strict=True)
+    assert not any("is not used" in line for line in said)
+
+
+def test_the_error_of_strict_shows_the_first_file_of_each_kind_of_fault(tmp_path: Path) -> None:
+    """It showed the first three files, all of one kind, or images that are small, which is no fault under `--strict`."""
+    source = tmp_path / "raw"
+    for number in range(5):
+        save(
+            drawn(number, 20, 20), source / f"{number}.png", None if number == 4 else "NaN" if number == 3 else "a dog"
+        )
+        (source / f"{number}.mp4").write_bytes(b"x")
+    with pytest.raises(UserError) as error:
+        run(source, tmp_path / "out", strict=True)
+    assert "enlarged" not in str(error.value)
+    for words in ("0.mp4: not read", "4.png: no caption", "3.png: its caption is what programs write"):
+        assert words in str(error.value)
+    assert "1.mp4" not in str(error.value)

@@ -240,10 +240,15 @@ def test_images_without_text_get_the_captioners_and_blank_texts_are_noted(tmp_pa
     source = tmp_path / "raw"
     save(drawn(1), source / "red_vase" / "one.png")
     save(drawn(2), source / "red_vase" / "two.png", " \n")
+    save(drawn(3), source / "red_vase" / "zebra.png", "sks zebra")
     report = run(source, tmp_path / "out", trigger="sks", caption_template="a photo of {trigger} {folder}")
-    assert [example.caption for example in report.manifest.examples] == ["a photo of sks red vase"] * 2
-    assert [example.caption_found for example in report.manifest.examples] == [None, None]
-    assert "its text is empty" in report.notes[-1].reason
+    assert [example.caption for example in report.manifest.examples] == ["a photo of sks red vase"] * 2 + ["sks zebra"]
+    assert [example.caption_found for example in report.manifest.examples] == [None, None, "sks zebra"]
+    assert [(note.file, note.reason) for note in report.notes] == [
+        ("red_vase/one.png", "no caption: it gets 'a photo of sks red vase'"),
+        ("red_vase/two.png", "its text is empty: captioned by template"),
+        ("red_vase/two.png", "no caption: it gets 'a photo of sks red vase'"),
+    ]
     with pytest.raises(UserError, match="there is no trigger word"):
         run(source, tmp_path / "none")
 

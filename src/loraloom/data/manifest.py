@@ -18,6 +18,7 @@ from loraloom.utils.safe_paths import path_problem
 from loraloom.utils.untrusted import (
     MAX_CONFIG_BYTES,
     MAX_RECORD_BYTES,
+    Shown,
     is_file,
     is_there,
     parse_record,
@@ -36,6 +37,10 @@ MAX_PIXELS = 1 << 26
 """Of a prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
 _COLUMNS = fields(Example)
+_NO_INFO = (
+    f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
+    f"word is not recorded; copy {INFO_FILE} too, or run `loraloom prepare` again"
+)
 _REPAIR = "repair the line or run `loraloom prepare` again"
 
 
@@ -48,12 +53,14 @@ class Manifest:
         examples: Sorted by id.
         info: Settings, format, trigger, versions, counts and time of making; empty when `dataset.json` is missing.
         fingerprint: sha256 over the rows, hex: it changes when any caption, image or split does.
+        notes: What is not known of the dataset, one line each for the user.
     """
 
     folder: Path
     examples: tuple[Example, ...]
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Example, ...]:
         """The examples of `train` or `validation`."""
@@ -123,7 +130,8 @@ def read_manifest(folder: Path) -> Manifest:
             fix="run `loraloom prepare` again, or copy the whole folder",
         )
     examples.sort(key=lambda example: example.id)
-    return Manifest(folder, tuple(examples), _info(folder), fingerprint_of(examples))
+    info = _info(folder)
+    return Manifest(folder, tuple(examples), info, fingerprint_of(examples), () if info else (_NO_INFO,))
 
 
 def domain_of(folder: Path, wish: str = "auto") -> str:
@@ -148,18 +156,29 @@ def _no_manifest(folder: Path) -> UserError:
 
 
 def _info(folder: Path) -> dict[str, Any]:
+    """What `dataset.json` says; empty when it is missing.
+
+    Raises:
+        UserError: It is there, and it does not say as which domain and with which trigger word the dataset was prepared.
+    """
     file = folder / INFO_FILE
     if not is_there(file):
         return {}
-    info = read_json_object(file, str(file), max_bytes=MAX_RECORD_BYTES)
+    info = read_json_object(file, str(file), max_bytes=MAX_RECORD_BYTES, unique_keys=True)
+    again = "run `loraloom prepare` again"
     for name, kind, expected in (("settings", dict, "an object"), ("domain", str, "a name"), ("format", str, "a name")):
+        if name not in info and name != "format":
+            raise UserError(f"{file} has no {name!r}: it is not what `loraloom prepare` writes", fix=again)
         if name in info and not isinstance(info[name], kind):
-            raise UserError(
-                f"{file}: {name}", got=shown(info[name]), expected=expected, fix="run `loraloom prepare` again"
-            )
-    trigger = info.get("settings", {}).get("trigger", "")
+            raise UserError(f"{file}: {name}", got=shown(info[name]), expected=expected, fix=again)
+    if "trigger" not in info["settings"]:
+        raise UserError(f"{file} has no 'settings.trigger': it is not what `loraloom prepare` writes", fix=again)
+    trigger = info["settings"]["trigger"]
     if not isinstance(trigger, str):
         raise UserError(f"{file}: settings.trigger", got=shown(trigger), expected="a text", fix="repair the file")
+    if info.get("trigger", trigger) != trigger:
+        got = f"trigger {shown(info['trigger'])}, settings.trigger {shown(trigger)}"
+        raise UserError(f"{file} names two trigger words", got=Shown(got), fix="make them equal")
     return info
 
 

@@ -29,8 +29,10 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
     if place.is_file():
         captions = [(place.stem, read_text(place, "the text file", max_bytes=MAX_CONFIG_BYTES).strip())]
         recorded = dict[str, Any]()
+        notes: tuple[str, ...] = ()
     else:
         manifest = read_manifest(place)
+        notes = manifest.notes if domain == "auto" else ()
         captions = [(example.id, example.caption) for example in manifest.examples]
         recorded = manifest.info.get("settings", {})
     text = open_model(ModelSource(model)).text
@@ -41,7 +43,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         if not wanted:
             raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
         return _windows(wanted[0])
-    parts = [_lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)]
+    parts = [*notes, _lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)]
     encoder = PromptEncoder(text, kind)
     if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
         parts.append(syntax)

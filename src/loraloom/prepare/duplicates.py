@@ -105,7 +105,7 @@ def given_split(source: Path) -> frozenset[str] | None:
     file = source / SPLITS_FILE
     if not is_there(file):
         return None
-    sides = read_json_object(file, str(file), max_bytes=MAX_TABLE_BYTES)
+    sides = read_json_object(file, str(file), max_bytes=MAX_TABLE_BYTES, unique_keys=True)
     try:
         train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
     except (KeyError, TypeError) as error:

@@ -6,7 +6,6 @@ settings and the prepared file still have the sums it names.
 """
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,12 +63,14 @@ class Journal:
     Attributes:
         rows: The last row of every id.
         captions: Captions written by a captioner.
+        num_unread: Lines that are no rows: cut short by a kill, damaged, or not ours.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, ImageRow] = {}
         self.captions: dict[CaptionKey, str] = {}
+        self.num_unread = 0
         self._read()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
@@ -115,8 +116,10 @@ class Journal:
         with self.path.open("rb") as file:
             while file.tell() < size:
                 line = file.readline(MAX_CONFIG_BYTES + 1)
-                with suppress(UserError):  # cut short by a kill, or not ours: that image is prepared again
+                try:
                     self._believe(line.decode("utf-8", errors="replace"))
+                except UserError:
+                    self.num_unread += 1
 
     def _believe(self, line: str) -> None:
         if line.startswith('{"caption_of"'):
@@ -124,5 +127,6 @@ class Journal:
             self.captions[note.caption_of] = note.caption
         elif line.strip():
             row = parse_record(ImageRow, line, "the journal")
-            if path_problem(row.image) is None and row.image.startswith("images/"):
-                self.rows[row.id] = row
+            if path_problem(row.image) is not None or not row.image.startswith("images/"):
+                raise UserError("the journal names a file that is no prepared image", got=row.image)
+            self.rows[row.id] = row

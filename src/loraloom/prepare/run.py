@@ -26,16 +26,18 @@ from loraloom.config.extending import options_of, unused_lines
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
 from loraloom.prepare.detect import Choice, choose_format, format_options
+from loraloom.prepare.doubtful import doubt_about
 from loraloom.prepare.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
 from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
 from loraloom.prepare.journal import ImageRow, Journal
-from loraloom.prepare.leftovers import Leftovers, check_captions, find_leftovers
+from loraloom.prepare.leftovers import check_captions, find_leftovers
+from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_problems
 from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
-from loraloom.utils.atomic_files import fsync_path, write_text
+from loraloom.utils.atomic_files import fsync_path
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import LOCK_NAME, lock_folder
 from loraloom.utils.output_paths import check_folder
@@ -43,13 +45,9 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.safe_paths import safe_name, short_hash
 
 IMAGE_FOLDER = "images"
-PROBLEMS_FILE = "problems.jsonl"
 REPORT_FILE = "report.html"
 MAX_THUMBNAILS = 200
 _FEWEST_TO_SPLIT = 10
-_SHOWN_PROBLEMS = 20
-_SAME_REASON = 3
-"""More files with one reason are one line."""
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 """What a kill leaves of a file that was being written: `.problems.jsonl.1234.tmp`."""
 
@@ -61,7 +59,7 @@ class PrepareReport:
     Attributes:
         manifest: The dataset.
         problems: Files that were not used, and why.
-        notes: Files that were used, and what the user should know about them.
+        notes: Files that were used, and what the user should know about them; images without a caption are among them.
         num_reused: Images that an earlier run had made.
         num_duplicates: Images that are nearly the same as another one.
         num_without_caption: Images for which no text was found, and that the captioner captioned.
@@ -127,8 +125,7 @@ def _prepare(
 ) -> PrepareReport:
     """`prepare` in a folder that is held."""
     started = time.perf_counter()
-    options = format_options(config)
-    choice = choose_format(source, config.format, options)
+    choice = choose_format(source, config.format, format_options(config))
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
     items = list(choice.format.read(source, options))
     given = given_split(source)
@@ -140,10 +137,11 @@ def _prepare(
     with Journal(out / JOURNAL_FILE) as journal:
         work = _Work(source, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
-        problems, notes = sorted({*work.problems, *leftovers.problems}), sorted(work.notes)
+        problems, notes = sorted({*work.problems, *leftovers.problems}), sorted([*work.notes, *work.captioned])
         unknown = [*unused, *_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
-        counted = [*leftovers.lines, *work.counted(), *unknown]
-        _tell_problems(out, problems, leftovers, console)
+        counted = [*leftovers.lines, *work.counted(), *unknown, *_unread_lines(journal)]
+        write_problems(out, problems, notes)
+        tell_problems(out, problems, leftovers, console)
         for line in counted:
             console(f"  {line}")
         if not work.examples or (config.strict and (problems or unknown or work.changed())):
@@ -198,6 +196,7 @@ class _Work:
         self.hashes: list[tuple[int, ...]] = []
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
+        self.captioned: list[Problem] = []
         self.thumbnails: dict[str, bytes] = {}
         self.num_reused = 0
 
@@ -223,11 +222,16 @@ class _Work:
         if not outcome.reused:
             self.journal.add_row(row)
         self.num_reused += outcome.reused
-        self.notes += [Problem(self._shown(item), note) for note in (*item.notes, *row.notes)]
+        doubt = doubt_about(item.caption) if item.caption else None
+        self.notes += [
+            Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
+        ]
         caption = final_caption(self._text(item, row), self.config.trigger)
         if not caption:
             self.problems.append(Problem(self._shown(item), "its caption is empty"))
             return
+        if not (item.caption or "").strip():
+            self.captioned.append(Problem(self._shown(item), f"no caption: it gets {caption!r}"))
         self.hashes.append(row.hashes)
         if outcome.thumbnail:
             self.thumbnails[row.id] = outcome.thumbnail
@@ -254,13 +258,14 @@ class _Work:
         """Examples for which no text was found."""
         return [example for example in self.examples if example.caption_found is None]
 
+    def notes_on_reading(self) -> list[Problem]:
+        """Notes on what was read in another way than it is written; those on the quality of images are left out."""
+        return [note for note in self.notes if not note.reason.startswith(QUALITY_NOTES)]
+
     def changed(self) -> list[str]:
         """What `strict` refuses beside files that are not used: one line for each kind."""
-        missing, read = (
-            self.without_caption(),
-            [note for note in self.notes if not note.reason.startswith(QUALITY_NOTES)],
-        )
-        lines = [f"{len(missing):,} of {len(self.examples):,} images have no caption"] if missing else []
+        missing, read = self.without_caption(), self.notes_on_reading()
+        lines = [_no_caption(len(missing), len(self.examples))] if missing else []
         return lines + ([_to_look_at(read)] if read else [])
 
     def counted(self) -> list[str]:
@@ -269,9 +274,7 @@ class _Work:
         if missing := self.without_caption():
             captions = {example.caption for example in missing}
             such = "" if len(captions) == 1 else "captions such as "
-            number = (
-                f"{len(missing):,} of {len(self.examples):,} images {'has' if len(missing) == 1 else 'have'} no caption"
-            )
+            number = _no_caption(len(missing), len(self.examples))
             lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
         if self.notes:
             reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
@@ -346,23 +349,19 @@ def _sweep(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _tell_problems(
-    out: Path, problems: Sequence[Problem], leftovers: Leftovers, console: Callable[[str], None]
-) -> None:
-    """All problems into a file, the first ones to the console; many of one reason, and files not read, in one line."""
-    lines = [json.dumps({"file": problem.file, "reason": problem.reason}, ensure_ascii=False) for problem in problems]
-    write_text(out / PROBLEMS_FILE, "".join(line + "\n" for line in lines))
-    by_reason: dict[str, list[Problem]] = {}
-    for problem in sorted(set(problems) - set(leftovers.problems)):
-        by_reason.setdefault(problem.reason, []).append(problem)
-    alone = sorted(problem for group in by_reason.values() if len(group) <= _SAME_REASON for problem in group)
-    for reason, group in by_reason.items():
-        if len(group) > _SAME_REASON:
-            console(f"  not used: {len(group):,} files, {group[0].file} first: {reason}")
-    for problem in alone[:_SHOWN_PROBLEMS]:
-        console(f"  not used: {problem.file}: {problem.reason}")
-    if len(alone) > _SHOWN_PROBLEMS:
-        console(f"  and {len(alone) - _SHOWN_PROBLEMS:,} more in {out / PROBLEMS_FILE}")
+def _unread_lines(journal: Journal) -> list[str]:
+    number = journal.num_unread
+    if not number:
+        return []
+    return [
+        f"{number:,} {'line' if number == 1 else 'lines'} of {JOURNAL_FILE} cannot be read: what they were about is done again"
+    ]
+
+
+def _no_caption(number: int, all_images: int) -> str:
+    if all_images == 1:
+        return "the only image has no caption"
+    return f"{number:,} of {all_images:,} images {'has' if number == 1 else 'have'} no caption"
 
 
 def _to_look_at(notes: Sequence[Problem]) -> str:
@@ -380,15 +379,17 @@ def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> l
 
 
 def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
-    shown = [f"{problem.file}: {problem.reason}" for problem in problems]
     if not work.examples:
+        shown = [f"{problem.file}: {problem.reason}" for problem in problems]
         fix = f"all are listed in {out / PROBLEMS_FILE}" if problems else "put images in the folder"
         return UserError(f"no image of {source} can be used", got="; ".join(shown[:3]) or "no images", fix=fix)
     files = f"{len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used"
     parts = [*([files] if problems else []), *work.changed(), *unknown]
-    shown += [f"{example.id}: no caption" for example in work.without_caption()]
-    shown += [f"{note.file}: {note.reason}" for note in sorted(work.notes)]
-    fix = f"all that is not used is listed in {out / PROBLEMS_FILE}; leave out --strict to go on without it"
+    first_of_kind: dict[str, str] = {}
+    for row in [*problems, *sorted(work.captioned), *sorted(work.notes_on_reading())]:
+        first_of_kind.setdefault(row.reason.partition(":")[0], f"{row.file}: {row.reason}")
+    shown = list(first_of_kind.values())
+    fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to go on"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
 
 

@@ -209,6 +209,7 @@ def set_up(
         refuse_blind_flips(learned, domain)
     encoder = PromptEncoder(model.text, domain, config.prompts.method, config.prompts.max_windows)
     losses = Losses(say, config.train.strict)
+    losses.add(*manifest.notes)
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say, losses)
     train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
     if train_batches.weighing:

@@ -39,6 +39,7 @@ _OTHER_SUFFIXES = {
     "an archive: unpack it": ".zip .tar .gz .tgz .7z .rar .xz .zst .bz2",
     "a document: save its pages as images": ".pdf .doc .docx .ppt .pptx .rtf .odt",
     "a model or cache, not an image": ".safetensors .ckpt .pt .pth .npz .npy .onnx",
+    "settings of a photo program, not a caption": ".xmp .aae .pp3 .dop .thm .lrv .cos .cop .on1",
     "a sound": ".mp3 .wav .flac .m4a .ogg",
     "a program or page": ".py .sh .bat .ps1 .html .htm .js .ipynb .log .ini .cfg .toml .lock",
 }

@@ -153,12 +153,12 @@ def read_lines(path: Path, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> It
         raise UserError(f"{what} is not UTF-8", got=f"byte {error.start} of a line", fix="save it as UTF-8") from None
 
 
-def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
+def parse_json(text: str, where: str, *, constants: bool = False, unique_keys: bool = False) -> Any:
     """JSON that came from outside, as plain values.
 
     Refused before parsing: more than `MAX_DEPTH` brackets inside each other, numbers of more than `MAX_DIGITS` digits.
     Refused after it: `NaN` and `Infinity` (taken with `constants`, as tables of other programs have them), floats beyond
-    their range, and half of a surrogate pair, which UTF-8 cannot hold.
+    their range, half of a surrogate pair, which UTF-8 cannot hold, and with `unique_keys` a key that an object has twice.
 
     Raises:
         UserError: As above, or not JSON; names `where`.
@@ -167,7 +167,15 @@ def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH or _LONG_NUMBER.search(text):
         _check_nesting(text, where)
     try:
-        value = json.loads(text, parse_constant=None if constants else _refuse_constant, parse_float=_finite)
+        value = json.loads(
+            text,
+            parse_constant=None if constants else _refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_with_unique_keys if unique_keys else None,
+        )
+    except _DuplicateKeyError as error:
+        fix = "keep one of the two: only one could be read"
+        raise UserError(f"{where} has a duplicate key", got=shown(error.args[0]), fix=fix) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON", got=str(error)[:_SHOWN], fix="repair it or make it again") from None
     if "\\u" in text and (half := _surrogate_in(value)) is not None:
@@ -175,22 +183,24 @@ def parse_json(text: str, where: str, *, constants: bool = False) -> Any:
     return value
 
 
-def read_json(path: Path, what: str, *, max_bytes: int = MAX_CONFIG_BYTES) -> Any:
+def read_json(path: Path, what: str, *, max_bytes: int = MAX_CONFIG_BYTES, unique_keys: bool = False) -> Any:
     """`parse_json` of a file.
 
     Raises:
         UserError: As `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path, what, max_bytes=max_bytes), what)
+    return parse_json(read_text(path, what, max_bytes=max_bytes), what, unique_keys=unique_keys)
 
 
-def read_json_object(path: Path, what: str, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, what: str, *, max_bytes: int = MAX_CONFIG_BYTES, unique_keys: bool = False
+) -> dict[str, Any]:
     """`read_json` of a file that must hold an object.
 
     Raises:
         UserError: As `read_json`, or it holds another kind of value.
     """
-    value = read_json(path, what, max_bytes=max_bytes)
+    value = read_json(path, what, max_bytes=max_bytes, unique_keys=unique_keys)
     if not isinstance(value, dict):
         raise UserError(f"{what} is not a JSON object", got=type(value).__name__, fix="repair it or make it again")
     return value
@@ -210,7 +220,7 @@ def parse_record(kind: type[T], text: str, where: str, *, fix: str = "repair it 
     """
     from pydantic import ValidationError  # 0.1 s, and not every caller needs it
 
-    value = parse_json(text, where)
+    value = parse_json(text, where, unique_keys=True)
     if not isinstance(value, dict):
         raise UserError(f"{where} is not a JSON object", got=shown(value), fix=fix)
     known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
@@ -297,6 +307,18 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is too large for a number")
+    return value
+
+
+class _DuplicateKeyError(ValueError):
+    """Its argument is the key."""
+
+
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateKeyError(next(name for name in names if names.count(name) > 1))
     return value
 
 

@@ -21,6 +21,18 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_TEXT_BYTES = 1 << 20
 _MASK = "a mask of another image: not learned as an image"
 _BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_MAGIC = {
+    b"%PDF-": "a PDF",
+    b"PK\x03\x04": "an Office file or an archive",
+    b"\xd0\xcf\x11\xe0": "an old Office file",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"GIF8": "an image",
+    b"bplist00": "a binary property list",
+    b"\x1f\x8b": "an archive",
+    b"PAR1": "a Parquet table",
+}
+"""How files begin that are no texts, whatever their names."""
 _TRIED = ("cp949", "cp932", "gb18030", "big5", "cp1251", "cp1252")
 """Encodings that are suggested where they can read a text: Korean, Japanese, Chinese, Cyrillic, Western European."""
 
@@ -87,6 +99,8 @@ def decode_text(data: bytes, encoding: str = "") -> tuple[str | None, str]:
     """
     if encoding and (problem := encoding_problem(encoding)):
         raise UserError(problem, got=encoding, fix="write it as Python does: utf-8, cp949, utf-16, latin-1")
+    if kind := next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None):
+        return None, f"is {kind} by its content: save it as plain text"
     marked = next((name for mark, name in _BOMS.items() if data.startswith(mark)), None)
     chosen = marked or ("utf-8-sig" if not encoding or data.startswith(b"\xef\xbb\xbf") else encoding)
     try:

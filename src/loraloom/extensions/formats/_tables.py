@@ -38,7 +38,7 @@ def rows_of_jsonl(name: str, text: str) -> list[Row]:
         if not line.strip(" \t\r"):
             continue
         try:
-            value: Any = parse_json(line, f"line {number}", constants=True)
+            value: Any = parse_json(line, f"line {number}", constants=True, unique_keys=True)
         except UserError as error:
             rows.append(Row(number, {}, error.what if error.got is None else f"{error.what}: {error.got}"))
             continue
@@ -58,7 +58,7 @@ def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
     """One row a record after the header; the separator is the one by which the header has the column `column`.
 
     Raises:
-        UserError: A quote that is never closed, or something else that is no CSV.
+        UserError: A quote that is never closed, or something else that is no CSV; no row has as many cells as the header.
     """
     skipped = 0
     if marked := _SEPARATOR_LINE.match(text):  # Excel's own first line
@@ -86,8 +86,13 @@ def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
         raise UserError(f"{name} is not CSV", got=f"line {line}: {error}", fix="check its quotes") from None
     if header is not None and (twice := [cell for cell in header if cell and header.count(cell) > 1]):
         raise UserError(f"{name} has a column twice", got=twice[0], fix="rename one: only one of them could be read")
-    if header is not None and not rows:
-        rows = [Row(1, dict.fromkeys(header), "the table has a header and no rows")]
+    if not rows:
+        raise UserError(
+            f"{name} has no rows below its header" if header else f"{name} is empty", fix="fill it, or remove it"
+        )
+    if all(row.problem for row in rows):
+        reason, _, fix = (rows[0].problem or "").partition(": ")
+        raise UserError(f"no row of {name} can be read", got=reason, fix=fix)
     return rows
 
 
@@ -96,11 +101,19 @@ def _row(line: int, header: list[str], cells: list[str], separator: str) -> Row:
         cells = cells[: len(header)]  # separators at the end of a line, and nothing between them
     if len(cells) == len(header):
         return Row(line, dict(zip(header, cells, strict=True)))
-    shown = "a tab" if separator == "\t" else repr(separator)
-    fix = f"put texts that hold {shown} into double quotes" if len(cells) > len(header) else "give it all its cells"
+    fix = f"put texts that hold {_shown(separator)} into double quotes"
+    if len(cells) < len(header):
+        fix = "give it all its cells"
+    other = [mark for mark in _SEPARATORS if mark != separator and len(cells) == 1 < len(cells[0].split(mark))]
+    if other:
+        fix = f"separate its cells as the header's, by {_shown(separator)} and not by {_shown(other[0])}"
     numbers = f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, the header has {len(header)}"
     named = dict(zip(header, cells, strict=False))
     return Row(line, named, f"line {line} has {numbers}: {fix}")
+
+
+def _shown(separator: str) -> str:
+    return "a tab" if separator == "\t" else repr(separator)
 
 
 def _separator(text: str, column: str) -> str:
@@ -111,6 +124,6 @@ def _separator(text: str, column: str) -> str:
             cells = next(csv.reader([first], delimiter=separator))
         except (csv.Error, StopIteration):
             continue
-        if column in [cell.strip() for cell in cells]:
+        if column.casefold() in [cell.strip().casefold() for cell in cells]:
             return separator
     return max(_SEPARATORS, key=first.count)

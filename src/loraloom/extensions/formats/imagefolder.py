@@ -6,8 +6,9 @@ Out: one source item a row; rows without an image, images without a row and rows
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,7 @@ from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
 from loraloom.protocols.settings import TextEncoding, setting
-from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, near_table_name, walk
 from loraloom.utils.safe_paths import path_problem
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, read_bytes
@@ -24,6 +25,19 @@ from loraloom.utils.untrusted import MAX_TABLE_BYTES, read_bytes
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMN = "text"
+_USUAL_FILE_COLUMNS = (
+    "image",
+    "images",
+    "img",
+    "file",
+    "filename",
+    "path",
+    "filepath",
+    "image_path",
+    "image_file",
+    "name",
+)
+_USUAL_CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "prompts", "description", "label", "title", "tags")
 _BACKSLASHES = r"its row has \ between folders: read as /"
 _OTHER_CASE = "the name in its row differs in upper and lower case"
 
@@ -101,16 +115,50 @@ def _rows(file: Entry, column: str, encoding: str) -> list[Row]:
     if "\0" in text:
         raise UserError(f"{file.name} is not a text: it has NUL bytes", fix="if it is UTF-16, add --encoding utf-16-le")
     rows = rows_of_jsonl(file.name, text) if file.suffix == ".jsonl" else rows_of_csv(file.name, text, FILE_COLUMN)
-    columns = sorted({str(key) for row in rows for key in row.values})
-    for wanted, flag in ((FILE_COLUMN, None), (column, "--caption-column")):
-        if wanted not in columns:
-            hint = did_you_mean(wanted, columns) if columns else "every row needs one"
-            raise UserError(
-                f"{file.name} has no column {wanted!r}",
-                got=f"columns {', '.join(columns) or 'none'}",
-                fix=f"{hint}  Name the captions' column with {flag}" if flag else hint,
-            )
+    for wanted in (FILE_COLUMN, column):
+        if not any(_key(row.values, wanted) for row in rows):
+            raise _no_column(file.name, wanted, sorted({str(key) for row in rows for key in row.values}))
     return rows
+
+
+def _key(values: Mapping[str, Any], wanted: str) -> str | None:
+    """The name of a column as a row has it: in other cases of letters where only one such column is there."""
+    if wanted in values:
+        return wanted
+    near = [key for key in values if key.strip().casefold() == wanted.casefold()]
+    return near[0] if len(near) == 1 else None
+
+
+def _no_column(table: str, wanted: str, columns: Sequence[str]) -> UserError:
+    near = [name for name in columns if name.strip().casefold() == wanted.casefold()]
+    usual = _USUAL_FILE_COLUMNS if wanted == FILE_COLUMN else _USUAL_CAPTION_COLUMNS
+    near += get_close_matches(wanted, columns, 3, 0.6) or [name for name in columns if name.strip().casefold() in usual]
+    if not columns:
+        fix = "every row needs one"
+    elif len(near) > 1 and near[0].casefold() == near[1].casefold():
+        fix = f"keep one of {near[0]!r} and {near[1]!r}, and rename it to {wanted!r}"
+    elif wanted == FILE_COLUMN:
+        what = repr(near[0]) if near else "of the images' paths"
+        fix = f"rename the column {what} to {wanted!r}"
+    elif near:
+        flag = f"--caption-column {_quoted(near[0])}"
+        fix = f"did you mean {near[0]!r}? add {flag}"
+    else:
+        fix = "name the column of captions with --caption-column"
+    return UserError(f"{table} has no column {wanted!r}", got=f"columns {', '.join(columns) or 'none'}", fix=fix)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _kind(value: object) -> str:
+    """The kind of a JSON value, as its writer knows it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, (int, float)) else "a list" if isinstance(value, list) else "an object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +180,8 @@ class _Work:
     def item(self, table: Entry, row: Row) -> SourceItem:
         """The source item of one row."""
         here = f"{table.name}:{row.line}"
-        file_name = row.values.get(FILE_COLUMN)
+        key = _key(row.values, FILE_COLUMN)
+        file_name = row.values[key] if key is not None else None
         if row.problem:
             entry = self._file(table, file_name)[0] if isinstance(file_name, str) else None
             if entry is None or entry.name in self.named:
@@ -140,7 +189,10 @@ class _Work:
             self.named.add(entry.name)
             return SourceItem(entry.stem, entry.path, None, f"{table.name}: {row.problem}", source=table.path)
         if not isinstance(file_name, str):
-            return SourceItem(here, table.path, None, f"line {row.line} has no file_name", source=table.path)
+            problem = f"line {row.line} has no {FILE_COLUMN}"
+            if key is not None:
+                problem = f"line {row.line}: its {FILE_COLUMN!r} is {_kind(file_name)}, not a text"
+            return SourceItem(here, table.path, None, problem, source=table.path)
         entry, notes, problem = self._file(table, file_name)
         if entry is None:
             return SourceItem(here, table.path, None, f"line {row.line}: {problem}", source=table.path)
@@ -151,17 +203,18 @@ class _Work:
         self.named.add(entry.name)
         if problem:
             return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
-        return self._with_caption(table, row, entry, notes)
+        return self._with_caption(table, row, entry, notes + _other_name(key, FILE_COLUMN))
 
     def _with_caption(self, table: Entry, row: Row, entry: Entry, notes: tuple[str, ...]) -> SourceItem:
-        caption = row.values.get(self.column)
+        key = _key(row.values, self.column)
+        caption = row.values[key] if key is not None else None
+        notes += _other_name(key, self.column)
         if isinstance(caption, float) and caption != caption:
             caption = None  # how pandas writes a cell without a value
         if caption is not None and not isinstance(caption, str):
-            kind = type(caption).__name__
-            problem = f"line {row.line}: its {self.column!r} is a {kind}, not a text"
+            problem = f"line {row.line}: its {self.column!r} is {_kind(caption)}, not a text"
             return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
-        if self.column not in row.values:
+        if key is None:
             notes += (f"its row has no {self.column!r}: line {row.line} has {', '.join(row.values)}",)
         elif caption is None:
             notes += (f"its {self.column!r} is null: line {row.line}",)
@@ -195,6 +248,10 @@ class _Work:
         paths = [path for entry in candidates if (path := PurePosixPath(entry.name)).is_relative_to(above)]
         near = [str(path.relative_to(above)) for path in paths]
         return f": did you mean {near[0]!r}? paths are relative to the table" if len(near) == 1 else ""
+
+
+def _other_name(key: str | None, wanted: str) -> tuple[str, ...]:
+    return () if key in {None, wanted} else (f"its column {key!r} is read as {wanted!r}",)
 
 
 def _by_last_part(entries: list[Entry]) -> dict[str, list[Entry]]:

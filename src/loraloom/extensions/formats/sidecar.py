@@ -13,9 +13,10 @@ from loraloom.extensions.formats._common import ByName, caption_suffixes, count,
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
 from loraloom.protocols.settings import CaptionFiles
-from loraloom.utils.listing import Entry, near_table_name
+from loraloom.utils.listing import Entry, name_key, near_table_name
 
 _OTHER_CASE = "the name of its text differs in upper and lower case"
+_SHOWN_ENDINGS = 4
 
 
 class Sidecar:
@@ -33,9 +34,13 @@ class Sidecar:
         if not images:
             return None
         texts = _Texts(entries, options)
-        found = [hits[0][0] for image in images if (hits := texts.of(image))]
-        suffixes = " or ".join(sorted({text.suffix for text in found})) or ".txt"
-        return f"{count(len(images), 'picture')}, {len(found):,} with a {suffixes} of the same name"
+        found = [_ending(image, hits[0][0]) for image in images if (hits := texts.of(image))]
+        endings = sorted(set(found)) or [".txt"]
+        which = f"a {endings[0]} of the same name"
+        if len(endings) > 1 or not endings[0].startswith(".") or endings[0].count(".") > 1:
+            shown = endings if len(endings) <= _SHOWN_ENDINGS else [*endings[: _SHOWN_ENDINGS - 1], "others"]
+            which = f"a text: {', '.join(shown[:-1])}{' or ' * (len(shown) > 1)}{shown[-1]} after the image's name"
+        return f"{count(len(images), 'picture')}, {len(found):,} with {which}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images below `folder` and all texts without one."""
@@ -85,6 +90,12 @@ class _Texts:
         names = [f"{base}{suffix}" for suffix in self._suffixes for base in (image.stem, image.name)]
         found = [hit for name in names if (hit := self._by_name.find(name)) is not None]
         return list({entry.name: (entry, other_case) for entry, other_case in reversed(found)}.values())[::-1]
+
+
+def _ending(image: Entry, text: Entry) -> str:
+    """What a text's name has after its image's stem: `.txt`, `.jpg.txt` or `_tags.txt`, in small letters."""
+    stem, name = name_key(image.stem).casefold(), name_key(text.name).casefold()
+    return name.removeprefix(stem) if name.startswith(stem) else text.suffix
 
 
 def _folder(entry: Entry) -> str:
