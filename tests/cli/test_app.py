@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,11 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
+from loraloom.utils.locks import lock_folder
 from loraloom.utils.output_paths import COMMAND
 
 
-def loraloom(*arguments: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def loraloom(*arguments: str | bytes, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     program = "from loraloom.cli.app import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -112,6 +114,35 @@ def test_a_mistake_is_a_line_or_two_and_no_traceback(tmp_path: Path) -> None:
         "error: a.yaml: lora.rankk: unknown (did you mean 'rank'?), got 3 (line 1)\n"
         "  `loraloom config train` prints every setting with its limits\n"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="command lines are UTF-16 there")
+@pytest.mark.parametrize(
+    "arguments", [["generate", "--model", "builtin:mini", b"caf\xe9"], ["prepare", b"caf\xe9", "--out", "x"], [b"\xff"]]
+)
+def test_a_command_line_that_is_not_utf_8_is_a_line_and_no_traceback(tmp_path: Path, arguments: list[Any]) -> None:
+    """Bytes in another encoding gave 75 lines of traceback, from deep inside the tokenizer."""
+    said = loraloom(*arguments, code=2, cwd=tmp_path).stderr
+    assert said.startswith(
+        f"error: argument {[isinstance(one, bytes) for one in arguments].index(True) + 1} is not UTF-8"
+    )
+    assert len(said.splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--dataset", "gone", "--out", "busy"], ["generate", "--model", "gone", "--out", "busy", "a cat"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_busy_folder_is_told_before_torch_is_imported(tmp_path: Path, arguments: list[str]) -> None:
+    with lock_folder(tmp_path / "busy"):
+        program = "import sys; sys.modules['torch'] = None; from loraloom.cli.app import main; main()"
+        result = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(f"error: another process is at work in busy: got 'process {os.getpid()} on ")
 
 
 def test_a_reader_that_goes_away_is_met_in_silence() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from loraloom.cli.generate_command import Wishes, generate, read_prompts
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.recipes import read_rows
+from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
 from tests.generate.conftest import QUICK, MakeAdapter
@@ -304,3 +305,65 @@ def test_a_link_that_leads_nowhere_is_refused_before_the_model_draws(adapter: Pa
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="out is a link that leads nowhere"):
         run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path / "out"))
+
+
+# ---------------------------------------------------------------------------------------------- what is looked at first
+
+
+def test_a_busy_folder_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    """The lock of a busy --out was met after half a minute of loading. The model here does not even exist."""
+    out = tmp_path / "out"
+    for wishes in (
+        Wishes(prompts=["a"], model=str(tmp_path / "no-model"), out=out),
+        Wishes(interactive=True, model=str(tmp_path / "no-model"), out=out),
+    ):
+        with lock_folder(out), pytest.raises(UserError, match="another process is at work"):
+            run(wishes)
+        with pytest.raises(UserError, match="no such model"):
+            run(wishes)
+        assert not out.exists()
+
+
+BROKEN = "caf\udce9"
+"""What Python makes of the bytes `caf\\xe9` on a UTF-8 command line."""
+
+
+@pytest.mark.parametrize("wishes", [{"prompts": ["a", BROKEN]}, {"prompts": ["a"]}])
+def test_text_that_is_not_utf_8_is_refused_before_a_model_is_opened(tmp_path: Path, wishes: dict[str, Any]) -> None:
+    settings = {} if BROKEN in wishes["prompts"] else {"negative_prompt": BROKEN}
+    with pytest.raises(UserError, match=r"prompt is not UTF-8 text: got 'caf\\udce9'") as refused:
+        run(Wishes(model=str(tmp_path / "no-model"), **wishes), **settings)
+    str(refused.value).encode("utf-8")
+
+
+def test_a_request_holds_no_text_that_is_not_utf_8_wherever_it_came_from() -> None:
+    for fields in ({"prompt": BROKEN}, {"prompt": "a", "negative_prompt": BROKEN}):
+        with pytest.raises(UserError, match="prompt is not UTF-8"):
+            ImageRequest(**fields)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e30, -101.0])
+def test_an_adapter_weight_out_of_range_is_refused_at_the_flag(adapter: Path, weight: float) -> None:
+    with pytest.raises(UserError, match=r"--adapter-weight: got .*expected a number from -100.0 to 100.0"):
+        run(Wishes(prompts=["a"], adapters=[adapter], weights=[weight]))
+
+
+def test_a_seed_whose_successors_have_no_range_is_refused(adapter: Path) -> None:
+    with pytest.raises(UserError, match="--seed is too large for --num-images"):
+        run(Wishes(prompts=["a"], adapters=[adapter]), seed=2**63 - 1, num_images=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_a_folder_removed_while_drawing_is_made_again_and_said(adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "00000.png" in line:
+            shutil.rmtree(out)
+
+    wishes = Wishes(prompts=["a", "b", "c"], adapters=[adapter], out=out)
+    generate(GenerateConfig.model_validate(QUICK), wishes, {}, say, no_bars)
+    assert len([line for line in said if line.startswith("warning: ") and "was removed" in line]) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["00001.png", "00002.png", "prompts.jsonl", "sheet.png"]

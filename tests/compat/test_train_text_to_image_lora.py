@@ -1,8 +1,10 @@
 """A command line of diffusers' LoRA script does here what it did there, or says in a line why not."""
 
+import ast
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import loraloom
 from loraloom.compat.diffusers_flags import REFUSED, THEIR_WORDS, WITHOUT_EFFECT, Flags, in_their_words, read_flags
 from loraloom.compat.train_text_to_image_lora import main, prepare_settings, run_settings
 from loraloom.config.prepare import PrepareConfig
@@ -477,6 +480,50 @@ def test_every_flag_named_in_their_words_is_one_of_theirs() -> None:
     known = {f"--{name}" for name in (field.name for field in dataclasses.fields(Flags))}
     for words in THEIR_WORDS.values():
         assert {word.strip(",") for word in words.split() if word.startswith("--")} <= known
+
+
+REACHED = (
+    "config", "data", "diffusion", "extensions/captioners", "extensions/domains/freetext", "extensions/families",
+    "extensions/formats", "lora", "models", "plugins.py", "prepare", "prompts", "protocols", "tracking.py", "train", "utils",
+)  # fmt: skip
+"""What that script may say something from."""
+OF_OTHER_PROGRAMS = {"--extra", "--nproc-per-node", "--num_processes", "--help"}
+
+
+def test_every_flag_that_any_line_names_is_one_of_theirs_or_is_said_to_be_ours() -> None:
+    """An error named `--caption`, which does not exist there."""
+    root = Path(loraloom.__file__).parent
+    files = [
+        file for name in REACHED for file in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
+    ]
+    known = {f"--{name}" for name in (*(field.name for field in dataclasses.fields(Flags)), *WITHOUT_EFFECT, *REFUSED)}
+    lost: list[str] = []
+    seen = 0
+    for file in files:
+        if file.name in {"tokens.py", "report.py"}:  # the verb `tokens`; style sheets
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            line, _, note = in_their_words(node.value).partition("\n  (--")
+            for flag in re.findall(r"(?<![\w.`'/-])--[a-z][\w-]*\w", line):
+                seen += 1
+                if not (flag in known | OF_OTHER_PROGRAMS or flag in f"--{note}"):
+                    lost.append(f"{file.name}:{node.lineno}: {line}")
+    assert not lost
+    assert seen > 50
+
+
+def test_images_without_captions_get_advice_that_this_script_can_follow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": ""}\n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(command("builtin:mini", tmp_path, tmp_path / "out"))  # pyright: ignore[reportArgumentType]
+    text = capsys.readouterr().err
+    assert "--caption" not in text.replace("--caption_column", "")
+    assert "--trigger" not in text
 
 
 def test_errors_of_training_name_their_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_weights_that_are_not_plain_finite_and_of_the_configs_shape_are_refused(
 
 
 def test_a_config_that_asks_for_much_more_than_its_files_hold_is_refused(model: Path) -> None:
-    change(model / TEXT, vocab_size=900_000)
+    change(model / TEXT, num_hidden_layers=64, intermediate_size=65_536)
     assert "does not belong to its weights: got a config of" in refusal(model, "text_encoder")
 
 
@@ -150,3 +150,72 @@ def test_a_fifo_anywhere_in_a_model_is_never_opened(place: str, model: Path) -> 
 def test_a_location_that_is_no_path_is_no_model(location: str) -> None:
     with pytest.raises(UserError, match="no such model"):
         FAMILY.open(ModelSource(location))
+
+
+# ---------------------------------------------------------------------------------------------------------- tokenizer
+
+
+def vocabulary(*words: str) -> dict[str, int]:
+    """Letters alone and at the end of a word, as CLIP has them, words made of them, and the special tokens."""
+    letters = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 324))]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *words, "<|startoftext|>", "<|endoftext|>"]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def with_tokenizer(model: Path, vocab: dict[str, int], merges: str | None, whole: dict[str, Any] | None = None) -> Path:
+    """The model with these tokenizer files, and a text encoder whose vocab_size fits."""
+    folder = model / "tokenizer"
+    for name in ("tokenizer.json", "merges.txt", "vocab.json"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    if merges is not None:
+        (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    if whole is not None:
+        (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    change(model / TEXT, vocab_size=max(vocab.values()) + 1)
+    return model
+
+
+MERGES = "#version: 0.2\nd o\ndo g</w>\nc a\nca t</w>\n"
+WORDS = ("do", "dog</w>", "ca", "cat</w>")
+
+
+def test_a_tokenizer_with_its_merges_is_read(model: Path) -> None:
+    text = FAMILY.open(ModelSource(str(with_tokenizer(model, vocabulary(*WORDS), MERGES)))).text
+    assert len(text.tokenize("dog cat")) == 2
+
+
+@pytest.mark.parametrize("merges", ["", "#version: 0.2\n", "#version: 0.2\nd o\nc a\n", None])
+def test_a_tokenizer_without_its_merges_is_refused_and_never_reads_letters(model: Path, merges: str | None) -> None:
+    """An emptied merges.txt made a token of every letter, and a caption of 20 words was cut after 10."""
+    told = refusal(with_tokenizer(model, vocabulary(*WORDS), merges))
+    assert "merges" in told
+    assert "download" in told
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece", "Unigram"])
+def test_a_tokenizer_of_another_kind_is_refused(model: Path, kind: str) -> None:
+    whole = {"version": "1.0", "model": {"type": kind, "vocab": vocabulary(), "unk_token": "a"}}
+    assert f"got '{kind}', expected BPE" in refusal(with_tokenizer(model, vocabulary(), MERGES, whole))
+
+
+def test_a_tokenizer_of_four_words_is_refused(model: Path) -> None:
+    """A WordLevel tokenizer.json of four words was read without a word: every prompt was all unknown."""
+    few = {"a": 0, "dog": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
+    whole = {"version": "1.0", "model": {"type": "WordLevel", "vocab": few, "unk_token": "a"}}
+    assert "expected BPE" in refusal(with_tokenizer(model, few, MERGES, whole))
+    whole["model"] = {"vocab": few, "merges": []}
+    told = refusal(with_tokenizer(model, few, MERGES, whole))
+    assert "4 tokens" in told
+    assert "expected 258 to" in told
+
+
+def test_a_tokenizer_of_another_model_is_told_by_its_size(model: Path) -> None:
+    change(with_tokenizer(model, vocabulary(), "") / TEXT, vocab_size=49408)
+    assert "less than half of its text encoder's tokens" in refusal(model)
+
+
+def test_a_vocabulary_without_ends_of_words_is_not_clips(model: Path) -> None:
+    plain = [f"{first}{second}" for first in "abcdefghijklmnopqrstuvwxyz" for second in "abcdefghijklmnopqrstuvwxyz"]
+    vocab = {token: index for index, token in enumerate([*plain, "<|startoftext|>", "<|endoftext|>"])}
+    assert "not CLIP's kind of BPE" in refusal(with_tokenizer(model, vocab, ""))

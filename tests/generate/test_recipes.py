@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from loraloom import __version__
+from loraloom.config.generate import GenerateConfig
 from loraloom.generate.recipes import Recipe, append_rows, parameters_text, read_rows, request_of
 from loraloom.generate.saving import draw_into, next_number, recipe_requests
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
+from loraloom.utils.locks import FolderLock, lock_folder
 
 from .conftest import OpenSession
 
@@ -30,7 +34,8 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def drawn(session: Any, folder: Path, prompts: list[str]) -> list[Path]:
-    return [path for path, _ in draw_into(session, session.requests(prompts), folder)]
+    with lock_folder(folder) as lock:
+        return [path for path, _ in draw_into(session, session.requests(prompts), lock)]
 
 
 def test_every_image_carries_its_whole_recipe(
@@ -59,7 +64,8 @@ def test_a_recipe_draws_the_same_pixels(sampler: str, session_of: OpenSession, a
     first = drawn(session_of([(adapter, 0.7)], sampler=sampler), tmp_path / "one", ["a plan", "two " * 30])
     requests, shared = recipe_requests(tmp_path / "one", print)
     again = session_of([(Path(shared["adapters"][0]["path"]), shared["adapters"][0]["weight"])], seed=99)
-    second = [path for path, _ in draw_into(again, requests, tmp_path / "two")]
+    with lock_folder(tmp_path / "two") as lock:
+        second = [path for path, _ in draw_into(again, requests, lock)]
     for one, other in zip(first, second, strict=True):
         assert (pixels(one) == pixels(other)).all()
 
@@ -107,6 +113,9 @@ def test_lines_that_need_another_model_are_left_out_and_counted(tmp_path: Path) 
         (json.dumps({**ROW, "seed": None}), "a recipe line: seed: got None"),
         (json.dumps({**ROW, "seed": True}), "a recipe line: seed: got True"),
         (json.dumps({**ROW, "seed": 2**63}), "a recipe line: seed"),
+        (json.dumps({**ROW, "seed": -1}), "a recipe line: seed: got -1, expected greater than or equal to 0"),
+        (json.dumps({**ROW, "guidance_scale": 0.5}), "guidance_scale: got 0.5, expected greater than or equal to 1"),
+        (json.dumps({**ROW, "adapters": [{"path": "a", "sha256": "", "weight": 101}]}), "weight: got 101"),
         (json.dumps({**ROW, "num_steps": 0}), "num_steps: got 0, expected greater than or equal to 1"),
         (json.dumps({**ROW, "width": 10**9}), "width: got 1000000000, expected less than or equal to 16384"),
         (json.dumps({**ROW, "guidance_scale": 1e300}), "guidance_scale"),
@@ -152,7 +161,7 @@ def test_a_recipe_without_what_the_model_was_told_is_of_its_prompt() -> None:
 
 def test_a_image_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
     session = session_of(batch_size=1)
-    drawing: Any = draw_into(session, session.requests(["a", "b"]), tmp_path)
+    drawing: Any = draw_into(session, session.requests(["a", "b"]), FolderLock(tmp_path, None, print))
     path, _ = next(drawing)
     assert path.is_file()
     assert len(read_rows(tmp_path)) == 1
@@ -190,3 +199,24 @@ def test_parameters_name_files_not_folders_and_leave_out_hashes_that_are_not_kno
         'Steps: 25, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, Size: 512x512, Model: "my, model", '
         f'Lora weights: "step_0000100: 1, ink: 0.25", Version: loraloom {__version__}',
     ]
+
+
+@example("seed", -1)
+@example("seed", 2**63)
+@example("steps", 0)
+@example("guidance_scale", 0)
+@example("width", 1 << 15)
+@given(st.sampled_from(["seed", "steps", "guidance_scale", "width"]), st.integers(-(2**64), 2**64))
+def test_flags_and_recipes_have_one_range(key: str, value: int) -> None:
+    """A recipe with seed -1 was drawn, and the flag refused it."""
+    try:
+        GenerateConfig.model_validate({key: value})
+        flag = True
+    except ValueError:
+        flag = False
+    try:
+        request_of({**ROW, {"steps": "num_steps"}.get(key, key): value})
+        recipe = True
+    except UserError:
+        recipe = False
+    assert recipe == flag or (key == "width" and 0 < value < 16)  # an adapter may be of smaller images

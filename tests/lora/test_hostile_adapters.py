@@ -308,3 +308,20 @@ def test_a_hostile_adapter_is_refused_in_a_sentence(
     text = str(error.value)
     assert 0 < len(text) < 1500, text
     assert not any(ord(letter) < 32 and letter != "\n" for letter in text), ascii(text)
+
+
+def test_a_damaged_file_of_a_run_here_is_not_to_be_downloaded_again(tmp_path: Path) -> None:
+    """A truncated checkpoint got "download it again", from where nobody knows."""
+    steps = [tmp_path / "run" / "checkpoints" / f"step_000000{number}" for number in (3, 6)]
+    for folder in (*steps, tmp_path / "run", tmp_path / "theirs"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter.safetensors").write_bytes(b"gone")
+    (tmp_path / "run" / "run.yaml").touch()
+    for place, advice in (
+        (steps[1], "name another checkpoint, such as step_0000003"),
+        (tmp_path / "run" / "adapter.safetensors", "start the same `train` command again"),
+        (tmp_path / "theirs", "download it again"),
+    ):
+        with pytest.raises(UserError, match="is not a whole safetensors file") as error:
+            read_adapter(place)
+        assert advice in (error.value.fix or "")

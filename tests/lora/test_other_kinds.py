@@ -1,13 +1,16 @@
 """A file that is not read says what it is and what to do; no two kinds share false advice."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from loraloom.lora.files import read_adapter
 from loraloom.utils.errors import UserError
 
-from .foreign import CONVOLUTION, LINEAR, kohya, pairs_of, put, random, weight_of, write
+from .foreign import BLOCK, CONVOLUTION, LINEAR, TEXT, kohya, pairs_of, put, random, weight_of, write
 from .test_exports import opened
 
 STEM = kohya(LINEAR)
@@ -56,6 +59,9 @@ KINDS: list[tuple[str, dict[str, torch.Tensor], str, str]] = [
     ("GLoRA", {f"{STEM}.{role}.weight": random(4, 4) for role in ("a1", "a2", "b1", "b2")}, "GLoRA", "--model"),
     ("T-LoRA", {f"{STEM}.q_layer.weight": random(4, 4), f"{STEM}.lambda_layer": random(1, 4)}, "T-LoRA", ""),
     ("norm layers", {f"{kohya('down_blocks.0.resnets.0.norm1')}.w_norm": random(32)}, "norm layers", "train_norm"),
+    ("norm layers of full differences", {f"{kohya('conv_norm_out')}.diff": random(32),
+     f"{kohya('conv_norm_out')}.diff_b": random(32)}, "norm layers", "train_norm"),
+    ("norm layers beside a LoRA", {**lora(STEM), f"{kohya(BLOCK)}_norm1.diff": random(32)}, "norm layers", "train_norm"),
     ("biases beside", {**{f"unet.{LINEAR}.lora_{x}.weight": random(2, 32) for x in "A"},
      f"unet.{LINEAR}.lora_B.bias": random(32)},
      "lora_bias", ""),
@@ -93,8 +99,6 @@ def test_the_base_that_the_metadata_names_is_said(tiny_model: Path, tmp_path: Pa
 
 
 def test_a_file_of_another_base_that_fits_by_chance_is_noted(tiny_model: Path, tmp_path: Path) -> None:
-    from loraloom.lora.files import read_adapter
-
     path = write(tmp_path / "x.safetensors", lora(STEM), {"ss_base_model_version": "sd_v2"})
     notes = read_adapter(path).updates(opened(tiny_model)).notes
     assert len(notes) == 1
@@ -103,7 +107,7 @@ def test_a_file_of_another_base_that_fits_by_chance_is_noted(tiny_model: Path, t
 
 def test_another_width_of_text_embeddings_is_said(tiny_model: Path, tmp_path: Path) -> None:
     tensors = lora(kohya(LINEAR.replace("attn1.to_q", "attn2.to_k")), into=1024)
-    with pytest.raises(UserError, match="text embeddings of width 1024, this one's have 64"):
+    with pytest.raises(UserError, match=r"width 1024 \(Stable Diffusion 2\), this one's have 64"):
         put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
@@ -142,5 +146,71 @@ def test_no_key_is_dropped_one_stray_tensor_refuses_the_file(tiny_model: Path, t
     down, up = pairs_of(model, [LINEAR])[LINEAR]
     whole = {f"{STEM}.lora_down.weight": down, f"{STEM}.lora_up.weight": up}
     for stray in (f"{STEM}.lora_extra.weight", "something", f"{kohya(CONVOLUTION)}.mystery"):
-        with pytest.raises(UserError, match="1 of 3 tensors without a place"):
+        with pytest.raises(UserError, match="but for 1 of 3 tensors, whose kind is not known"):
             put(model, write(tmp_path / "x.safetensors", {**whole, stray: random(2, 2)}))
+
+
+def test_another_base_is_named_with_the_one_that_is_needed(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was trained on Stable Diffusion XL") as error:
+        put(opened(tiny_model), write(tmp_path / "x.safetensors", lora(XL)))
+    assert "get one for stable-diffusion-v1" in (error.value.fix or "")
+    for width, base in ((2048, "Stable Diffusion XL"), (1024, "Stable Diffusion 2"), (768, "Stable Diffusion 1")):
+        for name in ("to_k", "to_v"):
+            tensors = lora(kohya(LINEAR.replace("attn1.to_q", f"attn2.{name}")), into=width)
+            with pytest.raises(UserError, match=rf"width {width} \({base}\)"):
+                put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+
+
+def test_a_file_without_tensors_and_one_with_a_stray_key_get_no_advice_about_the_base(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Both said "use the base model that the adapter was trained on", which was in use."""
+    with pytest.raises(UserError, match="holds no tensor at all") as error:
+        save_file({}, tmp_path / "x.safetensors")
+        put(opened(tiny_model), tmp_path / "x.safetensors")
+    assert "base" not in str(error.value)
+    model = opened(tiny_model)
+    names = [LINEAR.replace("to_q", name) for name in ("to_q", "to_k", "to_v")]
+    tensors = {key: value for name in names for key, value in lora(kohya(name)).items()}
+    with pytest.raises(UserError, match=r"fits this model but for 1 of 10 tensors.*'author_note'") as error:
+        put(model, write(tmp_path / "x.safetensors", {**tensors, "author_note": random(2)}))
+    assert "base" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["loraloom.adapter.v99", "loraloom.adapter.2", "loraloom.full.2", "other.1"])
+def test_a_format_of_a_newer_version_is_refused_with_its_name_and_ours(tmp_path: Path, form: str) -> None:
+    record = json.dumps({"format": form, "rank": 2})
+    with pytest.raises(UserError, match=f"got '{form}', expected loraloom.adapter.1") as error:
+        read_adapter(write(tmp_path / "x.safetensors", lora(STEM), {"loraloom": record}))
+    assert "newer loraloom" in (error.value.fix or "")
+
+
+@pytest.mark.parametrize("size", ["axb", "64", "64x64x64", "0x64"])
+def test_a_size_that_is_none_says_how_one_looks(tmp_path: Path, size: str) -> None:
+    with pytest.raises(UserError, match="expected WIDTHxHEIGHT in pixels, such as 512x512"):
+        read_adapter(write(tmp_path / "x.safetensors", lora(STEM), {"loraloom": json.dumps({"size": size})}))
+
+
+@pytest.mark.parametrize("end", ["", ".default", ".weight", ".default.weight", ".my_adapter.weight"])
+def test_dora_norms_are_read_by_every_name_that_peft_gives_them(tiny_model: Path, tmp_path: Path, end: str) -> None:
+    model = opened(tiny_model)
+    down, up = pairs_of(model, [LINEAR])[LINEAR]
+    start = f"base_model.model.{LINEAR}"
+    tensors = {
+        f"{start}.lora_A.weight": down, f"{start}.lora_B.weight": up, f"{start}.lora_magnitude_vector{end}": random(32).abs(),
+    }  # fmt: skip
+    updates = read_adapter(write(tmp_path / "x.safetensors", tensors)).updates(model)
+    assert updates.deltas["denoiser"][LINEAR].magnitude is not None
+
+
+def test_a_part_without_a_stated_alpha_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    """Metadata that states alpha for the text encoder alone got "no alpha in the file"."""
+    model = opened(tiny_model)
+    tensors: dict[str, torch.Tensor] = {}
+    for part, component, name in (("denoiser", "unet", LINEAR), ("text_encoder", "text_encoder", TEXT[0])):
+        down, up = pairs_of(model, [name], part)[name]
+        stem = f"{component}.{model.diffusers_name(part, name)}"
+        tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    said = {"lora_adapter_metadata": json.dumps({"text_encoder.r": 3, "text_encoder.lora_alpha": 3})}
+    (note,) = read_adapter(write(tmp_path / "x.safetensors", tensors, said)).updates(model).notes
+    assert "no alpha in the file for 1 of 2 layers (the denoiser): alpha = rank" in note

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from loraloom import plugins
 from loraloom.config.run import PromptMethod
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_line, foreign_syntax, syntax_line
+from loraloom.prompts.notes import Losses, cut_line, cut_lines, foreign_syntax, syntax_line
 from loraloom.utils.errors import UserError
 
 from .conftest import WordText
@@ -21,6 +21,8 @@ def encoder(method: PromptMethod = "attention", domain: str = "freetext") -> Pro
     ("prompt", "parts"),
     [
         ("a dog BREAK a cat", ["BREAK"]),
+        ("BREAK", ["BREAK"]),
+        (" AND BREAK, BREAK ", ["BREAK", "BREAK", "AND"]),
         ("a dog AND a cat", ["AND"]),
         ("a dog AND_SALT a cat", ["AND_SALT"]),
         ("a dog <lora:x:0.8>", ["<lora:x:0.8>"]),
@@ -113,3 +115,33 @@ def test_strict_makes_one_error_of_all_lines_and_says_none() -> None:
     with pytest.raises(UserError, match=r"(?s)--strict is on.*\n  0\n.*\n  19\n  and 10 more\n"):
         losses.check()
     assert not said
+
+
+@given(st.integers(1, 60))
+def test_many_prompts_of_equal_beginnings_are_counted(count: int) -> None:
+    """40 long prompts that began alike gave two warnings and no number."""
+    prompts = [f"{'The dog runs far. ' * 40} It ends {number}." for number in range(count)]
+    said: list[str] = []
+    losses = Losses(said.append)
+    losses.add(*cut_lines(encoder("truncate"), [*prompts, *prompts, "a dog"], weighting=True))
+    counted = [line for line in said if "not read in full" in line]
+    left = count - (len(said) - len(counted))
+    assert len(said) <= 3
+    assert counted == (
+        [] if not left else [f"warning: {left:,} prompt{'s more are' if left > 1 else ' more is'} not read in full"]
+    )
+
+
+def test_only_prompts_that_were_given_are_counted() -> None:
+    """The empty negative prompt made "in 1 of 2 prompts" of one prompt."""
+    line = syntax_line(["a BREAK b", "", "  "], encoder(), weighting=True)
+    assert line is not None
+    assert "in 1 of 1 prompts" in line
+
+
+def test_a_method_that_reads_nothing_says_so() -> None:
+    """`smart` drops a sentence that fills more than a window, here the whole prompt."""
+    line = cut_line(encoder("smart"), "dog " * 100, weighting=True)
+    assert line is not None
+    assert line.startswith("warning: smart reads nothing of 'dog dog")
+    assert "all 100 tokens are left out" in line

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.prompts.weighting import parse, unweighted
+from loraloom.utils.errors import UserError
 
 
 def weights_of(prompt: str) -> dict[str, float]:
@@ -45,3 +46,27 @@ def test_any_text_parses_and_every_character_has_a_weight(prompt: str) -> None:
 @given(st.text(alphabet=st.characters(blacklist_characters="()\\")))
 def test_text_without_brackets_is_left_alone(prompt: str) -> None:
     assert parse(prompt) == unweighted(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "(" * 2000 + "dog" + ")" * 2000,
+        "(dog:1000)",
+        "(dog:-1e9) (cat:-123456)",
+        "((dog:90):2)",
+        "(" * 60 + "a" + ")" * 60,
+    ],
+)
+def test_a_weight_that_draws_noise_is_refused(prompt: str) -> None:
+    """2,000 nested brackets made a weight of 5e82, and the image came out as NaN."""
+    with pytest.raises(UserError, match=r"nests brackets too deeply|a weight in the prompt is out of range"):
+        parse(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["(" * 100_000, ")" * 100_000, "(" + " " * 100_000 + ":)", "(" + "a: " * 50_000 + ")"]
+)
+def test_long_prompts_are_read_in_linear_time(prompt: str) -> None:
+    """A search for the colon from the left took minutes; the suite's own limit of time would end this test."""
+    assert len(parse(prompt).text) >= 100_000

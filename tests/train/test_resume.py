@@ -153,9 +153,11 @@ def test_the_newest_and_the_best_are_kept(configure: Configure, tmp_path: Path) 
         checkpoints={"every": 1, "keep": 2},
         optim={"learning_rate": 20.0},
     )
-    result = train(config, say=lambda t: None)
-    best = result.finished.best_step
-    assert best is not None
+    with pytest.raises(
+        UserError, match=r"(?s)absurdly strong after 8 steps.*lowest validation loss at step (\d)"
+    ) as ended:
+        train(config, say=lambda t: None)
+    best = int(str(ended.value).rpartition("at step ")[2])
     assert best < 6, "a learning rate of 20 should have made it worse"
     assert CheckpointFolder(tmp_path / "run" / "checkpoints").steps() == [best, 7, 8]
 

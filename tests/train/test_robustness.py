@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from loraloom.train.optim import LossScale
 from loraloom.train.run import train
 from loraloom.utils import atomic_files as files
 from loraloom.utils.errors import UserError
+from loraloom.utils.locks import lock_folder
 
 from .conftest import Configure
 
@@ -100,7 +102,8 @@ def test_validation_loss_depends_on_the_weights_alone(configure: Configure, tmp_
             train={"output": str(tmp_path / name), "max_steps": 1, "validation_every": 1},
             lora={"dropout": dropout}, optim={"learning_rate": 1e-30},
         )  # fmt: skip
-        train(config, say=quiet)
+        with pytest.raises(UserError, match="changes nothing"):  # so the weights are the same
+            train(config, say=quiet)
         rows = [json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
         losses.append(next(row["loss"] for row in rows if row["kind"] == "validation"))
     assert losses[0] == losses[1]
@@ -301,6 +304,61 @@ def test_a_run_that_moved_no_weight_is_an_error_and_exports_nothing(
         train(configure(**groups), say=quiet)  # the same command again is no way round
 
 
+OUTCOME: dict[str, tuple[float, bool, str]] = {
+    "far too high": (1e10, True, r"(?s)absurdly strong|draws NaN|NaN or infinite.*lower optim\.learning_rate"),
+    "far too high, without a check of exports": (1e10, False, r"(?s)absurdly strong.*lower optim\.learning_rate"),
+    "far too low": (1e-30, True, r"(?s)changes nothing.*rate of 1e-30.*raise optim\.learning_rate"),
+    "far too low, without a check of exports": (1e-30, False, r"(?s)changes nothing.*rate of 1e-30"),
+}
+
+
+@pytest.mark.parametrize(("rate", "verify", "match"), OUTCOME.values(), ids=list(OUTCOME))
+def test_an_adapter_that_draws_nothing_of_use_is_an_error_that_names_the_learning_rate(
+    configure: Configure, tmp_path: Path, rate: float, verify: bool, match: str
+) -> None:
+    """Such runs ended "done", with "report this" about the export or with "good … adapter changes 0.00e+00"."""
+    config = configure(
+        train={"max_steps": 4, "validation_every": 0}, optim={"learning_rate": rate}, export={"verify": verify}
+    )
+    said: list[str] = []
+    with pytest.raises(UserError, match=match) as ended:
+        train(config, say=said.append)
+    assert "samples" not in str(ended.value), "the images are innocent"
+    assert "fp16" not in str(ended.value), "this is no fp16 run"
+    assert not [line for line in said if "report this" in line]
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    assert not (tmp_path / "run" / "exports").exists()
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("whose", ["adapter", "base"])
+def test_nan_in_the_trial_is_told_from_a_bad_export(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whose: str
+) -> None:
+    from loraloom.train import outcome
+
+    if whose == "adapter":
+        monkeypatch.setattr(outcome, "_drawn", lambda run, request, noise, file: noise * float("nan"))
+    else:
+        monkeypatch.setattr(StableDiffusionModel, "peer_latents", lambda self, file, request, noise: noise / 0.0)
+    match = "the adapter itself draws NaN after 6 steps" if whose == "adapter" else "base model draws NaN without any"
+    with pytest.raises(UserError, match=match):
+        train(configure(export={"verify": True}), say=quiet)
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    assert not (tmp_path / "run" / "exports").exists()
+
+
+def test_a_run_without_any_gradient_does_not_advise_a_higher_learning_rate(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StableDiffusionModel.predict
+    monkeypatch.setattr(StableDiffusionModel, "predict", lambda self, *args: original(self, *args) * 0)
+    config = configure(train={"validation_every": 0}, optim={"weight_decay": 0.0})
+    with pytest.raises(UserError, match="gradient norm of 0 at every step") as ended:
+        train(config, say=quiet)
+    assert "raise" not in str(ended.value)
+
+
 def bad_vae(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """A VAE that gives one latent of the widest images this value."""
     original = StableDiffusionModel.encode_images
@@ -376,13 +434,32 @@ def test_a_run_folder_removed_while_training_is_made_again_and_said(configure: C
             shutil.rmtree(tmp_path / "run")
 
     folder = train(configure(), say=said.append, report=report).folder
-    (line,) = [line for line in said if "was removed while training" in line]
+    (line,) = [line for line in said if "was removed while" in line]
     assert line.startswith("warning: ")
+    assert not (folder / ".lock").exists(), "the new lock was let go too"
     assert CheckpointFolder(folder / "checkpoints").steps() == [3, 6]
     assert {"run.yaml", "events.jsonl", "adapter.safetensors"} <= {entry.name for entry in folder.iterdir()}
     said.clear()
     train(configure(train={"max_steps": 8}), say=said.append)
     assert "going on from step 6" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_a_run_whose_folder_another_process_took_ends_and_touches_nothing_there(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """A removed run folder was made again in silence, without a lock: two runs could mix in it."""
+    other = ExitStack()
+
+    def report(done: int, numbers: dict[str, float]) -> None:
+        if done == 2:
+            shutil.rmtree(tmp_path / "run")
+            other.enter_context(lock_folder(tmp_path / "run"))
+
+    with other:
+        with pytest.raises(UserError, match="another process is at work in"):
+            train(configure(tracking={"tensorboard": False}), say=quiet, report=report)
+        assert not {"checkpoints", "adapter.safetensors", "run.yaml"} & {p.name for p in (tmp_path / "run").iterdir()}
 
 
 def test_a_dataset_removed_while_caching_ends_in_one_error_and_the_next_run_goes_on(

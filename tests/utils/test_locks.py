@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.run import prepare
 from loraloom.utils import locks
 from loraloom.utils.errors import UserError
-from loraloom.utils.locks import LOCK_NAME, lock_folder
+from loraloom.utils.locks import LOCK_NAME, lock_folder, refuse_if_held
 
 HOLD = """
 import sys, time
@@ -161,3 +162,45 @@ def test_a_full_disk_ends_prepare_in_one_error_and_the_next_run_goes_on(
     subprocess.run(["mount", "-o", "remount,size=8m", str(out.parent)], check=True)
     report = prepare(source, out, settings, console=lambda text: None)
     assert (len(report.manifest.examples), report.num_reused >= made - 1) == (8, True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_a_folder_that_was_removed_is_held_again_with_one_warning(tmp_path: Path) -> None:
+    """`rm -rf OUT` during a run: the folder was made again in silence and nobody held it."""
+    said: list[str] = []
+    with lock_folder(tmp_path / "run", said.append) as lock:
+        assert not lock.renew()
+        shutil.rmtree(tmp_path / "run")
+        assert lock.renew()
+        assert not lock.renew()
+        (line,) = said
+        assert line.startswith(f"warning: {tmp_path / 'run'} was removed")
+        with pytest.raises(UserError, match="another process is at work"), lock_folder(tmp_path / "run"):
+            pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_a_folder_that_another_process_made_anew_is_left_to_it(tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "run") as lock:
+        shutil.rmtree(tmp_path / "run")
+        process = holding(tmp_path / "run")
+        try:
+            with pytest.raises(UserError, match=f"process {process.pid} on "):
+                lock.renew()
+            (tmp_path / "run" / "theirs").touch()
+        finally:
+            process.communicate("")
+    assert (tmp_path / "run" / "theirs").exists()
+
+
+def test_asking_whether_a_folder_is_held_leaves_nothing(tmp_path: Path) -> None:
+    refuse_if_held(tmp_path / "none")
+    refuse_if_held(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with lock_folder(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on "):
+        refuse_if_held(tmp_path)
+    (tmp_path / LOCK_NAME).touch()  # of a killed process
+    refuse_if_held(tmp_path)
+    with lock_folder(tmp_path):
+        pass

@@ -24,7 +24,9 @@ from typer.core import TyperCommand, TyperGroup
 from loraloom import __version__, plugins
 from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
 from loraloom.utils.errors import UserError, did_you_mean
-from loraloom.utils.output_paths import COMMAND, check_folder, prepare_line
+from loraloom.utils.locks import refuse_if_held
+from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+from loraloom.utils.untrusted import check_text
 
 
 def prepare(
@@ -70,6 +72,8 @@ def train(
     from loraloom.config.run import RunConfig
 
     settings = read_settings(RunConfig, config, overrides or (), given)
+    if os.environ.get("RANK", "0") == "0":  # the others of this run ask when the first one holds it
+        refuse_if_held(Path(settings.train.output))  # before torch is imported: that may take half a minute
     train_on_terminal(settings, cpu=cpu)
 
 
@@ -100,6 +104,7 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="folder of the images [default: RUN/generated or images]")] = None,
 ) -> None:
     """Draw images with a model and adapters."""
+    refuse_if_held(images_folder(out, () if recipe else adapter or ()))  # before torch is imported
     from loraloom.cli import generate_command as command
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.reading import read_settings
@@ -393,6 +398,8 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        for number, argument in enumerate(sys.argv[1:], 1):
+            check_text(argument, f"argument {number}")
         app(prog_name="loraloom")
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

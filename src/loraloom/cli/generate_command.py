@@ -13,7 +13,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from loraloom.cli.interactive import Bars, Interactive
-from loraloom.config.generate import GenerateConfig
+from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.recipes import write_png
 from loraloom.generate.report import Row, Shown, write_report
@@ -26,9 +26,9 @@ from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError, did_you_mean
-from loraloom.utils.locks import lock_folder
-from loraloom.utils.output_paths import check_folder
-from loraloom.utils.untrusted import read_text
+from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
+from loraloom.utils.output_paths import check_folder, images_folder
+from loraloom.utils.untrusted import check_range, check_text, read_text
 from loraloom.verify.best_of import (
     VerifiedImage,
     formal_prompts,
@@ -74,7 +74,10 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     Raises:
         UserError: Nothing to draw, wishes that exclude each other, or anything missing.
     """
-    _check(wishes)
+    _check(config, wishes)
+    out = images_folder(wishes.out, () if wishes.recipe else wishes.adapters)
+    check_folder(out)
+    refuse_if_held(out)  # before a model is opened: that takes long
     prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
     requests: list[ImageRequest] = []
     losses = Losses(say, config.strict)
@@ -108,8 +111,6 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             )
     if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
         losses.add("note: the model is not the one that the recipe was drawn with; images will differ")
-    out = wishes.out or _default_folder(wishes)
-    check_folder(out)
     if wishes.interactive:
         # A live display would fight with the line being typed: it is opened for each drawing alone.
         with suppress(ImportError):
@@ -122,16 +123,16 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         say_unread(verifier, requests, losses)
     losses.check()
     written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
-    with lock_folder(out, say), bars() as bar:
+    with lock_folder(out, say) as lock, bars() as bar:
         wanted = requests or with_words(session.requests(formal, bar("texts")), written)
         losses.add(*session.losses(wanted))
         losses.check()
         for note in session.notes(wanted):
             say(note)
         if verifier:
-            _generate_verified(session, wanted, out, say, bar)
+            _generate_verified(session, wanted, lock, say, bar)
         else:
-            _draw_all(session, wanted, out, say, bar)
+            _draw_all(session, wanted, lock, say, bar)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -149,11 +150,12 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _draw_all(
-    session: Session, requests: Sequence[ImageRequest], out: Path, say: Say, bar: Callable[[str], Any]
+    session: Session, requests: Sequence[ImageRequest], lock: FolderLock, say: Say, bar: Callable[[str], Any]
 ) -> None:
+    out = lock.folder
     made: list[tuple[Path, ImageRequest]] = []
     seconds = 0.0
-    for path, image in draw_into(session, requests, out, bar("denoiser steps")):
+    for path, image in draw_into(session, requests, lock, bar("denoiser steps")):
         made.append((path, image.request))
         seconds += image.seconds
         say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")
@@ -165,7 +167,7 @@ def _draw_all(
 def _generate_verified(
     session: Session,
     requests: Sequence[ImageRequest],
-    out: Path,
+    lock: FolderLock,
     say: Say,
     bar: Callable[[str], Any],
 ) -> None:
@@ -173,11 +175,13 @@ def _generate_verified(
     verifier = require_verifier(session)
     made: list[tuple[Path, ImageRequest]] = []
     all_verified: list[VerifiedImage] = []
+    out = lock.folder
     first = next_number(out)
     for verified in generate_verified(session, requests, progress=bar("denoiser steps")):
         image = verified.image
         words = image.request.words or image.request.prompt
         verified = replace(verified, receipt=replace(verified.receipt, unread=verifier.unread(words)))
+        lock.renew()
         path = keep_image(session, out, f"{first + image.index:05d}", image)
         save_receipt(out, path.stem, verified, verifier, words)
         made.append((path, image.request))
@@ -205,7 +209,8 @@ def _report(page: Path, made: Sequence[tuple[Path, ImageRequest]], all_verified:
 
 
 def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
-    """One row a prompt, one column a seed."""
+    """One row a prompt, one column a seed, of the files that are still there."""
+    made = [(path, request) for path, request in made if path.is_file()]
     prompts = list(dict.fromkeys(request.prompt for _, request in made))
     rows: list[list[Image.Image | None]] = []
     for prompt in prompts:
@@ -222,7 +227,14 @@ def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
     return path
 
 
-def _check(wishes: Wishes) -> None:
+def _check(config: GenerateConfig, wishes: Wishes) -> None:
+    for prompt in wishes.prompts:
+        check_text(prompt, "the prompt")
+    check_text(config.negative_prompt, "the negative prompt")
+    for weight in wishes.weights:
+        check_range(weight, "--adapter-weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
+    if config.seed + config.num_images - 1 > MAX_SEED:
+        raise UserError("--seed is too large for --num-images", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
     if wishes.recipe and (wishes.prompts or wishes.prompts_file or wishes.interactive):
         raise UserError("--recipe has its own prompts", fix="leave out the prompts, or leave out --recipe")
     if len(wishes.weights) > len(wishes.adapters):
@@ -242,12 +254,6 @@ def _method(name: str | None) -> PromptMethod | None:
     if name is not None and name not in known:
         raise UserError("unknown --prompt-method", got=name, fix=did_you_mean(name, known))
     return name  # pyright: ignore[reportReturnType] - checked against the type's own values
-
-
-def _default_folder(wishes: Wishes) -> Path:
-    if wishes.adapters and wishes.adapters[0].is_dir():
-        return wishes.adapters[0] / "generated"
-    return Path("images")
 
 
 def _from_recipe(
@@ -276,7 +282,6 @@ def _from_recipe(
         weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
         domain=wishes.domain or shared["domain"],
-        out=wishes.out or Path("images"),
     )
 
 

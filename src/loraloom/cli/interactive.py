@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loraloom.config.generate import MAX_ADAPTER_WEIGHT
 from loraloom.generate.images import check_size
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
@@ -18,6 +19,7 @@ from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
+from loraloom.utils.untrusted import check_range, check_text
 from loraloom.verify.best_of import formal_prompts, with_words
 
 HELP = """\
@@ -81,7 +83,7 @@ class Interactive:
             UserError: An unknown command or a value that cannot be used.
         """
         if not line.startswith(":"):
-            self.prompt = line or self.prompt
+            self.prompt = check_text(line, "the prompt") or self.prompt
             if not self.prompt:
                 raise UserError("nothing to draw yet", fix="type a prompt")
             prompts = formal_prompts(self.session, [self.prompt], self._losses)
@@ -139,17 +141,16 @@ class Interactive:
         self._show("")
 
     def _negative(self, text: str) -> None:
-        self._set("negative_prompt", text)
+        self._set("negative_prompt", check_text(text, "the negative prompt"))
         self._show("")
 
     def _weight(self, text: str) -> None:
         parts = text.split()
         try:
             weight, number = float(parts[0]), int(parts[1]) if len(parts) > 1 else 1
-            if not math.isfinite(weight):
-                raise ValueError(text)
         except (ValueError, IndexError):
             raise UserError("an adapter weight is a number", got=text, expected=":weight 0.8") from None
+        check_range(weight, "an adapter weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
         if not 1 <= number <= len(self.session.adapters):
             raise UserError("no such adapter", got=number, expected=f"1 to {len(self.session.adapters)}")
         self.session.set_weight(number - 1, weight)
@@ -189,8 +190,8 @@ class Interactive:
         self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
-        with lock_folder(self.folder, self.say), self.bars() as bar:
-            for path, image in draw_into(self.session, requests, self.folder, bar("steps")):
+        with lock_folder(self.folder, self.say) as lock, self.bars() as bar:
+            for path, image in draw_into(self.session, requests, lock, bar("steps")):
                 self.history.append((image.request, weights, path))
                 self.say(f"  {path}  seed {image.request.seed}  {self._met(image)}{image.seconds:.1f} s")
 

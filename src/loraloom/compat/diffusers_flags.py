@@ -7,6 +7,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from loraloom.utils.errors import UserError, did_you_mean
@@ -46,6 +47,9 @@ THEIR_WORDS = {
     "drop --resume to go on": "say --resume_from_checkpoint latest to go on",
     "the same command goes on from here": "--resume_from_checkpoint latest goes on from here",
     "and the same command goes on": "and --resume_from_checkpoint latest goes on",
+    "name one with --trigger, or write another --caption: 'a photo of {folder}'":
+        "write a text for every image into metadata.jsonl",
+    " (--caption)": "",
     "run `loraloom prepare` again": "delete OUTPUT_DIR/dataset and start the same command again",
     "--out": "--output_dir", "train.output": "--output_dir",
     "--resume": "--resume_from_checkpoint", "checkpoints.resume": "--resume_from_checkpoint",
@@ -79,14 +83,39 @@ THEIR_WORDS = {
 
 _PHRASES = tuple(word for word in THEIR_WORDS if " " in word)
 _WORDS = "|".join(re.escape(word) for word in THEIR_WORDS if " " not in word)
+_FLAG = re.compile(r"(?<![\w.`'/-])--[a-z][a-z-]*[a-z](?![\w-])")
 _OURS = re.compile(rf"(?<![\w.`/-])(?:{_WORDS})(?![\w-]|\.\w)")
 
 
 def in_their_words(text: str) -> str:
-    """A line for the user with the flags of their script instead of our flags and settings."""
+    """A line for the user with the flags of their script instead of our flags and settings.
+
+    A flag of ours for which there is none in their script is said to be ours.
+    """
     for phrase in _PHRASES:
         text = text.replace(phrase, THEIR_WORDS[phrase])
-    return _OURS.sub(lambda match: THEIR_WORDS[match[0]], text)
+    text = _OURS.sub(lambda match: THEIR_WORDS[match[0]], text)
+    named = dict.fromkeys(_FLAG.findall(text))
+    theirs = {f"--{name}" for name in (*(one.name for one in fields(Flags)), *WITHOUT_EFFECT, *REFUSED)}
+    foreign = [name for name in named if name not in theirs and name in _our_flags()] if named else []
+    if not foreign:
+        return text
+    are = "are flags" if len(foreign) > 1 else "is a flag"
+    return f"{text}\n  ({', '.join(foreign)} {are} of `loraloom prepare` and `loraloom train`, not of this script)"
+
+
+@cache
+def _our_flags() -> set[str]:
+    """All flags of settings, and those of the verbs that have none behind them."""
+    from loraloom.config.describing import leaves  # pydantic: only a line that names a flag pays for it
+    from loraloom.config.generate import GenerateConfig
+    from loraloom.config.prepare import PrepareConfig
+    from loraloom.config.run import RunConfig
+
+    of_settings = {
+        leaf.flag for kind in (PrepareConfig, RunConfig, GenerateConfig) for leaf in leaves(kind) if leaf.flag
+    }
+    return of_settings | {"--cpu", "--adapter", "--adapter-weight", "--prompt-method", "--config", "--set"}
 
 
 def flag(default: Any, text: str, kind: type | None = None, choices: Sequence[str] | None = None) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loraloom.compat.diffusers_flags import SCHEDULERS, Flags, in_their_words, read_flags
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import lines
+from loraloom.utils.untrusted import check_text
 
 if TYPE_CHECKING:  # `--help` pays for neither pydantic nor torch
     from loraloom.config.prepare import PrepareConfig
@@ -260,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(in_their_words(text), flush=True)
 
     try:
-        flags, notes = read_flags(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        for number, argument in enumerate(given, 1):
+            check_text(argument, f"argument {number}")
+        flags, notes = read_flags(given)
         for note in notes:
             say(note)
         run(flags, os.environ, say)

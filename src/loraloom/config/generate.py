@@ -3,6 +3,13 @@
 from loraloom.config.base import Settings, setting
 from loraloom.config.run import Precision
 
+MAX_SEED = (1 << 63) - 1
+MAX_STEPS = 100_000
+MAX_GUIDANCE = 1e6
+MAX_SIDE_PX = 1 << 14
+MAX_ADAPTER_WEIGHT = 100.0
+"""To either side of 0."""
+
 
 class GenerateConfig(Settings):
     """How images are drawn."""
@@ -11,16 +18,24 @@ class GenerateConfig(Settings):
 
     negative_prompt: str = setting("", "what to avoid", flag="--negative")
     num_images: int = setting(1, "images for each prompt; image k has seed + k", flag="--num-images", ge=1)
-    seed: int = setting(0, "of the first image", flag="--seed", ge=0)
-    steps: int = setting(25, "denoiser steps", flag="--steps", ge=1)
+    seed: int = setting(0, "of the first image", flag="--seed", ge=0, le=MAX_SEED)
+    steps: int = setting(25, "denoiser steps", flag="--steps", ge=1, le=MAX_STEPS)
     guidance_scale: float | None = setting(
-        None, "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4", flag="--guidance", ge=1
+        None,
+        "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4",
+        flag="--guidance",
+        ge=1,
+        le=MAX_GUIDANCE,
     )
     sampler: str = setting(
         "auto", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"
     )
-    width: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--width", ge=16)
-    height: int | None = setting(None, "pixels; default is what the adapter was trained at", flag="--height", ge=16)
+    width: int | None = setting(
+        None, "pixels; default is what the adapter was trained at", flag="--width", ge=16, le=MAX_SIDE_PX
+    )
+    height: int | None = setting(
+        None, "pixels; default is what the adapter was trained at", flag="--height", ge=16, le=MAX_SIDE_PX
+    )
     batch_size: int = setting(4, "images drawn at once; does not change them", flag="--batch-size", ge=1)
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")

@@ -258,7 +258,7 @@ class SampleConfig(Settings):
         resumable=True,
     )
     sampler: str = setting("auto", "solver; auto is what suits the model", resumable=True)
-    seed: int = setting(0, "of the first prompt; the next has the next", resumable=True)
+    seed: int = setting(0, "of the first prompt; the next has the next", ge=0, resumable=True)
     size: int | None = setting(None, "side, pixels; default is the dataset's most common size", ge=16, resumable=True)
     deadline_s: float = setting(600.0, "drawing is broken off after this many seconds", gt=0, resumable=True)
 

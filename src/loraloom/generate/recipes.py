@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 
 from loraloom import __version__
+from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.atomic_files import sha256_bytes, write_bytes, write_text
 from loraloom.utils.errors import UserError
@@ -36,8 +37,6 @@ LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
 MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 """Of `prompts.jsonl`: half a million images."""
-MAX_SIDE_PX = 1 << 14
-MAX_WHOLE = (1 << 63) - 1
 
 _SAMPLERS = {
     "ddim": "DDIM", "dpmpp_2m_karras": "DPM++ 2M Karras", "euler_a": "Euler a", "unipc": "UniPC", "lcm": "LCM",
@@ -207,7 +206,6 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-Whole = Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
@@ -230,21 +228,21 @@ class _AdapterOf:
 
     path: str
     sha256: str
-    weight: Finite
+    weight: Annotated[float, Field(ge=-MAX_ADAPTER_WEIGHT, le=MAX_ADAPTER_WEIGHT)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A recipe as JSON holds it: `ImageRequest` and `Recipe` in one, with the range of every number.
+    """A recipe as JSON holds it: `ImageRequest` and `Recipe` in one, with the range of every number: that of the flags.
 
     Fields with a default may lack: earlier versions did not write them.
     """
 
     prompt: str
     negative_prompt: str
-    seed: Whole
-    num_steps: Annotated[int, Field(ge=1, le=100_000)]
-    guidance_scale: Finite
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    num_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    guidance_scale: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)]
     sampler: str
     width: Side
     height: Side

@@ -11,16 +11,22 @@ from loraloom.generate.recipes import append_rows, read_rows, request_of, save_i
 from loraloom.generate.session import Session
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError
+from loraloom.utils.locks import FolderLock
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import shown
 
 
 def draw_into(
-    session: Session, requests: Sequence[ImageRequest], folder: Path, progress: Progress | None = None
+    session: Session, requests: Sequence[ImageRequest], lock: FolderLock, progress: Progress | None = None
 ) -> Iterator[tuple[Path, GeneratedImage]]:
-    """Draw and save; yields (file, image) in order. File names are numbers that go on where the folder ends."""
+    """Draw and save in a folder that is held; yields (file, image) in order.
+
+    File names are numbers that go on where the folder ends.
+    """
+    folder = lock.folder
     first = next_number(folder)
     for image in session.draw(requests, progress):
+        lock.renew()
         yield keep_image(session, folder, f"{first + image.index:05d}", image), image
 
 

@@ -26,7 +26,7 @@ from loraloom.lora.reading import Updates
 from loraloom.lora.record import recorded_base
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_line, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, syntax_line
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
@@ -127,18 +127,21 @@ class Session:
         )  # fmt: skip
 
     def losses(self, requests: Sequence[ImageRequest]) -> list[str]:
-        """A line for each distinct prompt and negative prompt that is not read in full, and one for syntax that is text
-        here, unless weights were switched off: then it is meant as text."""
+        """Lines about prompts and negative prompts that are not read in full, and one about syntax that is text here, unless
+        weights were switched off: then it is meant as text."""
         weighting = self.config.weighting
         prompts = {request.prompt: request.text for request in reversed(requests)}  # of several expansions the first
         negative = dict.fromkeys(request.negative_prompt for request in requests if request.guidance_scale != 1.0)
         lines = [
-            *(cut_line(self.encoder, text, weighting=weighting) for text in reversed(prompts.values())),
-            *(cut_line(self.encoder, text, weighting=weighting, what="the negative prompt ") for text in negative),
+            *cut_lines(self.encoder, reversed(prompts.values()), weighting=weighting),
+            *cut_lines(
+                self.encoder, negative, weighting=weighting, noun="negative prompts", what="the negative prompt "
+            ),
         ]
         if weighting:
-            lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
-        return [line for line in lines if line]
+            syntax = syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True)
+            lines += [syntax] if syntax else []
+        return lines
 
     def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
         """Lines for the user: whether the model is told more than was written."""

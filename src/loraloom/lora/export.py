@@ -75,11 +75,19 @@ def program_lines(adapter: Path, files: list[Path]) -> list[str]:
 
 
 def verify_exports(
-    model: DiffusionModel, files: list[Path], ours_bchw: Tensor, request: ImageRequest
+    model: DiffusionModel,
+    files: list[Path],
+    ours_bchw: Tensor,
+    request: ImageRequest,
+    base_bchw: Tensor | None = None,
 ) -> list[ExportCheck]:
-    """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise."""
+    """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise.
+
+    `base_bchw` is what a fresh pipeline draws without an adapter; it is drawn here where it is not given.
+    """
     noise_bchw = first_noise(model, request)
-    base_bchw = model.reference_latents(None, request, noise_bchw)
+    if base_bchw is None:
+        base_bchw = model.reference_latents(None, request, noise_bchw)
     effect = float((ours_bchw.cpu() - base_bchw).abs().max())
     checks: list[ExportCheck] = []
     for file in files:

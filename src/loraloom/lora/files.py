@@ -18,12 +18,12 @@ from torch import Tensor
 from loraloom.lora.inject import Adapter, attach_tensors
 from loraloom.lora.key_formats import Layers
 from loraloom.lora.reading import Updates, check_tensors, read_updates
-from loraloom.lora.record import KEY, read_record
+from loraloom.lora.record import FULL_FORMAT, KEY, read_record
 from loraloom.lora.strength import Strength, read_strength
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
-from loraloom.utils.safetensors_io import MAX_FILE_BYTES, TensorInfo, read_header, read_tensors, write_tensors
+from loraloom.utils.safetensors_io import MAX_FILE_BYTES, Header, TensorInfo, read_header, read_tensors, write_tensors
 from loraloom.utils.untrusted import check_regular_file
 
 _CHECKPOINT = re.compile(r"step_(\d{1,12})")
@@ -128,9 +128,9 @@ def read_adapter(place: Path) -> AdapterFile:
         UserError: None there, not safetensors, weights that are no weights, or a record or strength that is not understood.
     """
     path = find_adapter(place)
-    header = read_header(path)
+    header = _read_header(path)
     record = read_record(header.metadata, path.name)
-    if str(record.get("format", "")).startswith("loraloom.full"):
+    if record.get("format") == FULL_FORMAT:
         raise UserError(
             "this is a run of method full: it made a model, not an adapter", got=str(place),
             fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
@@ -144,7 +144,23 @@ def read_adapter(place: Path) -> AdapterFile:
 
 
 def _step_of(path: Path) -> int:
-    return int(read_record(read_header(path).metadata, path.name).get("step", 0))
+    return int(read_record(_read_header(path).metadata, path.name).get("step", 0))
+
+
+def _read_header(path: Path) -> Header:
+    """`read_header`; the fault of a file that a run made here is not mended by downloading it again."""
+    try:
+        return read_header(path)
+    except UserError as error:
+        folder = path.parent
+        if _CHECKPOINT.fullmatch(folder.name) and folder.parent.name == "checkpoints":
+            others = sorted(p.name for p in folder.parent.glob("step_*") if p != folder)
+            fix = f"name another checkpoint, such as {others[-1]}" if others else "start the run again"
+        elif path.name == "adapter.safetensors" and (folder / "run.yaml").is_file():
+            fix = f"delete {path}, and start the same `train` command again: it makes it anew from its last checkpoint"
+        else:
+            raise
+        raise UserError(error.what, got=error.got, expected=error.expected, fix=fix) from None
 
 
 def load_adapter_file(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from loraloom.lora.names import plain_stem
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import shown
+from loraloom.utils.untrusted import Shown, shown
 
 _OLD_PROCESSOR = r"(?<=_lora)"
 _ROLES: list[tuple[str, str]] = [
@@ -19,7 +19,7 @@ _ROLES: list[tuple[str, str]] = [
     (r"\.lora\.down\.weight", "down"), (r"\.lora\.up\.weight", "up"),
     (r"\.lora_linear_layer\.down\.weight", "down"), (r"\.lora_linear_layer\.up\.weight", "up"),
     (_OLD_PROCESSOR + r"\.down\.weight", "down"), (_OLD_PROCESSOR + r"\.up\.weight", "up"),
-    (r"\.alpha", "alpha"), (r"\.dora_scale", "dora_scale"), (r"\.lora_magnitude_vector(?:\.\w+)?", "magnitude"),
+    (r"\.alpha", "alpha"), (r"\.dora_scale", "dora_scale"), (r"\.lora_magnitude_vector(?:\.\w+?)?(?:\.weight)?", "magnitude"),
     *((rf"\.{name}", name) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
     *((rf"\.{name}", name) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
     (r"\.diff", "diff"), (r"\.diff_b", "diff_b"),
@@ -87,6 +87,7 @@ class OtherKind:
 _OTHER_PROGRAM = (
     "use it in the program that it was made for, or ask its author for a LoRA, LoHa, LoKr or full difference"
 )
+_OTHER_BASE = "use an adapter for this base model"
 _MERGE = "merge it into its base there and give the merged model as --model"
 
 OTHER: list[OtherKind] = [
@@ -115,24 +116,24 @@ OTHER: list[OtherKind] = [
     ),
     OtherKind(
         pattern=r"(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]",
-        what="was trained on FLUX or a model of its layout", fix="use an adapter for this base model",
+        what="was trained on FLUX or a model of its layout", fix=_OTHER_BASE,
     ),
     OtherKind(
         pattern=r"(^|[._])joint_blocks[._]|^lora_te3_|^text_encoder_3\.",
-        what="was trained on Stable Diffusion 3", fix="use an adapter for this base model",
+        what="was trained on Stable Diffusion 3", fix=_OTHER_BASE,
     ),
     OtherKind(
         pattern=r"^(lora_)?transformer[._]|^(base_model\.model\.|diffusion_model\.)?(transformer_blocks|blocks|layers)\.\d",
         what="was trained on a diffusion transformer (such as FLUX, Stable Diffusion 3, PixArt or Qwen-Image)",
-        fix="use an adapter for this base model",
+        fix=_OTHER_BASE,
     ),
     OtherKind(
         pattern=r"^lora_te[12]_|^text_encoder_2\.|transformer_blocks[._][1-9]|(^|[._])(add_embedding|label_emb)[._]",
-        what="was trained on Stable Diffusion XL", fix="use an adapter for this base model",
+        what="was trained on Stable Diffusion XL", fix=_OTHER_BASE,
     ),
     OtherKind(
         pattern=r"^lora_prior_|^prior[._]", what="was trained on a model with a prior (Stable Cascade or Kandinsky)",
-        fix="use an adapter for this base model",
+        fix=_OTHER_BASE,
     ),
     OtherKind(
         pattern=r"\.oft_(blocks|diag|R|S)\b|^oft_|\.boft_[RS]\b|\.hra_u\b",
@@ -222,12 +223,23 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
     for pattern, kind in _COMPILED:
         example = next((key for key in keys if pattern.search(key)), None)
         if example is not None:
+            fix = kind.fix
+            if fix == _OTHER_BASE:
+                fix = f"{fix}: draw it with a program for its base, or get one for {made_for}"
             return UserError(
                 f"{where} {kind.what}{named}",
                 got=f"{len(keys):,} of {total:,} tensors without a place in {made_for}, such as {shown(example)}",
-                fix=kind.fix,
+                fix=fix,
             )
-    example = f"such as {keys[0][:200]}" if keys else "no tensor at all"
+    if not total:
+        return UserError(f"{where} holds no tensor at all", fix="the file is empty: save or download it again")
+    if not base and 2 * len(keys) < total:
+        listed = ", ".join(str(shown(key)) for key in keys[:3]) + (", …" if len(keys) > 3 else "")
+        return UserError(
+            f"{where} fits this model but for {len(keys):,} of {total:,} tensors, whose kind is not known", got=Shown(listed),
+            fix="they may change what it draws: ask its author what they are, or for a file without them",
+        )  # fmt: skip
+    example = f"such as {keys[0][:200]}"
     fix = (
         f"use the base that its metadata names: {base}"
         if base

@@ -21,9 +21,12 @@ from loraloom.utils.safetensors_io import TensorInfo, is_finite
 from loraloom.utils.untrusted import shown
 
 MAX_RANK = 1 << 15
+_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _INTEGERS = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"}
 _VECTORS = {"magnitude", "dora_scale", "diff_b"}
+_OF_NORMS = {"diff"}
+"""Roles that are vectors for norm layers too: such layers are refused by name in `locate`, not as damage here."""
 _FACTORS = ("down", "mid", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 """Roles whose first dimension is the rank."""
 
@@ -73,7 +76,7 @@ def check_tensors(infos: Mapping[str, TensorInfo], where: str) -> None:
             continue
         if info.dtype not in FLOATS:
             raise UserError(f"{where}: {shown(key)} has no weights in it", got=info.dtype, expected="floats", fix=fix)
-        if _numel(shape) == 0 or len(shape) < (1 if role in _VECTORS else 2):
+        if _numel(shape) == 0 or len(shape) < (1 if role in _VECTORS | _OF_NORMS else 2):
             expected = "a matrix or a kernel that is not empty"
             raise UserError(f"{where}: {shown(key)} has no such shape", got=list(shape), expected=expected, fix=fix)
         if role in _FACTORS and shape[0] > MAX_RANK:
@@ -135,13 +138,16 @@ def read_updates(
     tensors = load()
     pairs: Layers = {}
     deltas: dict[str, dict[str, Delta]] = {}
-    unstated: list[str] = []
+    unstated: list[str] = []  # parts, one for each layer
+    stated: set[str] = set()
     for place in places:
         shapes = {role: infos[key].shape for role, key in place.keys.items()}
         rank = FORMULAS[place.kind.formula].rank(shapes)
         factor = _factor(model, place, tensors, strength, rank)
-        if factor is None:
-            unstated.append(place.stem)
+        if factor is not None:
+            stated.add(place.part)
+        else:
+            unstated.append(place.part)
         values = {role: _float(tensors[key], key, where) for role, key in place.keys.items() if role != "alpha"}
         scale = 1.0 if factor is None else factor
         _check_size(values, scale, place, where)
@@ -153,7 +159,9 @@ def read_updates(
         bias = values.pop("diff_b", None)
         delta = Delta(kind=place.kind.formula, tensors=values, scale=scale, magnitude=magnitude, bias=bias)
         deltas.setdefault(place.part, {})[place.name] = delta
-    return Updates(pairs=pairs, deltas=deltas, notes=tuple(_notes(model, metadata, unstated, len(places), where)))
+    return Updates(
+        pairs=pairs, deltas=deltas, notes=tuple(_notes(model, metadata, unstated, stated, len(places), where))
+    )
 
 
 def _find_modules(model: DiffusionModel, stems: set[str]) -> dict[str, tuple[str, str]]:
@@ -181,8 +189,13 @@ def _check_shapes(
         return
     base = base_named(metadata)
     fix = f"its metadata names {base}" if base else "use the base model that the adapter was trained on"
-    if place.stem.endswith(("attn2.to_k", "attn2_to_k")) and "down" in shapes:
-        fix += f"; it was trained on a model with text embeddings of width {shapes['down'][1]}, this one's have {weight[1]}"
+    if (
+        place.stem.endswith(("attn2.to_k", "attn2_to_k", "attn2.to_v", "attn2_to_v"))
+        and len(shapes.get("down", ())) > 1
+    ):
+        width = shapes["down"][1]
+        whose = f" ({_WIDTHS[width]})" if width in _WIDTHS else ""
+        fix += f"; it was trained on a model with text embeddings of width {width}{whose}, this one's have {weight[1]}"
     found = ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items() if role != "alpha")
     raise UserError(
         f"{where} does not fit this model at {shown(place.stem)}", got=found,
@@ -266,10 +279,12 @@ def _check_size(values: Mapping[str, Tensor], scale: float, place: Place, where:
 
 
 def _notes(
-    model: DiffusionModel, metadata: Mapping[str, str], unstated: list[str], total: int, where: str
+    model: DiffusionModel, metadata: Mapping[str, str], unstated: list[str], stated: set[str], total: int, where: str
 ) -> Iterator[str]:
     if unstated:
         some = "" if len(unstated) == total else f" for {len(unstated):,} of {total:,} layers"
+        if some and not set(unstated) & stated:
+            some += " (the " + " and the ".join(part.replace("_", " ") for part in dict.fromkeys(unstated)) + ")"
         yield f"note: {where}: no alpha in the file{some}: alpha = rank; `--adapter-weight` changes the strength"
     version, architecture = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
     other = version.startswith("sd") and not version.startswith(model.kohya_version)

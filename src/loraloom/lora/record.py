@@ -6,6 +6,7 @@ Fields that this version does not read are kept as they are.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,9 +17,13 @@ from pydantic import Field
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json, parse_record, shown
 
+FORMAT, FULL_FORMAT = "loraloom.adapter.1", "loraloom.full.1"
+"""What this version writes and reads."""
+_FORMATS = {"", FORMAT, FULL_FORMAT}
 KEY = "loraloom"
 """Metadata key of our own JSON record."""
 
+_SIZE = re.compile(r"(?:[1-9][0-9]{0,4}x[1-9][0-9]{0,4})?")
 Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -48,7 +53,7 @@ class AdapterRecord:
     domain: Text = "freetext"
     domain_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     trigger: Text = ""
-    size: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}x[1-9][0-9]{0,4})?$")] | None = None
+    size: Text | None = None
     step: Annotated[int, Field(ge=0, le=1 << 53)] = 0
 
 
@@ -68,6 +73,20 @@ def read_record(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     said = parse_json(metadata[KEY], what)
     if not isinstance(said, dict):
         raise UserError(f"{what} is not a JSON object", got=shown(said), fix="get the file again")
+    form = said.get("format", "")
+    if isinstance(form, str) and form not in _FORMATS:
+        raise UserError(
+            f"{where} is of a format that this version does not know", got=shown(form), expected=FORMAT,
+            fix="it was made by a newer loraloom: update this one, or draw with one of the files in its exports/",
+        )  # fmt: skip
+    size = said.get("size")
+    if isinstance(size, str) and not _SIZE.fullmatch(size):
+        raise UserError(
+            f"{what}: size",
+            got=shown(size),
+            expected="WIDTHxHEIGHT in pixels, such as 512x512",
+            fix="get the file again",
+        )
     known = {name: value for name, value in said.items() if name in _KNOWN}
     if isinstance(known.get("base"), dict):
         known["base"] = {name: value for name, value in known["base"].items() if name in _KNOWN_BASE}

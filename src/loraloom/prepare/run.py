@@ -125,7 +125,8 @@ def _prepare(
 ) -> PrepareReport:
     """`prepare` in a folder that is held."""
     started = time.perf_counter()
-    choice = choose_format(source, config.format, format_options(config))
+    options = format_options(config)
+    choice = choose_format(source, config.format, options)
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
     items = list(choice.format.read(source, options))
     given = given_split(source)

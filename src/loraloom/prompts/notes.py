@@ -1,7 +1,7 @@
 """Lines about prompts and captions that are not read as their author meant: text that is cut, syntax that is text here.
 
-In: texts and a prompt encoder. Out: one line for each distinct text that a method cuts, one line for all syntax of other
-programs, and `Losses`, which says each line once or, with `strict`, makes an error of them.
+In: texts and a prompt encoder. Out: lines for the first texts that a method cuts and a count of the others, one line for
+all syntax of other programs, and `Losses`, which says each line once or, with `strict`, makes an error of them.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.windows import PromptPlan
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import shown
 
@@ -31,9 +32,11 @@ _SYNTAX: tuple[re.Pattern[str], ...] = tuple(
 )
 """Syntax that other programs carry out, first come first served where two match."""
 _CAPITALS = re.compile(r"(?:BREAK|AND(?:_[A-Z]+)?)")
+_SYNTAX_WORDS = re.compile(rf"(?<!\w){_CAPITALS.pattern}(?!\w)")
 _EMPHASIS = re.compile(r"\([^()]*[^\d\s()]\s*:\s*(?:\d*\.\d+|[0-2])\s*\)")
 """`(word:1.3)`, which is text where weights are not read: in captions."""
 _SHOWN_LINES = 20
+_SHOWN_CUT = 2
 _SHOWN_LOST = 120
 
 
@@ -87,20 +90,47 @@ def cut_line(encoder: PromptEncoder, text: str, *, weighting: bool, what: str = 
         return None
     lost = " | ".join(" ".join(part.split()) for part in plan.lost)
     more = "…" if len(lost) > _SHOWN_LOST else ""
+    if reads_nothing(plan):
+        return (
+            f"warning: {encoder.method} reads nothing of {what}{_short(text)}: all {plan.num_tokens} tokens are left out; "
+            "shorten its sentences, or choose another prompt method"
+        )
     return (
         f"warning: {encoder.method} does not read all of {what}{_short(text)}: {plan.lost_tokens} of {plan.num_tokens} "
         f"tokens are left out: {lost[:_SHOWN_LOST]}{more}"
     )
 
 
+def cut_lines(
+    encoder: PromptEncoder, texts: Iterable[str], *, weighting: bool, noun: str = "prompts", what: str = ""
+) -> list[str]:
+    """`cut_line` of the first distinct texts that are cut, and one line that counts the others.
+
+    Long prompts often begin alike, so that lines about them are alike too: the count never depends on how they are shown.
+    """
+    found = [cut_line(encoder, text, weighting=weighting, what=what) for text in dict.fromkeys(texts)]
+    lines = [line for line in found if line]
+    shown_lines = list(dict.fromkeys(lines[:_SHOWN_CUT]))
+    left = len(lines) - len(shown_lines)
+    if not left:
+        return shown_lines
+    are = f"{noun} more are" if left > 1 else f"{noun.removesuffix('s')} more is"
+    return [*shown_lines, f"warning: {left:,} {are} not read in full"]
+
+
+def reads_nothing(plan: PromptPlan) -> bool:
+    """Whether a text has tokens and no window holds any of them."""
+    return plan.num_tokens > 0 and not any(len(window) for window in plan.windows)
+
+
 def foreign_syntax(text: str, encoder: PromptEncoder, *, weighting: bool) -> list[str]:
     """The parts of a text that other programs carry out and that are read as text here, in order of their kind.
 
     `[Header]` is no such part where the domain knows it as the header of sentences; capitals are none in a text without
-    small letters.
+    small letters, unless it is nothing else.
     """
     headers = {section.header for section in encoder.domain.sections(text) if section.sentences}
-    capitals = text.upper() == text
+    capitals = text.upper() == text and any(letter.isalpha() for letter in _SYNTAX_WORDS.sub("", text))
     found: list[str] = []
     rest = text
     for pattern in (*_SYNTAX, *(() if weighting else (_EMPHASIS,))):
@@ -115,7 +145,7 @@ def foreign_syntax(text: str, encoder: PromptEncoder, *, weighting: bool) -> lis
 def syntax_line(texts: Iterable[str], encoder: PromptEncoder, *, weighting: bool, noun: str = "prompts") -> str | None:
     """One line that counts the texts with syntax of other programs and shows it; None when there is none."""
     counts: dict[str, int] = {}
-    distinct = list(dict.fromkeys(texts))
+    distinct = list(dict.fromkeys(text for text in texts if text.strip()))
     with_it = 0
     for text in distinct:
         parts = dict.fromkeys(foreign_syntax(text, encoder, weighting=weighting))

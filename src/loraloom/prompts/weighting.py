@@ -2,15 +2,22 @@
 
 In: a prompt such as `a (red:1.3) house`. Out: the plain text and a weight for every character. `(x)` multiplies by 1.1,
 `(x:1.3)` by 1.3, pairs nest, `\\(` is a bracket, an unpaired bracket is text. Square brackets are text, as in ComfyUI:
-structured prompts write their section headers in them. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
+structured prompts write their section headers in them. A weight beyond `MAX_WEIGHT` and brackets nested deeper than
+`MAX_DEPTH` are refused: the model would draw noise. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
 """
 
 import re
 from dataclasses import dataclass
 
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import shown
+
 _TOKEN = re.compile(r"\\[()\\]|[()]|[^\\()]+|\\", re.DOTALL)
-_EXPLICIT = re.compile(r"^(.*?)\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", re.DOTALL)
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
 _STEP = 1.1
+MAX_WEIGHT = 100.0
+"""Of a word, to either side of 0. A1111 and ComfyUI draw noise from 2 or 3 on."""
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,11 @@ def unweighted(text: str) -> WeightedText:
 
 
 def parse(prompt: str) -> WeightedText:
-    """Read the emphasis out of a prompt. Never fails: what is no emphasis is text."""
+    """Read the emphasis out of a prompt. What is no emphasis is text.
+
+    Raises:
+        UserError: Brackets nested deeper than `MAX_DEPTH`, or a weight beyond `MAX_WEIGHT`.
+    """
     tokens = _TOKEN.findall(prompt)
     partner = _pairs(tokens)
     characters: list[str] = []
@@ -44,11 +55,22 @@ def parse(prompt: str) -> WeightedText:
             weights.append(1.0)
         elif token == "(" and index in partner:
             starts.append(len(characters))
+            if len(starts) > MAX_DEPTH:
+                raise UserError(
+                    "the prompt nests brackets too deeply", got=shown(prompt), expected=f"at most {MAX_DEPTH} levels",
+                    fix="write a weight as (word:1.3)",
+                )  # fmt: skip
         elif token == ")" and index in partner:
             _close(starts.pop(), characters, weights)
         else:
             characters.extend(token)
             weights.extend([1.0] * len(token))
+    extreme = max(weights, key=abs, default=1.0)
+    if not abs(extreme) <= MAX_WEIGHT:
+        raise UserError(
+            "a weight in the prompt is out of range", got=f"{extreme:.3g} in {shown(prompt)}",
+            expected=f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}", fix="use fewer brackets or a smaller number, such as (word:1.3)",
+        )  # fmt: skip
     return WeightedText("".join(characters), tuple(weights))
 
 
@@ -66,11 +88,11 @@ def _pairs(tokens: list[str]) -> set[int]:
 
 def _close(start: int, characters: list[str], weights: list[float]) -> None:
     """Apply the bracket that ends here to everything since `start`."""
-    explicit = _EXPLICIT.match("".join(characters[start:]))
+    text, colon, number = "".join(characters[start:]).rpartition(":")
     factor = _STEP
-    if explicit:
-        factor = float(explicit.group(2))
-        keep = start + len(explicit.group(1))
+    if colon and _NUMBER.fullmatch(number):
+        factor = float(number)
+        keep = start + len(text.rstrip())
         del characters[keep:], weights[keep:]
     for index in range(start, len(weights)):
         weights[index] *= factor

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loraloom.utils.untrusted import check_text
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -32,6 +34,11 @@ class ImageRequest:
     height: int = 512
     expanded_prompt: str = ""
     words: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a text that is no text, wherever it came from."""
+        for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
+            check_text(text, f"the {name}")
 
     @property
     def text(self) -> str:

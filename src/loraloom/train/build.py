@@ -25,10 +25,10 @@ from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.generate.images import check_size, suited_guidance, suited_sampler
 from loraloom.lora.inject import Adapter, attach_new
-from loraloom.lora.record import relative_base
+from loraloom.lora.record import FORMAT, FULL_FORMAT, relative_base
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_line, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
 from loraloom.protocols.data import Example
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.generation import ImageRequest
@@ -52,6 +52,7 @@ from loraloom.train.signals import StopRequest
 from loraloom.train.step import TrainState
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.locks import FolderLock
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import library_errors, shown
 
@@ -70,8 +71,10 @@ class Run:
         best_step, best_loss: Of the lowest validation loss so far.
         skipped_in_row: Updates that were not finite since the last good one; overflows of fp16's loss scale apart.
         skipped: All updates that were skipped since `start`.
+        largest_norm: Of the gradients of all updates since `start` that were not skipped.
         sums_at_start: `weight_sums` before anything was learned or restored.
         notes: What was given and is not used as it was given, a line each.
+        lock: Of the run folder, in the main process.
     """
 
     config: RunConfig
@@ -88,9 +91,11 @@ class Run:
     best_loss: float | None = None
     skipped_in_row: int = 0
     skipped: int = 0
+    largest_norm: float = 0.0
     sums_at_start: Tensor | None = None
     base_sha256: str = ""
     notes: tuple[str, ...] = ()
+    lock: FolderLock | None = None
 
     def checkpoint(self, done: int) -> Checkpoint:
         """Everything that a resume needs."""
@@ -152,7 +157,7 @@ class Run:
         source = model.source
         width, height = common_size(self.manifest.examples)
         return {
-            "format": "loraloom.full.1" if config.train.method == "full" else "loraloom.adapter.1",
+            "format": FULL_FORMAT if config.train.method == "full" else FORMAT,
             "loraloom": __version__, "family": self.train_state.model.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
@@ -269,8 +274,10 @@ def report_captions(
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
+    nothing = sum(reads_nothing(plan) for _, plan in cut)
     losses.add(
         f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+        + (f"; nothing is read of {nothing} of them" if nothing else "")
     )
     if folder:
         lines = [
@@ -285,8 +292,8 @@ def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
     negative = list(dict.fromkeys(r.negative_prompt for r in sampler.requests if r.guidance_scale != 1.0))
     weighting = sampler.weighting
     lines = [
-        *(cut_line(encoder, text, weighting=weighting, what="the sample prompt ") for text in dict.fromkeys(prompts)),
-        *(cut_line(encoder, text, weighting=weighting, what="the negative prompt of samples ") for text in negative),
+        *cut_lines(encoder, prompts, weighting=weighting, noun="sample prompts", what="the sample prompt "),
+        *cut_lines(encoder, negative, weighting=weighting, what="the negative prompt of samples "),
         syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
     ]
     return [line for line in lines if line]

@@ -79,6 +79,8 @@ def train_loop(
         # Reading the votes waits for the device, so it is done each step only where others' votes count.
         stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)
         paused = time.perf_counter()
+        if due.log or due.save or due.sample or due.validate or stopping:
+            hold_on(run)
         numbers = flush_metrics(run, window, done) if due.log or due.save or stopping else {}
         loss = validate(run, timesteps, done) if due.validate or (stopping and run.held_out.examples) else None
         if loss is not None:
@@ -123,6 +125,7 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
         step = done - len(results) + offset + 1
         if finite:
             run.skipped_in_row = 0
+            run.largest_norm = max(run.largest_norm, norm)
             continue
         run.skipped += 1
         if overflowed(result, loss):
@@ -134,11 +137,12 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
             )
             run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
         if run.skipped_in_row >= run.config.train.max_non_finite:
+            # Of many updates in a row the images are innocent; of a single one they may be the cause.
+            images = f", or look at these samples: {', '.join(result.ids)}" if run.skipped_in_row == 1 else ""
             raise UserError(
                 f"{run.skipped_in_row} updates in a row were not finite, the last at step {step}",
                 got=f"loss {loss}, gradient norm {norm}",
-                fix=f"{standing(run)}; lower optim.learning_rate, use bf16 instead of fp16, or look at these samples: "
-                f"{', '.join(result.ids)}",
+                fix=f"{standing(run)}; {calmer(run)}{images}",
             )
     good = [row for row in values if row[2]] or values  # skipped updates would make the means infinite
     numbers = {
@@ -158,6 +162,12 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
 def overflowed(result: StepResult, loss: float) -> bool:
     """Whether a skipped fp16 update only found the loss scale too high: normal, recorded, not counted and not said."""
     return result.can_overflow and math.isfinite(loss)
+
+
+def calmer(run: Run) -> str:
+    """What keeps updates finite, for messages: an imperative that fits the run's precision."""
+    lower = "lower optim.learning_rate"
+    return f"{lower}, use bf16 instead of fp16" if run.config.train.mixed_precision == "fp16" else lower
 
 
 def standing(run: Run) -> str:
@@ -202,9 +212,6 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         return
     began = time.perf_counter()
     try:
-        if not (run.folder / "run.yaml").is_file():
-            run.say(f"warning: {run.folder} was removed while training: it is made again; what was in it is gone")
-            write_text(run.folder / "run.yaml", to_yaml(run.config))
         run.checkpoints.save(run.checkpoint(done), run.record(done))
     except OSError as error:
         run.best_step, run.best_loss = before
@@ -218,6 +225,24 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         return
     run.checkpoints.rotate(run.config.checkpoints.keep, run.best_step)
     run.tracker.event("checkpoint", done, seconds=time.perf_counter() - began)
+
+
+def hold_on(run: Run) -> None:
+    """See, before something is written, that the run folder is still there and ours; a removed one is made anew.
+
+    Raises:
+        UserError: Another process took it: a run never writes into somebody else's folder.
+    """
+    if not run.train_state.runtime.is_main:
+        return
+    try:
+        removed = run.lock.renew() if run.lock else False
+        if removed or not (run.folder / "run.yaml").is_file():
+            if not removed:
+                run.say(f"warning: {run.folder / 'run.yaml'} was removed while training: it is written again")
+            write_text(run.folder / "run.yaml", to_yaml(run.config))
+    except OSError as error:  # the save itself tells what this costs
+        run.say(f"warning: {run.folder} cannot be written ({error.strerror or error}); training goes on")
 
 
 def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:

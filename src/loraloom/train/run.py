@@ -15,26 +15,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from loraloom.config.comparing import refuse_unless_resumable
 from loraloom.config.reading import flatten, read_settings, to_yaml
 from loraloom.config.run import RunConfig
 from loraloom.data.manifest import domain_of
-from loraloom.generate.images import denoise
-from loraloom.lora.export import ExportCheck, export_adapter, first_noise, program_lines, verify_exports
-from loraloom.lora.files import load_adapter_file, read_adapter, save_adapter
-from loraloom.protocols.generation import ImageRequest
+from loraloom.lora.export import ExportCheck, export_adapter, program_lines, verify_exports
+from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
 from loraloom.train.build import Run, Say, set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
-from loraloom.train.loop import Finished, standing, train_loop
-from loraloom.train.optim import weight_sums
+from loraloom.train.loop import Finished, hold_on, train_loop
+from loraloom.train.outcome import draw_trial, refuse_broken, refuse_unmoved
 from loraloom.train.signals import StoppedError, listen_for_stop
-from loraloom.utils.atomic_files import remove_leftovers, write_text
+from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
-from loraloom.utils.locks import lock_folder
+from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import Progress
 
@@ -92,32 +88,37 @@ def train(
         say, report = (lambda text: None), (lambda done, numbers: None)
         progress = lambda title: lambda done, total: None  # noqa: E731
     with ExitStack() as held:
-        hold_folder(held, runtime, folder, say)
-        return _train(config, runtime, folder, say, report, progress, deadline)
+        lock = hold_folder(held, runtime, folder, say)
+        return _train(config, runtime, folder, lock, say, report, progress, deadline)
 
 
-def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> None:
+def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> FolderLock | None:
     """Lock the run folder, by the main process for all of them, and sweep what killed processes left in it.
+
+    Returns the lock in the main process.
 
     Raises:
         UserError: Another process is at work there; every process raises it.
     """
     fault: UserError | None = None
+    lock: FolderLock | None = None
     if runtime.is_main:
         try:
-            held.enter_context(lock_folder(folder, say))
+            lock = held.enter_context(lock_folder(folder, say))
             remove_leftovers(folder, deep=True)
         except UserError as error:
             fault = error
     texts = [text for text in runtime.gather_texts([str(fault) if fault else ""]) if text]
     if fault or texts:
         raise fault or UserError(texts[0])
+    return lock
 
 
 def _train(
     config: RunConfig,
     runtime: Runtime,
     folder: Path,
+    lock: FolderLock | None,
     say: Say,
     report: Callable[[int, dict[str, float]], None],
     progress: Callable[[str], Progress],
@@ -133,6 +134,7 @@ def _train(
     try:
         with listen_for_stop(deadline) as stop:
             run = set_up(config, runtime, tracker, say, progress, stop)
+            run.lock = lock
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
@@ -228,22 +230,32 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     if not run.train_state.runtime.is_main:
         return path, ()
     train_state, config = run.train_state, run.config
-    refuse_unmoved(run, finished)
+    hold_on(run)
+    refuse_unmoved(run, finished.step)
     if train_state.ema:
         train_state.ema.swap()
+    refuse_broken(run, finished.step)
     if full:
         train_state.model.save(path, config.export.dtype)
         run.say(f"model written: {path}; draw with --model {path}")
         _say_best(run)
         return path, ()
     record = run.record(finished.step)
-    save_adapter(path, train_state.adapter.state(), record)
-    layers = read_adapter(path).layers(train_state.model)
+    draft = beside(path)
+    try:  # it gets its name when it has been found to draw
+        save_adapter(draft, train_state.adapter.state(), record)
+        file = read_adapter(draft)
+        layers = file.layers(train_state.model)
+        trial = draw_trial(run, file, finished.step) if config.export.verify else None
+        draft.replace(path)
+        fsync_path(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
     for line in program_lines(path, files):
         run.say(line)
-    checks = verify(run, files, path) if config.export.verify else []
+    checks = verify_exports(train_state.model, files, trial.ours_bchw, trial.request, trial.base_bchw) if trial else []
     for check in checks:
         run.say(
             f"export {check.file.name}: {'good' if check.good else 'DIFFERENT'}, largest difference "
@@ -257,46 +269,6 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     return path, tuple(checks)
 
 
-def refuse_unmoved(run: Run, finished: Finished) -> None:
-    """Raise `UserError` when no weight is another than before the first step: such an adapter draws what the base draws.
-
-    Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
-    0 at a step), or no gradient arrives.
-    """
-    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
-        return
-    steps = finished.step - run.start
-    got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
-    if run.skipped:
-        got = f"{run.skipped} of {steps} updates skipped because they were not finite"
-        fix = "use bf16 instead of fp16, lower optim.learning_rate, or look at the images named above"
-        if run.train_state.updater.loss_scale.can_overflow:
-            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
-    raise UserError(
-        f"nothing was learned in {finished.step} steps: no weight has moved, and nothing is exported",
-        got=got, fix=f"{fix}; {standing(run)}",
-    )  # fmt: skip
-
-
 def _say_best(run: Run) -> None:
     if run.best_step is not None:
         run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
-
-
-def verify(run: Run, files: list[Path], adapter: Path) -> list[ExportCheck]:
-    """Draw the first caption, cut to one window, with our adapter and with each export, in float32 on the CPU.
-
-    Base and adapter are read from disk again: the trained ones may be rounded to half precision or compiled.
-    """
-    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
-    prompt = encoder.text.detokenize(encoder.text.tokenize(run.train_state.batches.examples[0].caption)[:40])
-    size = min(model.default_size_px, 256)
-    request = ImageRequest(prompt, "", 0, 4, 5.0, "ddim", size, size)
-    for part in ("denoiser", "text_encoder"):
-        model.drop(part)
-        model.place(part, torch.device("cpu"), torch.float32)
-    load_adapter_file(model, read_adapter(adapter), "verify")
-    ours_bchw = denoise(model, encoder.encode, [request], noise_bchw=first_noise(model, request))
-    for part in ("denoiser", "text_encoder"):
-        model.drop(part)
-    return verify_exports(model, files, ours_bchw, request)

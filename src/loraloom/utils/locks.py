@@ -1,7 +1,8 @@
 """One process at a time in a folder, held by the system: a crash or a kill lets go of it.
 
 In: a folder that a command is about to fill. Out: the folder's `.lock`, locked while the block runs, with the holder's
-process id and host in it. Where the file system knows no locks, a warning, and the work goes on.
+process id and host in it. Where the file system knows no locks, a warning, and the work goes on. A folder that is removed
+and made anew while the block runs has another lock: `FolderLock.renew` takes that one too, or ends the work.
 """
 
 import errno
@@ -34,8 +35,68 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
+class FolderLock:
+    """The lock of a folder, held.
+
+    Args:
+        folder: What is held.
+        descriptor: Of its locked file; None where the file system knows no locks.
+        say: Told a warning when the folder was removed.
+    """
+
+    def __init__(self, folder: Path, descriptor: int | None, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self._say = say
+        self._descriptor = descriptor
+        self._keep(descriptor)
+
+    def renew(self) -> bool:
+        """See that the folder is still the one that is held; call it before writing there.
+
+        Returns:
+            Whether it was removed since the last call: it is there again, empty, and held.
+
+        Raises:
+            UserError: Another process made it anew and holds it.
+        """
+        if self._descriptor is None or self._is_ours():
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._say(
+            f"warning: {self.folder} was removed while it was written to: it is made again; what was in it is gone"
+        )
+        descriptor = _open_locked(self.folder / LOCK_NAME, self._say)
+        self.release()
+        self._descriptor = descriptor
+        self._keep(descriptor)
+        return True
+
+    def release(self) -> None:
+        """Let go; nothing happens when nothing is held."""
+        if self._descriptor is not None:
+            _descriptors.discard(self._descriptor)
+            _let_go(self.folder / LOCK_NAME, self._descriptor)
+            self._descriptor = None
+
+    def _is_ours(self) -> bool:
+        assert self._descriptor is not None
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), (self.folder / LOCK_NAME).stat())
+        except OSError:
+            return False
+
+    @staticmethod
+    def _keep(descriptor: int | None) -> None:
+        if descriptor is None:
+            return
+        _descriptors.add(descriptor)
+        with suppress(OSError):  # on a full disk it is locked without a name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode()[:_MAX_TEXT])
+
+
 @contextmanager
-def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[FolderLock]:
     """Hold `folder` for this process while the block runs; it is made if it is not there, and goes again if it stays empty.
 
     Of processes that work together only one may call this.
@@ -46,23 +107,30 @@ def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[No
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_NAME
-    descriptor = _open_locked(path, say)
-    if descriptor is None:
-        yield
-        return
-    _descriptors.add(descriptor)
+    lock = FolderLock(folder, _open_locked(folder / LOCK_NAME, say), say)
     try:
-        with suppress(OSError):  # on a full disk it is locked without a name
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode()[:_MAX_TEXT])
-        yield
+        yield lock
     finally:
-        _descriptors.discard(descriptor)
-        _let_go(path, descriptor)
+        lock.release()
         if made:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def refuse_if_held(folder: Path) -> None:
+    """Ask whether another process holds `folder`; makes nothing there, and holds nothing afterwards.
+
+    For a command whose way to `lock_folder` is long, so that a busy folder is told at once.
+
+    Raises:
+        UserError: As `lock_folder`.
+    """
+    with suppress(OSError, ValueError):
+        if (folder / LOCK_NAME).is_file():
+            descriptor = _open_locked(folder / LOCK_NAME, lambda text: None)
+            if descriptor is not None:
+                _unlock(descriptor)
+                os.close(descriptor)
 
 
 def _open_locked(path: Path, say: Callable[[str], None]) -> int | None:

@@ -5,6 +5,7 @@ In: paths as they were typed. Out: a mistake while it costs nothing, a line to c
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from loraloom.utils.errors import UserError
@@ -28,6 +29,13 @@ def check_folder(path: Path) -> None:
     standing = next((part for part in (path, *path.parents) if part.exists()), None)
     if standing is not None and not standing.is_dir():
         raise UserError(f"{standing} is a file", expected="a folder to write into", fix="name another folder")
+
+
+def images_folder(out: Path | None, adapters: Sequence[Path]) -> Path:
+    """Where `generate` writes: `out`, or beside the first adapter that is a run's folder, or `images`."""
+    if out is not None:
+        return out
+    return adapters[0] / "generated" if adapters and adapters[0].is_dir() else Path("images")
 
 
 def check_file(path: Path) -> None:

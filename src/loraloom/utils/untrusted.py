@@ -41,6 +41,7 @@ MAX_DIGITS = 400
 _SHOWN = 80
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKETS = re.compile(r"[\[\]{}]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{MAX_DIGITS + 1}}}")
 
 
@@ -181,6 +182,23 @@ def parse_json(text: str, where: str, *, constants: bool = False, unique_keys: b
     if "\\u" in text and (half := _surrogate_in(value)) is not None:
         raise UserError(f"{where} holds half of a surrogate pair", got=ascii(half)[:_SHOWN], fix="repair the text")
     return value
+
+
+def check_text(text: str, where: str) -> str:
+    """`text` when UTF-8 can hold it.
+
+    Bytes of a command line that are not UTF-8 reach Python as halves of surrogate pairs, and so may JSON: printing,
+    saving or tokenizing such a text fails somewhere deep inside.
+
+    Raises:
+        UserError: It cannot; names `where`.
+    """
+    if _SURROGATE.search(text):
+        raise UserError(
+            f"{where} is not UTF-8 text", got=shown(text), expected="characters that UTF-8 can hold",
+            fix="type it again, or convert it (the terminal's or file's encoding may be Latin-1)",
+        )  # fmt: skip
+    return text
 
 
 def read_json(path: Path, what: str, *, max_bytes: int = MAX_CONFIG_BYTES, unique_keys: bool = False) -> Any:
@@ -335,7 +353,7 @@ def _surrogate_in(value: Any) -> str | None:
             pending += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             pending += item
-        elif isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
+        elif isinstance(item, str) and _SURROGATE.search(item):
             return item
     return None
 

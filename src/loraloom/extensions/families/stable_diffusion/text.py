@@ -26,7 +26,12 @@ from loraloom.utils.untrusted import (
 )
 
 MAX_IDS = 1_000_000
+MIN_IDS = 256 + 2
+"""CLIP's vocabulary holds every byte and two special tokens, else some text has no tokens."""
 MAX_ADDED = 10_000
+_END = "</w>"
+"""Ends a token at the end of a word."""
+_TRIED_WORDS = 64
 
 
 def check_tokenizer_files(folder: Path) -> None:
@@ -47,6 +52,12 @@ def check_tokenizer_files(folder: Path) -> None:
             _check_counts(value, what)
         if entry.name == "merges.txt":
             read_text(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
+    names = {entry.name for entry in entries}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise UserError(
+            "the model's tokenizer is not whole", got=", ".join(sorted(names)) or "an empty folder",
+            expected="tokenizer.json, or vocab.json and merges.txt", fix="download the model again",
+        )  # fmt: skip
 
 
 def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
@@ -54,9 +65,17 @@ def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
         refuse_foreign(value, what)
         _check_counts(value, what)
         model = value.get("model")
+        kind = model.get("type", "BPE") if isinstance(model, dict) else None
+        if kind is not None and kind != "BPE":
+            raise UserError(
+                f"{what}: the kind of tokenizer", got=shown(kind), expected="BPE, as CLIP has it",
+                fix="the tokenizer belongs to another model: get the model's own",
+            )  # fmt: skip
         value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
-    if not isinstance(value, dict) or not 2 < len(value) <= MAX_IDS:
-        raise UserError(f"{what}: vocabulary", got=shown(value), expected=f"3 to {MAX_IDS:,} tokens with their ids")
+    if not isinstance(value, dict) or not MIN_IDS <= len(value) <= MAX_IDS:
+        expected = f"{MIN_IDS} to {MAX_IDS:,} tokens with their ids"
+        got = f"{len(value):,} tokens" if isinstance(value, dict) else shown(value)
+        raise UserError(f"{what}: vocabulary", got=got, expected=expected, fix="get the model's own tokenizer")
     for token, index in value.items():
         check_range(index, f"{what}: {shown(token)}", 0, MAX_IDS)
 
@@ -84,7 +103,8 @@ class ClipText:
         check_tokenizer_files(folder)
         with library_errors("the model's tokenizer", folder), quiet():
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            largest = max(self._tokenizer.get_vocab().values())
+            vocabulary = self._tokenizer.get_vocab()
+            largest = max(vocabulary.values())
         length = check_range(self._tokenizer.model_max_length, f"{folder.name}: model_max_length", 3, 10**31)
         self.window_tokens = min(length, 77)
         if self.window_tokens > num_positions:
@@ -97,6 +117,13 @@ class ClipText:
                 "the model's tokenizer has ids that its text encoder does not know", got=largest,
                 expected=f"below vocab_size ({num_ids:,})", fix="tokenizer and text encoder are of different models",
             )  # fmt: skip
+        if 2 * len(vocabulary) < num_ids:
+            raise UserError(
+                "the model's tokenizer knows less than half of its text encoder's tokens", got=f"{len(vocabulary):,}",
+                expected=f"about vocab_size ({num_ids:,})", fix="tokenizer and text encoder are of different models",
+            )  # fmt: skip
+        with library_errors("the model's tokenizer", folder):
+            self._check_words(vocabulary)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             check_range(getattr(self._tokenizer, name), f"{folder.name}: {name}", 0, num_ids - 1)
         self._folder = folder
@@ -104,6 +131,24 @@ class ClipText:
         self._weights_fingerprint = weights_fingerprint
         # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
         self._ids = lru_cache(1 << 14)(self._tokenized)
+
+    def _check_words(self, vocabulary: dict[str, int]) -> None:
+        """Raise `UserError` unless words of the vocabulary are read as themselves: without its merges a BPE reads letters."""
+        if not all(letter + _END in vocabulary for letter in "aeiou"):
+            raise UserError(
+                "the model's tokenizer is not CLIP's kind of BPE", expected=f"tokens that end in {_END}",
+                fix="get the model's own tokenizer",
+            )  # fmt: skip
+        ends = (word.removesuffix(_END) for word in sorted(vocabulary) if word.endswith(_END))
+        words = [word for word in ends if len(word) > 1 and word.isascii() and word.isalpha() and word.islower()]
+        tried = words[:: max(1, len(words) // _TRIED_WORDS)]
+        split = [word for word in tried if self._tokenized(word) != (vocabulary[word + _END],)]
+        if 2 * len(split) > len(tried):
+            raise UserError(
+                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or of another model",
+                got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}", expected="1",
+                fix="download the model's tokenizer again (merges.txt or tokenizer.json)",
+            )  # fmt: skip
 
     @property
     def fingerprint(self) -> str:
