@@ -45,7 +45,9 @@ NEIGHBOURS = {
 
 ONLY_IN = {
     "accelerate": ["train/distributed.py"],
+    "jinja2": ["utils/html_pages.py"],
     "peft": ["lora/"],
+    "ruamel": ["config/yaml_text.py"],
     "diffusers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "utils/quiet.py"],
     "transformers": ["extensions/families/", "extensions/captioners/", "extensions/metrics/", "utils/quiet.py"],
 }

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from loraloom.config.base import Settings, setting
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings, to_yaml
 from loraloom.config.run import RunConfig, TrainConfig
+from loraloom.config.yaml_text import dump
 from loraloom.utils.errors import UserError
 
 KINDS: list[type[Settings]] = [RunConfig, PrepareConfig, GenerateConfig]
@@ -97,6 +99,14 @@ def test_texts_that_yaml_would_read_as_something_else_come_back(text: str, tmp_p
     assert read_settings(RunConfig, write(tmp_path, to_yaml(settings))) == settings
 
 
+@given(text=TEXT | st.sampled_from(["no", "on", "1_000", "=", "<<", "1:30", "2020-01-01"]), rate=st.floats(0, 1e30))
+def test_settings_mean_the_same_to_programs_that_read_yaml_1_1(text: str, rate: float) -> None:
+    """`mixed_precision: no` would be false to them, and `1e-08` a text."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = (1, 1)
+    assert yaml.load(dump({"text": text, "rate": rate})) == {"text": text, "rate": rate}
+
+
 def test_overrides_go_before_flags_before_the_file_before_defaults(tmp_path: Path) -> None:
     file = write(tmp_path, "lora: {rank: 2, alpha: 2, dropout: 0.2}\n")
     settings = read_settings(RunConfig, file, ["lora.rank=4"], {"lora.rank": "3", "lora.alpha": "3"})
@@ -120,6 +130,20 @@ def test_yaml_means_what_it_says(tmp_path: Path) -> None:
     file = write(tmp_path, "optim:\n  learning_rate: 1e-4\ntrain:\n  mixed_precision: no\n  seed: 010\ndata:\n")
     settings = read_settings(RunConfig, file)
     assert (settings.optim.learning_rate, settings.train.mixed_precision, settings.train.seed) == (1e-4, "no", 10)
+
+
+def test_a_yaml_version_line_does_not_change_what_values_mean(tmp_path: Path) -> None:
+    file = write(tmp_path, "%YAML 1.1\n---\ntrain: {mixed_precision: no, seed: 010}\n")
+    assert (read_settings(RunConfig, file).train.mixed_precision, read_settings(RunConfig, file).train.seed) == (
+        "no",
+        10,
+    )
+
+
+def test_an_anchor_that_is_used_again_is_read_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    file = write(tmp_path, "lora: {rank: &n 3}\ntrain: {seed: &n 4, max_steps: *n}\n")
+    assert read_settings(RunConfig, file).train.max_steps == 4
+    assert not recwarn.list
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
@@ -163,7 +187,7 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
         ("lora: {rank: many}\n", "run.yaml: lora.rank: got 'many', expected an integer >= 1 (line 1)"),
         ("lora: {rank: true}\n", "run.yaml: lora.rank: got true, expected an integer >= 1 (line 1)"),
         ("lora: {rank: 0}\n", "run.yaml: lora.rank: got 0, expected an integer >= 1 (line 1)"),
-        ("lora: {rank:}\n", "run.yaml: lora.rank: got null, expected an integer >= 1 (line 1)"),
+        ("lora: {rank: }\n", "run.yaml: lora.rank: got null, expected an integer >= 1 (line 1)"),
         ("model: {revision: 12}\n", "model.revision: got 12, expected text or null; write it in quotes (line 1)"),
         ("optim: {scheduler: cos}\n", "optim.scheduler: got 'cos', expected one of constant, cosine, linear (line 1)"),
         ("optim: {betas: [0.9]}\n", "run.yaml: optim.betas: got [0.9], expected a list of 2 numbers (line 1)"),
@@ -207,15 +231,19 @@ def test_a_mistake_of_a_flag_does_not_blame_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("lora: {rank: 1}\nlora: {rank: 2}\n", "run.yaml, line 2: not valid YAML: the key 'lora' stands twice"),
+        (
+            "lora: {rank: 1}\nlora: {rank: 2}\n",
+            "run.yaml, line 2: not valid YAML: duplicate key 'lora', first on line 1",
+        ),
         ("lora:\n\trank: 1\n", "run.yaml, line 2: not valid YAML"),
         ("lora: [1\n", "not valid YAML"),
         ("just words\n", "run.yaml, line 1: not settings: got 'just words', expected groups of `key: value`"),
         ("3: x\n", "run.yaml, line 1: not valid YAML: a key must be a word, got 3"),
         ("lora: !!python/object/apply:os.system [ls]\n", "run.yaml, line 1: not valid YAML"),
+        ("\nlora: {rank:}\n", "run.yaml, line 2: not valid YAML: no blank between 'rank:' and its value"),
         ("lora: &a {rank: *a}\n", "run.yaml, line 1: not valid YAML"),
         ("lora: \x07\n", "run.yaml, line 1: a character that YAML does not allow"),
-        ("[" * 5000, "run.yaml: not valid YAML"),
+        ("[" * 5000, "run.yaml, line 1: not valid YAML: nested deeper than 64 levels"),
     ],
 )
 def test_a_file_that_is_no_settings_file_is_told_with_its_line(text: str, told: str, tmp_path: Path) -> None:
@@ -265,6 +293,8 @@ ENDLESS = [
         "run.yaml",
         "aliases of aliases without end",
     ),
+    ("a: !" + "b" * 1_000_000 + " c", "run.yaml", "a tag of more than 400 characters"),
+    ("- " * 500_000, "run.yaml", "nested deeper than 64 levels"),
     ("%A b\n" * 1000, "run.yaml", "too many lines begin with %"),
     ("x" * (1 << 21), "run.yaml", "too large"),
 ]  # fmt: skip

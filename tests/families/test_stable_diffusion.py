@@ -230,15 +230,15 @@ def test_an_unknown_prediction_type_is_refused(tmp_path: Path, tiny_model: Path)
 def test_opening_reads_no_weights_and_parts_come_and_go(tiny_model: Path) -> None:
     model = FAMILY.open(ModelSource(str(tiny_model)))
     assert model.text.tokenize("counted before anything is loaded")
-    assert not any(model.loaded(part) for part in PARTS)
+    assert not any(part in model._modules for part in PARTS)
     for part in PARTS:
         module = model.module(part)
-        assert model.loaded(part)
+        assert part in model._modules
         assert model.module(part) is module
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
         model.drop(part)
-        assert not model.loaded(part)
+        assert part not in model._modules
         model.drop(part)  # dropping twice is nothing
     again = model.module("denoiser")
     assert torch.equal(
@@ -261,7 +261,7 @@ def test_fingerprints_change_with_weights_and_config_only(tiny_model: Path, v_mo
     for part in PARTS:
         assert one.fingerprint(part) == same.fingerprint(part) != other.fingerprint(part)
     assert one.text.fingerprint == same.text.fingerprint != other.text.fingerprint
-    assert not any(one.loaded(part) for part in PARTS)
+    assert not any(part in one._modules for part in PARTS)
 
 
 def test_what_exports_need_is_known(model: DiffusionModel) -> None:

@@ -30,8 +30,8 @@ def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_p
         "no &lt;b&gt; there",
         "cannot tell",
         "not asked for: a door",
-        "not understood: &#x27;&lt;study&gt;&#x27; (2 times)",
-        "taken: &#x27;common room&#x27; as bedroom",
+        "not understood: &#39;&lt;study&gt;&#39; (2 times)",
+        "taken: &#39;common room&#39; as bedroom",
         "A &amp; B",
     ):
         assert text in page

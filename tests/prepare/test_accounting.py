@@ -45,7 +45,7 @@ def test_images_without_a_caption_are_counted_aloud_and_an_error_under_strict(tm
     report = run(source, tmp_path / "out", said)
     line = "3 of 5 images have no caption; they get 'a photo of sks'"
     assert f"  {line}" in said
-    assert line in report.page.read_text(encoding="utf-8").replace("&#x27;", "'")
+    assert line in report.page.read_text(encoding="utf-8").replace("&#39;", "'")
     assert report.num_without_caption == 3
     with pytest.raises(UserError, match="3 of 5 images have no caption, and --strict is on"):
         run(source, tmp_path / "strict", strict=True)

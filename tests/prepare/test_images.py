@@ -12,10 +12,11 @@ from PIL import Image, ImageCms
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare import colour
-from loraloom.prepare.images import Decoded, Fitted, ImageSettings, RefusedError, decode, fit, png_bytes
+from loraloom.prepare.images import Decoded, Fitted, ImageSettings, RefusedError, decode, fit
 from loraloom.utils import image_bytes as refusals
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import jpeg_scans
+from loraloom.utils.image_files import png_bytes
 from tests.support.images import bomb_png, drawn, encoded, shared_data
 
 

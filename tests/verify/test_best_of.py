@@ -250,7 +250,7 @@ def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_pa
     assert "2 bedroom" in [verdict["sentence"] for verdict in receipt["verdicts"]]
     assert said.count("note: not understood: 'zzyzx'") == 1
     assert receipt["not_understood"] == [{"words": "zzyzx", "times": 1}]
-    assert "not understood: &#x27;zzyzx&#x27;" in (tmp_path / "receipts" / "report.html").read_text(encoding="utf-8")
+    assert "not understood: &#39;zzyzx&#39;" in (tmp_path / "receipts" / "report.html").read_text(encoding="utf-8")
 
 
 def test_each_image_has_the_unread_words_of_its_own_prompt(tiny_model: Path, tmp_path: Path) -> None:

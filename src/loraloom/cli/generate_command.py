@@ -15,7 +15,6 @@ from PIL import Image
 from loraloom.cli.interactive import Bars, Interactive
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
-from loraloom.generate.recipes import write_png
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
@@ -26,6 +25,7 @@ from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.image_files import write_png
 from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder, images_folder
 from loraloom.utils.untrusted import check_range, check_text, read_text

@@ -1,26 +1,34 @@
-"""YAML as people expect it, in both directions.
+"""Read and write YAML 1.2 as plain values, with the line of every key.
 
 In: YAML text. Out: plain values and the line of every key; and the way back.
 
-PyYAML speaks YAML 1.1, in which `lr: 1e-4` is a text, `no` is False and `010` is eight. Scalars here follow the core
-schema of YAML 1.2: `1e-4` is a number, and only `true` and `false` are truth values. A key that
-stands twice is an error.
+Scalars follow the core schema of YAML 1.2: `1e-4` and `010` are numbers, and only `true` and `false` are truth values.
+A duplicate key is an error. ruamel.yaml reads the text into nodes; values are built here, so that no tag of a document
+builds an object.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of PyYAML are partial)
+# (ruamel.yaml is annotated in part)
 
+import io
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver, implicit_resolvers
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import MAX_DIGITS, shown
+from loraloom.utils.untrusted import MAX_DEPTH, MAX_DIGITS, shown
 
 MAX_NODES = 10_000
-"""Keys and values of a document, those that aliases stand for counted each time: PyYAML takes a second for as many."""
+"""Keys and values of a document, those that aliases stand for counted each time: as many take about two seconds."""
 MAX_DIRECTIVES = 100
 
 _TAG = "tag:yaml.org,2002:"
@@ -35,40 +43,83 @@ _SCALARS = (
     ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 )
+_IMPLICIT: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+for _name, _pattern, _letters in _SCALARS:
+    for _letter in _letters:
+        _IMPLICIT.setdefault(_letter, []).append((f"{_TAG}{_name}", re.compile(rf"(?:{_pattern})\Z")))
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe constructors only, scalars of YAML 1.2."""
+class _Resolver(VersionedResolver):
+    """The core schema for every document, whatever its `%YAML` line says: no dates, no `1_000`, no merge keys."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own way; filled once below
-    # Dates, sets and bytes are no settings; filled once below.
-    yaml_constructors: dict[Any, Any] = {}  # noqa: RUF012  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
+    def versioned_resolver(self) -> Any:
+        return _IMPLICIT
+
+
+class _Scanner(Scanner):
+    """As the library's; a tag of a megabyte would take it a quarter of a minute to decode."""
+
+    def scan_tag_uri(self, name: Any, start_mark: Any) -> Any:
+        uri = super().scan_tag_uri(name, start_mark)
+        if len(uri) > MAX_DIGITS:
+            raise ScannerError(problem=f"a tag of more than {MAX_DIGITS} characters", problem_mark=start_mark)
+        return uri
+
+
+class _Composer(Composer):
+    """As the library's, up to `MAX_NODES` and `MAX_DEPTH`."""
 
     num_nodes = 0
+    num_open = 0
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False  # legal, and no business of the terminal
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As the library's, up to `MAX_NODES`."""
         self.num_nodes += 1
+        self.num_open += 1
         if self.num_nodes > MAX_NODES:
-            self._refuse(f"more than {MAX_NODES:,} entries")
-        return super().compose_node(parent, index)
-
-    def compose_scalar_node(self, anchor: Any) -> Any:
-        """As the library's; a number of thousands of digits is refused before it is one."""
-        node = super().compose_scalar_node(anchor)
-        if len(node.value) > MAX_DIGITS and node.tag in {f"{_TAG}int", f"{_TAG}float"}:
-            self._refuse(f"a number of more than {MAX_DIGITS} digits")
+            raise ComposerError(problem=f"more than {MAX_NODES:,} entries", problem_mark=self._mark())
+        if self.num_open > MAX_DEPTH:
+            raise ComposerError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self._mark())
+        node = super().compose_node(parent, index)
+        self.num_open -= 1
         return node
 
-    def _refuse(self, problem: str) -> NoReturn:
-        raise yaml.constructor.ConstructorError(None, None, problem, self.peek_event().start_mark)
+    def _mark(self) -> Any:
+        return self.parser.peek_event().start_mark
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that either version of YAML would read as something else."""
+class _Representer(SafeRepresenter):
+    """What YAML 1.1 reads alike, for programs that know no other; numbers of a list on one line; no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_list(self, data: Any) -> SequenceNode:
+        flow_style = not any(isinstance(item, str) for item in data)
+        return self.represent_sequence(f"{_TAG}seq", data, flow_style=flow_style)
+
+    def represent_float(self, data: Any) -> ScalarNode:
+        node = super().represent_float(data)
+        if "." not in node.value:
+            node.value = node.value.replace("e", ".0e")
+        return node
+
+    def represent_str(self, data: Any) -> ScalarNode:
+        style = None
+        if not data.isprintable():  # a line break of any kind (U+0085, U+2028) would be folded away in the other styles
+            style = '"'
+        elif any(pattern.match(data) for versions, _, pattern, _ in implicit_resolvers if (1, 1) in versions):
+            style = "'"
+        return self.represent_scalar(f"{_TAG}str", data, style=style)
+
+
+_Representer.add_representer(list, _Representer.represent_list)
+_Representer.add_representer(float, _Representer.represent_float)
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
@@ -79,63 +130,75 @@ def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
         name: What errors call it.
 
     Raises:
-        UserError: Not YAML, a key that stands twice, or a tag that would build something else than plain values.
+        UserError: Not YAML, a duplicate key, or a tag that would build something else than plain values.
     """
     if text.count("\n%") > MAX_DIRECTIVES:
         raise UserError(f"{name}: not valid YAML: too many lines begin with %", fix="check that it is a settings file")
-    loader = _open(text, name)
     try:
-        node = loader.get_single_node()
+        node = _yaml().compose(text)
         if node is None:
             return None, {}
         _check_aliases(node)
         lines: dict[str, int] = {}
         _note_lines(node, "", lines, depth=8)
-        return loader.construct_document(node), lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}, line {mark.line + 1}" if mark else name
-        what = error.problem or error.context or "cannot be read"
-        raise UserError(f"{where}: not valid YAML: {what}", fix=_fix(what)) from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{name}: not valid YAML: {type(error).__name__}", fix="write plain nested settings") from None
-    finally:
-        loader.dispose()
-
-
-def dump(value: Mapping[str, Any]) -> str:
-    """Block-style YAML of nested mappings, in their order; `parse` gives the same values back."""
-    return yaml.dump(_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
-
-
-def _open(text: str, name: str) -> _Loader:
-    try:
-        return _Loader(text)
-    except yaml.reader.ReaderError as error:
+        return _value(node), lines
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(
             f"{name}, line {line}: a character that YAML does not allow",
             got=text[error.position],
             fix="delete it, or write it as an escape in double quotes",
         ) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}, line {mark.line + 1}" if mark else name
+        what = error.problem or error.context or "cannot be read"
+        raise UserError(f"{where}: not valid YAML: {what}", fix=_fix(what)) from None
+    except (YAMLError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The library's own slips on texts that are no YAML, such as a tag without a handle.
+        raise UserError(f"{name}: not valid YAML: {type(error).__name__}", fix="write plain nested settings") from None
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """Block-style YAML of nested mappings, in their order; `parse` gives the same values back."""
+    out = io.StringIO()
+    _yaml().dump(_plain(value), out)
+    return out.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
+    yaml.Scanner = _Scanner
+    yaml.Composer = _Composer
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.width = 1_000_000
+    return yaml
 
 
 def _fix(what: str) -> str:
     if "\\t" in what or "\t" in what:
         return "indent with blanks, not with tabs"
-    if "twice" in what:
+    if "duplicate" in what:
         return "keep one of the two"
     if "tag" in what:
         return "write plain values only"
     return "check indentation, colons and quotes there"
 
 
+def _fault(problem: str, node: Node) -> ComposerError:
+    return ComposerError(problem=problem, problem_mark=node.start_mark)
+
+
 def _note_lines(node: Any, prefix: str, lines: dict[str, int], depth: int) -> None:
-    if not isinstance(node, yaml.MappingNode) or depth == 0:  # an alias may make a circle
+    if not isinstance(node, MappingNode) or depth == 0:
         return
     for key, value in node.value:
-        lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
-        _note_lines(value, f"{prefix}{key.value}.", lines, depth - 1)
+        if isinstance(key, ScalarNode):
+            lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
+            _note_lines(value, f"{prefix}{key.value}.", lines, depth - 1)
 
 
 def _check_aliases(root: Any) -> None:
@@ -144,10 +207,10 @@ def _check_aliases(root: Any) -> None:
     open_: set[int] = set()
 
     def size(node: Any) -> int:
-        if not isinstance(node, yaml.CollectionNode):
+        if isinstance(node, ScalarNode):
             return 1
         if id(node) in open_:
-            raise yaml.constructor.ConstructorError(None, None, "an alias to what it stands in", node.start_mark)
+            raise _fault("an alias to what it stands in", node)
         if id(node) not in sizes:
             open_.add(id(node))
             inner = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
@@ -156,49 +219,72 @@ def _check_aliases(root: Any) -> None:
         return sizes[id(node)]
 
     if size(root) > MAX_NODES:
-        raise yaml.constructor.ConstructorError(None, None, "aliases of aliases without end", root.start_mark)
+        raise _fault("aliases of aliases without end", root)
 
 
-def _mapping(loader: _Loader, node: Any) -> dict[str, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
+def _value(node: Any) -> Any:
+    tag = str(node.tag).removeprefix(_TAG)
+    if isinstance(node, MappingNode) and tag == "map":
+        return _mapping(node)
+    if isinstance(node, SequenceNode) and tag == "seq":
+        return [_value(item) for item in node.value]
+    if isinstance(node, ScalarNode) and tag in _SCALAR_VALUES:
+        try:
+            return _SCALAR_VALUES[tag](_checked(node, tag))
+        except ValueError:
+            raise _fault(f"{shown(node.value)} is no {tag}", node) from None
+    raise _fault(f"a value with the tag {shown(str(node.tag))}", node)
+
+
+def _mapping(node: MappingNode) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    first: dict[str, int] = {}
+    for key_node, value in node.value:
+        key = _value(key_node)
         if not isinstance(key, str):
-            problem = f"a key must be a word, got {shown(key)}"
-            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        if key in seen:
-            problem = f"the key {shown(key)} stands twice, first on line {seen[key]}"
-            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        seen[key] = line
-    return cast("dict[str, Any]", loader.construct_mapping(node, deep=True))
+            raise _fault(f"a key must be a word, got {shown(key)}", key_node)
+        if key.endswith(":") and not key_node.style:  # the library takes the colon of `{rank:}` for a part of the word
+            raise _fault(f"no blank between {shown(key)} and its value", key_node)
+        if key in first:
+            raise _fault(f"duplicate key {shown(key)}, first on line {first[key]}", key_node)
+        first[key] = key_node.start_mark.line + 1
+        values[key] = _value(value)
+    return values
 
 
-def _bool(loader: _Loader, node: Any) -> bool:
-    text = str(loader.construct_scalar(node)).lower()
-    if text not in {"true", "false"}:
+def _checked(node: ScalarNode, tag: str) -> str:
+    """The text of a scalar; a number of thousands of digits is refused before it is one."""
+    text = str(node.value)
+    if tag in {"int", "float"} and len(text) > MAX_DIGITS:
+        raise _fault(f"a number of more than {MAX_DIGITS} digits", node)
+    return text
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
         raise ValueError("neither true nor false")
-    return text == "true"
+    return text.lower() == "true"
 
 
-def _int(loader: _Loader, node: Any) -> int:
-    text = str(loader.construct_scalar(node))
+def _int(text: str) -> int:
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
-def _float(loader: _Loader, node: Any) -> float:
-    text = str(loader.construct_scalar(node)).lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+def _float(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
-    # Numbers fit on a line; texts get a line each.
-    return dumper.represent_sequence(f"{_TAG}seq", value, flow_style=not any(isinstance(item, str) for item in value))
+def _null(text: str) -> None:
+    del text
 
 
-def _text(dumper: _Dumper, value: str) -> yaml.Node:
-    # A line break of any kind (U+0085, U+2028) would be folded away in the other styles.
-    return dumper.represent_scalar(f"{_TAG}str", value, style=None if value.isprintable() else '"')
+_SCALAR_VALUES: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "null": _null,
+}
 
 
 def _plain(value: Any) -> Any:
@@ -207,18 +293,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
-
-
-for _name, _pattern, _letters in _SCALARS:
-    _expression = re.compile(f"^(?:{_pattern})$")
-    _Loader.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
-    _Dumper.add_implicit_resolver(f"{_TAG}{_name}", _expression, list(_letters))
-_Loader.yaml_constructors = {
-    tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (f"{_TAG}seq", f"{_TAG}str", f"{_TAG}null", None)
-}
-_Loader.add_constructor(f"{_TAG}map", _mapping)
-_Loader.add_constructor(f"{_TAG}bool", _bool)
-_Loader.add_constructor(f"{_TAG}int", _int)
-_Loader.add_constructor(f"{_TAG}float", _float)
-_Dumper.add_representer(list, _list)
-_Dumper.add_representer(str, _text)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +19,9 @@ from pydantic import Field
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
-from loraloom.utils.atomic_files import sha256_bytes, write_bytes, write_text
+from loraloom.utils.atomic_files import sha256_bytes, write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_files import write_png
 from loraloom.utils.untrusted import (
     MAX_RECORD_BYTES,
     MAX_TABLE_BYTES,
@@ -84,13 +84,6 @@ def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -
     info.add_text("parameters", parameters_text(recipe))
     write_png(path, image.image, info)
     return path
-
-
-def write_png(path: Path, image: Image.Image, info: PngInfo | None = None) -> None:
-    """Write a PNG that appears whole; the folder is made if need be."""
-    data = BytesIO()
-    image.save(data, format="PNG", pnginfo=info)
-    write_bytes(path, data.getvalue())
 
 
 def parameters_text(recipe: Recipe) -> str:

@@ -29,10 +29,9 @@ from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, syntax_line
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
-
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,11 +18,11 @@ from loraloom.lora.key_formats import Layers, baked, to_diffusers, to_kohya
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.rng import normal
 from loraloom.utils.safetensors_io import write_tensors
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.fft import dctn
 
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, is_there, read_json_object
@@ -27,10 +28,6 @@ NUM_VARIANTS = 8
 _NOISE = 2.0
 """Coefficients of grey values 0..255 that are smaller than this say nothing; rounding alone gives 0.3."""
 
-_k = np.arange(LOW)[:, None]
-_n = np.arange(SIDE)[None, :]
-_DCT_LOW = np.cos(np.pi / SIDE * (_n + 0.5) * _k) * np.sqrt(2 / SIDE)
-"""The first 8 rows of the DCT-II of 32 values, orthonormal but for the first, whose factor no bit should depend on."""
 _ALTERNATING = np.where(np.arange(LOW) % 2, -1.0, 1.0)
 
 
@@ -41,7 +38,8 @@ def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
     the eight cost one transform.
     """
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    low = _DCT_LOW @ np.asarray(small, dtype=np.float64) @ _DCT_LOW.T
+    # Orthonormal but for the first frequencies, whose factor no bit should depend on.
+    low = np.asarray(dctn(np.asarray(small, dtype=np.float64)))[:LOW, :LOW] / (2 * SIDE)
     variants = [
         turned * flip_rows * flip_columns
         for turned in (low, low.T)

@@ -20,11 +20,12 @@ from pathlib import Path
 from PIL import Image
 
 from loraloom.prepare.duplicates import SIDE, perceptual_hashes
-from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, png_bytes, thumbnail_bytes
+from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, thumbnail_bytes
 from loraloom.prepare.journal import ImageRow
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
+from loraloom.utils.image_files import png_bytes
 from loraloom.utils.parallel import end_pool, start_worker, usable_cores
 from loraloom.utils.safe_paths import short_hash
 
@@ -92,7 +93,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
             return Outcome(task, known, reused=True, thumbnail=_thumbnail_of_file(task, target))
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.id)
-        png = png_bytes(fitted.image)
+        png = png_bytes(fitted.image, level=1)
         row = ImageRow(
             id=task.id,
             settings=settings.fingerprint(),

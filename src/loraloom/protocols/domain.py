@@ -223,13 +223,9 @@ class Metric(Protocol):
     name: str
     better: Mapping[str, int]
     """Of each value in the result: 1 higher is better, -1 lower, 0 neither."""
-    needs_reference: bool
 
     def start(self) -> Tally:
         """An empty tally."""
-
-
-Metrics = Sequence[Metric]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +245,6 @@ class Domain(Protocol):
     name: str
     dataset_generator: DatasetGenerator | None
     verifier: Verifier | None
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """What is measured on its images; empty where there is nothing."""
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""

@@ -153,9 +153,6 @@ class DiffusionModel(Protocol):
     def module(self, part: str) -> "nn.Module":
         """The part's module, loaded if need be, frozen, in evaluation mode."""
 
-    def loaded(self, part: str) -> bool:
-        """Whether the part's weights are in memory."""
-
     def place(self, part: str, device: "torch.device", dtype: "torch.dtype") -> "nn.Module":
         """The part's module on a device in a dtype."""
 

@@ -17,9 +17,8 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
 from loraloom.config.run import Precision
+from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
-
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from loraloom.config.run import SampleConfig
 from loraloom.data.encode import TextStore, Wanted
 from loraloom.generate.images import StoppedError, generate
-from loraloom.generate.recipes import Recipe, save_image, write_png
+from loraloom.generate.recipes import Recipe, save_image
 from loraloom.generate.sheet import contact_sheet
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
@@ -28,6 +28,7 @@ from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema
 from loraloom.utils.atomic_files import sha256_file, write_text
+from loraloom.utils.image_files import write_png
 
 _SHEET_COLUMNS = 12
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.generate.images import Contrast, Held, denoise, to_images
-from loraloom.generate.recipes import write_png
 from loraloom.generate.session import Session
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Receipt, Verifier
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.atomic_files import write_json
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_files import write_png
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed, normal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.protocols.contracts import DomainContract
-from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Receipt, Section, Unread, Verifier
+from loraloom.protocols.domain import DatasetGenerator, Domain, Receipt, Section, Unread, Verifier
 from loraloom.utils.errors import UserError, did_you_mean
 
 from .text.sections import sections_of
@@ -195,13 +195,6 @@ class FloorPlans:
     name = "floorplan"
     dataset_generator: DatasetGenerator | None = PlanGenerator()
     verifier: Verifier | None = PlanVerifier()
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """Everything that is measured on plans."""
-        from .verify.metrics import METRICS
-
-        return METRICS
 
     def sections(self, caption: str) -> list[Section]:
         """Header, counts, connections, positions, each with its sentences."""

@@ -5,11 +5,11 @@ image.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loraloom.protocols.contracts import DomainContract
-from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
+from loraloom.protocols.domain import DatasetGenerator, Domain, Section, Verifier
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +39,6 @@ class FreeText:
     name = "freetext"
     dataset_generator: DatasetGenerator | None = None
     verifier: Verifier | None = None
-    metrics: Sequence[Metric] = ()
 
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at `[Header]` lines, sentence ends and line ends.

@@ -4,13 +4,13 @@ In: a caption of such a scene. Out: its sentences, and its mirror image's captio
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loraloom.extensions.domains.scenes.dataset_generator import SceneGenerator
 from loraloom.extensions.domains.scenes.mirroring import mirrored
 from loraloom.protocols.contracts import DomainContract
-from loraloom.protocols.domain import DatasetGenerator, Domain, Metric, Section, Verifier
+from loraloom.protocols.domain import DatasetGenerator, Domain, Section, Verifier
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,6 @@ class Scenes:
     name = "scenes"
     dataset_generator: DatasetGenerator | None = SceneGenerator()
     verifier: Verifier | None = None
-    metrics: Sequence[Metric] = ()
 
     def sections(self, caption: str) -> list[Section]:
         """One section without a header that holds the caption's sentences; none for an empty caption."""

@@ -8,13 +8,13 @@ import json
 from collections.abc import Generator
 from contextlib import closing
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.domains.scenes.drawing import check_style, draw, words
-from loraloom.utils.atomic_files import remove_leftovers, write_bytes, write_json, write_text
+from loraloom.utils.atomic_files import remove_leftovers, write_json, write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_files import write_png
 from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
@@ -46,9 +46,7 @@ def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tupl
             text, facts = words(own, style)
         else:
             drawn = draw(own, style)
-            buffer = BytesIO()
-            drawn.image.save(buffer, "PNG", compress_level=4)
-            write_bytes(path, buffer.getvalue())
+            write_png(path, drawn.image, level=4)
             text, facts = drawn.caption, drawn.truth
         rows.append((number, text, facts))
     return rows

@@ -27,6 +27,7 @@ from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, LoraPreset, ModelSource, NoiseSchedule
 from loraloom.utils.atomic_files import whole_directory, write_json
+from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 from loraloom.utils.untrusted import library_errors
@@ -112,10 +113,6 @@ class StableDiffusionModel:
         """sha256 of a single checkpoint; None for a folder."""
         return file_sum(self._located.single_file) if self._located.single_file else None
 
-    def loaded(self, part: str) -> bool:
-        """Whether the part's weights are in memory."""
-        return part in self._modules
-
     def module(self, part: str) -> nn.Module:
         """The part's module: loaded if need be, frozen, in evaluation mode."""
         if part not in self._modules:
@@ -140,7 +137,6 @@ class StableDiffusionModel:
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
         """Write a diffusers folder with the weights as they are now, a missing part read first."""
-        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         with whole_directory(folder) as target, quiet():
             for entry in ("model_index.json", "scheduler", "tokenizer", "feature_extractor"):
                 found = self._located.folder / entry
@@ -149,7 +145,7 @@ class StableDiffusionModel:
                 elif found.is_file():
                     copyfile(found, target / entry)
             for part, name in PART_FOLDER.items():
-                module: Any = deepcopy(self.module(part)).to("cpu", kinds[dtype])
+                module: Any = deepcopy(self.module(part)).to("cpu", DTYPES[dtype])
                 module.save_pretrained(target / name, safe_serialization=True)
                 config = json.loads((target / name / "config.json").read_text(encoding="utf-8"))
                 config.pop("_name_or_path", None)  # where it was read from: a path of this machine

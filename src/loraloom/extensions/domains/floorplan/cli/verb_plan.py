@@ -77,16 +77,16 @@ def synthesise(
     """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
     from loraloom.utils.output_paths import check_folder, prepare_line
     from loraloom.utils.parallel import usable_cores
+    from loraloom.utils.progress import bars
 
     from ..synthesis.dataset import write_dataset
-    from .counting import progress_bar
     from .inputs import style_named
 
     style_named(style)
     check_folder(out)
-    with progress_bar("plans") as progress:
+    with bars() as make_bar:
         splits = write_dataset(
-            out, count, seed, style, progress, workers or usable_cores(), validation_share, corner_doors
+            out, count, seed, style, make_bar("plans"), workers or usable_cores(), validation_share, corner_doors
         )
     typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
     typer.echo(f"next: {prepare_line(out, 'floorplan')}")
@@ -124,6 +124,7 @@ def verify(
     from dataclasses import replace
 
     from loraloom.utils.atomic_files import write_json
+    from loraloom.utils.image_files import write_png
     from loraloom.utils.output_paths import check_folder
 
     from ..render.lettering import words_of
@@ -150,7 +151,7 @@ def verify(
         image = opened.image or _image_of(opened.plan, opened.style)
         target = out / f"{source_image.stem}.overlay.png"
         write_json(out / f"{source_image.stem}.receipt.json", receipt.as_json())
-        draw_overlay(image, opened.reading, receipt, language=language).save(target)
+        write_png(target, draw_overlay(image, opened.reading, receipt, language=language))
         typer.echo(f"see {target}", err=as_json)
     if not receipt.complete:
         raise typer.Exit(1)

@@ -1,8 +1,8 @@
 """The plan's own image. In: a plan and a style. Out: bytes of an RGB PNG, one pixel per pixel of the plan."""
 
-from io import BytesIO
-
 from PIL import Image
+
+from loraloom.utils.image_files import png_bytes
 
 from ..plan import Plan
 from ..vocabulary import STYLES
@@ -11,6 +11,4 @@ from .drawing import Options
 
 def as_bytes(plan: Plan, options: Options) -> bytes:
     """The file; each pixel has exactly the style's colour of its class."""
-    file = BytesIO()
-    Image.fromarray(STYLES[options.style].palette[plan.labels]).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return png_bytes(Image.fromarray(STYLES[options.style].palette[plan.labels]), level=9)

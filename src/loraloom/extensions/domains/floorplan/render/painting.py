@@ -4,13 +4,12 @@ In: a map of classes, or RGB that holds nothing but the colours of a style. Out:
 colours are only near, need a reader that decides; this one refuses them.
 """
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_files import png_bytes
 
 from ..vision.pixels import Labels
 from ..vocabulary import STYLES, Style
@@ -27,9 +26,7 @@ def paint(labels: Labels, style: Style | str = "sjh") -> NDArray[np.uint8]:
 
 def png_of(labels: Labels, style: Style | str = "sjh") -> bytes:
     """(h, w) uint8 pixel classes as an RGB PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(paint(labels, style)).save(stream, "PNG")
-    return stream.getvalue()
+    return png_bytes(Image.fromarray(paint(labels, style)))
 
 
 def labels_of_exact(rgb: NDArray[np.uint8], style: Style | str = "sjh") -> Labels:

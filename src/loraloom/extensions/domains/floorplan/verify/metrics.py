@@ -193,7 +193,6 @@ class TextMetric:
     """
 
     name = "plan_text"
-    needs_reference = False
     better: Mapping[str, int] = {
         "images": 0, "sentences_met": 1, "sentences_unsure": -1, "complete": 1, "parsed": 1, "off_palette": -1,
         "one_front_door": 1, "room_total_exact": 1, "count_items_met": 1, "room_count_score": 1, "rooms_in_one_piece": 1,
@@ -242,7 +241,6 @@ class IouMetric:
     """
 
     name = "plan_iou"
-    needs_reference = True
     better: Mapping[str, int] = {
         "images": 0, "iou_pooled": 1, "iou_per_type": 1, "iou_pooled_both": 1, "iou_per_type_both": 1,
     }  # fmt: skip
