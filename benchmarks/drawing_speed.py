@@ -43,7 +43,7 @@ def main() -> None:
         )
         for weight in (0.0, 1.0, 1.0)
     )
-    for _, layer in lora_layers(beside.model.module("denoiser")):
+    for _, layer in lora_layers(beside.model.modules.get("denoiser")):
         layer.unmerge()
     assert DOMAIN.dataset_generator is not None
     _, text = DOMAIN.dataset_generator.draw(1, "sjh")

@@ -43,13 +43,13 @@ def main() -> None:
     device = best_device()
     model = open_model(ModelSource(str(args.state / "start")))
     looked = read_average(args.state / "round_01" / FIRST)
-    encoder: Any = model.place("text_encoder", torch.device(device), torch.float32)
+    encoder: Any = model.modules.place("text_encoder", torch.device(device), torch.float32)
 
     def no_latents(pixels_bchw: Tensor) -> Tensor:
         return torch.zeros(len(pixels_bchw), 4, 1, 1)  # colours and texts are all that is learned from
 
     files = sorted((args.state / "parts_0").glob("plans_*.npz"))[: args.files]
-    start = Path(model.source.location)
+    start = Path(model.info.source.location)
     bank = fill_bank(files, start, no_latents, lambda ids_mk: encoder(ids_mk).last_hidden_state, device)
     muon = how_to_ground(args.steps)
     ways = {"muon": muon}
@@ -58,11 +58,11 @@ def main() -> None:
     seconds: dict[str, float] = {}
     for label, how in ways.items():
         lines: list[str] = []
-        model.module("denoiser").load_state_dict(looked)
+        model.modules.get("denoiser").load_state_dict(looked)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             job = Job(Path(folder) / "state.safetensors", lines.append, device)
-            ground(model.module("denoiser"), bank, Way(32), how, job)
+            ground(model.modules.get("denoiser"), bank, Way(32), how, job)
         seconds[label] = (time.perf_counter() - began) / how.steps
         shares[label] = [float(line.split("plans ")[1]) for line in lines]
         told = "  ".join(f"{100 * share:5.1f} %" for share in shares[label])

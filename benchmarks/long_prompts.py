@@ -129,7 +129,7 @@ def is_late(session: Session, prompt: str, sentence: str) -> bool:
     """Whether a sentence ends beyond the first window."""
     text = session.model.text
     end = prompt.index(sentence) + len(sentence)
-    return len(text.tokenize(prompt[:end])) > text.window_tokens - 2
+    return len(text.tokenizer.tokenize(prompt[:end])) > text.tokenizer.window_tokens - 2
 
 
 def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[Fact]:
@@ -185,7 +185,7 @@ def encode_ms(session: Session, prompts: Sequence[str]) -> float:
     times: list[float] = []
     for prompt in prompts[:40]:
         began = time.perf_counter()
-        session.encode([prompt])[0].cpu()  # on a GPU only this waits for the work
+        next(iter(session.encode([prompt])[0].values())).cpu()  # on a GPU only this waits for the work
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 

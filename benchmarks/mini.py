@@ -165,7 +165,7 @@ def main() -> None:
     if arguments.json:
         on_cpu = session.device.type == "cpu"
         record: dict[str, Any] = {
-            "model": session.model.source.location, "style": style, "prompts": arguments.prompts,
+            "model": session.model.info.source.location, "style": style, "prompts": arguments.prompts,
             "settings": session.config.model_dump() | {"best_of": arguments.best_of},
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU" if on_cpu
             else torch.cuda.get_device_name(), "values": rows,

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion.source import locate
+from loraloom.models.loading import resolve
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.quiet import quiet
 from loraloom.utils.rng import derive_seed
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:mini", help="a model folder with clip/ in it")
     parser.add_argument("--images", type=int, default=100, help="of each world")
     arguments = parser.parse_args()
-    folder = locate(ModelSource(arguments.model)).folder
+    folder = resolve(ModelSource(arguments.model)).path("")
     print("| world | images | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
     for domain, style in WORLDS.items():
         with quiet():

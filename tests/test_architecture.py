@@ -19,6 +19,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEAVES = {"loraloom", "protocols", "utils", "plugins"}
 """What any room and any extension may import. They import each other only."""
 
+ALSO = {"families": {"models"}}
+"""Rooms that extensions of a kind may import beside those: a family keeps its modules in the one module store."""
+
 LEVELS: list[set[str]] = [
     {"loraloom", "utils", "protocols"},
     {"plugins"},
@@ -137,7 +140,7 @@ def test_an_extension_imports_leaves_and_its_own_folder_only() -> None:
         own = f"loraloom.extensions.{parts[1]}.{parts[2].removesuffix('.py')}"
         shared = f"loraloom.extensions.{parts[1]}._"
         for line, name in imports(path, tree):
-            if name.split(".")[0] != "loraloom" or target_room(name) in LEAVES:
+            if name.split(".")[0] != "loraloom" or target_room(name) in LEAVES | ALSO.get(parts[1], set()):
                 continue
             if not (name == own or name.startswith((f"{own}.", shared))):
                 wrong.append(f"{short(path)}:{line} imports {name}")
@@ -293,3 +296,22 @@ def test_shared_code_names_no_domain_and_no_family() -> None:
         if re.search(r"floor.?plan|\bsjh\b|stable_diffusion", line, flags=re.IGNORECASE)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_shared_code_asks_for_parts_of_a_model_by_their_role() -> None:
+    """A part's name is its family's own: a model may have three text encoders and no UNet."""
+    wrong = [
+        f"{short(path)}:{number} {line.strip()[:80]}"
+        for path in FILES
+        if room(path) != "extensions"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"modules\.\w+\(\s*[\"']|for part in \([\"']", line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_model_answers_at_most_fourteen_questions() -> None:
+    tree = ast.parse((SOURCE / "protocols" / "model.py").read_text(encoding="utf-8"))
+    model = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "DiffusionModel")
+    members = [node for node in model.body if isinstance(node, (ast.FunctionDef, ast.AnnAssign))]
+    assert len(members) <= 14

@@ -19,7 +19,7 @@ from torch import Tensor
 from loraloom import plugins
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.protocols.model import Conditioning, ModelSource
+from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
 from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
@@ -30,6 +30,14 @@ HELD_OUT = 100
 """One of so many images is not learned, but measured."""
 ROOM_FOR_WINDOWS = 8
 """Text lengths are padded to a multiple of this many tokens: kernels of attention with a mask want it."""
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What the denoiser reads: (b, l, d) prompt embeddings, and (b, l) bool, False where a window only pads."""
+
+    hidden_bld: Tensor
+    mask_bl: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class Bank:
         kinds = np.array(self.worlds)[numbers]
         return [numbers[kinds == world] for world in ("plans", "scenes") if (kinds == world).any()]
 
-    def states(self, numbers_b: Tensor) -> Conditioning:
+    def states(self, numbers_b: Tensor) -> States:
         """What the denoiser reads; `len(self)` is the empty text. All batches have one length."""
         hidden_bwkd = self.states_mkd[self.windows_nw[numbers_b]]
         hidden_bld = hidden_bwkd.flatten(1, 2)
@@ -83,14 +91,14 @@ class Bank:
         length = -(-hidden_bld.shape[1] // ROOM_FOR_WINDOWS) * ROOM_FOR_WINDOWS
         hidden_bld = torch.nn.functional.pad(hidden_bld, (0, 0, 0, length - hidden_bld.shape[1]))
         places_l = torch.arange(length, device=hidden_bld.device)
-        return Conditioning(hidden_bld, places_l < (self.counts_n[numbers_b] * window)[:, None])
+        return States(hidden_bld, places_l < (self.counts_n[numbers_b] * window)[:, None])
 
 
 def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], str]]]:
     """Token ids and text of each window of each text, as the prompt method `attention` cuts them."""
     text = open_model(ModelSource(str(model))).text
     encoder = PromptEncoder(text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
-    return [[(list(text.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
+    return [[(list(text.tokenizer.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class _Build:
         self.say("2/7 autoencoder")
         canvas = Canvas(parts, device)
         if self.begun:
-            vae: Any = open_model(ModelSource(str(self.folder / BEGIN))).place(
+            vae: Any = open_model(ModelSource(str(self.folder / BEGIN))).modules.place(
                 "vae", torch.device(device), torch.float32
             )
         else:
@@ -207,14 +207,14 @@ class _Build:
         self.say(f"4/7 {recipe.images} images and their texts")
         files = self._draw({"plans": plans, "scenes": recipe.images - plans}, self.first_seed + seed - 1)
         model = open_model(ModelSource(str(self._start_of(round_))))
-        denoiser: Any = model.module("denoiser")
+        denoiser: Any = model.modules.get("denoiser")
         self.say("    their latents and states")
         bank = self._bank(model, files, round_ / LATENTS)
-        noise = Noise(model.schedule, seed=f"denoiser {seed}")
+        noise = Noise(model.info.schedule, seed=f"denoiser {seed}")
         if seed == 1 and not self.begun:
             self.say("5/7 a first look, and grounding: where the texts' colours are")
             first = Fit(recipe.first_steps, recipe.learning_rate, muon=True, average=0.99)
-            much = Noise(model.schedule, 3.0, seed="first look")
+            much = Noise(model.info.schedule, 3.0, seed="first look")
             done = fit_denoiser(denoiser, bank, much, recipe.way, first, self._job(round_ / FIRST))
             self._in_time(done)
             way = Way(recipe.grounding_batch, recipe.precision)
@@ -235,8 +235,8 @@ class _Build:
 
     def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
         """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
-        vae: Any = model.place("vae", torch.device(self.device), torch.float32)
-        text_encoder: Any = model.place("text_encoder", torch.device(self.device), torch.float32)
+        vae: Any = model.modules.place("vae", torch.device(self.device), torch.float32)
+        text_encoder: Any = model.modules.place("text_encoder", torch.device(self.device), torch.float32)
 
         def encode(pixels_bchw: Tensor) -> Tensor:
             with self.recipe.way.autocast(self.device):
@@ -249,7 +249,7 @@ class _Build:
         known = read_tensors(latents)[0]["latents"] if latents.is_file() else None
         bank = fill_bank(
             files,
-            Path(model.source.location),
+            Path(model.info.source.location),
             encode,
             read,
             self.device,
@@ -259,8 +259,8 @@ class _Build:
         )
         if known is None:
             write_tensors(latents, {"latents": bank.latents_nchw.cpu()}, {})
-        model.drop("vae")
-        model.drop("text_encoder")
+        model.modules.drop("vae")
+        model.modules.drop("text_encoder")
         self._in_time(True)
         return bank
 
@@ -325,7 +325,7 @@ class _Build:
         """The model that a round begins from, with the average weights that it has learned, if any."""
         model = open_model(ModelSource(str(self._start_of(round_))))
         if (round_ / DENOISER).is_file():
-            model.module("denoiser").load_state_dict(read_average(round_ / DENOISER))
+            model.modules.get("denoiser").load_state_dict(read_average(round_ / DENOISER))
         return model
 
     def _start_of(self, round_: Path) -> Path:
@@ -363,7 +363,7 @@ def _begin_from(source: ModelSource, folder: Path) -> None:
         return
     model = open_model(source)
     for part, made in (("vae", make_autoencoder()), ("denoiser", make_denoiser())):
-        shapes = {name: weight.shape for name, weight in model.module(part).state_dict().items()}
+        shapes = {name: weight.shape for name, weight in model.modules.get(part).state_dict().items()}
         if shapes != {name: weight.shape for name, weight in made.state_dict().items()}:
             raise UserError(
                 f"this model's {part} is of another layout",

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from loraloom.protocols.model import Conditioning
 from loraloom.utils.rng import derive_seed
-from recipes.mini.bank import Bank
+from recipes.mini.bank import Bank, States
 from recipes.mini.data import GRID
 from recipes.mini.fitting import Fit, Job, Way, fit
 from recipes.mini.layout import LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, deep_parts
@@ -42,7 +41,7 @@ class Teller(nn.Module):
             nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4 * NUM_COLOURS, 1), nn.PixelShuffle(2)
         )
 
-    def forward(self, states: Conditioning, noise_bchw: Tensor) -> Tensor:
+    def forward(self, states: States, noise_bchw: Tensor) -> Tensor:
         """Pure noise (b, 4, 2 * GRID, 2 * GRID): logits (b, classes, GRID * GRID)."""
         last = torch.full((len(noise_bchw),), NUM_TIMESTEPS - 1, device=noise_bchw.device)
         return self.conv_out(deep_features(self._used[0], noise_bchw, last, states)).flatten(2)
@@ -98,7 +97,7 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
         numbers_b = torch.from_numpy(numbers).to(device)
         states = bank.states(numbers_b)
         with way.autocast(device):
-            logits = teller(Conditioning(states.hidden_bld.float(), states.mask_bl), noise_bchw).float()
+            logits = teller(States(states.hidden_bld.float(), states.mask_bl), noise_bchw).float()
         return F.cross_entropy(logits + prior_kp, classes[numbers_b])
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
-from loraloom.protocols.model import Conditioning
+from recipes.mini.bank import States
 from recipes.mini.data import SIZE_PX
 
 LATENT_CHANNELS = 4
@@ -55,7 +55,7 @@ def deep_parts(denoiser: Any) -> nn.ModuleList:
     return nn.ModuleList([denoiser.down_blocks[-1], denoiser.mid_block, denoiser.up_blocks[0]])
 
 
-def deep_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: Conditioning) -> Tensor:
+def deep_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: States) -> Tensor:
     """(b, c, 8, 8): what the deep parts make of latents (b, 4, 32, 32); the rest of the pass is left out."""
     features: list[Tensor] = []
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise, make_objective
+from loraloom.extensions.families.stable_diffusion.schedule import ddpm_schedule
 from loraloom.protocols.model import NoiseSchedule
 from loraloom.utils.rng import derive_seed, normal, permutation
 
@@ -20,7 +21,7 @@ T = torch.tensor([0, 500, 999])
 
 
 def objective(prediction_type: str = "epsilon", **kwargs):
-    return make_objective(NoiseSchedule(SCHEDULER.alphas_cumprod.double(), prediction_type), **kwargs)  # type: ignore[arg-type]
+    return make_objective(ddpm_schedule(SCHEDULER.alphas_cumprod, prediction_type), **kwargs)  # type: ignore[arg-type]
 
 
 def test_noise_and_velocity_equal_diffusers() -> None:
@@ -108,3 +109,33 @@ def test_the_outermost_logit_normal_timestep_is_still_one() -> None:
     """A sigmoid rounds to 1 in float64 from 37 on."""
     assert TimestepSampling("logit_normal", mean=50.0).draw(1000, 0) == 999
     assert TimestepSampling("logit_normal", mean=-50.0).draw(1000, 0) == 0
+
+
+def flow_schedule(steps: int = 10) -> NoiseSchedule:
+    sigma_t = (torch.arange(steps, dtype=torch.float64) + 1) / steps
+    return NoiseSchedule(timestep_t=1000 * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow")
+
+
+def test_rectified_flow_is_a_straight_line_from_the_image_to_the_noise() -> None:
+    """x_t = (1 - t) x + t noise, and the answer is the line's direction (Liu et al. 2022)."""
+    objective = make_objective(flow_schedule())
+    clean, noise, steps = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 4, 9])
+    time = (steps + 1).float()[:, None, None, None] / 10
+    noisy = objective.add_noise(clean, noise, steps)
+    assert torch.allclose(noisy, (1 - time) * clean + time * noise, atol=1e-6)
+    target = objective.target(clean, noise, steps)
+    assert torch.allclose(noisy - time * target, clean, atol=1e-6)
+    assert torch.equal(objective.timestep_t[steps], torch.tensor([100.0, 500.0, 1000.0]))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "flow"])
+def test_min_snr_limits_the_error_of_the_clean_latents_in_every_parametrisation(prediction_type: str) -> None:
+    """Hang et al. 2023: the loss of x_0 is weighted by min(snr, gamma), whatever the model predicts."""
+    schedule = (
+        flow_schedule() if prediction_type == "flow" else ddpm_schedule(SCHEDULER.alphas_cumprod, prediction_type)
+    )  # type: ignore[arg-type]
+    objective, steps = make_objective(schedule, snr_gamma=5.0), torch.tensor([1, 5, 8])
+    signal, sigma = schedule.signal_t[steps], schedule.sigma_t[steps]
+    to_clean = {"epsilon": sigma / signal, "v_prediction": sigma, "flow": sigma}[prediction_type]
+    expected = (signal / sigma).square().clamp(max=5.0) * to_clean.square()
+    assert torch.allclose(objective.weights(steps).double(), expected, rtol=1e-3, atol=1e-6)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loraloom.extensions.families.stable_diffusion import FAMILY, headers
+from loraloom.models import headers
+from loraloom.models.loading import open_model
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
 
@@ -30,9 +31,9 @@ def change(path: Path, **values: Any) -> None:
 
 def refusal(model: Path, part: str = "") -> str:
     with pytest.raises(UserError) as caught:
-        opened = FAMILY.open(ModelSource(str(model)))
+        opened = open_model(ModelSource(str(model)), "stable_diffusion")
         if part:
-            opened.module(part)
+            opened.modules.get(part)
     return str(caught.value)
 
 
@@ -149,7 +150,7 @@ def test_a_fifo_anywhere_in_a_model_is_never_opened(place: str, model: Path) -> 
 @pytest.mark.parametrize("location", ["~nobody-of-that-name/model", "a\0b", "x" * 5000])
 def test_a_location_that_is_no_path_is_no_model(location: str) -> None:
     with pytest.raises(UserError, match="no such model"):
-        FAMILY.open(ModelSource(location))
+        open_model(ModelSource(location), "stable_diffusion")
 
 
 # ---------------------------------------------------------------------------------------------------------- tokenizer
@@ -181,7 +182,9 @@ WORDS = ("do", "dog</w>", "ca", "cat</w>")
 
 
 def test_a_tokenizer_with_its_merges_is_read(model: Path) -> None:
-    text = FAMILY.open(ModelSource(str(with_tokenizer(model, vocabulary(*WORDS), MERGES)))).text
+    text = open_model(
+        ModelSource(str(with_tokenizer(model, vocabulary(*WORDS), MERGES))), "stable_diffusion"
+    ).text.tokenizer
     assert len(text.tokenize("dog cat")) == 2
 
 

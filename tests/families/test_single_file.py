@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from loraloom import plugins
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
-from loraloom.protocols.model import Conditioning, DiffusionModel, ModelSource
+from loraloom.models.loading import open_model, resolve
+from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 
 FAMILY = plugins.load("families", "stable_diffusion")
@@ -145,7 +147,7 @@ def pair(
 
 
 def opened(location: Path, config: Path | None = None) -> DiffusionModel:
-    return FAMILY.open(ModelSource(str(location), config=str(config) if config else None))
+    return open_model(ModelSource(str(location), config=str(config) if config else None), "stable_diffusion")
 
 
 def answers(model: DiffusionModel) -> Mapping[str, Tensor]:
@@ -154,14 +156,16 @@ def answers(model: DiffusionModel) -> Mapping[str, Tensor]:
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     pixels = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
     with torch.inference_mode():
-        hidden = model.text.encode(torch.tensor([model.text.window(model.text.tokenize("a plan of two rooms"))] * 2))
+        text: Any = model.text
+        ids = text.window(text.tokenize("a plan of two rooms"))
+        hidden = text.encode_windows(torch.tensor([ids] * 2))
         mean, log_variance = model.encode_images(pixels)
         return {
             "text": hidden,
             "mean": mean,
             "log-variance": log_variance,
             "pixels": model.decode_latents(latents[:1]),
-            "prediction": model.predict(latents, torch.tensor([7, 900]), Conditioning(hidden)),
+            "prediction": model.predict(latents, torch.tensor([7, 900]), {"hidden": hidden}),
         }
 
 
@@ -174,22 +178,22 @@ def test_all_three_parts_answer_as_from_the_folder(pair: tuple[Path, Path]) -> N
 
 def test_a_single_file_is_recognised_and_reads_no_weights_when_opened(pair: tuple[Path, Path]) -> None:
     folder, file = pair
-    assert FAMILY.recognises(ModelSource(str(file), config=str(folder)))
+    assert FAMILY.matches(resolve(ModelSource(str(file), config=str(folder))))
     model = opened(file, folder)
-    assert not any(part in model._modules for part in ("denoiser", "vae", "text_encoder"))
+    assert not any(model.modules.loaded(part) for part in ("denoiser", "vae", "text_encoder"))
 
 
 def test_parts_are_float32_frozen_and_can_be_dropped_and_read_again(pair: tuple[Path, Path]) -> None:
     folder, file = pair
     model = opened(file, folder)
     for part in ("denoiser", "vae", "text_encoder"):
-        module = model.module(part)
+        module = model.modules.get(part)
         assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
         assert not any(parameter.requires_grad or parameter.is_meta for parameter in module.parameters())
         assert not module.training
-        model.drop(part)
-        assert part not in model._modules
-        assert model.module(part) is not module
+        model.modules.drop(part)
+        assert not model.modules.loaded(part)
+        assert model.modules.get(part) is not module
 
 
 def test_a_config_of_another_layout_says_which_part_does_not_fit(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -197,14 +201,14 @@ def test_a_config_of_another_layout_says_which_part_does_not_fit(pair: tuple[Pat
     model = opened(pair[1], other)
     for part in ("denoiser", "text_encoder"):
         with pytest.raises(UserError, match="cannot be read"):
-            model.module(part)
+            model.modules.get(part)
 
 
 def test_a_checkpoint_without_a_text_encoder_says_so(tiny_model: Path, tmp_path: Path) -> None:
     whole = load_file(write_ldm(tiny_model, tmp_path / "whole.safetensors", layers=1, num_levels=2))
     save_file({k: v for k, v in whole.items() if not k.startswith("cond_stage")}, tmp_path / "part.safetensors")
     with pytest.raises(UserError, match="text_encoder"):
-        opened(tmp_path / "part.safetensors", tiny_model).module("text_encoder")
+        opened(tmp_path / "part.safetensors", tiny_model).modules.get("text_encoder")
 
 
 def test_weights_of_half_precision_are_read(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion import FAMILY
 from loraloom.extensions.families.stable_diffusion.samplers import SAMPLERS, make_sampler
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.images import denoise
+from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
-from loraloom.protocols.model import Conditioning, DiffusionModel, ModelSource
+from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 from loraloom.utils.rng import generator, normal
 
@@ -25,7 +25,7 @@ PROMPT = "a plan of two rooms"
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> DiffusionModel:
-    return FAMILY.open(ModelSource(str(tiny_model)))
+    return open_model(ModelSource(str(tiny_model)), "stable_diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +57,24 @@ def random(*shape: int, seed: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("prompt", ["", PROMPT, "Küche, 창문 및 문", "x" * 75])
 def test_the_text_encoder_reads_a_window_as_the_pipeline_does(prompt: str, model: DiffusionModel, peer: Any) -> None:
-    ids = model.text.window(model.text.tokenize(prompt))
+    ids = model.text.tokenizer.window(model.text.tokenizer.tokenize(prompt))
     assert ids == peer.tokenizer(prompt, padding="max_length", truncation=True, max_length=77).input_ids
     with torch.inference_mode():
-        ours = model.text.encode(torch.tensor([ids]))
+        text: Any = model.text
+        ours = text.encode_windows(torch.tensor([ids]))
         theirs = peer.encode_prompt(prompt, torch.device("cpu"), 1, False)[0]
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_tokens_are_never_cut_and_read_back(model: DiffusionModel) -> None:
     text = "kitchen left of bath. " * 40
-    ids = model.text.tokenize(text)
+    ids = model.text.tokenizer.tokenize(text)
     assert len(ids) > 77
-    assert "".join(model.text.detokenize(ids).split()) == "".join(text.split())
+    assert "".join(model.text.tokenizer.detokenize(ids).split()) == "".join(text.split())
 
 
 def test_a_windows_length_is_the_encoders_own(model: DiffusionModel) -> None:
-    assert model.text.window_tokens == len(model.text.window([])) == 77
+    assert model.text.tokenizer.window_tokens == len(model.text.tokenizer.window([])) == 77
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
@@ -91,7 +92,12 @@ def test_images_are_encoded_and_decoded_as_by_the_pipelines_vae(
     assert torch.allclose(log_variance, posterior.logvar, atol=1e-5)
     assert torch.allclose(ours, theirs.clamp(-1, 1), atol=1e-5)
     assert ours.abs().max() <= 1
-    assert mean.shape == (2, model.latent_channels, size[0] // model.latent_scale, size[1] // model.latent_scale)
+    assert mean.shape == (
+        2,
+        model.info.latent_channels,
+        size[0] // model.info.vae_scale_factor,
+        size[1] // model.info.vae_scale_factor,
+    )
 
 
 def test_a_vae_with_a_shift_is_undone_when_decoding(tmp_path: Path, tiny_model: Path) -> None:
@@ -101,10 +107,10 @@ def test_a_vae_with_a_shift_is_undone_when_decoding(tmp_path: Path, tiny_model: 
     folder = shutil.copytree(tiny_model, tmp_path / "shifted")
     config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     (folder / "vae" / "config.json").write_text(json.dumps({**config, "shift_factor": 0.25}), encoding="utf-8")
-    shifted = FAMILY.open(ModelSource(str(folder)))
+    shifted = open_model(ModelSource(str(folder)), "stable_diffusion")
     raw = random(1, 4, 8, 8)
     with torch.inference_mode():
-        plain: Any = shifted.module("vae")
+        plain: Any = shifted.modules.get("vae")
         expected = plain.decode(raw).sample.clamp(-1, 1)
         assert torch.allclose(shifted.decode_latents(shifted.scale_latents(raw)), expected, atol=1e-5)
 
@@ -112,7 +118,7 @@ def test_a_vae_with_a_shift_is_undone_when_decoding(tmp_path: Path, tiny_model: 
 def test_the_denoiser_answers_as_the_pipelines(model: DiffusionModel, peer: Any) -> None:
     latents, hidden, steps = random(2, 4, 8, 8), random(2, 77, 64, seed=4), torch.tensor([1, 990])
     with torch.inference_mode():
-        ours = model.predict(latents, steps, Conditioning(hidden))
+        ours = model.predict(latents, steps, {"hidden": hidden})
         theirs = peer.unet(latents, steps, encoder_hidden_states=hidden).sample
     assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -124,15 +130,18 @@ def test_a_masked_window_is_as_if_it_were_not_there(model: DiffusionModel) -> No
     mask = torch.ones(2, 154, dtype=torch.bool)
     mask[0, 77:] = False
     with torch.inference_mode():
-        together = model.predict(latents, steps, Conditioning(padded, mask))
-        assert torch.allclose(together[:1], model.predict(latents[:1], steps[:1], Conditioning(short)), atol=1e-5)
-        assert torch.allclose(together[1:], model.predict(latents[1:], steps[1:], Conditioning(long)), atol=1e-5)
+        together = model.predict(latents, steps, {"hidden": padded, "mask": mask})
+        assert torch.allclose(together[:1], model.predict(latents[:1], steps[:1], {"hidden": short}), atol=1e-5)
+        assert torch.allclose(together[1:], model.predict(latents[1:], steps[1:], {"hidden": long}), atol=1e-5)
 
 
 def test_the_schedule_is_the_one_that_the_model_was_trained_with(model: DiffusionModel, peer: Any) -> None:
-    assert torch.allclose(model.schedule.alphas_cumprod_t.float(), peer.scheduler.alphas_cumprod, atol=1e-6)
-    assert model.schedule.alphas_cumprod_t.dtype == torch.float64
-    assert model.schedule.prediction_type == "epsilon"
+    schedule, alphas_t = model.info.schedule, peer.scheduler.alphas_cumprod
+    assert torch.equal(schedule.signal_t.float(), alphas_t.sqrt())
+    assert torch.equal(schedule.sigma_t.float(), (1 - alphas_t).sqrt())
+    assert torch.equal(schedule.timestep_t, torch.arange(1000.0))
+    assert schedule.signal_t.dtype == schedule.sigma_t.dtype == torch.float64
+    assert schedule.prediction_type == "epsilon"
 
 
 # ----------------------------------------------------------------------------------------------------------- samplers
@@ -140,7 +149,7 @@ def test_the_schedule_is_the_one_that_the_model_was_trained_with(model: Diffusio
 
 def drawn_by_both(folder: Path, sampler: str, batch: int, steps: int = 6) -> tuple[Tensor, Tensor]:
     """Latents of a few images: by `denoise`, and by diffusers' pipeline with the same scheduler and first noise."""
-    model, pipeline = FAMILY.open(ModelSource(str(folder))), pipeline_of(folder)
+    model, pipeline = open_model(ModelSource(str(folder)), "stable_diffusion"), pipeline_of(folder)
     requests = [ImageRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)]
     kind, settings = SAMPLERS[sampler]
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
@@ -165,7 +174,7 @@ def test_each_sampler_draws_what_the_same_scheduler_draws_in_diffusers(
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_model_that_predicts_velocity_is_drawn_as_by_diffusers(sampler: str, v_model: Path) -> None:
-    assert FAMILY.open(ModelSource(str(v_model))).schedule.prediction_type == "v_prediction"
+    assert open_model(ModelSource(str(v_model)), "stable_diffusion").info.schedule.prediction_type == "v_prediction"
     ours, theirs = drawn_by_both(v_model, sampler, 1)
     assert torch.allclose(ours, theirs, atol=1e-4), float((ours - theirs).abs().max())
 
@@ -174,9 +183,9 @@ def test_an_unknown_sampler_names_the_nearest_and_all_are_in_the_help(model: Dif
     from loraloom.config.generate import GenerateConfig
 
     with pytest.raises(UserError, match="unknown sampler: got 'euler'\n  did you mean 'euler_a'"):
-        model.sampler("euler", 5)
+        model.sampler("euler", 5, 64, 64)
     with pytest.raises(UserError, match="known: ddim, dpmpp_2m_karras, euler_a, lcm, unipc"):
-        model.sampler("???", 5)
+        model.sampler("???", 5, 64, 64)
     help_text = str(GenerateConfig.model_fields["sampler"].description)
     assert all(name in help_text for name in SAMPLERS)
 
@@ -184,20 +193,20 @@ def test_an_unknown_sampler_names_the_nearest_and_all_are_in_the_help(model: Dif
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 @pytest.mark.parametrize("steps", [1, 2, 25])
 def test_a_sampler_takes_as_many_steps_as_it_was_asked_for(sampler: str, steps: int, model: DiffusionModel) -> None:
-    assert len(model.sampler(sampler, steps).timesteps) == steps
+    assert len(model.sampler(sampler, steps, 64, 64).timesteps) == steps
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_more_steps_than_the_schedule_has_are_refused_in_words(sampler: str, model: DiffusionModel) -> None:
     """diffusers raised a ValueError for some, which reached the user as a traceback, and repeated timesteps for others."""
     with pytest.raises(UserError, match="cannot take so many steps: got 1001, expected at most"):
-        model.sampler(sampler, 1001)
+        model.sampler(sampler, 1001, 64, 64)
 
 
 def test_lcm_takes_as_many_steps_as_it_was_distilled_for(model: DiffusionModel) -> None:
-    assert len(model.sampler("lcm", 50).timesteps) == 50
+    assert len(model.sampler("lcm", 50, 64, 64).timesteps) == 50
     with pytest.raises(UserError, match="lcm cannot take so many steps: got 51, expected at most 50"):
-        model.sampler("lcm", 51)
+        model.sampler("lcm", 51, 64, 64)
 
 
 def test_a_schedule_with_settings_of_another_solver_still_makes_every_sampler() -> None:
@@ -221,35 +230,36 @@ def test_an_unknown_prediction_type_is_refused(tmp_path: Path, tiny_model: Path)
         json.dumps({**json.loads(file.read_text(encoding="utf-8")), "prediction_type": "flow"}), encoding="utf-8"
     )
     with pytest.raises(UserError, match="unknown prediction type: got 'flow', expected epsilon or v_prediction"):
-        FAMILY.open(ModelSource(str(folder)))
+        open_model(ModelSource(str(folder)), "stable_diffusion")
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
 
 
 def test_opening_reads_no_weights_and_parts_come_and_go(tiny_model: Path) -> None:
-    model = FAMILY.open(ModelSource(str(tiny_model)))
-    assert model.text.tokenize("counted before anything is loaded")
-    assert not any(part in model._modules for part in PARTS)
+    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    assert model.text.tokenizer.tokenize("counted before anything is loaded")
+    assert not any(model.modules.loaded(part) for part in PARTS)
     for part in PARTS:
-        module = model.module(part)
-        assert part in model._modules
-        assert model.module(part) is module
+        module = model.modules.get(part)
+        assert model.modules.loaded(part)
+        assert model.modules.get(part) is module
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
-        model.drop(part)
-        assert part not in model._modules
-        model.drop(part)  # dropping twice is nothing
-    again = model.module("denoiser")
+        model.modules.drop(part)
+        assert not model.modules.loaded(part)
+        model.modules.drop(part)  # dropping twice is nothing
+    again = model.modules.get("denoiser")
     assert torch.equal(
-        next(again.parameters()), next(FAMILY.open(ModelSource(str(tiny_model))).module("denoiser").parameters())
+        next(again.parameters()),
+        next(open_model(ModelSource(str(tiny_model)), "stable_diffusion").modules.get("denoiser").parameters()),
     )
 
 
 def test_a_part_is_placed_in_a_dtype_and_answers_in_it(tiny_model: Path) -> None:
-    model = FAMILY.open(ModelSource(str(tiny_model)))
+    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
     for part in PARTS:
-        module = model.place(part, torch.device("cpu"), torch.bfloat16)
+        module = model.modules.place(part, torch.device("cpu"), torch.bfloat16)
         assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
     with torch.inference_mode():
         mean, log_variance = model.encode_images(torch.zeros(1, 3, 64, 64))
@@ -257,20 +267,23 @@ def test_a_part_is_placed_in_a_dtype_and_answers_in_it(tiny_model: Path) -> None
 
 
 def test_fingerprints_change_with_weights_and_config_only(tiny_model: Path, v_model: Path) -> None:
-    one, same, other = (FAMILY.open(ModelSource(str(path))) for path in (tiny_model, tiny_model, v_model))
+    one, same, other = (
+        open_model(ModelSource(str(path)), "stable_diffusion") for path in (tiny_model, tiny_model, v_model)
+    )
     for part in PARTS:
-        assert one.fingerprint(part) == same.fingerprint(part) != other.fingerprint(part)
+        assert one.modules.fingerprint(part) == same.modules.fingerprint(part) != other.modules.fingerprint(part)
     assert one.text.fingerprint == same.text.fingerprint != other.text.fingerprint
-    assert not any(part in one._modules for part in PARTS)
+    assert not any(one.modules.loaded(part) for part in PARTS)
 
 
 def test_what_exports_need_is_known(model: DiffusionModel) -> None:
-    assert (model.latent_channels, model.latent_scale, model.default_size_px) == (4, 8, 64)
-    assert [model.component(part) for part in PARTS] == ["unet", "vae", "text_encoder"]
-    assert [model.kohya_prefix(part) for part in ("denoiser", "text_encoder")] == ["lora_unet", "lora_te"]
-    assert model.diffusers_name("text_encoder", "encoder.layers.0") == "text_model.encoder.layers.0"
-    assert model.diffusers_name("text_encoder", "text_model.encoder") == "text_model.encoder"
-    assert model.diffusers_name("denoiser", "mid_block") == "mid_block"
+    info = model.info
+    assert (info.latent_channels, info.vae_scale_factor, info.size_multiple, info.defaults.size_px) == (4, 8, 8, 64)
+    assert [model.lora_format.component(part) for part in PARTS] == ["unet", "vae", "text_encoder"]
+    assert [model.lora_format.kohya_prefix(part) for part in ("denoiser", "text_encoder")] == ["lora_unet", "lora_te"]
+    assert model.lora_format.diffusers_name("text_encoder", "encoder.layers.0") == "text_model.encoder.layers.0"
+    assert model.lora_format.diffusers_name("text_encoder", "text_model.encoder") == "text_model.encoder"
+    assert model.lora_format.diffusers_name("denoiser", "mid_block") == "mid_block"
 
 
 @pytest.fixture
@@ -283,5 +296,5 @@ def loud() -> Callable[[], tuple[int, ...]]:
 
 def test_the_libraries_speak_again_after_a_part_was_read(tiny_model: Path, loud: Callable[[], tuple[int, ...]]) -> None:
     before = loud()
-    FAMILY.open(ModelSource(str(tiny_model))).module("text_encoder")
+    open_model(ModelSource(str(tiny_model)), "stable_diffusion").modules.get("text_encoder")
     assert loud() == before

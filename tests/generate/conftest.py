@@ -9,10 +9,10 @@ import torch
 
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import LoraConfig
-from loraloom.extensions.families.stable_diffusion import FAMILY
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.files import save_adapter
 from loraloom.lora.inject import attach_new
+from loraloom.models.loading import open_model
 from loraloom.protocols.model import ModelSource
 
 MakeAdapter = Callable[..., Path]
@@ -26,14 +26,14 @@ def make_adapter(tiny_model: Path) -> MakeAdapter:
     """`make_adapter(folder, seed=0, **record)`: a run folder with a trained-looking adapter.safetensors."""
 
     def make(folder: Path, seed: int = 0, **record: Any) -> Path:
-        model = FAMILY.open(ModelSource(str(tiny_model)))
+        model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
         adapter = attach_new(model, LoraConfig(rank=4), seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for parameter in adapter.parameters.values():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         said = {
             "rank": 4, "alpha": 4.0, "prompt_method": "attention", "size": "32x32", "domain": "freetext",
-            "base": {"source": str(tiny_model)}, "base_sha256": model.fingerprint("denoiser"), **record,
+            "base": {"source": str(tiny_model)}, "base_sha256": model.modules.fingerprint("denoiser"), **record,
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(folder / "adapter.safetensors", adapter.state(), said)

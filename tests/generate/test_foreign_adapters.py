@@ -105,12 +105,12 @@ def test_a_base_given_by_a_relative_path_is_found_from_another_folder(
         base={"source": "models/tiny", "path": relative_base("models/tiny", run)},
     )
     monkeypatch.chdir(elsewhere)
-    assert Path(opened(made).model.source.location) == project / "models" / "tiny"
+    assert Path(opened(made).model.info.source.location) == project / "models" / "tiny"
     project.rename(tmp_path / "moved")
     moved = tmp_path / "moved" / made.relative_to(project)
-    assert Path(opened(moved).model.source.location) == tmp_path / "moved" / "models" / "tiny"
+    assert Path(opened(moved).model.info.source.location) == tmp_path / "moved" / "models" / "tiny"
     monkeypatch.chdir(tmp_path / "moved")
-    assert opened(moved).model.source.location == "models/tiny"
+    assert opened(moved).model.info.source.location == "models/tiny"
 
 
 def test_a_base_that_is_not_found_says_what_was_recorded_and_that_model_overrides_it(
@@ -128,7 +128,7 @@ def test_the_prediction_type_that_was_recorded_is_drawn_with(
 ) -> None:
     """It was recorded and never read: such an adapter drew noise unless --model's scheduler said the same."""
     folder = make_adapter(tmp_path / "run", base={"source": str(tiny_model), "prediction_type": "v_prediction"})
-    assert opened(folder).model.schedule.prediction_type == "v_prediction"
+    assert opened(folder).model.info.schedule.prediction_type == "v_prediction"
 
 
 def test_a_file_without_a_record_asks_for_the_model_and_names_the_base_of_its_metadata(tmp_path: Path) -> None:

@@ -10,19 +10,18 @@ import torch
 from diffusers import DDIMScheduler
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion import FAMILY
+from loraloom.extensions.families.stable_diffusion.schedule import ddpm_schedule, sampling_defaults
 from loraloom.generate.images import (
     Contrast,
     StoppedError,
     denoise,
     generate,
-    suited_guidance,
-    suited_sampler,
     to_images,
 )
+from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
-from loraloom.protocols.model import DiffusionModel, ModelSource, NoiseSchedule
+from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 
 LONG = "The kitchen is left of the bath. " * 5
@@ -39,7 +38,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> DiffusionModel:
-    return FAMILY.open(ModelSource(str(tiny_model)))
+    return open_model(ModelSource(str(tiny_model)), "stable_diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,7 @@ def test_guidance_is_the_formula(model: DiffusionModel, encoder: PromptEncoder) 
     without, with_ = answers[0].chunk(2)
     from loraloom.utils.rng import normal
 
-    sampler = model.sampler("ddim", 1)
+    sampler = model.sampler("ddim", 1, 32, 32)
     expected = sampler.step(
         without + 4.0 * (with_ - without), sampler.timesteps[0], normal((4, 4, 4), 3, "picture")[None], []
     )
@@ -218,11 +217,8 @@ def test_nothing_to_draw_is_nothing(model: DiffusionModel, encoder: PromptEncode
 
 
 def test_what_is_left_open_suits_a_model_whose_last_step_is_pure_noise(model: DiffusionModel) -> None:
-    assert suited_sampler("auto", model.schedule) == "dpmpp_2m_karras"
+    usual = model.info.defaults
+    assert (usual.sampler, usual.guidance_scale) == ("dpmpp_2m_karras", 7.5)
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
-    no_signal = NoiseSchedule(scheduler.alphas_cumprod.double(), "v_prediction")
-    assert suited_sampler("auto", no_signal) == "euler_a"
-    assert suited_sampler("ddim", no_signal) == "ddim"
-    assert suited_guidance(None, model.schedule) == 7.5
-    assert suited_guidance(None, no_signal) == 4.0
-    assert suited_guidance(6.0, no_signal) == 6.0
+    no_signal = sampling_defaults(ddpm_schedule(scheduler.alphas_cumprod, "v_prediction"), 64)
+    assert (no_signal.sampler, no_signal.guidance_scale) == ("euler_a", 4.0)

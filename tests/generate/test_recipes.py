@@ -54,7 +54,7 @@ def test_every_image_carries_its_whole_recipe(
     file = adapter / "adapter.safetensors"
     assert rows[0]["adapters"] == [{"path": str(file), "sha256": sha256_file(file), "weight": 0.5}]
     assert rows[0]["model"]["source"] == str(tiny_model)
-    assert rows[0]["model"]["sha256"] == session.model.fingerprint("denoiser")
+    assert rows[0]["model"]["sha256"] == session.model.modules.fingerprint("denoiser")
     assert (rows[0]["prompt_method"], rows[0]["weighting"], rows[0]["precision"]) == ("attention", True, "no")
     assert rows[0]["negative_prompt"] == "blur"
 
@@ -178,7 +178,7 @@ def test_an_image_carries_a1111s_parameters(session_of: OpenSession, adapter: Pa
     assert lines[:4] == ["방 두 개, a (plan:1.3)", "second line", "Negative prompt: blur,", "noise"]
     data = (adapter / "adapter.safetensors").read_bytes()
     tensors = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:12]
-    model = Path(session.model.source.location).name
+    model = Path(session.model.info.source.location).name
     assert lines[4] == (
         f'Steps: 2, Sampler: Euler a, CFG scale: 3, Seed: 7, Size: 32x32, Model: {model}, Lora hashes: "dog: {tensors}", '
         f'Lora weights: "dog: 0.5", Version: loraloom {__version__}'

@@ -152,20 +152,19 @@ def read_checkpoint(folder: Path, *, own_sums: bool = False) -> None:
 def use_model(folder: Path) -> None:
     """Open a model and ask each part once: what is accepted must also work."""
     model = open_model(ModelSource(str(folder)))
-    ids = torch.tensor([model.text.window(model.text.tokenize("a cat")[:9])])
-    states = model.text.encode(ids)
-    side = model.latent_scale * 16
+    ids = torch.tensor([model.text.tokenizer.window(model.text.tokenizer.tokenize("a cat")[:9])])
+    text: Any = model.text
+    states = text.encode_windows(ids)
+    side = model.info.vae_scale_factor * 16
     if side > 1024:
         return  # it can be opened, and a size that it can draw is for the user to choose
     mean, _ = model.encode_images(torch.zeros(1, 3, side, side))
     latents = model.scale_latents(mean)
-    from loraloom.protocols.model import Conditioning
-
     mask = torch.ones(states.shape[:2], dtype=torch.bool)
-    answer = model.predict(latents, torch.tensor([10]), Conditioning(states, mask))
+    answer = model.predict(latents, torch.tensor([10.0]), {"hidden": states, "mask": mask})
     assert answer.shape == latents.shape
     assert model.decode_latents(latents).shape == (1, 3, side, side)
-    assert model.schedule.alphas_cumprod_t.isfinite().all()
+    assert model.info.schedule.signal_t.isfinite().all()
 
 
 MODEL_FIELDS: dict[str, list[str]] = {

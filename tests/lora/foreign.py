@@ -28,7 +28,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def weight_of(model: DiffusionModel, name: str, part: str = "denoiser") -> Tensor:
     """The base's weight of a module, as it is now."""
-    return dict(base_layers(model.module(part)))[name].weight.detach().clone()  # pyright: ignore[reportCallIssue]
+    return dict(base_layers(model.modules.get(part)))[name].weight.detach().clone()  # pyright: ignore[reportCallIssue]
 
 
 def kohya(name: str, prefix: str = "lora_unet") -> str:

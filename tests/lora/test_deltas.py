@@ -136,7 +136,7 @@ def test_a_full_difference_is_added_with_its_bias(tiny_model: Path, tmp_path: Pa
     update, bias = random(*weight.shape), random(weight.shape[0])
     path = write(tmp_path / "x.safetensors", {f"{kohya(name)}.diff": update, f"{kohya(name)}.diff_b": bias})
     adapter = put(model, path, 0.5)
-    module: Any = dict(model.module("denoiser").named_modules())[name]
+    module: Any = dict(model.modules.get("denoiser").named_modules())[name]
     value = random(1, weight.shape[1], 5, 5) if biased else random(3, weight.shape[1])
     expected = module.bias.detach() if module.bias is not None else torch.zeros(weight.shape[0])
     expected = expected + 0.5 * bias
@@ -270,9 +270,9 @@ def test_each_adapter_changes_the_base_alone_whatever_else_is_on(tiny_model: Pat
 
 def test_in_half_precision_updates_stay_beside_the_weights(tiny_model: Path, tmp_path: Path) -> None:
     model = opened(tiny_model)
-    model.place("denoiser", torch.device("cpu"), torch.bfloat16)
+    model.modules.place("denoiser", torch.device("cpu"), torch.bfloat16)
     before = weight_of(model, LINEAR)
-    module: Any = dict(model.module("denoiser").named_modules())[LINEAR]
+    module: Any = dict(model.modules.get("denoiser").named_modules())[LINEAR]
     value = random(2, before.shape[1]).bfloat16()
     plain = module(value)
     adapter = put(model, mixed(tiny_model, tmp_path)[0])

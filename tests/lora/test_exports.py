@@ -14,6 +14,7 @@ from loraloom.generate.images import denoise
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
 from loraloom.lora.files import find_adapter, load_adapter_file, read_adapter, save_adapter
 from loraloom.lora.inject import Adapter, attach_new, set_weight
+from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
@@ -24,7 +25,7 @@ DOMAIN = plugins.load("domains", "freetext")
 
 
 def opened(folder: Path) -> DiffusionModel:
-    return plugins.load("families", "stable_diffusion").open(ModelSource(str(folder)))
+    return open_model(ModelSource(str(folder)), "stable_diffusion")
 
 
 def shaken(model: DiffusionModel, **settings: object) -> Adapter:
@@ -105,11 +106,13 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
     )  # fmt: skip
     model = opened(tiny_model)
     load_adapter_file(model, read_adapter(tmp_path), "theirs")
-    assert model.module("denoiser") is not unet
+    assert model.modules.get("denoiser") is not unet
     noise = first_noise(model, REQUEST)
-    states = PromptEncoder(model.text, DOMAIN).encode([REQUEST.prompt])[0]
+    states = PromptEncoder(model.text, DOMAIN).encode([REQUEST.prompt])[0]["hidden"]
     with torch.inference_mode():
-        ours = model.module("denoiser")(noise, torch.tensor([500]), encoder_hidden_states=states, return_dict=False)[0]
+        ours = model.modules.get("denoiser")(
+            noise, torch.tensor([500]), encoder_hidden_states=states, return_dict=False
+        )[0]
         theirs = unet.eval()(noise, torch.tensor([500]), encoder_hidden_states=states, return_dict=False)[0]
     assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -131,12 +134,12 @@ def test_a_fresh_adapter_changes_nothing_and_is_float32_on_any_base(tiny_model: 
     attach_new(model, LoraConfig(), seed=0)
     assert torch.equal(drawn(model), base)
     half = opened(tiny_model)
-    half.place("denoiser", torch.device("cpu"), torch.bfloat16)
+    half.modules.place("denoiser", torch.device("cpu"), torch.bfloat16)
     adapter = attach_new(half, LoraConfig(text_encoder=True), seed=0)
     assert {parameter.dtype for parameter in adapter.parameters.values()} == {torch.float32}
-    assert {parameter.dtype for parameter in half.module("denoiser").parameters() if not parameter.requires_grad} == {
-        torch.bfloat16
-    }
+    assert {
+        parameter.dtype for parameter in half.modules.get("denoiser").parameters() if not parameter.requires_grad
+    } == {torch.bfloat16}
 
 
 def test_the_first_weights_are_decided_by_the_seed(tiny_model: Path) -> None:

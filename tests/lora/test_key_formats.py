@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from loraloom.extensions.families.stable_diffusion.lora_format import compvis_name
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.lora.files import read_adapter
-from loraloom.lora.names import base_modules, compvis_name
+from loraloom.lora.names import base_modules
 from loraloom.utils.errors import UserError
 
 from ..families.test_single_file import renamed, unet_rules
@@ -129,7 +130,7 @@ def test_compvis_names_are_the_ones_of_a_single_checkpoint(
 ) -> None:
     """The rules on the right write checkpoints that diffusers itself reads (tests/families/test_single_file.py)."""
     model = opened(build_tiny(tmp_path / "model", widths=widths, layers_per_block=layers, vae_widths=(16, 16)))
-    names = list(base_modules(model.module("denoiser")))
+    names = list(base_modules(model.modules.get("denoiser")))
     rules = unet_rules(layers, len(widths))
     ours: dict[str, str | None] = {}
     for name in names:
@@ -193,4 +194,4 @@ def test_a_folder_that_peft_wrote_is_an_adapter(tiny_model: Path, tmp_path: Path
 
 
 def test_the_block_in_the_tests_exists(tiny_model: Path) -> None:
-    assert f"{BLOCK}.attn2.to_out.0" in base_modules(opened(tiny_model).module("denoiser"))
+    assert f"{BLOCK}.attn2.to_out.0" in base_modules(opened(tiny_model).modules.get("denoiser"))

@@ -14,7 +14,7 @@ from .test_exports import RECORD, drawn, opened, shaken
 
 
 def own_weights(model: DiffusionModel) -> list[torch.Tensor]:
-    return [layer.get_base_layer().weight.clone() for _, layer in lora_layers(model.module("denoiser"))]
+    return [layer.get_base_layer().weight.clone() for _, layer in lora_layers(model.modules.get("denoiser"))]
 
 
 @pytest.mark.parametrize("target", ["cross_attention", "all_linear_conv"])
@@ -27,7 +27,7 @@ def test_folded_and_beside_draw_the_same(tiny_model: Path, target: str) -> None:
     folded = drawn(model)
     assert (beside - base).abs().max() > 0.01
     torch.testing.assert_close(folded, beside, atol=1e-4, rtol=1e-4)
-    assert all(layer.merged for _, layer in lora_layers(model.module("denoiser")))
+    assert all(layer.merged for _, layer in lora_layers(model.modules.get("denoiser")))
 
 
 def test_weights_may_change_and_leave_nothing_behind(tiny_model: Path) -> None:
@@ -59,9 +59,9 @@ def test_several_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
 def test_half_precision_stays_as_it_is(tiny_model: Path) -> None:
     """A bfloat16 weight has eight bits: the sum would lose most of a small update."""
     model = opened(tiny_model)
-    model.place("denoiser", torch.device("cpu"), torch.bfloat16)
+    model.modules.place("denoiser", torch.device("cpu"), torch.bfloat16)
     adapter = shaken(model, rank=4)
     before = own_weights(model)
     MergedLora(model, [adapter], changing=True)
     assert all(torch.equal(a, b) for a, b in zip(own_weights(model), before, strict=True))
-    assert not any(layer.merged for _, layer in lora_layers(model.module("denoiser")))
+    assert not any(layer.merged for _, layer in lora_layers(model.modules.get("denoiser")))

@@ -35,7 +35,13 @@ class WordText:
     def window(self, ids: Sequence[int]) -> list[int]:
         return [9000, *ids, 9001] + [9002] * (self.window_tokens - 2 - len(ids))
 
-    def encode(self, ids_nk: Tensor) -> Tensor:
+    max_windows = None
+
+    @property
+    def tokenizer(self) -> "WordText":
+        return self
+
+    def encode_windows(self, ids_nk: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         table = torch.randn(10000, 8, generator=generator)
         return table[ids_nk]
@@ -48,9 +54,9 @@ def words() -> WordText:
 
 @pytest.fixture(scope="session")
 def tiny_text(tiny_model: Path):
-    from loraloom import plugins
+    from loraloom.models.loading import open_model
 
-    return plugins.load("families", "stable_diffusion").open(ModelSource(str(tiny_model))).text
+    return open_model(ModelSource(str(tiny_model))).text
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ import torch
 
 from loraloom import plugins
 from loraloom.config.run import PromptMethod
-from loraloom.prompts.combine import collate, combine, concatenate, emphasise
+from loraloom.extensions.families._diffusers.windows import collate, combine, emphasise
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.report import METHODS
+from loraloom.protocols.model import Prompt
 
 FREETEXT = plugins.load("domains", "freetext")
 SHORT = "a photo of a dog"
@@ -18,14 +19,14 @@ LONG = "The plan has one living room. The kitchen is left of the living room. Th
 @torch.inference_mode()
 def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: PromptMethod) -> None:
     encoder = PromptEncoder(tiny_text, FREETEXT, method)
-    plain = tiny_text.encode(torch.tensor([tiny_text.window(tiny_text.tokenize(SHORT))]))
-    assert torch.equal(encoder.encode([SHORT])[0], plain)
-    assert torch.equal(encoder.encode([SHORT], weighting=True)[0], plain)
+    plain = tiny_text.encode_windows(torch.tensor([tiny_text.window(tiny_text.tokenize(SHORT))]))
+    assert torch.equal(encoder.encode([SHORT])[0]["hidden"], plain)
+    assert torch.equal(encoder.encode([SHORT], weighting=True)[0]["hidden"], plain)
 
 
 @torch.inference_mode()
 def test_attention_keeps_all_windows_and_the_others_fold_to_one(tiny_text) -> None:
-    windows = {m: PromptEncoder(tiny_text, FREETEXT, m, 20).encode([LONG])[0].shape[0] for m in METHODS}
+    windows = {m: PromptEncoder(tiny_text, FREETEXT, m, 20).encode([LONG])[0]["hidden"].shape[0] for m in METHODS}
     assert windows.pop("attention") > 1
     assert set(windows.values()) == {1}
 
@@ -33,16 +34,14 @@ def test_attention_keeps_all_windows_and_the_others_fold_to_one(tiny_text) -> No
 @torch.inference_mode()
 def test_a_batch_is_as_long_as_its_longest_prompt_and_masks_the_rest(tiny_text) -> None:
     encoder = PromptEncoder(tiny_text, FREETEXT, "attention", 20)
-    short, long = encoder.encode([SHORT, LONG])
-    assert collate([short]).mask_bl is None
-    batch = collate([short, long])
-    assert batch.hidden_bld.shape[1] == long.shape[0] * 77
-    assert batch.mask_bl is not None
-    assert batch.mask_bl.sum(dim=1).tolist() == [77, long.shape[0] * 77]
-    guided = concatenate(collate([short]), collate([long]))
-    assert torch.equal(guided.hidden_bld, batch.hidden_bld)
-    assert guided.mask_bl is not None
-    assert torch.equal(guided.mask_bl, batch.mask_bl)
+    short, long = (tensors["hidden"] for tensors in encoder.encode([SHORT, LONG]))
+    assert collate([short])[1] is None
+    hidden, mask = collate([short, long])
+    assert hidden.shape[1] == long.shape[0] * 77
+    assert mask is not None
+    assert mask.sum(dim=1).tolist() == [77, long.shape[0] * 77]
+    assert torch.equal(hidden[1], long.flatten(0, 1))
+    assert torch.equal(hidden[0, :77], short[0])
 
 
 def test_folding_is_what_it_says() -> None:
@@ -69,3 +68,26 @@ def test_the_cache_key_changes_with_all_that_decides_the_states(tiny_text) -> No
     }  # fmt: skip
     assert len(keys) == 5
     assert attention.cache_key(SHORT) == mean.cache_key(SHORT)
+
+
+def test_prompts_whose_first_window_agrees_have_keys_of_their_own(words) -> None:
+    """A second text encoder reads what the first window does not hold: equal windows are not equal prompts."""
+
+    class Fixed(type(words)):
+        """The denoiser reads one window; another encoder reads 16 words of the text."""
+
+        max_windows = 1
+
+        def unread(self, prompt: Prompt) -> tuple[str, ...]:
+            rest = prompt.text.split()[16:]
+            return (" ".join(rest),) if rest else ()
+
+    encoder = PromptEncoder(Fixed(), FREETEXT, "attention")
+    begin = " ".join(f"w{n}" for n in range(10))
+    one, other = f"{begin} red red", f"{begin} red blue"
+    assert [w.ids for w in encoder.plan(one).windows] == [w.ids for w in encoder.plan(other).windows]
+    assert encoder.cache_key(one) != encoder.cache_key(other)
+    assert encoder.cache_key(one) != encoder.cache_key(f"{begin} red (red:1.2)", weighting=True)
+    assert encoder.plan(one).lost == ()
+    assert encoder.plan(f"{begin} " + "x " * 8).lost == ("x x",)
+    assert encoder.plan(f"{begin} " + "x " * 8).lost_tokens == 2

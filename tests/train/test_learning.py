@@ -123,7 +123,7 @@ def test_an_adapter_knows_its_base_from_another_folder(
     config = GenerateConfig(steps=1, width=32, height=32)
     for place in (folder, folder / "checkpoints" / "step_0000001"):
         session = open_session(config, adapters=[(place, 1.0)])
-        assert Path(session.model.source.location).samefile(tiny_model)
+        assert Path(session.model.info.source.location).samefile(tiny_model)
     exported = read_adapter(folder / "exports" / "pytorch_lora_weights.safetensors").record
     assert "path" not in exported["base"], "a path of this machine is nobody else's business"
 

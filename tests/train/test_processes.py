@@ -14,6 +14,7 @@ from loraloom.config.reading import to_yaml
 from loraloom.data.batches import BatchMaker
 from loraloom.data.bucket_sampler import Plan
 from loraloom.data.encode import LatentStore, TextStore
+from loraloom.models.loading import open_model
 from loraloom.protocols.data import Batch
 from loraloom.train.distributed import check_one_gpu_each
 from loraloom.train.run import train
@@ -87,7 +88,7 @@ def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Pat
     from loraloom.prompts.encoder import PromptEncoder
     from loraloom.protocols.model import ModelSource
 
-    model = plugins.load("families", "stable_diffusion").open(ModelSource(str(tiny_model)))
+    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
     domain = plugins.load("domains", "freetext")
     examples = read_manifest(dataset).split("train")
     latents = LatentStore(model, dataset, ContentCache(None), "vae")

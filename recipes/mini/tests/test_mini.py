@@ -16,8 +16,8 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTextModel
 import loraloom
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.extensions.domains.floorplan.augment import SYMMETRIES
+from loraloom.extensions.families._diffusers.windows import collate
 from loraloom.models.loading import open_model
-from loraloom.prompts.combine import collate
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
@@ -261,7 +261,7 @@ def test_a_recorded_and_compiled_denoiser_learns_what_a_plain_one_does(tmp_path:
     )  # fmt: skip
     for name, way in (("plain", Way(8, "bf16")), ("fast", Way(8, "bf16", record=True, compiled=True))):
         denoiser: Any = small_denoiser()
-        noise = Noise(open_model(ModelSource("builtin:mini")).schedule)
+        noise = Noise(open_model(ModelSource("builtin:mini")).info.schedule)
         assert fit_denoiser(denoiser, bank, noise, way, Fit(5, 1e-3, muon=True), Job(tmp_path / name, quiet, "cuda"))
         learned.append({key: value.cpu() for key, value in denoiser.state_dict().items()})
     for key, value in learned[0].items():
@@ -308,8 +308,8 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
     model = open_model(ModelSource(str(mini)))
     files = [*parts_of(tmp_path, "plans", 2), *parts_of(tmp_path, "scenes", 1)]
     assert write_parts(files, 1)
-    vae: Any = model.module("vae")
-    encoder: Any = model.module("text_encoder")
+    vae: Any = model.modules.get("vae")
+    encoder: Any = model.modules.get("text_encoder")
     bank = fill_bank(
         files,
         mini,
@@ -322,12 +322,13 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
     texts = [text for file in files for text in read_part(file).texts]
     told = bank.states(torch.tensor([2, 0, 3, 1]))
     with torch.no_grad():
-        usual = collate(PromptEncoder(model.text, DOMAIN).encode([texts[2], texts[0], "", texts[1]]))
-    assert told.mask_bl is not None and usual.mask_bl is not None
-    length = usual.mask_bl.shape[1]
-    assert torch.equal(told.mask_bl[:, :length], usual.mask_bl) and not told.mask_bl[:, length:].any()
+        made = PromptEncoder(model.text, DOMAIN).encode([texts[2], texts[0], "", texts[1]])
+        usual, usual_mask = collate([tensors["hidden"] for tensors in made])
+    assert told.mask_bl is not None and usual_mask is not None
+    length = usual_mask.shape[1]
+    assert torch.equal(told.mask_bl[:, :length], usual_mask) and not told.mask_bl[:, length:].any()
     assert told.mask_bl.shape[1] % 8 == 0
-    torch.testing.assert_close(told.hidden_bld[:, :length].float(), usual.hidden_bld, atol=3e-3, rtol=1e-3)
+    torch.testing.assert_close(told.hidden_bld[:, :length].float(), usual, atol=3e-3, rtol=1e-3)
     pixels = to_pixels(read_part(files[0]).images())
     with torch.no_grad():
         mean, _ = model.encode_images(pixels)
@@ -380,7 +381,7 @@ def test_a_image_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp
 
 def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
     bank = bank_of(["left", "right"] * 100)
-    schedule = open_model(ModelSource("builtin:mini")).schedule
+    schedule = open_model(ModelSource("builtin:mini")).info.schedule
     denoiser, noise = small_denoiser(), Noise(schedule, shift=3.0)
     said: list[str] = []
     job = Job(tmp_path / "state.safetensors", said.append)
@@ -400,7 +401,7 @@ def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
 
 
 def test_a_cut_fit_of_a_denoiser_remembers_how_large_the_losses_were_at_each_noise(tmp_path: Path) -> None:
-    bank, schedule = bank_of(["left", "right"] * 20), open_model(ModelSource("builtin:mini")).schedule
+    bank, schedule = bank_of(["left", "right"] * 20), open_model(ModelSource("builtin:mini")).info.schedule
 
     def run(name: str, *, balanced: bool, deadline: float = float("inf")) -> dict[str, torch.Tensor]:
         job = Job(tmp_path / f"{name}.safetensors", quiet, deadline=deadline)
@@ -452,9 +453,10 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     assert said.pop() == "not done yet; the same command goes on"
     place = build_mini(tmp_path / "state", recipe, 1e9, said.append, bar)
     model = open_model(ModelSource(str(place)))
-    assert (model.latent_scale, model.default_size_px, model.latent_channels) == (8, 256, 4)
-    assert model.schedule.prediction_type == "v_prediction"
-    assert float(model.schedule.alphas_cumprod_t[-1]) < 1e-6  # no signal is left at the last step
+    info = model.info
+    assert (info.vae_scale_factor, info.defaults.size_px, info.latent_channels) == (8, 256, 4)
+    assert model.info.schedule.prediction_type == "v_prediction"
+    assert float(info.schedule.signal_t[-1]) < 1e-3  # no signal is left at the last step
     size = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     assert size < 40 * 2**20
     assert "2/7 autoencoder" in said
@@ -466,7 +468,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     shown = processor(text=["a red house"], images=image, return_tensors="pt")
     torch.testing.assert_close(shown["pixel_values"], to_pixels(halved(np.asarray(image)[None])), atol=0.008, rtol=0)
     ids = shown["input_ids"][0].tolist()
-    assert ids == model.text.window(model.text.tokenize("a red house"))[: len(ids)]
+    assert ids == model.text.tokenizer.window(model.text.tokenizer.tokenize("a red house"))[: len(ids)]
     again: list[str] = []
     build_mini(
         tmp_path / "state",
@@ -502,7 +504,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
 
     def weights(model: Path | ModelSource, part: str) -> dict[str, torch.Tensor]:
         source = model if isinstance(model, ModelSource) else ModelSource(str(model))
-        return open_model(source).module(part).state_dict()
+        return open_model(source).modules.get(part).state_dict()
 
     for part, stays in (("text_encoder", True), ("vae", False), ("denoiser", False)):
         before, after = weights(shipped, part), weights(place, part)

@@ -53,7 +53,7 @@ def prepare(
 
         text = open_model(ModelSource(model)).text
     with bars() as bar:
-        count = (lambda caption: len(text.tokenize(caption))) if text else None
+        count = (lambda caption: len(text.tokenizer.tokenize(caption))) if text else None
         room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("images"))
     if not model:
         typer.echo("captions were not counted: add --model to do that here, or use `loraloom tokens`")

@@ -277,7 +277,7 @@ def _check_model_folder(path: Path) -> Check:
         return Check("model", FAIL, _first_line(error), error.fix or "download it again")
     except Exception as error:
         return Check("model", FAIL, f"cannot be opened: {_first_line(error)}", "see that torch and diffusers are whole")
-    return Check("model", OK, f"folder {path}, {model.family} of {model.default_size_px} px")
+    return Check("model", OK, f"folder {path}, {model.info.family} of {model.info.defaults.size_px} px")
 
 
 def check_dataset(folder: Path) -> Check:

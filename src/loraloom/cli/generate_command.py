@@ -109,7 +109,7 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
                 "--best-of and --repair do not go with --interactive",
                 fix="leave them out; each image is judged there too",
             )
-    if wanted_model and session.model.fingerprint("denoiser") != wanted_model:
+    if wanted_model and session.model.modules.fingerprint(session.model.info.denoiser.name) != wanted_model:
         losses.add("note: the model is not the one that the recipe was drawn with; images will differ")
     if wishes.interactive:
         # A live display would fight with the line being typed: it is opened for each drawing alone.

@@ -127,7 +127,8 @@ class Interactive:
         self.answer("")
 
     def _sampler(self, text: str) -> None:
-        self.session.model.sampler(text, 1)  # raises for an unknown name
+        width, height = self.session.size
+        self.session.model.sampler(text, 1, height, width)  # raises for an unknown name
         self._set("sampler", text)
         self._show("")
 

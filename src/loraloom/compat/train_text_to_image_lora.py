@@ -244,8 +244,9 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
 
     # Opened first: a wrong name must not be told after an hour of preparing.
     text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text
+    count = text.tokenizer.tokenize
     report = prepare(
-        Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(text.tokenize(caption)), console=say,
+        Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(count(caption)), console=say,
         progress=lines("preparing images"),
     )  # fmt: skip
     return len(report.manifest.examples)

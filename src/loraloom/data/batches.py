@@ -13,9 +13,9 @@ from loraloom.data.bucket_sampler import Pass
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise
-from loraloom.prompts.combine import collate
 from loraloom.protocols.data import Batch, Example
 from loraloom.protocols.domain import Domain
+from loraloom.protocols.model import ImageGeometry
 from loraloom.utils.errors import UserError
 from loraloom.utils.rng import normal, uniform
 
@@ -51,7 +51,7 @@ class BatchMaker:
 
     def make(self, epoch: int, slots: Pass) -> Batch:
         """The batch of some slots in an epoch; tensors on the CPU."""
-        latents, noise, timesteps, captions, weights = [], [], [], [], []
+        latents, noise, timesteps, captions, geometry, weights = [], [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
             place = (self.seed, epoch, example.id)
@@ -63,6 +63,7 @@ class BatchMaker:
             timesteps.append(self.sampling.draw(self.num_timesteps, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
+            geometry.append(geometry_of(example, mirrored))
             if self.weighing:
                 weights.append(self.weighing.of(example, mirrored))
         return Batch(
@@ -70,7 +71,7 @@ class BatchMaker:
             latents_bchw=torch.stack(latents),
             noise_bchw=torch.stack(noise),
             timesteps_b=torch.tensor(timesteps),
-            conditioning=collate(self.texts.states(captions)),
+            conditioning=self.latents.model.condition(self.texts.states(captions), geometry, None),
             weights_b=torch.tensor([slot.weight for slot in slots]),
             latent_weights_bhw=torch.stack(weights) if weights else None,
         )
@@ -86,7 +87,9 @@ class BatchMaker:
             latents_bchw=drawn[None].repeat(count, 1, 1, 1),
             noise_bchw=torch.stack([draw_noise((c, h, w), 0.0, "validation", t, example.id) for t in timesteps]),
             timesteps_b=torch.tensor(list(timesteps)),
-            conditioning=collate(self.texts.states([example.caption]) * count),
+            conditioning=self.latents.model.condition(
+                self.texts.states([example.caption]) * count, [geometry_of(example, False)] * count, None
+            ),
             weights_b=torch.ones(count),
         )
 
@@ -107,6 +110,17 @@ class BatchMaker:
         """Every caption that an epoch can ask for, each once."""
         captions = {self.caption(example, mirrored): None for example, mirrored in self.needed_latents()}
         return [*captions, *([""] if self.caption_dropout else [])]
+
+
+def geometry_of(example: Example, mirrored: bool) -> ImageGeometry:
+    """Where a prepared image comes from. Of a mirrored one the crop begins at the other side."""
+    left, top, right, _ = example.crop
+    first = example.source_width - right if mirrored else left
+    return ImageGeometry(
+        original=(example.source_width, example.source_height),
+        crop=(round(first * example.scale), round(top * example.scale)),
+        target=(example.width, example.height),
+    )
 
 
 def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:

@@ -18,7 +18,7 @@ from loraloom.data.cache import ContentCache, finite
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
 from loraloom.protocols.data import Example
-from loraloom.protocols.model import DiffusionModel
+from loraloom.protocols.model import DiffusionModel, Tensors
 from loraloom.utils.atomic_files import sha256_bytes, sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import FORMATS
@@ -185,12 +185,12 @@ class TextStore:
                 progress(done, len(missing))
         return len(missing)
 
-    def states(self, texts: Sequence[str], *, weighting: bool = False) -> list[Tensor]:
-        """(n, k, d) states of each text."""
+    def states(self, texts: Sequence[str], *, weighting: bool = False) -> list[Tensors]:
+        """The tensors of each text."""
         if self.live:
             return self.encoder.encode_plans([self._plan((text, weighting)) for text in texts])
         wanted = [(text, weighting) for text in texts]
-        return [self.cache.get(self.key(text), lambda t=text: self._encode(t))["states"] for text in wanted]
+        return [self.cache.get(self.key(text), lambda t=text: self._encode(t)) for text in wanted]
 
     def _plan(self, wanted: Wanted) -> PromptPlan:
         if wanted not in self.plans:
@@ -205,10 +205,13 @@ class TextStore:
 
     def _encode(self, wanted: Wanted) -> dict[str, Tensor]:
         with torch.inference_mode():
-            states = self.encoder.encode([wanted[0]], weighting=wanted[1])[0]
-        kept = {"states": states.to("cpu", self.dtype)}
+            made = self.encoder.encode([wanted[0]], weighting=wanted[1])[0]
+        kept = {
+            name: tensor.to("cpu", self.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in made.items()
+        }
         if not finite(kept):
-            overflow = bool(torch.isfinite(states).all())
+            overflow = finite(made)
             raise UserError(
                 f"the text encoder gives NaN or infinity{f' in {self.dtype}' if overflow else ''} for a text",
                 got=f"{wanted[0][:60]}…" if len(wanted[0]) > 60 else wanted[0],

@@ -37,13 +37,13 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         recorded = manifest.info.get("settings", {})
     text = open_model(ModelSource(model)).text
     kind = open_domain(domain_of(place, domain), recorded)
-    reports = report_captions(captions, text, kind)
+    reports = report_captions(captions, text.tokenizer, kind)
     if show is not None:
         wanted = [report for report in reports if report.id == show]
         if not wanted:
             raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
         return _windows(wanted[0])
-    parts = [*notes, _lengths(reports, text.window_tokens - 2), _losses(reports), _longest(reports)]
+    parts = [*notes, _lengths(reports, text.tokenizer.window_tokens - 2), _losses(reports), _longest(reports)]
     encoder = PromptEncoder(text, kind)
     if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
         parts.append(syntax)

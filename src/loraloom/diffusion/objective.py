@@ -1,9 +1,9 @@
-"""The denoising objective of DDPM-trained models.
+"""The denoising objective of models trained by DDPM or rectified flow.
 
-In: clean latents, noise, timesteps and the model's `NoiseSchedule`. Out: noisy latents, the target, the loss of each
+In: clean latents, noise, training steps and the model's `NoiseSchedule`. Out: noisy latents, the target, the loss of each
 image. Formulas: forward process and epsilon, Ho et al. 2020 (eq. 4, 14); v-prediction, Salimans & Ho 2022 (appendix
-D); min-SNR weight, Hang et al. 2023 (eq. 7, and its form for v); offset noise, Guttenberg 2023 ("Diffusion with offset
-noise"). Parity with diffusers' DDPMScheduler is tested.
+D); flow, Liu et al. 2022; min-SNR weight, Hang et al. 2023 (eq. 7, and its form for v and flow); offset noise,
+Guttenberg 2023 ("Diffusion with offset noise"). Parity with diffusers' DDPMScheduler is tested.
 """
 
 from dataclasses import dataclass
@@ -20,43 +20,52 @@ Share = TypeVar("Share", float, Tensor)
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A noise schedule with everything that decides the loss.
+    """A noise schedule with everything that decides the loss. `timesteps_b` are training steps, int64.
 
     Attributes:
-        alphas_cumprod_t: (t,) float32 on the training device.
-        prediction_type: `epsilon` or `v_prediction`.
+        timestep_t, signal_t, sigma_t: (t,) float32 on the training device, see `NoiseSchedule`.
+        snr_t: (t,) float32: signal_t^2 / sigma_t^2; infinite where there is no noise.
+        prediction_type: `epsilon`, `v_prediction` or `flow`.
         snr_gamma: Limit of the SNR weight; None weighs all timesteps alike.
         noise_offset: Standard deviation of the noise that is constant over a channel.
     """
 
-    alphas_cumprod_t: Tensor
-    prediction_type: Literal["epsilon", "v_prediction"]
+    timestep_t: Tensor
+    signal_t: Tensor
+    sigma_t: Tensor
+    snr_t: Tensor
+    prediction_type: Literal["epsilon", "v_prediction", "flow"]
     snr_gamma: float | None = None
     noise_offset: float = 0.0
 
     @property
     def num_timesteps(self) -> int:
         """Timesteps of the forward process."""
-        return self.alphas_cumprod_t.shape[0]
+        return self.signal_t.shape[0]
 
     def add_noise(self, latents_bchw: Tensor, noise_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
-        """sqrt(a) x + sqrt(1 - a) noise, a = alphas_cumprod[t]; in the latents' dtype."""
-        signal_b, sigma_b = self._roots(timesteps_b)
+        """signal x + sigma noise, in the latents' dtype."""
+        signal_b, sigma_b = self._shares(timesteps_b)
         return (signal_b * latents_bchw + sigma_b * noise_bchw).to(latents_bchw.dtype)
 
     def target(self, latents_bchw: Tensor, noise_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
-        """What the denoiser should answer: the noise, or sqrt(a) noise - sqrt(1 - a) x."""
+        """What the denoiser should answer: the noise, signal noise - sigma x, or noise - x."""
         if self.prediction_type == "epsilon":
             return noise_bchw
-        signal_b, sigma_b = self._roots(timesteps_b)
+        if self.prediction_type == "flow":
+            return noise_bchw - latents_bchw
+        signal_b, sigma_b = self._shares(timesteps_b)
         return signal_b * noise_bchw - sigma_b * latents_bchw
 
     def weights(self, timesteps_b: Tensor) -> Tensor:
-        """(b,) float32 weight of each timestep: min(snr, gamma) / snr, or / (snr + 1) for v."""
+        """(b,) float32 weight of each training step: min(snr, gamma) times the step's error of x_0 over its error of what is
+        predicted: / snr for the noise, / (snr + 1) for v, x sigma^2 for flow."""
         if self.snr_gamma is None:
             return torch.ones_like(timesteps_b, dtype=torch.float32)
-        alphas_b = self.alphas_cumprod_t[timesteps_b]
-        snr_b = alphas_b / (1 - alphas_b)
+        snr_b = self.snr_t[timesteps_b]
+        if self.prediction_type == "flow":
+            signal_b, sigma_b = self.signal_t[timesteps_b], self.sigma_t[timesteps_b]
+            return torch.minimum(signal_b.square(), self.snr_gamma * sigma_b.square())
         limited_b = snr_b.clamp(max=self.snr_gamma)
         return limited_b / (snr_b + 1 if self.prediction_type == "v_prediction" else snr_b)
 
@@ -73,9 +82,8 @@ class Objective:
             error_bchw = error_bchw * latent_weights_bhw[:, None]
         return error_bchw.mean(dim=(1, 2, 3)) * self.weights(timesteps_b)
 
-    def _roots(self, timesteps_b: Tensor) -> tuple[Tensor, Tensor]:
-        alphas_b111 = self.alphas_cumprod_t[timesteps_b][:, None, None, None]
-        return alphas_b111.sqrt(), (1 - alphas_b111).sqrt()
+    def _shares(self, timesteps_b: Tensor) -> tuple[Tensor, Tensor]:
+        return self.signal_t[timesteps_b][:, None, None, None], self.sigma_t[timesteps_b][:, None, None, None]
 
 
 def make_objective(
@@ -86,9 +94,10 @@ def make_objective(
     device: torch.device | str = "cpu",
 ) -> Objective:
     """The objective that a model's schedule asks for, on a device."""
-    return Objective(
-        schedule.alphas_cumprod_t.to(device, torch.float32), schedule.prediction_type, snr_gamma, noise_offset
-    )
+    snr_t = (schedule.signal_t / schedule.sigma_t).square()
+    tables = (schedule.timestep_t, schedule.signal_t, schedule.sigma_t, snr_t)
+    timestep_t, signal_t, sigma_t, snr_t = (table.float().to(device) for table in tables)
+    return Objective(timestep_t, signal_t, sigma_t, snr_t, schedule.prediction_type, snr_gamma, noise_offset)
 
 
 def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str | int) -> Tensor:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
 from itertools import groupby
 
 import numpy as np
@@ -18,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from loraloom.generate.recipes import MAX_SIDE_PX
-from loraloom.prompts.combine import collate, concatenate
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
-from loraloom.protocols.model import Conditioning, DiffusionModel, NoiseSchedule
+from loraloom.protocols.model import Conditioning, DiffusionModel, ImageGeometry, Tensors
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import generator, normal
@@ -28,8 +26,8 @@ from loraloom.utils.rng import generator, normal
 MAX_PIXELS = 1 << 26
 """Of a drawn image, 8192 x 8192: more than the largest GPU decodes at once."""
 
-Encode = Callable[[Sequence[str]], list[Tensor]]
-"""Prompts to their states (n, k, d)."""
+Encode = Callable[[Sequence[str]], list[Tensors]]
+"""Prompts to their named tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def generate(
 
     Args:
         model: With denoiser and VAE placed; adapters attached.
-        encode: The prompt encoder, or a look-up of states that were encoded before.
+        encode: The prompt encoder, or a look-up of tensors that were encoded before.
         requests: Consecutive ones of equal settings share a batch.
         batch_size: Most images at once.
         autocast: Precision of denoiser and VAE.
@@ -132,16 +130,17 @@ def denoise(
     equation 8, without resampling). With `contrast` a third answer is asked for at every step.
     """
     first = requests[0]
-    denoiser = model.module("denoiser")
-    weight = next(denoiser.parameters())
+    info = model.info
+    weight = next(model.modules.get(info.denoiser.name).parameters())
     texts = [[request.text for request in requests]]
-    if first.guidance_scale != 1.0:
+    scale = first.guidance_scale if info.guidance == "cfg" and first.guidance_scale != 1.0 else None
+    if scale is not None:
         texts.insert(0, [request.negative_prompt for request in requests])
     if contrast:
         texts.append(list(contrast.prompts))
-    conditioning = _conditioning(encode, texts, weight)
-    sampler = model.sampler(first.sampler, first.num_steps)
-    shape = (model.latent_channels, first.height // model.latent_scale, first.width // model.latent_scale)
+    conditioning = _conditioning(model, encode, texts, first, weight)
+    sampler = model.sampler(first.sampler, first.num_steps, first.height, first.width)
+    shape = (info.latent_channels, first.height // info.vae_scale_factor, first.width // info.vae_scale_factor)
     if noise_bchw is None:
         noise_bchw = torch.stack([normal(shape, request.seed, "picture") for request in requests])
     generators = [generator(request.seed, "sampler") for request in requests]
@@ -150,8 +149,9 @@ def denoise(
         on_step(number)
         seen_bchw = torch.cat([sampler.scale_input(latents_bchw, timestep)] * len(texts))
         with autocast():
-            answers_bchw = model.predict(seen_bchw, timestep.expand(seen_bchw.shape[0]), conditioning).float()
-        answer_bchw = _guided(answers_bchw.chunk(len(texts)), first.guidance_scale, contrast)
+            timesteps_b = timestep.float().expand(seen_bchw.shape[0])
+            answers_bchw = model.predict(seen_bchw, timesteps_b, conditioning).float()
+        answer_bchw = _guided(answers_bchw.chunk(len(texts)), scale, contrast)
         latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
         if held:
             kept_bchw = sampler.noised(held.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
@@ -180,7 +180,7 @@ def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
 
 def check_size(model: DiffusionModel, request: ImageRequest) -> None:
     """Raise `UserError` for a size that the model cannot draw."""
-    step = model.latent_scale
+    step = model.info.size_multiple
     if max(request.width, request.height) > MAX_SIDE_PX or request.width * request.height > MAX_PIXELS:
         raise UserError(
             "this size cannot be drawn",
@@ -196,46 +196,42 @@ def check_size(model: DiffusionModel, request: ImageRequest) -> None:
         )
 
 
-def suited_sampler(name: str, schedule: NoiseSchedule) -> str:
-    """The solver that `auto` means for a model; any other name is itself.
-
-    Karras' steps are spread between the model's least and largest noise-to-signal ratio. Where the last training step
-    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise. Such a
-    model is drawn from with fresh noise at every step, which mends what earlier steps got wrong (decision 0027).
-    """
-    if name != "auto":
-        return name
-    return "euler_a" if _ends_in_noise(schedule) else "dpmpp_2m_karras"
+def negative_prompts(model: DiffusionModel, requests: Sequence[ImageRequest]) -> list[str]:
+    """The negative prompts that are read, each once: none with embedded guidance or a scale of 1."""
+    if model.info.guidance == "embedded":
+        return []
+    return list(dict.fromkeys(request.negative_prompt for request in requests if request.guidance_scale != 1.0))
 
 
-def suited_guidance(scale: float | None, schedule: NoiseSchedule) -> float:
-    """The classifier-free guidance that None means for a model; any number is itself.
-
-    7.5 as usual for Stable Diffusion 1, 4 where the last training step holds no signal: such models take guidance harder, and
-    colours burn out (Lin et al. 2024, 3.4).
-    """
-    if scale is not None:
-        return scale
-    return 4.0 if _ends_in_noise(schedule) else 7.5
-
-
-def _ends_in_noise(schedule: NoiseSchedule) -> bool:
-    return float(schedule.alphas_cumprod_t[-1]) < 1e-6
+def unread_negative(model: DiffusionModel, requests: Sequence[ImageRequest]) -> str | None:
+    """One line about negative prompts that a model with embedded guidance cannot read; None where there is none."""
+    count = len({request.negative_prompt for request in requests} - {""})
+    if model.info.guidance == "cfg" or not count:
+        return None
+    return (
+        f"warning: this model reads no negative prompt (its guidance is embedded): {count} negative "
+        f"prompt{'s are' if count > 1 else ' is'} left out"
+    )
 
 
-def _conditioning(encode: Encode, texts: Sequence[Sequence[str]], weight: Tensor) -> Conditioning:
-    """States of some lists of prompts, one below the other."""
-    both = reduce(concatenate, [collate(encode(prompts)) for prompts in texts])
-    mask = both.mask_bl.to(weight.device) if both.mask_bl is not None else None
-    return Conditioning(both.hidden_bld.to(weight.device, weight.dtype), mask)
+def _conditioning(
+    model: DiffusionModel, encode: Encode, texts: Sequence[Sequence[str]], request: ImageRequest, weight: Tensor
+) -> Conditioning:
+    """Of some lists of prompts, one below the other, for images of one size, on the device of `weight`."""
+    encoded = [tensors for prompts in texts for tensors in encode(prompts)]
+    size = (request.width, request.height)
+    geometry = [ImageGeometry(original=size, crop=(0, 0), target=size)] * len(encoded)
+    scale = request.guidance_scale if model.info.guidance == "embedded" else None
+    conditioning = model.condition(encoded, geometry, scale)
+    return {name: tensor.to(weight.device) for name, tensor in conditioning.items()}
 
 
-def _guided(answers: Sequence[Tensor], guidance_scale: float, contrast: Contrast | None) -> Tensor:
-    """One answer of those to the negative prompts (unless guidance is 1), to the prompts, and to contrasts if there are any."""
-    asked_bchw = answers[0] if guidance_scale == 1.0 else answers[1]
+def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast | None) -> Tensor:
+    """One answer of those to negative prompts (unless `scale` is None), to prompts, and to contrasts if there are any."""
+    asked_bchw = answers[0] if scale is None else answers[1]
     answer_bchw = asked_bchw
-    if guidance_scale != 1.0:
-        answer_bchw = answers[0] + guidance_scale * (asked_bchw - answers[0])
+    if scale is not None:
+        answer_bchw = answers[0] + scale * (asked_bchw - answers[0])
     if contrast:
         answer_bchw = answer_bchw + contrast.scale * (asked_bchw - answers[-1])
     return answer_bchw

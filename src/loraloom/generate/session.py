@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
 from loraloom.config.domains import open_domain
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import PromptMethod
-from loraloom.generate.images import generate, suited_guidance, suited_sampler
+from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe
 from loraloom.lora.files import AdapterFile, attach, read_adapter
 from loraloom.lora.inject import Adapter, set_weight
@@ -28,7 +27,7 @@ from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, syntax_line
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
-from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaults, Tensors
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -106,12 +105,13 @@ class Session:
 
     def recipe(self, request: ImageRequest) -> Recipe:
         """All that decides the image of a request in this session."""
-        source = self.model.source
+        source = self.model.info.source
         return Recipe(
             request=request,
             model={
                 "source": source.location, "revision": source.revision, "variant": source.variant,
-                "config": source.config, "family": self.model.family, "sha256": self.model.fingerprint("denoiser"),
+                "config": source.config, "family": self.model.info.family,
+                "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
             adapters=[
                 {"path": str(placed.file.path), "sha256": placed.file.sha256, "weight": placed.weight}
@@ -130,17 +130,16 @@ class Session:
         weights were switched off: then it is meant as text."""
         weighting = self.config.weighting
         prompts = {request.prompt: request.text for request in reversed(requests)}  # of several expansions the first
-        negative = dict.fromkeys(request.negative_prompt for request in requests if request.guidance_scale != 1.0)
-        lines = [
+        negative = negative_prompts(self.model, requests)
+        lines: list[str | None] = [
             *cut_lines(self.encoder, reversed(prompts.values()), weighting=weighting),
             *cut_lines(
                 self.encoder, negative, weighting=weighting, noun="negative prompts", what="the negative prompt "
             ),
         ]
         if weighting:
-            syntax = syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True)
-            lines += [syntax] if syntax else []
-        return lines
+            lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
+        return [line for line in [*lines, unread_negative(self.model, requests)] if line]
 
     def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
         """Lines for the user: whether the model is told more than was written."""
@@ -150,8 +149,8 @@ class Session:
             f"note: what the prompt leaves open is decided first: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
         ]
 
-    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """States of prompts, (n, k, d) each."""
+    def encode(self, prompts: Sequence[str]) -> list[Tensors]:
+        """The named tensors of each prompt."""
         with torch.inference_mode(), self.autocast():
             return self.encoder.encode(prompts, weighting=self.config.weighting)
 
@@ -191,16 +190,12 @@ def open_session(
     files = [read_adapter(place) for place, _ in adapters]
     record: Mapping[str, Any] = files[0].record if files else {}
     model = open_model(source, family) if source else _open_recorded(record, files, family)
-    suited = {
-        "sampler": suited_sampler(config.sampler, model.schedule),
-        "guidance_scale": suited_guidance(config.guidance_scale, model.schedule),
-    }
-    config = config.model_copy(update=suited)
+    config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
-    for part in ("denoiser", "text_encoder", "vae"):
+    for part in model.info.parts:
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
-        model.place(part, device, torch.float32 if part == "vae" else dtype)
+        model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
     placed = _place(model, files, [weight for _, weight in adapters], Losses(say, config.strict))
     texts = open_domain(domain or str(record.get("domain", "freetext")), record.get("domain_settings", {}))
     chosen = method or _recorded_method(record, files)
@@ -213,6 +208,14 @@ def open_session(
         _size(model, config, record),
         MergedLora(model, [each.adapter for each in placed], changing=changing),
     )
+
+
+def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, Any]:
+    """The model's own defaults for what the settings leave open."""
+    return {
+        "sampler": defaults.sampler if config.sampler == "auto" else config.sampler,
+        "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+    }
 
 
 def _open_recorded(record: Mapping[str, Any], files: Sequence[AdapterFile], family: str) -> DiffusionModel:
@@ -254,7 +257,7 @@ def _place(
         updates.append(file.updates(model))
         losses.add(*updates[-1].notes)
         trained_on = file.record.get("base_sha256")
-        if trained_on and trained_on != model.fingerprint("denoiser"):
+        if trained_on and trained_on != model.modules.fingerprint(model.info.denoiser.name):
             other = (file.record.get("base") or {}).get("source")
             losses.add(f"note: {file.path.name} was trained on another base ({other})")
     losses.check()
@@ -266,7 +269,7 @@ def _place(
 
 def _size(model: DiffusionModel, config: GenerateConfig, record: Mapping[str, Any]) -> tuple[int, int]:
     trained = str(record.get("size") or "").split("x")
-    width, height = (int(trained[0]), int(trained[1])) if len(trained) == 2 else (model.default_size_px,) * 2
+    width, height = (int(trained[0]), int(trained[1])) if len(trained) == 2 else (model.info.defaults.size_px,) * 2
     if config.width or config.height:
         return config.width or config.height or width, config.height or config.width or height
     return width, height

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.lora.key_formats import Layers, baked, to_diffusers, to_kohya
+from loraloom.lora.fusing import Layers
+from loraloom.lora.key_formats import baked, to_diffusers, to_kohya
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_bytes
@@ -97,7 +98,8 @@ def verify_exports(
 
 def first_noise(model: DiffusionModel, request: ImageRequest) -> Tensor:
     """(1, c, h, w) the noise that a request starts from, decided by its seed alone."""
-    shape = (model.latent_channels, request.height // model.latent_scale, request.width // model.latent_scale)
+    info = model.info
+    shape = (info.latent_channels, request.height // info.vae_scale_factor, request.width // info.vae_scale_factor)
     return normal(shape, request.seed, "picture")[None]
 
 
@@ -122,8 +124,8 @@ def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: s
         "ss_network_dim": rank,
         "ss_network_alpha": float(rank) if rank is not None else "",
         "ss_output_name": name,
-        "ss_base_model_version": model.kohya_version,
-        "ss_sd_model_name": model.source.location,
+        "ss_base_model_version": model.lora_format.kohya_version,
+        "ss_sd_model_name": model.info.source.location,
         "ss_new_sd_model_hash": record.get("base_file_sha256"),
         "ss_resolution": size,
         "ss_num_train_images": record.get("num_images", ""),
@@ -139,12 +141,14 @@ def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: s
         "ss_seed": record.get("seed", ""),
         "ss_training_comment": f"trained with loraloom; trigger: {record.get('trigger', '')}",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{model.architecture}/lora",
+        "modelspec.architecture": f"{model.lora_format.architecture}/lora",
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": name,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "modelspec.resolution": size,
         "modelspec.trigger_phrase": record.get("trigger", ""),
-        "modelspec.prediction_type": {"v_prediction": "v"}.get(model.schedule.prediction_type, "epsilon"),
+        "modelspec.prediction_type": {"v_prediction": "v", "epsilon": "epsilon"}.get(
+            model.info.schedule.prediction_type
+        ),
     }
     return {key: str(value) for key, value in values.items() if value is not None}

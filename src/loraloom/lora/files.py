@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from loraloom.lora.fusing import Layers
 from loraloom.lora.inject import Adapter, attach_tensors
-from loraloom.lora.key_formats import Layers
 from loraloom.lora.reading import Updates, check_tensors, read_updates
 from loraloom.lora.record import FULL_FORMAT, KEY, read_record
 from loraloom.lora.strength import Strength, read_strength

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
 from loraloom.lora.deltas import Delta, DeltaLayer
-from loraloom.protocols.model import DiffusionModel, LoraPreset
+from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
 
@@ -34,6 +34,7 @@ class Adapter:
         modules: For each part the names of the modules that carry a layer, sorted.
         parameters: Exchange key (`unet.….to_q.lora_A.weight`) to float32 parameter, in a fixed order.
         parts: Exchange key to part.
+        roles: Part to its role.
         deltas: Updates of whole weights, which do not learn.
     """
 
@@ -41,6 +42,7 @@ class Adapter:
     modules: Mapping[str, tuple[str, ...]]
     parameters: Mapping[str, nn.Parameter]
     parts: Mapping[str, str]
+    roles: Mapping[str, str]
     deltas: tuple[DeltaLayer, ...] = ()
 
     @property
@@ -107,25 +109,45 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
     Raises:
         UserError: No layer matches.
     """
-    module = model.module("denoiser")
-    preset = resolve_target(config.target, model.lora_presets)
-    chosen = {"denoiser": match_modules(module, preset)}
-    if not chosen["denoiser"]:
+    part = model.info.denoiser
+    module = model.modules.get(part.name)
+    preset = resolve_target(config.target, part.lora_targets)
+    chosen = {part.name: match_modules(module, preset)}
+    if not chosen[part.name]:
         linear = match_modules(module, LoraPreset(r".*", ("Linear", "Conv2d")))
         raise UserError(
             "lora.target matches no layer",
             got=config.target,
-            expected=f"one of {', '.join(model.lora_presets)}, or a regular expression on names such as {linear[0]}",
-            fix=did_you_mean(config.target, model.lora_presets),
+            expected=f"one of {', '.join(part.lora_targets)}, or a regular expression on names such as {linear[0]}",
+            fix=did_you_mean(config.target, part.lora_targets),
         )
     if config.text_encoder:
-        chosen["text_encoder"] = match_modules(model.module("text_encoder"), model.text_encoder_preset)
-        assert chosen["text_encoder"], "the family's text encoder preset matches nothing"
-    for part, names in chosen.items():
+        for encoder in learning_text_encoders(model):
+            first = next(iter(encoder.lora_targets.values()))
+            chosen[encoder.name] = match_modules(model.modules.get(encoder.name), first)
+            assert chosen[encoder.name], f"the family's LoRA target of {encoder.name} matches nothing"
+    for name, names in chosen.items():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "lora", part))
-            _inject(model.module(part), names, ADAPTER_NAME, config.rank, config.alpha or config.rank, config.dropout)
+            torch.manual_seed(derive_seed(seed, "lora", name))
+            _inject(
+                model.modules.get(name), names, ADAPTER_NAME, config.rank, config.alpha or config.rank, config.dropout
+            )
     return collect(model, ADAPTER_NAME, list(chosen))
+
+
+def learning_text_encoders(model: DiffusionModel) -> list[Part]:
+    """The text encoders that learn where `lora.text_encoder` is on.
+
+    Raises:
+        UserError: The family has none.
+    """
+    found = [part for part in model.info.text_encoders if part.lora_targets]
+    if not found:
+        raise UserError(
+            "lora.text_encoder is on, but the text encoders of this model do not learn", got=model.info.family,
+            fix="leave it off",
+        )  # fmt: skip
+    return found
 
 
 def attach_tensors(
@@ -145,7 +167,7 @@ def attach_tensors(
         deltas: Updates of whole weights: part -> module name -> update.
     """
     for part, modules in layers.items():
-        module = model.module(part)
+        module = model.modules.get(part)
         ranks = {key: int(down.shape[0]) for key, (down, _, _) in modules.items()}
         alphas = {key: alpha for key, (_, _, alpha) in modules.items()}
         most = max(ranks.values())
@@ -154,7 +176,7 @@ def attach_tensors(
     adapter = collect(model, name, list(layers))
     for parameter in adapter.parameters.values():
         parameter.requires_grad_(False)
-    found = {part: dict(base_layers(model.module(part))) for part in deltas or {}}
+    found = {part: dict(base_layers(model.modules.get(part))) for part in deltas or {}}
     whole = [DeltaLayer(found[part][key], delta, weight) for part, modules in (deltas or {}).items()
              for key, delta in modules.items()]  # fmt: skip
     return replace(adapter, deltas=tuple(whole))
@@ -163,7 +185,7 @@ def attach_tensors(
 def set_weight(model: DiffusionModel, adapter: Adapter, weight: float) -> None:
     """Multiply the adapter's effect by `weight` (0 is the base, 1 as trained)."""
     for part in adapter.modules:
-        for _, layer in lora_layers(model.module(part)):
+        for _, layer in lora_layers(model.modules.get(part)):
             if adapter.name in layer.scaling:
                 layer.set_scale(adapter.name, weight)
     for delta in adapter.deltas:
@@ -176,16 +198,18 @@ def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
     parameters: dict[str, nn.Parameter] = {}
     owner: dict[str, str] = {}
     for part in parts:
-        found = sorted((key, layer) for key, layer in lora_layers(model.module(part)) if name in layer.lora_A)
+        found = sorted((key, layer) for key, layer in lora_layers(model.modules.get(part)) if name in layer.lora_A)
         modules[part] = tuple(key for key, _ in found)
         for key, layer in found:
             for letter, holder in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 parameter: Any = holder[name].weight
                 parameter.data = parameter.data.float()
-                exchange = f"{model.component(part)}.{model.diffusers_name(part, key)}.{letter}.weight"
+                exchange = (
+                    f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, key)}.{letter}.weight"
+                )
                 parameters[exchange] = parameter
                 owner[exchange] = part
-    return Adapter(name, modules, parameters, owner)
+    return Adapter(name, modules, parameters, owner, {part: model.info.part(part).role for part in modules})
 
 
 def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

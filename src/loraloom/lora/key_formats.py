@@ -11,9 +11,8 @@ Written files have alpha / rank baked into B and alpha = rank, because readers d
 import torch
 from torch import Tensor
 
+from loraloom.lora.fusing import Layers, fuse_layers
 from loraloom.protocols.model import DiffusionModel
-
-Layers = dict[str, dict[str, tuple[Tensor, Tensor, float]]]
 
 
 def baked(layers: Layers) -> Layers:
@@ -32,16 +31,16 @@ def to_diffusers(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> d
     tensors: dict[str, Tensor] = {}
     for part, modules in layers.items():
         for name, (down, up, _) in modules.items():
-            stem = f"{model.component(part)}.{model.diffusers_name(part, name)}"
+            stem = f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, name)}"
             tensors[f"{stem}.lora_A.weight"] = down.to(dtype)
             tensors[f"{stem}.lora_B.weight"] = up.to(dtype)
     return tensors
 
 
 def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keys of sd-scripts, with `.alpha` = rank; the layers must be `baked`."""
+    """Keys of sd-scripts, with `.alpha` = rank and layers fused as it has them; the layers must be `baked`."""
     tensors: dict[str, Tensor] = {}
-    for part, modules in layers.items():
+    for part, modules in fuse_layers(model, layers).items():
         for name, (down, up, alpha) in modules.items():
             stem = _kohya_stem(model, part, name)
             tensors[f"{stem}.lora_down.weight"] = down.to(dtype)
@@ -51,4 +50,4 @@ def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[
 
 
 def _kohya_stem(model: DiffusionModel, part: str, name: str) -> str:
-    return f"{model.kohya_prefix(part)}_{model.diffusers_name(part, name).replace('.', '_')}"
+    return f"{model.lora_format.kohya_prefix(part)}_{model.lora_format.diffusers_name(part, name).replace('.', '_')}"

@@ -28,7 +28,9 @@ class MergedLora:
 
     def __init__(self, model: DiffusionModel, adapters: Sequence[Adapter], *, changing: bool) -> None:
         parts = dict.fromkeys(part for adapter in adapters for part in adapter.modules)
-        layers = {id(layer.get_base_layer()): layer for part in parts for _, layer in lora_layers(model.module(part))}
+        layers = {
+            id(layer.get_base_layer()): layer for part in parts for _, layer in lora_layers(model.modules.get(part))
+        }
         deltas: dict[int, list[DeltaLayer]] = {}
         for delta in (delta for adapter in adapters for delta in adapter.deltas):
             deltas.setdefault(id(delta.layer), []).append(delta)

@@ -6,14 +6,15 @@ plain LoRA, a `Delta` for every other kind. Keys, kinds and shapes are checked o
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from loraloom.lora.deltas import FORMULAS, Delta
-from loraloom.lora.key_formats import Layers
+from loraloom.lora.fusing import Layers, fused_shape, split_layers
 from loraloom.lora.kinds import ReadKind, base_named, kind_of, refuse, split_key
-from loraloom.lora.names import PARTS, base_modules, stems_of
+from loraloom.lora.names import base_modules, fused_layers, stems_of
 from loraloom.lora.strength import Strength
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
@@ -110,14 +111,19 @@ def locate(
             raise UserError(f"{where} holds a layer twice", got=twice, fix="get a file in one key format")
         roles[found[1]] = key
     if rest or not grouped:
-        raise refuse(rest, len(infos), where, metadata, model.architecture)
+        raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture)
     places: list[Place] = []
-    weights = {part: base_modules(model.module(part)) for part in {part for part, _ in grouped}}
+    shapes = {part: _weight_shapes(model, part) for part in {part for part, _ in grouped}}
     for (part, name), keys in grouped.items():
         stem = spelled[part, name]
         kind = kind_of(keys, where, stem)
         places.append(Place(part=part, name=name, stem=stem, kind=kind, keys=keys))
-        _check_shapes(places[-1], infos, tuple(weights[part][name].weight.shape), where, metadata)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        _check_shapes(places[-1], infos, shapes[part][name], where, metadata)
+        if name in fused_layers(model, part) and (kind.formula != "lora" or _VECTORS & keys.keys()):
+            raise UserError(
+                f"{where}: {shown(stem)} holds several layers of this model", got=kind.name,
+                expected="a plain LoRA, which can be taken apart", fix="get a file whose layers are apart",
+            )  # fmt: skip
     return places
 
 
@@ -159,15 +165,23 @@ def read_updates(
         bias = values.pop("diff_b", None)
         delta = Delta(kind=place.kind.formula, tensors=values, scale=scale, magnitude=magnitude, bias=bias)
         deltas.setdefault(place.part, {})[place.name] = delta
+    pairs = split_layers(model, pairs)
     return Updates(
         pairs=pairs, deltas=deltas, notes=tuple(_notes(model, metadata, unstated, stated, len(places), where))
     )
 
 
+def _weight_shapes(model: DiffusionModel, part: str) -> dict[str, tuple[int, ...]]:
+    """The weight's shape of every layer of a part, and of the layers that hold several in other programs' files."""
+    layers: dict[str, Any] = {**base_modules(model.modules.get(part))}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    return shapes | {name: fused_shape(model, part, members) for name, members in fused_layers(model, part).items()}
+
+
 def _find_modules(model: DiffusionModel, stems: set[str]) -> dict[str, tuple[str, str]]:
     """Stem -> (part, module). A part's weights are read only when an earlier one lacks a stem."""
     found: dict[str, tuple[str, str]] = {}
-    for part in PARTS:
+    for part in [each.name for each in model.info.parts if each.lora_targets]:
         if stems <= found.keys():
             break
         for stem, name in stems_of(model, part).items():
@@ -225,9 +239,9 @@ def _factor(
     """What a layer's update is multiplied by; None where nothing is stated."""
     if place.kind.formula == "diff":
         return 1.0
-    component = model.component(place.part)
+    component = model.lora_format.component(place.part)
     if "alpha" not in place.keys:
-        names = (model.diffusers_name(place.part, place.name), place.name)
+        names = (model.lora_format.diffusers_name(place.part, place.name), place.name)
         factor = strength.factor(component, names, rank)
         return factor if factor is not None or rank is not None else 1.0
     key = place.keys["alpha"]
@@ -242,7 +256,7 @@ def _factor(
 def _magnitude(model: DiffusionModel, place: Place, values: dict[str, Tensor], strength: Strength) -> Tensor | None:
     """DoRA's norms, taken out of `values`."""
     given = [role for role in ("magnitude", "dora_scale") if role in values]
-    stated = strength.stated(model.component(place.part))
+    stated = strength.stated(model.lora_format.component(place.part))
     if not given:
         if stated and stated.use_dora:
             raise UserError(
@@ -252,7 +266,7 @@ def _magnitude(model: DiffusionModel, place: Place, values: dict[str, Tensor], s
         return None
     if len(given) == 2:
         raise UserError(f"{strength.where} holds DoRA norms twice", got=str(shown(place.stem)), fix="ask its author")
-    weight = base_modules(model.module(place.part))[place.name].weight
+    weight = base_modules(model.modules.get(place.part))[place.name].weight
     shape = _norm_shape(given[0], tuple(values[given[0]].shape), tuple(weight.shape))  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert shape is not None, "checked on the header"
     return values.pop(given[0]).reshape(shape)
@@ -287,9 +301,9 @@ def _notes(
             some += " (the " + " and the ".join(part.replace("_", " ") for part in dict.fromkeys(unstated)) + ")"
         yield f"note: {where}: no alpha in the file{some}: alpha = rank; `--adapter-weight` changes the strength"
     version, architecture = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
-    other = version.startswith("sd") and not version.startswith(model.kohya_version)
-    if other or (architecture and not architecture.startswith(model.architecture)):
-        yield f"note: {where} names another kind of base than {model.architecture}: {base_named(metadata)}"
+    other = version.startswith("sd") and not version.startswith(model.lora_format.kohya_version)
+    if other or (architecture and not architecture.startswith(model.lora_format.architecture)):
+        yield f"note: {where} names another kind of base than {model.lora_format.architecture}: {base_named(metadata)}"
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -1,28 +1,101 @@
-"""Opening a model by the kind it says it is.
+"""Opening a model: its source is resolved once, then the family that it matches opens it.
 
-In: a `ModelSource` and a family name or `auto`. Out: an opened model of that family, no weights read.
+In: a `ModelSource` (hub id, diffusers folder, single checkpoint, `builtin:NAME`) and a family name or `auto`. Out: an
+opened model of that family, no weights read.
 """
 
+import re
+from pathlib import Path
+
 from loraloom import plugins
+from loraloom.models.files import ResolvedFiles
+from loraloom.models.hub import download
 from loraloom.protocols.model import DiffusionModel, Family, ModelSource
-from loraloom.utils.errors import UserError
+from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.safetensors_io import PICKLED, check_safetensors
+
+_BUILTIN = "builtin:"
+_ASSETS = Path(__file__).parents[1] / "assets"
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
-    """Open a model; `auto` asks every family whether it knows the source.
+    """Open a model; `auto` takes the first family that matches its files.
 
     Raises:
-        UserError: No family knows it, or it cannot be opened.
+        UserError: No family matches it, or it cannot be opened.
     """
+    files = resolve(source)
     if family != "auto":
-        return plugins.load("families", family).open(source)
+        return plugins.load("families", family).open(files)
     for name in plugins.names("families"):
         candidate: Family = plugins.load("families", name)
-        if candidate.recognises(source):
-            return candidate.open(source)
+        if candidate.matches(files):
+            return candidate.open(files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
+
+
+def resolve(source: ModelSource) -> ResolvedFiles:
+    """Find the files; of a hub model only configs and tokenizers are downloaded here, a few hundred kilobytes.
+
+    Raises:
+        UserError: Not there, gated, not a model, pickled; says what to do.
+    """
+    if source.location.startswith(_BUILTIN):
+        return ResolvedFiles(source=source, folder=_builtin(source.location.removeprefix(_BUILTIN)))
+    try:
+        path = Path(source.location).expanduser()
+        found = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, NUL, an unknown ~user
+        path, found = Path("/"), False
+    if found:
+        if not (path / "model_index.json").is_file():
+            raise UserError(
+                "not a diffusers model folder", got=source.location, expected="a folder with model_index.json",
+                fix=_nearby(path),
+            )  # fmt: skip
+        return ResolvedFiles(source=source, folder=path.resolve(), variant=source.variant)
+    if path.suffix.lower() == ".safetensors" or path.suffix.lower() in PICKLED:
+        check_safetensors(path)
+        return ResolvedFiles(source=source, folder=_config_folder(source), single_file=path.resolve())
+    if not _HUB_ID.match(source.location):
+        raise UserError(
+            "no such model",
+            got=source.location,
+            expected="a diffusers folder, a .safetensors file, a hub id (owner/name) or builtin:NAME",
+        )
+    folder = download(source.location, source.revision, source.variant, ())
+    hub = (source.location, source.revision)
+    return ResolvedFiles(source=source, folder=folder, variant=source.variant, hub=hub)
+
+
+def _builtin(name: str) -> Path:
+    """Folder of a model that ships with the package.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    known = {entry.parent.name: entry.parent for entry in _ASSETS.glob("*/model_index.json")}
+    if name not in known:
+        raise UserError(
+            "no such built-in model", got=name, fix=did_you_mean(name, known) if known else "this copy has none"
+        )
+    return known[name]
+
+
+def _nearby(path: Path) -> str:
+    inside = sorted(entry.parent.name for entry in path.glob("*/model_index.json"))
+    return f"did you mean {path.name}/{inside[0]}?" if inside else "save the model with diffusers' save_pretrained"
+
+
+def _config_folder(source: ModelSource) -> Path | None:
+    """The user's choice of configs and tokenizer for a single checkpoint, or None: the family then has its own."""
+    if source.config is None:
+        return None
+    folder = Path(source.config).expanduser()
+    return folder.resolve() if folder.is_dir() else download(source.config, None, None, ())

@@ -1,76 +1,75 @@
 """The one prompt encoder: training, samples, generation and the check of exports all read prompts through it.
 
-In: texts. Out: for each text its states (n, k, d); `combine.collate` makes the batch.
+In: texts. Out: for each text the named tensors of the family; `DiffusionModel.condition` makes the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from loraloom.config.run import PromptMethod
-from loraloom.prompts.combine import combine, emphasise
 from loraloom.prompts.windows import PromptPlan, plan_prompt
 from loraloom.protocols.domain import Domain
-from loraloom.protocols.model import TextEncoder
+from loraloom.protocols.model import Prompt, Tensors, TextModel, Window
 from loraloom.utils.atomic_files import sha256_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEncoder:
-    """A text encoder with a method for prompts longer than its window.
+    """The text encoders of a model with a method for prompts longer than its window.
 
     Attributes:
-        text: Tokenizer and encoder.
+        text: Tokenizers and encoders.
         domain: Knows sections and sentences.
         method: What becomes of prompts longer than one window.
         max_windows: Limit of one prompt's windows.
     """
 
-    text: TextEncoder
+    text: TextModel
     domain: Domain
     method: PromptMethod = "attention"
     max_windows: int = 8
 
     def plan(self, prompt: str, *, weighting: bool = False) -> PromptPlan:
-        """How the prompt is cut; needs no weights."""
-        return plan_prompt(
-            prompt, self.text, self.domain, self.method, max_windows=self.max_windows, weighting=weighting
-        )
+        """How the prompt is cut; needs no weights.
+
+        Where the text length of the model is fixed the windows hold the beginning, and `lost` is what no encoder reads.
+        """
+        text, limit = self.text, self.text.max_windows
+        if limit == 1 and self.method not in {"truncate", "smart"}:
+            cut = self._cut(prompt, "truncate", 1, weighting)
+            lost = text.unread(_prompt(cut, "truncate")) if cut.lost else ()
+            return replace(cut, lost=lost, lost_tokens=sum(len(text.tokenizer.tokenize(part)) for part in lost))
+        most = self.max_windows if limit is None else min(limit, self.max_windows)
+        return self._cut(prompt, self.method, most, weighting)
+
+    def _cut(self, prompt: str, method: PromptMethod, most: int, weighting: bool) -> PromptPlan:
+        return plan_prompt(prompt, self.text.tokenizer, self.domain, method, max_windows=most, weighting=weighting)
 
     def cache_key(self, prompt: str, *, weighting: bool = False, dtype: torch.dtype = torch.float32) -> str:
-        """sha256 over everything that decides the states: the windows, the method, tokenizer and encoder weights."""
+        """sha256 over everything that decides the embeddings: text, weights, windows, method, tokenizers and encoder weights.
+
+        The windows of the other tokenizers follow from the text and their fingerprint.
+        """
         plan = self.plan(prompt, weighting=weighting)
         windows = [(window.ids, window.weights) for window in plan.windows]
-        merge = self.method if len(windows) > 1 else "-"
-        return sha256_bytes(f"{windows}\n{merge}\n{self.text.fingerprint}\n{dtype}".encode())
+        method = self.method if len(windows) > 1 else "-"
+        return sha256_bytes(f"{plan.spans}\n{windows}\n{method}\n{self.text.fingerprint}\n{dtype}".encode())
 
-    def encode(self, prompts: Sequence[str], *, weighting: bool = False) -> list[Tensor]:
-        """States of each prompt: (n, k, d), n its number of windows (1 for every method but `attention`).
+    def encode(self, prompts: Sequence[str], *, weighting: bool = False) -> list[Tensors]:
+        """The tensors of each prompt, without a batch axis.
 
         Raises:
             UserError: A prompt needs more than `max_windows` windows.
         """
         return self.encode_plans([self.plan(prompt, weighting=weighting) for prompt in prompts])
 
-    def encode_plans(self, plans: Sequence[PromptPlan]) -> list[Tensor]:
-        """States of prompts that are cut already, as `encode` gives them."""
-        ids_nk = torch.tensor([self.text.window(window.ids) for plan in plans for window in plan.windows])
-        hidden_nkd = self.text.encode(ids_nk)
-        states: list[Tensor] = []
-        start = 0
-        for plan in plans:
-            own_nkd = hidden_nkd[start : start + len(plan.windows)]
-            start += len(plan.windows)
-            if any(weight != 1.0 for window in plan.windows for weight in window.weights):
-                own_nkd = emphasise(own_nkd, self._weights(plan))
-            states.append(combine(own_nkd, [len(window) for window in plan.windows], self.method))
-        return states
+    def encode_plans(self, plans: Sequence[PromptPlan]) -> list[Tensors]:
+        """The tensors of prompts that are cut already, as `encode` gives them."""
+        return self.text.encode([_prompt(plan, self.method) for plan in plans])
 
-    def _weights(self, plan: PromptPlan) -> Tensor:
-        """(n, k) weights, one at BOS, EOS and padding."""
-        weights_nk = torch.ones(len(plan.windows), self.text.window_tokens)
-        for row, window in zip(weights_nk, plan.windows, strict=True):
-            row[1 : 1 + len(window)] = torch.tensor(window.weights)
-        return weights_nk
+
+def _prompt(plan: PromptPlan, method: PromptMethod) -> Prompt:
+    windows = tuple(Window(window.ids, window.weights) for window in plan.windows)
+    return Prompt(text=plan.text, spans=plan.spans, windows=windows, num_tokens=plan.num_tokens, method=method)

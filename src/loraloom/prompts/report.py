@@ -10,7 +10,7 @@ from typing import get_args
 from loraloom.config.run import PromptMethod
 from loraloom.prompts.windows import PromptPlan, plan_prompt
 from loraloom.protocols.domain import Domain
-from loraloom.protocols.model import TextEncoder
+from loraloom.protocols.model import Tokenizer
 
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
@@ -29,7 +29,7 @@ class CaptionReport:
         return len(self.plans["attention"].windows)
 
 
-def report_captions(captions: Iterable[tuple[str, str]], encoder: TextEncoder, domain: Domain) -> list[CaptionReport]:
+def report_captions(captions: Iterable[tuple[str, str]], encoder: Tokenizer, domain: Domain) -> list[CaptionReport]:
     """Plan every caption (id, text) with every method; no limit of windows."""
     reports: list[CaptionReport] = []
     for id_, caption in captions:

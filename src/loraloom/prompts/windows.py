@@ -12,13 +12,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from loraloom.config.run import PromptMethod
 from loraloom.prompts.weighting import WeightedText, parse, unweighted
 from loraloom.protocols.domain import Domain, Section
-from loraloom.protocols.model import TextEncoder
+from loraloom.protocols.model import Tokenizer
 from loraloom.utils.errors import UserError
 
 
@@ -43,17 +43,21 @@ class PromptPlan:
         num_tokens: Exact count of the whole prompt without BOS and EOS and without repeated headers.
         lost: Text that no window carries, in reading order.
         lost_tokens: Tokens of that text.
+        text: The whole prompt as plain text, without the syntax of weights.
+        spans: The same text in runs of equal weight.
     """
 
     windows: tuple[Piece, ...]
     num_tokens: int
     lost: tuple[str, ...] = ()
     lost_tokens: int = 0
+    text: str = ""
+    spans: tuple[tuple[str, float], ...] = ()
 
 
 def plan_prompt(
     prompt: str,
-    encoder: TextEncoder,
+    encoder: Tokenizer,
     domain: Domain,
     method: PromptMethod,
     *,
@@ -75,6 +79,19 @@ def plan_prompt(
         UserError: More than `max_windows` windows.
     """
     weighted = parse(prompt) if weighting else unweighted(prompt)
+    plan = _plan(prompt, weighted, encoder, domain, method, max_windows)
+    return replace(plan, text=weighted.text, spans=_spans(weighted))
+
+
+def _spans(weighted: WeightedText) -> tuple[tuple[str, float], ...]:
+    pairs = zip(weighted.text, weighted.weights, strict=True)
+    runs = groupby(pairs, key=lambda pair: pair[1])
+    return tuple(("".join(char for char, _ in run), weight) for weight, run in runs)
+
+
+def _plan(
+    prompt: str, weighted: WeightedText, encoder: Tokenizer, domain: Domain, method: PromptMethod, max_windows: int
+) -> PromptPlan:
     capacity = encoder.window_tokens - 2
     whole = _piece(weighted.text, iter(_visible(weighted)), encoder.tokenize)
     if len(whole) <= capacity:
@@ -179,7 +196,7 @@ class _Packer:
         self.put(sentence)
 
 
-def _pack(sections: Sequence[_Section], capacity: int, encoder: TextEncoder) -> list[Piece]:
+def _pack(sections: Sequence[_Section], capacity: int, encoder: Tokenizer) -> list[Piece]:
     packer = _Packer(capacity)
     nothing = Piece("", (), ())
     for section in sections:
@@ -194,7 +211,7 @@ def _pack(sections: Sequence[_Section], capacity: int, encoder: TextEncoder) -> 
     return packer.done
 
 
-def _cut(sentence: Piece, room: int, encoder: TextEncoder) -> list[Piece]:
+def _cut(sentence: Piece, room: int, encoder: Tokenizer) -> list[Piece]:
     """The sentence in parts of at most `room` tokens: at commas, else at words, else between tokens."""
     if len(sentence) <= room:
         return [sentence]
@@ -218,7 +235,7 @@ def _cut(sentence: Piece, room: int, encoder: TextEncoder) -> list[Piece]:
     ]
 
 
-def _align(parts: Sequence[str], sentence: Piece, encoder: TextEncoder) -> list[Piece] | None:
+def _align(parts: Sequence[str], sentence: Piece, encoder: Tokenizer) -> list[Piece] | None:
     """Give each part of a sentence its share of the ids; None when the tokenizer does not cut there."""
     pieces: list[Piece] = []
     start = 0

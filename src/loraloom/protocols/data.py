@@ -124,7 +124,7 @@ class Batch:
     Attributes:
         ids: Sample ids, for messages.
         latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
-        timesteps_b, conditioning: (b,) int64; of the final captions, dropped ones empty.
+        timesteps_b, conditioning: (b,) int64 training steps; of the final captions, dropped ones empty.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
         latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each image; None is all alike.
     """

@@ -2,9 +2,9 @@
 
 Legend of tensor shapes, used as suffixes of names:
 
-    b  images in a batch          l  tokens of the conditioning (windows x window length)
+    b  images in a batch            l  tokens of the conditioning (windows x window length)
     c  channels                     d  width of the text encoder's hidden state
-    h  height   w  width            t  diffusion timesteps, 0 .. num_train_timesteps - 1
+    h  height   w  width            t  training steps of the forward process, 0 .. T - 1
     n  windows of one prompt        k  tokens in one encoder window (77 for CLIP)
 `pixels_bchw` are float in [-1, 1]; `latents_bchw` are scaled latents (VAE output x scaling factor), float.
 """
@@ -13,9 +13,9 @@ Legend of tensor shapes, used as suffixes of names:
 # The body of a protocol's method is its docstring.
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # a verb's --help must not pay for torch
     import torch
@@ -24,15 +24,19 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
     from loraloom.protocols.generation import ImageRequest
 
 
-class TextEncoder(Protocol):
-    """A tokenizer with an encoder of fixed window length."""
+Tensors = Mapping[str, "Tensor"]
+"""What the text encoders make of one prompt, without a batch axis; names are the family's own. Shared code caches it."""
+
+Conditioning = Mapping[str, "Tensor"]
+"""What the denoiser is given beside latents and timesteps, batch axis first; names are the family's own. Shared code moves it
+between devices and passes it on."""
+
+
+class Tokenizer(Protocol):
+    """A tokenizer with a fixed window length."""
 
     window_tokens: int
     """k: length of one window with BOS and EOS (77 for CLIP)."""
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over tokenizer and encoder weights: the text part of a cache key."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids without BOS, EOS and padding, never cut."""
@@ -43,34 +47,96 @@ class TextEncoder(Protocol):
     def window(self, ids: Sequence[int]) -> list[int]:
         """k ids: BOS, `ids` (at most k - 2), EOS, the model's own padding."""
 
-    def encode(self, ids_nk: "Tensor") -> "Tensor":
-        """int64 ids (n, k) to hidden states (n, k, d) as the denoiser was trained to read them."""
-
 
 @dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What the denoiser's cross-attention reads.
+class Window:
+    """Token ids of one encoder window without BOS, EOS and padding, and a weight for each."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt as text encoders read it. CLIP reads the windows; T5 and language models read the text.
 
     Attributes:
-        hidden_bld: (b, l, d) hidden states.
-        mask_bl: (b, l) bool, False where a whole window only pads to a longer neighbour; None when all are real.
+        text: Plain text; the syntax of weights is taken out.
+        spans: The same text in runs of equal weight.
+        windows: Cut for `TextModel.tokenizer`, at least one.
+        num_tokens: Tokens of the whole text by that tokenizer.
+        method: How several windows become one sequence: `attention` keeps all, `mean`, `max` and `weighted` combine them.
     """
 
-    hidden_bld: "Tensor"
-    mask_bl: "Tensor | None" = None
+    text: str
+    spans: tuple[tuple[str, float], ...]
+    windows: tuple[Window, ...]
+    num_tokens: int
+    method: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageGeometry:
+    """Where an image comes from, for families that are conditioned on it (SDXL, Podell et al. 2023).
+
+    Attributes:
+        original: (width, height) of the source image in pixels.
+        crop: (left, top) of what was kept, in pixels of the scaled image.
+        target: (width, height) of the image that is learned or drawn.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+
+
+class TextModel(Protocol):
+    """The tokenizers and text encoders of a model."""
+
+    max_windows: int | None
+    """Most windows of one prompt that the denoiser reads: 1 where its text length is fixed, None for any number."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The one whose windows are cut."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all tokenizers and the weights of all encoders: the text part of a cache key."""
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
+        """The tensors of each prompt, on the encoders' device."""
+
+    def unread(self, prompt: Prompt) -> tuple[str, ...]:
+        """The parts of a prompt's text that no encoder reads when its first window is all that is cut; empty where nothing is.
+
+        Asked where `max_windows` is 1.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseSchedule:
-    """The forward process that the model was trained with.
+    """The forward process that the model was trained with: x_t = signal_t x_0 + sigma_t noise.
+
+    Three tables over training steps 0 (least noise) to T - 1 carry DDPM (Ho et al. 2020) and rectified flow (Liu et al. 2022)
+    alike.
 
     Attributes:
-        alphas_cumprod_t: (num_train_timesteps,) float64 on the CPU, in (0, 1]: share of signal variance left at t.
-        prediction_type: What the denoiser answers: the noise (`epsilon`) or `v_prediction` (Salimans & Ho 2022).
+        timestep_t: (T,) float64 on the CPU: what the denoiser is given at each training step.
+        signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
+        prediction_type: What the denoiser answers: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
+            Salimans & Ho 2022) or noise - x_0 (`flow`).
     """
 
-    alphas_cumprod_t: "Tensor"
-    prediction_type: Literal["epsilon", "v_prediction"]
+    timestep_t: "Tensor"
+    signal_t: "Tensor"
+    sigma_t: "Tensor"
+    prediction_type: Literal["epsilon", "v_prediction", "flow"]
+
+    @property
+    def num_timesteps(self) -> int:
+        """T: training steps of the forward process."""
+        return int(self.signal_t.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +157,99 @@ class ModelSource:
     prediction_type: str = "auto"
 
 
+class ModelFiles(Protocol):
+    """The files of one model, resolved once: nothing that a family asks here finds the source again.
+
+    Names are those of the diffusers layout: `unet` is a part's folder, `unet/config.json` its config.
+    """
+
+    @property
+    def source(self) -> ModelSource:
+        """As the user named it."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Configs and tokenizers; None for a single file whose configs nobody named."""
+
+    @property
+    def single_file(self) -> Path | None:
+        """The checkpoint when all weights are in one file."""
+
+    @property
+    def variant(self) -> str | None:
+        """Weight file variant such as `fp16`."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file or folder of the layout is there."""
+
+    def path(self, name: str) -> Path:
+        """The path of a file or folder of the layout."""
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        """A JSON config.
+
+        Raises:
+            UserError: Missing, not a JSON object, or asking for code of its own.
+        """
+
+    def tensor_names(self) -> frozenset[str]:
+        """Names of the tensors of a single file; empty for a folder. Reads the header only."""
+
+    def with_configs(self, default: str) -> "ModelFiles":
+        """The same files with a folder of configs; for a single file without one that of the hub model `default`.
+
+        The only call that may download; `Family.matches` does not make it.
+        """
+
+    def weight_files(self, folder: str) -> list[Path]:
+        """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
+
+        Raises:
+            UserError: None there, or pickled ones only; says what to do.
+        """
+
+    def fingerprint(self, folder: str) -> str:
+        """sha256 over the weight files and the config of a part."""
+
+    def file_sha256(self) -> str | None:
+        """sha256 of a single file; None for a folder."""
+
+
+class Modules(Protocol):
+    """The modules of an opened model by part name; `models.module_store.ModuleStore` is the one in use."""
+
+    def get(self, part: str) -> "nn.Module":
+        """The part's module, loaded if need be, frozen, in evaluation mode."""
+
+    def loaded(self, part: str) -> bool:
+        """Whether the part's weights are in memory."""
+
+    def place(self, part: str, device: "torch.device", dtype: "torch.dtype") -> "nn.Module":
+        """The part's module on a device in a dtype."""
+
+    def drop(self, part: str) -> None:
+        """Forget the part's weights; the next use reads them again."""
+
+    def fingerprint(self, part: str) -> str:
+        """sha256 over a part's weights and config: the VAE's in cache keys, the denoiser's in adapters."""
+
+    def file_sha256(self) -> str | None:
+        """sha256 of the whole model where it is one file: what other programs know a base by."""
+
+    def checkpoint_gradients(self, part: str) -> None:
+        """Compute activations of the part again in the backward pass instead of keeping them.
+
+        Raises:
+            UserError: The part cannot do so.
+        """
+
+
 class Sampler(Protocol):
     """One numerical solver with its steps set."""
 
     @property
     def timesteps(self) -> "Tensor":
-        """(num_steps,) from noise to image."""
+        """(num_steps,) what the denoiser is given at each step, from noise to image."""
 
     @property
     def init_noise_sigma(self) -> float:
@@ -116,48 +269,148 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoraPreset:
-    """Which layers of the denoiser carry LoRA: modules of a type in `kinds` whose name matches `pattern`."""
+    """Which layers of a part carry LoRA: modules of a type in `kinds` whose name matches `pattern`."""
 
     pattern: str
     kinds: tuple[str, ...] = ("Linear",)
 
 
-class DiffusionModel(Protocol):
-    """An opened model. Weights of a part (`denoiser`, `vae`, `text_encoder`) are read when first used; they can be dropped."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a model that has weights of its own.
+
+    Attributes:
+        name: The family's own, unique in the model: the key of `Modules`.
+        role: What shared code may use it for.
+        lora_targets: Name -> which layers carry LoRA, the default first; empty where the part does not learn.
+    """
+
+    name: str
+    role: Literal["denoiser", "vae", "text_encoder"]
+    lora_targets: Mapping[str, LoraPreset] = field(default_factory=dict[str, LoraPreset])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """How images are drawn where the user leaves it open.
+
+    Attributes:
+        sampler: Name of the solver.
+        num_steps: Denoiser steps.
+        guidance_scale: Classifier-free or embedded, see `ModelInfo.guidance`.
+        size_px: Side of a square image.
+        exact_sampler: A solver without random numbers of its own, which exports are compared with.
+    """
+
+    sampler: str
+    num_steps: int
+    guidance_scale: float
+    size_px: int
+    exact_sampler: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """All that is known of a model without its weights.
+
+    Attributes:
+        family: Name of the family.
+        source: Where it comes from, as the user named it.
+        parts: One denoiser, one VAE, any number of text encoders.
+        schedule: The forward process.
+        latent_channels: Of the latents that `DiffusionModel.predict` takes.
+        vae_scale_factor: Pixels along a side for one latent.
+        size_multiple: Sides of images are multiples of this many pixels.
+        guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
+            is given the scale, and there is no negative prompt.
+        defaults: How images are drawn where the user leaves it open.
+    """
 
     family: str
     source: ModelSource
+    parts: tuple[Part, ...]
     schedule: NoiseSchedule
     latent_channels: int
-    latent_scale: int
-    """Pixels along a side for one latent."""
-    default_size_px: int
+    vae_scale_factor: int
+    size_multiple: int
+    guidance: Literal["cfg", "embedded"]
+    defaults: SamplingDefaults
+
+    @property
+    def denoiser(self) -> Part:
+        """The part that predicts."""
+        return next(part for part in self.parts if part.role == "denoiser")
+
+    @property
+    def vae(self) -> Part:
+        """The part that encodes and decodes images."""
+        return next(part for part in self.parts if part.role == "vae")
+
+    @property
+    def text_encoders(self) -> tuple[Part, ...]:
+        """The parts that read prompts."""
+        return tuple(part for part in self.parts if part.role == "text_encoder")
+
+    def part(self, name: str) -> Part:
+        """The part of that name."""
+        return next(part for part in self.parts if part.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """Several linear layers of a part that other programs hold as one, such as to_q, to_k and to_v as qkv.
+
+    Attributes:
+        name: The one layer's name there, as a module name: `blocks.0.attn.qkv`.
+        modules: The layers here, in the order of the one layer's output rows.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+
+
+class LoraFormat(Protocol):
+    """How adapter files of this and other programs name a family's layers, and which of them hold several as one."""
+
     architecture: str
     """Name in `modelspec.architecture`, such as `stable-diffusion-v1`."""
     kohya_version: str
     """Name in `ss_base_model_version`, such as `sd_v1`."""
-    lora_presets: Mapping[str, LoraPreset]
-    text_encoder_preset: LoraPreset
-    """Which layers of the text encoder carry LoRA when it learns too."""
+
+    def component(self, part: str) -> str:
+        """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""
+
+    def kohya_prefix(self, part: str) -> str:
+        """The first word of the part's keys in kohya's layout (`lora_unet`)."""
+
+    def diffusers_name(self, part: str, module_name: str) -> str:
+        """A module's name as adapter files spell it; differs where a library renamed its modules."""
+
+    def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Further stems of keys that mean one of the modules `names`, to that module."""
+
+    def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
+        """The layers of kohya's layout that hold several of the modules `names`."""
+
+
+class DiffusionModel(Protocol):
+    """An opened model. Weights of a part are read when first used; they can be dropped."""
 
     @property
-    def text(self) -> TextEncoder:
-        """The tokenizer and encoder of prompts."""
+    def info(self) -> ModelInfo:
+        """What is known without weights."""
 
-    def fingerprint(self, part: str) -> str:
-        """sha256 over a part's weights and config: the VAE's in cache keys, the denoiser's in adapters."""
+    @property
+    def text(self) -> TextModel:
+        """The tokenizers and encoders of prompts."""
 
-    def file_sha256(self) -> str | None:
-        """sha256 of the whole model where it is one file: what other programs know a base by."""
+    @property
+    def modules(self) -> Modules:
+        """The modules of its parts."""
 
-    def module(self, part: str) -> "nn.Module":
-        """The part's module, loaded if need be, frozen, in evaluation mode."""
-
-    def place(self, part: str, device: "torch.device", dtype: "torch.dtype") -> "nn.Module":
-        """The part's module on a device in a dtype."""
-
-    def drop(self, part: str) -> None:
-        """Forget the part's weights; the next use reads them again."""
+    @property
+    def lora_format(self) -> LoraFormat:
+        """How adapter files name its modules."""
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
         """Write the whole model as it is now to a folder that `open` reads; appears whole."""
@@ -171,24 +424,26 @@ class DiffusionModel(Protocol):
     def decode_latents(self, latents_bchw: "Tensor") -> "Tensor":
         """Scaled latents to pixels (b, 3, H, W), float32, clipped to [-1, 1]."""
 
-    def predict(self, latents_bchw: "Tensor", timesteps_b: "Tensor", conditioning: Conditioning) -> "Tensor":
-        """The denoiser's answer (b, c, h, w)."""
+    def condition(
+        self, texts: Sequence[Tensors], geometry: Sequence[ImageGeometry], guidance_scale: float | None
+    ) -> Conditioning:
+        """One batch of what the denoiser is given; one text and one geometry for each image.
 
-    def sampler(self, name: str, num_steps: int) -> Sampler:
-        """A solver by name, for this model's schedule.
+        Args:
+            texts: As `TextModel.encode` gives them.
+            geometry: Of each image.
+            guidance_scale: For embedded guidance; None in training, where the family's own value holds.
+        """
+
+    def predict(self, latents_bchw: "Tensor", timesteps_b: "Tensor", conditioning: Conditioning) -> "Tensor":
+        """The denoiser's answer (b, c, h, w); `timesteps_b` are float32 values of `NoiseSchedule.timestep_t` or a sampler's."""
+
+    def sampler(self, name: str, num_steps: int, height: int, width: int) -> Sampler:
+        """A solver by name, for this model's schedule and an image of that many pixels.
 
         Raises:
             UserError: The name is unknown; the known ones are listed.
         """
-
-    def component(self, part: str) -> str:
-        """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""
-
-    def kohya_prefix(self, part: str) -> str:
-        """The first word of the part's keys in kohya's layout (`lora_unet`)."""
-
-    def diffusers_name(self, part: str, module_name: str) -> str:
-        """A module's name as adapter files spell it; differs where a library renamed its modules."""
 
     def reference_latents(self, adapter_file: Path | None, request: "ImageRequest", noise_bchw: "Tensor") -> "Tensor":
         """(1, c, h, w) float32 latents on the CPU: that first noise denoised in a fresh pipeline of the peer library with an
@@ -200,14 +455,14 @@ class Family(Protocol):
 
     name: str
 
-    def recognises(self, source: ModelSource) -> bool:
-        """Whether the source looks like this family, from its configs or keys alone, no weights read."""
+    def matches(self, files: ModelFiles) -> bool:
+        """Whether the files look like this family, from configs or keys alone. Pure: nothing is downloaded or found again."""
 
-    def open(self, source: ModelSource) -> DiffusionModel:
+    def open(self, files: ModelFiles) -> DiffusionModel:
         """Open a model without reading weights.
 
         Raises:
-            UserError: Missing, gated, unreadable or of another family; says what to do.
+            UserError: Unreadable or of another family; says what to do.
         """
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:

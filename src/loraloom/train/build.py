@@ -23,7 +23,7 @@ from loraloom.data.loss_weights import LatentWeights
 from loraloom.data.manifest import Manifest, read_manifest
 from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
-from loraloom.generate.images import check_size, suited_guidance, suited_sampler
+from loraloom.generate.images import check_size, negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter, attach_new
 from loraloom.lora.record import FORMAT, FULL_FORMAT, relative_base
 from loraloom.models.loading import open_model
@@ -154,11 +154,11 @@ class Run:
     def record(self, done: int) -> dict[str, Any]:
         """What the adapter says of itself."""
         config, model = self.config, self.train_state.model
-        source = model.source
+        source = model.info.source
         width, height = common_size(self.manifest.examples)
         return {
             "format": FULL_FORMAT if config.train.method == "full" else FORMAT,
-            "loraloom": __version__, "family": self.train_state.model.family,
+            "loraloom": __version__, "family": model.info.family,
             "base": {
                 "source": source.location, "revision": source.revision, "variant": source.variant, "config": source.config,
                 "prediction_type": source.prediction_type, "path": relative_base(source.location, self.folder),
@@ -171,7 +171,7 @@ class Run:
             "epoch": done // self.train_state.epochs.steps_per_epoch, "batch_size": config.data.batch_size,
             "accumulation": config.train.gradient_accumulation, "optimizer": config.optim.optimizer,
             "scheduler": config.optim.scheduler, "precision": config.train.mixed_precision,
-            "base_file_sha256": model.file_sha256(),
+            "base_file_sha256": model.modules.file_sha256(),
             "max_steps": config.train.max_steps, "learning_rate": config.optim.learning_rate, "seed": config.train.seed,
             "config": config.model_dump(mode="json"),
         }  # fmt: skip
@@ -229,14 +229,14 @@ def set_up(
     checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
         config, folder, manifest, train_state, held_batches, sampler, checkpoints, tracker, say,
-        base_sha256=model.fingerprint("denoiser"), notes=tuple(losses.lines),
+        base_sha256=model.modules.fingerprint(model.info.denoiser.name), notes=tuple(losses.lines),
         sums_at_start=weight_sums(train_state.adapter),
     )  # fmt: skip
 
 
 def agree(runtime: Runtime, manifest: Manifest, model: DiffusionModel) -> None:
     """Raise `UserError` unless all processes learn the same dataset on the same base: they would average nonsense."""
-    seen = set(runtime.gather_texts([f"{manifest.fingerprint} {model.fingerprint('denoiser')}"]))
+    seen = set(runtime.gather_texts([f"{manifest.fingerprint} {model.modules.fingerprint(model.info.denoiser.name)}"]))
     if len(seen) > 1:
         raise UserError(
             "the machines have different datasets or models", got=f"{len(seen)} kinds",
@@ -256,7 +256,7 @@ def report_captions(
     unlimited = replace(encoder, max_windows=1 << 30)
     plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
     counts = [plan.num_tokens for _, plan in plans]
-    capacity = encoder.text.window_tokens - 2
+    capacity = encoder.text.tokenizer.window_tokens - 2
     say(
         f"captions: {min(counts)} to {max(counts)} tokens, {sum(count > capacity for count in counts)} of {len(counts)} "
         f"longer than one window of {capacity}"
@@ -289,12 +289,13 @@ def report_captions(
 def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
     """Lines about the sample prompts and their negative prompt, as `Session.losses`. Captions are counted as captions."""
     prompts = [request.prompt for request in sampler.requests] if sampler.weighting else []
-    negative = list(dict.fromkeys(r.negative_prompt for r in sampler.requests if r.guidance_scale != 1.0))
+    negative = negative_prompts(sampler.model, sampler.requests)
     weighting = sampler.weighting
     lines = [
         *cut_lines(encoder, prompts, weighting=weighting, noun="sample prompts", what="the sample prompt "),
         *cut_lines(encoder, negative, weighting=weighting, what="the negative prompt of samples "),
         syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
+        unread_negative(sampler.model, sampler.requests),
     ]
     return [line for line in lines if line]
 
@@ -327,16 +328,16 @@ def make_batches(
     latent_cache = ContentCache(root / "latents" if root else None)
     text_cache = ContentCache(root / "texts" if root else None)
     dataset = Path(data.dataset)
-    latents = LatentStore(model, dataset, latent_cache, model.fingerprint("vae"))
+    latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
     latents.check([*learned, *held_out])
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
-    common = (latents, texts, domain, config.train.seed, model.schedule.alphas_cumprod_t.shape[0])
+    common = (latents, texts, domain, config.train.seed, model.info.schedule.num_timesteps)
     objective = config.objective
     sampling = TimestepSampling(
         objective.timestep_sampling, objective.logit_mean, objective.logit_std, objective.timestep_shift
     )
     weights = read_class_weights(objective.class_weights)
-    weighing = LatentWeights(weights, domain, dataset, model.latent_scale) if weights else None
+    weighing = LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None
     return (
         BatchMaker(
             learned, *common, noise_offset=objective.noise_offset, sampling=sampling, random_flip=data.random_flip,
@@ -351,7 +352,9 @@ def make_train_state(
 ) -> TrainState:
     """Place the denoiser, put the adapter on, make optimizer, average and plan."""
     full = config.train.method == "full"
-    denoiser: Any = model.place("denoiser", runtime.device, torch.float32 if full else runtime.weight_dtype)
+    denoiser: Any = model.modules.place(
+        model.info.denoiser.name, runtime.device, torch.float32 if full else runtime.weight_dtype
+    )
     channels_last = config.train.channels_last and runtime.device.type == "cuda"
     if channels_last:
         denoiser.to(memory_format=torch.channels_last)
@@ -360,12 +363,10 @@ def make_train_state(
     )
     announce(adapter, config, say)
     if config.train.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-        if config.lora.text_encoder:
-            text_encoder: Any = model.module("text_encoder")
-            text_encoder.gradient_checkpointing_enable()
+        for part in adapter.modules:
+            model.modules.checkpoint_gradients(part)
     for part in adapter.modules:
-        model.module(part).train()
+        model.modules.get(part).train()
     if config.train.compile:
         denoiser.compile(dynamic=False)
     parameters = list(adapter.parameters.values())
@@ -380,7 +381,7 @@ def make_train_state(
     if line := slots_line(plan):
         say(line)
     objective = make_objective(
-        model.schedule,
+        model.info.schedule,
         snr_gamma=config.objective.snr_gamma,
         noise_offset=config.objective.noise_offset,
         device=runtime.device,
@@ -441,8 +442,9 @@ def make_sampler(
         return None
     prompts = samples.prompts or tuple(dict.fromkeys(example.caption for example in examples))[:3]
     width, height = (samples.size, samples.size) if samples.size else common_size(examples)
-    solver = suited_sampler(samples.sampler, model.schedule)
-    guidance = suited_guidance(samples.guidance_scale, model.schedule)
+    defaults = model.info.defaults
+    solver = defaults.sampler if samples.sampler == "auto" else samples.sampler
+    guidance = defaults.guidance_scale if samples.guidance_scale is None else samples.guidance_scale
     requests = [
         ImageRequest(
             prompt, samples.negative_prompt, samples.seed + number, samples.steps, guidance,
@@ -469,7 +471,7 @@ def common_size(examples: Sequence[Example]) -> tuple[int, int]:
 
 def check_sizes(model: DiffusionModel, examples: Sequence[Example]) -> None:
     """Raise `UserError` when a prepared image does not fall on whole latents."""
-    step = model.latent_scale
+    step = model.info.size_multiple
     for example in examples:
         if example.width % step or example.height % step:
             raise UserError(

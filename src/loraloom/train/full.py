@@ -6,7 +6,7 @@ checkpoint, average and resume are the same code; and in the end a model folder 
 
 from torch import nn
 
-from loraloom.lora.inject import Adapter
+from loraloom.lora.inject import Adapter, learning_text_encoders
 from loraloom.protocols.model import DiffusionModel
 
 
@@ -18,12 +18,13 @@ def attach_full(model: DiffusionModel, text_encoder: bool) -> Adapter:
     modules: dict[str, tuple[str, ...]] = {}
     parameters: dict[str, nn.Parameter] = {}
     owner: dict[str, str] = {}
-    for part in ("denoiser", "text_encoder") if text_encoder else ("denoiser",):
-        module = model.module(part)
+    encoders = learning_text_encoders(model) if text_encoder else []
+    for part in [each.name for each in (model.info.denoiser, *encoders)]:
+        module = model.modules.get(part)
         module.float().requires_grad_(True)
         found = dict(sorted(module.named_parameters()))
         modules[part] = tuple(sorted({name.rpartition(".")[0] for name in found}))
         for name, parameter in found.items():
-            key = f"{model.component(part)}.{name}"
+            key = f"{model.lora_format.component(part)}.{name}"
             parameters[key], owner[key] = parameter, part
-    return Adapter("", modules, parameters, owner)
+    return Adapter("", modules, parameters, owner, {part: model.info.part(part).role for part in modules})

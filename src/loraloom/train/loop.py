@@ -180,7 +180,7 @@ def standing(run: Run) -> str:
 def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
     """The held-out loss now, without dropout, with the average weights where there are any; recorded."""
     train_state = run.train_state
-    learning = [train_state.model.module(part) for part in train_state.adapter.modules]
+    learning = [train_state.model.modules.get(part) for part in train_state.adapter.modules]
     if train_state.ema:
         train_state.ema.swap()
     for module in learning:

@@ -44,7 +44,7 @@ def make_optimizer(adapter: Adapter, config: OptimConfig) -> torch.optim.Optimiz
     groups: list[dict[str, Any]] = []
     for part in adapter.modules:
         rate = config.learning_rate
-        if part == "text_encoder" and config.text_encoder_learning_rate is not None:
+        if adapter.roles[part] == "text_encoder" and config.text_encoder_learning_rate is not None:
             rate = config.text_encoder_learning_rate
         own = {key: parameter for key, parameter in adapter.parameters.items() if adapter.parts[key] == part}
         split = by_kind(own) if config.optimizer == "muon" else [{"params": [*own.values()]}]

@@ -102,15 +102,16 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
         UserError: Base or adapter draws NaN, or both draw the same.
     """
     model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
-    prompt = encoder.text.detokenize(encoder.text.tokenize(run.train_state.batches.examples[0].caption)[:40])
-    size = min(model.default_size_px, 256)
-    request = ImageRequest(prompt, "", 0, 4, 5.0, "ddim", size, size)
+    tokenizer, defaults = encoder.text.tokenizer, model.info.defaults
+    prompt = tokenizer.detokenize(tokenizer.tokenize(run.train_state.batches.examples[0].caption)[:40])
+    size = min(defaults.size_px, 256)
+    request = ImageRequest(prompt, "", 0, 4, 5.0, defaults.exact_sampler, size, size)
     noise_bchw = first_noise(model, request)
     ours_bchw = _drawn(run, request, noise_bchw, file)
     base_bchw = model.reference_latents(None, request, noise_bchw)
     if not bool(base_bchw.isfinite().all()):
         raise UserError(
-            "the base model draws NaN without any adapter, and nothing is exported", got=model.source.location,
+            "the base model draws NaN without any adapter, and nothing is exported", got=model.info.source.location,
             fix="use another base model or another copy of it",
         )  # fmt: skip
     if not bool(ours_bchw.isfinite().all()):
@@ -128,16 +129,17 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
 def _drawn(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
     """Final latents with the base read anew and an adapter file on it."""
     model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
-    for part in ("denoiser", "text_encoder"):
-        model.drop(part)
-        model.place(part, torch.device("cpu"), torch.float32)
+    parts = [part.name for part in model.info.parts if part.role != "vae"]
+    for part in parts:
+        model.modules.drop(part)
+        model.modules.place(part, torch.device("cpu"), torch.float32)
     if file:
         load_adapter_file(model, file, "verify")
     try:
         return denoise(model, encoder.encode, [request], noise_bchw=noise_bchw).cpu()
     finally:
-        for part in ("denoiser", "text_encoder"):
-            model.drop(part)
+        for part in parts:
+            model.modules.drop(part)
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ def _sizes(run: Run) -> tuple[bool, float, float]:
     """Whether any layer's weight changes when its update is added in float32; norm of all updates; norm of all weights."""
     changed, update, base = False, 0.0, 0.0
     for part in run.train_state.adapter.modules:
-        for _, layer in lora_layers(run.train_state.model.module(part)):
+        for _, layer in lora_layers(run.train_state.model.modules.get(part)):
             own = layer.get_base_layer().weight.float()
             delta = layer.get_delta_weight(run.train_state.adapter.name).float()
             update += float(delta.double().square().sum())

@@ -46,6 +46,7 @@ def precompute_caches(
     """
     maker = batches[0]
     model, size = maker.latents.model, config.data.encode_batch_size
+    vae, encoders = model.info.vae.name, [part.name for part in model.info.text_encoders]
     images = [item for batch in batches for item in batch.needed_latents()]
     captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
     if config.data.cache and runtime.is_main:
@@ -57,17 +58,20 @@ def precompute_caches(
     rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
     for part in rounds:
         if maker.latents.cache.missing([maker.latents.key(*item) for item in images[part]]):
-            model.place("vae", runtime.device, torch.float32)
+            model.modules.place(vae, runtime.device, torch.float32)
             maker.latents.fill(images[part], size, progress("encoding images"))
         runtime.barrier()
-    model.drop("vae")
+    model.modules.drop(vae)
     if config.lora.text_encoder:
-        model.place("text_encoder", runtime.device, torch.float32)
+        for encoder in encoders:
+            model.modules.place(encoder, runtime.device, torch.float32)
         return
     wanted = [(caption, False) for caption in captions] + (sampler.wanted() if sampler else [])
     for part in rounds:
         if maker.texts.missing(wanted[part]):
-            model.place("text_encoder", runtime.device, torch.float32)
+            for encoder in encoders:
+                model.modules.place(encoder, runtime.device, torch.float32)
             maker.texts.fill(wanted[part], progress("encoding captions"))
         runtime.barrier()
-    model.drop("text_encoder")
+    for encoder in encoders:
+        model.modules.drop(encoder)

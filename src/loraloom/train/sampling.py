@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from loraloom.config.run import SampleConfig
 from loraloom.data.encode import TextStore, Wanted
@@ -22,7 +21,7 @@ from loraloom.generate.images import StoppedError, generate
 from loraloom.generate.recipes import Recipe, save_image
 from loraloom.generate.sheet import contact_sheet
 from loraloom.protocols.generation import ImageRequest
-from loraloom.protocols.model import DiffusionModel
+from loraloom.protocols.model import DiffusionModel, Tensors
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
@@ -67,10 +66,11 @@ class Sampler:
 
         The adapter is the checkpoint's of that step, named also where none was saved; after no step there is none.
         """
-        source, full = self.model.source, self.folder.parent / "model"
+        source, full = self.model.info.source, self.folder.parent / "model"
         model = {
             "source": source.location, "revision": source.revision, "variant": source.variant,
-            "config": source.config, "family": self.model.family, "sha256": self.model.fingerprint("denoiser"),
+            "config": source.config, "family": self.model.info.family,
+            "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
         }  # fmt: skip
         adapters: list[dict[str, Any]] = []
         if step and self.method == "full":
@@ -110,14 +110,15 @@ class Sampler:
         """Draw this process's prompts; returns what went wrong, or nothing."""
         mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
         deadline = time.monotonic() + self.config.deadline_s
-        parts = ["denoiser", *(["text_encoder"] if self.texts.live else [])]
-        training = [part for part in parts if self.model.module(part).training]
+        modules, info = self.model.modules, self.model.info
+        parts = [info.denoiser, *(info.text_encoders if self.texts.live else ())]
+        training = [part.name for part in parts if modules.get(part.name).training]
         if ema:
             ema.swap()
         try:
-            self.model.place("vae", self.runtime.device, torch.float32)
+            modules.place(info.vae.name, self.runtime.device, torch.float32)
             for part in training:
-                self.model.module(part).eval()
+                modules.get(part).eval()
             images = generate(
                 self.model,
                 self._encode,
@@ -138,11 +139,11 @@ class Sampler:
             if ema:
                 ema.swap()
             for part in training:
-                self.model.module(part).train()
-            self.model.drop("vae")
+                modules.get(part).train()
+            modules.drop(info.vae.name)
         return ""
 
-    def _encode(self, prompts: Sequence[str]) -> list[Tensor]:
+    def _encode(self, prompts: Sequence[str]) -> list[Tensors]:
         with torch.inference_mode():
             return self.texts.states(prompts, weighting=self.weighting)
 

@@ -14,7 +14,7 @@ from loraloom.diffusion.balance import BUCKETS, NoiseBalance
 from loraloom.diffusion.objective import Objective
 from loraloom.lora.inject import Adapter
 from loraloom.protocols.data import Batch
-from loraloom.protocols.model import Conditioning, DiffusionModel
+from loraloom.protocols.model import DiffusionModel
 from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema, Updater
 from loraloom.utils.rng import derive_seed
@@ -118,12 +118,12 @@ def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runt
     noisy_bchw = objective.add_noise(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
     target_bchw = objective.target(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
     with runtime.autocast():
-        prediction_bchw = model.predict(noisy_bchw, batch.timesteps_b, batch.conditioning)
+        prediction_bchw = model.predict(noisy_bchw, objective.timestep_t[batch.timesteps_b], batch.conditioning)
     return objective.loss(prediction_bchw, target_bchw, batch.timesteps_b, batch.latent_weights_bhw)
 
 
 def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
-    """The batch on the runtime's device, conditioning in the precision of the weights."""
+    """The batch on the runtime's device."""
     device = runtime.device
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -132,15 +132,13 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
         source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
         return source.to(device, non_blocking=True, memory_format=layout)
 
-    mask, weights = batch.conditioning.mask_bl, batch.latent_weights_bhw
+    weights = batch.latent_weights_bhw
     return Batch(
         batch.ids,
         send(batch.latents_bchw, layout),
         send(batch.noise_bchw, layout),
         send(batch.timesteps_b),
-        Conditioning(
-            send(batch.conditioning.hidden_bld).to(runtime.weight_dtype), send(mask) if mask is not None else None
-        ),
+        {name: send(tensor) for name, tensor in batch.conditioning.items()},
         send(batch.weights_b),
         send(weights) if weights is not None else None,
     )

@@ -192,7 +192,7 @@ def redraw(
     toward = session.config.repair_guidance
     contrast = Contrast([shown], toward) if toward and shown is not None and shown != image.request.text else None
     model, request = session.model, image.request
-    scale = model.latent_scale
+    scale = model.info.vae_scale_factor
     height, width = free_hw.shape
     cells_hw = free_hw.reshape(height // scale, scale, width // scale, scale).any((1, 3))
     pixels_hwc = np.array(image.image.convert("RGB"))

@@ -1,11 +1,11 @@
 """Stable Diffusion 1.x and 2.x: CLIP text encoder, AutoencoderKL, UNet2DConditionModel.
 
-In: a `ModelSource`. Out: a `DiffusionModel` whose parts are read when they are first used.
+In: the files of a model. Out: a `DiffusionModel` whose parts are read when they are first used.
 """
 
 from pathlib import Path
 
-from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.protocols.model import DiffusionModel, ModelFiles
 
 
 class StableDiffusion:
@@ -13,18 +13,18 @@ class StableDiffusion:
 
     name = "stable_diffusion"
 
-    def recognises(self, source: ModelSource) -> bool:
-        """Whether the source's UNet has one CLIP text encoder and no added time conditions."""
-        from loraloom.extensions.families.stable_diffusion.source import locate
+    def matches(self, files: ModelFiles) -> bool:
+        """Whether the files' UNet has one CLIP text encoder and no added time conditions."""
+        from loraloom.extensions.families.stable_diffusion.source import is_stable_diffusion
 
-        return locate(source).is_stable_diffusion()
+        return is_stable_diffusion(files)
 
-    def open(self, source: ModelSource) -> DiffusionModel:
+    def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""
         from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
-        from loraloom.extensions.families.stable_diffusion.source import locate
+        from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS
 
-        return StableDiffusionModel(source, locate(source))
+        return StableDiffusionModel(files.with_configs(DEFAULT_CONFIGS))
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""

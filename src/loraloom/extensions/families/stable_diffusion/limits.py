@@ -8,14 +8,12 @@ groups that divide them, the width of the prompt embeddings. Keys that are not n
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from loraloom.models.files import refuse_foreign
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import check_range, shown
 
 Rule = Callable[[Any, str], None]
 """Given a value and what errors call it; raises `UserError`."""
-
-_FOREIGN = ("auto_map", "quantization_config", "compression_config", "custom_pipeline")
-"""Keys that ask for code of their own, or for weights that are not plain numbers."""
 
 
 def whole(low: int, high: int) -> Rule:
@@ -221,21 +219,6 @@ _PIPELINES = one_of(
 )  # fmt: skip
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
-
-
-def refuse_foreign(config: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` for a config that asks for code of its own or for quantised weights."""
-    for key in _FOREIGN:
-        if config.get(key) is None:
-            continue
-        if "quant" in key or "compression" in key:
-            raise UserError(
-                f"{where}: {key}: the weights are quantised", got=shown(config[key]), expected="plain weights",
-                fix="get the float16 or float32 version of this model",
-            )  # fmt: skip
-        raise UserError(
-            f"{where} asks to run code that comes with the model ({key})", fix="use a model without custom code"
-        )
 
 
 def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from loraloom.extensions.families.stable_diffusion.limits import refuse_foreign
+from loraloom.extensions.families._diffusers.windows import encode_windows
+from loraloom.models.files import refuse_foreign
+from loraloom.protocols.model import Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes, sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
@@ -90,6 +92,8 @@ def _check_counts(value: dict[str, Any], what: str) -> None:
 
 class ClipText:
     """Tokenizer and encoder; the encoder's weights are asked for when the first window is encoded."""
+
+    max_windows: int | None = None
 
     def __init__(
         self,
@@ -179,7 +183,20 @@ class ClipText:
         row = [int(tokenizer.bos_token_id), *ids, int(tokenizer.eos_token_id)]
         return row + [int(tokenizer.pad_token_id)] * (self.window_tokens - len(row))
 
-    def encode(self, ids_nk: Tensor) -> Tensor:
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Itself: there is one tokenizer."""
+        return self
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
+        """`hidden`: (n, k, d) embeddings of each prompt."""
+        return [{"hidden": hidden_nkd} for hidden_nkd in encode_windows(prompts, self, self.encode_windows)]
+
+    def unread(self, prompt: Prompt) -> tuple[str, ...]:
+        """Nothing: any number of windows is read."""
+        return ()
+
+    def encode_windows(self, ids_nk: Tensor) -> Tensor:
         """(n, k) ids to (n, k, d): the last hidden state after the final layer norm, padding attended to."""
         module = self._module()
         return module(ids_nk.to(next(module.parameters()).device))[0]

@@ -1,0 +1,1 @@
+"""What families that are built on diffusers and transformers share."""

@@ -1,0 +1,106 @@
+"""How adapter files name the layers of Stable Diffusion: diffusers, kohya, and CompVis' block names.
+
+In: names of modules. Out: stems of keys. `lora_unet_input_blocks_1_1_…` is sd-scripts on the CompVis names, which also stand
+dotted behind `diffusion_model.`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER
+from loraloom.protocols.model import FusedLayer
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+_OUTER = {
+    "conv_in": "input_blocks.0.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+}  # fmt: skip
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
+
+
+@dataclass(slots=True)
+class StableDiffusionFormat:
+    """See `protocols.model.LoraFormat`."""
+
+    architecture: str
+    kohya_version: str
+
+    def component(self, part: str) -> str:
+        """`unet`, `vae` or `text_encoder`."""
+        return PART_FOLDER[part]
+
+    def kohya_prefix(self, part: str) -> str:
+        """`lora_unet` or `lora_te`."""
+        return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
+
+    def diffusers_name(self, part: str, module_name: str) -> str:
+        """Adapter files keep the `text_model.` that transformers 5 dropped from its module names."""
+        if part == "text_encoder" and not module_name.startswith("text_model."):
+            return f"text_model.{module_name}"
+        return module_name
+
+    def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Stems on the CompVis block names."""
+        if part != "denoiser":
+            return {}
+        blocks = _layers_per_block(names)
+        return {stem: name for name in reversed(names) for stem in _compvis_stems(name, blocks)}
+
+    def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
+        """None: every program keeps these layers apart."""
+        return ()
+
+
+def _compvis_stems(name: str, layers_per_block: int) -> Iterator[str]:
+    foreign = compvis_name(name, layers_per_block)
+    if foreign is None:
+        return
+    spelled = [foreign]
+    if ".upsamplers." in name:  # a block without attention has no place 1, and its sampler moves up
+        spelled.append(foreign.replace(".2.", ".1.", 1))
+    for one in spelled:
+        yield f"lora_unet_{one.replace('.', '_')}"
+        yield f"diffusion_model.{one}"
+        yield f"model.diffusion_model.{one}"
+
+
+def compvis_name(name: str, layers_per_block: int) -> str | None:
+    """A UNet module's name in CompVis' and Stability's own code, as in `model.diffusion_model.<name>`; None without one.
+
+    Their blocks are counted through: `layers_per_block` resnets and a sampler make one group (diffusers'
+    `convert_ldm_unet_checkpoint`).
+    """
+    if name in _OUTER:
+        return _OUTER[name]
+    if match := _MID.fullmatch(name):
+        kind, number, rest = match[1], int(match[2]), match[3]
+        return f"middle_block.{2 * number if kind == 'resnets' else 1}.{_inner(kind, rest)}"
+    match = _BLOCK.fullmatch(name)
+    if not match:
+        return None
+    side, block, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    group = layers_per_block + 1
+    if kind == "downsamplers":
+        return f"input_blocks.{group * (block + 1)}.0.op" if rest == "conv" else None
+    if kind == "upsamplers":
+        return f"output_blocks.{group * block + layers_per_block}.2.{rest}"
+    first = (
+        f"input_blocks.{group * block + number + 1}" if side == "down" else f"output_blocks.{group * block + number}"
+    )
+    return f"{first}.{0 if kind == 'resnets' else 1}.{_inner(kind, rest)}"
+
+
+def _inner(kind: str, rest: str) -> str:
+    return _RESNET.get(rest, rest) if kind == "resnets" else rest
+
+
+def _layers_per_block(names: Sequence[str]) -> int:
+    numbers = [
+        int(match[4]) for name in names if (match := _BLOCK.fullmatch(name)) and name.startswith("down_blocks.0.r")
+    ]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,60 @@
+"""Files of a model on the Hugging Face hub: configs and tokenizers first, weights of a part when they are first read.
+
+In: a hub id and revision. Out: the snapshot's folder in the hub's own cache. Without a network the cache is used as it is.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from loraloom.utils.errors import UserError
+
+_SMALL_FILES = ["model_index.json", "*/config.json", "*/*_config.json", "*/*.safetensors.index.json", "tokenizer*/*"]
+
+
+def download(repo: str, revision: str | None, variant: str | None, weights: Sequence[str]) -> Path:
+    """The hub's snapshot folder with configs and tokenizers, and the weights of the named part folders.
+
+    Raises:
+        UserError: Gated, not there, no such revision, or neither the hub nor the cache has it.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    suffix = f".{variant}" if variant else ""
+    patterns = list(_SMALL_FILES)
+    patterns += [f"{folder}/*model{suffix}*.safetensors" for folder in weights]
+    ignore = None if variant else ["*.fp16.*", "*.non_ema.*"]
+    page = f"https://huggingface.co/{repo}"
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=ignore))
+    except errors.GatedRepoError:
+        fix = f"accept its licence at {page}, then run `hf auth login`"
+        raise UserError("this model is gated", got=repo, fix=fix) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{repo} has no such revision", got=revision, fix=f"look at {page}/commits") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            "no such model on the hub",
+            got=repo,
+            fix=f"check the name at {page}; for a private model run `hf auth login`",
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        return _from_cache(repo, revision, patterns, error)
+
+
+def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Exception) -> Path:
+    """What the hub's cache holds when the hub cannot be reached."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, OSError, ValueError):
+        folder = None
+    if folder is None or not (folder / "model_index.json").is_file():
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+        why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({type(reason).__name__})"
+        raise UserError(
+            f"{repo} is not in the cache of this machine and {why}",
+            fix=f"on a machine with a network run `hf download {repo}`, or give --model a folder or .safetensors file",
+        ) from None
+    return folder

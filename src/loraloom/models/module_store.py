@@ -1,0 +1,108 @@
+"""Modules of an opened model by part: read at first use, frozen, placed, dropped, and told apart by their sums.
+
+In: how a part is read and how its files are summed. Out: `ModuleStore`, which every family gives to the shared code. Training
+from cached latents and prompt embeddings therefore never holds a VAE or a text encoder.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from loraloom.utils.errors import UserError
+from loraloom.utils.quiet import quiet
+
+
+class ModuleStore:
+    """See `protocols.model.Modules`.
+
+    Args:
+        load: Reads the weights of a part; called at first use and again after `drop`.
+        fingerprint: sha256 over a part's weight files and config; called once for each part.
+        file_sha256: sha256 of the whole model where it is one file.
+        blocks: Part -> name of its list of blocks, for modules without gradient checkpointing of their own.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], nn.Module],
+        fingerprint: Callable[[str], str],
+        *,
+        file_sha256: Callable[[], str | None] = lambda: None,
+        blocks: Mapping[str, str] | None = None,
+    ) -> None:
+        self._load = load
+        self._sum = fingerprint
+        self.file_sha256 = file_sha256
+        self._blocks = dict(blocks or {})
+        self._modules: dict[str, nn.Module] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def get(self, part: str) -> nn.Module:
+        """The part's module: loaded if need be, frozen, in evaluation mode."""
+        if part not in self._modules:
+            module = self._load(part)
+            module.requires_grad_(False)
+            self._modules[part] = module.eval()
+        return self._modules[part]
+
+    def loaded(self, part: str) -> bool:
+        """Whether the part's weights are in memory."""
+        return part in self._modules
+
+    def place(self, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The part's module on `device` in `dtype`."""
+        module = self.get(part)
+        with quiet():  # diffusers warns of an empty list of modules to keep in float32
+            module.to(device=device, dtype=dtype)
+        return module
+
+    def drop(self, part: str) -> None:
+        """Forget the part's weights; the next use reads them again."""
+        if self._modules.pop(part, None) is not None:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def fingerprint(self, part: str) -> str:
+        """sha256 over a part's weight files and config, read once."""
+        if part not in self._fingerprints:
+            self._fingerprints[part] = self._sum(part)
+        return self._fingerprints[part]
+
+    def checkpoint_gradients(self, part: str) -> None:
+        """Compute activations of the part again in the backward pass instead of keeping them.
+
+        Raises:
+            UserError: The part has no blocks that could be computed again.
+        """
+        module: Any = self.get(part)
+        if part in self._blocks:
+            for block in module.get_submodule(self._blocks[part]).children():
+                _recompute(block)
+        elif callable(enable := getattr(module, "enable_gradient_checkpointing", None)) or callable(
+            enable := getattr(module, "gradient_checkpointing_enable", None)
+        ):
+            enable()
+        else:
+            raise UserError(
+                f"the {part.replace('_', ' ')} of this model has no gradient checkpointing",
+                fix="switch train.gradient_checkpointing off",
+            )
+
+
+def _recompute(block: Any) -> None:
+    """Wrap a block's forward so that training keeps its inputs only. Wrapping twice changes nothing."""
+    if isinstance(block.forward, partial) and block.forward.func is _checkpointed:
+        return
+    block.forward = partial(_checkpointed, block, block.forward)
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if block.training and torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)

@@ -1,0 +1,274 @@
+"""What every family promises, with its own reference pipeline as the judge. No line here knows a family."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from loraloom import plugins
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.run import LoraConfig, RunConfig
+from loraloom.generate.images import check_size, denoise, to_images, unread_negative
+from loraloom.lora.export import export_adapter, first_noise, verify_exports
+from loraloom.lora.files import read_adapter
+from loraloom.lora.inject import Adapter, attach_new
+from loraloom.lora.merged import MergedLora
+from loraloom.models.loading import open_model, resolve
+from loraloom.prepare.run import prepare
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.generation import ImageRequest
+from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
+from loraloom.train.run import train
+from loraloom.utils.errors import UserError
+
+from .conftest import Case
+
+DOMAIN = plugins.load("domains", "freetext")
+CAPTION = "a red square on a blue ground"
+
+
+@pytest.fixture
+def model(case: Case) -> DiffusionModel:
+    return open_model(ModelSource(str(case.folder)))
+
+
+@pytest.fixture(scope="package")
+def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+    root = tmp_path_factory.mktemp("dataset")
+    source = draw_folder(root / "source", 5, [(64, 64), (96, 48)], text="a drawn image, number {n}")
+    settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
+    prepare(source, root / "dataset", settings, console=lambda text: None)
+    return root / "dataset"
+
+
+def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) -> RunConfig:
+    tree: dict[str, dict[str, Any]] = {
+        "model": {"source": str(case.folder)},
+        "data": {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(folder / "cache")},
+        "train": {"output": str(folder / "run"), "max_steps": 4, "validation_every": 0},
+        "checkpoints": {"every": 0},
+        "optim": {"learning_rate": 1e-2},
+        "samples": {"enabled": False},
+        "export": {"verify": False, "dtype": "fp32"},
+        "lora": {"rank": 4},
+    }
+    for name, values in groups.items():
+        tree.setdefault(name, {}).update(values)
+    return RunConfig.model_validate(tree)
+
+
+def request(model: DiffusionModel, guidance: float, size: tuple[int, int] | None = None) -> ImageRequest:
+    defaults = model.info.defaults
+    width, height = size or (defaults.size_px, defaults.size_px)
+    return ImageRequest(CAPTION, "", 5, 3, guidance, defaults.exact_sampler, width, height)
+
+
+def encoder(model: DiffusionModel) -> PromptEncoder:
+    return PromptEncoder(model.text, DOMAIN)
+
+
+def shaken(model: DiffusionModel) -> Adapter:
+    """Fresh LoRA layers whose second halves are not zero."""
+    adapter = attach_new(model, LoraConfig(rank=3), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapter.parameters.values():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return adapter
+
+
+def layers_of(adapter: Adapter, model: DiffusionModel, folder: Path) -> Any:
+    from loraloom.lora.files import save_adapter
+
+    save_adapter(folder / "own.safetensors", adapter.state(), {"format": "loraloom.adapter.1", "alpha": 3, "rank": 3})
+    return read_adapter(folder / "own.safetensors").layers(model)
+
+
+# ------------------------------------------------------------------------------------------------------------ opening
+
+
+def test_a_family_matches_its_own_files_and_no_other_does(case: Case) -> None:
+    files = resolve(ModelSource(str(case.folder)))
+    matching = [name for name in plugins.names("families") if plugins.load("families", name).matches(files)]
+    assert matching == [case.family]
+
+
+def test_opening_reads_no_weights_and_parts_have_one_denoiser_and_one_vae(model: DiffusionModel) -> None:
+    info = model.info
+    assert not any(model.modules.loaded(part.name) for part in info.parts)
+    assert [part.role for part in info.parts].count("denoiser") == [part.role for part in info.parts].count("vae") == 1
+    assert len({part.name for part in info.parts}) == len(info.parts)
+    tables = (info.schedule.timestep_t, info.schedule.signal_t, info.schedule.sigma_t)
+    assert {table.shape for table in tables} == {(info.schedule.num_timesteps,)}
+    assert {table.dtype for table in tables} == {torch.float64}
+    assert all(bool(table.isfinite().all()) for table in tables)
+    assert bool((info.schedule.sigma_t.diff() >= 0).all())
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1)])
+def test_images_are_those_of_the_reference_pipeline(
+    shape: tuple[int, int], guidance: float, model: DiffusionModel
+) -> None:
+    side = 4 * model.info.size_multiple
+    wanted = request(model, guidance, (shape[0] * side, shape[1] * side))
+    noise = first_noise(model, wanted)
+    ours = denoise(model, encoder(model).encode, [wanted], noise_bchw=noise)
+    torch.testing.assert_close(ours, model.reference_latents(None, wanted, noise), atol=2e-4, rtol=1e-4)
+    assert to_images(model, ours)[0].size == (wanted.width, wanted.height)
+
+
+def test_guidance_changes_the_image(model: DiffusionModel) -> None:
+    weak, strong = (denoise(model, encoder(model).encode, [request(model, scale)]) for scale in (1.0, 8.0))
+    assert float((weak - strong).abs().max()) > 1e-4
+
+
+def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
+    wanted = request(model, 4.0)
+    other = ImageRequest("another, longer text " * 3, "", 9, 3, 4.0, wanted.sampler, wanted.width, wanted.height)
+    alone = denoise(model, encoder(model).encode, [wanted])
+    together = denoise(model, encoder(model).encode, [other, wanted])
+    torch.testing.assert_close(together[1:], alone, atol=2e-4, rtol=1e-4)
+
+
+def test_a_negative_prompt_is_read_or_counted_aloud(model: DiffusionModel) -> None:
+    wanted = request(model, 4.0)
+    asked = ImageRequest(CAPTION, "blurred", 5, 3, 4.0, wanted.sampler, wanted.width, wanted.height)
+    plain, negative = (denoise(model, encoder(model).encode, [one]) for one in (wanted, asked))
+    line = unread_negative(model, [asked])
+    assert (line is None) == (not torch.equal(plain, negative))
+    assert unread_negative(model, [wanted]) is None
+
+
+def test_sizes_between_the_multiples_are_refused(model: DiffusionModel) -> None:
+    step = model.info.size_multiple
+    check_size(model, ImageRequest("", width=4 * step, height=5 * step))
+    with pytest.raises(UserError, match=f"multiples of {step}"):
+        check_size(model, ImageRequest("", width=4 * step + 1, height=4 * step))
+
+
+def test_bfloat16_answers_near_float32(model: DiffusionModel) -> None:
+    text = encoder(model).encode([CAPTION])
+    side = 4 * model.info.size_multiple
+    place = ImageGeometry(original=(side, side), crop=(0, 0), target=(side, side))
+    cells = side // model.info.vae_scale_factor
+    latents = torch.randn(1, model.info.latent_channels, cells, cells, generator=torch.Generator().manual_seed(1))
+    middle = model.info.schedule.timestep_t[model.info.schedule.num_timesteps // 2].float()[None]
+    answers: list[Tensor] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.modules.place(model.info.denoiser.name, torch.device("cpu"), dtype)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            answers.append(model.predict(latents, middle, model.condition(text, [place], None)).float())
+    assert answers[0].shape == latents.shape
+    assert float((answers[0] - answers[1]).abs().max()) < 0.1 * float(answers[0].abs().max())
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def test_tokens_are_counted_and_what_is_not_read_is_lost_aloud(model: DiffusionModel) -> None:
+    tokenizer = model.text.tokenizer
+    assert tokenizer.detokenize(tokenizer.tokenize(CAPTION)).replace(" ", "") == CAPTION.replace(" ", "")
+    assert len(tokenizer.window([])) == tokenizer.window_tokens
+    plan = encoder(model).plan("word " * 60)
+    assert plan.num_tokens == len(tokenizer.tokenize("word " * 60))
+    assert len(plan.windows) <= (model.text.max_windows or 1 << 10)
+    assert bool(plan.lost) == (plan.lost_tokens > 0) == (model.text.max_windows is not None)
+
+
+@torch.inference_mode()
+def test_a_prompt_is_encoded_alike_alone_and_among_others(model: DiffusionModel) -> None:
+    texts = [CAPTION, "", "another text " * 6]
+    together = encoder(model).encode(texts)
+    for text, tensors in zip(texts, together, strict=True):
+        for name, tensor in encoder(model).encode([text])[0].items():
+            torch.testing.assert_close(tensor, tensors[name], atol=1e-5, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- LoRA
+
+
+def test_merging_and_unmerging_leaves_the_base_bit_for_bit(model: DiffusionModel) -> None:
+    denoiser = model.modules.get(model.info.denoiser.name)
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    plain = denoise(model, encoder(model).encode, [request(model, 4.0)])
+    adapter = shaken(model)
+    beside = denoise(model, encoder(model).encode, [request(model, 4.0)])
+    folding = MergedLora(model, [adapter], changing=True)
+    merged = denoise(model, encoder(model).encode, [request(model, 4.0)])
+    torch.testing.assert_close(merged, beside, atol=1e-3, rtol=1e-3)
+    assert float((merged - plain).abs().max()) > 1e-3
+    folding.remove()
+    after = denoiser.state_dict()
+    assert all(torch.equal(after[name if name in after else base(name)], value) for name, value in before.items())
+
+
+def base(name: str) -> str:
+    """A weight's name under a LoRA layer."""
+    module, _, weight = name.rpartition(".")
+    return f"{module}.base_layer.{weight}"
+
+
+def test_both_exports_draw_the_same_in_the_reference_pipeline(model: DiffusionModel, tmp_path: Path) -> None:
+    adapter = shaken(model)
+    files = export_adapter(model, layers_of(adapter, model, tmp_path), {"rank": 3}, tmp_path / "exports", "x", "fp32")
+    wanted = request(model, 4.0)
+    ours = denoise(model, encoder(model).encode, [wanted], noise_bchw=first_noise(model, wanted))
+    checks = verify_exports(model, files, ours, wanted)
+    assert len(checks) == 2
+    assert all(check.good and check.effect > 1e-3 for check in checks), checks
+
+
+def test_every_export_is_read_back_as_the_layers_that_it_was_made_of(model: DiffusionModel, tmp_path: Path) -> None:
+    layers = layers_of(shaken(model), model, tmp_path)
+    for file in export_adapter(model, layers, {"rank": 3}, tmp_path / "exports", "x", "fp32"):
+        back = read_adapter(file).layers(model)
+        assert back.keys() == layers.keys()
+        for part, modules in layers.items():
+            assert back[part].keys() == modules.keys(), file.name
+            for name, (down, up, alpha) in modules.items():
+                other_down, other_up, other_alpha = back[part][name]
+                change, other = (alpha / len(down)) * up.flatten(1) @ down.flatten(1), other_up.flatten(1)
+                other = (other_alpha / len(other_down)) * other @ other_down.flatten(1)
+                torch.testing.assert_close(other, change, atol=1e-6, rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def test_a_run_that_was_stopped_ends_bit_identical_and_its_exports_are_good(
+    case: Case, dataset: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    checked = {"export": {"verify": True, "dtype": "fp32"}, "lora": {"rank": 4, "text_encoder": True}}
+    train(settings(case, dataset, tmp_path / "a", **checked), say=lines.append)
+    assert sum("good, largest difference" in line for line in lines) == 2, lines
+    config = settings(case, dataset, tmp_path / "b", lora=checked["lora"])
+    train(config, say=lambda line: None, deadline=0.0)
+    assert not (tmp_path / "b" / "run" / "adapter.safetensors").exists()
+    train(config, say=lambda line: None)
+    one, other = (load_file(tmp_path / name / "run" / "adapter.safetensors") for name in "ab")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_model_learns_and_draws_samples_in_this_precision(
+    precision: str, case: Case, dataset: Path, tmp_path: Path
+) -> None:
+    config = settings(
+        case, dataset, tmp_path, train={"mixed_precision": precision, "gradient_checkpointing": True},
+        samples={"enabled": True, "steps": 2},
+    )  # fmt: skip
+    lines: list[str] = []
+    train(config, say=lines.append)
+    assert not [line for line in lines if line.startswith("warning")], lines
+    assert len(list((tmp_path / "run" / "samples").glob("step_0000004/*.png"))) == 3
+    assert any(bool(tensor.any()) for key, tensor in load_file(tmp_path / "run" / "adapter.safetensors").items()
+               if "lora_B" in key)  # fmt: skip
