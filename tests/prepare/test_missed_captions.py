@@ -112,7 +112,7 @@ def test_pairs_of_two_folders_with_nearly_equal_names_are_named(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("image", "text"),
+    ("source_image", "text"),
     [
         ("images/a.jpg", "captions/a.txt"),
         ("a.jpg", "captions/a.txt"),
