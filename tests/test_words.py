@@ -84,7 +84,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 """What to write -> the words that are not used instead, as regular expressions of whole words, in any case."""
 
 ALLOWED_IN_SOURCE = {
-    ("extensions/domains/scenes/captions.py", "image"): "captions that the built-in base was trained on",
+    ("extensions/domains/scenes/captions.py", "picture"): "captions that the built-in base was trained on",
     ("extensions/domains/floorplan/export", "drawing"): "what CAD programs call their files",
     ("extensions/domains/floorplan/export", "drawings"): "the same",
     ("config/yaml_text.py", "folded"): "a block style of YAML",
@@ -284,12 +284,12 @@ def test_docstrings_comments_help_and_errors_use_the_words_of_the_design(room: s
 @pytest.mark.parametrize(
     "text",
     [
-        "Two images a step.",
+        "Two pictures a step.",
         "The run goes\non where it ended.",
         "What was told to the model",
         "A vase is drawn.",
         "| cell | the judge says so |",
-        "[an image](images/a.png)",
+        "[a picture](images/a.png)",
         "We teach it.",
     ],
 )
@@ -301,8 +301,8 @@ def test_a_word_of_the_list_is_found(text: str) -> None:
     "text",
     [
         "`told` in `prompts.jsonl`",
-        "```\nloraloom samples --images 3\n```\nNothing else.",
-        "[images](docs/images.md)",
+        "```\nloraloom samples --pictures 3\n```\nNothing else.",
+        "[images](docs/pictures.md)",
         "The held-out images of a run.",
         "A floor plan passes its check.\n\nOn it goes the door.",
         "It weighs 31 MB.",
@@ -314,7 +314,7 @@ def test_code_and_standard_terms_are_not_found(text: str) -> None:
 
 
 def test_a_word_is_reported_with_its_own_line() -> None:
-    assert [line for line, _, _ in unwanted("One.\nTwo\n\nA image\nand what goes\non.\n")] == [4, 5]
+    assert [line for line, _, _ in unwanted("One.\nTwo\n\nA picture\nand what goes\non.\n")] == [4, 5]
 
 
 def test_wide_lines_are_found_outside_code_tables_and_links() -> None:

@@ -41,7 +41,7 @@ class Gallery:
     def sniff(self, folder, options):
         if not (folder / "captions.lst").is_file():
             return None
-        return f"captions.lst beside {sum(entry.is_picture for entry in walk(folder))} images"
+        return f"captions.lst beside {sum(entry.is_image for entry in walk(folder))} images"
 
     def read(self, folder, options):
         table = folder / "captions.lst"
@@ -49,7 +49,7 @@ class Gallery:
         texts = dict(line.split(options["gallery_separator"], 1) for line in lines if line)
         seen = set()
         for entry in sorted(walk(folder), key=lambda entry: (entry.stem, entry.name)):
-            if entry.is_picture:
+            if entry.is_image:
                 problem = entry.problem or ("another image has its name" if entry.stem in seen else None)
                 seen.add(entry.stem)
                 text = texts.get(entry.stem)

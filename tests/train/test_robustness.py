@@ -340,7 +340,7 @@ def test_nan_in_the_trial_is_told_from_a_bad_export(
     if whose == "adapter":
         monkeypatch.setattr(outcome, "_drawn", lambda run, request, noise, file: noise * float("nan"))
     else:
-        monkeypatch.setattr(StableDiffusionModel, "peer_latents", lambda self, file, request, noise: noise / 0.0)
+        monkeypatch.setattr(StableDiffusionModel, "reference_latents", lambda self, file, request, noise: noise / 0.0)
     match = "the adapter itself draws NaN after 6 steps" if whose == "adapter" else "base model draws NaN without any"
     with pytest.raises(UserError, match=match):
         train(configure(export={"verify": True}), say=quiet)
@@ -405,8 +405,8 @@ def test_a_caption_for_which_the_text_encoder_gives_nan_is_named(
 ) -> None:
     from loraloom.extensions.families.stable_diffusion.text import ClipText
 
-    original = ClipText.encode
-    monkeypatch.setattr(ClipText, "encode", lambda self, ids: original(self, ids) * float("nan"))
+    original = ClipText.encode_windows
+    monkeypatch.setattr(ClipText, "encode_windows", lambda self, ids: original(self, ids) * float("nan"))
     with pytest.raises(UserError, match="the text encoder gives NaN or infinity for a text: got 'a drawn"):
         train(configure(), say=quiet)
     assert not list((tmp_path / "cache" / "texts").rglob("*.safetensors"))

@@ -108,12 +108,13 @@ def in_their_words(text: str) -> str:
 def _our_flags() -> set[str]:
     """All flags of settings, and those of the verbs that have none behind them."""
     from loraloom.config.describing import leaves  # pydantic: only a line that names a flag pays for it
+    from loraloom.config.extending import complete
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.run import RunConfig
 
     of_settings = {
-        leaf.flag for kind in (PrepareConfig, RunConfig, GenerateConfig) for leaf in leaves(kind) if leaf.flag
+        leaf.flag for kind in (complete(PrepareConfig), RunConfig, GenerateConfig) for leaf in leaves(kind) if leaf.flag
     }
     return of_settings | {"--cpu", "--adapter", "--adapter-weight", "--prompt-method", "--config", "--set"}
 
