@@ -110,7 +110,7 @@ class BarsSettings(Settings):
 class Bars:
     name = "bars"
     settings = BarsSettings
-    artist = judge = None
+    dataset_generator = verifier = None
     metrics = ()
 
     def __init__(self, min_side=1):

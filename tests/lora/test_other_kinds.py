@@ -209,7 +209,7 @@ def test_a_part_without_a_stated_alpha_is_named(tiny_model: Path, tmp_path: Path
     tensors: dict[str, torch.Tensor] = {}
     for part, component, name in (("denoiser", "unet", LINEAR), ("text_encoder", "text_encoder", TEXT[0])):
         down, up = pairs_of(model, [name], part)[name]
-        stem = f"{component}.{model.diffusers_name(part, name)}"
+        stem = f"{component}.{model.lora_format.diffusers_name(part, name)}"
         tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
     said = {"lora_adapter_metadata": json.dumps({"text_encoder.r": 3, "text_encoder.lora_alpha": 3})}
     (note,) = read_adapter(write(tmp_path / "x.safetensors", tensors, said)).updates(model).notes

@@ -46,7 +46,7 @@ def test_captions_with_nearly_the_names_of_the_images_are_an_error_that_names_pa
         run(source, tmp_path / "out", trigger="sks", caption_template="a photo of {trigger}")
     for number in range(2):
         assert f"{names[1].format(number)} for {names[0].format(number)}?" in str(error.value)
-    assert "learn 'a photo of sks'" in str(error.value)
+    assert "captions every image" in str(error.value)
     assert not (tmp_path / "out/manifest.jsonl").exists()
 
 

@@ -66,7 +66,7 @@ class ImageFolder:
             return None
         images = sum(entry.is_image for entry in entries)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        return f"{files[0].name}{more} beside {count(images, 'picture')}"
+        return f"{files[0].name}{more} beside {count(images, 'image')}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All rows, and all images that no row names."""

@@ -83,7 +83,7 @@ def _folder_names(options: Mapping[str, Any]) -> tuple[str, str]:
 
 def _counts(texts: Sized, images: Sized, options: Mapping[str, Any]) -> str:
     text_folder, image_folder = _folder_names(options)
-    return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(images), 'picture')}"
+    return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(images), 'image')}"
 
 
 def _sides(folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:

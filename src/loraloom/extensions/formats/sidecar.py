@@ -40,7 +40,7 @@ class Sidecar:
         if len(endings) > 1 or not endings[0].startswith(".") or endings[0].count(".") > 1:
             shown = endings if len(endings) <= _SHOWN_ENDINGS else [*endings[: _SHOWN_ENDINGS - 1], "others"]
             which = f"a text: {', '.join(shown[:-1])}{' or ' * (len(shown) > 1)}{shown[-1]} after the image's name"
-        return f"{count(len(images), 'picture')}, {len(found):,} with {which}"
+        return f"{count(len(images), 'image')}, {len(found):,} with {which}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images below `folder` and all texts without one."""
