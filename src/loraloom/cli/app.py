@@ -394,7 +394,7 @@ def main() -> None:
     # Looking for plugins of pydantic reads the metadata of every installed package: 0.05 s of 0.3, for none we use.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Threads of OpenMP that wait for each other spin. Beside other work on the same cores that made drawing ten times
-    # slower (two cores: 55 s instead of 7 s an image); a short spin costs an idle machine nothing.
+    # slower (two cores, five other jobs: 54 s instead of 7 s an image; benchmarks/busy_cores.py).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
