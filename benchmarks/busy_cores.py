@@ -1,7 +1,7 @@
 """Drawing beside other work on the same cores: OpenMP's own spinning wait against the short one that loraloom asks for.
 
 Threads of OpenMP that wait for each other spin. On a core that another program wants too, a thread spins through its
-time while the one it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=1000` where the user set nothing
+time while the one it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=30000` where the user set nothing
 (`cli.main`). Both sides draw the same images on `builtin:mini`, by turns, in processes of their own, on an idle machine
 and beside one busy process a core; medians of seconds an image and of their ratios are printed.
 
@@ -31,7 +31,7 @@ began = time.perf_counter()
 list(session.draw(requests * 2))
 print((time.perf_counter() - began) / 2)
 """
-SIDES = {"OpenMP's own": None, "short spin": "1000"}
+SIDES = {"OpenMP's own": None, "short spin": "30000"}
 
 
 def image_s(spin: str | None) -> float:

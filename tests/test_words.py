@@ -161,7 +161,6 @@ def test_a_page_uses_the_words_of_the_design(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.xfail(strict=False, reason="README.md is rewritten after the rename; remove this mark then")
 def test_the_readme_is_short_and_uses_the_words_of_the_design() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = listed(ROOT / "README.md", unwanted(prose(text)))

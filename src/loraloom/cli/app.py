@@ -393,10 +393,10 @@ def main() -> None:
     """The entry point `loraloom`."""
     # Looking for plugins of pydantic reads the metadata of every installed package: 0.05 s of 0.3, for none we use.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Threads of OpenMP that wait for each other spin. Beside other work on the same cores that made drawing ten times
-    # slower (two cores, five other jobs: 54 s instead of 7 s an image; benchmarks/busy_cores.py).
+    # Threads of OpenMP that wait for each other spin. Beside other work on the same cores that makes generation many times
+    # slower. A spin of some 0.1 ms helps there and costs an idle machine little; a much shorter one halves its speed.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         for number, argument in enumerate(sys.argv[1:], 1):
             check_text(argument, f"argument {number}")
