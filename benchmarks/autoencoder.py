@@ -77,7 +77,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     print("| model | style | noise | whole | " + " | ".join(SECTIONS) + " |\n|---|---|---|---|---|---|---|")
     for name in arguments.models:
-        model = open_model(ModelSource(name))
+        model = open_model(ModelSource(location=name))
         for style in STYLES:
             for deviation in arguments.noise:
                 values = shares(model, examples[style], style, deviation)

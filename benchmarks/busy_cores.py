@@ -24,7 +24,7 @@ import time
 from loraloom.config.generate import GenerateConfig
 from loraloom.protocols.model import ModelSource
 from loraloom.generate.session import open_session
-session = open_session(GenerateConfig(steps=8), source=ModelSource("builtin:mini"), say=lambda text: None)
+session = open_session(GenerateConfig(steps=8), source=ModelSource(location="builtin:mini"), say=lambda text: None)
 requests = session.requests(["a red house beside a tree"])
 list(session.draw(requests))
 began = time.perf_counter()

@@ -41,7 +41,7 @@ def main() -> None:
     if args.steps < 50 or args.steps % 50:
         parser.error("--steps must be a multiple of 50: shares are measured then")
     device = best_device()
-    model = open_model(ModelSource(str(args.state / "start")))
+    model = open_model(ModelSource(location=str(args.state / "start")))
     looked = read_average(args.state / "round_01" / FIRST)
     encoder: Any = model.modules.place("text_encoder", torch.device(device), torch.float32)
 

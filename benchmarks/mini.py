@@ -155,7 +155,7 @@ def main() -> None:
         repair_guidance=arguments.repair_guidance,
     )
     adapters = [(arguments.adapter, 1.0)] if arguments.adapter else []
-    source = ModelSource(arguments.model or "builtin:mini") if arguments.model or not adapters else None
+    source = ModelSource(location=arguments.model or "builtin:mini") if arguments.model or not adapters else None
     session = open_session(settings, source=source, adapters=adapters, domain="floorplan")
     style = "sjh" if adapters else "plain"
     examples = held_out(arguments.prompts, style)

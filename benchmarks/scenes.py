@@ -146,7 +146,7 @@ def main() -> None:
     settings = GenerateConfig(
         sampler=arguments.sampler, steps=arguments.steps, guidance_scale=arguments.guidance, batch_size=8
     )
-    session = open_session(settings, source=ModelSource(arguments.model), domain="scenes")
+    session = open_session(settings, source=ModelSource(location=arguments.model), domain="scenes")
     requests = [replace(each, seed=1000 + number) for number, each in enumerate(session.requests(captions))]
     images = [
         source_image.image

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:mini", help="a model folder with clip/ in it")
     parser.add_argument("--images", type=int, default=100, help="of each world")
     arguments = parser.parse_args()
-    folder = resolve(ModelSource(arguments.model)).path("")
+    folder = resolve(ModelSource(location=arguments.model)).path("")
     print("| world | images | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
     for domain, style in WORLDS.items():
         with quiet():

@@ -39,7 +39,7 @@ def build(
     recipe = recipe_for(best_device(), **{name: value for name, value in asked.items() if value})
     spend_s = seconds_of(budget)
     with bars() as bar:
-        build_mini(out, recipe, spend_s, typer.echo, bar, ModelSource(begin) if begin else None)
+        build_mini(out, recipe, spend_s, typer.echo, bar, ModelSource(location=begin) if begin else None)
 
 
 def main() -> None:

@@ -96,8 +96,10 @@ class Bank:
 
 def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], str]]]:
     """Token ids and text of each window of each text, as the prompt method `attention` cuts them."""
-    text = open_model(ModelSource(str(model))).text
-    encoder = PromptEncoder(text, plugins.load("domains", "floorplan"), "attention", 1 << 10)
+    text = open_model(ModelSource(location=str(model))).text
+    encoder = PromptEncoder(
+        text=text, domain=plugins.load("domains", "floorplan"), method="attention", max_windows=1 << 10
+    )
     return [[(list(text.tokenizer.window(part.ids)), part.text) for part in encoder.plan(one).windows] for one in texts]
 
 

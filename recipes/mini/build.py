@@ -147,7 +147,7 @@ class _Build:
         self.say("2/7 autoencoder")
         canvas = Canvas(parts, device)
         if self.begun:
-            vae: Any = open_model(ModelSource(str(self.folder / BEGIN))).modules.place(
+            vae: Any = open_model(ModelSource(location=str(self.folder / BEGIN))).modules.place(
                 "vae", torch.device(device), torch.float32
             )
         else:
@@ -206,7 +206,7 @@ class _Build:
         plans = round(PLAN_SHARE * recipe.images)
         self.say(f"4/7 {recipe.images} images and their texts")
         files = self._draw({"plans": plans, "scenes": recipe.images - plans}, self.first_seed + seed - 1)
-        model = open_model(ModelSource(str(self._start_of(round_))))
+        model = open_model(ModelSource(location=str(self._start_of(round_))))
         denoiser: Any = model.modules.get("denoiser")
         self.say("    their latents and states")
         bank = self._bank(model, files, round_ / LATENTS)
@@ -292,7 +292,7 @@ class _Build:
         start = self.folder / "start"
         if not learned and not (self.begun and start.is_dir()):
             return None
-        model = self._learned(learned[-1]) if learned else open_model(ModelSource(str(start)))
+        model = self._learned(learned[-1]) if learned else open_model(ModelSource(location=str(start)))
         out = self.folder / "mini"
         model.save(out, "fp16")
         size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
@@ -323,7 +323,7 @@ class _Build:
 
     def _learned(self, round_: Path) -> Any:
         """The model that a round begins from, with the average weights that it has learned, if any."""
-        model = open_model(ModelSource(str(self._start_of(round_))))
+        model = open_model(ModelSource(location=str(self._start_of(round_))))
         if (round_ / DENOISER).is_file():
             model.modules.get("denoiser").load_state_dict(read_average(round_ / DENOISER))
         return model

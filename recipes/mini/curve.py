@@ -33,7 +33,9 @@ def sentences_met(model: Path) -> float:
     ]
     settings = GenerateConfig(sampler="ddim", steps=STEPS, guidance_scale=3.0, batch_size=8)
     with quiet():
-        session = open_session(settings, source=ModelSource(str(model)), domain="floorplan", say=lambda _: None)
+        session = open_session(
+            settings, source=ModelSource(location=str(model)), domain="floorplan", say=lambda _: None
+        )
     requests = [replace(request, seed=number) for number, request in enumerate(session.requests(prompts))]
     groups = [requests[start : start + settings.batch_size] for start in range(0, TEXTS, settings.batch_size)]
     images = [image.image for group in groups for image in session.draw(group)]

@@ -23,8 +23,9 @@ def example(folder: Path, pixels_hwc: np.ndarray, name: str = "a") -> Example:
     Image.fromarray(pixels_hwc).save(folder / f"{name}.png")
     height, width = pixels_hwc.shape[:2]
     return Example(
-        name, f"{name}.png", "SJH-Style FloorPlan Generation", None, "train", width, height, "", "", width, height,
-        (0, 0, width, height), 1.0, None,
+        id=name, image=f"{name}.png", caption="SJH-Style FloorPlan Generation", caption_found=None, split="train",
+        width=width, height=height, sha256="", source_sha256="", source_width=width, source_height=height,
+        crop=(0, 0, width, height), scale=1.0, num_tokens=None,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from loraloom.extensions.captioners.template import CAPTIONER
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
 
-ITEM = SourceItem("toys/red_car/my-car_01", Path("toys/red_car/my-car_01.jpg"), None)
+ITEM = SourceItem(id="toys/red_car/my-car_01", image=Path("toys/red_car/my-car_01.jpg"), caption=None)
 
 
 def caption(template: str, trigger: str = "sks") -> str:

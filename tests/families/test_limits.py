@@ -31,7 +31,7 @@ def change(path: Path, **values: Any) -> None:
 
 def refusal(model: Path, part: str = "") -> str:
     with pytest.raises(UserError) as caught:
-        opened = open_model(ModelSource(str(model)), "stable_diffusion")
+        opened = open_model(ModelSource(location=str(model)), "stable_diffusion")
         if part:
             opened.modules.get(part)
     return str(caught.value)
@@ -150,7 +150,7 @@ def test_a_fifo_anywhere_in_a_model_is_never_opened(place: str, model: Path) -> 
 @pytest.mark.parametrize("location", ["~nobody-of-that-name/model", "a\0b", "x" * 5000])
 def test_a_location_that_is_no_path_is_no_model(location: str) -> None:
     with pytest.raises(UserError, match="no such model"):
-        open_model(ModelSource(location), "stable_diffusion")
+        open_model(ModelSource(location=location), "stable_diffusion")
 
 
 # ---------------------------------------------------------------------------------------------------------- tokenizer
@@ -183,7 +183,7 @@ WORDS = ("do", "dog</w>", "ca", "cat</w>")
 
 def test_a_tokenizer_with_its_merges_is_read(model: Path) -> None:
     text = open_model(
-        ModelSource(str(with_tokenizer(model, vocabulary(*WORDS), MERGES))), "stable_diffusion"
+        ModelSource(location=str(with_tokenizer(model, vocabulary(*WORDS), MERGES))), "stable_diffusion"
     ).text.tokenizer
     assert len(text.tokenize("dog cat")) == 2
 

@@ -147,7 +147,7 @@ def pair(
 
 
 def opened(location: Path, config: Path | None = None) -> DiffusionModel:
-    return open_model(ModelSource(str(location), config=str(config) if config else None), "stable_diffusion")
+    return open_model(ModelSource(location=str(location), config=str(config) if config else None), "stable_diffusion")
 
 
 def answers(model: DiffusionModel) -> Mapping[str, Tensor]:
@@ -178,7 +178,7 @@ def test_all_three_parts_answer_as_from_the_folder(pair: tuple[Path, Path]) -> N
 
 def test_a_single_file_is_recognised_and_reads_no_weights_when_opened(pair: tuple[Path, Path]) -> None:
     folder, file = pair
-    assert FAMILY.matches(resolve(ModelSource(str(file), config=str(folder))))
+    assert FAMILY.matches(resolve(ModelSource(location=str(file), config=str(folder))))
     model = opened(file, folder)
     assert not any(model.modules.loaded(part) for part in ("denoiser", "vae", "text_encoder"))
 
@@ -227,8 +227,10 @@ def test_a_image_from_a_single_file_equals_diffusers_own(pair: tuple[Path, Path]
 
     folder, file = pair
     model = opened(file, folder)
-    request = ImageRequest("two rooms", "blur", num_steps=3, guidance_scale=4.0, sampler="ddim", width=64, height=64)
-    encoder = PromptEncoder(model.text, plugins.load("domains", "freetext"))
+    request = ImageRequest(
+        prompt="two rooms", negative_prompt="blur", num_steps=3, guidance_scale=4.0, sampler="ddim", width=64, height=64
+    )
+    encoder = PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext"))
     noise = first_noise(model, request)
     ours = denoise(model, encoder.encode, [request], noise_bchw=noise)
     assert torch.allclose(ours, model.reference_latents(None, request, noise), atol=1e-4)

@@ -47,34 +47,34 @@ def refusal(act: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("location", ["no such folder", "/nowhere/at/all", "a/b/c", "~/not-there"])
 def test_what_is_no_folder_file_or_hub_id_is_told_with_what_would_do(location: str) -> None:
-    text = refusal(lambda: resolve(ModelSource(location)))
+    text = refusal(lambda: resolve(ModelSource(location=location)))
     assert text.startswith(f"no such model: got '{location}', expected a diffusers folder")
 
 
 def test_a_folder_without_model_index_points_to_the_model_inside(model: Path, tmp_path: Path) -> None:
-    assert "did you mean" in refusal(lambda: resolve(ModelSource(str(tmp_path))))
+    assert "did you mean" in refusal(lambda: resolve(ModelSource(location=str(tmp_path))))
     (model / "model_index.json").unlink()
-    assert "expected a folder with model_index.json" in refusal(lambda: resolve(ModelSource(str(model))))
+    assert "expected a folder with model_index.json" in refusal(lambda: resolve(ModelSource(location=str(model))))
 
 
 @pytest.mark.parametrize("name", ["v1-5.ckpt", "v1-5.pt", "v1-5.bin"])
 def test_pickled_checkpoints_are_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04cos\nsystem\n")
-    assert "which can run code" in refusal(lambda: resolve(ModelSource(str(tmp_path / name))))
+    assert "which can run code" in refusal(lambda: resolve(ModelSource(location=str(tmp_path / name))))
 
 
 def test_a_pickled_checkpoint_under_another_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweet.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 64)
-    assert "under another name" in refusal(lambda: resolve(ModelSource(str(tmp_path / "sweet.safetensors"))))
+    assert "under another name" in refusal(lambda: resolve(ModelSource(location=str(tmp_path / "sweet.safetensors"))))
 
 
 def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
-    assert "no such weight file" in refusal(lambda: resolve(ModelSource(str(tmp_path / "gone.safetensors"))))
+    assert "no such weight file" in refusal(lambda: resolve(ModelSource(location=str(tmp_path / "gone.safetensors"))))
 
 
 def test_a_folder_with_pickled_weights_only_is_refused_with_the_reason(model: Path) -> None:
     (model / UNET_WEIGHTS).rename((model / UNET_WEIGHTS).with_suffix(".bin"))
-    text = refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion").modules.get("denoiser"))
+    text = refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion").modules.get("denoiser"))
     assert "no safetensors weights in unet/" in text
     assert "diffusion_pytorch_model.bin" in text
     assert "can run code" in text
@@ -83,18 +83,20 @@ def test_a_folder_with_pickled_weights_only_is_refused_with_the_reason(model: Pa
 def test_weights_of_a_variant_only_name_the_variant(model: Path) -> None:
     (model / UNET_WEIGHTS).rename(model / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert "add --variant fp16" in refusal(
-        lambda: open_model(ModelSource(str(model)), "stable_diffusion").modules.get("denoiser")
+        lambda: open_model(ModelSource(location=str(model)), "stable_diffusion").modules.get("denoiser")
     )
-    assert open_model(ModelSource(str(model), variant="fp16"), "stable_diffusion").modules.get("denoiser")
+    assert open_model(ModelSource(location=str(model), variant="fp16"), "stable_diffusion").modules.get("denoiser")
 
 
 def test_a_variant_that_is_not_there_is_named_with_those_that_are(model: Path) -> None:
     """It once said "point to a complete diffusers folder" of a folder that was complete."""
-    text = refusal(lambda: open_model(ModelSource(str(model), variant="fp8"), "stable_diffusion").modules.get("vae"))
+    text = refusal(
+        lambda: open_model(ModelSource(location=str(model), variant="fp8"), "stable_diffusion").modules.get("vae")
+    )
     assert "there is no variant 'fp8': leave out --variant" in text
     shutil.copy(model / UNET_WEIGHTS, model / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     text = refusal(
-        lambda: open_model(ModelSource(str(model), variant="fp8"), "stable_diffusion").modules.get("denoiser")
+        lambda: open_model(ModelSource(location=str(model), variant="fp8"), "stable_diffusion").modules.get("denoiser")
     )
     assert "choose one of fp16" in text
 
@@ -102,22 +104,24 @@ def test_a_variant_that_is_not_there_is_named_with_those_that_are(model: Path) -
 @pytest.mark.parametrize("file", ["unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"])
 def test_a_config_that_is_missing_or_no_json_is_named(file: str, model: Path) -> None:
     (model / file).write_text("{nothing", encoding="utf-8")
-    assert f"{file} is not JSON" in refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion"))
+    assert f"{file} is not JSON" in refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion"))
     (model / file).write_text("[1]", encoding="utf-8")
-    assert f"{file} is not a JSON object" in refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion"))
+    assert f"{file} is not a JSON object" in refusal(
+        lambda: open_model(ModelSource(location=str(model)), "stable_diffusion")
+    )
     (model / file).unlink()
-    assert refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion"))
+    assert refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion"))
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"])
 def test_code_that_comes_with_a_model_is_never_run(file: str, model: Path) -> None:
     change(model / file, auto_map={"AutoModel": "evil.Model"})
-    assert "auto_map" in refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion"))
+    assert "auto_map" in refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion"))
 
 
 def test_an_inpainting_unet_is_refused(model: Path) -> None:
     change(model / "unet" / "config.json", in_channels=9)
-    text = refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion"))
+    text = refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion"))
     assert "inpainting" in text
     assert "9 input channels" in text
 
@@ -131,7 +135,7 @@ def test_a_model_of_another_family_is_not_recognised(sign: str, model: Path) -> 
             change(model / "unet" / "config.json", addition_embed_type="text_time")
         case _:
             (model / "unet").rename(model / "transformer")
-    source = ModelSource(str(model))
+    source = ModelSource(location=str(model))
     assert not FAMILY.matches(resolve(source))
     assert "no family knows this model" in refusal(lambda: open_model(source))
     assert "not a Stable Diffusion 1.x or 2.x" in refusal(lambda: open_model(source, "stable_diffusion"))
@@ -144,7 +148,7 @@ def test_truncated_weights_are_refused_with_the_part(part: str, harm: str, model
     file = next((model / folder).glob("*.safetensors"))
     data = file.read_bytes()
     file.write_bytes({"tail": data[:-100], "header": data[:50], "nothing": b""}[harm])
-    text = refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion").modules.get(part))
+    text = refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion").modules.get(part))
     assert f"the {folder} cannot be read" in text or "is not a whole safetensors file" in text
 
 
@@ -158,7 +162,7 @@ def test_a_weight_that_is_missing_is_refused_and_not_left_random(part: str, mode
     tensors = load_file(file)
     lost = sorted(tensors)[-1]
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, {"format": "pt"})
-    text = refusal(lambda: open_model(ModelSource(str(model)), "stable_diffusion").modules.get(part))
+    text = refusal(lambda: open_model(ModelSource(location=str(model)), "stable_diffusion").modules.get(part))
     assert "1 of its weights are missing" in text
     assert lost.removeprefix("text_model.") in text
 
@@ -186,7 +190,7 @@ def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[dict[str
 
 def test_a_gated_model_says_where_to_accept_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_says(monkeypatch, errors.GatedRepoError("403 Client Error. Access is restricted", response=answer(403)))
-    text = refusal(lambda: resolve(ModelSource(REPO)))
+    text = refusal(lambda: resolve(ModelSource(location=REPO)))
     assert text.startswith(
         "this model is gated: got 'owner/name'\n  accept its licence at https://huggingface.co/owner/name"
     )
@@ -197,12 +201,12 @@ def test_a_model_that_is_not_on_the_hub_is_told(monkeypatch: pytest.MonkeyPatch)
     hub_says(
         monkeypatch, errors.RepositoryNotFoundError("404 Client Error. Repository Not Found", response=answer(404))
     )
-    assert "no such model on the hub: got 'owner/name'" in refusal(lambda: resolve(ModelSource(REPO)))
+    assert "no such model on the hub: got 'owner/name'" in refusal(lambda: resolve(ModelSource(location=REPO)))
 
 
 def test_a_revision_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_says(monkeypatch, errors.RevisionNotFoundError("404 Client Error. Revision Not Found", response=answer(404)))
-    text = refusal(lambda: resolve(ModelSource(REPO, revision="v9")))
+    text = refusal(lambda: resolve(ModelSource(location=REPO, revision="v9")))
     assert "owner/name has no such revision: got 'v9'" in text
     assert "/commits" in text
 
@@ -221,7 +225,7 @@ def test_a_hub_that_does_not_answer_leads_to_the_cache_and_then_says_why(
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     calls = hub_says(monkeypatch, error)
-    text = refusal(lambda: resolve(ModelSource(REPO)))
+    text = refusal(lambda: resolve(ModelSource(location=REPO)))
     assert calls[-1]["local_files_only"] is True
     assert f"is not in the cache of this machine and the hub cannot be reached ({type(error).__name__})" in text
     assert "hf download owner/name" in text
@@ -240,7 +244,7 @@ def test_opening_downloads_configs_and_each_part_its_own_safetensors_when_it_is_
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
     for variant in (None, "fp16"):
-        located = resolve(ModelSource(REPO, variant=variant))
+        located = resolve(ModelSource(location=REPO, variant=variant))
         with suppress(UserError):  # the stand-in has no fp16 files
             for part in ("unet", "text_encoder"):
                 located.weight_files(part)
@@ -264,7 +268,7 @@ def test_opening_downloads_configs_and_each_part_its_own_safetensors_when_it_is_
 
 
 def test_a_hub_id_that_is_not_cached_says_so_when_offline() -> None:
-    text = refusal(lambda: resolve(ModelSource("nobody/has-this")))
+    text = refusal(lambda: resolve(ModelSource(location="nobody/has-this")))
     assert text.startswith("nobody/has-this is not in the cache of this machine and HF_HUB_OFFLINE is set")
 
 
@@ -292,7 +296,7 @@ def test_a_cached_hub_model_opens_offline_from_either_variable(variable: str, hu
     program = (
         "from loraloom.protocols.model import ModelSource\n"
         "from loraloom.models.loading import open_model, resolve\n"
-        "found = resolve(ModelSource('owner/name'))\n"
+        "found = resolve(ModelSource(location='owner/name'))\n"
         "assert found.hub == ('owner/name', None)\n"
         "print(open_model(found.source).modules.fingerprint('denoiser'))\n"
     )
@@ -303,16 +307,16 @@ def test_a_cached_hub_model_opens_offline_from_either_variable(variable: str, hu
         env={**environ, "HF_HUB_OFFLINE": "1", variable: str(place)},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == open_model(ModelSource(str(tiny_model))).modules.fingerprint("denoiser")
+    assert ran.stdout.strip() == open_model(ModelSource(location=str(tiny_model))).modules.fingerprint("denoiser")
 
 
 def test_a_cached_hub_model_gives_all_parts(hub_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_home / "hub"))
-    model = open_model(ModelSource(REPO))
+    model = open_model(ModelSource(location=REPO))
     for part in ("denoiser", "vae", "text_encoder"):
         assert model.modules.get(part)
     assert model.text.tokenizer.tokenize("abc")
-    assert "not in the cache" in refusal(lambda: open_model(ModelSource(REPO, revision="other")))
+    assert "not in the cache" in refusal(lambda: open_model(ModelSource(location=REPO, revision="other")))
 
 
 def test_the_sum_of_a_blob_in_the_hubs_cache_is_its_name(hub_home: Path) -> None:

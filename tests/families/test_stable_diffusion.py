@@ -25,7 +25,7 @@ PROMPT = "a plan of two rooms"
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> DiffusionModel:
-    return open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    return open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_vae_with_a_shift_is_undone_when_decoding(tmp_path: Path, tiny_model: 
     folder = shutil.copytree(tiny_model, tmp_path / "shifted")
     config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     (folder / "vae" / "config.json").write_text(json.dumps({**config, "shift_factor": 0.25}), encoding="utf-8")
-    shifted = open_model(ModelSource(str(folder)), "stable_diffusion")
+    shifted = open_model(ModelSource(location=str(folder)), "stable_diffusion")
     raw = random(1, 4, 8, 8)
     with torch.inference_mode():
         plain: Any = shifted.modules.get("vae")
@@ -149,12 +149,24 @@ def test_the_schedule_is_the_one_that_the_model_was_trained_with(model: Diffusio
 
 def drawn_by_both(folder: Path, sampler: str, batch: int, steps: int = 6) -> tuple[Tensor, Tensor]:
     """Latents of a few images: by `denoise`, and by diffusers' pipeline with the same scheduler and first noise."""
-    model, pipeline = open_model(ModelSource(str(folder)), "stable_diffusion"), pipeline_of(folder)
-    requests = [ImageRequest(f"{PROMPT} {k}", "blur", k, steps, 4.0, sampler, 64, 64) for k in range(batch)]
+    model, pipeline = open_model(ModelSource(location=str(folder)), "stable_diffusion"), pipeline_of(folder)
+    requests = [
+        ImageRequest(
+            prompt=f"{PROMPT} {k}",
+            negative_prompt="blur",
+            seed=k,
+            num_steps=steps,
+            guidance_scale=4.0,
+            sampler=sampler,
+            width=64,
+            height=64,
+        )
+        for k in range(batch)
+    ]
     kind, settings = SAMPLERS[sampler]
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
     noise = torch.stack([normal((4, 8, 8), request.seed, "picture") for request in requests])
-    ours = denoise(model, PromptEncoder(model.text, plugins.load("domains", "freetext")).encode, requests)
+    ours = denoise(model, PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext")).encode, requests)
     theirs = pipeline(
         [request.prompt for request in requests], negative_prompt=["blur"] * batch, num_inference_steps=steps,
         guidance_scale=4.0, width=64, height=64, latents=noise, output_type="latent",
@@ -174,7 +186,10 @@ def test_each_sampler_draws_what_the_same_scheduler_draws_in_diffusers(
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_model_that_predicts_velocity_is_drawn_as_by_diffusers(sampler: str, v_model: Path) -> None:
-    assert open_model(ModelSource(str(v_model)), "stable_diffusion").info.schedule.prediction_type == "v_prediction"
+    assert (
+        open_model(ModelSource(location=str(v_model)), "stable_diffusion").info.schedule.prediction_type
+        == "v_prediction"
+    )
     ours, theirs = drawn_by_both(v_model, sampler, 1)
     assert torch.allclose(ours, theirs, atol=1e-4), float((ours - theirs).abs().max())
 
@@ -230,14 +245,14 @@ def test_an_unknown_prediction_type_is_refused(tmp_path: Path, tiny_model: Path)
         json.dumps({**json.loads(file.read_text(encoding="utf-8")), "prediction_type": "flow"}), encoding="utf-8"
     )
     with pytest.raises(UserError, match="unknown prediction type: got 'flow', expected epsilon or v_prediction"):
-        open_model(ModelSource(str(folder)), "stable_diffusion")
+        open_model(ModelSource(location=str(folder)), "stable_diffusion")
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
 
 
 def test_opening_reads_no_weights_and_parts_come_and_go(tiny_model: Path) -> None:
-    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
     assert model.text.tokenizer.tokenize("counted before anything is loaded")
     assert not any(model.modules.loaded(part) for part in PARTS)
     for part in PARTS:
@@ -252,12 +267,14 @@ def test_opening_reads_no_weights_and_parts_come_and_go(tiny_model: Path) -> Non
     again = model.modules.get("denoiser")
     assert torch.equal(
         next(again.parameters()),
-        next(open_model(ModelSource(str(tiny_model)), "stable_diffusion").modules.get("denoiser").parameters()),
+        next(
+            open_model(ModelSource(location=str(tiny_model)), "stable_diffusion").modules.get("denoiser").parameters()
+        ),
     )
 
 
 def test_a_part_is_placed_in_a_dtype_and_answers_in_it(tiny_model: Path) -> None:
-    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
     for part in PARTS:
         module = model.modules.place(part, torch.device("cpu"), torch.bfloat16)
         assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
@@ -268,7 +285,7 @@ def test_a_part_is_placed_in_a_dtype_and_answers_in_it(tiny_model: Path) -> None
 
 def test_fingerprints_change_with_weights_and_config_only(tiny_model: Path, v_model: Path) -> None:
     one, same, other = (
-        open_model(ModelSource(str(path)), "stable_diffusion") for path in (tiny_model, tiny_model, v_model)
+        open_model(ModelSource(location=str(path)), "stable_diffusion") for path in (tiny_model, tiny_model, v_model)
     )
     for part in PARTS:
         assert one.modules.fingerprint(part) == same.modules.fingerprint(part) != other.modules.fingerprint(part)
@@ -296,5 +313,5 @@ def loud() -> Callable[[], tuple[int, ...]]:
 
 def test_the_libraries_speak_again_after_a_part_was_read(tiny_model: Path, loud: Callable[[], tuple[int, ...]]) -> None:
     before = loud()
-    open_model(ModelSource(str(tiny_model)), "stable_diffusion").modules.get("text_encoder")
+    open_model(ModelSource(location=str(tiny_model)), "stable_diffusion").modules.get("text_encoder")
     assert loud() == before

@@ -26,7 +26,7 @@ def make_adapter(tiny_model: Path) -> MakeAdapter:
     """`make_adapter(folder, seed=0, **record)`: a run folder with a trained-looking adapter.safetensors."""
 
     def make(folder: Path, seed: int = 0, **record: Any) -> Path:
-        model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+        model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
         adapter = attach_new(model, LoraConfig(rank=4), seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for parameter in adapter.parameters.values():
@@ -54,7 +54,7 @@ def session_of(tiny_model: Path) -> OpenSession:
     def make(adapters: list[tuple[Path, float]] | None = None, say: Any = print, **settings: Any) -> Session:
         config = GenerateConfig.model_validate({**QUICK, **settings})
         return open_session(
-            config, source=ModelSource(str(tiny_model)), adapters=adapters or [], changing=True, say=say
+            config, source=ModelSource(location=str(tiny_model)), adapters=adapters or [], changing=True, say=say
         )
 
     return make

@@ -28,22 +28,46 @@ LONG = "The kitchen is left of the bath. " * 5
 """More than two windows of the tiny model's byte tokenizer."""
 
 REQUESTS = [
-    ImageRequest("short", "", 1, 3, 4.0, "ddim", 32, 32),
-    ImageRequest(LONG, "", 2, 3, 4.0, "ddim", 32, 32),
-    ImageRequest("a plan", "blurred", 3, 3, 4.0, "ddim", 32, 32),
-    ImageRequest("a house", LONG[:100], 4, 3, 4.0, "ddim", 32, 32),
-    ImageRequest("", "", 5, 3, 4.0, "ddim", 32, 32),
+    ImageRequest(
+        prompt="short", negative_prompt="", seed=1, num_steps=3, guidance_scale=4.0, sampler="ddim", width=32, height=32
+    ),
+    ImageRequest(
+        prompt=LONG, negative_prompt="", seed=2, num_steps=3, guidance_scale=4.0, sampler="ddim", width=32, height=32
+    ),
+    ImageRequest(
+        prompt="a plan",
+        negative_prompt="blurred",
+        seed=3,
+        num_steps=3,
+        guidance_scale=4.0,
+        sampler="ddim",
+        width=32,
+        height=32,
+    ),
+    ImageRequest(
+        prompt="a house",
+        negative_prompt=LONG[:100],
+        seed=4,
+        num_steps=3,
+        guidance_scale=4.0,
+        sampler="ddim",
+        width=32,
+        height=32,
+    ),
+    ImageRequest(
+        prompt="", negative_prompt="", seed=5, num_steps=3, guidance_scale=4.0, sampler="ddim", width=32, height=32
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> DiffusionModel:
-    return open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    return open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
 
 
 @pytest.fixture(scope="module")
 def encoder(model: DiffusionModel) -> PromptEncoder:
-    return PromptEncoder(model.text, plugins.load("domains", "freetext"))
+    return PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext"))
 
 
 def drawn(
@@ -131,7 +155,16 @@ def test_guidance_one_asks_the_denoiser_for_half_as_much(
 
 
 def test_guidance_is_the_formula(model: DiffusionModel, encoder: PromptEncoder) -> None:
-    request = ImageRequest("a plan", "blurred", 3, 1, 4.0, "ddim", 32, 32)
+    request = ImageRequest(
+        prompt="a plan",
+        negative_prompt="blurred",
+        seed=3,
+        num_steps=1,
+        guidance_scale=4.0,
+        sampler="ddim",
+        width=32,
+        height=32,
+    )
     answers: list[torch.Tensor] = []
 
     class Noting(Counting):

@@ -149,7 +149,9 @@ def test_files_that_are_no_recipe_are_told(tmp_path: Path) -> None:
 
 
 def test_a_guidance_written_as_a_whole_number_is_read() -> None:
-    assert request_of({**ROW, "guidance_scale": 3}) == ImageRequest("a", "", 1, 2, 3, "ddim", 32, 32)
+    assert request_of({**ROW, "guidance_scale": 3}) == ImageRequest(
+        prompt="a", negative_prompt="", seed=1, num_steps=2, guidance_scale=3, sampler="ddim", width=32, height=32
+    )
 
 
 def test_a_recipe_without_what_the_model_was_told_is_of_its_prompt() -> None:
@@ -186,10 +188,10 @@ def test_an_image_carries_a1111s_parameters(session_of: OpenSession, adapter: Pa
 
 
 RECIPE = Recipe(
-    ImageRequest("a"), {"source": "C:\\models\\my, model.safetensors"},
-    [{"path": "runs/dog/checkpoints/step_0000100/adapter.safetensors", "sha256": "", "weight": 1.0},
+    request=ImageRequest(prompt="a"), model={"source": "C:\\models\\my, model.safetensors"},
+    adapters=[{"path": "runs/dog/checkpoints/step_0000100/adapter.safetensors", "sha256": "", "weight": 1.0},
      {"path": "loras/ink.safetensors", "sha256": "0" * 64, "weight": 0.25}],
-    "attention", "freetext", True, "no",
+    prompt_method="attention", domain="freetext", weighting=True, precision="no",
 )  # fmt: skip
 
 

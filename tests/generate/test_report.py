@@ -11,8 +11,11 @@ from loraloom.protocols.domain import Receipt, Unread, Verdict
 
 def test_a_report_needs_no_other_file_runs_nothing_and_lists_every_verdict(tmp_path: Path) -> None:
     receipt = Receipt(
-        (Verdict("1 kitchen", "count", True, "1 found"), Verdict("a < b", "position", None, "no <b> there")),
-        ("a door",),
+        verdicts=(
+            Verdict(sentence="1 kitchen", section="count", met=True, reason="1 found"),
+            Verdict(sentence="a < b", section="position", met=None, reason="no <b> there"),
+        ),
+        extras=("a door",),
         unread=Unread((("<study>", 2),), (("common room", "bedroom", 1),)),
     )
     image = Image.new("RGB", (8, 8), "red")

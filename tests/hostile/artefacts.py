@@ -129,7 +129,12 @@ def build_checkpoint(folder: Path) -> None:
     tensors = {"base_model.model.x.lora_A.weight": torch.ones(2, 2)}
     state = {"best_step": 2, "best_loss": 0.5, "skipped_in_row": 0, "loss_scale": 1.0, "good_steps": 3, "devices": 1}
     rest = {"numbers": {"0.step": 3}, "groups": [{"lr": 0.1}]}
-    CheckpointFolder(folder).save(Checkpoint(3, tensors, {}, {"0.exp_avg": torch.ones(2, 2)}, rest, state), {"rank": 2})
+    CheckpointFolder(folder).save(
+        Checkpoint(
+            step=3, adapter=tensors, ema={}, optimizer={"0.exp_avg": torch.ones(2, 2)}, optimizer_rest=rest, state=state
+        ),
+        {"rank": 2},
+    )
 
 
 def read_checkpoint(folder: Path, *, own_sums: bool = False) -> None:
@@ -151,7 +156,7 @@ def read_checkpoint(folder: Path, *, own_sums: bool = False) -> None:
 @torch.inference_mode()
 def use_model(folder: Path) -> None:
     """Open a model and ask each part once: what is accepted must also work."""
-    model = open_model(ModelSource(str(folder)))
+    model = open_model(ModelSource(location=str(folder)))
     ids = torch.tensor([model.text.tokenizer.window(model.text.tokenizer.tokenize("a cat")[:9])])
     text: Any = model.text
     states = text.encode_windows(ids)

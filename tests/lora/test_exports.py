@@ -20,12 +20,12 @@ from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.errors import UserError
 
-REQUEST = ImageRequest("a drawn image", num_steps=3, guidance_scale=3.0, sampler="ddim", width=64, height=64)
+REQUEST = ImageRequest(prompt="a drawn image", num_steps=3, guidance_scale=3.0, sampler="ddim", width=64, height=64)
 DOMAIN = plugins.load("domains", "freetext")
 
 
 def opened(folder: Path) -> DiffusionModel:
-    return open_model(ModelSource(str(folder)), "stable_diffusion")
+    return open_model(ModelSource(location=str(folder)), "stable_diffusion")
 
 
 def shaken(model: DiffusionModel, **settings: object) -> Adapter:
@@ -38,7 +38,7 @@ def shaken(model: DiffusionModel, **settings: object) -> Adapter:
 
 
 def drawn(model: DiffusionModel) -> torch.Tensor:
-    encoder = PromptEncoder(model.text, DOMAIN)
+    encoder = PromptEncoder(text=model.text, domain=DOMAIN)
     return denoise(model, encoder.encode, [REQUEST], noise_bchw=first_noise(model, REQUEST))
 
 
@@ -108,7 +108,7 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
     load_adapter_file(model, read_adapter(tmp_path), "theirs")
     assert model.modules.get("denoiser") is not unet
     noise = first_noise(model, REQUEST)
-    states = PromptEncoder(model.text, DOMAIN).encode([REQUEST.prompt])[0]["hidden"]
+    states = PromptEncoder(text=model.text, domain=DOMAIN).encode([REQUEST.prompt])[0]["hidden"]
     with torch.inference_mode():
         ours = model.modules.get("denoiser")(
             noise, torch.tensor([500]), encoder_hidden_states=states, return_dict=False

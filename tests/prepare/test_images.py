@@ -153,7 +153,7 @@ def test_an_animated_file_gives_its_first_frame_and_says_so() -> None:
 @settings(max_examples=60)
 def test_every_size_fits_and_the_crop_lies_inside_the_source(width: int, height: int, crop: str) -> None:
     chosen = options(crop=crop)
-    fitted = fit(Decoded(Image.new("RGB", (width, height)), width, height, ()), chosen, "x")
+    fitted = fit(Decoded(image=Image.new("RGB", (width, height)), width=width, height=height, notes=()), chosen, "x")
     left, top, right, bottom = fitted.crop
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height

@@ -341,7 +341,10 @@ def test_two_images_that_kill_their_workers_do_not_cost_the_others(tmp_path: Pat
     names = [f"{number}.png" for number in range(FEW + 4)]
     sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
     out = tmp_path / "out"
-    tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
+    tasks = [
+        Task(id=name, source=source, folder=out, image=name, known=None, thumbnail=False)
+        for name, source in zip(names, sources, strict=True)
+    ]
     tasks[-2:] = [replace(task, source=_Killer(task.source)) for task in tasks[-2:]]
     settings = ImageSettings.from_config(PrepareConfig(size=64, min_size=16))
     problems = {outcome.task.id: outcome.problem for outcome in run_tasks(tasks, settings, 2)}
@@ -362,7 +365,10 @@ def test_an_image_that_never_ends_is_refused_and_the_others_are_done(tmp_path: P
     names = [f"{number}.png" for number in range(FEW + 4)]
     sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
     out = tmp_path / "out"
-    tasks = [Task(name, source, out, name, None, False) for name, source in zip(names, sources, strict=True)]
+    tasks = [
+        Task(id=name, source=source, folder=out, image=name, known=None, thumbnail=False)
+        for name, source in zip(names, sources, strict=True)
+    ]
     tasks[3] = replace(tasks[3], source=_Sleeper(tasks[3].source))
     settings = ImageSettings.from_config(PrepareConfig(size=64, min_size=16))
     outcomes = list(run_tasks(tasks, settings, 2, time_limit_s=8.0))

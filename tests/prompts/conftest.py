@@ -56,7 +56,7 @@ def words() -> WordText:
 def tiny_text(tiny_model: Path):
     from loraloom.models.loading import open_model
 
-    return open_model(ModelSource(str(tiny_model))).text
+    return open_model(ModelSource(location=str(tiny_model))).text
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ LONG = "The plan has one living room. The kitchen is left of the living room. Th
 @pytest.mark.parametrize("method", METHODS)
 @torch.inference_mode()
 def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: PromptMethod) -> None:
-    encoder = PromptEncoder(tiny_text, FREETEXT, method)
+    encoder = PromptEncoder(text=tiny_text, domain=FREETEXT, method=method)
     plain = tiny_text.encode_windows(torch.tensor([tiny_text.window(tiny_text.tokenize(SHORT))]))
     assert torch.equal(encoder.encode([SHORT])[0]["hidden"], plain)
     assert torch.equal(encoder.encode([SHORT], weighting=True)[0]["hidden"], plain)
@@ -26,14 +26,17 @@ def test_one_window_equals_plain_clip_encoding_bit_for_bit(tiny_text, method: Pr
 
 @torch.inference_mode()
 def test_attention_keeps_all_windows_and_the_others_fold_to_one(tiny_text) -> None:
-    windows = {m: PromptEncoder(tiny_text, FREETEXT, m, 20).encode([LONG])[0]["hidden"].shape[0] for m in METHODS}
+    windows = {
+        m: PromptEncoder(text=tiny_text, domain=FREETEXT, method=m, max_windows=20).encode([LONG])[0]["hidden"].shape[0]
+        for m in METHODS
+    }
     assert windows.pop("attention") > 1
     assert set(windows.values()) == {1}
 
 
 @torch.inference_mode()
 def test_a_batch_is_as_long_as_its_longest_prompt_and_masks_the_rest(tiny_text) -> None:
-    encoder = PromptEncoder(tiny_text, FREETEXT, "attention", 20)
+    encoder = PromptEncoder(text=tiny_text, domain=FREETEXT, method="attention", max_windows=20)
     short, long = (tensors["hidden"] for tensors in encoder.encode([SHORT, LONG]))
     assert collate([short])[1] is None
     hidden, mask = collate([short, long])
@@ -61,7 +64,9 @@ def test_emphasis_scales_a_token_and_keeps_the_windows_mean() -> None:
 
 
 def test_the_cache_key_changes_with_all_that_decides_the_states(tiny_text) -> None:
-    attention, mean = (PromptEncoder(tiny_text, FREETEXT, m, 20) for m in ("attention", "mean"))
+    attention, mean = (
+        PromptEncoder(text=tiny_text, domain=FREETEXT, method=m, max_windows=20) for m in ("attention", "mean")
+    )
     keys = {
         attention.cache_key(LONG), mean.cache_key(LONG), attention.cache_key(LONG + "!"),
         attention.cache_key(LONG, dtype=torch.bfloat16), attention.cache_key("(x:1.2) " + LONG, weighting=True),
@@ -82,7 +87,7 @@ def test_prompts_whose_first_window_agrees_have_keys_of_their_own(words) -> None
             rest = prompt.text.split()[16:]
             return (" ".join(rest),) if rest else ()
 
-    encoder = PromptEncoder(Fixed(), FREETEXT, "attention")
+    encoder = PromptEncoder(text=Fixed(), domain=FREETEXT, method="attention")
     begin = " ".join(f"w{n}" for n in range(10))
     one, other = f"{begin} red red", f"{begin} red blue"
     assert [w.ids for w in encoder.plan(one).windows] == [w.ids for w in encoder.plan(other).windows]

@@ -14,7 +14,7 @@ from .conftest import WordText
 
 
 def encoder(method: PromptMethod = "attention", domain: str = "freetext") -> PromptEncoder:
-    return PromptEncoder(WordText(), plugins.load("domains", domain), method, max_windows=1 << 10)
+    return PromptEncoder(text=WordText(), domain=plugins.load("domains", domain), method=method, max_windows=1 << 10)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_model_folder_opens_draws_and_says_no_to_being_an_adapter(
 ) -> None:
     train(configure(train=FULL), say=lambda text: None, cpu=True)  # type: ignore[arg-type]
     place = tmp_path / "run" / "model"
-    session = open_session(GenerateConfig(steps=2, width=32, height=32), source=ModelSource(str(place)))
+    session = open_session(GenerateConfig(steps=2, width=32, height=32), source=ModelSource(location=str(place)))
     (image,) = session.draw(session.requests(["a drawn image"]))
     assert image.image.size == (32, 32)
     with pytest.raises(UserError, match="made a model, not an adapter"):
@@ -80,7 +80,7 @@ def test_a_run_that_is_cut_ends_bit_identical(optimizer: str, configure: Callabl
 
 
 def test_a_saved_model_is_the_model(tiny_model: Path, tmp_path: Path) -> None:
-    model = open_model(ModelSource(str(tiny_model)))
+    model = open_model(ModelSource(location=str(tiny_model)))
     model.save(tmp_path / "copy", "fp32")
     copy = open_model(replace(model.info.source, location=str(tmp_path / "copy")))
     assert copy.text.tokenizer.tokenize("a house") == model.text.tokenizer.tokenize("a house")

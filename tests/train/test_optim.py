@@ -79,7 +79,13 @@ def test_a_poisoned_gradient_leaves_weights_and_state_alone(kind: Literal["adamw
     optimizer = torch.optim.AdamW(weights, lr=1e-2, fused=True)
     if kind == "muon":
         optimizer = Muon(by_kind({str(number): weight for number, weight in enumerate(weights)}), lr=1e-2, fused=True)
-    updater = Updater(optimizer, weights, OptimConfig(optimizer=kind), 10, LossScale(False))
+    updater = Updater(
+        optimizer=optimizer,
+        parameters=weights,
+        config=OptimConfig(optimizer=kind),
+        max_steps=10,
+        loss_scale=LossScale(False),
+    )
     walk(optimizer, weights, range(1))
     before = [weight.detach().clone() for weight in weights], optimizer_tensors(optimizer)[0]
     before = before[0], {key: value.clone() for key, value in before[1].items()}

@@ -88,11 +88,11 @@ def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Pat
     from loraloom.prompts.encoder import PromptEncoder
     from loraloom.protocols.model import ModelSource
 
-    model = open_model(ModelSource(str(tiny_model)), "stable_diffusion")
+    model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
     domain = plugins.load("domains", "freetext")
     examples = read_manifest(dataset).split("train")
     latents = LatentStore(model, dataset, ContentCache(None), "vae")
-    texts = TextStore(PromptEncoder(model.text, domain), ContentCache(None))
+    texts = TextStore(PromptEncoder(text=model.text, domain=domain), ContentCache(None))
     maker = BatchMaker(examples, latents, texts, domain, seed=0, num_timesteps=1000)
     sizes = tuple((example.width, example.height) for example in examples)
     first, second = batches(Plan(sizes, 1, 2, 1, seed=0), maker)

@@ -33,7 +33,7 @@ def no_bars() -> Iterator[Any]:
 
 def session(tiny_model: Path, domain: str = "floorplan", **settings: Any) -> Session:
     config = GenerateConfig.model_validate({**SETTINGS, **settings})
-    return open_session(config, source=ModelSource(str(tiny_model)), domain=domain)
+    return open_session(config, source=ModelSource(location=str(tiny_model)), domain=domain)
 
 
 def array(image: Image.Image) -> np.ndarray:
@@ -58,7 +58,9 @@ class RednessJudge:
 
     def verify(self, image: Image.Image, prompt: str) -> Receipt:
         red = float(array(image)[..., 0].mean()) / 255
-        return Receipt((Verdict(prompt, "red", None, ""),), (), 1 - red)
+        return Receipt(
+            verdicts=(Verdict(sentence=prompt, section="red", met=None, reason=""),), extras=(), disorder=1 - red
+        )
 
     def repair_mask(self, image: Image.Image, prompt: str) -> np.ndarray:
         free = np.zeros((image.height, image.width), np.bool_)
@@ -74,8 +76,8 @@ class RednessJudge:
 
 def test_the_best_receipt_has_the_fewest_faults_and_a_wrong_door_is_one() -> None:
     def receipt(met: int, extras: int, disorder: float = 0.0) -> Receipt:
-        verdicts = tuple(Verdict("", "count", number < met, "") for number in range(5))
-        return Receipt(verdicts, ("a door",) * extras, disorder)
+        verdicts = tuple(Verdict(sentence="", section="count", met=number < met, reason="") for number in range(5))
+        return Receipt(verdicts=verdicts, extras=("a door",) * extras, disorder=disorder)
 
     best_first = [receipt(5, 0), receipt(5, 1), receipt(4, 0), receipt(4, 0, 0.2), receipt(5, 2), receipt(2, 0)]
     ranks = [each.rank for each in best_first]
@@ -154,7 +156,7 @@ def test_a_perfect_plan_needs_no_repair(tiny_model: Path) -> None:
     receipt = domain.verifier.verify(image, text)
     assert receipt.complete
     assert domain.verifier.repair_mask(image, text) is None
-    source_image = GeneratedImage(0, ImageRequest(text), image, 0.0)
+    source_image = GeneratedImage(index=0, request=ImageRequest(prompt=text), image=image, seconds=0.0)
     kept, same, tries = repair(session(tiny_model), domain.verifier, source_image, receipt, 3)
     assert kept is source_image
     assert same is receipt

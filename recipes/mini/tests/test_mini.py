@@ -261,7 +261,7 @@ def test_a_recorded_and_compiled_denoiser_learns_what_a_plain_one_does(tmp_path:
     )  # fmt: skip
     for name, way in (("plain", Way(8, "bf16")), ("fast", Way(8, "bf16", record=True, compiled=True))):
         denoiser: Any = small_denoiser()
-        noise = Noise(open_model(ModelSource("builtin:mini")).info.schedule)
+        noise = Noise(open_model(ModelSource(location="builtin:mini")).info.schedule)
         assert fit_denoiser(denoiser, bank, noise, way, Fit(5, 1e-3, muon=True), Job(tmp_path / name, quiet, "cuda"))
         learned.append({key: value.cpu() for key, value in denoiser.state_dict().items()})
     for key, value in learned[0].items():
@@ -305,7 +305,7 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
     """Texts of different lengths in one batch: what only pads to the longest is masked, as in training and generation."""
     few_processes(monkeypatch)
     mini = Path(loraloom.__file__).parent / "assets" / "mini"
-    model = open_model(ModelSource(str(mini)))
+    model = open_model(ModelSource(location=str(mini)))
     files = [*parts_of(tmp_path, "plans", 2), *parts_of(tmp_path, "scenes", 1)]
     assert write_parts(files, 1)
     vae: Any = model.modules.get("vae")
@@ -322,7 +322,7 @@ def test_a_bank_hands_out_the_states_that_the_prompt_encoder_makes(
     texts = [text for file in files for text in read_part(file).texts]
     told = bank.states(torch.tensor([2, 0, 3, 1]))
     with torch.no_grad():
-        made = PromptEncoder(model.text, DOMAIN).encode([texts[2], texts[0], "", texts[1]])
+        made = PromptEncoder(text=model.text, domain=DOMAIN).encode([texts[2], texts[0], "", texts[1]])
         usual, usual_mask = collate([tensors["hidden"] for tensors in made])
     assert told.mask_bl is not None and usual_mask is not None
     length = usual_mask.shape[1]
@@ -381,7 +381,7 @@ def test_a_image_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp
 
 def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
     bank = bank_of(["left", "right"] * 100)
-    schedule = open_model(ModelSource("builtin:mini")).info.schedule
+    schedule = open_model(ModelSource(location="builtin:mini")).info.schedule
     denoiser, noise = small_denoiser(), Noise(schedule, shift=3.0)
     said: list[str] = []
     job = Job(tmp_path / "state.safetensors", said.append)
@@ -401,7 +401,7 @@ def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
 
 
 def test_a_cut_fit_of_a_denoiser_remembers_how_large_the_losses_were_at_each_noise(tmp_path: Path) -> None:
-    bank, schedule = bank_of(["left", "right"] * 20), open_model(ModelSource("builtin:mini")).info.schedule
+    bank, schedule = bank_of(["left", "right"] * 20), open_model(ModelSource(location="builtin:mini")).info.schedule
 
     def run(name: str, *, balanced: bool, deadline: float = float("inf")) -> dict[str, torch.Tensor]:
         job = Job(tmp_path / f"{name}.safetensors", quiet, deadline=deadline)
@@ -452,7 +452,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     assert build_mini(tmp_path / "state", recipe, 0.0, said.append, bar) == tmp_path / "state"
     assert said.pop() == "not done yet; the same command goes on"
     place = build_mini(tmp_path / "state", recipe, 1e9, said.append, bar)
-    model = open_model(ModelSource(str(place)))
+    model = open_model(ModelSource(location=str(place)))
     info = model.info
     assert (info.vae_scale_factor, info.defaults.size_px, info.latent_channels) == (8, 256, 4)
     assert model.info.schedule.prediction_type == "v_prediction"
@@ -493,7 +493,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
         images=6, autoencoder_images=8, louder_steps=1, louder_batch=4, decoder_steps=1, steps=1, contrast_images=6,
         contrast_steps=1, batch_size=4,
     )  # fmt: skip
-    shipped, folder, said = ModelSource("builtin:mini"), tmp_path / "again", list[str]()
+    shipped, folder, said = ModelSource(location="builtin:mini"), tmp_path / "again", list[str]()
 
     def bar(title: str):  # type: ignore[no-untyped-def]
         return lambda done, total: None
@@ -503,7 +503,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
     assert (place / "clip" / "config.json").is_file()
 
     def weights(model: Path | ModelSource, part: str) -> dict[str, torch.Tensor]:
-        source = model if isinstance(model, ModelSource) else ModelSource(str(model))
+        source = model if isinstance(model, ModelSource) else ModelSource(location=str(model))
         return open_model(source).modules.get(part).state_dict()
 
     for part, stays in (("text_encoder", True), ("vae", False), ("denoiser", False)):
@@ -515,7 +515,7 @@ def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_enco
 
 def test_a_build_begins_from_one_model_of_its_own_layout(tmp_path: Path, tiny_model: Path) -> None:
     def begin(folder: Path, source: str) -> None:
-        build_mini(folder, Recipe(), 0.0, quiet, lambda title: lambda done, total: None, ModelSource(source))
+        build_mini(folder, Recipe(), 0.0, quiet, lambda title: lambda done, total: None, ModelSource(location=source))
 
     with pytest.raises(UserError, match="of another layout"):
         begin(tmp_path / "tiny", str(tiny_model))

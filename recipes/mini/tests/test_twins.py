@@ -105,7 +105,7 @@ def loudness(vae: Any, style: str) -> float:
 
 @pytest.mark.slow
 def test_a_faint_wall_gets_louder_and_known_latents_stay(tmp_path: Path) -> None:
-    vae: Any = open_model(ModelSource("builtin:mini")).modules.place("vae", torch.device("cpu"), torch.float32)
+    vae: Any = open_model(ModelSource(location="builtin:mini")).modules.place("vae", torch.device("cpu"), torch.float32)
     grey = np.linspace(100, 160, 16, dtype=np.uint8)[:, None].repeat(3, 1)
     faint = Part([""], marks().byte().numpy(), grey[None])
     plain = np.zeros((1, 16, 3), np.uint8)
@@ -130,5 +130,5 @@ def test_a_faint_wall_gets_louder_and_known_latents_stay(tmp_path: Path) -> None
 
 
 def test_the_shipped_encoder_says_a_wall_between_dark_rooms_almost_as_loudly_as_one_between_light_ones() -> None:
-    vae = open_model(ModelSource("builtin:mini")).modules.get("vae")
+    vae = open_model(ModelSource(location="builtin:mini")).modules.get("vae")
     assert loudness(vae, "sjh") > 0.6 * loudness(vae, "plain")

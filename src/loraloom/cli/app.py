@@ -51,7 +51,7 @@ def prepare(
         from loraloom.models.loading import open_model
         from loraloom.protocols.model import ModelSource
 
-        text = open_model(ModelSource(model)).text
+        text = open_model(ModelSource(location=model)).text
     with bars() as bar:
         count = (lambda caption: len(text.tokenizer.tokenize(caption))) if text else None
         room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("images"))
@@ -113,14 +113,21 @@ def generate(
     command.generate(
         read_settings(GenerateConfig, None, (), given),
         command.Wishes(
-            prompts=tuple(prompts or ()), adapters=tuple(adapter or ()), weights=tuple(adapter_weight or ()), model=model,
-            prompt_method=prompt_method, domain=domain, prompts_file=prompts_file, recipe=recipe, interactive=interactive,
+            prompts=tuple(prompts or ()),
+            adapters=tuple(adapter or ()),
+            weights=tuple(adapter_weight or ()),
+            model=model,
+            prompt_method=prompt_method,
+            domain=domain,
+            prompts_file=prompts_file,
+            recipe=recipe,
+            interactive=interactive,
             out=out,
         ),
         given,
         typer.echo,
         bars,
-    )  # fmt: skip
+    )
 
 
 def tokens(

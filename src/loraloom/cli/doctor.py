@@ -272,7 +272,7 @@ def _check_model_folder(path: Path) -> Check:
 
     try:
         with quiet():
-            model = open_model(ModelSource(str(path)))
+            model = open_model(ModelSource(location=str(path)))
     except UserError as error:
         return Check("model", FAIL, _first_line(error), error.fix or "download it again")
     except Exception as error:

@@ -88,14 +88,15 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
     elif not prompts and not wishes.interactive:
         raise UserError(
-            "nothing to draw", fix='add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom '
+            "nothing to draw",
+            fix="add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom "
             'generate --adapter runs/dog "a photo of sksdog on the beach"',
-        )  # fmt: skip
+        )
     method = _method(wishes.prompt_method)
     weights = _weights(wishes)
     session = open_session(
         config,
-        source=ModelSource(wishes.model) if isinstance(wishes.model, str) else wishes.model,
+        source=ModelSource(location=wishes.model) if isinstance(wishes.model, str) else wishes.model,
         adapters=list(zip(wishes.adapters, weights, strict=True)),
         method=method,
         domain=wishes.domain,
@@ -289,4 +290,9 @@ def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
     """The base that a recipe names; revision, variant and config belong to it."""
     if not model.get("source"):
         return None
-    return ModelSource(model["source"], model.get("revision"), model.get("variant"), model.get("config"))
+    return ModelSource(
+        location=model["source"],
+        revision=model.get("revision"),
+        variant=model.get("variant"),
+        config=model.get("config"),
+    )

@@ -92,11 +92,20 @@ class Interactive:
             return
         name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
-            "next": self._next, "seed": self._number("seed", int), "steps": self._number("steps", int),
-            "guidance": self._number("guidance_scale", float), "images": self._number("num_images", int),
-            "sampler": self._sampler, "size": self._size, "negative": self._negative, "weight": self._weight,
-            "show": self._show, "history": self._history, "again": self._again, "help": lambda _: self.say(HELP),
-        }  # fmt: skip
+            "next": self._next,
+            "seed": self._number("seed", int),
+            "steps": self._number("steps", int),
+            "guidance": self._number("guidance_scale", float),
+            "images": self._number("num_images", int),
+            "sampler": self._sampler,
+            "size": self._size,
+            "negative": self._negative,
+            "weight": self._weight,
+            "show": self._show,
+            "history": self._history,
+            "again": self._again,
+            "help": lambda _: self.say(HELP),
+        }
         if name not in commands:
             raise UserError("unknown command", got=f":{name}", fix=did_you_mean(name, commands))
         commands[name](rest.strip())
@@ -137,7 +146,7 @@ class Interactive:
         if len(parts) not in {1, 2} or not all(part.isdecimal() for part in parts):
             raise UserError("a size is two numbers of pixels", got=text, expected=":size 512 512")
         size = (int(parts[0]), int(parts[-1]))
-        check_size(self.session.model, ImageRequest("", width=size[0], height=size[1]))
+        check_size(self.session.model, ImageRequest(prompt="", width=size[0], height=size[1]))
         self.session.size = size
         self._show("")
 

@@ -139,7 +139,7 @@ def _all_stages(folder: Path, size: Size, say: Say, began: float) -> None:
 def draw_first(folder: Path, dataset_generator: DatasetGenerator, progress: Progress, say: Say) -> None:
     """One text in the base's own style: the best of a few images, saved with its receipt."""
     settings = GenerateConfig(steps=DRAW_STEPS, seed=0, best_of=4)
-    session = open_session(settings, source=ModelSource(BASE), domain=DOMAIN, say=lambda text: None)
+    session = open_session(settings, source=ModelSource(location=BASE), domain=DOMAIN, say=lambda text: None)
     verifier = require_verifier(session)
     _, text = dataset_generator.draw(7, "plain")
     [verified] = generate_verified(session, session.requests([text]), progress=progress)
@@ -208,7 +208,9 @@ def run_config(folder: Path, steps: int) -> RunConfig:
         {
             "model": {"source": BASE},
             "data": {
-                "dataset": str(folder / "dataset"), "batch_size": 16, "caption_dropout": 0.1,
+                "dataset": str(folder / "dataset"),
+                "batch_size": 16,
+                "caption_dropout": 0.1,
             },
             # The way up: where things are is the base's (decisions 0018 and 0023).
             "lora": {"target": r".*(up_blocks\.[12]|conv_out).*", "rank": 32, "ema_decay": ema_decay},
@@ -217,16 +219,22 @@ def run_config(folder: Path, steps: int) -> RunConfig:
             "objective": {"balance_noise": True, "class_weights": ("interior door=5",)},
             # Of 24 texts AdamW at 2e-3 met 45 % of the sentences where this met 49 % (decision 0014).
             "optim": {
-                "optimizer": "muon", "learning_rate": 8e-3, "scheduler": "cosine", "warmup_steps": max(1, round(10 / scaled)),
+                "optimizer": "muon",
+                "learning_rate": 8e-3,
+                "scheduler": "cosine",
+                "warmup_steps": max(1, round(10 / scaled)),
             },
             "train": {
-                "output": str(folder / "run"), "max_steps": steps, "log_every": max(1, steps // 5),
-                "validation_every": 0, "mixed_precision": precision,
+                "output": str(folder / "run"),
+                "max_steps": steps,
+                "log_every": max(1, steps // 5),
+                "validation_every": 0,
+                "mixed_precision": precision,
             },
             "checkpoints": {"every": max(1, steps // 2)},
             "samples": {"steps": 15, "min_interval": steps},
         }
-    )  # fmt: skip
+    )
 
 
 def draw(folder: Path, size: Size, progress: Progress, say: Say) -> tuple[Session, list[Compared]]:

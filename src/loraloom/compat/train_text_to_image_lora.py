@@ -42,10 +42,15 @@ def prepare_settings(flags: Flags) -> "PrepareConfig":
         nearest = max(16, round(flags.resolution / 8) * 8)
         raise UserError("--resolution", got=flags.resolution, expected="a multiple of 8", fix=f"use {nearest}")
     values = {
-        "format": "imagefolder", "caption_column": flags.caption_column, "size": flags.resolution,
-        "crop": "center" if flags.center_crop else "random", "resample": flags.image_interpolation_mode,
-        "min_size": 1, "validation_share": 0.0, "seed": flags.seed or 0,
-    }  # fmt: skip
+        "format": "imagefolder",
+        "caption_column": flags.caption_column,
+        "size": flags.resolution,
+        "crop": "center" if flags.center_crop else "random",
+        "resample": flags.image_interpolation_mode,
+        "min_size": 1,
+        "validation_share": 0.0,
+        "seed": flags.seed or 0,
+    }
     return read_settings(PrepareConfig, values=values)
 
 
@@ -106,8 +111,9 @@ def _schedule(flags: Flags, steps: int) -> dict[str, Any]:
     if warmup > steps:
         raise UserError(
             "--lr_warmup_steps is longer than the training: the learning rate would never reach its peak",
-            got=f"{warmup} of {steps} steps", fix="set --lr_warmup_steps, or train longer",
-        )  # fmt: skip
+            got=f"{warmup} of {steps} steps",
+            fix="set --lr_warmup_steps, or train longer",
+        )
     return {"optim.scheduler": SCHEDULERS[flags.lr_scheduler], "optim.warmup_steps": warmup}
 
 
@@ -116,8 +122,10 @@ def _trackers(report_to: str | None, installed: Callable[[str], bool]) -> dict[s
     tensorboard = report_to == "tensorboard" or (report_to in (None, "all") and installed("tensorboard"))
     wandb = report_to == "wandb" or (report_to == "all" and installed("wandb"))
     return {
-        "tracking.tensorboard": tensorboard, "tracking.wandb": wandb, "tracking.project": "text2image-fine-tune",
-    }  # fmt: skip
+        "tracking.tensorboard": tensorboard,
+        "tracking.wandb": wandb,
+        "tracking.project": "text2image-fine-tune",
+    }
 
 
 def _resume(flags: Flags) -> str:
@@ -131,9 +139,10 @@ def _resume(flags: Flags) -> str:
     if wish is None:
         if ours or (out / "adapter.safetensors").exists():
             raise UserError(
-                "this --output_dir holds a run already", got=str(out),
+                "this --output_dir holds a run already",
+                got=str(out),
                 fix="go on with --resume_from_checkpoint latest, or choose another --output_dir",
-            )  # fmt: skip
+            )
         return "never"
     if wish != "latest":
         name = Path(wish).name
@@ -243,12 +252,18 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
     from loraloom.protocols.model import ModelSource
 
     # Opened first: a wrong name must not be told after an hour of preparing.
-    text = open_model(ModelSource(flags.pretrained_model_name_or_path, flags.revision, flags.variant)).text
+    text = open_model(
+        ModelSource(location=flags.pretrained_model_name_or_path, revision=flags.revision, variant=flags.variant)
+    ).text
     count = text.tokenizer.tokenize
     report = prepare(
-        Path(flags.train_data_dir), out, config, count_tokens=lambda caption: len(count(caption)), console=say,
+        Path(flags.train_data_dir),
+        out,
+        config,
+        count_tokens=lambda caption: len(count(caption)),
+        console=say,
         progress=lines("preparing images"),
-    )  # fmt: skip
+    )
     return len(report.manifest.examples)
 
 

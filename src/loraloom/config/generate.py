@@ -40,13 +40,16 @@ class GenerateConfig(Settings):
     mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
     weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
     fill_in: bool = setting(
-        True, "decide what a prompt leaves open before drawing; needs a --domain that verifies images",
+        True,
+        "decide what a prompt leaves open before drawing; needs a --domain that verifies images",
         flag="--fill-in",
-    )  # fmt: skip
+    )
     best_of: int = setting(
-        1, "draw so many for each image and keep the one whose text is met best; needs a --domain that judges",
-        flag="--best-of", ge=1,
-    )  # fmt: skip
+        1,
+        "draw so many for each image and keep the one whose text is met best; needs a --domain that judges",
+        flag="--best-of",
+        ge=1,
+    )
     strict: bool = setting(
         False, "a prompt that is not read in full, or holds syntax that is text here, is an error", flag="--strict"
     )
@@ -55,6 +58,8 @@ class GenerateConfig(Settings):
         3, "tries of --repair; a try that leaves as many faults is thrown away", flag="--repair-rounds", ge=1
     )
     repair_guidance: float = setting(
-        4.0, "of these tries: from what the image shows towards the prompt; 0 is off",
-        flag="--repair-guidance", ge=0,
-    )  # fmt: skip
+        4.0,
+        "of these tries: from what the image shows towards the prompt; 0 is off",
+        flag="--repair-guidance",
+        ge=0,
+    )

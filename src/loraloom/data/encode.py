@@ -225,5 +225,6 @@ def _not_finite_image(ids: Iterable[str]) -> UserError:
     listed = ", ".join(named[:_MOST_BAD]) + (" …" if len(named) >= _MOST_BAD else "")
     return UserError(
         f"the VAE gives NaN or infinity for {'an image' if len(named) == 1 else 'images'}: nothing of it is cached",
-        got=listed, fix="look at what is named and take it out of the dataset; if all are, use another model or VAE",
-    )  # fmt: skip
+        got=listed,
+        fix="look at what is named and take it out of the dataset; if all are, use another model or VAE",
+    )

@@ -70,9 +70,10 @@ class LatentWeights:
         mean = cells.mean(dtype=np.float64)
         if mean == 0:
             raise UserError(
-                f"nothing of image {example.id} counts: all its classes weigh 0", got=f"{dict(self.weights)}",
+                f"nothing of image {example.id} counts: all its classes weigh 0",
+                got=f"{dict(self.weights)}",
                 fix="give a class that it shows a weight above 0 in objective.class_weights, or leave the image out",
-            )  # fmt: skip
+            )
         return torch.from_numpy(cells / np.float32(mean))
 
     def _pixels(self, example: Example, mirrored: bool) -> NDArray[np.int32]:
@@ -93,8 +94,9 @@ class LatentWeights:
         hint = did_you_mean(name, known) if known else "this domain names no colours: write one as '#rrggbb=5'"
         raise UserError(
             f"objective.class_weights names a class that images of the domain {self.domain.name!r} do not have",
-            got=name, fix=hint,
-        )  # fmt: skip
+            got=name,
+            fix=hint,
+        )
 
     def _cells(self, values: NDArray) -> NDArray:
         """The largest value of each latent's pixels."""

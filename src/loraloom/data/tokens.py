@@ -35,7 +35,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         notes = manifest.notes if domain == "auto" else ()
         captions = [(example.id, example.caption) for example in manifest.examples]
         recorded = manifest.info.get("settings", {})
-    text = open_model(ModelSource(model)).text
+    text = open_model(ModelSource(location=model)).text
     kind = open_domain(domain_of(place, domain), recorded)
     reports = report_captions(captions, text.tokenizer, kind)
     if show is not None:
@@ -44,7 +44,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
             raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
         return _windows(wanted[0])
     parts = [*notes, _lengths(reports, text.tokenizer.window_tokens - 2), _losses(reports), _longest(reports)]
-    encoder = PromptEncoder(text, kind)
+    encoder = PromptEncoder(text=text, domain=kind)
     if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
         parts.append(syntax)
     return "\n\n".join(parts)

@@ -107,7 +107,7 @@ def generate(
             done += sum(request.num_steps for _, request in batch)
             seconds = (time.perf_counter() - began) / len(batch)
             for (index, request), image in zip(batch, images, strict=True):
-                yield GeneratedImage(index, request, image, seconds)
+                yield GeneratedImage(index=index, request=request, image=image, seconds=seconds)
     if progress and requests:
         progress(total, total)
 

@@ -39,12 +39,16 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 """Of `prompts.jsonl`: half a million images."""
 
 _SAMPLERS = {
-    "ddim": "DDIM", "dpmpp_2m_karras": "DPM++ 2M Karras", "euler_a": "Euler a", "unipc": "UniPC", "lcm": "LCM",
-}  # fmt: skip
+    "ddim": "DDIM",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "euler_a": "Euler a",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+}
 """Solvers by the names of AUTOMATIC1111's web UI."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All that decides an image.
 

@@ -42,7 +42,7 @@ class Placed:
     weight: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Session:
     """See the module. `open_session` makes one."""
 
@@ -78,9 +78,16 @@ class Session:
         for prompt in prompts:
             for seed in range(config.seed, config.seed + config.num_images):
                 request = ImageRequest(
-                    prompt, config.negative_prompt, seed, config.steps, self.guidance, config.sampler, width, height,
-                    self._expanded(prompt, seed),
-                )  # fmt: skip
+                    prompt=prompt,
+                    negative_prompt=config.negative_prompt,
+                    seed=seed,
+                    num_steps=config.steps,
+                    guidance_scale=self.guidance,
+                    sampler=config.sampler,
+                    width=width,
+                    height=height,
+                    expanded_prompt=self._expanded(prompt, seed),
+                )
                 made.append(request)
                 if progress:
                     progress(len(made), len(prompts) * config.num_images)
@@ -109,8 +116,11 @@ class Session:
         return Recipe(
             request=request,
             model={
-                "source": source.location, "revision": source.revision, "variant": source.variant,
-                "config": source.config, "family": self.model.info.family,
+                "source": source.location,
+                "revision": source.revision,
+                "variant": source.variant,
+                "config": source.config,
+                "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
             adapters=[
@@ -123,7 +133,7 @@ class Session:
             precision=self.config.mixed_precision,
             repair_rounds=self.config.repair_rounds if self.config.repair else 0,
             repair_guidance=self.config.repair_guidance if self.config.repair else 0.0,
-        )  # fmt: skip
+        )
 
     def losses(self, requests: Sequence[ImageRequest]) -> list[str]:
         """Lines about prompts and negative prompts that are not read in full, and one about syntax that is text here, unless
@@ -200,13 +210,13 @@ def open_session(
     texts = open_domain(domain or str(record.get("domain", "freetext")), record.get("domain_settings", {}))
     chosen = method or _recorded_method(record, files)
     return Session(
-        model,
-        PromptEncoder(model.text, texts, chosen, max_windows=1 << 10),
-        placed,
-        config,
-        device,
-        _size(model, config, record),
-        MergedLora(model, [each.adapter for each in placed], changing=changing),
+        model=model,
+        encoder=PromptEncoder(text=model.text, domain=texts, method=chosen, max_windows=1 << 10),
+        adapters=placed,
+        config=config,
+        device=device,
+        size=_size(model, config, record),
+        folding=MergedLora(model, [each.adapter for each in placed], changing=changing),
     )
 
 
@@ -227,15 +237,23 @@ def _open_recorded(record: Mapping[str, Any], files: Sequence[AdapterFile], fami
     source, config = recorded_base(base, files[0].path)
     try:
         return open_model(
-            ModelSource(source, base.get("revision"), base.get("variant"), config, base.get("prediction_type", "auto")),
+            ModelSource(
+                location=source,
+                revision=base.get("revision"),
+                variant=base.get("variant"),
+                config=config,
+                prediction_type=base.get("prediction_type", "auto"),
+            ),
             family,
         )
     except UserError as error:
         raise UserError(
-            error.what, got=error.got, expected=error.expected,
+            error.what,
+            got=error.got,
+            expected=error.expected,
             fix=f"{files[0].path.name} recorded {base['source']!r} as its base; --model overrides it"
             + (f". {error.fix}" if error.fix else ""),
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> PromptMethod:

@@ -9,8 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN, _HEAD = 8, 30
 _WIDE_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NanumGothic.ttf", "malgun.ttf", "AppleSDGothicNeo.ttc", "DejaVuSans.ttf",
-)  # fmt: skip
+    "NotoSansCJK-Regular.ttc",
+    "NanumGothic.ttf",
+    "malgun.ttf",
+    "AppleSDGothicNeo.ttc",
+    "DejaVuSans.ttf",
+)
 _INK, _PAPER, _BLANK = (34, 34, 38), (250, 250, 250), (225, 225, 228)
 
 

@@ -89,9 +89,10 @@ class DeltaLayer:
         change = self.delta.of(own, self._weight)
         if not bool(change.isfinite().all()):
             raise UserError(
-                "an adapter's update is not finite", got=f"a {self.delta.kind} update with weight {self._weight:g}",
+                "an adapter's update is not finite",
+                got=f"a {self.delta.kind} update with weight {self._weight:g}",
                 fix="use a smaller --adapter-weight, or another adapter",
-            )  # fmt: skip
+            )
         return change
 
     def merge(self) -> None:
@@ -174,9 +175,11 @@ def _tucker(tensors: Mapping[str, Tensor]) -> Tensor:
 def _fits_tucker(shapes: Shapes, weight: tuple[int, ...]) -> bool:
     mid = shapes["mid"]
     return (
-        len(mid) == len(weight) == 4 and mid[2:] == weight[2:]
-        and _is_flat(shapes["up"], weight[0], mid[0]) and _is_flat(shapes["down"], mid[1], weight[1])
-    )  # fmt: skip
+        len(mid) == len(weight) == 4
+        and mid[2:] == weight[2:]
+        and _is_flat(shapes["up"], weight[0], mid[0])
+        and _is_flat(shapes["down"], mid[1], weight[1])
+    )
 
 
 def _loha(tensors: Mapping[str, Tensor]) -> Tensor:

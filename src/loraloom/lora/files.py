@@ -132,9 +132,10 @@ def read_adapter(place: Path) -> AdapterFile:
     record = read_record(header.metadata, path.name)
     if record.get("format") == FULL_FORMAT:
         raise UserError(
-            "this is a run of method full: it made a model, not an adapter", got=str(place),
+            "this is a run of method full: it made a model, not an adapter",
+            got=str(place),
             fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
-        )  # fmt: skip
+        )
     check_tensors(header.tensors, path.name)
     peft_names = (
         any(key.startswith("base_model.model.") for key in header.tensors) or path.name == "adapter_model.safetensors"

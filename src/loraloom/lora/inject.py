@@ -25,7 +25,7 @@ from loraloom.utils.rng import derive_seed
 ADAPTER_NAME = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """LoRA layers on a model.
 
@@ -144,9 +144,10 @@ def learning_text_encoders(model: DiffusionModel) -> list[Part]:
     found = [part for part in model.info.text_encoders if part.lora_targets]
     if not found:
         raise UserError(
-            "lora.text_encoder is on, but the text encoders of this model do not learn", got=model.info.family,
+            "lora.text_encoder is on, but the text encoders of this model do not learn",
+            got=model.info.family,
             fix="leave it off",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -177,8 +178,11 @@ def attach_tensors(
     for parameter in adapter.parameters.values():
         parameter.requires_grad_(False)
     found = {part: dict(base_layers(model.modules.get(part))) for part in deltas or {}}
-    whole = [DeltaLayer(found[part][key], delta, weight) for part, modules in (deltas or {}).items()
-             for key, delta in modules.items()]  # fmt: skip
+    whole = [
+        DeltaLayer(found[part][key], delta, weight)
+        for part, modules in (deltas or {}).items()
+        for key, delta in modules.items()
+    ]
     return replace(adapter, deltas=tuple(whole))
 
 
@@ -209,7 +213,13 @@ def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
                 )
                 parameters[exchange] = parameter
                 owner[exchange] = part
-    return Adapter(name, modules, parameters, owner, {part: model.info.part(part).role for part in modules})
+    return Adapter(
+        name=name,
+        modules=modules,
+        parameters=parameters,
+        parts=owner,
+        roles={part: model.info.part(part).role for part in modules},
+    )
 
 
 def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

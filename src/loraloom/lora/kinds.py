@@ -14,16 +14,28 @@ from loraloom.utils.untrusted import Shown, shown
 
 _OLD_PROCESSOR = r"(?<=_lora)"
 _ROLES: list[tuple[str, str]] = [
-    (r"\.lora_A(?:\.\w+)?\.weight", "down"), (r"\.lora_B(?:\.\w+)?\.weight", "up"),
-    (r"\.lora_down\.weight", "down"), (r"\.lora_up\.weight", "up"), (r"\.lora_mid\.weight", "mid"),
-    (r"\.lora\.down\.weight", "down"), (r"\.lora\.up\.weight", "up"),
-    (r"\.lora_linear_layer\.down\.weight", "down"), (r"\.lora_linear_layer\.up\.weight", "up"),
-    (_OLD_PROCESSOR + r"\.down\.weight", "down"), (_OLD_PROCESSOR + r"\.up\.weight", "up"),
-    (r"\.alpha", "alpha"), (r"\.dora_scale", "dora_scale"), (r"\.lora_magnitude_vector(?:\.\w+?)?(?:\.weight)?", "magnitude"),
+    (r"\.lora_A(?:\.\w+)?\.weight", "down"),
+    (r"\.lora_B(?:\.\w+)?\.weight", "up"),
+    (r"\.lora_down\.weight", "down"),
+    (r"\.lora_up\.weight", "up"),
+    (r"\.lora_mid\.weight", "mid"),
+    (r"\.lora\.down\.weight", "down"),
+    (r"\.lora\.up\.weight", "up"),
+    (r"\.lora_linear_layer\.down\.weight", "down"),
+    (r"\.lora_linear_layer\.up\.weight", "up"),
+    (_OLD_PROCESSOR + r"\.down\.weight", "down"),
+    (_OLD_PROCESSOR + r"\.up\.weight", "up"),
+    (r"\.alpha", "alpha"),
+    (r"\.dora_scale", "dora_scale"),
+    (r"\.lora_magnitude_vector(?:\.\w+?)?(?:\.weight)?", "magnitude"),
     *((rf"\.{name}", name) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
-    *((rf"\.{name}", name) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
-    (r"\.diff", "diff"), (r"\.diff_b", "diff_b"),
-]  # fmt: skip
+    *(
+        (rf"\.{name}", name)
+        for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    ),
+    (r"\.diff", "diff"),
+    (r"\.diff_b", "diff_b"),
+]
 ROLES = [(re.compile(rf"(.+?){suffix}", re.DOTALL), role) for suffix, role in _ROLES]
 
 
@@ -57,15 +69,21 @@ READ: list[ReadKind] = [
     ReadKind(name="LoCon with a core", formula="tucker", needs=(_all("down", "up", "mid"),), may=_STRENGTH),
     ReadKind(name="LoHa", formula="loha", needs=(_all(*_HADA), _all(*_HADA, "hada_t1", "hada_t2")), may=_STRENGTH),
     ReadKind(
-        name="LoKr", formula="lokr", may=_STRENGTH,
-        needs=(*(left | right for left in _LEFT for right in _RIGHT),
-               *(left | _all("lokr_w2_a", "lokr_w2_b", "lokr_t2") for left in _LEFT)),
+        name="LoKr",
+        formula="lokr",
+        may=_STRENGTH,
+        needs=(
+            *(left | right for left in _LEFT for right in _RIGHT),
+            *(left | _all("lokr_w2_a", "lokr_w2_b", "lokr_t2") for left in _LEFT),
+        ),
     ),
     ReadKind(
-        name="full difference", formula="diff", needs=(_all("diff"), _all("diff", "diff_b"), _all("diff_b")),
+        name="full difference",
+        formula="diff",
+        needs=(_all("diff"), _all("diff", "diff_b"), _all("diff_b")),
         may=_all("alpha"),
     ),
-]  # fmt: skip
+]
 """Kinds that are read. DoRA is any of the first four with norms."""
 
 
@@ -236,9 +254,10 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
     if not base and 2 * len(keys) < total:
         listed = ", ".join(str(shown(key)) for key in keys[:3]) + (", …" if len(keys) > 3 else "")
         return UserError(
-            f"{where} fits this model but for {len(keys):,} of {total:,} tensors, whose kind is not known", got=Shown(listed),
+            f"{where} fits this model but for {len(keys):,} of {total:,} tensors, whose kind is not known",
+            got=Shown(listed),
             fix="they may change what it draws: ask its author what they are, or for a file without them",
-        )  # fmt: skip
+        )
     example = f"such as {keys[0][:200]}"
     fix = (
         f"use the base that its metadata names: {base}"
@@ -247,8 +266,9 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
     )
     return UserError(
         f"{where} does not fit this model ({made_for})",
-        got=f"{len(keys):,} of {total:,} tensors without a place, {example}", fix=fix,
-    )  # fmt: skip
+        got=f"{len(keys):,} of {total:,} tensors without a place, {example}",
+        fix=fix,
+    )
 
 
 def base_named(metadata: Mapping[str, str]) -> str:

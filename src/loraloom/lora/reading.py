@@ -121,9 +121,11 @@ def locate(
         _check_shapes(places[-1], infos, shapes[part][name], where, metadata)
         if name in fused_layers(model, part) and (kind.formula != "lora" or _VECTORS & keys.keys()):
             raise UserError(
-                f"{where}: {shown(stem)} holds several layers of this model", got=kind.name,
-                expected="a plain LoRA, which can be taken apart", fix="get a file whose layers are apart",
-            )  # fmt: skip
+                f"{where}: {shown(stem)} holds several layers of this model",
+                got=kind.name,
+                expected="a plain LoRA, which can be taken apart",
+                fix="get a file whose layers are apart",
+            )
     return places
 
 
@@ -212,9 +214,11 @@ def _check_shapes(
         fix += f"; it was trained on a model with text embeddings of width {width}{whose}, this one's have {weight[1]}"
     found = ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items() if role != "alpha")
     raise UserError(
-        f"{where} does not fit this model at {shown(place.stem)}", got=found,
-        expected=f"a {place.kind.name} for {list(weight)}", fix=fix,
-    )  # fmt: skip
+        f"{where} does not fit this model at {shown(place.stem)}",
+        got=found,
+        expected=f"a {place.kind.name} for {list(weight)}",
+        fix=fix,
+    )
 
 
 def _norm_shape(role: str, shape: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -260,9 +264,10 @@ def _magnitude(model: DiffusionModel, place: Place, values: dict[str, Tensor], s
     if not given:
         if stated and stated.use_dora:
             raise UserError(
-                f"{strength.where} states DoRA and holds no norms", got=str(shown(place.stem)),
+                f"{strength.where} states DoRA and holds no norms",
+                got=str(shown(place.stem)),
                 fix="the file is not whole: download it again, or ask its author",
-            )  # fmt: skip
+            )
         return None
     if len(given) == 2:
         raise UserError(f"{strength.where} holds DoRA norms twice", got=str(shown(place.stem)), fix="ask its author")
@@ -287,9 +292,11 @@ def _check_size(values: Mapping[str, Tensor], scale: float, place: Place, where:
             size *= float(value.abs().max()) * max(value.shape)
     if not size < 1e30:
         raise UserError(
-            f"{where}: the weights of {shown(place.stem)} are too large to multiply", got=f"up to {size:.0e}",
-            expected="below 1e30", fix="the file is damaged: get another",
-        )  # fmt: skip
+            f"{where}: the weights of {shown(place.stem)} are too large to multiply",
+            got=f"up to {size:.0e}",
+            expected="below 1e30",
+            fix="the file is damaged: get another",
+        )
 
 
 def _notes(

@@ -76,9 +76,11 @@ def read_record(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     form = said.get("format", "")
     if isinstance(form, str) and form not in _FORMATS:
         raise UserError(
-            f"{where} is of a format that this version does not know", got=shown(form), expected=FORMAT,
+            f"{where} is of a format that this version does not know",
+            got=shown(form),
+            expected=FORMAT,
             fix="it was made by a newer loraloom: update this one, or draw with one of the files in its exports/",
-        )  # fmt: skip
+        )
     size = said.get("size")
     if isinstance(size, str) and not _SIZE.fullmatch(size):
         raise UserError(

@@ -62,9 +62,11 @@ class Stated:
         stated = _of_pattern(self.rank_pattern, names) or self.r
         if stated is not None and rank is not None and stated != rank:
             raise UserError(
-                f"{where} states another rank than its tensors have", got=f"{stated} for {names[0]}", expected=rank,
+                f"{where} states another rank than its tensors have",
+                got=f"{stated} for {names[0]}",
+                expected=rank,
                 fix="the metadata belongs to another file: ask its author",
-            )  # fmt: skip
+            )
         rank = rank if rank is not None else stated
         alpha = _of_pattern(self.alpha_pattern, names) or self.alpha
         if alpha is None or rank is None:
@@ -143,9 +145,11 @@ def parse_config(fields: Mapping[str, Any], where: str) -> Stated:
     start = fields.get("init_lora_weights", True)
     if not (start is None or isinstance(start, bool | str)) or start not in _PLAIN_START:
         raise UserError(
-            f"{where}: init_lora_weights changed the base's weights too", got=shown(start), expected="an adapter alone",
+            f"{where}: init_lora_weights changed the base's weights too",
+            got=shown(start),
+            expected="an adapter alone",
             fix="convert it with peft: save_pretrained(path_initial_model_for_weight_conversion=...)",
-        )  # fmt: skip
+        )
     alpha_name = _KINDS[kind]
     kept = {"r", alpha_name, "alpha_pattern", "rank_pattern", "use_rslora", "use_dora"}
     for name, value in fields.items():
@@ -196,9 +200,11 @@ def _literal(pattern: str, where: str) -> str:
     text = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if not text or not all(letter.isalnum() or letter in "._-" for letter in text):
         raise UserError(
-            f"{where}: a pattern is not a module's name", got=shown(pattern), expected="letters, digits, dots and underscores",
+            f"{where}: a pattern is not a module's name",
+            got=shown(pattern),
+            expected="letters, digits, dots and underscores",
             fix="ask its author for a file with the names written out",
-        )  # fmt: skip
+        )
     return text
 
 

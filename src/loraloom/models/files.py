@@ -134,9 +134,11 @@ def refuse_foreign(config: Mapping[str, Any], where: str) -> None:
             continue
         if "quant" in key or "compression" in key:
             raise UserError(
-                f"{where}: {key}: the weights are quantised", got=shown(config[key]), expected="plain weights",
+                f"{where}: {key}: the weights are quantised",
+                got=shown(config[key]),
+                expected="plain weights",
                 fix="get the float16 or float32 version of this model",
-            )  # fmt: skip
+            )
         raise UserError(
             f"{where} asks to run code that comes with the model ({key})", fix="use a model without custom code"
         )

@@ -119,16 +119,19 @@ def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Modul
     for name, entry in entries.items():
         if entry.dtype not in _PLAIN and not (entry.dtype in _COUNTERS and name.endswith("position_ids")):
             raise UserError(
-                f"{part}: {name} is stored as {entry.dtype}", expected="float16, bfloat16 or float32 weights",
+                f"{part}: {name} is stored as {entry.dtype}",
+                expected="float16, bfloat16 or float32 weights",
                 fix="get a version of this model that is not quantised",
-            )  # fmt: skip
+            )
     stored = sum(entry.num_values for entry in entries.values())
     memory = total_memory_bytes()
     if memory is not None and 4 * stored > memory:
         raise UserError(
-            f"{part} needs more memory than this machine has", got=Shown(f"{4 * stored / 1e9:,.1f} GB in float32"),
-            expected=f"at most {memory / 1e9:,.1f} GB", fix="use a smaller model, or a machine with more memory",
-        )  # fmt: skip
+            f"{part} needs more memory than this machine has",
+            got=Shown(f"{4 * stored / 1e9:,.1f} GB in float32"),
+            expected=f"at most {memory / 1e9:,.1f} GB",
+            fix="use a smaller model, or a machine with more memory",
+        )
     if empty is None:
         return
     with library_errors(f"{part}/config.json", part, fix="check that the config belongs to the weights"):
@@ -137,9 +140,11 @@ def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Modul
     asked = sum(tensor.numel() for tensor in wanted.values())
     if asked > 1.5 * stored + _SLACK:
         raise UserError(
-            f"the {part}'s config does not belong to its weights", got=Shown(f"a config of {asked:,} numbers"),
-            expected=f"{stored:,} as in its files", fix="download it again",
-        )  # fmt: skip
+            f"the {part}'s config does not belong to its weights",
+            got=Shown(f"a config of {asked:,} numbers"),
+            expected=f"{stored:,} as in its files",
+            fix="download it again",
+        )
     if not same_names:
         return
     known = {name.removeprefix("text_model."): entry.shape for name, entry in entries.items()}
@@ -148,9 +153,10 @@ def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Modul
         if shape is not None and shape != tuple(tensor.shape):
             raise UserError(
                 f"the {part} cannot be read: its config does not belong to its weights",
-                got=Shown(f"{name} of shape {list(shape)} in its files"), expected=f"{list(tensor.shape)} as its config says",
+                got=Shown(f"{name} of shape {list(shape)} in its files"),
+                expected=f"{list(tensor.shape)} as its config says",
                 fix="download it again",
-            )  # fmt: skip
+            )
 
 
 def check_finite(part: str, module: nn.Module, files: Sequence[Path]) -> None:

@@ -56,9 +56,11 @@ def resolve(source: ModelSource) -> ResolvedFiles:
     if found:
         if not (path / "model_index.json").is_file():
             raise UserError(
-                "not a diffusers model folder", got=source.location, expected="a folder with model_index.json",
+                "not a diffusers model folder",
+                got=source.location,
+                expected="a folder with model_index.json",
                 fix=_nearby(path),
-            )  # fmt: skip
+            )
         return ResolvedFiles(source=source, folder=path.resolve(), variant=source.variant)
     if path.suffix.lower() == ".safetensors" or path.suffix.lower() in PICKLED:
         check_safetensors(path)

@@ -108,9 +108,10 @@ def given_split(source: Path) -> frozenset[str] | None:
         train, held = ({str(id_) for id_ in sides[side]} for side in ("train", "validation"))
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no split ({type(error).__name__}: {error})", expected='{"train": [ids], "validation": [ids]}',
+            f"{file} is no split ({type(error).__name__}: {error})",
+            expected='{"train": [ids], "validation": [ids]}',
             fix="correct it, or move it away to split by content",
-        ) from None  # fmt: skip
+        ) from None
     if both := train & held:
         raise UserError(f"{file} has ids on both sides", got=", ".join(sorted(both)[:5]), fix="correct it")
     return frozenset(held)

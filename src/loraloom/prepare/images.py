@@ -57,7 +57,7 @@ QUALITY_NOTES = (_ENLARGED, _CUT)
 What stands before the colon of a note is counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
     """All that decides the pixels of a prepared image; see `PrepareConfig` for the meaning of each."""
 
@@ -106,7 +106,7 @@ class ImageSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
     """An image in memory.
 
@@ -122,7 +122,7 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """An image of the wanted size.
 
@@ -179,7 +179,7 @@ def fit(decoded: Decoded, settings: ImageSettings, item_id: str) -> Fitted:
         notes.append(f"{_ENLARGED}: {scale:.1f} times, it is only {decoded.width} x {decoded.height}")
     if kept < _MUCH_CUT:
         notes.append(f"{_CUT}: only {kept:.0%} of it is left after cropping")
-    return Fitted(image, box, scale, tuple(notes))
+    return Fitted(image=image, crop=box, scale=scale, notes=tuple(notes))
 
 
 def target_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
@@ -236,7 +236,7 @@ def _decode(image: Image.Image, settings: ImageSettings) -> Decoded:
             raise RefusedError("wholly transparent")
     if loaded.mode != "RGB":
         loaded = loaded.convert("RGB")
-    return Decoded(loaded, width, height, tuple(notes))
+    return Decoded(image=loaded, width=width, height=height, notes=tuple(notes))
 
 
 def _draft(image: Image.Image, settings: ImageSettings) -> None:

@@ -17,7 +17,7 @@ from loraloom.utils.safe_paths import path_problem
 from loraloom.utils.untrusted import MAX_CONFIG_BYTES, MAX_TABLE_BYTES, check_regular_file, is_there, parse_record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
     """One prepared image.
 

@@ -35,7 +35,7 @@ _NEAR_NAME = "its name is nearly that of an image: rename it as the image"
 _STRANGER = "no image has its name: rename it as its image"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
     """Files that are not read.
 
@@ -85,7 +85,13 @@ def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Le
         hints.append(f"a text has the name of its image: {' '.join(pairs)}")
     captions += [Problem(_below(path, source), _EMPTY_TABLE) for path in _sources(items) if _is_table_file(path)]
     captions += [Problem(_below(path, source), _EMPTY_TEXT) for path in _sources(items) if not _is_table_file(path)]
-    return Leftovers(tuple(problems), tuple(lines + hints), tuple(captions), tuple(pairs), names.number)
+    return Leftovers(
+        problems=tuple(problems),
+        lines=tuple(lines + hints),
+        captions=tuple(captions),
+        pairs=tuple(pairs),
+        num_images=names.number,
+    )
 
 
 def check_captions(items: Sequence[SourceItem], leftovers: Leftovers, captioner: str) -> None:

@@ -52,7 +52,7 @@ _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 """What a kill leaves of a file that was being written: `.problems.jsonl.1234.tmp`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareReport:
     """What `prepare` did.
 
@@ -313,7 +313,14 @@ def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, ImageRow]
             name = f"{name}-{short_hash(item.id)}"
         taken.add(name.casefold())
         image = f"{IMAGE_FOLDER}/{name}.png"
-        yield Task(item.id, item.image, out, image, known.get(item.id), thumbnail=number < MAX_THUMBNAILS)
+        yield Task(
+            id=item.id,
+            source=item.image,
+            folder=out,
+            image=image,
+            known=known.get(item.id),
+            thumbnail=number < MAX_THUMBNAILS,
+        )
 
 
 def _sha16(*values: Any) -> str:

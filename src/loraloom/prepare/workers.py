@@ -39,7 +39,7 @@ _BYTES_PER_PIXEL = 16
 _SMALLEST_LIMIT_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One image to prepare.
 
@@ -60,7 +60,7 @@ class Task:
     thumbnail: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a task: a row, or the reason why there is none.
 
@@ -90,7 +90,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
-            return Outcome(task, known, reused=True, thumbnail=_thumbnail_of_file(task, target))
+            return Outcome(task=task, row=known, reused=True, thumbnail=_thumbnail_of_file(task, target))
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.id)
         png = png_bytes(fitted.image, level=1)
@@ -111,11 +111,11 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
         )
         thumbnail = thumbnail_bytes(fitted.image) if task.thumbnail else None
     except RefusedError as error:
-        return Outcome(task, problem=str(error))
+        return Outcome(task=task, problem=str(error))
     except MemoryError:
-        return Outcome(task, problem="there is not enough memory to decode it")
+        return Outcome(task=task, problem="there is not enough memory to decode it")
     _write(target, png)
-    return Outcome(task, row, thumbnail=thumbnail)
+    return Outcome(task=task, row=row, thumbnail=thumbnail)
 
 
 def run_tasks(
@@ -151,7 +151,7 @@ def run_tasks(
                 "worker processes end as soon as they start",
                 fix='call prepare() below `if __name__ == "__main__":`, or use --num-workers 1',
             )
-        yield from (Outcome(task, problem=reason) for task, reason in refused)
+        yield from (Outcome(task=task, problem=reason) for task, reason in refused)
 
 
 def _run_pool(

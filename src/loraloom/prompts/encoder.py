@@ -15,7 +15,7 @@ from loraloom.protocols.model import Prompt, Tensors, TextModel, Window
 from loraloom.utils.atomic_files import sha256_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEncoder:
     """The text encoders of a model with a method for prompts longer than its window.
 

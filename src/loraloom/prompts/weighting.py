@@ -57,9 +57,11 @@ def parse(prompt: str) -> WeightedText:
             starts.append(len(characters))
             if len(starts) > MAX_DEPTH:
                 raise UserError(
-                    "the prompt nests brackets too deeply", got=shown(prompt), expected=f"at most {MAX_DEPTH} levels",
+                    "the prompt nests brackets too deeply",
+                    got=shown(prompt),
+                    expected=f"at most {MAX_DEPTH} levels",
                     fix="write a weight as (word:1.3)",
-                )  # fmt: skip
+                )
         elif token == ")" and index in partner:
             _close(starts.pop(), characters, weights)
         else:
@@ -68,9 +70,11 @@ def parse(prompt: str) -> WeightedText:
     extreme = max(weights, key=abs, default=1.0)
     if not abs(extreme) <= MAX_WEIGHT:
         raise UserError(
-            "a weight in the prompt is out of range", got=f"{extreme:.3g} in {shown(prompt)}",
-            expected=f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}", fix="use fewer brackets or a smaller number, such as (word:1.3)",
-        )  # fmt: skip
+            "a weight in the prompt is out of range",
+            got=f"{extreme:.3g} in {shown(prompt)}",
+            expected=f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            fix="use fewer brackets or a smaller number, such as (word:1.3)",
+        )
     return WeightedText("".join(characters), tuple(weights))
 
 

@@ -34,7 +34,7 @@ class Piece:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptPlan:
     """How one prompt reaches the encoder.
 
@@ -95,14 +95,14 @@ def _plan(
     capacity = encoder.window_tokens - 2
     whole = _piece(weighted.text, iter(_visible(weighted)), encoder.tokenize)
     if len(whole) <= capacity:
-        return PromptPlan((whole,), len(whole))
+        return PromptPlan(windows=(whole,), num_tokens=len(whole))
     if method == "truncate":
         rest = whole.ids[capacity:]
         return PromptPlan(
-            (Piece(whole.text, whole.ids[:capacity], whole.weights[:capacity]),),
-            len(whole),
-            (encoder.detokenize(rest),),
-            len(rest),
+            windows=(Piece(whole.text, whole.ids[:capacity], whole.weights[:capacity]),),
+            num_tokens=len(whole),
+            lost=(encoder.detokenize(rest),),
+            lost_tokens=len(rest),
         )
     sections = _sections(weighted, domain, encoder.tokenize)
     if method == "smart":
@@ -115,7 +115,7 @@ def _plan(
             expected=f"at most {max_windows} windows",
             fix="shorten it, raise prompts.max_windows, or choose prompts.method=smart",
         )
-    return PromptPlan(windows, len(whole))
+    return PromptPlan(windows=windows, num_tokens=len(whole))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _join(pieces: Sequence[Piece]) -> Piece:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Packer:
     """Fills windows from left to right."""
 
@@ -197,7 +197,7 @@ class _Packer:
 
 
 def _pack(sections: Sequence[_Section], capacity: int, encoder: Tokenizer) -> list[Piece]:
-    packer = _Packer(capacity)
+    packer = _Packer(capacity=capacity)
     nothing = Piece("", (), ())
     for section in sections:
         # A header that fills half a window is no header: it would leave its sentences no room.
@@ -290,4 +290,9 @@ def _most_telling(sections: Sequence[_Section], capacity: int, num_tokens: int) 
         last = section
         kept.append(sentence)
     lost = [sentence for index, (_, sentence) in enumerate(places) if index not in chosen and sentence.ids]
-    return PromptPlan((_join(kept),), num_tokens, tuple(p.text for p in lost), sum(len(p) for p in lost))
+    return PromptPlan(
+        windows=(_join(kept),),
+        num_tokens=num_tokens,
+        lost=tuple(p.text for p in lost),
+        lost_tokens=sum(len(p) for p in lost),
+    )

@@ -25,7 +25,7 @@ class FormatContract:
     write: Callable[[Path, Mapping[str, str], SaveImage], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionExample:
     """What a captioner writes.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceItem:
     """One image as a `Format` finds it.
 
@@ -37,7 +37,7 @@ class SourceItem:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One row of a prepared dataset's manifest.
 
@@ -117,7 +117,7 @@ class Captioner(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one device learns from in one forward pass.
 

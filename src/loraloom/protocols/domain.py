@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the judged image, the last two exclusive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """Whether an image does what one sentence of its text asks.
 
@@ -77,7 +77,7 @@ def _times(number: int) -> str:
     return f" ({number:,} times)" if number > 1 else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """Every sentence of a text with its verdict on one image.
 
@@ -119,19 +119,25 @@ class Receipt:
     def as_json(self) -> dict[str, Any]:
         """For receipt files."""
         return {
-            "met": self.count(True), "not_met": self.count(False), "cannot_tell": self.count(None),
-            "share_met": round(self.share_met, 4), "extras": list(self.extras), "disorder": round(self.disorder, 4),
+            "met": self.count(True),
+            "not_met": self.count(False),
+            "cannot_tell": self.count(None),
+            "share_met": round(self.share_met, 4),
+            "extras": list(self.extras),
+            "disorder": round(self.disorder, 4),
             "not_understood": [{"words": words, "times": times} for words, times in self.unread.not_understood],
             "taken": [{"words": words, "as": what, "times": times} for words, what, times in self.unread.taken],
             "verdicts": [
                 {
-                    "sentence": verdict.sentence, "section": verdict.section,
+                    "sentence": verdict.sentence,
+                    "section": verdict.section,
                     "verdict": {True: "met", False: "not met", None: "cannot tell"}[verdict.met],
-                    "reason": verdict.reason, "regions": [list(box) for box in verdict.regions],
+                    "reason": verdict.reason,
+                    "regions": [list(box) for box in verdict.regions],
                 }
                 for verdict in self.verdicts
             ],
-        }  # fmt: skip
+        }
 
 
 class DatasetGenerator(Protocol):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """The whole recipe of one image beside model and adapters.
 
@@ -46,7 +46,7 @@ class ImageRequest:
         return self.expanded_prompt or self.prompt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
     """A finished image and its place in the request list."""
 

@@ -139,7 +139,7 @@ class NoiseSchedule:
         return int(self.signal_t.shape[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """Where a model comes from.
 

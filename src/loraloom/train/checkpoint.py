@@ -38,7 +38,7 @@ _FRACTIONS = frozenset({"loss_scale", "best_loss"})
 MAX_STEP = 10**12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """What a run needs to go on as if nothing had happened.
 
@@ -174,7 +174,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     averaged = weights_file.is_file()
     weights = read_tensors(weights_file)[0] if averaged else drawn
     optimizer, _ = read_tensors(folder / "optimizer.safetensors")
-    return Checkpoint(record.step, weights, drawn if averaged else {}, optimizer, record.optimizer, record.run)
+    return Checkpoint(
+        step=record.step,
+        adapter=weights,
+        ema=drawn if averaged else {},
+        optimizer=optimizer,
+        optimizer_rest=record.optimizer,
+        state=record.run,
+    )
 
 
 @dataclass(frozen=True, slots=True)

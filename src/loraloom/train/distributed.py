@@ -103,9 +103,11 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
     """
     if processes > gpus:
         raise UserError(
-            "every process needs a GPU of its own", got=f"{processes} processes", expected=f"at most {gpus} on this machine",
+            "every process needs a GPU of its own",
+            got=f"{processes} processes",
+            expected=f"at most {gpus} on this machine",
             fix=f"start with --nproc-per-node={gpus} (torchrun) or --num_processes {gpus} (accelerate), or train with --cpu",
-        )  # fmt: skip
+        )
 
 
 def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:

@@ -27,4 +27,10 @@ def attach_full(model: DiffusionModel, text_encoder: bool) -> Adapter:
         for name, parameter in found.items():
             key = f"{model.lora_format.component(part)}.{name}"
             parameters[key], owner[key] = parameter, part
-    return Adapter("", modules, parameters, owner, {part: model.info.part(part).role for part in modules})
+    return Adapter(
+        name="",
+        modules=modules,
+        parameters=parameters,
+        parts=owner,
+        roles={part: model.info.part(part).role for part in modules},
+    )

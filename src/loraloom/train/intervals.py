@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from loraloom.config.run import RunConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Actions:
     """What is to be done after a step."""
 

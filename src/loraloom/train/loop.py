@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 
 from loraloom.config.reading import to_yaml
-from loraloom.train.build import Run
 from loraloom.train.checkpoint import damage
 from loraloom.train.intervals import actions_after
 from loraloom.train.signals import StopRequest
+from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
@@ -23,7 +23,7 @@ from loraloom.utils.progress import Progress
 VALIDATION_TIMESTEPS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """How a run ended.
 
@@ -99,7 +99,7 @@ def train_loop(
         if stopping:
             stopped = stop.reason or "another process"
             break
-    return Finished(done, stopped, run.best_step, time.perf_counter() - began)
+    return Finished(step=done, stopped=stopped, best_step=run.best_step, seconds=time.perf_counter() - began)
 
 
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:

@@ -105,7 +105,7 @@ class LossScale:
             self.value, self.good_steps = self.value * 2, 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Updater:
     """Applies gradients.
 

@@ -15,9 +15,9 @@ from loraloom.lora.export import first_noise
 from loraloom.lora.files import AdapterFile, load_adapter_file
 from loraloom.lora.inject import lora_layers
 from loraloom.protocols.generation import ImageRequest
-from loraloom.train.build import Run
 from loraloom.train.loop import calmer, standing
 from loraloom.train.optim import weight_sums
+from loraloom.train.state import Run
 from loraloom.utils.errors import UserError
 
 MAX_SHARE = 100.0
@@ -61,8 +61,9 @@ def refuse_unmoved(run: Run, step: int) -> None:
         fix = "check objective.class_weights and lora.target: what is learned does not depend on these layers"
     raise UserError(
         f"nothing was learned in {step} steps: no weight has moved, and nothing is exported",
-        got=got, fix=f"{fix}; {standing(run)}",
-    )  # fmt: skip
+        got=got,
+        fix=f"{fix}; {standing(run)}",
+    )
 
 
 def refuse_broken(run: Run, step: int) -> None:
@@ -77,17 +78,19 @@ def refuse_broken(run: Run, step: int) -> None:
     if lost:
         raise UserError(
             f"the weights became NaN or infinite in {step} steps, and nothing is exported",
-            got=f"{len(lost)} of {len(adapter.parameters)} tensors, such as {lost[0]}", fix=_remedy(run),
-        )  # fmt: skip
+            got=f"{len(lost)} of {len(adapter.parameters)} tensors, such as {lost[0]}",
+            fix=_remedy(run),
+        )
     if run.config.train.method == "full":
         return
     changed, update, base = _sizes(run)
     if not update <= MAX_SHARE * base:
         raise UserError(
             f"the adapter is absurdly strong after {step} steps, and nothing is exported",
-            got=f"updates of norm {update:.1e} on weights of norm {base:.1e}", expected=f"at most {MAX_SHARE:g} times",
+            got=f"updates of norm {update:.1e} on weights of norm {base:.1e}",
+            expected=f"at most {MAX_SHARE:g} times",
             fix=_remedy(run),
-        )  # fmt: skip
+        )
     if not changed:
         raise _without_effect(run, step, "its updates vanish when they are added to the base's weights in float32")
 
@@ -105,20 +108,31 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
     tokenizer, defaults = encoder.text.tokenizer, model.info.defaults
     prompt = tokenizer.detokenize(tokenizer.tokenize(run.train_state.batches.examples[0].caption)[:40])
     size = min(defaults.size_px, 256)
-    request = ImageRequest(prompt, "", 0, 4, 5.0, defaults.exact_sampler, size, size)
+    request = ImageRequest(
+        prompt=prompt,
+        negative_prompt="",
+        seed=0,
+        num_steps=4,
+        guidance_scale=5.0,
+        sampler=defaults.exact_sampler,
+        width=size,
+        height=size,
+    )
     noise_bchw = first_noise(model, request)
     ours_bchw = _drawn(run, request, noise_bchw, file)
     base_bchw = model.reference_latents(None, request, noise_bchw)
     if not bool(base_bchw.isfinite().all()):
         raise UserError(
-            "the base model draws NaN without any adapter, and nothing is exported", got=model.info.source.location,
+            "the base model draws NaN without any adapter, and nothing is exported",
+            got=model.info.source.location,
             fix="use another base model or another copy of it",
-        )  # fmt: skip
+        )
     if not bool(ours_bchw.isfinite().all()):
         raise UserError(
             f"the adapter itself draws NaN after {step} steps, and nothing is exported",
-            got=f"{run.skipped} of {step - run.start} updates were skipped" if run.skipped else None, fix=_remedy(run),
-        )  # fmt: skip
+            got=f"{run.skipped} of {step - run.start} updates were skipped" if run.skipped else None,
+            fix=_remedy(run),
+        )
     near = float((ours_bchw - base_bchw).abs().max()) < NEAR
     # The fresh pipeline rounds in its own way: only our own drawing without the adapter tells "equal" from "nearly".
     if near and torch.equal(ours_bchw, _drawn(run, request, noise_bchw, None)):

@@ -22,12 +22,13 @@ from loraloom.data.manifest import domain_of
 from loraloom.lora.export import ExportCheck, export_adapter, program_lines, verify_exports
 from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
-from loraloom.train.build import Run, Say, set_up
+from loraloom.train.build import Say, set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
 from loraloom.train.outcome import draw_trial, refuse_broken, refuse_unmoved
 from loraloom.train.signals import StoppedError, listen_for_stop
+from loraloom.train.state import Run
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
@@ -35,7 +36,7 @@ from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import Progress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
     """What a run made.
 
@@ -145,12 +146,18 @@ def _train(
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
             say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
-            return TrainResult(folder, finished, None, (), runtime.is_main)
+            return TrainResult(folder=folder, finished=finished, adapter=None, checks=(), is_main=runtime.is_main)
         adapter, checks = finish(run, finished)
-        return TrainResult(folder, finished, adapter, checks, runtime.is_main)
+        return TrainResult(folder=folder, finished=finished, adapter=adapter, checks=checks, is_main=runtime.is_main)
     except StoppedError:
         say("stopped before the first step; the same command begins again with what is cached")
-        return TrainResult(folder, Finished(start, "a signal", None, 0.0), None, (), runtime.is_main)
+        return TrainResult(
+            folder=folder,
+            finished=Finished(step=start, stopped="a signal", best_step=None, seconds=0.0),
+            adapter=None,
+            checks=(),
+            is_main=runtime.is_main,
+        )
     finally:
         tracker.close()
 
@@ -189,9 +196,10 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
         newest = checkpoints.path(checkpoints.steps()[-1])
         if Path(wish).resolve() != newest.resolve() and Path(wish).resolve().parent == checkpoints.folder.resolve():
             raise UserError(
-                f"{Path(wish).name} is not the newest checkpoint: what came after it would be lost", got=newest.name,
+                f"{Path(wish).name} is not the newest checkpoint: what came after it would be lost",
+                got=newest.name,
                 fix="drop --resume to go on from the newest, name another --out to branch off, or delete the newer ones",
-            )  # fmt: skip
+            )
         if Path(wish).resolve().parent != checkpoints.folder.resolve():
             say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
@@ -199,9 +207,10 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
         say(f"warning: {complaint}")
     if checkpoint is None:
         raise UserError(
-            "all checkpoints of this run are damaged", got=str(checkpoints.folder),
+            "all checkpoints of this run are damaged",
+            got=str(checkpoints.folder),
             fix="start again in another --out, or delete that folder",
-        )  # fmt: skip
+        )
     return checkpoint
 
 
@@ -215,9 +224,10 @@ def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
     steps = set(runtime.gather_texts([str(checkpoint.step if checkpoint else 0)]))
     if len(steps) > 1:
         raise UserError(
-            "the machines see different checkpoints", got=f"steps {', '.join(sorted(steps))}",
+            "the machines see different checkpoints",
+            got=f"steps {', '.join(sorted(steps))}",
             fix="let train.output point to one shared folder, or copy the newest checkpoint to every machine",
-        )  # fmt: skip
+        )
 
 
 def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]:

@@ -68,10 +68,13 @@ class Sampler:
         """
         source, full = self.model.info.source, self.folder.parent / "model"
         model = {
-            "source": source.location, "revision": source.revision, "variant": source.variant,
-            "config": source.config, "family": self.model.info.family,
+            "source": source.location,
+            "revision": source.revision,
+            "variant": source.variant,
+            "config": source.config,
+            "family": self.model.info.family,
             "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
-        }  # fmt: skip
+        }
         adapters: list[dict[str, Any]] = []
         if step and self.method == "full":
             model |= {"source": str(full), "revision": None, "variant": None, "config": None, "sha256": None}
@@ -81,9 +84,14 @@ class Sampler:
             adapters.append({"path": str(file), "sha256": sha256, "weight": 1.0})
         encoder = self.texts.encoder
         return Recipe(
-            request=request, model=model, adapters=adapters, prompt_method=encoder.method,
-            domain=encoder.domain.name, weighting=self.weighting, precision=self.runtime.precision,
-        )  # fmt: skip
+            request=request,
+            model=model,
+            adapters=adapters,
+            prompt_method=encoder.method,
+            domain=encoder.domain.name,
+            weighting=self.weighting,
+            precision=self.runtime.precision,
+        )
 
     def draw(
         self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]

@@ -20,7 +20,7 @@ from loraloom.train.optim import Ema, Updater
 from loraloom.utils.rng import derive_seed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class TrainState:
     """All that moves or is read during a step."""
 
@@ -39,7 +39,7 @@ class TrainState:
     """Whether repeats of weight zero are left out: alone and uncompiled, nothing needs batches of one size."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """What a step leaves behind.
 
@@ -108,9 +108,17 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         train_state.ema.update(step)
     mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
     return StepResult(
-        epoch, mean_loss, grad_norm, finite, numbers[1], num_images, tuple(ids), learning_rate,
-        scale if updater.loss_scale.enabled else 1.0, can_overflow,
-    )  # fmt: skip
+        epoch=epoch,
+        loss=mean_loss,
+        grad_norm=grad_norm,
+        finite=finite,
+        stop_votes=numbers[1],
+        num_images=num_images,
+        ids=tuple(ids),
+        learning_rate=learning_rate,
+        loss_scale=scale if updater.loss_scale.enabled else 1.0,
+        can_overflow=can_overflow,
+    )
 
 
 def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runtime: Runtime) -> Tensor:
@@ -134,13 +142,13 @@ def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
 
     weights = batch.latent_weights_bhw
     return Batch(
-        batch.ids,
-        send(batch.latents_bchw, layout),
-        send(batch.noise_bchw, layout),
-        send(batch.timesteps_b),
-        {name: send(tensor) for name, tensor in batch.conditioning.items()},
-        send(batch.weights_b),
-        send(weights) if weights is not None else None,
+        ids=batch.ids,
+        latents_bchw=send(batch.latents_bchw, layout),
+        noise_bchw=send(batch.noise_bchw, layout),
+        timesteps_b=send(batch.timesteps_b),
+        conditioning={name: send(tensor) for name, tensor in batch.conditioning.items()},
+        weights_b=send(batch.weights_b),
+        latent_weights_bhw=send(weights) if weights is not None else None,
     )
 
 

@@ -45,10 +45,36 @@ _OTHER_SUFFIXES = {
 }
 _KINDS = {suffix: reason for reason, suffixes in _OTHER_SUFFIXES.items() for suffix in suffixes.split()}
 
-_SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".gitattributes", ".gitignore",
-                           ".localized", ".directory", ".nomedia", ".picasa.ini", "icon\r"})  # fmt: skip
-_SYSTEM_FOLDERS = frozenset({"__macosx", ".git", ".cache", ".ipynb_checkpoints", ".trashes", ".spotlight-v100",
-                             ".fseventsd", ".thumbnails", "@eadir", "$recycle.bin", "system volume information"})  # fmt: skip
+_SYSTEM_FILES = frozenset(
+    {
+        ".ds_store",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        ".gitattributes",
+        ".gitignore",
+        ".localized",
+        ".directory",
+        ".nomedia",
+        ".picasa.ini",
+        "icon\r",
+    }
+)
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "__macosx",
+        ".git",
+        ".cache",
+        ".ipynb_checkpoints",
+        ".trashes",
+        ".spotlight-v100",
+        ".fseventsd",
+        ".thumbnails",
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+    }
+)
 _GROUND_TRUTH = re.compile(r"truth/[^/]+\.json|truth\.jsonl|scenes\.json")
 """Beside images that `loraloom samples` drew: what is in them, for verifiers."""
 

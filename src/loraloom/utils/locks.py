@@ -144,9 +144,10 @@ def _open_locked(path: Path, say: Callable[[str], None]) -> int | None:
             os.close(descriptor)
             if error.errno in _HELD:
                 raise UserError(
-                    f"another process is at work in {path.parent}", got=holder,
+                    f"another process is at work in {path.parent}",
+                    got=holder,
                     fix="wait until it ends, stop it, or choose another --out",
-                ) from None  # fmt: skip
+                ) from None
             say(
                 f"warning: {path.parent} cannot be locked ({error.strerror or error}): nothing keeps a second process "
                 "from writing there too"

@@ -23,9 +23,11 @@ def check_folder(path: Path) -> None:
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             raise UserError(
-                f"{part} is a link that leads nowhere", got=str(part.readlink()), expected="a folder to write into",
+                f"{part} is a link that leads nowhere",
+                got=str(part.readlink()),
+                expected="a folder to write into",
                 fix="remove the link, make what it points to, or name another folder",
-            )  # fmt: skip
+            )
     standing = next((part for part in (path, *path.parents) if part.exists()), None)
     if standing is not None and not standing.is_dir():
         raise UserError(f"{standing} is a file", expected="a folder to write into", fix="name another folder")

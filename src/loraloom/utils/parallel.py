@@ -75,9 +75,10 @@ def spread(
             end_pool(pool)
         if isinstance(problem, BrokenProcessPool):  # from a result, or from handing out the next piece
             raise UserError(
-                "a process that was doing part of the work has died", got="killed from outside, perhaps for want of memory",
+                "a process that was doing part of the work has died",
+                got="killed from outside, perhaps for want of memory",
                 fix="run it again with more memory or fewer workers",
-            ) from None  # fmt: skip
+            ) from None
         raise
 
 

@@ -33,11 +33,16 @@ def bars() -> Iterator[Callable[[str], Progress]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     display = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
         # rich would send lines of stdout to the terminal even where stdout is a file or a pipe
         redirect_stdout=sys.stdout.isatty(),
-    )  # fmt: skip
+    )
 
     def make(title: str) -> Callable[[int, int], None]:
         task: TaskID | None = None

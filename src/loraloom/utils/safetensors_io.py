@@ -123,17 +123,21 @@ def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
     fits = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
     dtype, shape, offsets = (entry["dtype"], entry["shape"], entry["data_offsets"]) if fits else ("", [], [])
     whole = (
-        isinstance(dtype, str) and dtype in DTYPE_BITS
-        and _are_sizes(shape, MAX_SIZE) and len(shape) <= MAX_DIMENSIONS
-        and _are_sizes(offsets, MAX_FILE_BYTES) and len(offsets) == 2
+        isinstance(dtype, str)
+        and dtype in DTYPE_BITS
+        and _are_sizes(shape, MAX_SIZE)
+        and len(shape) <= MAX_DIMENSIONS
+        and _are_sizes(offsets, MAX_FILE_BYTES)
+        and len(offsets) == 2
         and (offsets[1] - offsets[0]) * 8 == prod(shape) * DTYPE_BITS[dtype]
-    )  # fmt: skip
+    )
     if not whole:
         raise UserError(
-            f"{path.name}: tensor {shown(name)} is not whole", got=shown(entry),
+            f"{path.name}: tensor {shown(name)} is not whole",
+            got=shown(entry),
             expected="a known dtype, a shape and its bytes",
             fix="the file is damaged: download it again",
-        )  # fmt: skip
+        )
     return TensorInfo(dtype, tuple(shape), offsets[1] - offsets[0])
 
 
@@ -153,9 +157,11 @@ def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
     needed, memory = sum(info.num_bytes for info in header.tensors.values()), total_memory_bytes()
     if memory is not None and needed > memory:
         raise UserError(
-            f"{path.name} holds more than the memory of this machine", got=f"{needed / 2**30:.1f} GiB",
-            expected=f"less than {memory / 2**30:.1f} GiB", fix="use a machine with more memory",
-        )  # fmt: skip
+            f"{path.name} holds more than the memory of this machine",
+            got=f"{needed / 2**30:.1f} GiB",
+            expected=f"less than {memory / 2**30:.1f} GiB",
+            fix="use a machine with more memory",
+        )
     from safetensors import SafetensorError, safe_open  # heavy: torch
 
     try:

@@ -195,9 +195,11 @@ def check_text(text: str, where: str) -> str:
     """
     if _SURROGATE.search(text):
         raise UserError(
-            f"{where} is not UTF-8 text", got=shown(text), expected="characters that UTF-8 can hold",
+            f"{where} is not UTF-8 text",
+            got=shown(text),
+            expected="characters that UTF-8 can hold",
             fix="type it again, or convert it (the terminal's or file's encoding may be Latin-1)",
-        )  # fmt: skip
+        )
     return text
 
 

@@ -26,7 +26,7 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed, normal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedImage:
     """A chosen image.
 
@@ -103,12 +103,12 @@ def generate_verified(
         if config.repair:
             best, receipt, repairs = repair(session, verifier, best, receipt, config.repair_rounds)
         yield VerifiedImage(
-            best,
-            receipt,
-            (mean, chosen, receipt.share_met),
-            sum(each.complete for each in receipts),
-            len(drawn),
-            repairs,
+            image=best,
+            receipt=receipt,
+            shares=(mean, chosen, receipt.share_met),
+            complete=sum(each.complete for each in receipts),
+            candidates=len(drawn),
+            repairs=repairs,
         )
 
 
@@ -202,9 +202,14 @@ def redraw(
         held = Held(model.scale_latents(mean_bchw), torch.from_numpy(cells_hw))
     noise_bchw = normal(tuple(mean_bchw.shape), request.seed, "repair", number)
     latents_bchw = denoise(
-        model, session.encode, [request],
-        autocast=session.autocast, noise_bchw=noise_bchw, held=held, contrast=contrast,
-    )  # fmt: skip
+        model,
+        session.encode,
+        [request],
+        autocast=session.autocast,
+        noise_bchw=noise_bchw,
+        held=held,
+        contrast=contrast,
+    )
     drawn_hwc = np.array(to_images(model, latents_bchw)[0])
     inside_hw = np.kron(cells_hw, np.ones((scale, scale), np.bool_))
     return Image.fromarray(np.where(inside_hw[..., None], drawn_hwc, pixels_hwc))

@@ -35,7 +35,7 @@ def caption(name: str, image: Image.Image, item_id: str, options: Mapping[str, A
     """The caption that the captioner writes with the rest of its settings at their defaults."""
     captioner: Captioner = plugins.load("captioners", name)
     config = read_settings(PrepareConfig, values=options)
-    item = SourceItem(item_id, Path("source") / f"{item_id}.png", None)
+    item = SourceItem(id=item_id, image=Path("source") / f"{item_id}.png", caption=None)
     return captioner.caption(image, item, options_of(config, [captioner]), trigger)
 
 
@@ -103,7 +103,7 @@ def test_prepare_captions_images_without_text_by_it_and_asks_again_when_its_sett
         (made,) = report.manifest.examples
         with Image.open(tmp_path / "out" / made.image) as image:
             captioner = plugins.load("captioners", name)
-            item = SourceItem("a", tmp_path / "raw/a.png", None)
+            item = SourceItem(id="a", image=tmp_path / "raw/a.png", caption=None)
             written = captioner.caption(image, item, options_of(config, [captioner]), example.trigger)
         assert written.strip() in made.caption
         assert made.caption_found is None

@@ -33,7 +33,7 @@ CAPTION = "a red square on a blue ground"
 
 @pytest.fixture
 def model(case: Case) -> DiffusionModel:
-    return open_model(ModelSource(str(case.folder)))
+    return open_model(ModelSource(location=str(case.folder)))
 
 
 @pytest.fixture(scope="package")
@@ -64,11 +64,20 @@ def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) 
 def request(model: DiffusionModel, guidance: float, size: tuple[int, int] | None = None) -> ImageRequest:
     defaults = model.info.defaults
     width, height = size or (defaults.size_px, defaults.size_px)
-    return ImageRequest(CAPTION, "", 5, 3, guidance, defaults.exact_sampler, width, height)
+    return ImageRequest(
+        prompt=CAPTION,
+        negative_prompt="",
+        seed=5,
+        num_steps=3,
+        guidance_scale=guidance,
+        sampler=defaults.exact_sampler,
+        width=width,
+        height=height,
+    )
 
 
 def encoder(model: DiffusionModel) -> PromptEncoder:
-    return PromptEncoder(model.text, DOMAIN)
+    return PromptEncoder(text=model.text, domain=DOMAIN)
 
 
 def shaken(model: DiffusionModel) -> Adapter:
@@ -91,7 +100,7 @@ def layers_of(adapter: Adapter, model: DiffusionModel, folder: Path) -> Any:
 
 
 def test_a_family_matches_its_own_files_and_no_other_does(case: Case) -> None:
-    files = resolve(ModelSource(str(case.folder)))
+    files = resolve(ModelSource(location=str(case.folder)))
     matching = [name for name in plugins.names("families") if plugins.load("families", name).matches(files)]
     assert matching == [case.family]
 
@@ -131,7 +140,16 @@ def test_guidance_changes_the_image(model: DiffusionModel) -> None:
 
 def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
     wanted = request(model, 4.0)
-    other = ImageRequest("another, longer text " * 3, "", 9, 3, 4.0, wanted.sampler, wanted.width, wanted.height)
+    other = ImageRequest(
+        prompt="another, longer text " * 3,
+        negative_prompt="",
+        seed=9,
+        num_steps=3,
+        guidance_scale=4.0,
+        sampler=wanted.sampler,
+        width=wanted.width,
+        height=wanted.height,
+    )
     alone = denoise(model, encoder(model).encode, [wanted])
     together = denoise(model, encoder(model).encode, [other, wanted])
     torch.testing.assert_close(together[1:], alone, atol=2e-4, rtol=1e-4)
@@ -139,7 +157,16 @@ def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
 
 def test_a_negative_prompt_is_read_or_counted_aloud(model: DiffusionModel) -> None:
     wanted = request(model, 4.0)
-    asked = ImageRequest(CAPTION, "blurred", 5, 3, 4.0, wanted.sampler, wanted.width, wanted.height)
+    asked = ImageRequest(
+        prompt=CAPTION,
+        negative_prompt="blurred",
+        seed=5,
+        num_steps=3,
+        guidance_scale=4.0,
+        sampler=wanted.sampler,
+        width=wanted.width,
+        height=wanted.height,
+    )
     plain, negative = (denoise(model, encoder(model).encode, [one]) for one in (wanted, asked))
     line = unread_negative(model, [asked])
     assert (line is None) == (not torch.equal(plain, negative))
@@ -148,9 +175,9 @@ def test_a_negative_prompt_is_read_or_counted_aloud(model: DiffusionModel) -> No
 
 def test_sizes_between_the_multiples_are_refused(model: DiffusionModel) -> None:
     step = model.info.size_multiple
-    check_size(model, ImageRequest("", width=4 * step, height=5 * step))
+    check_size(model, ImageRequest(prompt="", width=4 * step, height=5 * step))
     with pytest.raises(UserError, match=f"multiples of {step}"):
-        check_size(model, ImageRequest("", width=4 * step + 1, height=4 * step))
+        check_size(model, ImageRequest(prompt="", width=4 * step + 1, height=4 * step))
 
 
 def test_bfloat16_answers_near_float32(model: DiffusionModel) -> None:

@@ -86,8 +86,15 @@ def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
 CAPTIONER: Captioner = Template()
 CONTRACT = CaptionerContract(
     examples=(
-        CaptionExample({"caption_template": "a photo of {trigger}"}, "sks", "toys/red_car/1", "a photo of sks"),
-        CaptionExample({"caption_template": "{folder}, {stem}"}, "", "toys/red_car/1", "red car, 1"),
+        CaptionExample(
+            options={"caption_template": "a photo of {trigger}"},
+            trigger="sks",
+            item_id="toys/red_car/1",
+            caption="a photo of sks",
+        ),
+        CaptionExample(
+            options={"caption_template": "{folder}, {stem}"}, trigger="", item_id="toys/red_car/1", caption="red car, 1"
+        ),
     ),
     refused=({"caption_template": "a {foldr}"}, {"caption_template": "a {folder"}),
 )

@@ -80,11 +80,18 @@ class ImageFolder:
         work = _Work(column, ByName((entry.name, entry) for entry in entries), _by_last_part(entries))
         items = [work.item(file, row) for file in files for row in _rows(file, column, options.get("encoding", ""))]
         items += [
-            SourceItem(entry.stem, entry.path, None, entry.problem or "no row of a metadata file names it")
+            SourceItem(
+                id=entry.stem,
+                image=entry.path,
+                caption=None,
+                problem=entry.problem or "no row of a metadata file names it",
+            )
             for entry in entries
             if entry.is_image and entry.name not in work.named
         ]
-        items += [SourceItem(entry.name, entry.path, None, problem) for entry, problem in second]
+        items += [
+            SourceItem(id=entry.name, image=entry.path, caption=None, problem=problem) for entry, problem in second
+        ]
         yield from sorted_unique(items)
 
 
@@ -185,24 +192,28 @@ class _Work:
         if row.problem:
             entry = self._file(table, file_name)[0] if isinstance(file_name, str) else None
             if entry is None or entry.name in self.named:
-                return SourceItem(here, table.path, None, row.problem, source=table.path)
+                return SourceItem(id=here, image=table.path, caption=None, problem=row.problem, source=table.path)
             self.named.add(entry.name)
-            return SourceItem(entry.stem, entry.path, None, f"{table.name}: {row.problem}", source=table.path)
+            return SourceItem(
+                id=entry.stem, image=entry.path, caption=None, problem=f"{table.name}: {row.problem}", source=table.path
+            )
         if not isinstance(file_name, str):
             problem = f"line {row.line} has no {FILE_COLUMN}"
             if key is not None:
                 problem = f"line {row.line}: its {FILE_COLUMN!r} is {_kind(file_name)}, not a text"
-            return SourceItem(here, table.path, None, problem, source=table.path)
+            return SourceItem(id=here, image=table.path, caption=None, problem=problem, source=table.path)
         entry, notes, problem = self._file(table, file_name)
         if entry is None:
-            return SourceItem(here, table.path, None, f"line {row.line}: {problem}", source=table.path)
+            return SourceItem(
+                id=here, image=table.path, caption=None, problem=f"line {row.line}: {problem}", source=table.path
+            )
         if entry.name in self.named:
             problem = f"named a second time in line {row.line} of {table.name}"
         elif entry.problem or not entry.is_image:
             problem = entry.problem or "not an image by its suffix"
         self.named.add(entry.name)
         if problem:
-            return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
+            return SourceItem(id=entry.stem, image=entry.path, caption=None, problem=problem, source=table.path)
         return self._with_caption(table, row, entry, notes + _other_name(key, FILE_COLUMN))
 
     def _with_caption(self, table: Entry, row: Row, entry: Entry, notes: tuple[str, ...]) -> SourceItem:
@@ -213,12 +224,12 @@ class _Work:
             caption = None  # how pandas writes a cell without a value
         if caption is not None and not isinstance(caption, str):
             problem = f"line {row.line}: its {self.column!r} is {_kind(caption)}, not a text"
-            return SourceItem(entry.stem, entry.path, None, problem, source=table.path)
+            return SourceItem(id=entry.stem, image=entry.path, caption=None, problem=problem, source=table.path)
         if key is None:
             notes += (f"its row has no {self.column!r}: line {row.line} has {', '.join(row.values)}",)
         elif caption is None:
             notes += (f"its {self.column!r} is null: line {row.line}",)
-        return SourceItem(entry.stem, entry.path, caption, source=table.path, notes=notes)
+        return SourceItem(id=entry.stem, image=entry.path, caption=caption, source=table.path, notes=notes)
 
     def _file(self, table: Entry, file_name: str) -> tuple[Entry | None, tuple[str, ...], str | None]:
         """The file that a row names, what was read otherwise than it is written, and why there is none."""

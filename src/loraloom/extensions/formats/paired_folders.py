@@ -70,7 +70,12 @@ class PairedFolders:
                 if found[1]:
                     items[-1] = replace(items[-1], notes=(_OTHER_CASE,))
         items += [
-            SourceItem(key, entry.path, None, problem=f"a text without an image: no {image_folder}/ file has its name")
+            SourceItem(
+                id=key,
+                image=entry.path,
+                caption=None,
+                problem=f"a text without an image: no {image_folder}/ file has its name",
+            )
             for key, entry in texts.items()
             if key not in with_image
         ]
@@ -122,7 +127,7 @@ def _item(key: str, image: Entry, text: Entry | None, options: Mapping[str, Any]
             problem = f"its text {text.path.name}: {text.problem}"
         else:
             caption, problem = read_text(text.path, options.get("encoding", ""))
-    return SourceItem(key, image.path, caption, problem, source=text.path if text else None)
+    return SourceItem(id=key, image=image.path, caption=caption, problem=problem, source=text.path if text else None)
 
 
 FORMAT: Format = PairedFolders()

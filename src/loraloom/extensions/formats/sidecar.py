@@ -56,14 +56,19 @@ class Sidecar:
             used |= {text.name for text, _ in found[:1]}
             second |= {
                 text.name: SourceItem(
-                    text.stem, text.path, None, f"a second text of {entry.path.name}: {found[0][0].path.name} is read"
+                    id=text.stem,
+                    image=text.path,
+                    caption=None,
+                    problem=f"a second text of {entry.path.name}: {found[0][0].path.name} is read",
                 )
                 for text, _ in found[1:]
             }
         items += [item for name, item in second.items() if name not in used]
         image_folders = {_folder(entry) for entry in images}
         items += [
-            SourceItem(entry.stem, entry.path, None, problem="a text without an image of the same name")
+            SourceItem(
+                id=entry.stem, image=entry.path, caption=None, problem="a text without an image of the same name"
+            )
             for entry in texts.all
             # A text among images has lost its image; one in a folder without images is a note.
             if entry.name not in used and entry.name not in second and _folder(entry) in image_folders
@@ -105,7 +110,7 @@ def _folder(entry: Entry) -> str:
 def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, Any]) -> SourceItem:
     caption, problem = None, image.problem
     if hit is None:
-        return SourceItem(image.stem, image.path, None, problem)
+        return SourceItem(id=image.stem, image=image.path, caption=None, problem=problem)
     text, other_case = hit
     if problem is None:
         if text.problem:
@@ -113,7 +118,7 @@ def _item(image: Entry, hit: tuple[Entry, bool] | None, options: Mapping[str, An
         else:
             caption, problem = read_text(text.path, options.get("encoding", ""))
     notes = (_OTHER_CASE,) if other_case else ()
-    return SourceItem(image.stem, image.path, caption, problem, source=text.path, notes=notes)
+    return SourceItem(id=image.stem, image=image.path, caption=caption, problem=problem, source=text.path, notes=notes)
 
 
 FORMAT: Format = Sidecar()

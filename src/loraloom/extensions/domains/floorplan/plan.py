@@ -30,7 +30,7 @@ SOFT_CONTACT_PX = 6
 """A door along a room has a dozen pixels of it at hand; one that only passes its corner has one to four."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """One room.
 
@@ -174,7 +174,7 @@ def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX, contact
         ys, xs = np.nonzero(mask)
         centroid = float(xs.mean()) + where[1].start, float(ys.mean()) + where[0].start
         name = RoomId(CLASS_NAMES[label], numbers[label])
-        rooms.append((Room(name, box_of(where), len(xs), centroid), where, mask))
+        rooms.append((Room(id=name, box=box_of(where), area_px=len(xs), centroid=centroid), where, mask))
     rooms.sort(key=lambda entry: entry[0].id.rank)
     instances = np.zeros(labels.shape, np.uint8)
     for index, (_, where, mask) in enumerate(rooms[:MOST_ROOMS]):

@@ -18,13 +18,27 @@ M_PER_PX = 18 / SIZE_PX
 """RPLAN's scale: 256 pixels are 18 m."""
 
 ROOM_TYPES = (
-    "living room", "master room", "kitchen", "bathroom", "bedroom", "balcony", "storage", "entrance",
-)  # fmt: skip
+    "living room",
+    "master room",
+    "kitchen",
+    "bathroom",
+    "bedroom",
+    "balcony",
+    "storage",
+    "entrance",
+)
 """In the order of the counts line. A room's pixel class is its place here plus 1."""
 
 _PAIR_ORDER = (
-    "living room", "master room", "bedroom", "kitchen", "bathroom", "balcony", "storage", "entrance",
-)  # fmt: skip
+    "living room",
+    "master room",
+    "bedroom",
+    "kitchen",
+    "bathroom",
+    "balcony",
+    "storage",
+    "entrance",
+)
 """In the order that rooms take within a sentence and sentences take within a section."""
 
 EXTERNAL, WALL, FRONT_DOOR, DOOR, WINDOW = 0, 9, 10, 11, 12
@@ -37,14 +51,27 @@ BALCONY = CLASS_NAMES.index("balcony")
 """The only room that may be narrower than seven pixels."""
 
 DIRECTIONS = (
-    "right-of", "right-below", "below", "left-below", "left-of", "left-above", "above", "right-above",
-)  # fmt: skip
+    "right-of",
+    "right-below",
+    "below",
+    "left-below",
+    "left-of",
+    "left-above",
+    "above",
+    "right-above",
+)
 """By octant of the vector to the subject, clockwise on the image from the x axis, 45 degrees each."""
 
 OFFSETS = {
-    "right-of": (1, 0), "right-below": (1, 1), "below": (0, 1), "left-below": (-1, 1),
-    "left-of": (-1, 0), "left-above": (-1, -1), "above": (0, -1), "right-above": (1, -1),
-}  # fmt: skip
+    "right-of": (1, 0),
+    "right-below": (1, 1),
+    "below": (0, 1),
+    "left-below": (-1, 1),
+    "left-of": (-1, 0),
+    "left-above": (-1, -1),
+    "above": (0, -1),
+    "right-above": (1, -1),
+}
 """Direction of the subject as seen from the object: signs of x (right) and y (down)."""
 
 _BY_OFFSET = {offset: name for name, offset in OFFSETS.items()}

@@ -23,7 +23,7 @@ _FRONTS = {"road", "front"}
 _BACKS = {"house", "tower", "tree", "sofa", "bus", "table", "tent"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Builder:
     """A scene while it grows."""
 
@@ -93,7 +93,7 @@ class _Builder:
             Placed(tuple(round(value, 1) for value in box), flip, variant + number)  # pyright: ignore[reportArgumentType]
             for number, box in enumerate(sorted(boxes))
         )
-        self.groups.append(Group(thing.name, colour, second, size, depth, items))
+        self.groups.append(Group(thing=thing.name, colour=colour, second=second, size=size, depth=depth, items=items))
 
     def span(self, thing: Thing) -> tuple[float, float]:
         """Highest and lowest foot of a thing in this world."""
@@ -194,7 +194,7 @@ def _covered(below: Box, above: Box) -> float:
 def _in_world(pick: np.random.Generator) -> tuple[str, str, _Builder]:
     name = list(WORLDS)[int(pick.integers(len(WORLDS)))]
     world = WORLDS[name]
-    builder = _Builder(pick, world, world.times[int(pick.integers(len(world.times)))])
+    builder = _Builder(pick=pick, world=world, time=world.times[int(pick.integers(len(world.times)))])
     wanted = 1 + int(pick.choice(3, p=(0.25, 0.45, 0.3)))
     for _ in range(wanted * 3):
         if len(builder.groups) < wanted:
@@ -211,7 +211,7 @@ def _in_world(pick: np.random.Generator) -> tuple[str, str, _Builder]:
 
 
 def _on_plain(pick: np.random.Generator) -> tuple[str, str, _Builder]:
-    builder = _Builder(pick, None, "day", background="")
+    builder = _Builder(pick=pick, world=None, time="day", background="")
     builder.background = builder.one([*["white"] * 8, *COLOURS])
     options = [THINGS[name] for name in _PLAIN if set(THINGS[name].colours) - {builder.background}]
     first = options[int(pick.integers(len(options)))]
@@ -243,5 +243,12 @@ def compose(seed: int) -> Scene:
         pick = np.random.default_rng(derive_seed("scenes", "compose", seed, attempt))
         world, background, builder = _on_plain(pick) if pick.random() < 0.4 else _in_world(pick)
         if builder.groups:
-            return Scene(seed, world, background, builder.time, int(pick.integers(1 << 31)), tuple(builder.groups))
+            return Scene(
+                seed=seed,
+                world=world,
+                background=background,
+                time=builder.time,
+                detail=int(pick.integers(1 << 31)),
+                groups=tuple(builder.groups),
+            )
     raise AssertionError(f"no scene has room for anything: seed {seed}")

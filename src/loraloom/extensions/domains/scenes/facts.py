@@ -21,14 +21,21 @@ SCENE = "scene"
 _COUNTS = {"a": "1", "an": "1", "the": "1", "one": "1", "two": "2", "three": "3", "four": "4"}
 _KINDS = {words: name for name, thing in THINGS.items() for words in (name, thing.plural)}
 _TURNED = {
-    "above": "under", "in front of": "behind", "next to": "next to",
-    "to the left of": "to the right of", "to the right of": "to the left of",
-}  # fmt: skip
+    "above": "under",
+    "in front of": "behind",
+    "next to": "next to",
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+}
 """Relations that captions name, and what they are the other way round."""
 _PLACES = {
-    "on the left": "left", "on the right": "right", "in the middle": "middle", "in a row": "row",
-    "far away": "far", "very near": "near",
-}  # fmt: skip
+    "on the left": "left",
+    "on the right": "right",
+    "in the middle": "middle",
+    "in a row": "row",
+    "far away": "far",
+    "very near": "near",
+}
 
 
 def _any(words: Iterator[str] | list[str]) -> str:

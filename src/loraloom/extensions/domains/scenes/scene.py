@@ -28,7 +28,7 @@ class Placed:
         return (self.box[0] + self.box[2]) / 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Things of one kind and colour, which a caption names together.
 
@@ -72,7 +72,7 @@ class Group:
         return "left" if True in sides else "right"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """Everything that an image shows and a caption may say.
 

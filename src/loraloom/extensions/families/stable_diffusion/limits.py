@@ -127,12 +127,17 @@ UNET: Mapping[str, Rule] = {
     "addition_embed_type_num_heads": whole(1, 1024),
     **dict.fromkeys(
         (
-            "encoder_hid_dim", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim",
-            "projection_class_embeddings_input_dim", "addition_time_embed_dim",
+            "encoder_hid_dim",
+            "encoder_hid_dim_type",
+            "class_embed_type",
+            "num_class_embeds",
+            "time_cond_proj_dim",
+            "projection_class_embeddings_input_dim",
+            "addition_time_embed_dim",
         ),
         nothing,
     ),
-}  # fmt: skip
+}
 
 VAE: Mapping[str, Rule] = {
     "_class_name": one_of("AutoencoderKL"),
@@ -182,10 +187,22 @@ TEXT_ENCODER: Mapping[str, Rule] = {
 
 SCHEDULE: Mapping[str, Rule] = {
     "_class_name": one_of(
-        "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler",
-        "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
-        "DPMSolverSDEScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "LCMScheduler", "TCDScheduler",
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "PNDMScheduler",
+        "LMSDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "DPMSolverSDEScheduler",
+        "DEISMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
         "SASolverScheduler",
     ),
     "num_train_timesteps": whole(1, 100_000),
@@ -205,7 +222,7 @@ SCHEDULE: Mapping[str, Rule] = {
     "set_alpha_to_one": flag,
     "skip_prk_steps": flag,
     "variance_type": or_null(text),
-}  # fmt: skip
+}
 
 _COMPONENTS = {
     "unet": {"UNet2DConditionModel"},
@@ -214,9 +231,12 @@ _COMPONENTS = {
     "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
 }
 _PIPELINES = one_of(
-    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-    "StableDiffusionInpaintPipelineLegacy", "StableDiffusionPipelineSafe",
-)  # fmt: skip
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInpaintPipelineLegacy",
+    "StableDiffusionPipelineSafe",
+)
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
 
@@ -323,9 +343,11 @@ def check_together(unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder
     width, reads = text_encoder.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
     if width != reads:
         raise UserError(
-            "unet/config.json: cross_attention_dim", got=reads, expected=f"the text encoder's hidden_size ({width})",
+            "unet/config.json: cross_attention_dim",
+            got=reads,
+            expected=f"the text encoder's hidden_size ({width})",
             fix="the UNet and the text encoder are of different models",
-        )  # fmt: skip
+        )
 
 
 def _same_length(where: str, lists: Mapping[str, list[Any]]) -> None:

@@ -56,10 +56,22 @@ _SINGLE_FILE_PREFIX = MappingProxyType(
     {"denoiser": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 )
 _TEXT_KEYS = (
-    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
-    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
-    "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "initializer_range",
+    "initializer_factor",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 
 
 class StableDiffusionModel:
@@ -201,9 +213,14 @@ class StableDiffusionModel:
 
             kind, extra = CLIPTextModel, {"dtype": torch.float32, "config": self._text_config()}
         module, info = kind.from_pretrained(
-            str(self._files.folder), subfolder=PART_FOLDER[part], use_safetensors=True, local_files_only=True,
-            variant=self._files.variant, output_loading_info=True, **extra,
-        )  # fmt: skip
+            str(self._files.folder),
+            subfolder=PART_FOLDER[part],
+            use_safetensors=True,
+            local_files_only=True,
+            variant=self._files.variant,
+            output_loading_info=True,
+            **extra,
+        )
         return module, sorted(info["missing_keys"])
 
     def _load_single_file(self, part: str, file: Path) -> nn.Module:

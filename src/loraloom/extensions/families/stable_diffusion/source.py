@@ -47,9 +47,10 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
         check_model_index(files.config("model_index.json"))
     if files.has("pipeline.py"):
         raise UserError(
-            "the model comes with a pipeline of its own (pipeline.py), which is not run", got=str(files.folder),
+            "the model comes with a pipeline of its own (pipeline.py), which is not run",
+            got=str(files.folder),
             fix="use a model without custom code, or delete that file if the model works without it",
-        )  # fmt: skip
+        )
     unet, vae = files.config("unet/config.json"), files.config("vae/config.json")
     check_unet(unet)
     check_vae(vae)

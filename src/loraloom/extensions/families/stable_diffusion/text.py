@@ -57,9 +57,11 @@ def check_tokenizer_files(folder: Path) -> None:
     names = {entry.name for entry in entries}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise UserError(
-            "the model's tokenizer is not whole", got=", ".join(sorted(names)) or "an empty folder",
-            expected="tokenizer.json, or vocab.json and merges.txt", fix="download the model again",
-        )  # fmt: skip
+            "the model's tokenizer is not whole",
+            got=", ".join(sorted(names)) or "an empty folder",
+            expected="tokenizer.json, or vocab.json and merges.txt",
+            fix="download the model again",
+        )
 
 
 def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
@@ -70,9 +72,11 @@ def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
         kind = model.get("type", "BPE") if isinstance(model, dict) else None
         if kind is not None and kind != "BPE":
             raise UserError(
-                f"{what}: the kind of tokenizer", got=shown(kind), expected="BPE, as CLIP has it",
+                f"{what}: the kind of tokenizer",
+                got=shown(kind),
+                expected="BPE, as CLIP has it",
                 fix="the tokenizer belongs to another model: get the model's own",
-            )  # fmt: skip
+            )
         value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
     if not isinstance(value, dict) or not MIN_IDS <= len(value) <= MAX_IDS:
         expected = f"{MIN_IDS} to {MAX_IDS:,} tokens with their ids"
@@ -113,19 +117,24 @@ class ClipText:
         self.window_tokens = min(length, 77)
         if self.window_tokens > num_positions:
             raise UserError(
-                f"{folder.name}: model_max_length", got=length,
+                f"{folder.name}: model_max_length",
+                got=length,
                 expected=f"at most the text encoder's max_position_embeddings ({num_positions})",
-            )  # fmt: skip
+            )
         if largest >= num_ids:
             raise UserError(
-                "the model's tokenizer has ids that its text encoder does not know", got=largest,
-                expected=f"below vocab_size ({num_ids:,})", fix="tokenizer and text encoder are of different models",
-            )  # fmt: skip
+                "the model's tokenizer has ids that its text encoder does not know",
+                got=largest,
+                expected=f"below vocab_size ({num_ids:,})",
+                fix="tokenizer and text encoder are of different models",
+            )
         if 2 * len(vocabulary) < num_ids:
             raise UserError(
-                "the model's tokenizer knows less than half of its text encoder's tokens", got=f"{len(vocabulary):,}",
-                expected=f"about vocab_size ({num_ids:,})", fix="tokenizer and text encoder are of different models",
-            )  # fmt: skip
+                "the model's tokenizer knows less than half of its text encoder's tokens",
+                got=f"{len(vocabulary):,}",
+                expected=f"about vocab_size ({num_ids:,})",
+                fix="tokenizer and text encoder are of different models",
+            )
         with library_errors("the model's tokenizer", folder):
             self._check_words(vocabulary)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -140,9 +149,10 @@ class ClipText:
         """Raise `UserError` unless words of the vocabulary are read as themselves: without its merges a BPE reads letters."""
         if not all(letter + _END in vocabulary for letter in "aeiou"):
             raise UserError(
-                "the model's tokenizer is not CLIP's kind of BPE", expected=f"tokens that end in {_END}",
+                "the model's tokenizer is not CLIP's kind of BPE",
+                expected=f"tokens that end in {_END}",
                 fix="get the model's own tokenizer",
-            )  # fmt: skip
+            )
         ends = (word.removesuffix(_END) for word in sorted(vocabulary) if word.endswith(_END))
         words = [word for word in ends if len(word) > 1 and word.isascii() and word.isalpha() and word.islower()]
         tried = words[:: max(1, len(words) // _TRIED_WORDS)]
@@ -150,9 +160,10 @@ class ClipText:
         if 2 * len(split) > len(tried):
             raise UserError(
                 "the model's tokenizer splits words that are in its vocabulary: its merges are missing or of another model",
-                got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}", expected="1",
+                got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}",
+                expected="1",
                 fix="download the model's tokenizer again (merges.txt or tokenizer.json)",
-            )  # fmt: skip
+            )
 
     @property
     def fingerprint(self) -> str:

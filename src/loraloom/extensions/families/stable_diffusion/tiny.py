@@ -47,38 +47,65 @@ def build_tiny(
     torch.manual_seed(seed)
     groups = min(8, *widths, *vae_widths)
     unet = UNet2DConditionModel(
-        sample_size=sample_size, in_channels=4, out_channels=4, layers_per_block=layers_per_block,
-        block_out_channels=widths, norm_num_groups=groups, attention_head_dim=4, cross_attention_dim=text_width,
+        sample_size=sample_size,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=layers_per_block,
+        block_out_channels=widths,
+        norm_num_groups=groups,
+        attention_head_dim=4,
+        cross_attention_dim=text_width,
         down_block_types=("CrossAttnDownBlock2D",) * (len(widths) - 1) + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(widths) - 1),
-    )  # fmt: skip
+    )
     kind: Any = AutoencoderKL  # its annotations name tuples of one
     vae = kind(
-        block_out_channels=vae_widths, norm_num_groups=groups, latent_channels=4, layers_per_block=layers_per_block,
+        block_out_channels=vae_widths,
+        norm_num_groups=groups,
+        latent_channels=4,
+        layers_per_block=layers_per_block,
         down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
         up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
-    )  # fmt: skip
+    )
     _calm(vae)
     tokenizer = _byte_tokenizer(folder / "tokenizer")
-    special: Any = tokenizer
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=text_layers,
-            num_attention_heads=4, max_position_embeddings=77,
-            bos_token_id=special.bos_token_id, eos_token_id=special.eos_token_id, pad_token_id=special.pad_token_id,
-        )
-    )  # fmt: skip
+    text_encoder = CLIPTextModel(_text_config(tokenizer, text_width, text_layers))
     torch.random.set_rng_state(torch_state)
     scheduler: Any = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=prediction_type,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
     pipeline: Any = StableDiffusionPipeline
     pipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
     return folder
+
+
+def _text_config(tokenizer: Any, width: int, layers: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 @torch.no_grad()

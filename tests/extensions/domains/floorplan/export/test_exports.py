@@ -21,7 +21,7 @@ from loraloom.extensions.domains.floorplan.vocabulary import STYLES
 from loraloom.utils.errors import UserError
 
 SEEDS = range(6)
-ESTIMATED = Scale(0.0654321, 0.05, 0.08, "estimated from 3 doors, 95 % interval")
+ESTIMATED = Scale(m_per_px=0.0654321, low=0.05, high=0.08, source="estimated from 3 doors, 95 % interval")
 SVG = "{http://www.w3.org/2000/svg}"
 
 

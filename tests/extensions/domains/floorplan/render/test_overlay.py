@@ -117,9 +117,12 @@ def test_badges_go_where_nothing_is() -> None:
 def test_the_list_is_never_cut(number: int) -> None:
     long = "a sentence that goes on " * 6 + "word" * 60
     receipt = Receipt(
-        tuple(
+        verdicts=tuple(
             Verdict(
-                long if index % 7 == 0 else f"{index} bedroom", "count" if index < 8 else "position", met, "seen " * 20
+                sentence=long if index % 7 == 0 else f"{index} bedroom",
+                section="count" if index < 8 else "position",
+                met=met,
+                reason="seen " * 20,
             )
             for index, met in zip(range(number), [True, False, None] * 200, strict=False)
         ),
@@ -141,7 +144,12 @@ def test_the_legend_lists_what_of_the_text_is_not_judged() -> None:
     """Words in letters that the font lacks are counted, not drawn as boxes."""
     unread = Unread((("study", 2), ("서재", 1)), (("common room", "bedroom", 1),))
     words = LANGUAGES["en"]
-    panel = Panel(Receipt((Verdict("1 kitchen", "count", True, ""),), unread=unread), words, 540, 1100)
+    panel = Panel(
+        Receipt(verdicts=(Verdict(sentence="1 kitchen", section="count", met=True, reason=""),), unread=unread),
+        words,
+        540,
+        1100,
+    )
     shown = [line.text for line in panel._lines]
     assert shown[2:] == [
         "Not understood", "'study' (2 times)", words["more"].format(count=1), "Taken", "'common room' as bedroom",
@@ -192,7 +200,7 @@ def test_korean_labels_differ_and_an_unknown_language_is_refused() -> None:
 
 def test_a_text_that_asks_for_nothing_and_a_image_without_rooms() -> None:
     empty = read(Image.new("RGB", (256, 256), "white"))
-    assert draw_overlay(Image.new("RGB", (256, 256)), empty, Receipt(())).width == 1680
+    assert draw_overlay(Image.new("RGB", (256, 256)), empty, Receipt(verdicts=())).width == 1680
     spec = spec_of(plan(1))
     assert draw_overlay(Image.new("RGB", (64, 64)), empty, verify(spec, empty)).width == 1680
 

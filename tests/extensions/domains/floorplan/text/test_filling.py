@@ -46,7 +46,9 @@ def test_places_come_from_a_plan_that_has_the_connections() -> None:
 
 def test_a_stated_position_stays_and_is_met_by_the_others() -> None:
     stated = Position(RoomId("kitchen", 1), "left-of", RoomId("living room", 1))
-    asked = Spec("sjh", (("living room", 1), ("kitchen", 1), ("bedroom", 2)), None, (stated,))
+    asked = Spec(
+        style="sjh", counts=(("living room", 1), ("kitchen", 1), ("bedroom", 2)), connections=None, positions=(stated,)
+    )
     more = filled(asked, 1)
     assert stated in (more.positions or ())
     assert sum({each.subject, each.object} == {stated.subject, stated.object} for each in more.positions or ()) == 1
@@ -68,10 +70,15 @@ def test_plans_have_the_rooms_that_are_asked_for_and_thin_walls() -> None:
     "spec",
     [
         full(0),
-        Spec("sjh", None, ((RoomId("kitchen", 1), RoomId("living room", 1)),), None),
-        Spec("sjh", (("living room", 2), ("kitchen", 1)), None, None),
-        Spec("sjh", (("living room", 1), ("master room", 0), ("kitchen", 1)), None, None),
-        Spec("sjh", (("living room", 1), ("bedroom", 30)), None, None),
+        Spec(style="sjh", counts=None, connections=((RoomId("kitchen", 1), RoomId("living room", 1)),), positions=None),
+        Spec(style="sjh", counts=(("living room", 2), ("kitchen", 1)), connections=None, positions=None),
+        Spec(
+            style="sjh",
+            counts=(("living room", 1), ("master room", 0), ("kitchen", 1)),
+            connections=None,
+            positions=None,
+        ),
+        Spec(style="sjh", counts=(("living room", 1), ("bedroom", 30)), connections=None, positions=None),
     ],
 )
 def test_nothing_is_filled_in_where_nothing_is_open_or_no_such_plan_is_drawn(spec: Spec) -> None:

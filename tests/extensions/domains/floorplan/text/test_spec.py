@@ -57,7 +57,12 @@ def test_real_texts_come_back_byte_for_byte(number: int) -> None:
 
 
 def test_the_file_form_has_the_blanks_of_the_real_files() -> None:
-    spec = Spec("sjh", (("living room", 1), ("bedroom", 2)), (), (Position(MASTER, "left-of", LIVING),))
+    spec = Spec(
+        style="sjh",
+        counts=(("living room", 1), ("bedroom", 2)),
+        connections=(),
+        positions=(Position(MASTER, "left-of", LIVING),),
+    )
     assert print_spec(spec) == (
         "SJH-Style FloorPlan Generation \n[Number and Type of Rooms] \nThe floorplan have 1 living room, 2 bedroom\n\n"
         "[Connection Between Rooms]\n\n[Positional Relationship Between Rooms]\nmaster room #1 is left-of living room #1.\n"

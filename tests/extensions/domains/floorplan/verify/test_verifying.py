@@ -349,7 +349,7 @@ def test_the_text_that_a_plan_shows_is_its_own_whatever_else_is_asked_for() -> N
         assert shown_text(own, spec, reading, verify(spec, reading)) == own
         counts = tuple((kind, count + (kind == "balcony")) for kind, count in spec.counts or ())
         turned = tuple(replace(one, direction=inverse(one.direction)) for one in spec.positions or ())
-        asked = Spec(spec.style, counts, spec.connections, turned)
+        asked = Spec(style=spec.style, counts=counts, connections=spec.connections, positions=turned)
         met = parse_spec(shown_text(print_spec(asked), asked, reading, verify(asked, reading)))
         assert met.counts == spec.counts
         assert met.positions == ()

@@ -136,7 +136,24 @@ def test_at_most_64_images_are_looked_at_from_the_first_to_the_last(tmp_path: Pa
     for number in range(200):
         name = f"images/{number}.png"
         Image.new("RGB", (4, 4), "red" if number >= 100 else "blue").save(tmp_path / name)
-        examples.append(Example(str(number), name, "", None, "train", 4, 4, "", "", 4, 4, (0, 0, 4, 4), 1.0, None))
+        examples.append(
+            Example(
+                id=str(number),
+                image=name,
+                caption="",
+                caption_found=None,
+                split="train",
+                width=4,
+                height=4,
+                sha256="",
+                source_sha256="",
+                source_width=4,
+                source_height=4,
+                crop=(0, 0, 4, 4),
+                scale=1.0,
+                num_tokens=None,
+            )
+        )
     assert unsuited_images(Looking(), tmp_path, examples) == [
         "32 of 64 images looked at (200 in all) are odd: 100 has red"
     ]

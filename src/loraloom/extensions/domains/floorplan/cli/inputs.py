@@ -49,7 +49,7 @@ _LEAST_ENCLOSED = 0.55
 """Plans have 1.0, badly compressed ones 0.8 and more, photographs in a plan's colours 0.52 and less."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Opened:
     """A plan from a file.
 
@@ -190,9 +190,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
     if min(width, height) < _MIN_SIDE_PX:
         raise UserError(
-            f"{path} is no plan image: it is too small", got=f"{width} x {height} pixels",
+            f"{path} is no plan image: it is too small",
+            got=f"{width} x {height} pixels",
             expected=f"at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX}",
-        )  # fmt: skip
+        )
 
 
 def open_plan(path: Path, style: Style | None = None, palette: Palette | None = None) -> Opened:
@@ -229,7 +230,9 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
             fix = "leave --style out, or name another" if style else fix
         raise UserError(f"{path} is no plan image: {what}", fix=fix)
     _check_rooms(path, reading.plan)
-    return Opened(path, reading, chosen, image, foreign=tuple(foreign(colours, known_of(chosen))))
+    return Opened(
+        path=path, reading=reading, style=chosen, image=image, foreign=tuple(foreign(colours, known_of(chosen)))
+    )
 
 
 def foreign_colours(image: Image.Image) -> str:
@@ -262,7 +265,7 @@ def _open_with(palette: Palette, path: Path, source_image: Image.Image, style: S
     if fault := _fault(reading, unified, own):
         raise UserError(f"{path} is no plan image: {fault}", fix=f"check the colours in {palette.name}")
     _check_rooms(path, reading.plan)
-    return Opened(path, reading, style, image, foreign=unknown)
+    return Opened(path=path, reading=reading, style=style, image=image, foreign=unknown)
 
 
 def _unknown_palette(path: Path, style: Style | None, colours: Sequence[FlatColour]) -> UserError:
@@ -369,4 +372,11 @@ def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Open
     if not plan.rooms:
         raise UserError(f"{path} has no room")
     _check_rooms(path, plan)
-    return Opened(path, Reading(plan, 0.0, True), style, None, scale, words_in(record, "title", path.name))
+    return Opened(
+        path=path,
+        reading=Reading(plan, 0.0, True),
+        style=style,
+        image=None,
+        scale=scale,
+        title=words_in(record, "title", path.name),
+    )

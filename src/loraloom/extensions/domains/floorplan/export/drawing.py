@@ -34,7 +34,7 @@ NAME_PX, NOTE_PX = 5.4, 4.5
 """Heights of a room's name and of the lines below it; 380 and 315 mm at RPLAN's scale, 3.8 and 3.2 mm on paper at 1:100."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to export.
 
@@ -128,7 +128,7 @@ class Caption:
     upright: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
     """Everything that is drawn of a plan; `box` surrounds whatever is not outside."""
 
@@ -166,7 +166,15 @@ def draw(plan: Plan, scale: Scale = CONVENTION) -> Drawing:
         if len(xs)
         else (0, 0, *plan.labels.T.shape)
     )
-    return Drawing(rooms, walls, tuple(openings), tuple(leaves), tuple(panes), captions, box)
+    return Drawing(
+        rooms=rooms,
+        walls=walls,
+        openings=tuple(openings),
+        leaves=tuple(leaves),
+        panes=tuple(panes),
+        captions=captions,
+        box=box,
+    )
 
 
 def opening_boxes(plan: Plan, kind: str, polygon: Polygon) -> list[Box]:

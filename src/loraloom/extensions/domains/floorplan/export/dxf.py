@@ -20,9 +20,14 @@ from .drawing import NAME_PX, NOTE_PX, Drawing, Leaf, Options, Shape, Spot, draw
 APP = "LORALOOM"
 
 LAYERS = {
-    "A-WALL": (7, 50), "A-WALL-PATT": (8, 13), "A-DOOR": (30, 25), "A-GLAZ": (4, 18), "A-AREA": (9, 13),
-    "A-ANNO-TEXT": (7, 18), "A-ANNO-DIMS": (8, 13),
-}  # fmt: skip
+    "A-WALL": (7, 50),
+    "A-WALL-PATT": (8, 13),
+    "A-DOOR": (30, 25),
+    "A-GLAZ": (4, 18),
+    "A-AREA": (9, 13),
+    "A-ANNO-TEXT": (7, 18),
+    "A-ANNO-DIMS": (8, 13),
+}
 """AutoCAD colour index and line weight in hundredths of a millimetre; names by the US National CAD Standard."""
 
 
@@ -84,9 +89,11 @@ def as_bytes(plan: Plan, options: Options) -> bytes:
         document.layers.add(name, color=colour, lineweight=weight)
     rows, columns = plan.labels.shape
     for name, value in (
-        ("LORALOOM_MM_PER_PX", repr(options.scale.mm_per_px)), ("LORALOOM_SIZE", f"{columns} {rows}"),
-        ("LORALOOM_SCALE", options.scale.source), ("TITLE", options.title),
-    ):  # fmt: skip
+        ("LORALOOM_MM_PER_PX", repr(options.scale.mm_per_px)),
+        ("LORALOOM_SIZE", f"{columns} {rows}"),
+        ("LORALOOM_SCALE", options.scale.source),
+        ("TITLE", options.title),
+    ):
         document.header.custom_vars.append(name, value)
     drawing = draw(plan, options.scale)
     model = _Model(document, options.scale.mm_per_px, rows)
@@ -126,9 +133,11 @@ def _texts(model: _Model, drawing: Drawing) -> None:
             x, y = caption.at
             spot = (x + middle, y) if caption.upright else (x, y + middle)
             text = model.space.add_text(
-                line, height=0.72 * height * model.mm,  # a DXF height is that of capitals, not of the em square
-                rotation=90 if caption.upright else 0, dxfattribs={"layer": "A-ANNO-TEXT"},
-            )  # fmt: skip
+                line,
+                height=0.72 * height * model.mm,  # a DXF height is that of capitals, not of the em square
+                rotation=90 if caption.upright else 0,
+                dxfattribs={"layer": "A-ANNO-TEXT"},
+            )
             text.set_placement(model.at(spot), align=TextEntityAlignment.MIDDLE_CENTER)
 
 
@@ -150,7 +159,12 @@ def _dimensions(model: _Model, drawing: Drawing) -> None:
         ((left, bottom), (left, top), (left - 9, top), 90),
     ):
         dimension = model.space.add_linear_dim(
-            base=model.at(base), p1=model.at(first), p2=model.at(second), angle=angle, dimstyle="EZDXF",
-            override=look, dxfattribs={"layer": "A-ANNO-DIMS"},
-        )  # fmt: skip
+            base=model.at(base),
+            p1=model.at(first),
+            p2=model.at(second),
+            angle=angle,
+            dimstyle="EZDXF",
+            override=look,
+            dxfattribs={"layer": "A-ANNO-DIMS"},
+        )
         dimension.render()

@@ -96,10 +96,15 @@ def as_bytes(plan: Plan, options: Options) -> bytes:
         else "not georeferenced: placed at latitude 0, longitude 0"
     )
     about = {
-        "georeferenced": options.origin is not None, "note": note, "title": options.title, "size": [columns, rows],
-        "m_per_px": options.scale.m_per_px, "scale": options.scale.source, "origin": list(origin),
+        "georeferenced": options.origin is not None,
+        "note": note,
+        "title": options.title,
+        "size": [columns, rows],
+        "m_per_px": options.scale.m_per_px,
+        "scale": options.scale.source,
+        "origin": list(origin),
         "north": options.north or 0.0,
-    }  # fmt: skip
+    }
     collection = {"type": "FeatureCollection", "loraloom": about, "features": features}
     return (json.dumps(collection, ensure_ascii=False) + "\n").encode()
 

@@ -121,10 +121,14 @@ def as_bytes(plan: Plan, options: Options) -> bytes:
     spaces: list[Any] = []
     for shape, area in zip(drawing.rooms, areas(plan, options.scale), strict=True):
         space = model.rooted(
-            "IfcSpace", str(shape.room), ObjectPlacement=model.placed(storey.ObjectPlacement),
-            Representation=model.solid(shape.polygon, height), LongName=shape.kind, CompositionType="ELEMENT",
+            "IfcSpace",
+            str(shape.room),
+            ObjectPlacement=model.placed(storey.ObjectPlacement),
+            Representation=model.solid(shape.polygon, height),
+            LongName=shape.kind,
+            CompositionType="ELEMENT",
             PredefinedType="EXTERNAL" if shape.kind == "balcony" else "INTERNAL",
-        )  # fmt: skip
+        )
         _quantity(model, space, area.m2)
         spaces.append(space)
     model.rooted("IfcRelAggregates", None, RelatingObject=storey, RelatedObjects=spaces)
@@ -132,9 +136,12 @@ def as_bytes(plan: Plan, options: Options) -> bytes:
     walls: list[tuple[Box, Any]] = []
     for box in rectangles(plan.labels >= WALL):
         wall = model.rooted(
-            "IfcWall", f"Wall {len(walls) + 1}", ObjectPlacement=model.placed(storey.ObjectPlacement),
-            Representation=model.solid(_box_polygon(box), height), PredefinedType="SOLIDWALL",
-        )  # fmt: skip
+            "IfcWall",
+            f"Wall {len(walls) + 1}",
+            ObjectPlacement=model.placed(storey.ObjectPlacement),
+            Representation=model.solid(_box_polygon(box), height),
+            PredefinedType="SOLIDWALL",
+        )
         walls.append((box, wall))
         products.append(wall)
     for shape in drawing.openings:
@@ -150,11 +157,12 @@ def _skeleton(model: _Model) -> Any:
     units = make(
         "IfcUnitAssignment",
         [
-            make("IfcSIUnit", None, "LENGTHUNIT", "MILLI", "METRE"), make("IfcSIUnit", None, "AREAUNIT", None, "SQUARE_METRE"),
+            make("IfcSIUnit", None, "LENGTHUNIT", "MILLI", "METRE"),
+            make("IfcSIUnit", None, "AREAUNIT", None, "SQUARE_METRE"),
             make("IfcSIUnit", None, "VOLUMEUNIT", None, "CUBIC_METRE"),
             make("IfcSIUnit", None, "PLANEANGLEUNIT", None, "RADIAN"),
         ],
-    )  # fmt: skip
+    )
     about = f"Scale: {model.options.scale.source}. Heights are usual ones, not from the plan."
     project = model.rooted(
         "IfcProject",
@@ -187,18 +195,26 @@ def _opening(model: _Model, shape: Shape, box: Box, walls: list[tuple[Box, Any]]
     made: list[Any] = []
     for index, (part, wall) in enumerate(parts):
         hole = model.rooted(
-            "IfcOpeningElement", f"Opening for {shape.kind}", ObjectPlacement=model.placed(wall.ObjectPlacement, sill),
-            Representation=model.solid(_box_polygon(part), high), PredefinedType="OPENING",
-        )  # fmt: skip
+            "IfcOpeningElement",
+            f"Opening for {shape.kind}",
+            ObjectPlacement=model.placed(wall.ObjectPlacement, sill),
+            Representation=model.solid(_box_polygon(part), high),
+            PredefinedType="OPENING",
+        )
         model.rooted("IfcRelVoidsElement", None, RelatingBuildingElement=wall, RelatedOpeningElement=hole)
         if index > 0:
             continue
         width = max(part[2] - part[0], part[3] - part[1]) * model.mm
         element = model.rooted(
-            "IfcWindow" if window else "IfcDoor", shape.kind.capitalize(), ObjectPlacement=model.placed(hole.ObjectPlacement),
-            Description=", ".join(map(str, shape.rooms)) or None, Representation=model.solid(_box_polygon(part), high),
-            OverallHeight=high, OverallWidth=width, PredefinedType="WINDOW" if window else "DOOR",
-        )  # fmt: skip
+            "IfcWindow" if window else "IfcDoor",
+            shape.kind.capitalize(),
+            ObjectPlacement=model.placed(hole.ObjectPlacement),
+            Description=", ".join(map(str, shape.rooms)) or None,
+            Representation=model.solid(_box_polygon(part), high),
+            OverallHeight=high,
+            OverallWidth=width,
+            PredefinedType="WINDOW" if window else "DOOR",
+        )
         model.rooted("IfcRelFillsElement", None, RelatingOpeningElement=hole, RelatedBuildingElement=element)
         made.append(element)
     return made

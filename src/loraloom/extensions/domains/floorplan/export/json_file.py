@@ -60,8 +60,12 @@ def record(plan: Plan, options: Options | None = None, **extra: Any) -> dict[str
         "palette": {name: list(colour) for name, colour in zip(CLASS_NAMES, palette, strict=True)},
         "rooms": [
             {
-                "type": room.id.kind, "n": room.id.number, **_rings(shape.polygon), "bbox": list(room.box),
-                "centroid": [round(value, 3) for value in room.centroid], "area_px": room.area_px,
+                "type": room.id.kind,
+                "n": room.id.number,
+                **_rings(shape.polygon),
+                "bbox": list(room.box),
+                "centroid": [round(value, 3) for value in room.centroid],
+                "area_px": room.area_px,
                 "area_m2": round(room.area_px * options.scale.m_per_px**2, 3),
             }
             for room, shape in zip(plan.rooms, drawing.rooms, strict=True)
@@ -76,7 +80,7 @@ def record(plan: Plan, options: Options | None = None, **extra: Any) -> dict[str
         ],
         "text": print_spec(spec_of(plan, options.style)),
         "sha256_png": sha256_bytes(png.as_bytes(plan, options)),
-    }  # fmt: skip
+    }
 
 
 def as_bytes(plan: Plan, options: Options) -> bytes:
@@ -144,9 +148,10 @@ def parse(value: Any, name: str = "the record") -> Plan:
             labels[fill(corners, (rows, columns))] = CLASS_NAMES.index(kind)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{name} is no floor plan of ours", got=f"{type(error).__name__}: {error}"[:200],
+            f"{name} is no floor plan of ours",
+            got=f"{type(error).__name__}: {error}"[:200],
             expected="members size, rooms, walls, doors, windows with polygons",
-        ) from None  # fmt: skip
+        ) from None
     return annotate(labels)
 
 
@@ -182,9 +187,10 @@ def words_in(value: dict[str, Any], member: str, name: str) -> str | None:
         return None
     if not isinstance(words, str) or len(words) > _MAX_WORDS or not words.isprintable():
         raise UserError(
-            f"{member} in {name} is no line of words", got=untrusted.shown(words),
+            f"{member} in {name} is no line of words",
+            got=untrusted.shown(words),
             expected=f"at most {_MAX_WORDS} letters, none of them a control character",
-        )  # fmt: skip
+        )
     return words
 
 
@@ -216,7 +222,7 @@ def scale_in(value: dict[str, Any], name: str) -> Scale | None:
     if isinstance(interval, list):
         ends = cast("list[Any]", interval)
         if len(ends) == 2 and all(map(_is_scale, ends)) and ends[0] <= best <= ends[1]:
-            return Scale(best, ends[0], ends[1], words)
+            return Scale(m_per_px=best, low=ends[0], high=ends[1], source=words)
     return given(best, words)
 
 

@@ -14,9 +14,15 @@ from ..vocabulary import ROOM_TYPES
 from .drawing import NAME_PX, NOTE_PX, Drawing, Leaf, Options, Pane, Shape, draw
 
 _TINTS = {
-    "living room": "#faf6ea", "master room": "#eef4e6", "kitchen": "#f8e9e2", "bathroom": "#e4eef8",
-    "bedroom": "#f2f5e9", "balcony": "#e9f2f1", "storage": "#f0ece4", "entrance": "#f4f0f7",
-}  # fmt: skip
+    "living room": "#faf6ea",
+    "master room": "#eef4e6",
+    "kitchen": "#f8e9e2",
+    "bathroom": "#e4eef8",
+    "bedroom": "#f2f5e9",
+    "balcony": "#e9f2f1",
+    "storage": "#f0ece4",
+    "entrance": "#f4f0f7",
+}
 """Pale enough that black text, walls and furniture stay readable on them, also when printed in grey."""
 
 _INK, _SOFT, _GLASS, _FAINT = "#1d2126", "#4f5660", "#3b7ea1", "#8a919b"
@@ -151,12 +157,13 @@ def _dimensions(sheet: _Sheet, drawing: Drawing, exact: bool) -> None:
         for a, b in ((left, right), (top, bottom))
     )
     elements = [
-        sheet.line(left - 2, y, right + 2, y), sheet.line(x, top - 2, x, bottom + 2),
+        sheet.line(left - 2, y, right + 2, y),
+        sheet.line(x, top - 2, x, bottom + 2),
         *(sheet.line(at, y - 3, at, top - 3) for at in (left, right)),
         *(sheet.line(x - 3, at, left - 3, at) for at in (top, bottom)),
         *(sheet.line(at - tick, y + tick, at + tick, y - tick, ' stroke-width="60"') for at in (left, right)),
         *(sheet.line(x - tick, at + tick, x + tick, at - tick, ' stroke-width="60"') for at in (top, bottom)),
-    ]  # fmt: skip
+    ]
     middle = (top + bottom) / 2
     plain = f' fill="{_SOFT}" stroke="none"'
     turn = f' transform="rotate(-90 {sheet.spot(x - 3.4, middle)})"'

@@ -19,13 +19,23 @@ _FONTS = Path(__file__).parents[4] / "assets" / "fonts"
 
 _ENGLISH = {
     **{kind: kind for kind in ROOM_TYPES},
-    "count": "Rooms", "connection": "Connections", "position": "Positions", "extras": "Not asked for",
-    "not understood": "Not understood", "taken": "Taken",
-    "met": "{met} of {all} sentences met", "not met": "{count} not met", "cannot tell": "{count} cannot tell",
-    "nothing": "The text asks for nothing", "more": "… and {count} more: see the receipt",
-    "door": "connection proved", "failed": "not met", "unsure": "cannot tell", "extra": "not asked for",
+    "count": "Rooms",
+    "connection": "Connections",
+    "position": "Positions",
+    "extras": "Not asked for",
+    "not understood": "Not understood",
+    "taken": "Taken",
+    "met": "{met} of {all} sentences met",
+    "not met": "{count} not met",
+    "cannot tell": "{count} cannot tell",
+    "nothing": "The text asks for nothing",
+    "more": "… and {count} more: see the receipt",
+    "door": "connection proved",
+    "failed": "not met",
+    "unsure": "cannot tell",
+    "extra": "not asked for",
     "north": "north: up, assumed",
-}  # fmt: skip
+}
 
 _KOREAN = {
     "living room": "거실", "master room": "안방", "bedroom": "침실", "kitchen": "주방", "bathroom": "욕실",

@@ -259,7 +259,13 @@ def _corners(label: Frame, width: float) -> list[Frame]:
     left, top, right, bottom = label
     x, y, down, across = (left + right) / 2, (top + bottom) / 2, _BADGE / 2 + 1, width / 2 + 1
     spots = [
-        (right, top - down), (left, top - down), (right, bottom + down), (left, bottom + down), (x, top - down),
-        (x, bottom + down), (right + across, y), (left - across, y),
-    ]  # fmt: skip
+        (right, top - down),
+        (left, top - down),
+        (right, bottom + down),
+        (left, bottom + down),
+        (x, top - down),
+        (x, bottom + down),
+        (right + across, y),
+        (left - across, y),
+    ]
     return [_badge_at(*spot, width) for spot in spots]

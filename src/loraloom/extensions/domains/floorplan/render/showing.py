@@ -27,9 +27,15 @@ LETTERS = " LMKTBYSE#F+="
 + interior door, = window."""
 
 _SHORT = {
-    "living room": "L", "master room": "M", "kitchen": "K", "bathroom": "T",
-    "bedroom": "B", "balcony": "Y", "storage": "S", "entrance": "E",
-}  # fmt: skip
+    "living room": "L",
+    "master room": "M",
+    "kitchen": "K",
+    "bathroom": "T",
+    "bedroom": "B",
+    "balcony": "Y",
+    "storage": "S",
+    "entrance": "E",
+}
 
 _THIN_SHARE = 0.3
 """A cell with this share of wall and openings shows them: of a wall of three pixels some cell always has it."""

@@ -115,9 +115,11 @@ def _filled(site: Site, rect: Rect) -> Rect:
             # The outermost line of cells of a strip of this depth.
             line = rect.strips(depth)[side]
             line = (
-                replace(line, bottom=line.top + 1), replace(line, top=line.bottom - 1),
-                replace(line, right=line.left + 1), replace(line, left=line.right - 1),
-            )[side]  # fmt: skip
+                replace(line, bottom=line.top + 1),
+                replace(line, top=line.bottom - 1),
+                replace(line, right=line.left + 1),
+                replace(line, left=line.right - 1),
+            )[side]
             taken = np.count_nonzero(site.cells[line.where] != HUB)
             if taken == line.area and depth > 1:
                 rect = rect.joined(rect.strips(depth - 1)[side])
@@ -198,5 +200,5 @@ def carve(rng: np.random.Generator, programme: Programme) -> Layout | None:
         (min(master, owner), max(master, owner)) if wish.en_suite else (HUB, owner)
         for owner, (_, wish) in enumerate(site.rooms, 2)
     )
-    layout = attach_balconies(rng, Layout(site.cells, rooms, doors, ()), programme)
+    layout = attach_balconies(rng, Layout(cells=site.cells, rooms=rooms, doors=doors, more_doors=()), programme)
     return None if layout is None else replace(layout, more_doors=_more_doors(rng, layout))

@@ -42,7 +42,7 @@ Key = tuple[str, str]
 """Graph hash and coarse image hash; no two items share both."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """Where and how a worker draws; the same for every item.
 
@@ -206,7 +206,7 @@ def write_dataset(
         raise UserError("count and workers must be positive", got=f"count {count}, workers {workers}")
     if not 0 <= validation_share <= 1:
         raise UserError("validation_share is out of range", got=validation_share, expected="0 .. 1")
-    job = _Job(Path(folder), seed, style, corner_doors)
+    job = _Job(folder=Path(folder), seed=seed, style=style, corner_doors=corner_doors)
     for name in (TEXTS, IMAGES, TRUTHS):
         (job.folder / name).mkdir(parents=True, exist_ok=True)
         remove_leftovers(job.folder / name)

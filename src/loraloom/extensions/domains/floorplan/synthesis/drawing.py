@@ -63,11 +63,13 @@ def _boxes(layout: Layout, lines: Lines) -> dict[int, Box]:
     first, last = lines.wall_px - lines.before, -lines.before
     return {
         owner: (
-            int(lines.xs[rect.left]) + first, int(lines.ys[rect.top]) + first,
-            int(lines.xs[rect.right]) + last, int(lines.ys[rect.bottom]) + last,
+            int(lines.xs[rect.left]) + first,
+            int(lines.ys[rect.top]) + first,
+            int(lines.xs[rect.right]) + last,
+            int(lines.ys[rect.bottom]) + last,
         )
         for owner, (rect, _) in enumerate(layout.rooms, 2)
-    }  # fmt: skip
+    }
 
 
 def agrees(plan: Plan, layout: Layout, lines: Lines, holes: tuple[Hole, ...]) -> bool:
@@ -93,7 +95,8 @@ def agrees(plan: Plan, layout: Layout, lines: Lines, holes: tuple[Hole, ...]) ->
             return False
     joined = {
         frozenset((names[a], names[b]))
-        for hole in holes if hole.pixel_class == DOOR
+        for hole in holes
+        if hole.pixel_class == DOOR
         for a, b in combinations(hole.owners, 2)
-    }  # fmt: skip
+    }
     return joined == {frozenset(pair) for pair in plan.connections}

@@ -88,7 +88,7 @@ class Lines:
         return (low, start, high, stop) if run.vertical else (start, low, stop, high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     """What placing doors needs to know."""
 
@@ -116,9 +116,11 @@ class _Task:
 def _meet(first: Box, second: Box, gap: int = 0) -> bool:
     """Whether fewer than `gap` pixels, or with 0 none, lie between two boxes along both axes."""
     return (
-        first[0] - gap < second[2] and second[0] < first[2] + gap
-        and first[1] - gap < second[3] and second[1] < first[3] + gap
-    )  # fmt: skip
+        first[0] - gap < second[2]
+        and second[0] < first[2] + gap
+        and first[1] - gap < second[3]
+        and second[1] < first[3] + gap
+    )
 
 
 def _apart(boxes: Iterable[Box], others: Iterable[Hole], clear_px: int = CLEAR_PX) -> bool:
@@ -268,7 +270,7 @@ def place_openings(
         walls: As `layout.walls()`.
         corner_doors: Doors stand at the very ends of walls and around corners too.
     """
-    task = _Task(layout, lines, walls, corner_doors)
+    task = _Task(layout=layout, lines=lines, walls=walls, corner_doors=corner_doors)
     front = _front_door(rng, task)
     if front is None:
         return None

@@ -37,7 +37,7 @@ LIVING_PX = (4900.0, 8700.0)
 MIN_ROOMS, MAX_ROOMS = 5, 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomWish:
     """One room before it has a place.
 
@@ -59,7 +59,7 @@ class RoomWish:
         return sqrt(self.area_px / self.aspect), sqrt(self.area_px * self.aspect)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Programme:
     """All of a plan's wishes.
 
@@ -84,7 +84,12 @@ def quantile(rng: np.random.Generator, points: tuple[float, float, float]) -> fl
 
 
 def _wish(rng: np.random.Generator, kind: str, en_suite: bool = False) -> RoomWish:
-    return RoomWish(kind, quantile(rng, AREAS_PX[kind]), max(1.0, quantile(rng, ASPECTS[kind])), en_suite)
+    return RoomWish(
+        kind=kind,
+        area_px=quantile(rng, AREAS_PX[kind]),
+        aspect=max(1.0, quantile(rng, ASPECTS[kind])),
+        en_suite=en_suite,
+    )
 
 
 def _kinds(rng: np.random.Generator) -> list[str]:
@@ -118,4 +123,9 @@ def draw_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None)
     order = {id(wish): wish.area_px * rng.uniform(0.6, 1.4) * (0.1 if wish.en_suite else 1.0) for wish in rooms}
     rooms.sort(key=lambda wish: -order[id(wish)])
     balconies = [wish for wish in wishes if wish.kind == "balcony"]
-    return Programme(tuple(rooms), tuple(balconies), living_px, 5 if not asked and rng.random() < 0.17 else 3)
+    return Programme(
+        rooms=tuple(rooms),
+        balconies=tuple(balconies),
+        living_px=living_px,
+        wall_px=5 if not asked and rng.random() < 0.17 else 3,
+    )

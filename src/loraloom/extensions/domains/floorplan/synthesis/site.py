@@ -21,7 +21,7 @@ SLOT = 8
 """Cells: no gap between two facades is narrower, 1.7 m."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Rooms with places.
 

@@ -45,9 +45,15 @@ class Problem:
 
 
 _MEDIAN_M2 = {
-    "living room": 32.0, "master room": 13.6, "kitchen": 5.4, "bathroom": 3.8,
-    "bedroom": 9.9, "balcony": 4.3, "storage": 2.0, "entrance": 2.0,
-}  # fmt: skip
+    "living room": 32.0,
+    "master room": 13.6,
+    "kitchen": 5.4,
+    "bathroom": 3.8,
+    "bedroom": 9.9,
+    "balcony": 4.3,
+    "storage": 2.0,
+    "entrance": 2.0,
+}
 """Median areas of 101 real plans; the entrance, which hardly occurs there, is taken to be like the storage."""
 
 _SIDE_M = SIZE_PX * M_PER_PX
@@ -72,8 +78,15 @@ def check_spec(spec: Spec) -> list[Problem]:
     Contradicting positions are reported as sets that share no sentence; repairing them may bring further ones to light.
     """
     checks: tuple[Callable[[Spec], Iterable[Problem]], ...] = (
-        _counts, _ids, _self_relations, _contradictions, _duplicates, _size, _reach, _doors,
-    )  # fmt: skip
+        _counts,
+        _ids,
+        _self_relations,
+        _contradictions,
+        _duplicates,
+        _size,
+        _reach,
+        _doors,
+    )
     problems = [problem for check in checks for problem in check(spec)]
     return sorted(problems, key=lambda problem: problem.kind != "error")
 

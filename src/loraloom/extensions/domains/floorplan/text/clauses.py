@@ -12,9 +12,23 @@ VERBS = frozenset([
     "positioned", "found", "should", "shall", "must", "will", "can", "may",
 ])  # fmt: skip
 PRONOUNS = frozenset(["it", "it's", "its"])
-PARTS = frozenset([
-    "window", "windows", "wall", "walls", "corner", "corners", "side", "door", "doors", "edge", "end", "sink", "stairs",
-])  # fmt: skip
+PARTS = frozenset(
+    [
+        "window",
+        "windows",
+        "wall",
+        "walls",
+        "corner",
+        "corners",
+        "side",
+        "door",
+        "doors",
+        "edge",
+        "end",
+        "sink",
+        "stairs",
+    ]
+)
 """Behind a room they are what is meant: "left of the kitchen window"."""
 
 _DETERMINERS = frozenset(["a", "an", "the", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d", "*", "all"])

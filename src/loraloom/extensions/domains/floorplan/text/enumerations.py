@@ -16,10 +16,32 @@ _MOST_WORDS = 3
 _NUMBERS = ("number", "counted", "ordinal", "id")
 _BUILDINGS = frozenset(["home", "house", "flat", "apartment", "floor"])
 """Fillers that begin the name of a room: "home office"."""
-_HAVING = VERBS | frozenset([
-    "be", "with", "there", "containing", "contains", "contain", "includes", "include", "including", "consists", "comprising",
-    "featuring", "want", "need", "like", "draw", "make", "put", "place", "show", "add", "give",
-])  # fmt: skip
+_HAVING = VERBS | frozenset(
+    [
+        "be",
+        "with",
+        "there",
+        "containing",
+        "contains",
+        "contain",
+        "includes",
+        "include",
+        "including",
+        "consists",
+        "comprising",
+        "featuring",
+        "want",
+        "need",
+        "like",
+        "draw",
+        "make",
+        "put",
+        "place",
+        "show",
+        "add",
+        "give",
+    ]
+)
 """Before a room: it is the object of another clause. "There is a bath, the kitchen and the bedroom are ..."."""
 
 

@@ -25,7 +25,7 @@ def read(text: str) -> Reading:
 def _find_items(reading: Reading) -> None:
     for index, phrase in enumerate(reading.phrases):
         if phrase.kind == "room":
-            item = Item(phrase.value, index, index)
+            item = Item(kind=phrase.value, first=index, last=index)
             _look_before(reading, item)
             _look_behind(reading, item)
             reading.items.append(item)
@@ -280,12 +280,12 @@ def _find_ensuites(reading: Reading) -> None:
             or owner.kind not in ("master room", "bedroom")
             or owner.every
         ):
-            owner = Item("master room", index, index)
+            owner = Item(kind="master room", first=index, last=index)
         if reading.unsure & {"bathroom", owner.kind}:
             continue
-        bath = Item("bathroom", index, index, told=True)
+        bath = Item(kind="bathroom", first=index, last=index, told=True)
         reading.items += [bath] if owner in reading.items else [bath, owner]
         first = min(index, owner.first)
-        reading.relations.append(Relation("", [bath], [owner], first, index))
+        reading.relations.append(Relation(word="", subjects=[bath], objects=[owner], first=first, last=index))
         owner.told = True
         reading.used.add(index)

@@ -25,9 +25,23 @@ _WHOLE = frozenset([
 ])  # fmt: skip
 """Words for the whole plan."""
 _PRONOUNS = frozenset(["it", "it's", "its", "they", "this", "that", "which"])
-_CONTRAST = frozenset([
-    "but", "yet", "however", "though", "although", "while", "whereas", "because", "so", "then", "still", "only", "otherwise",
-])  # fmt: skip
+_CONTRAST = frozenset(
+    [
+        "but",
+        "yet",
+        "however",
+        "though",
+        "although",
+        "while",
+        "whereas",
+        "because",
+        "so",
+        "then",
+        "still",
+        "only",
+        "otherwise",
+    ]
+)
 _CLAUSE = frozenset([
     "with", "has", "have", "having", "had", "there", "i", "we", "you", "it", "want", "would", "like", "need", "please", "give",
     "should", "must", "shall", "can", "will", "may", "let", "draw", "make", "create", "show", "put", "place", "add", "is",
@@ -42,9 +56,21 @@ _PREPOSITIONS = frozenset(
     ["in", "on", "at", "for", "from", "to", "of", "into", "onto", "within", "than", "with", "as", "has"]
 )
 _ARTICLES = frozenset(["a", "an", "the", "of", "any", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d", "*"])
-_ADVERBS = frozenset([
-    "but", "also", "please", "definitely", "absolutely", "certainly", "preferably", "ideally", "really", "simply", "just",
-])  # fmt: skip
+_ADVERBS = frozenset(
+    [
+        "but",
+        "also",
+        "please",
+        "definitely",
+        "absolutely",
+        "certainly",
+        "preferably",
+        "ideally",
+        "really",
+        "simply",
+        "just",
+    ]
+)
 _KOREAN_ADVERBS = frozenset(["전혀", "아예", "따로", "절대", "필요", "필요가", "공간이"])
 _PARTICLES = frozenset(["은", "는", "이", "가", "을", "를", "도", "의", "에", "에는", "에서", "로", "으로", "만"])
 _EXCHANGES = ("instead", "rather", "in place", "in lieu")
@@ -57,7 +83,7 @@ _MOST_MEMBERS = 100
 Fate = Literal["refused", "doubtful", "wanted"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Gap:
     """What stands between a place and the next room or the next phrase that is no plain word."""
 
@@ -76,7 +102,7 @@ class _Gap:
         return bool(self.words & words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
     """A negation and its first room."""
 
@@ -145,7 +171,9 @@ def _gap(reading: Reading, place: int) -> _Gap:
         words.add(word)
         before, place = word, place + 1
     # "no separate kitchen" does not refuse every kitchen.
-    return _Gap(item, place, frozenset(words), others, last, is_odd or others > 0)
+    return _Gap(
+        item=item, place=place, words=frozenset(words), num_others=others, last=last, is_odd=is_odd or others > 0
+    )
 
 
 def _is_answer(reading: Reading, index: int) -> bool:
@@ -199,7 +227,16 @@ def _refuse_behind(reading: Reading, index: int, weak: set[int]) -> None:
     is_no = words in ("no", "zero") or words.startswith("no need")
     is_exchange = words.startswith(_EXCHANGES)
     is_listed = reading.kind(reading.skip(index - 1, -1)) != "stop"
-    head = _Head(index, is_sure, is_no, is_exchange, gap.item, has_article, "the" in gap.words, is_listed)
+    head = _Head(
+        index=index,
+        is_sure=is_sure,
+        is_no=is_no,
+        is_exchange=is_exchange,
+        item=gap.item,
+        has_article=has_article,
+        has_the="the" in gap.words,
+        is_listed=is_listed,
+    )
     _follow(reading, head, gap.item.last + 1 if gap.item else gap.place)
 
 

@@ -57,13 +57,27 @@ _LOOSE_NAMES = re.compile(
 )
 """Names of rooms that may be something else than the type they are taken as."""
 _KOREAN_ROOMS = {
-    "living room": "거실", "master room": "안방|큰방", "kitchen": "주방|부엌", "bathroom": "욕실|화장실",
-    "bedroom": "침실|작은방|방", "balcony": "발코니|베란다", "storage": "창고|팬트리", "entrance": "현관",
-}  # fmt: skip
+    "living room": "거실",
+    "master room": "안방|큰방",
+    "kitchen": "주방|부엌",
+    "bathroom": "욕실|화장실",
+    "bedroom": "침실|작은방|방",
+    "balcony": "발코니|베란다",
+    "storage": "창고|팬트리",
+    "entrance": "현관",
+}
 _NUMBERS = {
-    1: "one|single|한|하나", 2: "two|두|둘", 3: "three|세|셋", 4: "four|네|넷", 5: "five|다섯",
-    6: "six|여섯", 7: "seven|일곱", 8: "eight|여덟", 9: "nine|아홉", 10: "ten|열",
-}  # fmt: skip
+    1: "one|single|한|하나",
+    2: "two|두|둘",
+    3: "three|세|셋",
+    4: "four|네|넷",
+    5: "five|다섯",
+    6: "six|여섯",
+    7: "seven|일곱",
+    8: "eight|여덟",
+    9: "nine|아홉",
+    10: "ten|열",
+}
 _ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -75,14 +89,23 @@ _LARGE_NUMBERS = {word: number for number, word in enumerate(_TEENS, 11)} | {
 """11 .. 99 in English words."""
 
 _ORDINALS = {
-    1: "first|첫|첫째", 2: "second|둘째", 3: "third|셋째", 4: "fourth|넷째", 5: "fifth",
-    6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth",
-}  # fmt: skip
+    1: "first|첫|첫째",
+    2: "second|둘째",
+    3: "third|셋째",
+    4: "fourth|넷째",
+    5: "fifth",
+    6: "sixth",
+    7: "seventh",
+    8: "eighth",
+    9: "ninth",
+    10: "tenth",
+}
 _SIDES = {
-    "left": "left|western|west|왼쪽|왼편|좌측|서쪽", "right": "right|eastern|east|오른쪽|오른편|우측|동쪽",
+    "left": "left|western|west|왼쪽|왼편|좌측|서쪽",
+    "right": "right|eastern|east|오른쪽|오른편|우측|동쪽",
     "above": "above|over|atop|upper|top|northern|north|위쪽|위|윗쪽|상단|북쪽",
     "below": "below|underneath|under|beneath|lower|bottom|southern|south|아래쪽|아래|밑|하단|남쪽",
-}  # fmt: skip
+}
 _SIGNS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 _ALONE = re.compile("above|over|atop|below|under|underneath|beneath")
 """Words of place that need no "of" behind them."""

@@ -10,7 +10,7 @@ from typing import Literal
 from .phrases import Phrase, Token
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Item:
     """A room or some of a type, as mentioned.
 
@@ -34,7 +34,7 @@ class Item:
     doubt: Literal["", "number", "room"] = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Relation:
     """Every subject stands in the relation to every object; the clause is the phrases `first` .. `last`."""
 

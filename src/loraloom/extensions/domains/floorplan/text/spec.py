@@ -21,12 +21,14 @@ from ..plan import Plan, Position
 from ..vocabulary import OFFSETS, ROOM_TYPES, STYLES, RoomId, Style, inverse, style_of
 
 COUNTS, CONNECTIONS, POSITIONS = (
-    "[Number and Type of Rooms]", "[Connection Between Rooms]", "[Positional Relationship Between Rooms]",
-)  # fmt: skip
+    "[Number and Type of Rooms]",
+    "[Connection Between Rooms]",
+    "[Positional Relationship Between Rooms]",
+)
 _SECTIONS = {name.lower(): name for name in (COUNTS, CONNECTIONS, POSITIONS)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """What a text asks for.
 
@@ -57,7 +59,7 @@ class Spec:
 def spec_of(plan: Plan, style: Style | str = "sjh") -> Spec:
     """The full text's content for a plan: what the annotator would have written."""
     name = style if isinstance(style, str) else style.name
-    return Spec(name, tuple(plan.counts.items()), plan.connections, plan.positions)
+    return Spec(style=name, counts=tuple(plan.counts.items()), connections=plan.connections, positions=plan.positions)
 
 
 def upright(position: Position) -> Position:
@@ -162,9 +164,10 @@ def _parse_connections(body: str) -> tuple[tuple[RoomId, RoomId], ...]:
         match = _CONNECTION.fullmatch(sentence)
         if not match:
             raise UserError(
-                f"a sentence below {CONNECTIONS} is not understood", got=_quoted(sentence),
+                f"a sentence below {CONNECTIONS} is not understood",
+                got=_quoted(sentence),
                 expected="“living room #1 and bedroom #2 are connected.”",
-            )  # fmt: skip
+            )
         pairs.append((_room(match, "a", sentence), _room(match, "b", sentence)))
     return tuple(pairs)
 
@@ -175,9 +178,10 @@ def _parse_positions(body: str) -> tuple[Position, ...]:
         match = _POSITION.fullmatch(sentence)
         if not match:
             raise UserError(
-                f"a sentence below {POSITIONS} is not understood", got=_quoted(sentence),
+                f"a sentence below {POSITIONS} is not understood",
+                got=_quoted(sentence),
                 expected="“bedroom #2 is left-of master room #1.”",
-            )  # fmt: skip
+            )
         word = match["direction"].lower()
         if word not in OFFSETS:
             raise UserError(f"unknown direction in {_quoted(sentence)}", got=word, fix=did_you_mean(word, OFFSETS))
@@ -213,10 +217,10 @@ def parse_spec(text: str) -> Spec:
             raise UserError(f"the section {name} stands twice", fix="put its sentences together")
         bodies[name] = text[mark.end() : marks[index + 1].start() if index + 1 < len(marks) else len(text)]
     return Spec(
-        style.name,
-        _parse_counts(bodies[COUNTS]) if COUNTS in bodies else None,
-        _parse_connections(bodies[CONNECTIONS]) if CONNECTIONS in bodies else None,
-        _parse_positions(bodies[POSITIONS]) if POSITIONS in bodies else None,
+        style=style.name,
+        counts=_parse_counts(bodies[COUNTS]) if COUNTS in bodies else None,
+        connections=_parse_connections(bodies[CONNECTIONS]) if CONNECTIONS in bodies else None,
+        positions=_parse_positions(bodies[POSITIONS]) if POSITIONS in bodies else None,
     )
 
 

@@ -29,9 +29,10 @@ def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *,
     found = spec_from_words(text)
     if not any(words for words, _ in found.understood):
         raise UserError(
-            "nothing in this text says plainly what the plan is to have", got=text[:80],
+            "nothing in this text says plainly what the plan is to have",
+            got=text[:80],
             fix="write such as: two bedrooms, kitchen left of the living room",
-        )  # fmt: skip
+        )
     if found.unread and strict:
         raise UserError("; ".join(found.unread.lines), fix="say it in other words, or leave --strict out")
     for line in found.unread.lines:
@@ -43,8 +44,21 @@ def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *,
 
 
 _SUFFIXES = (
-    ".txt", ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".toml", ".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf",
-)  # fmt: skip
+    ".txt",
+    ".md",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".svg",
+    ".pdf",
+)
 
 
 def unread_in(text: str) -> Unread:
@@ -64,6 +78,7 @@ def _refuse_path(text: str) -> None:
         return
     if what:
         raise UserError(
-            f"this text is the path of a {what}", got=text[:80],
+            f"this text is the path of a {what}",
+            got=text[:80],
             fix="give a file of texts with --prompts-file, or write the text itself",
-        )  # fmt: skip
+        )

@@ -33,7 +33,7 @@ from .reading import Item, Reading, Relation
 from .spec import Spec, connection_sentence, count_item, position_sentence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
     """What free text came to.
 
@@ -194,7 +194,7 @@ def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item]
     if doubtful or any(item.count == 0 or item.doubt for item in (*subjects, *objects)):
         return
     word = reading.phrases[index].value if reading.kind(index).startswith("direction") else ""
-    reading.relations.append(Relation(word, subjects, objects, first, last))
+    reading.relations.append(Relation(word=word, subjects=subjects, objects=objects, first=first, last=last))
     reading.used.add(index)
     for item in (*subjects, *objects):
         item.told = True
@@ -278,10 +278,20 @@ def _result(reading: Reading) -> Understood:
         counts = {"living room": 1, **counts}
         said.append((len(reading.phrases), "", "assumed: 1 living room, as every plan has one"))
     # Sections that the words say nothing about are left out: an empty one would say that there are none.
-    spec = Spec("sjh", tuple(counts.items()) or None, tuple(connections.values()) or None, tuple(positions) or None)
+    spec = Spec(
+        style="sjh",
+        counts=tuple(counts.items()) or None,
+        connections=tuple(connections.values()) or None,
+        positions=tuple(positions) or None,
+    )
     said.sort(key=lambda entry: entry[0])
     unread = Unread(_unknown(reading), tuple((*choice, times) for choice, times in taken.items()))
-    return Understood(spec, tuple((words, what) for _, words, what in said), _left_over(reading), unread)
+    return Understood(
+        spec=spec,
+        understood=tuple((words, what) for _, words, what in said),
+        ignored=_left_over(reading),
+        unread=unread,
+    )
 
 
 def _taken_names(reading: Reading) -> Counter[tuple[str, str]]:
@@ -361,8 +371,15 @@ def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
 
 _OF_WORDS = ("other", "number", "counted", "id", "ordinal", "none", "doubt", "or", "not", "all", "unit", "room")
 _RELATING = (
-    "direction", "direction-after", "door", "doors", "door-after", "between", "near", "ensuite",
-)  # fmt: skip
+    "direction",
+    "direction-after",
+    "door",
+    "doors",
+    "door-after",
+    "between",
+    "near",
+    "ensuite",
+)
 
 
 def _runs(reading: Reading) -> list[list[int]]:

@@ -220,8 +220,14 @@ def _measure_iou(image: Image.Image, prompt: str, reference: Image.Image | None)
 
 def overlaps(shown: Labels, truth: Labels) -> Iterator[Share]:
     """The four IoU of one image; those over no type at all are left out."""
-    sizes = [(int(((shown == kind) & (truth == kind)).sum()), int(((shown == kind) | (truth == kind)).sum()),
-              bool((truth == kind).any())) for kind in ROOM_CLASSES]  # fmt: skip
+    sizes = [
+        (
+            int(((shown == kind) & (truth == kind)).sum()),
+            int(((shown == kind) | (truth == kind)).sum()),
+            bool((truth == kind).any()),
+        )
+        for kind in ROOM_CLASSES
+    ]
     for ending, chosen in (
         ("", [(inter, union) for inter, union, true in sizes if true]),
         ("_both", [(inter, union) for inter, union, _ in sizes if union]),
@@ -242,8 +248,12 @@ class IouMetric:
 
     name = "plan_iou"
     better: Mapping[str, int] = {
-        "images": 0, "iou_pooled": 1, "iou_per_type": 1, "iou_pooled_both": 1, "iou_per_type_both": 1,
-    }  # fmt: skip
+        "images": 0,
+        "iou_pooled": 1,
+        "iou_per_type": 1,
+        "iou_pooled_both": 1,
+        "iou_per_type_both": 1,
+    }
 
     def start(self) -> Tally:
         """An empty tally; images without a true one are not counted."""

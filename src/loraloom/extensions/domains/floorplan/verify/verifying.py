@@ -29,9 +29,11 @@ def verify(spec: Spec, reading: Reading) -> Receipt:
     fronts = sum(opening.kind == "front door" for opening in plan.openings)
     disorder = min(1.0, reading.off_palette + (0.25 if fronts != 1 else 0.0))
     if why := unreadable(reading):
-        blank = tuple(Verdict(sentence, section, None, why) for sentence, section in _sentences(spec))
-        return Receipt(blank, (), disorder)
-    return Receipt(tuple(_verdicts(spec, plan)), tuple(_extras(spec, plan)), disorder)
+        blank = tuple(
+            Verdict(sentence=sentence, section=section, met=None, reason=why) for sentence, section in _sentences(spec)
+        )
+        return Receipt(verdicts=blank, extras=(), disorder=disorder)
+    return Receipt(verdicts=tuple(_verdicts(spec, plan)), extras=tuple(_extras(spec, plan)), disorder=disorder)
 
 
 def unreadable(reading: Reading) -> str:
@@ -56,16 +58,34 @@ def _verdicts(spec: Spec, plan: Plan) -> Iterator[Verdict]:
     for kind, asked in spec.counts or ():
         found = [room for room in plan.rooms if room.id.kind == kind]
         reason = f"{len(found)} found"
-        yield Verdict(count_item(kind, asked), "count", len(found) == asked, reason, tuple(room.box for room in found))
+        yield Verdict(
+            sentence=count_item(kind, asked),
+            section="count",
+            met=len(found) == asked,
+            reason=reason,
+            regions=tuple(room.box for room in found),
+        )
     for pair in spec.connections or ():
         met, rooms, reason = _verifier(pair, spec, plan, partial(_connected, plan))
         doors = tuple(opening.box for opening in doors_between(plan, *rooms)) if met and len(rooms) == 2 else ()
-        yield Verdict(connection_sentence(pair), "connection", met, reason, doors + _boxes(plan, rooms))
+        yield Verdict(
+            sentence=connection_sentence(pair),
+            section="connection",
+            met=met,
+            reason=reason,
+            regions=doors + _boxes(plan, rooms),
+        )
     for position in spec.positions or ():
         met, rooms, reason = _verifier(
             (position.subject, position.object), spec, plan, partial(_lies, plan, position.direction)
         )
-        yield Verdict(position_sentence(position), "position", met, reason, _boxes(plan, rooms))
+        yield Verdict(
+            sentence=position_sentence(position),
+            section="position",
+            met=met,
+            reason=reason,
+            regions=_boxes(plan, rooms),
+        )
 
 
 Test = Callable[[RoomId, RoomId], tuple[bool, str]]

@@ -27,7 +27,7 @@ _MAX_SCATTER = 0.20
 _Z95 = 1.96
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Metres per pixel.
 
@@ -56,7 +56,7 @@ class Scale:
 
 def given(m_per_px: float, source: str = "given") -> Scale:
     """A scale without doubt."""
-    return Scale(m_per_px, m_per_px, m_per_px, source)
+    return Scale(m_per_px=m_per_px, low=m_per_px, high=m_per_px, source=source)
 
 
 CONVENTION = given(M_PER_PX, "256 px = 18 m by convention")
@@ -130,4 +130,4 @@ def estimate(plan: Plan) -> Scale | None:
     error = max(sqrt(1 / total), shared, scatter / sqrt(len(votes)))
     plural = "s" if len(votes) > 1 else ""
     source = f"estimated from {len(votes)} door{plural}, 95 % interval"
-    return Scale(exp(mean), exp(mean - _Z95 * error), exp(mean + _Z95 * error), source)
+    return Scale(m_per_px=exp(mean), low=exp(mean - _Z95 * error), high=exp(mean + _Z95 * error), source=source)
