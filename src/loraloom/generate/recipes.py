@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
@@ -210,8 +210,18 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
+def _weight(value: Any) -> float | dict[str, float]:
+    """A weight of a recipe; a union of types would name its members in errors."""
+    numbers: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
+    for number in numbers:
+        known = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not (known and -MAX_ADAPTER_WEIGHT <= number <= MAX_ADAPTER_WEIGHT):
+            limits = f"{-MAX_ADAPTER_WEIGHT:g} to {MAX_ADAPTER_WEIGHT:g}"
+            raise ValueError(f"a number from {limits}, or such numbers by part and block")
+    return value
+
+
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
-Weight = Annotated[float, Field(ge=-MAX_ADAPTER_WEIGHT, le=MAX_ADAPTER_WEIGHT)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 
@@ -233,7 +243,7 @@ class _AdapterOf:
 
     path: str
     sha256: str
-    weight: Weight | dict[str, Weight]
+    weight: Annotated[Any, PlainValidator(_weight)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
