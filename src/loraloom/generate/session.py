@@ -144,7 +144,7 @@ class Session:
         return [line for line in [*lines, unread_negative(self.model, requests)] if line]
 
     def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
-        """Lines for the user: whether the model is told more than was written."""
+        """Lines for the user: whether the model reads more than was written."""
         if not any(request.expanded_prompt for request in requests):
             return []
         return [

@@ -28,7 +28,7 @@ DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class ExportCheck:
-    """What an exported file does in a fresh pipeline of the peer library.
+    """What an exported file does in a fresh pipeline of the reference implementation.
 
     Attributes:
         file: The export.
@@ -80,9 +80,9 @@ def verify_exports(
     request: ImageRequest,
     base_bchw: Tensor | None = None,
 ) -> list[ExportCheck]:
-    """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise.
+    """Generate `request` with each export in a fresh pipeline and compare with our latents for the same noise.
 
-    `base_bchw` is what a fresh pipeline draws without an adapter; it is drawn here where it is not given.
+    `base_bchw` is what a fresh pipeline generates without an adapter; it is generated here where it is not given.
     """
     noise_bchw = first_noise(model, request)
     if base_bchw is None:

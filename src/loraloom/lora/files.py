@@ -140,7 +140,7 @@ def read_adapter(place: Path) -> AdapterFile:
         raise UserError(
             "this is a run of method full: it made a model, not an adapter",
             got=str(place),
-            fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
+            fix=f"generate with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
         )
     check_tensors(header.tensors, path.name)
     peft_names = (

@@ -304,7 +304,7 @@ def _float(tensor: Tensor, key: str, where: str) -> Tensor:
 
 
 def _check_size(values: Mapping[str, Tensor], scale: float, place: Place, where: str) -> None:
-    """Refuse weights whose product may overflow: a model would draw noise or nothing, without a word."""
+    """Refuse weights whose product may overflow: a model would generate noise or nothing, without a message."""
     size = scale
     for role, value in values.items():
         if role not in _VECTORS:
