@@ -73,7 +73,7 @@ class Clock:
 def rehearsal(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with its own batches, on few images and for few steps."""
     counts = dict.fromkeys(FITS.values(), steps)
-    sizes = dict.fromkeys(("images", "autoencoder_pictures", "reading_texts", "contrast_pictures"), IMAGES)
+    sizes = dict.fromkeys(("images", "autoencoder_images", "reading_texts", "contrast_images"), IMAGES)
     return replace(recipe, **counts, **sizes, point_images=10**9)
 
 

@@ -335,7 +335,7 @@ class _Build:
     def _round(self) -> Path:
         """The folder of the round that goes on, or of a new one."""
         rounds = self._rounds()
-        names = ("images", "layings", "steps", "batch_size", "learning_rate", "precision")
+        names = ("images", "orientations", "steps", "batch_size", "learning_rate", "precision")
         asked = {name: getattr(self.recipe, name) for name in names}
         if rounds and json.loads((rounds[-1] / "round.json").read_text(encoding="utf-8")) == asked:
             return rounds[-1]
