@@ -92,7 +92,7 @@ def test_poison_without_end_stops_the_run_and_names_the_checkpoint_that_is_whole
         train(config, say=quiet)
     newest = CheckpointFolder(tmp_path / "run" / "checkpoints").load_newest()[0]
     assert newest is not None
-    assert all(bool(tensor.isfinite().all()) for tensor in newest.adapter.values())
+    assert all(bool(tensor.isfinite().all()) for tensor in newest.components["adapter"].values())
 
 
 def test_validation_loss_depends_on_the_weights_alone(configure: Configure, tmp_path: Path) -> None:

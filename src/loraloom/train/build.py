@@ -108,20 +108,19 @@ def set_up(
     agree(runtime, manifest, model)
     precompute_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
     train_state = make_train_state(config, model, train_batches, runtime, say)
-    checkpoints = CheckpointFolder(folder / "checkpoints")
     return Run(
-        config,
-        folder,
-        manifest,
-        train_state,
-        held_batches,
-        sampler,
-        checkpoints,
-        tracker,
-        say,
+        config=config,
+        folder=folder,
+        manifest=manifest,
+        train_state=train_state,
+        held_out=held_batches,
+        sampler=sampler,
+        checkpoints=CheckpointFolder(folder / "checkpoints"),
+        tracker=tracker,
+        say=say,
+        sums_at_start=weight_sums(train_state.adapter),
         base_sha256=model.modules.fingerprint(model.info.denoiser.name),
         notes=tuple(losses.lines),
-        sums_at_start=weight_sums(train_state.adapter),
     )
 
 
@@ -289,7 +288,7 @@ def make_train_state(
         noise_offset=config.objective.noise_offset,
         device=runtime.device,
     )
-    ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
+    ema = Ema(adapter.parameters, config.lora.ema_decay) if config.lora.ema_decay else None
     balance = NoiseBalance(objective.num_timesteps, runtime.device) if config.objective.balance_noise else None
     return TrainState(
         model=model,

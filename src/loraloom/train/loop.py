@@ -99,7 +99,7 @@ def train_loop(
         if stopping:
             stopped = stop.reason or "another process"
             break
-    return Finished(step=done, stopped=stopped, best_step=run.best_step, seconds=time.perf_counter() - began)
+    return Finished(step=done, stopped=stopped, best_step=run.best.step, seconds=time.perf_counter() - began)
 
 
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
@@ -124,23 +124,22 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
     for offset, (result, (loss, norm, finite)) in enumerate(zip(results, values, strict=True)):
         step = done - len(results) + offset + 1
         if finite:
-            run.skipped_in_row = 0
-            run.largest_norm = max(run.largest_norm, norm)
+            run.counts.applied(norm)
             continue
-        run.skipped += 1
-        if overflowed(result, loss):
+        overflow = overflowed(result, loss)
+        run.counts.skip(overflow=overflow)
+        if overflow:
             run.tracker.event("overflow", step, loss=loss, loss_scale=result.loss_scale)
         else:
-            run.skipped_in_row += 1
             run.say(
                 f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}"
             )
             run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
-        if run.skipped_in_row >= run.config.train.max_non_finite:
+        if run.counts.skipped_in_row >= run.config.train.max_non_finite:
             # Of many updates in a row the images are innocent; of a single one they may be the cause.
-            images = f", or look at these samples: {', '.join(result.ids)}" if run.skipped_in_row == 1 else ""
+            images = f", or look at these samples: {', '.join(result.ids)}" if run.counts.skipped_in_row == 1 else ""
             raise UserError(
-                f"{run.skipped_in_row} updates in a row were not finite, the last at step {step}",
+                f"{run.counts.skipped_in_row} updates in a row were not finite, the last at step {step}",
                 got=f"loss {loss}, gradient norm {norm}",
                 fix=f"{standing(run)}; {calmer(run)}{images}",
             )
@@ -204,17 +203,16 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
     Raises:
         UserError: The last checkpoint could not be saved.
     """
-    better = loss is not None and (run.best_loss is None or loss < run.best_loss)
-    before = run.best_step, run.best_loss
-    if better:
-        run.best_step, run.best_loss = done, loss
+    before = run.best.step, run.best.loss
+    if loss is not None and run.best.better(loss):
+        run.best.step, run.best.loss = done, loss
     if not run.train_state.runtime.is_main:
         return
     began = time.perf_counter()
     try:
         run.checkpoints.save(run.checkpoint(done), run.record(done))
     except OSError as error:
-        run.best_step, run.best_loss = before
+        run.best.step, run.best.loss = before
         message = f"step {done} could not be saved ({error.strerror or error})"
         if last:
             raise UserError(
@@ -223,7 +221,7 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         run.say(f"warning: {message}; {standing(run)}; training goes on")
         run.tracker.event("save_failed", done, error=str(error))
         return
-    run.checkpoints.rotate(run.config.checkpoints.keep, run.best_step)
+    run.checkpoints.rotate(run.config.checkpoints.keep, run.best.step)
     run.tracker.event("checkpoint", done, seconds=time.perf_counter() - began)
 
 

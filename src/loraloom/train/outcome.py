@@ -48,15 +48,15 @@ def refuse_unmoved(run: Run, step: int) -> None:
     Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
     0 at a step), or no gradient arrives.
     """
-    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
+    if not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
         return
     got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
-    if run.skipped:
-        got = f"{run.skipped} of {step - run.start} updates skipped because they were not finite"
-        fix = calmer(run) + (", or look at the images named above" if run.skipped == 1 else "")
+    if run.counts.skipped:
+        got = f"{run.counts.skipped} of {step} updates skipped because they were not finite"
+        fix = calmer(run) + (", or look at the images named above" if run.counts.skipped == 1 else "")
         if run.train_state.updater.loss_scale.can_overflow:
             fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
-    elif run.start < step and run.largest_norm == 0:
+    elif run.counts.largest_norm == 0:
         got = "a gradient norm of 0 at every step"
         fix = "check objective.class_weights and lora.target: what is learned does not depend on these layers"
     raise UserError(
@@ -130,7 +130,7 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
     if not bool(ours_bchw.isfinite().all()):
         raise UserError(
             f"the adapter itself draws NaN after {step} steps, and nothing is exported",
-            got=f"{run.skipped} of {step - run.start} updates were skipped" if run.skipped else None,
+            got=f"{run.counts.skipped} of {step} updates were skipped" if run.counts.skipped else None,
             fix=_remedy(run),
         )
     near = float((ours_bchw - base_bchw).abs().max()) < NEAR
@@ -183,5 +183,5 @@ def _without_effect(run: Run, step: int, why: str) -> UserError:
 
 def _remedy(run: Run) -> str:
     rate = f"optim.learning_rate is {run.config.optim.learning_rate:g}"
-    best = f"; lowest validation loss at step {run.best_step}" if run.best_step else ""
+    best = f"; lowest validation loss at step {run.best.step}" if run.best.step else ""
     return f"{rate}: {calmer(run)}, and start again in another --out; {standing(run)}{best}"

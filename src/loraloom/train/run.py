@@ -280,5 +280,5 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
 
 
 def _say_best(run: Run) -> None:
-    if run.best_step is not None:
-        run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
+    if run.best.step is not None:
+        run.say(f"lowest validation loss {run.best.loss:.4f} at step {run.best.step}")

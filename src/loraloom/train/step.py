@@ -15,6 +15,7 @@ from loraloom.diffusion.objective import Objective
 from loraloom.lora.inject import Adapter
 from loraloom.protocols.data import Batch
 from loraloom.protocols.model import DiffusionModel
+from loraloom.train.components import AdapterWeights, Component
 from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema, Updater
 from loraloom.utils.rng import derive_seed
@@ -37,6 +38,19 @@ class TrainState:
     balance: NoiseBalance | None = None
     ragged: bool = False
     """Whether repeats of weight zero are left out: alone and uncompiled, nothing needs batches of one size."""
+
+    def components(self) -> dict[str, Component]:
+        """What a checkpoint keeps of it, by name."""
+        found: dict[str, Component] = {
+            "adapter": AdapterWeights(self.adapter),
+            "optimizer": self.updater,
+            "loss_scale": self.updater.loss_scale,
+        }
+        if self.ema:
+            found["ema"] = self.ema
+        if self.balance:
+            found["noise_balance"] = self.balance
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
