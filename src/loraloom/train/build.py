@@ -45,8 +45,7 @@ from loraloom.train.optim import (
 from loraloom.train.precompute import precompute_caches, stoppable
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
-from loraloom.train.state import Run
-from loraloom.train.step import TrainState
+from loraloom.train.state import Run, TrainState
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -98,10 +97,20 @@ def set_up(
     losses = Losses(say, config.train.strict)
     losses.add(*manifest.notes)
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say, losses)
-    train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
-    if train_batches.weighing:
-        report_weights(train_batches.weighing, learned, say)
-    sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
+    train_batches, held_batches = make_batches(
+        config,
+        model=model,
+        encoder=encoder,
+        domain=domain,
+        runtime=runtime,
+        learned=learned,
+        held_out=held_out,
+    )
+    if train_batches.loss_weights:
+        report_weights(train_batches.loss_weights, learned, say)
+    sampler = make_sampler(
+        config, folder=folder, model=model, texts=train_batches.texts, runtime=runtime, examples=manifest.examples
+    )
     if sampler:
         losses.add(*sample_losses(sampler, encoder))
     losses.check()
@@ -193,21 +202,22 @@ def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
     return [line for line in lines if line]
 
 
-def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
+def report_weights(loss_weights: LatentWeights, examples: Sequence[Example], say: Say) -> None:
     """Say how much of the images each weighed class is, and warn of one that is nowhere.
 
     Raises:
         UserError: A class that the domain does not know.
     """
     seen = examples[:: max(1, len(examples) // NUM_IMAGES_SEEN)]
-    for name, weight in weighing.weights.items():
-        share = weighing.share(seen, name)
+    for name, weight in loss_weights.weights.items():
+        share = loss_weights.share(seen, name)
         found = f"in {share:.1%} of the latents" if share else "warning: none is there"
         say(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} images looked at)")
 
 
 def make_batches(
     config: RunConfig,
+    *,
     model: DiffusionModel,
     encoder: PromptEncoder,
     domain: Domain,
@@ -224,25 +234,16 @@ def make_batches(
     latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
     latents.check([*learned, *held_out])
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
-    common = (latents, texts, domain, config.train.seed, model.info.schedule.num_timesteps)
-    objective = config.objective
-    sampling = TimestepSampling(
-        objective.timestep_sampling, objective.logit_mean, objective.logit_std, objective.timestep_shift
+    held_batches = BatchMaker(examples=held_out, latents=latents, texts=texts, domain=domain, seed=config.train.seed)
+    weights = read_class_weights(config.objective.class_weights)
+    train_batches = replace(
+        held_batches,
+        examples=learned,
+        random_flip=data.random_flip,
+        caption_dropout=data.caption_dropout,
+        loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
-    weights = read_class_weights(objective.class_weights)
-    weighing = LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None
-    return (
-        BatchMaker(
-            learned,
-            *common,
-            noise_offset=objective.noise_offset,
-            sampling=sampling,
-            random_flip=data.random_flip,
-            caption_dropout=data.caption_dropout,
-            weighing=weighing,
-        ),
-        BatchMaker(held_out, *common),
-    )
+    return train_batches, held_batches
 
 
 def make_train_state(
@@ -278,7 +279,11 @@ def make_train_state(
     )
     sizes = tuple((example.width, example.height) for example in batches.examples)
     plan = Plan(
-        sizes, config.data.batch_size, runtime.num_devices, config.train.gradient_accumulation, config.train.seed
+        sizes=sizes,
+        batch_size=config.data.batch_size,
+        num_devices=runtime.num_devices,
+        accumulation=config.train.gradient_accumulation,
+        seed=config.train.seed,
     )
     if line := slots_line(plan):
         say(line)
@@ -300,6 +305,12 @@ def make_train_state(
         epochs=EpochCache(plan),
         runtime=runtime,
         seed=config.train.seed,
+        timestep_sampling=TimestepSampling(
+            kind=config.objective.timestep_sampling,
+            mean=config.objective.logit_mean,
+            std=config.objective.logit_std,
+            shift=config.objective.timestep_shift,
+        ),
         channels_last=channels_last,
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
@@ -338,6 +349,7 @@ def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
 
 def make_sampler(
     config: RunConfig,
+    *,
     folder: Path,
     model: DiffusionModel,
     texts: TextStore,
@@ -370,8 +382,17 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]
-    method, weighting = config.train.method, bool(samples.prompts)
-    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, weighting, method)
+    weighting = bool(samples.prompts)
+    sampler = Sampler(
+        folder=folder / "samples",
+        model=model,
+        texts=texts,
+        runtime=runtime,
+        config=samples,
+        requests=requests,
+        weighting=weighting,
+        method=config.train.method,
+    )
     for request in requests:
         check_size(model, request)
     for text, weighting in sampler.wanted():

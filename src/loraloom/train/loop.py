@@ -63,7 +63,7 @@ def train_loop(
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
     """
     config, train_state, runtime = run.config, run.train_state, run.train_state.runtime
-    steps_per_epoch = train_state.epochs.steps_per_epoch
+    steps_per_epoch = train_state.steps_per_epoch
     timesteps = validation_timesteps(train_state.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled = run.start

@@ -104,7 +104,7 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
     Raises:
         UserError: Base or adapter draws NaN, or both draw the same.
     """
-    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
+    model, encoder = run.train_state.model, run.train_state.encoder
     tokenizer, defaults = encoder.text.tokenizer, model.info.defaults
     prompt = tokenizer.detokenize(tokenizer.tokenize(run.train_state.batches.examples[0].caption)[:40])
     size = min(defaults.size_px, 256)
@@ -142,7 +142,7 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
 
 def _drawn(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
     """Final latents with the base read anew and an adapter file on it."""
-    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
+    model, encoder = run.train_state.model, run.train_state.encoder
     parts = [part.name for part in model.info.parts if part.role != "vae"]
     for part in parts:
         model.modules.drop(part)

@@ -32,7 +32,7 @@ from loraloom.utils.image_files import write_png
 _SHEET_COLUMNS = 12
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Sampler:
     """Draws the fixed prompts of a run.
 

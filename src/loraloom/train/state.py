@@ -1,4 +1,7 @@
-"""A run while it trains: everything that a checkpoint keeps, and what the adapter records about itself."""
+"""What moves while a run trains: `TrainState`, which a step reads and updates, and `Run` around it.
+
+Both name their components, so that a checkpoint is a loop over them.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,14 +14,21 @@ from loraloom import __version__
 from loraloom.config.domains import recorded_options
 from loraloom.config.run import RunConfig
 from loraloom.data.batches import BatchMaker
+from loraloom.data.bucket_sampler import EpochCache
 from loraloom.data.manifest import Manifest
 from loraloom.data.sizes import common_size
+from loraloom.diffusion.balance import NoiseBalance
+from loraloom.diffusion.objective import UNIFORM, Objective, TimestepSampling
+from loraloom.lora.inject import Adapter
 from loraloom.lora.record import FORMAT, FULL_FORMAT, relative_base
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.model import DiffusionModel
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
-from loraloom.train.components import BestLoss, Component, RunIdentity, UpdateCounts
+from loraloom.train.components import AdapterWeights, BestLoss, Component, RunIdentity, UpdateCounts
+from loraloom.train.distributed import Runtime
+from loraloom.train.optim import Ema, Updater
 from loraloom.train.sampling import Sampler
-from loraloom.train.step import TrainState
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock
 from loraloom.utils.untrusted import library_errors, shown
@@ -27,11 +37,70 @@ Say = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
+class TrainState:
+    """All that a step reads or updates.
+
+    Attributes:
+        model: The base model; its denoiser is on the device.
+        adapter: The trained weights.
+        objective: Forward process, target and loss.
+        updater: Applies gradients to the weights.
+        ema: The average of the weights, or None.
+        batches: Makes batches of the training split.
+        epochs: The images of each step.
+        runtime: This process and its device.
+        seed: Seed of the run; determines every random number.
+        timestep_sampling: How often each timestep is trained on.
+        channels_last: Whether tensors of images are laid out with channels last, for CUDA.
+        balance: The noise balance, or None.
+        ragged: Whether repeats of weight zero are left out of batches: alone and uncompiled, nothing requires batches of
+            one size.
+    """
+
+    model: DiffusionModel
+    adapter: Adapter
+    objective: Objective
+    updater: Updater
+    ema: Ema | None
+    batches: BatchMaker
+    epochs: EpochCache
+    runtime: Runtime
+    seed: int
+    timestep_sampling: TimestepSampling = UNIFORM
+    channels_last: bool = True
+    balance: NoiseBalance | None = None
+    ragged: bool = False
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes captions and prompts."""
+        return self.batches.encoder
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.epochs.steps_per_epoch
+
+    def components(self) -> dict[str, Component]:
+        """What a checkpoint keeps of it, by name."""
+        found: dict[str, Component] = {
+            "adapter": AdapterWeights(self.adapter),
+            "optimizer": self.updater,
+            "loss_scale": self.updater.loss_scale,
+        }
+        if self.ema:
+            found["ema"] = self.ema
+        if self.balance:
+            found["noise_balance"] = self.balance
+        return found
+
+
+@dataclass(slots=True, kw_only=True)
 class Run:
     """A run after its setup: settings, folder, and everything that moves.
 
     Attributes:
-        train_state: What a step reads and moves.
+        train_state: What a step reads and updates.
         held_out: Makes batches of the validation split.
         start: Finished steps of the checkpoint that the run continues from, or 0.
         best: The lowest validation loss so far.
@@ -126,7 +195,7 @@ class Run:
             "num_images": len(self.train_state.batches.examples),
             "size": f"{width}x{height}",
             "step": done,
-            "epoch": done // self.train_state.epochs.steps_per_epoch,
+            "epoch": done // self.train_state.steps_per_epoch,
             "batch_size": config.data.batch_size,
             "accumulation": config.train.gradient_accumulation,
             "optimizer": config.optim.optimizer,
