@@ -5,7 +5,6 @@ In: a `Run` that stands ready. Out: `Finished`. One loop for every family; famil
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +17,7 @@ from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
-from loraloom.utils.progress import Progress
+from loraloom.utils.reporting import log, reporter
 
 VALIDATION_TIMESTEPS = 8
 
@@ -48,16 +47,12 @@ class Window:
     began: float = field(default_factory=time.perf_counter)
 
 
-def train_loop(
-    run: Run, stop: StopRequest, report: Callable[[int, dict[str, float]], None], progress: Progress
-) -> Finished:
+def train_loop(run: Run, stop: StopRequest) -> Finished:
     """Train from `run.start` to the configured end.
 
     Args:
-        run: Everything, set up.
-        stop: Set by a signal.
-        report: Told (finished steps, numbers of the log line).
-        progress: Told (finished steps, all steps) after each step.
+        run: A run after its setup.
+        stop: Set by a signal or by the end of the run's time.
 
     Raises:
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
@@ -66,9 +61,9 @@ def train_loop(
     steps_per_epoch = train_state.steps_per_epoch
     timesteps = validation_timesteps(train_state.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
-    last_sampled = run.start
+    last_sampled, progress = run.start, reporter().bar("steps")
     if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
-        run.sampler.draw(run.start, train_state.ema, run.tracker, lambda: bool(stop), run.say)
+        run.sampler.draw(run.start, train_state.ema, run.tracker, lambda: bool(stop))
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
         result = train_step(train_state, step, stop=bool(stop))
@@ -86,11 +81,11 @@ def train_loop(
         if loss is not None:
             numbers["validation_loss"] = loss
         if due.log:
-            report(done, numbers)
+            reporter().numbers(done, numbers)
         if due.save or stopping:
             save(run, done, loss, last=done == config.train.max_steps or stopping)
         if due.sample and run.sampler and not stopping:
-            run.sampler.draw(done, train_state.ema, run.tracker, lambda: bool(stop), run.say)
+            run.sampler.draw(done, train_state.ema, run.tracker, lambda: bool(stop))
             last_sampled = done
         if due.log or due.save:
             window.began = time.perf_counter()
@@ -131,9 +126,7 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
         if overflow:
             run.tracker.event("overflow", step, loss=loss, loss_scale=result.loss_scale)
         else:
-            run.say(
-                f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}"
-            )
+            log.warning(f"step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}")
             run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
         if run.counts.skipped_in_row >= run.config.train.max_non_finite:
             # Of many updates in a row the images are innocent; of a single one they may be the cause.
@@ -218,7 +211,7 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
             raise UserError(
                 message, got=str(run.checkpoints.folder), fix=f"{standing(run)}; free some space and run again"
             ) from error
-        run.say(f"warning: {message}; {standing(run)}; training goes on")
+        log.warning(f"{message}; {standing(run)}; training goes on")
         run.tracker.event("save_failed", done, error=str(error))
         return
     run.checkpoints.rotate(run.config.checkpoints.keep, run.best.step)
@@ -237,10 +230,10 @@ def hold_on(run: Run) -> None:
         removed = run.lock.renew() if run.lock else False
         if removed or not (run.folder / "run.yaml").is_file():
             if not removed:
-                run.say(f"warning: {run.folder / 'run.yaml'} was removed while training: it is written again")
+                log.warning(f"{run.folder / 'run.yaml'} was removed while training: it is written again")
             write_text(run.folder / "run.yaml", to_yaml(run.config))
     except OSError as error:  # the save itself tells what this costs
-        run.say(f"warning: {run.folder} cannot be written ({error.strerror or error}); training goes on")
+        log.warning(f"{run.folder} cannot be written ({error.strerror or error}); training goes on")
 
 
 def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:

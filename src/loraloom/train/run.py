@@ -10,7 +10,6 @@ run/  run.yaml                            the resolved settings
 """
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from loraloom.data.manifest import domain_of
 from loraloom.lora.export import ExportCheck, export_adapter, program_lines, verify_exports
 from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
-from loraloom.train.build import Say, set_up
+from loraloom.train.build import set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
@@ -33,7 +32,7 @@ from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, wr
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
-from loraloom.utils.progress import Progress
+from loraloom.utils.reporting import Bars, Numbers, Say, log, log_line, muted, reporting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +57,23 @@ class TrainResult:
 def train(
     config: RunConfig,
     *,
-    say: Say = print,
-    report: Callable[[int, dict[str, float]], None] = lambda done, numbers: None,
-    progress: Callable[[str], Progress] = lambda title: lambda done, total: None,
+    say: Say | None = print,
+    report: Numbers | None = None,
+    progress: Bars | None = None,
     cpu: bool = False,
     deadline: float = math.inf,
 ) -> TrainResult:
-    """Train an adapter, or go on where a killed run stopped.
+    """Train an adapter, or resume a run that was stopped or killed.
+
+    Lines for the user go through the logger `loraloom` (`utils/reporting.py`), in the main process only.
 
     Args:
-        config: Settings.
-        say: Told one line at a time; the main process only.
-        report: Told (finished steps, numbers) at each log line; the main process only.
+        config: Settings of the run.
+        say: Takes these lines too, one at a time; None leaves them to the logger's other handlers.
+        report: Takes finished steps and the numbers of each log line.
         progress: Makes a progress callback for a titled piece of work.
         cpu: Train on the CPU even where there is a GPU.
-        deadline: `time.monotonic` after which the run stops as if asked to: saved, and the same call goes on.
+        deadline: `time.monotonic` after which the run stops as if asked to: it is saved, and the same call resumes it.
 
     Raises:
         UserError: Whatever the user can repair.
@@ -85,15 +86,13 @@ def train(
     folder = Path(config.train.output)
     check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
-    if not runtime.is_main:
-        say, report = (lambda text: None), (lambda done, numbers: None)
-        progress = lambda title: lambda done, total: None  # noqa: E731
     with ExitStack() as held:
-        lock = hold_folder(held, runtime, folder, say)
-        return _train(config, runtime, folder, lock, say, report, progress, deadline)
+        held.enter_context(reporting(say=say, bar=progress, numbers=report) if runtime.is_main else muted())
+        lock = hold_folder(held, runtime, folder)
+        return _train(config, runtime, folder, lock, deadline)
 
 
-def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> FolderLock | None:
+def hold_folder(held: ExitStack, runtime: Runtime, folder: Path) -> FolderLock | None:
     """Lock the run folder, by the main process for all of them, and sweep what killed processes left in it.
 
     Returns the lock in the main process.
@@ -105,7 +104,7 @@ def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> Fo
     lock: FolderLock | None = None
     if runtime.is_main:
         try:
-            lock = held.enter_context(lock_folder(folder, say))
+            lock = held.enter_context(lock_folder(folder, log_line))
             remove_leftovers(folder, deep=True)
         except UserError as error:
             fault = error
@@ -115,42 +114,33 @@ def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> Fo
     return lock
 
 
-def _train(
-    config: RunConfig,
-    runtime: Runtime,
-    folder: Path,
-    lock: FolderLock | None,
-    say: Say,
-    report: Callable[[int, dict[str, float]], None],
-    progress: Callable[[str], Progress],
-    deadline: float,
-) -> TrainResult:
-    checkpoint = find_start(config, folder, say)
+def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock | None, deadline: float) -> TrainResult:
+    checkpoint = find_start(config, folder)
     agree_on_start(runtime, checkpoint)
     start = checkpoint.step if checkpoint else 0
     tracker = silent_tracker()
     if runtime.is_main:
         write_text(folder / "run.yaml", to_yaml(config))
-        tracker = open_tracker(folder, config.tracking, flatten(config), start, say)
+        tracker = open_tracker(folder, config.tracking, flatten(config), start)
     try:
         with listen_for_stop(deadline) as stop:
-            run = set_up(config, runtime, tracker, say, progress, stop)
+            run = set_up(config, runtime, tracker, stop)
             run.lock = lock
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
-                say(f"going on from step {start}")
+                log.info(f"going on from step {start}")
             for line in run.notes:
                 tracker.event("note", start, text=line)
-            finished = train_loop(run, stop, report, progress("steps"))
+            finished = train_loop(run, stop)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
-            say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
+            log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
             return TrainResult(folder=folder, finished=finished, adapter=None, checks=(), is_main=runtime.is_main)
         adapter, checks = finish(run, finished)
         return TrainResult(folder=folder, finished=finished, adapter=adapter, checks=checks, is_main=runtime.is_main)
     except StoppedError:
-        say("stopped before the first step; the same command begins again with what is cached")
+        log.info("stopped before the first step; the same command begins again with what is cached")
         return TrainResult(
             folder=folder,
             finished=Finished(step=start, stopped="a signal", best_step=None, seconds=0.0),
@@ -168,7 +158,7 @@ def with_domain(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"domain": domain})})
 
 
-def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
+def find_start(config: RunConfig, folder: Path) -> Checkpoint | None:
     """The checkpoint to go on from, or None for a fresh start.
 
     A directory named by `checkpoints.resume` is where a run without checkpoints of its own begins; once it has some, it
@@ -182,7 +172,7 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
     if not checkpoints.steps():
         if wish in {"auto", "never"}:
             return None
-        say(f"beginning from {wish}")
+        log.info(f"beginning from {wish}")
         _refuse_other_settings(Path(wish).resolve().parent.parent, config)
         return load_checkpoint(Path(wish))
     if wish == "never":
@@ -201,10 +191,10 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
                 fix="drop --resume to go on from the newest, name another --out to branch off, or delete the newer ones",
             )
         if Path(wish).resolve().parent != checkpoints.folder.resolve():
-            say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
+            log.info(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
     for complaint in complaints:
-        say(f"warning: {complaint}")
+        log.warning(f"{complaint}")
     if checkpoint is None:
         raise UserError(
             "all checkpoints of this run are damaged",
@@ -247,7 +237,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     refuse_broken(run, finished.step)
     if full:
         train_state.model.save(path, config.export.dtype)
-        run.say(f"model written: {path}; draw with --model {path}")
+        log.info(f"model written: {path}; draw with --model {path}")
         _say_best(run)
         return path, ()
     record = run.record(finished.step)
@@ -264,21 +254,21 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
     for line in program_lines(path, files):
-        run.say(line)
+        log.info(line)
     checks = verify_exports(train_state.model, files, trial.ours_bchw, trial.request, trial.base_bchw) if trial else []
     for check in checks:
-        run.say(
+        log.info(
             f"export {check.file.name}: {'good' if check.good else 'DIFFERENT'}, largest difference "
             f"{check.difference:.2e} where the adapter changes {check.effect:.2e}"
         )
         numbers = {"difference": check.difference, "effect": check.effect, "good": check.good}
         run.tracker.event("export", finished.step, file=check.file.name, **numbers)
     if not all(check.good for check in checks):
-        run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
+        log.warning("an export does not draw what the adapter draws; use adapter.safetensors and report this")
     _say_best(run)
     return path, tuple(checks)
 
 
 def _say_best(run: Run) -> None:
     if run.best.step is not None:
-        run.say(f"lowest validation loss {run.best.loss:.4f} at step {run.best.step}")
+        log.info(f"lowest validation loss {run.best.loss:.4f} at step {run.best.step}")

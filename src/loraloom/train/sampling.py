@@ -28,6 +28,7 @@ from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema
 from loraloom.utils.atomic_files import sha256_file, write_text
 from loraloom.utils.image_files import write_png
+from loraloom.utils.reporting import log
 
 _SHEET_COLUMNS = 12
 
@@ -93,9 +94,7 @@ class Sampler:
             precision=self.runtime.precision,
         )
 
-    def draw(
-        self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
-    ) -> None:
+    def draw(self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool]) -> None:
         """Draw after `step` finished steps. Never raises for what goes wrong while drawing."""
         began = time.perf_counter()
         outcome = self._draw_share(step, ema, stop)
@@ -103,7 +102,7 @@ class Sampler:
         if not self.runtime.is_main:
             return
         for fault in faults:
-            say(f"warning: samples at step {step}: {fault}; training goes on")
+            log.warning(f"samples at step {step}: {fault}; training goes on")
         try:
             for index, request in enumerate(self.requests):
                 path = self._path(step, index)
@@ -111,7 +110,7 @@ class Sampler:
                     tracker.image(f"samples/{index:02d}", path, step, request.prompt)
             tracker.image("samples/sheet", self._write_sheet(), step, "prompts x steps")
         except (OSError, ValueError) as error:
-            say(f"warning: the contact sheet was not written ({error}); training goes on")
+            log.warning(f"the contact sheet was not written ({error}); training goes on")
         tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
 
     def _draw_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:

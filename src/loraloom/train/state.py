@@ -3,7 +3,6 @@
 Both name their components, so that a checkpoint is a loop over them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ from loraloom.train.sampling import Sampler
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock
 from loraloom.utils.untrusted import library_errors, shown
-
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,7 +116,6 @@ class Run:
     sampler: Sampler | None
     checkpoints: CheckpointFolder
     tracker: Tracker
-    say: Say
     sums_at_start: Tensor
     base_sha256: str
     notes: tuple[str, ...] = ()
