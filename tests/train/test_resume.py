@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(configure: Con
     said: list[str] = []
     train(configure(), say=said.append)
     assert any("step_0000006 is damaged (state.safetensors has another sha256)" in line for line in said)
-    assert "going on from step 3" in said
+    assert "resuming from step 3" in said
     assert damage(checkpoints.path(6)) is None
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_says_so(configure:
         assert checkpoints.steps()
         assert all(damage(checkpoints.path(step)) is None for step in checkpoints.steps())
         assert not list((small / "run" / "checkpoints").glob(".*"))
-        assert any("training goes on" in line for line in said)
+        assert any("training continues" in line for line in said)
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -1,7 +1,7 @@
 """From slots of the bucket batch sampler to a `Batch`: latents, conditioning, loss weights, and seeds for the train step.
 
 In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a function of (seed, epoch, sample id, purpose),
-so it does not depend on the number of devices. Noise and timesteps are drawn in the train step from the batch's seeds.
+so it does not depend on the number of devices. Noise and timesteps are sampled in the train step from the batch's seeds.
 """
 
 from collections.abc import Sequence

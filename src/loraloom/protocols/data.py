@@ -123,8 +123,8 @@ class Batch:
 
     Attributes:
         ids: Sample ids, for messages.
-        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id). The training step draws
-            noise and timestep from them.
+        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id). The training step
+            samples noise and timestep from them.
         latents_bchw: (b, c, h, w) float32 scaled latents.
         conditioning: The final captions' prompt embeddings; those of dropped captions are the empty text's.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.

@@ -1,7 +1,7 @@
-"""From settings to a run that stands ready: model, caches, adapter, optimizer, and where to go on.
+"""From settings to a run that can train: model, caches, adapter, optimizer.
 
-In: a `RunConfig`. Out: a `Run`. Order matters for memory: VAE and text encoder fill the caches and are dropped before
-the denoiser is read.
+In: a `RunConfig`. Out: a `Run`. Order matters for memory: latents and prompt embeddings are precomputed, and VAE
+and text encoder dropped, before the denoiser is read.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ def make_batches(
 
 
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
-    """Place the denoiser, put the adapter on, make optimizer, average and plan."""
+    """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, runtime.device, torch.float32 if full else runtime.weight_dtype
@@ -248,7 +248,7 @@ def make_sampler(
     """The sampler of fixed prompts, or None when samples are off.
 
     Raises:
-        UserError: A size that the model cannot draw, or a prompt that needs too many windows.
+        UserError: A size that the model does not support, or a prompt that needs too many windows.
     """
     samples = config.samples
     if not samples.enabled:

@@ -122,7 +122,7 @@ class CheckpointFolder:
                 remove_directory(self.path(step))
 
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints newer than `step`: what a run that goes on from there will write again."""
+        """Delete checkpoints newer than `step`: a run that resumes there writes them again."""
         for newer in self.steps():
             if newer > step:
                 remove_directory(self.path(newer))

@@ -1,6 +1,6 @@
-"""The loop: the step, then what is due after it, then the log.
+"""The training loop: a step, then the actions after it: log, validate, save, sample.
 
-In: a `Run` that stands ready. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
+In: a `Run` after its setup. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
 """
 
 import math
@@ -63,7 +63,7 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
     last_sampled, progress = run.start, reporter().bar("steps")
     if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
-        run.sampler.draw(run.start, train_state.ema, run.tracker, lambda: bool(stop))
+        run.sampler.sample(run.start, train_state.ema, run.tracker, lambda: bool(stop))
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
         result = train_step(train_state, step, stop=bool(stop))
@@ -85,7 +85,7 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
         if due.save or stopping:
             save(run, done, loss, last=done == config.train.max_steps or stopping)
         if due.sample and run.sampler and not stopping:
-            run.sampler.draw(done, train_state.ema, run.tracker, lambda: bool(stop))
+            run.sampler.sample(done, train_state.ema, run.tracker, lambda: bool(stop))
             last_sampled = done
         if due.log or due.save:
             window.began = time.perf_counter()
@@ -98,15 +98,15 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
 
 
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
-    """Whether the run was killed after the save of the step that it goes on from and before that step's samples were all
-    drawn. Samples of earlier steps are complete: they come before the next step."""
+    """Whether the run was killed after the save of the step that it resumes from and before that step's samples were
+    complete. Samples of earlier steps are complete: they come before the next step."""
     due = actions_after(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
     lacking = run.train_state.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
     return due.sample and any(lacking)
 
 
 def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
-    """Read the window's numbers from the device, look for poison, and record them.
+    """Read the window's numbers from the device, find non-finite updates, and record all.
 
     Raises:
         UserError: `train.max_non_finite` updates in a row were skipped.
@@ -163,7 +163,7 @@ def calmer(run: Run) -> str:
 
 
 def standing(run: Run) -> str:
-    """Which checkpoint can be gone on from, for messages."""
+    """Which checkpoint a run can resume from, for messages."""
     whole = (step for step in reversed(run.checkpoints.steps()) if damage(run.checkpoints.path(step)) is None)
     newest = next(whole, None)
     return "there is no checkpoint yet" if newest is None else f"the checkpoint of step {newest} is whole"
@@ -191,7 +191,7 @@ def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
 
 
 def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
-    """Save a checkpoint, then let old ones go. A full disk is reported and training goes on, unless it was the last save.
+    """Save a checkpoint, then let old ones go. A full disk is reported and training continues, unless it was the last save.
 
     Raises:
         UserError: The last checkpoint could not be saved.
@@ -211,7 +211,7 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
             raise UserError(
                 message, got=str(run.checkpoints.folder), fix=f"{standing(run)}; free some space and run again"
             ) from error
-        log.warning(f"{message}; {standing(run)}; training goes on")
+        log.warning(f"{message}; {standing(run)}; training continues")
         run.tracker.event("save_failed", done, error=str(error))
         return
     run.checkpoints.rotate(run.config.checkpoints.keep, run.best.step)
@@ -233,7 +233,7 @@ def hold_on(run: Run) -> None:
                 log.warning(f"{run.folder / 'run.yaml'} was removed while training: it is written again")
             write_text(run.folder / "run.yaml", to_yaml(run.config))
     except OSError as error:  # the save itself tells what this costs
-        log.warning(f"{run.folder} cannot be written ({error.strerror or error}); training goes on")
+        log.warning(f"{run.folder} cannot be written ({error.strerror or error}); training continues")
 
 
 def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:

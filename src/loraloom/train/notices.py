@@ -81,7 +81,7 @@ def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
 
 
 def report_weights(loss_weights: LatentWeights, examples: Sequence[Example]) -> None:
-    """Say how much of the images each weighed class is, and warn of one that is nowhere.
+    """Log the share of the images of each class with a loss weight; warn of a class that is in none.
 
     Raises:
         UserError: A class that the domain does not know.
@@ -116,8 +116,8 @@ def slots_line(plan: Plan) -> str | None:
     batch = f"a batch of {plan.batch_size}" + (
         f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
     )
+    fewer = max(1, fewest // plan.num_devices)
     return (
         f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
-        f"{repeats} are repeats of weight zero, which teach nothing; --batch-size {max(1, fewest // plan.num_devices)} "
-        "has fewer"
+        f"{repeats} are repeats of weight zero, from which nothing is learned; --batch-size {fewer} has fewer"
     )

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, and the update that refuses to be poisoned.
+"""The optimizer, its learning rate, and updates that are skipped when a gradient is not finite.
 
 In: an adapter with gradients. Out: moved weights, or untouched ones when a gradient is not finite. The learning rate is
 a function of the step alone, so a resume cannot shift it.
@@ -125,11 +125,11 @@ class Updater:
     """Applies gradients.
 
     Attributes:
-        optimizer: Moves the weights.
-        parameters: In the order of the adapter.
-        config: Clipping and schedule.
-        max_steps: Length of the schedule.
-        loss_scale: For fp16.
+        optimizer: Updates the weights.
+        parameters: The adapter's parameters, in its order.
+        config: Settings of clipping and of the learning rate's schedule.
+        max_steps: Length of the schedule in steps.
+        loss_scale: Dynamic loss scale; it does nothing unless the precision is fp16.
     """
 
     optimizer: torch.optim.Optimizer

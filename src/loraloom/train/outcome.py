@@ -1,7 +1,7 @@
 """Whether a finished run learned anything that can be used, decided before anything is exported.
 
 In: a `Run` after its last step. Out: nothing and the latents of a trial, or a `UserError`: no weight moved, the weights
-changed nothing, or the adapter itself draws NaN. So a fault of the adapter is never reported as a fault of an export.
+changed nothing, or the adapter itself generates NaN. So a fault of the adapter is never reported as a fault of an export.
 """
 
 import math
@@ -29,10 +29,10 @@ NEAR = 1e-2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One request drawn with the adapter and without, float32 on the CPU.
+    """Latents of one request with the adapter and without, float32 on the CPU.
 
     Attributes:
-        request: What is drawn.
+        request: What was asked for.
         ours_bchw: (1, c, h, w) final latents with the adapter.
         base_bchw: (1, c, h, w) final latents of the base, from a fresh pipeline.
     """
@@ -43,7 +43,7 @@ class Trial:
 
 
 def refuse_unmoved(run: Run, step: int) -> None:
-    """Raise `UserError` when no weight is another than before the first step: such an adapter draws what the base draws.
+    """Raise `UserError` when no weight has changed since the first step: such an adapter generates what the base generates.
 
     Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
     0 at a step), or no gradient arrives.
@@ -55,7 +55,7 @@ def refuse_unmoved(run: Run, step: int) -> None:
         got = f"{run.counts.skipped} of {step} updates skipped because they were not finite"
         fix = calmer(run) + (", or look at the images named above" if run.counts.skipped == 1 else "")
         if run.train_state.updater.loss_scale.can_overflow:
-            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
+            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command resumes; or use bf16"
     elif run.counts.largest_norm == 0:
         got = "a gradient norm of 0 at every step"
         fix = "check objective.class_weights and lora.target: what is learned does not depend on these layers"
@@ -70,7 +70,7 @@ def refuse_broken(run: Run, step: int) -> None:
     """Raise `UserError` for weights that are not finite, that are absurdly large, or that change nothing.
 
     A LoRA's update is compared with the weight that it is added to, both in float32: an update that rounding swallows
-    everywhere draws what the base draws.
+    everywhere generates what the base generates.
     """
     adapter = run.train_state.adapter
     with torch.no_grad():
@@ -95,14 +95,14 @@ def refuse_broken(run: Run, step: int) -> None:
         raise _without_effect(run, step, "its updates vanish when they are added to the base's weights in float32")
 
 
-def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
-    """Draw the first caption, cut to one window, with an adapter file and without, in float32 on the CPU.
+def run_trial(run: Run, file: AdapterFile, step: int) -> Trial:
+    """Generate the first caption, cut to one window, with an adapter file and without, in float32 on the CPU.
 
     Base and adapter are read from disk again: the trained ones may be rounded to half precision or compiled. The parts of
     the run's model are dropped.
 
     Raises:
-        UserError: Base or adapter draws NaN, or both draw the same.
+        UserError: Base or adapter generates NaN, or both generate the same.
     """
     model, encoder = run.train_state.model, run.train_state.encoder
     tokenizer, defaults = encoder.text.tokenizer, model.info.defaults
@@ -119,28 +119,28 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
         height=size,
     )
     noise_bchw = first_noise(model, request)
-    ours_bchw = _drawn(run, request, noise_bchw, file)
+    ours_bchw = _latents(run, request, noise_bchw, file)
     base_bchw = model.reference_latents(None, request, noise_bchw)
     if not bool(base_bchw.isfinite().all()):
         raise UserError(
-            "the base model draws NaN without any adapter, and nothing is exported",
+            "the base model generates NaN without any adapter, and nothing is exported",
             got=model.info.source.location,
             fix="use another base model or another copy of it",
         )
     if not bool(ours_bchw.isfinite().all()):
         raise UserError(
-            f"the adapter itself draws NaN after {step} steps, and nothing is exported",
+            f"the adapter itself generates NaN after {step} steps, and nothing is exported",
             got=f"{run.counts.skipped} of {step} updates were skipped" if run.counts.skipped else None,
             fix=_remedy(run),
         )
     near = float((ours_bchw - base_bchw).abs().max()) < NEAR
-    # The fresh pipeline rounds in its own way: only our own drawing without the adapter tells "equal" from "nearly".
-    if near and torch.equal(ours_bchw, _drawn(run, request, noise_bchw, None)):
-        raise _without_effect(run, step, "it draws what the base draws, to the last bit")
+    # The fresh pipeline rounds in its own way: only our own latents without the adapter distinguish "equal" from "nearly".
+    if near and torch.equal(ours_bchw, _latents(run, request, noise_bchw, None)):
+        raise _without_effect(run, step, "it generates what the base generates, to the last bit")
     return Trial(request=request, ours_bchw=ours_bchw, base_bchw=base_bchw)
 
 
-def _drawn(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
+def _latents(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
     """Final latents with the base read anew and an adapter file on it."""
     model, encoder = run.train_state.model, run.train_state.encoder
     parts = [part.name for part in model.info.parts if part.role != "vae"]

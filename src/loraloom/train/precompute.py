@@ -1,4 +1,4 @@
-"""Caches filled before the first step, shared out over the processes; a stop that was asked for ends it.
+"""Precompute latents and prompt embeddings before the first step, shared out over the processes; a stop request ends it.
 
 In: what an epoch can ask for. Out: full caches, and neither VAE nor text encoder in memory.
 """

@@ -1,9 +1,9 @@
-"""`train`, whole: settings in, a run folder out.
+"""The whole of `train`: settings in, a run folder out.
 
 run/  run.yaml                            the resolved settings
       events.jsonl                        every number of the run
       checkpoints/step_0000100/           whole checkpoints, newest few and the best
-      samples/step_0000100/00.png, .txt   images drawn on the way; samples/sheet.png all of them
+      samples/step_0000100/00.png, .txt   images generated during training; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
       model/                              instead of the last two with method full: a diffusers folder
@@ -25,7 +25,7 @@ from loraloom.train.build import set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
-from loraloom.train.outcome import draw_trial, refuse_broken, refuse_unmoved
+from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
@@ -129,13 +129,13 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
-                log.info(f"going on from step {start}")
+                log.info(f"resuming from step {start}")
             for line in run.notes:
                 tracker.event("note", start, text=line)
             finished = train_loop(run, stop)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
-            log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
+            log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command resumes from here")
             return TrainResult(folder=folder, finished=finished, adapter=None, checks=(), is_main=runtime.is_main)
         adapter, checks = finish(run, finished)
         return TrainResult(folder=folder, finished=finished, adapter=adapter, checks=checks, is_main=runtime.is_main)
@@ -159,10 +159,10 @@ def with_domain(config: RunConfig) -> RunConfig:
 
 
 def find_start(config: RunConfig, folder: Path) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a fresh start.
+    """The checkpoint to resume from, or None for a fresh start.
 
     A directory named by `checkpoints.resume` is where a run without checkpoints of its own begins; once it has some, it
-    goes on from them, so that the same command after a kill loses nothing.
+    resumes from them, so that the same command after a kill loses nothing.
 
     Raises:
         UserError: The folder belongs to a run with other settings, all its checkpoints are damaged, or resuming was
@@ -179,7 +179,7 @@ def find_start(config: RunConfig, folder: Path) -> Checkpoint | None:
         raise UserError(
             "this folder holds a run already",
             got=str(folder),
-            fix="choose another --out, or drop --resume never to go on",
+            fix="choose another --out, or drop --resume never to resume",
         )
     _refuse_other_settings(folder, config)
     if wish != "auto":
@@ -188,10 +188,10 @@ def find_start(config: RunConfig, folder: Path) -> Checkpoint | None:
             raise UserError(
                 f"{Path(wish).name} is not the newest checkpoint: what came after it would be lost",
                 got=newest.name,
-                fix="drop --resume to go on from the newest, name another --out to branch off, or delete the newer ones",
+                fix="drop --resume to resume from the newest, name another --out to branch off, or delete the newer ones",
             )
         if Path(wish).resolve().parent != checkpoints.folder.resolve():
-            log.info(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
+            log.info(f"note: {folder} has checkpoints of its own and resumes from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
     for complaint in complaints:
         log.warning(f"{complaint}")
@@ -221,7 +221,7 @@ def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
 
 
 def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]:
-    """Write the adapter and its exports; verify the exports by drawing with them. The main process alone works here.
+    """Write the adapter and its exports; verify the exports by generating with them. The main process alone works here.
 
     With method full a model folder is written instead.
     """
@@ -237,16 +237,16 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     refuse_broken(run, finished.step)
     if full:
         train_state.model.save(path, config.export.dtype)
-        log.info(f"model written: {path}; draw with --model {path}")
+        log.info(f"model written: {path}; generate with --model {path}")
         _say_best(run)
         return path, ()
     record = run.record(finished.step)
     draft = beside(path)
-    try:  # it gets its name when it has been found to draw
+    try:  # it gets its name when it has been found to work
         save_adapter(draft, train_state.adapter.state(), record)
         file = read_adapter(draft)
         layers = file.layers(train_state.model)
-        trial = draw_trial(run, file, finished.step) if config.export.verify else None
+        trial = run_trial(run, file, finished.step) if config.export.verify else None
         draft.replace(path)
         fsync_path(path.parent)
     finally:
@@ -264,7 +264,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         numbers = {"difference": check.difference, "effect": check.effect, "good": check.good}
         run.tracker.event("export", finished.step, file=check.file.name, **numbers)
     if not all(check.good for check in checks):
-        log.warning("an export does not draw what the adapter draws; use adapter.safetensors and report this")
+        log.warning("an export does not generate what the adapter generates; use adapter.safetensors and report this")
     _say_best(run)
     return path, tuple(checks)
 

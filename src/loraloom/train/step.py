@@ -2,7 +2,7 @@
 
 In: a `TrainState` and a step. Out: `StepResult` on the device; nothing here waits for the device.
 
-Noise and timesteps are drawn here from the seeds of each image. The noise of training comes from a generator on the device
+Noise and timesteps are sampled here from the seeds of each image. The noise of training comes from a generator on the device
 that trains, so that it is not copied there. Timesteps, one number an image, and the noise of validation come from the
 CPU's, so that every machine trains on the same timesteps and validates with the same noise.
 """
