@@ -1,1 +1,1 @@
-"""Kinds of text and image: how captions are built up and what they mean. Contract: `contracts.Domain`."""
+"""Kinds of text and image: how captions are structured and what they mean. Contract: `contracts.Domain`."""
