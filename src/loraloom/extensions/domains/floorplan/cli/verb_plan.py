@@ -189,9 +189,7 @@ def _show_text(console: "Console", spec: "Spec") -> None:
     from ..render.showing import spec_table
 
     console.print(spec_table(spec))
-    typer.echo(
-        "A text has no image until a model generates one: `loraloom plan synthesise` invents plans and takes no"
-    )
+    typer.echo("A text has no image until a model generates one: `loraloom plan synthesise` invents plans and takes no")
     typer.echo("text. This is what the text asks for; `loraloom plan check` says whether it is possible.")
 
 
