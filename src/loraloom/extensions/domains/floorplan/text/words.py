@@ -1,10 +1,10 @@
 """Plain free text to a spec, as far as plain rules reach.
 
 In: a wish in everyday words ("two bedrooms, kitchen left of the living room"). Out: the spec, what was understood and
-from which words, and the words that were not. Nothing is dropped silently: every word but the few `FILLERS` stands in an
-understood clause or among the ignored words. A relation is taken only where its two sides are plain; words that make it
-doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user. So does a number
-that is not plain ("two or three", "at least two", "1.5"): the room and its number stay unread.
+from which words, and the words that were not. Nothing is dropped silently: every word but the few `FILLERS` stands in
+an understood clause or among the ignored words. A relation is taken only where its two sides are plain; words that make
+it doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user. So does a
+number that is not plain ("two or three", "at least two", "1.5"): the room and its number stay unread.
 """
 
 from collections import Counter
@@ -43,7 +43,8 @@ class Understood:
         understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
             assumed.
         ignored: The words that were not understood, verbatim, in the order of the text.
-        unread: The same as rooms and phrases, each once and in lower case, with how often it stands there; and where the
+        unread: The same as rooms and phrases, each once and in lower case, with how often it stands there; and where
+            the
             text leaves a choice, what was taken: "common room" as bedroom, "bathroom" as bathroom #1 of 2.
     """
 
@@ -140,8 +141,8 @@ def _relate_korean(reading: Reading, index: int) -> None:
 
 
 def _relate_group(reading: Reading, index: int) -> None:
-    """ "a door between A and B", "A and B are connected", and the same in Korean: just two rooms. Which of three or more are
-    joined with which nobody can say, unless it is "connect A and B to C".
+    """ "a door between A and B", "A and B are connected", and the same in Korean: just two rooms. Which of three or
+    more are joined with which nobody can say, unless it is "connect A and B to C".
     """
     find = _joined_behind if reading.kind(index) == "between" else _joined_before
     group, others, is_split = find(reading, index)
@@ -197,15 +198,15 @@ def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item]
     reading.relations.append(Relation(word=word, subjects=subjects, objects=objects, first=first, last=last))
     reading.used.add(index)
     for item in (*subjects, *objects):
-        item.told = True
+        item.stated = True
 
 
 # ------------------------------------------------------------------------------------------------------ the result
 
 
 def _counts(reading: Reading) -> dict[str, int]:
-    """Rooms of each type that is named. Of several numbers for one type the largest holds, whatever ids stand elsewhere;
-    "no" holds if nothing else is said.
+    """Rooms of each type that is named. Of several numbers for one type the largest holds, whatever ids stand
+    elsewhere; "no" holds if nothing else is said.
     """
     counts: dict[str, int] = {}
     for kind in ROOM_TYPES:
@@ -315,7 +316,7 @@ def _tell_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, 
             continue
         if item.count == 0 and counts[item.kind]:
             reading.used.difference_update(range(item.first, item.last + 1))
-        elif not item.told or item.count is not None or item.first not in reading.used:
+        elif not item.stated or item.count is not None or item.first not in reading.used:
             what = (
                 [str(room) for room in _rooms(item, counts)] if item.ids else [count_item(item.kind, counts[item.kind])]
             )
