@@ -5,9 +5,7 @@ In: safetensors files of one part, and the part's module without memory (on torc
 """
 
 import math
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +14,13 @@ from torch import nn
 from loraloom.utils.errors import UserError
 from loraloom.utils.memory import total_memory_bytes
 from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.safetensors_io import TensorInfo
 from loraloom.utils.untrusted import (
     MAX_CONFIG_BYTES,
     Shown,
-    check_range,
     check_regular_file,
     is_file,
     library_errors,
-    parse_json,
     read_json_object,
     shown,
 )
@@ -34,47 +31,6 @@ _COUNTERS = frozenset({"I64", "I32"})
 """Of `position_ids`, which are no weights."""
 _SLACK = 1_000_000
 """Numbers that a config may ask for beyond its files; what is missing is told by name later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor as a file's header describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def num_values(self) -> int:
-        """Product of the shape."""
-        return math.prod(self.shape)
-
-
-def read_header(path: Path) -> dict[str, Entry]:
-    """Tensors of a safetensors file by name. Reads the header only; `weights.check_safetensors` has measured it.
-
-    Raises:
-        UserError: An entry is not what safetensors writes.
-    """
-    check_regular_file(path, "the weight file", max_bytes=MAX_WEIGHT_BYTES)
-    with library_errors("the weight file", path), path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        text = file.read(min(length, 10 * MAX_CONFIG_BYTES)).decode("utf-8")
-    header = parse_json(text, f"the header of {path.name}")
-    entries: dict[str, Entry] = {}
-    for name, said in header.items():
-        if name == "__metadata__":
-            continue
-        where = f"{path.name}: tensor {shown(name)}"
-        if (
-            not isinstance(said, dict)
-            or not isinstance(said.get("dtype"), str)
-            or not isinstance(said.get("shape"), list)
-        ):
-            raise UserError(where, got=shown(said), expected="dtype, shape and data_offsets", fix="download it again")
-        for side in said["shape"]:
-            check_range(side, where, 0, 1 << 40)
-        entries[name] = Entry(said["dtype"], tuple(said["shape"]))
-    return entries
 
 
 def check_files(folder: Path) -> None:
@@ -104,7 +60,9 @@ def _check_index(path: Path, what: str) -> None:
             raise UserError(f"{what} names a file that is not beside it", got=shown(name), fix="download it again")
 
 
-def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Module] | None, *, same_names: bool) -> None:
+def check_fit(
+    part: str, entries: Mapping[str, TensorInfo], empty: Callable[[], nn.Module] | None, *, same_names: bool
+) -> None:
     """Compare the headers of a part's files with its config and with this machine.
 
     Args:
@@ -123,7 +81,7 @@ def check_fit(part: str, entries: dict[str, Entry], empty: Callable[[], nn.Modul
                 expected="float16, bfloat16 or float32 weights",
                 fix="get a version of this model that is not quantised",
             )
-    stored = sum(entry.num_values for entry in entries.values())
+    stored = sum(math.prod(entry.shape) for entry in entries.values())
     memory = total_memory_bytes()
     if memory is not None and 4 * stored > memory:
         raise UserError(

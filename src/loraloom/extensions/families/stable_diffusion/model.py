@@ -24,7 +24,7 @@ from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSamp
 from loraloom.extensions.families.stable_diffusion.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, check_configs, is_stable_diffusion
 from loraloom.extensions.families.stable_diffusion.text import ClipText
-from loraloom.models.headers import Entry, check_finite, check_fit, read_header
+from loraloom.models.headers import check_finite, check_fit
 from loraloom.models.module_store import ModuleStore
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, ImageGeometry, LoraPreset, ModelFiles, ModelInfo, Part, Tensors
@@ -32,6 +32,7 @@ from loraloom.utils.atomic_files import whole_directory, write_json
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
+from loraloom.utils.safetensors_io import TensorInfo, read_header
 
 _PRESETS = MappingProxyType(
     {
@@ -167,9 +168,9 @@ class StableDiffusionModel:
         return module
 
     def _check_fit(self, part: str, files: Sequence[Path]) -> None:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, TensorInfo] = {}
         for file in files:
-            entries.update(read_header(file))
+            entries.update(read_header(file).tensors)
         single = self._files.single_file is not None
         if single:
             entries = {name: entry for name, entry in entries.items() if name.startswith(_SINGLE_FILE_PREFIX[part])}
