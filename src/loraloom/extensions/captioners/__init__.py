@@ -1,1 +1,1 @@
-"""Write captions for images that have no text. Contract: `contracts.Captioner`."""
+"""Write captions for images that have no text. Protocol: `protocols.data.Captioner`."""

@@ -38,7 +38,7 @@ class Template:
         """The option `caption_template` with its placeholders replaced; `{{` and `}}` stand for braces.
 
         Raises:
-            UserError: A placeholder is unknown, a brace has no partner, or `{trigger}` is used and there is no trigger.
+            UserError: A placeholder is unknown, a brace has no counterpart, or `{trigger}` is used and there is no trigger.
         """
         template = str(options["caption_template"])
         values = {
@@ -61,9 +61,9 @@ def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(
-            "the caption template has a brace without its partner",
+            "the caption template has an unmatched brace",
             got=template,
-            fix="write {{ and }} for braces that are meant as such",
+            fix="write {{ and }} for literal braces",
         ) from error
     parts: list[tuple[str, str | None]] = []
     for literal, name, spec, conversion in parsed:
@@ -76,7 +76,7 @@ def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
             )
         if name == "trigger" and not trigger:
             raise UserError(
-                "the caption template asks for {trigger}, and there is no trigger word",
+                "the caption template has {trigger}, but there is no trigger word",
                 got=template,
                 fix="name one with --trigger, or write another --caption: 'a photo of {folder}'",
             )
