@@ -32,9 +32,9 @@ from scipy import ndimage
 
 from benchmarks.recording import write_record
 from loraloom.config.generate import GenerateConfig
-from loraloom.extensions.domains.scenes.drawing import draw
 from loraloom.extensions.domains.scenes.facts import Fact, facts
 from loraloom.extensions.domains.scenes.pen import COLOURS
+from loraloom.extensions.domains.scenes.rendering import synthesize
 from loraloom.generate.session import open_session
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.rng import derive_seed
@@ -56,7 +56,7 @@ def held_out(count: int) -> list[tuple[Image.Image, str]]:
     found: list[tuple[Image.Image, str]] = []
     number = 0
     while len(found) < count:
-        drawn = draw(derive_seed(HELD_OUT, number) >> 16)
+        drawn = synthesize(derive_seed(HELD_OUT, number) >> 16)
         number += 1
         groups = drawn.truth["groups"]
         apart = len(groups) == len({group["thing"] for group in groups}) == len({group["colour"] for group in groups})
