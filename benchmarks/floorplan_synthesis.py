@@ -17,7 +17,7 @@ import numpy as np
 
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint
-from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
+from loraloom.extensions.domains.floorplan.synthesis import SynthesisedPlan, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash
 from loraloom.extensions.domains.floorplan.text.spec import print_spec, spec_of
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--corner-doors", action="store_true", help="doors as real plans have them")
     arguments = parser.parse_args()
     started, clock = time.process_time(), time.perf_counter()
-    drawn: list[Drawn] = [
+    drawn: list[SynthesisedPlan] = [
         synthesise(seed, arguments.corner_doors) for seed in range(arguments.seed, arguments.seed + arguments.count)
     ]
     cpu, wall = time.process_time() - started, time.perf_counter() - clock

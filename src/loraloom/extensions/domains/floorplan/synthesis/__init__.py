@@ -1,6 +1,6 @@
 """Synthesise plans from a seed: image and text agree by construction.
 
-In: a seed. Out: `Drawn`, whose plan is the annotator's reading of the synthesised map of pixel classes. The generator
+In: a seed. Out: `SynthesisedPlan`, whose plan is the annotator's reading of the synthesised map of pixel classes. The generator
 knows which rooms it placed and which doors it set; a map from which anything else is read is discarded and made again.
 """
 
@@ -13,9 +13,9 @@ from loraloom.utils.rng import derive_seed
 
 from ..plan import Plan, annotate
 from .carving import carve
-from .drawing import agrees, draw, spread_lines
 from .openings import place_openings
-from .programme import Programme, draw_programme
+from .programme import Programme, random_programme
+from .rasterising import agrees, rasterise, spread_lines
 
 MAX_TRIES = 400
 TRIES_PER_PROGRAMME = 12
@@ -23,7 +23,7 @@ TRIES_PER_PROGRAMME = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class SynthesisedPlan:
     """A plan and its origin.
 
     Attributes:
@@ -48,7 +48,7 @@ def _attempt(rng: np.random.Generator, programme: Programme, corner_doors: bool)
     holes = place_openings(rng, layout, lines, walls, corner_doors=corner_doors)
     if holes is None:
         return None
-    plan = annotate(draw(layout, lines, walls, holes))
+    plan = annotate(rasterise(layout, lines, walls, holes))
     return plan if agrees(plan, layout, lines, holes) else None
 
 
@@ -56,16 +56,16 @@ def _attempts(
     rng: np.random.Generator, kinds: Sequence[str] | None, tries: int, corner_doors: bool = False
 ) -> Iterator[tuple[int, Programme, Plan]]:
     """Number of the attempt from 1, programme, and plan, for each attempt that gives a plan."""
-    programme = draw_programme(rng, kinds)
+    programme = random_programme(rng, kinds)
     for number in range(1, tries + 1):
         plan = _attempt(rng, programme, corner_doors)
         if plan is not None:
             yield number, programme, plan
         if plan is not None or number % TRIES_PER_PROGRAMME == 0:
-            programme = draw_programme(rng, kinds)
+            programme = random_programme(rng, kinds)
 
 
-def synthesise(seed: int, corner_doors: bool = False) -> Drawn:
+def synthesise(seed: int, corner_doors: bool = False) -> SynthesisedPlan:
     """Synthesise a plan; the same seed gives the same plan on every machine.
 
     Args:
@@ -75,7 +75,7 @@ def synthesise(seed: int, corner_doors: bool = False) -> Drawn:
     """
     rng = np.random.default_rng(derive_seed("floor plan", seed))
     for tries, programme, plan in _attempts(rng, None, MAX_TRIES, corner_doors):
-        return Drawn(seed, plan, programme.wall_px, tries)
+        return SynthesisedPlan(seed, plan, programme.wall_px, tries)
     raise AssertionError(f"no plan in {MAX_TRIES} tries from seed {seed}")
 
 

@@ -27,7 +27,7 @@ from loraloom.utils.untrusted import MIB, read_bytes, read_json_object
 from ..render.painting import png_of
 from ..text.spec import print_spec, spec_of
 from ..vocabulary import M_PER_PX, SIZE_PX, STYLES
-from . import Drawn, synthesise
+from . import SynthesisedPlan, synthesise
 from .graphs import coarse_hash, graph_hash, split_of
 
 _MAX_BYTES = MIB
@@ -67,23 +67,23 @@ class _Job:
         )
 
 
-def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any]:
+def truth_of(made: SynthesisedPlan, number: int, style: str, png: bytes) -> dict[str, Any]:
     """Everything known about a synthesised plan, as JSON.
 
     Args:
-        drawn: The synthesised plan.
+        made: The synthesised plan.
         number: Its number in the dataset, which names its files.
         style: Key in `STYLES`.
         png: Bytes of the image's file.
     """
-    plan = drawn.plan
+    plan = made.plan
     return {
         "id": number,
-        "seed": drawn.seed,
+        "seed": made.seed,
         "size": SIZE_PX,
         "m_per_px": M_PER_PX,
         "palette": style,
-        "wall_px": drawn.wall_px,
+        "wall_px": made.wall_px,
         "rooms": [
             {
                 "type": room.id.kind,
@@ -117,9 +117,9 @@ def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any
 def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
     """Synthesise item (number, attempt) and write its three files."""
     number, attempt = item
-    drawn = synthesise(derive_seed("floor plan data set", job.seed, number, attempt), job.corner_doors)
-    png = png_of(drawn.plan.labels, job.style)
-    truth: dict[str, Any] = truth_of(drawn, number, job.style, png)
+    made = synthesise(derive_seed("floor plan data set", job.seed, number, attempt), job.corner_doors)
+    png = png_of(made.plan.labels, job.style)
+    truth: dict[str, Any] = truth_of(made, number, job.style, png)
     truth |= {"dataset_seed": job.seed, "attempt": attempt, "corner_doors": job.corner_doors}
     text_path, image_path, truth_path = job.paths(number)
     # The truth of an earlier attempt would declare files complete that are being replaced.

@@ -1,7 +1,7 @@
 """The coarse grid on which plans are generated, and its operations.
 
 In: small arrays of cells, 3 px a side on average. Out: window counts, openings, straight runs between two owners. Cells
-take a ninth of the work of pixels; `drawing.py` converts them to pixels.
+take a ninth of the work of pixels; `rasterising.py` converts them to pixels.
 """
 
 from dataclasses import dataclass

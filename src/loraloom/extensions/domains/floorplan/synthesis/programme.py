@@ -107,7 +107,7 @@ def _kinds(rng: np.random.Generator) -> list[str]:
             return kinds
 
 
-def draw_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
+def random_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
     """A programme as frequent as in the measured plans; or one of the given rooms and a living room, with thin
     walls."""
     asked, kinds = kinds is not None, _kinds(rng) if kinds is None else kinds

@@ -34,7 +34,7 @@ def spread_lines(rng: np.random.Generator, layout: Layout, wall_px: int) -> Line
     return Lines(found[0], found[1], wall_px)
 
 
-def draw(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole, ...]) -> Labels:
+def rasterise(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole, ...]) -> Labels:
     """(256, 256) uint8 pixel classes: rooms, then walls between different owners, then openings."""
     labels = np.full((SIZE_PX, SIZE_PX), EXTERNAL, np.uint8)
     classes = np.array(
@@ -86,12 +86,12 @@ def agrees(plan: Plan, layout: Layout, lines: Lines, holes: tuple[Hole, ...]) ->
     if len(plan.rooms) != len(names) or read != {names[owner]: box for owner, box in boxes.items()}:
         return False
     for pixel_class, kind in ((DOOR, "interior door"), (FRONT_DOOR, "front door"), (WINDOW, "window")):
-        drawn = {
+        placed = {
             (hole.box, frozenset(names[owner] for owner in hole.owners))
             for hole in holes
             if hole.pixel_class == pixel_class
         }
-        if drawn != {(opening.box, frozenset(opening.rooms)) for opening in plan.openings if opening.kind == kind}:
+        if placed != {(opening.box, frozenset(opening.rooms)) for opening in plan.openings if opening.kind == kind}:
             return False
     joined = {
         frozenset((names[a], names[b]))
