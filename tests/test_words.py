@@ -85,6 +85,9 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 ALLOWED_IN_SOURCE = {
     ("extensions/domains/scenes/captions.py", "picture"): "captions that the built-in base was trained on",
+    ("extensions/domains/scenes/captions.py", "drawing"): "the same",
+    ("extensions/domains/floorplan/text/phrases.py", "draw"): "what users write",
+    ("extensions/domains/floorplan/text/phrases.py", "drawing"): "the same, as in drawing room",
     ("extensions/domains/floorplan/export", "drawing"): "what CAD programs call their files",
     ("extensions/domains/floorplan/export", "drawings"): "the same",
     ("config/yaml_text.py", "folded"): "a block style of YAML",

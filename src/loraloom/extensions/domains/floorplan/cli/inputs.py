@@ -24,7 +24,7 @@ from ..vision.flat_colours import (
     flat_colours,
     foreign,
     foreign_share,
-    is_drawn,
+    has_plain_colours,
     known_of,
     without_noise,
 )
@@ -218,7 +218,9 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
     if reading.exact:
         is_foreign = False
     elif fault:
-        is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN and is_drawn(as_array(image), colours)
+        is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN and has_plain_colours(
+            as_array(image), colours
+        )
     else:
         is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN
     if is_foreign:
