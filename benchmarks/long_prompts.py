@@ -245,7 +245,7 @@ def main() -> None:
         ).finished
         if finished.stopped:
             return  # the same command goes on
-        config = GenerateConfig(steps=20, batch_size=8, fill_in=False)
+        config = GenerateConfig(steps=20, batch_size=8, expand_prompts=False)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
         rows[method] = row_of(facts_drawn(session, prompts, print), encode_ms(session, prompts))
         print(json.dumps({method: rows[method]}), flush=True)

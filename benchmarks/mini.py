@@ -135,7 +135,9 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
-    parser.add_argument("--fill-in", action=argparse.BooleanOptionalAction, default=GenerateConfig().fill_in)
+    parser.add_argument(
+        "--expand-prompts", action=argparse.BooleanOptionalAction, default=GenerateConfig().expand_prompts
+    )
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repair-rounds", type=int, default=GenerateConfig().repair_rounds)
     parser.add_argument("--repair-guidance", type=float, default=GenerateConfig().repair_guidance)
@@ -149,7 +151,7 @@ def main() -> None:
         guidance_scale=arguments.guidance,
         sampler=arguments.sampler,
         batch_size=8,
-        fill_in=arguments.fill_in,
+        expand_prompts=arguments.expand_prompts,
         repair=arguments.repair,
         repair_rounds=arguments.repair_rounds,
         repair_guidance=arguments.repair_guidance,

@@ -1,7 +1,7 @@
-"""The interactive prompt: type a text, get an image, change one thing, draw again.
+"""The interactive prompt: type a prompt, get an image, change a setting, generate again.
 
-In: a session and lines of text. Out: saved images, and words. A line that starts with `:` is a command, any other is a
-prompt. Every command checks its value before anything is drawn.
+In: a session and lines of text. Out: saved images and lines for the user. A line that starts with `:` is a command, any
+other is a prompt. Every command checks its value before an image is generated.
 """
 
 import math
@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loraloom.config.describing import leaves
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT
 from loraloom.generate.images import check_size
 from loraloom.generate.saving import draw_into
@@ -23,18 +24,18 @@ from loraloom.utils.untrusted import check_range, check_text
 from loraloom.verify.best_of import formal_prompts, with_words
 
 HELP = """\
-  TEXT                draw this prompt          (an empty line draws the last one again, same seed)
-  :next               draw the last prompt again with the next seed
+  TEXT                generate images of this prompt; an empty line repeats the last prompt with the same seed
+  :next               repeat the last prompt with the next seed
   :seed N             :steps N       :guidance X       :sampler NAME
-  :size W H           :images N      :negative TEXT    (no text: none)
-  :weight X [K]       how much adapter K counts (first is 1; 0 is the base alone)
-  :show               the settings now
-  :history            what was drawn;  :again K draws entry K as it was
-  :help               this list;       :quit ends"""
+  :size W H           :images N      :negative TEXT    (without TEXT: no negative prompt)
+  :weight X [K]       scale of adapter K (the first is 1); scale 0 is the base model alone
+  :show               show the settings
+  :history            list the images;  :again K repeats entry K with its settings
+  :help               show this list;   :quit ends"""
 
 
 Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
-"""Opens a display that makes a progress callback for each titled piece of work."""
+"""Opens a display; it returns a progress callback for each titled task."""
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def no_bars() -> Iterator[Callable[[str], Progress]]:
 
 @dataclass(slots=True)
 class Interactive:
-    """A conversation about images."""
+    """The state of one interactive session."""
 
     session: Session
     folder: Path
@@ -61,7 +62,7 @@ class Interactive:
         self._losses = Losses(lambda line: self.say(f"  {line}"), self.session.config.strict)
 
     def run(self, read: Callable[[], str]) -> None:
-        """Answer lines until `:quit` or the end of input (EOFError). A mistake is explained; nothing is lost."""
+        """Answer lines until `:quit` or the end of input (EOFError). An error is shown and the session continues."""
         self.say(HELP)
         while True:
             try:
@@ -74,21 +75,21 @@ class Interactive:
             except UserError as error:
                 self.say(f"error: {error}")
             except KeyboardInterrupt:
-                self.say("broken off; :quit ends")
+                self.say("interrupted; :quit ends")
 
     def answer(self, line: str) -> None:
-        """Do what one line says.
+        """Carry out one line.
 
         Raises:
-            UserError: An unknown command or a value that cannot be used.
+            UserError: An unknown command or an invalid value.
         """
         if not line.startswith(":"):
             self.prompt = check_text(line, "the prompt") or self.prompt
             if not self.prompt:
-                raise UserError("nothing to draw yet", fix="type a prompt")
+                raise UserError("there is no prompt yet", fix="type a prompt")
             prompts = formal_prompts(self.session, [self.prompt], self._losses)
             requests = self.session.requests(prompts)
-            self._draw(with_words(requests, [self.prompt] * len(requests)))
+            self._generate(with_words(requests, [self.prompt] * len(requests)))
             return
         name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
@@ -115,8 +116,8 @@ class Interactive:
         try:
             self.session.config = type(config).model_validate({**config.model_dump(), key: value})
         except ValueError:
-            field_info = type(config).model_fields[key]
-            raise UserError(f"{key} cannot be that", got=value, expected=field_info.description) from None
+            expected = next(leaf.expected for leaf in leaves(type(config)) if leaf.key == key)
+            raise UserError(f"{key} is out of range", got=value, expected=expected) from None
 
     def _number(self, key: str, kind: type[int] | type[float]) -> Callable[[str], None]:
         def act(text: str) -> None:
@@ -125,7 +126,7 @@ class Interactive:
                 if not math.isfinite(value):
                     raise ValueError(text)
             except (ValueError, OverflowError):
-                raise UserError(f"{key} needs a number", got=text) from None
+                raise UserError(f"{key} must be a number", got=text) from None
             self._set(key, value)
             self._show("")
 
@@ -144,7 +145,7 @@ class Interactive:
     def _size(self, text: str) -> None:
         parts = text.replace("x", " ").split()
         if len(parts) not in {1, 2} or not all(part.isdecimal() for part in parts):
-            raise UserError("a size is two numbers of pixels", got=text, expected=":size 512 512")
+            raise UserError("a size is a width and a height in pixels", got=text, expected=":size 512 512")
         size = (int(parts[0]), int(parts[-1]))
         check_size(self.session.model, ImageRequest(prompt="", width=size[0], height=size[1]))
         self.session.size = size
@@ -179,7 +180,7 @@ class Interactive:
         for number, (request, weights, path) in enumerate(self.history, 1):
             self.say(f"  {number:3d}  {path.name}  seed {request.seed}  weight {weights}  {request.prompt[:60]}")
         if not self.history:
-            self.say("  nothing yet")
+            self.say("  no images yet")
 
     def _again(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.history):
@@ -189,12 +190,12 @@ class Interactive:
         try:
             for index, weight in enumerate(weights):
                 self.session.set_weight(index, weight)
-            self._draw([request])
+            self._generate([request])
         finally:
             for index, weight in enumerate(now):
                 self.session.set_weight(index, weight)
 
-    def _draw(self, requests: list[ImageRequest]) -> None:
+    def _generate(self, requests: list[ImageRequest]) -> None:
         weights = tuple(placed.weight for placed in self.session.adapters)
         self._losses.add(*self.session.losses(requests))
         self._losses.check()
@@ -206,7 +207,7 @@ class Interactive:
                 self.say(f"  {path}  seed {image.request.seed}  {self._met(image)}{image.seconds:.1f} s")
 
     def _met(self, image: GeneratedImage) -> str:
-        """How much of its text an image meets, where the domain can tell."""
+        """How many sentences of its prompt an image meets; empty if the domain has no verifier."""
         verifier = self.session.encoder.domain.verifier
         if verifier is None:
             return ""

@@ -96,7 +96,7 @@ class Session:
     def _expanded(self, prompt: str, seed: int) -> str:
         """The expanded prompt; empty where it is the prompt itself."""
         verifier = self.encoder.domain.verifier
-        filled = verifier.expand_prompt(prompt, seed) if verifier and self.config.fill_in else prompt
+        filled = verifier.expand_prompt(prompt, seed) if verifier and self.config.expand_prompts else prompt
         return filled if filled != prompt else ""
 
     def draw(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
@@ -156,7 +156,7 @@ class Session:
         if not any(request.expanded_prompt for request in requests):
             return []
         return [
-            f"note: what the prompt leaves open is decided first: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
+            f"note: prompts were expanded; see `expanded_prompt` in {LIST_NAME}; --no-expand-prompts turns this off"
         ]
 
     def encode(self, prompts: Sequence[str]) -> list[Tensors]:
