@@ -26,7 +26,7 @@ def drawing_s(session: Session, text: str) -> float:
     """Seconds an image."""
     requests = session.requests([text] * IMAGES)
     began = time.perf_counter()
-    for _ in session.draw(requests):
+    for _ in session.generate(requests):
         pass
     return (time.perf_counter() - began) / IMAGES
 

@@ -140,7 +140,7 @@ def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], N
     requests: list[ImageRequest] = [
         replace(request, seed=number // 2) for number, request in enumerate(session.requests(orders))
     ]
-    for number, source_image in enumerate(session.draw(requests)):
+    for number, source_image in enumerate(session.generate(requests)):
         image: Image.Image = source_image.image
         prompt = source_image.request.prompt
         for verdict in verifier.verify(image, prompt).verdicts:

@@ -82,7 +82,7 @@ def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: 
         # Noise of its own for each text: with one for all, the figures would carry that noise's luck.
         requests = [replace(each, seed=1000 * number) for each in session.requests([prompt])]
         [group] = candidate_requests(requests, best_of)
-        images = list(session.draw(group))
+        images = list(session.generate(group))
         receipts = [verifier.verify(image.image, prompt) for image in images]
         place = min(range(best_of), key=lambda index: receipts[index].rank)
         sums["as drawn"].add(images[0].image, prompt, truth)

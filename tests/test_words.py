@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 MAX_README_LINES = 120
 MAX_COLUMNS = 100
 
-SOURCE_IS_RENAMED = False
-"""Set it to True when a rename of the source is merged; then a word below fails the test instead of being counted."""
+OPEN_ROOMS = {"extensions", "lora", "train"}
+"""Rooms of the source that still have words of the list: they are counted. In all other rooms a word fails the test."""
 
 WORDS: dict[str, tuple[str, ...]] = {
     "image": (r"pictur(?:es?|ed)",),
@@ -89,6 +89,10 @@ ALLOWED_IN_SOURCE = {
     ("extensions/domains/floorplan/export", "drawings"): "the same",
     ("config/yaml_text.py", "folded"): "a block style of YAML",
     ("cli/doctor.py", "spelling"): "of a name that the user typed",
+    ("compat/diffusers_flags.py", "go on"): "messages of `train` that are replaced there",
+    ("compat/diffusers_flags.py", "goes on"): "the same",
+    ("data/batches.py", "weighing"): "the name of a field that `train` sets",
+    ("utils/image_bytes.py", "drawing"): "what SVG files are called",
 }
 """File or folder below `src/loraloom` and a word that means something else there -> what it means."""
 
@@ -272,7 +276,7 @@ def test_docstrings_comments_help_and_errors_use_the_words_of_the_design(room: s
     place = SOURCE / room
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
     found = [line for path in files for line in listed(path, unwanted_in_module(path))]
-    if found and not SOURCE_IS_RENAMED:
+    if found and room in OPEN_ROOMS:
         pytest.xfail(f"{len(found)} words to replace, such as {found[0]}")
     assert not found, "\n".join([f"{len(found)} words", *found])
 

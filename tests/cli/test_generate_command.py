@@ -189,7 +189,7 @@ def options_of(adapters: Sequence[Path], **more: Any) -> GenerateOptions:
         ({"prompts": ["a"], "weights": [1.0, 1.0]}, "more --adapter-weight than --adapter: got 2, expected at most 1"),
         ({"prompts": ["a"], "recipe": Path("x")}, "--recipe contains its own prompts"),
         ({"interactive": True, "recipe": Path("x")}, "--recipe contains its own prompts"),
-        ({"recipe": Path("x")}, "no such recipe"),
+        ({"recipe": Path("x")}, "the recipe does not exist"),
         ({"prompts": ["a"], "prompt_method": "atention"}, "unknown --prompt-method.*\n.*did you mean 'attention'"),
         ({"prompts": ["a"], "model": "nobody/has-this"}, "not in the cache"),
     ],
@@ -208,7 +208,7 @@ def test_a_model_or_an_adapter_is_needed(tmp_path: Path) -> None:
 
 def test_an_adapter_that_does_not_know_its_base_asks_for_the_model(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run", base={})
-    with pytest.raises(UserError, match="does not say which model it belongs to\n  add --model"):
+    with pytest.raises(UserError, match="does not record its base model\n  add --model"):
         run(GenerateOptions(prompts=["a"], adapters=[folder]))
 
 
@@ -276,7 +276,7 @@ def test_strict_refuses_a_recipe_of_which_lines_are_left_out(adapter: Path, tmp_
     run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=tmp_path))
     run(GenerateOptions(prompts=["a plan"], adapters=[adapter], weights=[0.5], out=tmp_path))
     options = GenerateOptions(recipe=tmp_path / "prompts.jsonl", out=tmp_path / "again")
-    with pytest.raises(UserError, match="1 of 2 lines need another model or adapter"):
+    with pytest.raises(UserError, match="1 of 2 lines are left out"):
         run(options, strict=True)
     assert any("1 of 2 lines need another" in line for line in run(options))
 

@@ -85,7 +85,7 @@ def test_weight_zero_is_the_base_and_entries_are_drawn_as_they_were(talk: Talk, 
     assert said[-4].endswith("weight 0"), "drawing an old entry leaves the weight as it was"
     assert [line.split()[0] for line in said[-3:]] == ["1", "2", "3"]
     session = session_of()
-    (bare,) = session.draw(session.requests(["a plan"]))
+    (bare,) = session.generate(session.requests(["a plan"]))
     assert (np.asarray(bare.image) == base).all()
 
 
@@ -116,8 +116,8 @@ def test_two_adapters_have_a_weight_each(
         (":images 0", "num_images is out of range"),
         (":sampler eulera", "did you mean 'euler_a'"),
         (":sampler", "unknown sampler"),
-        (":size 33 32", "this size cannot be drawn"),
-        (":size 0", "this size cannot be drawn"),
+        (":size 33 32", "images of this size cannot be generated"),
+        (":size 0", "images of this size cannot be generated"),
         (":size big", "a size is a width and a height in pixels"),
         (":size 8 8 8", "a size is a width and a height"),
         (":weight x", "an adapter weight is a number"),

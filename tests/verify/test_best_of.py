@@ -20,7 +20,7 @@ from loraloom.protocols.domain import Receipt, Unread, Verdict
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
-from loraloom.verify.best_of import candidate_requests, generate_verified, redraw, repair, require_verifier
+from loraloom.verify.best_of import candidate_requests, generate_verified, inpaint, repair, require_verifier
 
 PROMPT = "[Number and Type of Rooms] The floorplan have 1 living room, 1 kitchen"
 SETTINGS: dict[str, Any] = {"steps": 2, "width": 64, "height": 64, "guidance_scale": 2.0}
@@ -120,7 +120,7 @@ def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) ->
     made = red_session(tiny_model)
     (image,) = made.draw(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
-    first, again, other = (redraw(made, image, free, number) for number in (0, 0, 1))
+    first, again, other = (inpaint(made, image, free, number) for number in (0, 0, 1))
     before, after = array(image.image), array(first)
     assert (before[:, 32:] == after[:, 32:]).all()
     assert (before[:, :32] != after[:, :32]).any()
@@ -132,11 +132,11 @@ def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> N
     made = red_session(tiny_model)
     (image,) = made.draw(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
-    usual = array(redraw(made, image, free, 0))
-    assert (array(redraw(made, image, free, 0, "red")) == usual).all()
-    assert (array(redraw(made, image, free, 0, "blue")) != usual).any()
+    usual = array(inpaint(made, image, free, 0))
+    assert (array(inpaint(made, image, free, 0, "red")) == usual).all()
+    assert (array(inpaint(made, image, free, 0, "blue")) != usual).any()
     unguided = red_session(tiny_model, repair_guidance=0.0)
-    assert (array(redraw(unguided, image, free, 0, "blue")) == usual).all()
+    assert (array(inpaint(unguided, image, free, 0, "blue")) == usual).all()
 
 
 def test_repair_never_makes_a_receipt_worse(tiny_model: Path) -> None:
@@ -236,7 +236,7 @@ def test_impossible_prompts_are_refused_before_anything_is_drawn(tiny_model: Pat
     sentences = "kitchen #1 is left-of living room #1. living room #1 is left-of kitchen #1."
     wrong = f"[Positional Relationship Between Rooms] {sentences}"
     options = GenerateOptions(prompts=[wrong], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be met by any image"):
+    with pytest.raises(UserError, match="describe images that cannot exist"):
         generate(GenerateConfig.model_validate(SETTINGS), options, {}, lambda line: None, no_bars)
     assert not (tmp_path / "out").exists()
 
@@ -320,7 +320,7 @@ def test_a_recipe_from_before_the_words_were_kept_still_draws(tiny_model: Path, 
 
 
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match="cannot judge"):
+    with pytest.raises(UserError, match="cannot verify"):
         require_verifier(session(tiny_model, domain="freetext"))
 
 

@@ -17,7 +17,7 @@ from loraloom.cli.interactive import Bars, Interactive
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_requests
+from loraloom.generate.saving import generate_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
@@ -157,7 +157,7 @@ def _generate_all(
     out = lock.folder
     made: list[tuple[Path, ImageRequest]] = []
     seconds = 0.0
-    for path, image in draw_into(session, requests, lock, bar("denoiser steps")):
+    for path, image in generate_into(session, requests, lock, bar("denoiser steps")):
         made.append((path, image.request))
         seconds += image.seconds
         say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")

@@ -13,7 +13,7 @@ from pathlib import Path
 from loraloom.config.describing import leaves
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT
 from loraloom.generate.images import check_size
-from loraloom.generate.saving import draw_into
+from loraloom.generate.saving import generate_into
 from loraloom.generate.session import Session
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
@@ -202,7 +202,7 @@ class Interactive:
         for note in self.session.notes(requests):
             self.say(f"  {note}")
         with lock_folder(self.folder, self.say) as lock, self.bars() as bar:
-            for path, image in draw_into(self.session, requests, lock, bar("steps")):
+            for path, image in generate_into(self.session, requests, lock, bar("steps")):
                 self.history.append((image.request, weights, path))
                 self.say(f"  {path}  seed {image.request.seed}  {self._met(image)}{image.seconds:.1f} s")
 

@@ -251,7 +251,7 @@ def generate_held_out(folder: Path, size: Size, progress: Progress, say: Say) ->
     requests = session.requests([text for _, text in examples])
     session.set_weight(0, 0.0)
     began = time.monotonic()
-    base = list(session.draw(requests, progress))
+    base = list(session.generate(requests, progress))
     image_s = (time.monotonic() - began) / len(examples)
     best_of = size.best_of or candidates_that_fit(image_s, len(examples))
     more = "" if best_of >= FULL_BEST_OF else f"; --best-of {FULL_BEST_OF} for the full recipe"

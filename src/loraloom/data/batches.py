@@ -1,4 +1,4 @@
-"""From a plan's slots to a `Batch`: latents, noise, timesteps and conditioning.
+"""Make a `Batch` of the slots of a step: latents, noise, timesteps and conditioning.
 
 In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a function of (seed, epoch, sample id, purpose),
 so an image gets the same noise whichever device it is learned on.
@@ -34,7 +34,7 @@ class BatchMaker:
         sampling: Of timesteps.
         random_flip: Mirror half of the images.
         caption_dropout: Share of empty captions.
-        weighing: How much each latent of an image counts; None: all alike, as validation has it.
+        weighing: Loss weight maps of images; None: all weights are 1, as in validation.
     """
 
     examples: Sequence[Example]
@@ -130,5 +130,5 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
         raise UserError(
             f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
             got=f"{blind[0].id}: {blind[0].caption[:60]}",
-            fix="switch random_flip off: a mirrored image would be taught with a false caption",
+            fix="switch random_flip off: the caption would be wrong for a mirrored image",
         )

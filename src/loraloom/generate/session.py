@@ -1,7 +1,7 @@
-"""A model with adapters, ready to draw: what `generate`, the interactive prompt and later the API share.
+"""Open a model with adapters to generate images, for `generate`, the interactive prompt and the quickstart.
 
-In: where model and adapters are, and the drawing settings. Out: a `Session` that turns prompts into saved images with
-their recipes. The prompt method and the base model are the adapter's own unless the user says otherwise.
+In: paths of model and adapters, and the generation settings. Out: a `Session` that generates images of prompts and knows
+their recipes. The adapter determines prompt method and base model unless the user names others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from loraloom.utils.progress import Progress
 
 @dataclass(slots=True)
 class Placed:
-    """An adapter on the model with its present weight."""
+    """An adapter on the model with its current scale."""
 
     file: AdapterFile
     adapter: Adapter
@@ -44,7 +44,7 @@ class Placed:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """See the module. `open_session` makes one."""
+    """A model with adapters and generation settings; see `open_session`."""
 
     model: DiffusionModel
     encoder: PromptEncoder
@@ -52,25 +52,25 @@ class Session:
     config: GenerateConfig
     device: torch.device
     size: tuple[int, int]
-    folding: MergedLora
+    merged: MergedLora
 
     @property
     def guidance(self) -> float:
-        """Classifier-free guidance; `open_session` has put what suits the model where the settings left it open."""
+        """Guidance scale; `open_session` has replaced None by the model's default."""
         assert self.config.guidance_scale is not None
         return self.config.guidance_scale
 
     def set_weight(self, index: int, weight: float) -> None:
-        """Change how much an adapter counts, in a session that was opened as `changing`."""
+        """Set the scale of an adapter, in a session that was opened with `changing`."""
         placed = self.adapters[index]
         set_weight(self.model, placed.adapter, weight)
-        self.folding.renew()
+        self.merged.renew()
         placed.weight = weight
 
     def requests(self, prompts: Sequence[str], progress: Progress | None = None) -> list[ImageRequest]:
-        """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike.
+        """`num_images` requests for each prompt; each prompt has the same consecutive seeds, from `config.seed`.
 
-        A prompt that leaves much open may take a second or two (`Verifier.filled`); `progress` counts requests.
+        Expanding a prompt may take a second or two (`Verifier.expand_prompt`); `progress` counts requests.
         """
         config = self.config
         width, height = self.size
@@ -94,12 +94,12 @@ class Session:
         return made
 
     def _expanded(self, prompt: str, seed: int) -> str:
-        """The expanded prompt; empty where it is the prompt itself."""
+        """The expanded prompt; empty if it equals the prompt."""
         verifier = self.encoder.domain.verifier
-        filled = verifier.expand_prompt(prompt, seed) if verifier and self.config.expand_prompts else prompt
-        return filled if filled != prompt else ""
+        expanded = verifier.expand_prompt(prompt, seed) if verifier and self.config.expand_prompts else prompt
+        return expanded if expanded != prompt else ""
 
-    def draw(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
+    def generate(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
         """Images of the requests, in order."""
         return generate(
             self.model,
@@ -111,7 +111,7 @@ class Session:
         )
 
     def recipe(self, request: ImageRequest) -> Recipe:
-        """All that decides the image of a request in this session."""
+        """All that determines the image of a request in this session."""
         source = self.model.info.source
         return Recipe(
             request=request,
@@ -136,10 +136,10 @@ class Session:
         )
 
     def losses(self, requests: Sequence[ImageRequest]) -> list[str]:
-        """Lines about prompts and negative prompts that are not read in full, and one about syntax that is text here, unless
-        weights were switched off: then it is meant as text."""
+        """Lines about prompts and negative prompts that are not read in full, and one line about unsupported emphasis syntax;
+        the latter not with `weighting` off, which asks for plain text."""
         weighting = self.config.weighting
-        prompts = {request.prompt: request.text for request in reversed(requests)}  # of several expansions the first
+        prompts = {request.prompt: request.text for request in reversed(requests)}  # the first of several expansions
         negative = negative_prompts(self.model, requests)
         lines: list[str | None] = [
             *cut_lines(self.encoder, reversed(prompts.values()), weighting=weighting),
@@ -152,7 +152,7 @@ class Session:
         return [line for line in [*lines, unread_negative(self.model, requests)] if line]
 
     def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
-        """Lines for the user: whether the model is told more than was written."""
+        """Lines for the user: whether prompts were expanded."""
         if not any(request.expanded_prompt for request in requests):
             return []
         return [
@@ -165,7 +165,7 @@ class Session:
             return self.encoder.encode(prompts, weighting=self.config.weighting)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision of the settings."""
+        """A context with the precision of the settings."""
         if self.config.mixed_precision == "no":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.config.mixed_precision])
@@ -182,20 +182,20 @@ def open_session(
     changing: bool = False,
     say: Callable[[str], None] = print,
 ) -> Session:
-    """Open the model, put the adapters on, place everything.
+    """Open the model, attach the adapters, and place all parts on the device.
 
     Args:
-        config: Drawing settings.
-        source: The base; None takes the one that the first adapter was trained on.
-        family: Kind of model, or `auto`.
-        adapters: Where each lies and how much it counts.
-        method: Prompt method; None takes the first adapter's, or `attention`.
-        domain: What the texts are about; None takes the first adapter's, or `freetext`.
-        changing: Whether `set_weight` will be called; the adapted weights are then kept twice.
-        say: Where notes go.
+        config: Generation settings.
+        source: The base model; None: the one that the first adapter was trained on.
+        family: Model family, or `auto`.
+        adapters: Path and scale of each adapter.
+        method: Prompt method; None: that of the first adapter, otherwise `attention`.
+        domain: Domain of the prompts; None: that of the first adapter, otherwise `freetext`.
+        changing: Whether `set_weight` will be called; requires a second copy of the adapted weights.
+        say: Takes notes for the user.
 
     Raises:
-        UserError: Anything missing or not fitting together.
+        UserError: A file is missing, or model, adapters and settings do not match.
     """
     files = [read_adapter(place) for place, _ in adapters]
     record: Mapping[str, Any] = files[0].record if files else {}
@@ -216,12 +216,12 @@ def open_session(
         config=config,
         device=device,
         size=_size(model, config, record),
-        folding=MergedLora(model, [each.adapter for each in placed], changing=changing),
+        merged=MergedLora(model, [each.adapter for each in placed], changing=changing),
     )
 
 
 def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, Any]:
-    """The model's own defaults for what the settings leave open."""
+    """The model's defaults for settings that are `auto` or None."""
     return {
         "sampler": defaults.sampler if config.sampler == "auto" else config.sampler,
         "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
@@ -232,7 +232,7 @@ def _open_recorded(record: Mapping[str, Any], files: Sequence[AdapterFile], fami
     """The base that the first adapter was trained on."""
     base = record.get("base")
     if not isinstance(base, dict) or not base.get("source"):
-        what = f"{files[0].path.name} does not say which model it belongs to" if files else "no model was named"
+        what = f"{files[0].path.name} does not record its base model" if files else "no model was given"
         raise UserError(what, expected=base_named(files[0].metadata) or None if files else None, fix="add --model")
     source, config = recorded_base(base, files[0].path)
     try:
@@ -257,11 +257,11 @@ def _open_recorded(record: Mapping[str, Any], files: Sequence[AdapterFile], fami
 
 
 def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) -> PromptMethod:
-    """How the adapter was taught to read long prompts; `attention` when it does not say."""
+    """The prompt method that the adapter was trained with; `attention` if it is not recorded."""
     method = record.get("prompt_method", "attention")
     if method not in get_args(PromptMethod):
         raise UserError(
-            f"{files[0].path.name} names an unknown prompt method", got=method, fix="name one with --prompt-method"
+            f"{files[0].path.name} records an unknown prompt method", got=method, fix="choose one with --prompt-method"
         )
     return method
 
@@ -269,7 +269,7 @@ def _recorded_method(record: Mapping[str, Any], files: Sequence[AdapterFile]) ->
 def _place(
     model: DiffusionModel, files: Sequence[AdapterFile], weights: Sequence[float], losses: Losses
 ) -> list[Placed]:
-    """Put all adapters on; with `strict` what a file does not state, or another base, is an error before that."""
+    """Attach all adapters; with `strict`, notes about the files or another base model are an error before that."""
     updates: list[Updates] = []
     for file in files:
         updates.append(file.updates(model))
@@ -277,7 +277,7 @@ def _place(
         trained_on = file.record.get("base_sha256")
         if trained_on and trained_on != model.modules.fingerprint(model.info.denoiser.name):
             other = (file.record.get("base") or {}).get("source")
-            losses.add(f"note: {file.path.name} was trained on another base ({other})")
+            losses.add(f"note: {file.path.name} was trained on another base model ({other})")
     losses.check()
     return [
         Placed(file, attach(model, update, f"adapter{number}", weight), weight)

@@ -19,7 +19,7 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def generator(*parts: str | int) -> "torch.Generator":
-    """A fresh CPU generator for the parts; numbers are drawn on the CPU so that every device sees the same ones."""
+    """A fresh CPU generator for the parts; numbers are generated on the CPU so that every device sees the same ones."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(*parts))
