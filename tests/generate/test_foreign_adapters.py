@@ -25,7 +25,7 @@ def pixels(session: Session) -> list[bytes]:
     def of(image: GeneratedImage) -> bytes:
         return image.image.tobytes()
 
-    return [of(image) for image in session.draw(session.requests(["a plan"]))]
+    return [of(image) for image in session.generate(session.requests(["a plan"]))]
 
 
 def loha(path: Path, *, alpha: bool = True) -> Path:

@@ -145,9 +145,7 @@ def _no_manifest(folder: Path) -> UserError:
             "there is no such dataset", got=str(folder), fix="make one: loraloom prepare IMAGES --out DATASET"
         )
     if (folder / JOURNAL_FILE).exists():
-        return UserError(
-            f"{folder} is not finished", fix="run the same `loraloom prepare` again: it goes on where it ended"
-        )
+        return UserError(f"{folder} is not finished", fix="run the same `loraloom prepare` command again to finish it")
     return UserError(
         f"{folder} is not a prepared dataset",
         got=f"no {MANIFEST_FILE}",

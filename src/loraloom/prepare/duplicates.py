@@ -52,7 +52,7 @@ def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
 def _bits(low: npt.NDArray[np.float64]) -> int:
     values = low.ravel().copy()
     values[0] = 0.0  # brightness is no part of what an image shows
-    # What a symmetric image has at odd frequencies is rounding noise: its signs would be drawn by lot.
+    # The odd frequencies of a symmetric image are rounding noise: their signs would be random.
     values[np.abs(values) < _NOISE] = 0.0
     return int.from_bytes(np.packbits(values > np.median(values[1:])).tobytes(), "big")
 
