@@ -28,7 +28,7 @@ class BatchMaker:
         examples: The split, in manifest order; a slot's index points here.
         latents, texts: The stores.
         domain: Gives the captions of mirrored images.
-        seed: Of the run.
+        seed: Seed of the run.
         num_timesteps: Of the forward process.
         noise_offset: See `draw_noise`.
         sampling: Of timesteps.
