@@ -327,7 +327,7 @@ def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
 def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
     options = GenerateOptions(model=str(tiny_model), domain="floorplan", interactive=True)
     config = GenerateConfig.model_validate({**SETTINGS, "best_of": 3})
-    with pytest.raises(UserError, match="do not go with --interactive"):
+    with pytest.raises(UserError, match="cannot be used with --interactive"):
         generate(config, options, {"best_of": 3}, lambda line: None, no_bars)
 
 
