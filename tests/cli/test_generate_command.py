@@ -291,7 +291,7 @@ def test_strict_refuses_a_recipe_of_which_lines_are_left_out(adapter: Path, tmp_
     options = GenerateOptions(recipe=tmp_path / "prompts.jsonl", out=tmp_path / "again")
     with pytest.raises(UserError, match="1 of 2 lines are left out"):
         run(options, strict=True)
-    assert any("1 of 2 lines need another" in line for line in run(options))
+    assert any("1 of 2 lines are left out" in line for line in run(options))
 
 
 @pytest.mark.root

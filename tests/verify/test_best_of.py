@@ -107,7 +107,7 @@ def test_the_best_of_many_is_the_best_of_those_that_their_seeds_draw(tiny_model:
     made = red_session(tiny_model, best_of=4)
     (verified,) = generate_verified(made, made.requests(["red"]))
     (group,) = candidate_requests(made.requests(["red"]), 4)
-    alone = list(made.draw(group))
+    alone = list(made.generate(group))
     best = max(alone, key=lambda image: float(array(image.image)[..., 0].mean()))
     assert verified.image.request == best.request
     assert (array(verified.image.image) == array(best.image)).all()
@@ -118,7 +118,7 @@ def test_the_best_of_many_is_the_best_of_those_that_their_seeds_draw(tiny_model:
 
 def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
     first, again, other = (inpaint(made, image, free, number) for number in (0, 0, 1))
     before, after = array(image.image), array(first)
@@ -130,7 +130,7 @@ def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) ->
 
 def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
     usual = array(inpaint(made, image, free, 0))
     assert (array(inpaint(made, image, free, 0, "red")) == usual).all()
@@ -142,7 +142,7 @@ def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> N
 def test_repair_never_makes_a_receipt_worse(tiny_model: Path) -> None:
     made = red_session(tiny_model)
     verifier = RednessJudge()
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     receipt = verifier.verify(image.image, "red")
     better, again, kept = repair(made, verifier, image, receipt, 3)
     assert again.rank <= receipt.rank
@@ -170,9 +170,9 @@ def test_what_a_text_leaves_open_is_drawn_as_decided_and_judged_as_asked(tiny_mo
     made = session(tiny_model)
     (request,) = made.requests([OPEN])
     assert request.prompt == OPEN and "[Positional Relationship" in request.expanded_prompt
-    (drawn,) = made.draw([request])
-    (same,) = made.draw([replace(request, prompt=request.expanded_prompt, expanded_prompt="")])
-    (plain,) = made.draw(session(tiny_model, fill_in=False).requests([OPEN]))
+    (drawn,) = made.generate([request])
+    (same,) = made.generate([replace(request, prompt=request.expanded_prompt, expanded_prompt="")])
+    (plain,) = made.generate(session(tiny_model, expand_prompts=False).requests([OPEN]))
     assert (array(drawn.image) == array(same.image)).all()
     assert (array(drawn.image) != array(plain.image)).any()
     assert made.recipe(request).as_row()["expanded_prompt"] == request.expanded_prompt
@@ -327,7 +327,7 @@ def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
 def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
     options = GenerateOptions(model=str(tiny_model), domain="floorplan", interactive=True)
     config = GenerateConfig.model_validate({**SETTINGS, "best_of": 3})
-    with pytest.raises(UserError, match="do not go with --interactive"):
+    with pytest.raises(UserError, match="cannot be used with --interactive"):
         generate(config, options, {"best_of": 3}, lambda line: None, no_bars)
 
 

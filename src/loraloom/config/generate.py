@@ -55,7 +55,7 @@ class GenerateConfig(Settings):
     weighting: bool = setting(True, "Read (word:1.3) as emphasis; off: as plain text.", flag="--weighting")
     expand_prompts: bool = setting(
         True,
-        "Expand each prompt with the details that it leaves open; requires a domain that verifies images.",
+        "Expand each prompt with the details that it leaves open; only with a domain that verifies images.",
         flag="--expand-prompts",
     )
     best_of: int = setting(

@@ -65,7 +65,7 @@ class PrepareConfig(Extended):
     seed: int = setting(0, "Seed of random crops and of the choice of held-out images.", flag="--seed", ge=0)
     strict: bool = setting(
         False,
-        "Treat as errors: unused images and files, images without a caption, and files read otherwise than as written.",
+        "Treat as errors: unused images and files, images without a caption, and files that are not read exactly as written.",
         flag="--strict",
     )
     num_workers: int = setting(0, "Number of worker processes; 0: one per core.", flag="--num-workers", ge=0)

@@ -34,7 +34,7 @@ JOURNAL_FILE = ".prepare.jsonl"
 
 MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
-"""Of a prepared image, 8192 x 8192: 200 MB as RGB."""
+"""Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
 _COLUMNS = fields(Example)
 _NO_INFO = (

@@ -123,7 +123,7 @@ class TimestepSampling:
     Attributes:
         kind: `uniform`, or `logit_normal`: the share of the way to pure noise is sigmoid(mean + std * n), n standard normal
             (Esser et al. 2024, section 3.1; diffusers' `compute_density_for_timestep_sampling`).
-        mean, std: Of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
+        mean, std: Parameters of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
         shift: Timestep shift, see `shifted`; 1: no shift.
     """
 

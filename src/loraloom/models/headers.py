@@ -28,7 +28,7 @@ from loraloom.utils.untrusted import (
 MAX_WEIGHT_BYTES = 1 << 40
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 _COUNTERS = frozenset({"I64", "I32"})
-"""Of `position_ids`, which are no weights."""
+"""Dtypes of `position_ids`, which are not weights."""
 _SLACK = 1_000_000
 """Number of values that a config may require beyond its files; missing tensors are named later."""
 
@@ -67,7 +67,7 @@ def check_fit(
 
     Args:
         part: The part's folder, for errors.
-        entries: Of all its files.
+        entries: Headers of all its files.
         empty: Builds the part without memory.
         same_names: Whether files and module name their tensors alike, so that shapes can be compared.
 

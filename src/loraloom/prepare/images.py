@@ -112,7 +112,7 @@ class Decoded:
 
     Attributes:
         image: RGB, upright, sRGB; may be smaller than the source when that loses nothing.
-        width, height: Of the source, upright, pixels.
+        width, height: Size of the upright source in pixels.
         notes: What the user should know though the image is used.
     """
 

@@ -125,7 +125,7 @@ def run_tasks(
 
     Args:
         tasks: What to do.
-        settings: Of every image.
+        settings: Settings that hold for every image.
         num_workers: Processes; 0 is one a core. One, or few tasks, are done in this process.
         time_limit_s: A process that needs longer for one image is ended, and the image refused. In this process only the
             limits of pixels and of scans hold.

@@ -20,7 +20,7 @@ _FAR = 1 << 30
 """Windows locks bytes, and then nobody else may read them: a byte beyond the text is locked."""
 _MAX_TEXT = 200
 _descriptors: set[int] = set()
-"""Of the locks that this process holds."""
+"""File descriptors of the locks that this process holds."""
 
 
 def _forget_in_child() -> None:
@@ -40,7 +40,7 @@ class FolderLock:
 
     Args:
         folder: The locked folder.
-        descriptor: Of its locked file; None where the file system knows no locks.
+        descriptor: Descriptor of its locked file; None where the file system knows no locks.
         say: Takes a warning if the folder was removed.
     """
 
