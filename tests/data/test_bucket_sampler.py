@@ -23,7 +23,8 @@ def test_every_image_has_weight_one_in_every_epoch(
             assert len(forward) == plan.pass_size
             assert len({sizes[slot.index] for slot in forward}) == 1
             for device in range(devices):
-                for slot in plan.share(forward, device):
+                (share,) = plan.micro_batches(forward, device, devices)
+                for slot in share:
                     weights[slot.index] += int(slot.weight)
     assert weights == Counter(dict.fromkeys(range(len(sizes)), 1))
     assert len(plan.epoch(epoch)) == plan.steps_per_epoch
@@ -37,6 +38,27 @@ def test_two_devices_learn_the_same_steps_as_one_with_the_double_batch(
     assert Plan(tuple(sizes), batch, 2, 1, seed=3).epoch(epoch) == Plan(tuple(sizes), 2 * batch, 1, 1, seed=3).epoch(
         epoch
     )
+
+
+@settings(max_examples=80)
+@given(SIZES, st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
+def test_any_number_of_ranks_shares_out_the_passes_of_the_first_start(
+    sizes: list[tuple[int, int]], batch: int, devices: int, ranks: int
+) -> None:
+    plan = Plan(tuple(sizes), batch, devices, 2, seed=1)
+    for step in plan.epoch(0):
+        for forward in step:
+            shares = [plan.micro_batches(forward, rank, ranks) for rank in range(ranks)]
+            assert all(1 <= len(micro) <= batch for share in shares for micro in share)
+            assert tuple(slot for share in shares for micro in share for slot in micro) == forward
+
+
+def test_a_resume_on_other_ranks_keeps_the_steps_of_the_run() -> None:
+    started = EpochCache(Plan(((64, 64),) * 10, 2, 2, 1, seed=0))
+    resumed = EpochCache(Plan(((64, 64),) * 10, 2, 1, 1, seed=0))
+    resumed.load_state_dict(started.state_dict())
+    assert resumed.steps_per_epoch == started.steps_per_epoch == 3
+    assert [resumed.step(k) for k in range(7)] == [started.step(k) for k in range(7)]
 
 
 def test_a_steps_place_is_found_without_walking_the_run() -> None:

@@ -81,7 +81,11 @@ def test_two_processes_learn_what_one_with_the_double_batch_learns(
 
 def batches(plan: Plan, maker: BatchMaker) -> list[Batch]:
     forward = next(f for (f,) in plan.epoch(0) if all(slot.weight for slot in f))
-    return [maker.make(0, plan.share(forward, device)) for device in range(plan.num_devices)]
+    return [
+        maker.make(0, share)
+        for device in range(plan.num_devices)
+        for share in plan.micro_batches(forward, device, plan.num_devices)
+    ]
 
 
 def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Path, tiny_model: Path) -> None:

@@ -23,9 +23,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from loraloom import __version__, plugins
 from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
-from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.errors import LostRankError, UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+from loraloom.utils.ranks import LOST, SUPERVISED
 from loraloom.utils.untrusted import check_text
 
 
@@ -65,15 +66,22 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
+    num_processes: Annotated[
+        str | None,
+        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
+    ] = None,
 ) -> None:
     """Train a LoRA on a dataset; the same command resumes a stopped run."""
-    from loraloom.cli.train_command import train_on_terminal
+    from loraloom.cli.train_command import count_processes, train_on_ranks, train_on_terminal
     from loraloom.config.reading import read_settings
     from loraloom.config.run import RunConfig
 
     settings = read_settings(RunConfig, config, overrides or (), given)
     if os.environ.get("RANK", "0") == "0":  # the other ranks check after the first one has the lock
         refuse_if_held(Path(settings.train.output))  # before torch is imported: that may take half a minute
+    count = count_processes(num_processes, cpu=cpu)
+    if count > 1:
+        raise typer.Exit(train_on_ranks(settings, count))
     train_on_terminal(settings, cpu=cpu)
 
 
@@ -430,6 +438,12 @@ def main() -> None:
         for number, argument in enumerate(sys.argv[1:], 1):
             check_text(argument, f"argument {number}")
         app(prog_name="loraloom")
+    except LostRankError as error:
+        if SUPERVISED not in os.environ:
+            sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(LOST)  # the end of the process group would wait for the lost one
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

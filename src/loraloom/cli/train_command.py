@@ -1,10 +1,18 @@
 """`loraloom train` on a terminal: progress bar, log lines, results and the next command."""
 
+import os
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraloom.utils.output_paths import COMMAND
+from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.errors import UserError
+from loraloom.utils.output_paths import COMMAND, check_folder
 from loraloom.utils.progress import bars, duration
+from loraloom.utils.ranks import end_with_supervisor, run_ranks
 from loraloom.utils.reporting import reporting
+from loraloom.utils.untrusted import is_file, read_json_object
 
 if TYPE_CHECKING:
     from loraloom.config.run import RunConfig
@@ -28,6 +36,7 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
+    end_with_supervisor()
     with bars() as bar, reporting(say=say, bar=bar, numbers=report):
         result = train(settings, say=None, cpu=cpu)
     if result.is_main and result.adapter is not None:
@@ -36,3 +45,100 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
             say(f"samples: {result.folder / 'samples' / 'sheet.png'}")
         say(f"for other programs: {result.folder / 'exports'}")
         say(f'next: {COMMAND} generate --adapter {result.folder} "a prompt"')
+
+
+MAX_PROCESSES = 1024
+
+
+def count_processes(wish: str | None, *, cpu: bool) -> int:
+    """How many processes `--num-processes` asks for; 1 without it.
+
+    Raises:
+        UserError: Neither a number nor `auto`, or a launcher has started the processes already.
+    """
+    if wish is None:
+        return 1
+    launched = os.environ.get("WORLD_SIZE")
+    if launched is not None:
+        raise UserError(
+            "--num-processes starts processes, but a launcher has started them already",
+            got=f"--num-processes {wish} in a process group of {launched}",
+            fix="leave --num-processes out under torchrun and accelerate launch",
+        )
+    if wish == "auto":
+        if cpu:
+            raise UserError("--num-processes auto counts GPUs, but --cpu is given", fix="give a number, such as 2")
+        import torch
+
+        count = torch.cuda.device_count()
+        print(f"--num-processes auto: {count} GPUs" if count else "--num-processes auto: no GPU, one process", flush=True)
+        return max(1, count)
+    if not re.fullmatch(r"[0-9]{1,4}", wish) or not 1 <= int(wish) <= MAX_PROCESSES:
+        raise UserError("--num-processes", got=wish, expected=f"auto, or a number from 1 to {MAX_PROCESSES:,}")
+    return int(wish)
+
+
+def train_on_ranks(settings: "RunConfig", count: int) -> int:
+    """Run this command again as `count` ranks; returns the exit status.
+
+    Raises:
+        UserError: The run folder cannot be written.
+    """
+    folder = Path(settings.train.output)
+    check_folder(folder)
+    log_file = folder / "logs" / "ranks.log"
+    ended = run_ranks([sys.executable, "-m", "loraloom", *_without_processes(sys.argv[1:])], count, log_file)
+    if ended.first is None:
+        return 0
+    code = ended.codes[ended.first]
+    if ended.asked:
+        return 130
+    if ended.codes[0] == 2:
+        return 2  # rank 0 has said what is wrong
+    lines = [f"error: rank {ended.first} of {count} (process {ended.pid}) {ended.reason()}; all ranks were ended"]
+    newest = newest_whole(folder / "checkpoints")
+    if newest:
+        lines.append(f"  the checkpoint {newest} is whole; the same command resumes from it")
+    else:
+        lines.append("  there is no checkpoint yet; the same command begins again")
+    if is_file(log_file):
+        lines.append(f"  lines of all ranks: {log_file}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    return 2 if code == 2 else 1
+
+
+def newest_whole(checkpoints: Path) -> str | None:
+    """Name of the newest checkpoint whose files have their sums; without torch, because it is said right after a fault."""
+    names = {int(m[2]): entry.name for entry in _entries(checkpoints) if (m := _CHECKPOINT.fullmatch(entry.name))}
+    for _, name in sorted(names.items(), reverse=True):
+        try:
+            sums = read_json_object(checkpoints / name / "manifest.json", "manifest.json").get("sha256")
+            if isinstance(sums, dict) and all(sha256_file(checkpoints / name / f) == s for f, s in sums.items()):
+                return name
+        except (UserError, OSError):
+            continue
+    return None
+
+
+_CHECKPOINT = re.compile(r"(step|latest)_(\d{7,12})")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _without_processes(arguments: list[str]) -> list[str]:
+    """The arguments of this command without `--num-processes`."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--num-processes":
+            skip = True
+        elif not argument.startswith("--num-processes="):
+            kept.append(argument)
+    return kept

@@ -255,6 +255,14 @@ class TrainConfig(Settings):
         flag="--strict",
         resumable=True,
     )
+    compare_every: int = setting(
+        100,
+        "Optimizer steps between comparisons of the weights' hash over all processes, which are also compared at every "
+        "checkpoint; 0: at checkpoints only.",
+        flag="--compare-every",
+        ge=0,
+        resumable=True,
+    )
     max_non_finite: int = setting(
         10,
         "End the run after this many consecutive updates were skipped because of non-finite values.",

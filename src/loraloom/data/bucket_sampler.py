@@ -1,22 +1,29 @@
 """Which images an optimizer step learns from: a pure function of the settings, the seed and the step.
 
 In: image sizes, batch size, number of devices. Out: for every step of an epoch its forward passes, each a list of
-slots that all devices share out among themselves.
+slots that all ranks share out among themselves.
 
     epoch  -> steps          every image once, in an order computed from (seed, epoch)
     step   -> forward passes `gradient_accumulation` of them, fewer in an epoch's last step
-    pass   -> slots          batch_size x num_devices images of one size; device r takes its own run of batch_size
+    pass   -> slots          batch_size x num_devices images of one size; rank r takes its own run of them
 
 A bucket's tail is filled with repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
 every image has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
-batch 2 learn from the same images as one with batch 4. Nothing is saved for a resume: the plan is computed again.
+batch 2 learn from the same images as one with batch 4. A run keeps the passes of the number of devices that it was started
+with: another number of ranks shares the same passes out, in micro-batches of at most batch_size. So steps, images and
+cursor do not depend on the number of ranks that happens to be at work. For a resume only that first number is saved.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from loraloom.utils.rng import permutation
+from loraloom.utils.untrusted import check_range
+
+MAX_DEVICES = 1 << 16
+"""Largest number of devices that a checkpoint may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class Plan:
     Attributes:
         sizes: (width, height) of every image.
         batch_size: Images in a forward pass on one device.
-        num_devices: Devices that share a forward pass.
+        num_devices: Devices that the run was started with: a forward pass has a full batch for each of them.
         accumulation: Forward passes in a step.
         seed: Decides the order.
     """
@@ -88,9 +95,13 @@ class Plan:
         mixed = [passes[place] for place in permutation(len(passes), self.seed, number, "pass order")]
         return tuple(tuple(mixed[i : i + self.accumulation]) for i in range(0, len(mixed), self.accumulation))
 
-    def share(self, forward: Pass, device: int) -> Pass:
-        """The slots of one device."""
-        return forward[device * self.batch_size : (device + 1) * self.batch_size]
+    def micro_batches(self, forward: Pass, rank: int, num_ranks: int) -> tuple[Pass, ...]:
+        """What one of `num_ranks` ranks computes of a forward pass: consecutive slots, at most batch_size at a time.
+
+        With more ranks than slots some ranks have nothing to compute.
+        """
+        start, end = (place * len(forward) // num_ranks for place in (rank, rank + 1))
+        return tuple(forward[k : min(k + self.batch_size, end)] for k in range(start, end, self.batch_size))
 
     def _buckets(self) -> dict[tuple[int, int], list[int]]:
         buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -100,9 +111,15 @@ class Plan:
 
 
 class EpochCache:
-    """The steps of the epoch that was asked for last: a step needs its epoch's order, not all epochs'."""
+    """The steps of the epoch that was asked for last: a step needs its epoch's order, not all epochs'.
+
+    As a component of the training state it keeps the number of devices that the run was started with.
+    """
 
     def __init__(self, plan: Plan) -> None:
+        self._use(plan)
+
+    def _use(self, plan: Plan) -> None:
         self.plan = plan
         self.steps_per_epoch = plan.steps_per_epoch  # walks all images: once a run, not once a step
         self._number = -1
@@ -114,3 +131,16 @@ class EpochCache:
         if epoch != self._number:
             self._number, self._steps = epoch, self.plan.epoch(epoch)
         return epoch, self._steps[place]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of devices that the run was started with."""
+        return {"num_devices": self.plan.num_devices}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the passes of the run's first start, whatever the number of ranks now.
+
+        Raises:
+            UserError: It is no number of devices.
+        """
+        check_range(state["num_devices"], "num_devices of the bucket sampler", 1, MAX_DEVICES)
+        self._use(replace(self.plan, num_devices=state["num_devices"]))

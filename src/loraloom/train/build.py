@@ -35,7 +35,7 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.full import attach_full
-from loraloom.train.notices import announce, report_captions, report_weights, sample_losses, slots_line
+from loraloom.train.notices import announce, report_captions, report_weights, sample_losses
 from loraloom.train.optim import (
     Ema,
     LossScale,
@@ -48,7 +48,7 @@ from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.utils.errors import UserError
-from loraloom.utils.reporting import log, log_line
+from loraloom.utils.reporting import log_line
 
 
 def set_up(
@@ -204,8 +204,6 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         accumulation=config.train.gradient_accumulation,
         seed=config.train.seed,
     )
-    if line := slots_line(plan):
-        log.info(line)
     objective = make_objective(
         model.info.schedule,
         snr_gamma=config.objective.snr_gamma,

@@ -7,6 +7,7 @@ are in `train/optim.py`, the noise balance in `diffusion/balance.py`; the small 
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,23 +38,21 @@ class RunIdentity:
 
     Attributes:
         dataset: Fingerprint of the dataset's manifest.
-        devices: Number of processes that train together.
         base_sha256: Fingerprint of the denoiser's weights.
     """
 
     dataset: str
-    devices: int
     base_sha256: str
 
     def state_dict(self) -> dict[str, Any]:
-        """The three values."""
+        """Both values."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Compare.
 
         Raises:
-            UserError: The dataset, the number of devices or the base has changed.
+            UserError: The dataset or the base has changed.
         """
         for key, value in self.state_dict().items():
             if state.get(key) != value:
@@ -82,6 +81,14 @@ class AdapterWeights:
             UserError: A key is missing, unknown or of another shape.
         """
         self.adapter.load(state)
+
+    def sha256(self) -> str:
+        """Hash of all weights, in order of their keys."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.adapter.state().items()):
+            digest.update(key.encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,8 +6,9 @@ flat all-reduce a step carries the gradients and whatever few numbers must be ag
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from loraloom.config.run import Precision
 from loraloom.utils.dtypes import DTYPES
-from loraloom.utils.errors import UserError
+from loraloom.utils.errors import LostRankError, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,39 @@ class Runtime:
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
+        with needs_all_ranks():
+            self.accelerator.wait_for_everyone()
 
     def gather_texts(self, texts: Sequence[str]) -> list[str]:
         """All processes' texts, in order of rank."""
-        return list(gather_object(list(texts))) if self.num_devices > 1 else list(texts)
+        if self.num_devices == 1:
+            return list(texts)
+        with needs_all_ranks():
+            return list(gather_object(list(texts)))
+
+    def check_equal(self, what: str, text: str, fix: str) -> None:
+        """Compare a text, such as a hash, over all ranks.
+
+        Raises:
+            UserError: On every rank alike; names the ranks that differ from most of them.
+        """
+        seen = self.gather_texts([f"{text} {socket.gethostname()}"])
+        texts = [entry.partition(" ")[0] for entry in seen]
+        if len(set(texts)) == 1:
+            return
+        usual = max(texts, key=lambda one: (texts.count(one), -texts.index(one)))  # rank 0's where no majority is
+        others = [
+            f"rank {rank} (on {seen[rank].partition(' ')[2]})" for rank, one in enumerate(texts) if one != usual
+        ]
+        named = ", ".join(others)
+        raise UserError(f"{what}: {named} differ{'s' * (len(others) == 1)} from {'the others' if len(texts) > 2 else 'rank 0'}", fix=fix)
 
     def sum_numbers(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of a small tensor."""
-        return self.accelerator.reduce(numbers, "sum") if self.num_devices > 1 else numbers  # pyright: ignore[reportReturnType]
+        if self.num_devices == 1:
+            return numbers
+        with needs_all_ranks():
+            return self.accelerator.reduce(numbers, "sum")  # pyright: ignore[reportReturnType]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
         """Sum all gradients in place over all processes, and `numbers` (float32, 1-d) with them in the same message."""
@@ -93,6 +118,26 @@ class Runtime:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return process_peak_mib()
+
+
+@contextmanager
+def needs_all_ranks() -> Iterator[None]:
+    """Turn the error of a collective into one line about the process that is missing.
+
+    Raises:
+        LostRankError: Another process has ended, or does not answer.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo, NCCL and the store each have errors of their own, all of them RuntimeErrors
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise LostRankError(
+            "another process of this run has ended or does not answer",
+            got=reason[:160],
+            fix="its own message says why; the same command resumes from the newest checkpoint",
+        ) from error
 
 
 def check_one_gpu_each(processes: int, gpus: int) -> None:

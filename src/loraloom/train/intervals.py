@@ -13,6 +13,7 @@ class Actions:
     validate: bool
     save: bool
     sample: bool
+    compare: bool
 
 
 def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Actions:
@@ -36,6 +37,7 @@ def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampl
         and (save or _every(done, config.train.validation_every)),
         save=save,
         sample=config.samples.enabled and (save or epoch_end),
+        compare=save or _every(done, config.train.compare_every),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from loraloom.config.reading import to_yaml
 from loraloom.train.checkpoint import damage
+from loraloom.train.components import AdapterWeights
 from loraloom.train.intervals import actions_after
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
@@ -76,6 +77,8 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
         paused = time.perf_counter()
         if due.log or due.save or due.sample or due.validate or stopping:
             hold_on(run)
+        if due.compare or stopping:
+            compare_weights(run, done)
         numbers = flush_metrics(run, window, done) if due.log or due.save or stopping else {}
         loss = validate(run, timesteps, done) if due.validate or (stopping and run.held_out.examples) else None
         if loss is not None:
@@ -95,6 +98,22 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
             stopped = stop.reason or "another process"
             break
     return Finished(step=done, stopped=stopped, best_step=run.best.step, seconds=time.perf_counter() - began)
+
+
+def compare_weights(run: Run, done: int) -> None:
+    """See that all ranks hold the same weights: before a checkpoint, so that no other ones are saved.
+
+    Raises:
+        UserError: They differ; names the ranks.
+    """
+    runtime = run.train_state.runtime
+    if runtime.num_devices == 1:
+        return
+    runtime.check_equal(
+        f"the ranks no longer hold the same weights after step {done}",
+        AdapterWeights(run.train_state.adapter).sha256(),
+        f"{standing(run)}; run again, and look at the memory and the driver of the named machine if it happens again",
+    )
 
 
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loraloom.config.run import RunConfig
-from loraloom.data.bucket_sampler import Plan
+from loraloom.data.bucket_sampler import Plan, Slot
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.generate.images import negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter
@@ -105,6 +105,25 @@ def announce(adapter: Adapter, config: RunConfig) -> None:
         shown = ", ".join(names[:2]) + (f", … {names[-1]}" if len(names) > 2 else "")
         log.info(f"LoRA on {len(names)} layers of the {part.replace('_', ' ')}: {shown}")
     log.info(f"rank {config.lora.rank}, {adapter.num_parameters:,} learning numbers, float32")
+
+
+def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
+    """How many images a step learns from, and how the ranks share them; what a user reads before the first step."""
+    ranks = f"{plan.num_devices} rank{'s' * (plan.num_devices != 1)}"
+    images = f"{plan.step_size} image{'s' * (plan.step_size != 1)}"
+    lines = [f"batch: {plan.batch_size} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
+    if num_ranks != plan.num_devices:
+        full = (Slot(0, 1.0),) * plan.pass_size
+        counts = [len(plan.micro_batches(full, rank, num_ranks)) * plan.accumulation for rank in range(num_ranks)]
+        lines.append(
+            f"the run was started on {ranks} and is now on {num_ranks}: a step keeps its {images}, in up to "
+            f"{max(counts)} micro-batch{'es' * (max(counts) != 1)} on a rank"
+        )
+        if idle := counts.count(0):
+            lines.append(f"warning: {idle} of {num_ranks} ranks learn from nothing: a batch has only {plan.pass_size}")
+    if line := slots_line(plan):
+        lines.append(line)
+    return lines
 
 
 def slots_line(plan: Plan) -> str | None:

@@ -25,6 +25,7 @@ from loraloom.train.build import set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
+from loraloom.train.notices import batch_lines
 from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
@@ -130,6 +131,8 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 log.info(f"resuming from step {start}")
+            for line in batch_lines(run.train_state.epochs.plan, runtime.num_devices):
+                log_line(line)
             for line in run.notes:
                 tracker.event("note", start, text=line)
             finished = train_loop(run, stop)

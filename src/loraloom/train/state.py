@@ -84,6 +84,7 @@ class TrainState:
             "adapter": AdapterWeights(self.adapter),
             "optimizer": self.updater,
             "loss_scale": self.updater.loss_scale,
+            "bucket_sampler": self.epochs,
         }
         if self.ema:
             found["ema"] = self.ema
@@ -128,7 +129,6 @@ class Run:
         """All that a checkpoint keeps, by name. The identity comes first: it refuses before anything is overwritten."""
         identity = RunIdentity(
             dataset=self.manifest.fingerprint,
-            devices=self.train_state.runtime.num_devices,
             base_sha256=self.base_sha256,
         )
         return {
@@ -150,8 +150,8 @@ class Run:
         """Continue from a checkpoint.
 
         Raises:
-            UserError: The dataset, the base or the number of devices has changed, or the checkpoint holds other
-                components or other values than a run with these settings writes.
+            UserError: The dataset or the base has changed, or the checkpoint holds other components or other values than a
+                run with these settings writes.
         """
         own, fix = self.components(), "choose another checkpoint"
         if other := own.keys() ^ checkpoint.components.keys():

@@ -7,12 +7,14 @@ that trains, so that it is not copied there. Timesteps, one number an image, and
 CPU's, so that every machine trains on the same timesteps and validates with the same noise.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from loraloom.data.batches import BatchMaker
+from loraloom.data.bucket_sampler import Pass, Step
 from loraloom.diffusion.balance import BUCKETS
 from loraloom.diffusion.objective import Objective, TimestepSampling, draw_noise
 from loraloom.protocols.data import Batch
@@ -63,10 +65,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
     total = torch.zeros((), device=runtime.device)
     tally = torch.zeros(2 * BUCKETS if balance else 0, device=runtime.device)
     ids: list[str] = []
-    for forward in passes:
-        share = plan.share(forward, runtime.rank)
-        if train_state.ragged:
-            share = tuple(slot for slot in share if slot.weight > 0)
+    for share in micro_batches(train_state, passes):
         batch = to_device(train_state.batches.make(epoch, share), train_state)
         noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, train_state.timestep_sampling)
         losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
@@ -101,6 +100,16 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         loss_scale=scale if updater.loss_scale.enabled else 1.0,
         can_overflow=can_overflow,
     )
+
+
+def micro_batches(train_state: TrainState, passes: Step) -> Iterator[Pass]:
+    """The micro-batches of a step that this process computes; without repeats of weight zero where those are not required."""
+    runtime, plan = train_state.runtime, train_state.epochs.plan
+    for forward in passes:
+        for share in plan.micro_batches(forward, runtime.rank, runtime.num_devices):
+            kept = tuple(slot for slot in share if slot.weight > 0) if train_state.ragged else share
+            if kept:
+                yield kept
 
 
 def noise_and_timesteps(batch: Batch, objective: Objective, sampling: TimestepSampling) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,10 @@ class UserError(Exception):
         return _rebuild, (type(self), self.what, self.got, self.expected, self.fix)
 
 
+class LostRankError(UserError):
+    """A collective failed because another process of the run ended or does not answer: the fault is that process's."""
+
+
 def _rebuild(kind: type[UserError], what: str, got: object, expected: object, fix: str | None) -> UserError:
     return kind(what, got=got, expected=expected, fix=fix)
 
