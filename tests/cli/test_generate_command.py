@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loraloom.cli.generate_command import GenerateOptions, generate, read_prompts
+from loraloom.cli.generate_command import GenerateOptions, generate
 from loraloom.config.generate import GenerateConfig
+from loraloom.generate.prompt_sets import read_prompts
 from loraloom.generate.recipes import read_rows
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.errors import UserError

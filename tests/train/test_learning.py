@@ -100,8 +100,8 @@ def test_the_run_folder_holds_what_it_promises(configure: Configure) -> None:
     folder = result.folder
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step_0000003", "step_0000006"]
     for step in (0, 3, 6):
-        assert (folder / "samples" / f"step_{step:07d}" / "01.txt").read_text() == "b\n"
-        assert Image.open(folder / "samples" / f"step_{step:07d}" / "01.png").size == (64, 64)
+        assert (folder / "samples" / f"step_{step:07d}" / "gpu_0_prompt_2.txt").read_text() == "b\n"
+        assert Image.open(folder / "samples" / f"step_{step:07d}" / "gpu_0_sample_2.png").size == (64, 64)
     assert Image.open(folder / "samples" / "sheet.png").width > 3 * 192
     assert len(result.checks) == 2
     assert all(check.good for check in result.checks)

@@ -75,7 +75,7 @@ def test_two_processes_learn_what_one_with_the_double_batch_learns(
     ]  # fmt: skip
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     drawn = sorted(p.name for p in (tmp_path / "together" / "samples" / "step_0000004").glob("*.png"))
-    assert drawn == ["00.png", "01.png", "02.png"], "both processes draw their share"
+    assert drawn == ["gpu_0_sample.png", "gpu_0_sample_2.png", "gpu_1_sample.png"], "both processes draw their share"
     assert ran.stdout.count("learning numbers") == 1, "only the main process speaks"
 
 

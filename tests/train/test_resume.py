@@ -227,7 +227,17 @@ def test_a_checkpoint_keeps_every_component_and_a_missing_one_is_refused(configu
     folder = CheckpointFolder(tmp_path / "run" / "checkpoints").path(6)
     checkpoint = load_checkpoint(folder)
     assert set(checkpoint.components) == {
-        *("identity", "adapter", "optimizer", "loss_scale", "ema", "noise_balance", "best_loss", "counts")
+        *(
+            "identity",
+            "adapter",
+            "optimizer",
+            "loss_scale",
+            "bucket_sampler",
+            "ema",
+            "noise_balance",
+            "best_loss",
+            "counts",
+        )
     }
     assert checkpoint.components["best_loss"]["step"] in {3, 6}
     assert checkpoint.components["counts"]["largest_norm"] > 0

@@ -509,7 +509,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_draw
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     samples = {"enabled": True, "steps": 1, "prompts": ["a", "b"]}
     folder = train(configure(samples=samples), say=quiet).folder
-    lost = [folder / "samples" / "step_0000006" / name for name in ("01.png", "01.txt")]
+    lost = [folder / "samples" / "step_0000006" / name for name in ("gpu_0_sample_2.png", "gpu_0_prompt_2.txt")]
     for path in lost:
         path.unlink()
     name = f".x.{files._HOST}-{int(ended.stdout)}.tmp"
@@ -533,7 +533,7 @@ def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tm
     samples = {"enabled": True, "steps": 2, "prompts": ["a (dog:1.2)", "b"], "negative_prompt": "blur", "size": 32}
     folder = train(configure(samples=samples), say=quiet).folder
     for step in (0, 3):
-        png = folder / "samples" / f"step_{step:07d}" / "01.png"
+        png = folder / "samples" / f"step_{step:07d}" / "gpu_0_sample_2.png"
         out = tmp_path / f"again{step}"
         generate(GenerateConfig(), GenerateOptions(recipe=png, out=out), {}, quiet, no_bars)
         with Image.open(png) as one, Image.open(out / "00000.png") as two:

@@ -107,7 +107,9 @@ def generate(
         str | None,
         typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option(help="Text file with one prompt per line, or the name of a built-in set of prompts.")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Generate the images of a prompts.jsonl, or of one of our PNG files, again.")
     ] = None,

@@ -4,7 +4,6 @@ In: generation settings and the other options of the verb. Out: images with reci
 lines for the user.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from PIL import Image
 from loraloom.cli.interactive import Bars, Interactive
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
+from loraloom.generate.prompt_sets import find_prompts, read_prompts
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import generate_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
@@ -30,7 +30,7 @@ from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.image_files import write_png
 from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder, images_folder
-from loraloom.utils.untrusted import check_range, check_text, read_text
+from loraloom.utils.untrusted import check_range, check_text
 from loraloom.verify.best_of import (
     VerifiedImage,
     formal_prompts,
@@ -43,8 +43,6 @@ from loraloom.verify.best_of import (
 )
 
 Say = Callable[[str], None]
-
-_MAX_PROMPTS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,10 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
     out = images_folder(options.out, () if options.recipe else options.adapters)
     check_folder(out)
     refuse_if_held(out)  # before a model is opened, which is slow
-    prompts = [*options.prompts, *(read_prompts(options.prompts_file) if options.prompts_file else [])]
+    prompts = [
+        *options.prompts,
+        *(read_prompts(find_prompts(str(options.prompts_file))) if options.prompts_file else []),
+    ]
     requests: list[ImageRequest] = []
     losses = Losses(say, config.strict)
     wanted_model: str | None = None
@@ -138,20 +139,6 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             _generate_verified(session, wanted, lock, say, bar)
         else:
             _generate_all(session, wanted, lock, say, bar)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one a line; blank lines are skipped.
-
-    Raises:
-        UserError: No such file, not UTF-8, or empty.
-    """
-    text = read_text(path, "the prompts file", max_bytes=_MAX_PROMPTS_BYTES)
-    # Lines as in text editors: `str.splitlines` would also split a prompt at U+2028, U+0085 and form feeds.
-    prompts = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
-    if not prompts:
-        raise UserError("the prompts file is empty", got=str(path))
-    return prompts
 
 
 def _generate_all(

@@ -71,7 +71,9 @@ def count_processes(wish: str | None, *, cpu: bool) -> int:
         import torch
 
         count = torch.cuda.device_count()
-        print(f"--num-processes auto: {count} GPUs" if count else "--num-processes auto: no GPU, one process", flush=True)
+        print(
+            f"--num-processes auto: {count} GPUs" if count else "--num-processes auto: no GPU, one process", flush=True
+        )
         return max(1, count)
     if not re.fullmatch(r"[0-9]{1,4}", wish) or not 1 <= int(wish) <= MAX_PROCESSES:
         raise UserError("--num-processes", got=wish, expected=f"auto, or a number from 1 to {MAX_PROCESSES:,}")

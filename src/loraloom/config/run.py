@@ -277,6 +277,13 @@ class CheckpointConfig(Settings):
     every: int = setting(
         100, "Optimizer steps between checkpoints; 0: only at the end.", flag="--checkpoint-every", ge=0, resumable=True
     )
+    latest_every: int = setting(
+        0,
+        "Optimizer steps between updates of the one rolling checkpoint, latest_*, beside the numbered ones; 0: none.",
+        flag="--latest-every",
+        ge=0,
+        resumable=True,
+    )
     keep: int = setting(
         3,
         "Number of newest checkpoints to keep, in addition to the best one.",
@@ -298,10 +305,17 @@ class SampleConfig(Settings):
     prompts: tuple[str, ...] = setting(
         (), "Prompt of a sample image; default: three captions of the dataset.", flag="--sample-prompt", resumable=True
     )
+    prompt_file: str | None = setting(
+        None,
+        "Text file with a sample prompt per line (or several lines between lines of ---), which may be edited during the run; "
+        "or the name of a built-in set, such as driving.",
+        flag="--sample-prompts",
+        resumable=True,
+    )
     negative_prompt: str = setting("", "Negative prompt of all sample images.", resumable=True)
     enabled: bool = setting(
         True,
-        "Generate sample images at step 0, at every checkpoint, at the end of every epoch, and at the end.",
+        "Generate sample images on every rank at step 0, every checkpoint, the end of every epoch, and the end.",
         flag="--samples",
         resumable=True,
     )

@@ -25,7 +25,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.safetensors_io import MAX_FILE_BYTES, Header, TensorInfo, read_header, read_tensors, write_tensors
 from loraloom.utils.untrusted import check_regular_file
 
-_CHECKPOINT = re.compile(r"step_(\d{1,12})")
+_CHECKPOINT = re.compile(r"(?:step|latest)_(\d{1,12})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def find_adapter(place: Path) -> Path:
     direct = place / "adapter.safetensors"
     checkpoints = {
         int(match[1]): file
-        for file in (place / "checkpoints").glob("step_*/adapter.safetensors")
+        for file in (place / "checkpoints").glob("*_*/adapter.safetensors")
         if (match := _CHECKPOINT.fullmatch(file.parent.name))
     }
     newest = max(checkpoints, default=-1)

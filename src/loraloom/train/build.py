@@ -23,6 +23,7 @@ from loraloom.data.sizes import check_sizes, common_size
 from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.generate.images import check_size
+from loraloom.generate.prompt_sets import find_prompts, read_prompts
 from loraloom.lora.inject import attach_new
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
@@ -44,7 +45,7 @@ from loraloom.train.optim import (
     weight_sums,
 )
 from loraloom.train.precompute import precompute_caches
-from loraloom.train.sampling import Sampler
+from loraloom.train.sampling import Sampler, spread
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.utils.errors import UserError
@@ -251,7 +252,10 @@ def make_sampler(
     samples = config.samples
     if not samples.enabled:
         return None
-    prompts = samples.prompts or tuple(dict.fromkeys(example.caption for example in examples))[:3]
+    given = samples.prompts
+    if samples.prompt_file is not None:
+        given = (*given, *read_prompts(find_prompts(samples.prompt_file)))
+    prompts = given or tuple(dict.fromkeys(example.caption for example in examples))[:3]
     width, height = (samples.size, samples.size) if samples.size else common_size(examples)
     defaults = model.info.defaults
     solver = defaults.sampler if samples.sampler == "auto" else samples.sampler
@@ -269,14 +273,14 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]
-    weighting = bool(samples.prompts)
+    weighting = bool(given)
     sampler = Sampler(
         folder=folder / "samples",
         model=model,
         texts=texts,
         runtime=runtime,
         config=samples,
-        requests=requests,
+        requests=spread(requests, runtime.num_devices),
         weighting=weighting,
         method=config.train.method,
     )

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there.
 
 In: the states of a run's components. Out: `checkpoints/step_0000100/` with a manifest of sha256 sums, written
-beside, fsynced and renamed; or the newest whole one read back. The old one goes only after the new one stands.
+beside, fsynced and renamed; or the newest whole one read back. The old one goes only after the new one stands. Beside the
+numbered ones there may be one rolling one, `latest_0000120/`, which the next of its kind replaces.
 """
 
 import re
@@ -32,7 +33,7 @@ from loraloom.utils.untrusted import (
 LAYOUT = 2
 """Version of the files of a checkpoint. Those of version 1 named the optimizer's tensors and a few numbers by hand."""
 
-_NAME = re.compile(r"step_(\d{7,12})")
+_NAME = re.compile(r"(step|latest)_(\d{7,12})")
 _FILES = frozenset({"adapter.safetensors", "state.safetensors", "state.json"})
 MAX_STEP = 10**12
 
@@ -59,17 +60,28 @@ class CheckpointFolder:
         self.folder = folder
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step stands."""
-        return self.folder / f"step_{step:07d}"
+        """Where the checkpoint of a step stands: the numbered one, or the rolling one if only that is there."""
+        numbered, rolling = self.folder / f"step_{step:07d}", self.folder / f"latest_{step:07d}"
+        return rolling if rolling.is_dir() and not numbered.is_dir() else numbered
 
     def steps(self) -> list[int]:
         """Steps that have a directory, ascending; whether it is whole is not looked at."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(m[1]) for entry in self.folder.iterdir() if (m := _NAME.fullmatch(entry.name)))
+        return sorted(self._numbered() | self._rolling())
 
-    def save(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> Path:
-        """Write a checkpoint that appears whole.
+    def _numbered(self) -> set[int]:
+        return self._found("step")
+
+    def _rolling(self) -> set[int]:
+        return self._found("latest")
+
+    def _found(self, kind: str) -> set[int]:
+        if not self.folder.is_dir():
+            return set()
+        names = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return {int(match[2]) for match in names if match and match[1] == kind}
+
+    def save(self, checkpoint: Checkpoint, record: Mapping[str, Any], *, rolling: bool = False) -> Path:
+        """Write a checkpoint that appears whole; then the rolling one that it outdates goes.
 
         `adapter.safetensors` in it is what one would generate images with: the average where there is one. The tensors of
         all other components are in `state.safetensors` as `component/name`, all that is not a tensor in `state.json`.
@@ -77,7 +89,7 @@ class CheckpointFolder:
         Raises:
             OSError: The disk is full, say. Earlier checkpoints are not touched.
         """
-        target = self.path(checkpoint.step)
+        target = self.folder / f"{'latest' if rolling else 'step'}_{checkpoint.step:07d}"
         remove_leftovers(self.folder)
         tensors: dict[str, Tensor] = {}
         values: dict[str, dict[str, Any]] = {}
@@ -95,6 +107,9 @@ class CheckpointFolder:
             )
             sums = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
             write_json(folder / "manifest.json", {"layout": LAYOUT, "step": checkpoint.step, "sha256": sums})
+        for step in self._rolling():
+            if step < checkpoint.step or not rolling:
+                remove_directory(self.folder / f"latest_{step:07d}")
         return target
 
     def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -116,16 +131,19 @@ class CheckpointFolder:
         return None, complaints
 
     def rotate(self, keep: int, best: int | None) -> None:
-        """Delete all but the newest `keep` and the best."""
-        for step in self.steps()[:-keep]:
+        """Delete all numbered ones but the newest `keep` and the best."""
+        for step in sorted(self._numbered())[:-keep]:
             if step != best:
                 remove_directory(self.path(step))
 
     def forget_after(self, step: int) -> None:
         """Delete checkpoints newer than `step`: a run that resumes there writes them again."""
         for newer in self.steps():
-            if newer > step:
-                remove_directory(self.path(newer))
+            while newer > step and self.path(newer).is_dir():
+                before = self.path(newer)
+                remove_directory(before)
+                if before.is_dir():  # open on Windows
+                    break
 
 
 def check_layout(folder: Path) -> None:

@@ -55,6 +55,11 @@ class Runtime:
         return self.accelerator.is_main_process
 
     @property
+    def on_main_machine(self) -> bool:
+        """Whether this process is on the machine of rank 0, and so sees its disk."""
+        return self.rank == self.accelerator.local_process_index
+
+    @property
     def weight_dtype(self) -> torch.dtype:
         """Dtype of frozen weights."""
         return DTYPES[self.precision]
@@ -86,11 +91,12 @@ class Runtime:
         if len(set(texts)) == 1:
             return
         usual = max(texts, key=lambda one: (texts.count(one), -texts.index(one)))  # rank 0's where no majority is
-        others = [
-            f"rank {rank} (on {seen[rank].partition(' ')[2]})" for rank, one in enumerate(texts) if one != usual
-        ]
+        others = [f"rank {rank} (on {seen[rank].partition(' ')[2]})" for rank, one in enumerate(texts) if one != usual]
         named = ", ".join(others)
-        raise UserError(f"{what}: {named} differ{'s' * (len(others) == 1)} from {'the others' if len(texts) > 2 else 'rank 0'}", fix=fix)
+        raise UserError(
+            f"{what}: {named} differ{'s' * (len(others) == 1)} from {'the others' if len(texts) > 2 else 'rank 0'}",
+            fix=fix,
+        )
 
     def sum_numbers(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of a small tensor."""
@@ -155,8 +161,13 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
         )
 
 
-def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:
+def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float = 0.0) -> Runtime:
     """Join the other processes, if any.
+
+    Args:
+        precision: Of the forward pass.
+        cpu: Compute on the CPU even where there is a GPU.
+        deadline_s: Longest time that one process may work while the others wait; they wait three times as long.
 
     Raises:
         UserError: The device cannot compute in that precision, or there are more processes here than GPUs.
@@ -164,7 +175,7 @@ def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:
     if not cpu and torch.cuda.is_available():
         check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     # Casting is ours: see `Runtime.autocast`. A process may sample until its deadline, or encode its part, while others wait.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    patience = InitProcessGroupKwargs(timeout=max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s)))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")

@@ -14,6 +14,10 @@ class Actions:
     save: bool
     sample: bool
     compare: bool
+    latest: bool
+
+
+NOTHING = Actions(log=False, validate=False, save=False, sample=False, compare=False, latest=False)
 
 
 def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Actions:
@@ -28,6 +32,7 @@ def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampl
     """
     last = done == config.train.max_steps
     save = last or _every(done, config.checkpoints.every)
+    latest = not save and _every(done, config.checkpoints.latest_every)
     epoch_end = done % steps_per_epoch == 0 and done - last_sampled >= config.samples.min_interval
     return Actions(
         log=last or _every(done, config.train.log_every),
@@ -36,8 +41,9 @@ def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampl
         # With every save too: otherwise the best checkpoint is not known.
         and (save or _every(done, config.train.validation_every)),
         save=save,
-        sample=config.samples.enabled and (save or epoch_end),
-        compare=save or _every(done, config.train.compare_every),
+        sample=config.samples.enabled and (save or latest or epoch_end),
+        compare=save or latest or _every(done, config.train.compare_every),
+        latest=latest,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from loraloom.config.reading import to_yaml
 from loraloom.train.checkpoint import damage
 from loraloom.train.components import AdapterWeights
-from loraloom.train.intervals import actions_after
+from loraloom.train.intervals import NOTHING, actions_after
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
@@ -75,22 +75,22 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
         # Reading the votes waits for the device, so it is done each step only where others' votes count.
         stopping = bool(stop) if runtime.num_devices == 1 else bool(result.stop_votes > 0)
         paused = time.perf_counter()
-        if due.log or due.save or due.sample or due.validate or stopping:
+        if due != NOTHING or stopping:
             hold_on(run)
         if due.compare or stopping:
             compare_weights(run, done)
-        numbers = flush_metrics(run, window, done) if due.log or due.save or stopping else {}
+        numbers = flush_metrics(run, window, done) if due.log or due.save or due.latest or stopping else {}
         loss = validate(run, timesteps, done) if due.validate or (stopping and run.held_out.examples) else None
         if loss is not None:
             numbers["validation_loss"] = loss
         if due.log:
             reporter().numbers(done, numbers)
-        if due.save or stopping:
-            save(run, done, loss, last=done == config.train.max_steps or stopping)
+        if due.save or due.latest or stopping:
+            save(run, done, loss, last=done == config.train.max_steps or stopping, rolling=due.latest and not stopping)
         if due.sample and run.sampler and not stopping:
             run.sampler.sample(done, train_state.ema, run.tracker, lambda: bool(stop))
             last_sampled = done
-        if due.log or due.save:
+        if due.log or due.save or due.latest:
             window.began = time.perf_counter()
         else:
             window.began += time.perf_counter() - paused
@@ -121,7 +121,7 @@ def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
     complete. Samples of earlier steps are complete: they come before the next step."""
     due = actions_after(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
     lacking = run.train_state.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
-    return due.sample and any(lacking)
+    return (due.sample or due.latest) and any(lacking)
 
 
 def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
@@ -209,7 +209,7 @@ def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
     return loss
 
 
-def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
+def save(run: Run, done: int, loss: float | None, *, last: bool, rolling: bool = False) -> None:
     """Save a checkpoint, then let old ones go. A full disk is reported and training continues, unless it was the last save.
 
     Raises:
@@ -222,7 +222,7 @@ def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
         return
     began = time.perf_counter()
     try:
-        run.checkpoints.save(run.checkpoint(done), run.record(done))
+        run.checkpoints.save(run.checkpoint(done), run.record(done), rolling=rolling)
     except OSError as error:
         run.best.step, run.best.loss = before
         message = f"step {done} could not be saved ({error.strerror or error})"

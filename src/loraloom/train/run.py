@@ -3,7 +3,7 @@
 run/  run.yaml                            the resolved settings
       events.jsonl                        every number of the run
       checkpoints/step_0000100/           whole checkpoints, newest few and the best
-      samples/step_0000100/00.png, .txt   images generated during training; samples/sheet.png all of them
+      samples/step_0000100/gpu_0_sample.png   images generated during training; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
       model/                              instead of the last two with method full: a diffusers folder
@@ -86,7 +86,7 @@ def train(
     config = with_domain(config)
     folder = Path(config.train.output)
     check_folder(folder)
-    runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
+    runtime = make_runtime(config.train.mixed_precision, cpu=cpu, deadline_s=config.samples.deadline_s)
     with ExitStack() as held:
         held.enter_context(reporting(say=say, bar=progress, numbers=report) if runtime.is_main else muted())
         lock = hold_folder(held, runtime, folder)

@@ -1,14 +1,19 @@
-"""Samples while training, inside a fence: nothing that goes wrong here ends a training.
+"""Samples while training, on every rank, inside a fence: nothing that goes wrong here ends a training.
 
-In: a step. Out: `samples/step_0000100/00.png` with `00.txt` (its prompt) beside it, and `samples/sheet.png` (prompts x
-steps). Each process generates its own part without talking to the others, with a deadline; what went wrong is gathered
-afterwards as text.
+In: a step. Out: `samples/step_0000100/gpu_0_sample.png` with `gpu_0_prompt.txt` beside it (further ones of a rank have
+numbers: `gpu_0_sample_2.png`), and `samples/sheet.png` (prompts and ranks x steps). Each rank generates its own part at
+the same time without talking to the others, with a deadline; what went wrong is gathered afterwards as text. The prompts
+may come from a file that is read again before every round.
 """
 
+import base64
+import json
 import re
+import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,8 @@ from PIL import Image
 from loraloom.config.run import SampleConfig
 from loraloom.data.encode import TextStore, Wanted
 from loraloom.generate.images import StoppedError, generate
-from loraloom.generate.recipes import Recipe, save_image
+from loraloom.generate.prompt_sets import find_prompts, read_prompts
+from loraloom.generate.recipes import Recipe, read_rows, save_image
 from loraloom.generate.sheet import contact_sheet
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, Tensors
@@ -26,19 +32,47 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema
-from loraloom.utils.atomic_files import sha256_file, write_text
+from loraloom.train.signals import exit_if_late
+from loraloom.utils.atomic_files import sha256_file, write_bytes, write_text
+from loraloom.utils.errors import UserError
 from loraloom.utils.image_files import write_png
 from loraloom.utils.reporting import log
+
+MAX_ATTEMPTS = 2
+"""Times that a rank may die in the samples of a step; then these samples are left out."""
 
 _SHEET_COLUMNS = 12
 
 
-@dataclass(slots=True, kw_only=True)
-class Sampler:
-    """Generates images of the fixed prompts of a run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a rank's samples.
 
     Attributes:
-        requests: One request for each prompt, with seeds that count up.
+        fault: What went wrong, or empty.
+        seconds: Time that it took.
+        files: Images (base64) of a rank on another machine, by file name.
+    """
+
+    fault: str
+    seconds: float
+    files: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def spread(requests: Sequence[ImageRequest], num_ranks: int) -> list[ImageRequest]:
+    """At least one request for each rank: fewer prompts than ranks are repeated with further seeds."""
+    count = len(requests)
+    last = max(request.seed for request in requests)
+    more = [replace(requests[k % count], seed=last + 1 + k - count) for k in range(count, num_ranks)]
+    return [*requests, *more]
+
+
+@dataclass(slots=True, kw_only=True)
+class Sampler:
+    """Generates images of the prompts of a run.
+
+    Attributes:
+        requests: One request for each prompt, with seeds that count up, and at least one for each rank.
         texts: Gives the prompt embeddings.
         weighting: Whether `(word:1.3)` in a prompt is a weight: in those of the user, not in captions.
         method: `lora` or `full`; names what a recipe records.
@@ -59,8 +93,15 @@ class Sampler:
         return [(text, self.weighting) for text in both]
 
     def lack(self, step: int) -> bool:
-        """Whether an image of a step is missing: a kill or the deadline came before it."""
-        return not all(self._path(step, index).is_file() for index in range(len(self.requests)))
+        """Whether an image of this rank's part of a step is missing: a kill or the deadline came before it."""
+        return not all(self._image(step, index).is_file() for index in self._mine())
+
+    def attempts(self, step: int) -> int:
+        """How often this rank has died in the samples of a step."""
+        try:
+            return len(self._marker(step).read_bytes())
+        except OSError:
+            return 0
 
     def recipe(self, request: ImageRequest, step: int) -> Recipe:
         """All that decides the image of a request after `step` finished steps.
@@ -97,26 +138,116 @@ class Sampler:
     def sample(self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool]) -> None:
         """Generate the samples of `step` finished steps. Never raises for what goes wrong in it."""
         began = time.perf_counter()
-        outcome = self._sample_share(step, ema, stop)
-        faults = [text for text in self.runtime.gather_texts([outcome]) if text]
+        if not self._begin(step):
+            return
+        fault = self._sample_share(step, ema, stop)
+        if fault and not self.runtime.on_main_machine:
+            fault += f" (on {socket.gethostname()})"
+        outcome = Outcome(fault=fault, seconds=time.perf_counter() - began, files=self._to_send(step))
+        rows = [json.loads(text) for text in self.runtime.gather_texts([json.dumps(asdict(outcome))])]
         if not self.runtime.is_main:
             return
-        for fault in faults:
-            log.warning(f"samples at step {step}: {fault}; training continues")
+        outcomes = [Outcome(**row) for row in rows]
+        for rank, one in enumerate(outcomes):
+            if one.fault:
+                log.warning(f"samples at step {step}: {self._name(rank)}{one.fault}; training continues")
         try:
+            for one in outcomes:
+                for name, data in one.files.items():
+                    if not (self._folder(step) / name).is_file():
+                        write_bytes(self._folder(step) / name, base64.b64decode(data))
             for index, request in enumerate(self.requests):
-                path = self._path(step, index)
+                path = self._image(step, index)
                 if path.is_file():
-                    tracker.image(f"samples/{index:02d}", path, step, request.prompt)
+                    tracker.image(f"samples/{path.stem}", path, step, request.prompt)
             tracker.image("samples/sheet", self._write_sheet(), step, "prompts x steps")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UserError) as error:
             log.warning(f"the contact sheet was not written ({error}); training continues")
-        tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
+        tracker.event(
+            "samples",
+            step,
+            seconds=round(time.perf_counter() - began, 2),
+            failed=sum(bool(one.fault) for one in outcomes),
+            rank_seconds=[round(one.seconds, 2) for one in outcomes],
+        )
+
+    def _begin(self, step: int) -> bool:
+        """Before the fence, while all ranks are at the same place: read the prompts again; see who died here before.
+
+        Returns whether to sample.
+        """
+        texts, fault = self._edited() if self.runtime.is_main else (None, "")
+        mine = {"texts": texts, "attempts": self.attempts(step)}
+        rows = [json.loads(text) for text in self.runtime.gather_texts([json.dumps(mine)])]
+        if fault:
+            log.warning(f"sample prompts: {fault}; those before are used, and training continues")
+        if rows[0]["texts"]:
+            self._use(rows[0]["texts"])
+        died = [rank for rank, row in enumerate(rows) if row["attempts"] >= MAX_ATTEMPTS]
+        if died:
+            log.warning(
+                f"samples at step {step} are left out: {self._name(died[0])}the process ended in them {MAX_ATTEMPTS} times"
+            )
+        return not died
+
+    def _edited(self) -> tuple[list[str] | None, str]:
+        """The prompts of the file where they have changed, and what is wrong with it."""
+        if self.config.prompt_file is None:
+            return None, ""
+        try:
+            prompts = [*self.config.prompts, *read_prompts(find_prompts(self.config.prompt_file))]
+            if prompts == list(dict.fromkeys(request.prompt for request in self.requests)):
+                return None, ""
+            for prompt in prompts:
+                self.texts.encoder.plan(prompt, weighting=self.weighting)
+        except UserError as error:
+            return None, " ".join(str(error).split())
+        except Exception as error:  # a tokenizer's own errors, too, are no reason to stop
+            return None, f"{type(error).__name__}: {error}"
+        return prompts, ""
+
+    def _use(self, prompts: Sequence[str]) -> None:
+        """Sample these prompts from now on."""
+        first = self.requests[0]
+        requests = [replace(first, prompt=text, seed=self.config.seed + k) for k, text in enumerate(prompts)]
+        self.requests = spread(requests, self.runtime.num_devices)
+        log.info(f"sample prompts: {len(prompts)} from {self.config.prompt_file}")
 
     def _sample_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
-        """Generate this process's prompts; returns what went wrong, or nothing."""
-        mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
-        deadline = time.monotonic() + self.config.deadline_s
+        """Generate this rank's prompts; returns what went wrong, or nothing."""
+        limit = self.config.deadline_s
+        deadline = time.monotonic() + limit
+        mine = self._mine()
+        made = 0
+        try:
+            # A rank that is stuck holds all others up: it ends, and with it the gang; a run alone may take its time.
+            patience = limit + max(5.0, limit / 2) if self.runtime.num_devices > 1 else 0.0
+            with self._marked(step), exit_if_late(patience), self._ready(ema):
+                images = generate(
+                    self.model,
+                    self._encode,
+                    [self.requests[index] for index in mine],
+                    autocast=self.runtime.autocast,
+                    stop=lambda: stop() or time.monotonic() > deadline,
+                )
+                for image in images:
+                    path = self._image(step, mine[image.index])
+                    save_image(path.parent, path.stem, image, self.recipe(image.request, step))
+                    write_text(self._prompt(path), image.request.prompt + "\n")
+                    made += 1
+        except StoppedError:
+            late = f"broken off after {limit:g} s (samples.deadline_s) with {made} of {len(mine)} images"
+            return "" if stop() else late
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            return f"out of memory: {_first_line(error)}"
+        except Exception as error:  # the fence: a full disk, a bug, all alike
+            return f"{type(error).__name__}: {_first_line(error)}"
+        return ""
+
+    @contextmanager
+    def _ready(self, ema: Ema | None) -> Iterator[None]:
+        """The modules as sampling requires them, and afterwards as training does."""
         modules, info = self.model.modules, self.model.info
         parts = [info.denoiser, *(info.text_encoders if self.texts.live else ())]
         training = [part.name for part in parts if modules.get(part.name).training]
@@ -126,55 +257,89 @@ class Sampler:
             modules.place(info.vae.name, self.runtime.device, torch.float32)
             for part in training:
                 modules.get(part).eval()
-            images = generate(
-                self.model,
-                self._encode,
-                [self.requests[index] for index in mine],
-                autocast=self.runtime.autocast,
-                stop=lambda: stop() or time.monotonic() > deadline,
-            )
             with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth a compilation
-                for image in images:
-                    path = self._path(step, mine[image.index])
-                    save_image(path.parent, path.stem, image, self.recipe(image.request, step))
-                    write_text(path.with_suffix(".txt"), image.request.prompt + "\n")
-        except StoppedError:
-            return "" if stop() else f"broken off after {self.config.deadline_s:.0f} s (samples.deadline_s)"
-        except Exception as error:  # the fence: out of memory, a full disk, a bug, all alike
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                yield
         finally:
             if ema:
                 ema.swap()
             for part in training:
                 modules.get(part).train()
             modules.drop(info.vae.name)
-        return ""
+            if not self.texts.live:  # read again for a prompt that was edited
+                for part in info.text_encoders:
+                    modules.drop(part.name)
+
+    @contextmanager
+    def _marked(self, step: int) -> Iterator[None]:
+        """A file as long as the number of attempts stands while this rank is at work: a process that dies leaves it."""
+        marker = self._marker(step)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_bytes(b"x" * (self.attempts(step) + 1))
+        try:
+            yield
+        finally:
+            marker.unlink(missing_ok=True)
 
     def _encode(self, prompts: Sequence[str]) -> list[Tensors]:
         with torch.inference_mode():
             return self.texts.states(prompts, weighting=self.weighting)
 
-    def _path(self, step: int, index: int) -> Path:
-        return self.folder / f"step_{step:07d}" / f"{index:02d}.png"
+    def _mine(self) -> range:
+        return range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank}: " if self.runtime.num_devices > 1 else ""
+
+    def _folder(self, step: int) -> Path:
+        return self.folder / f"step_{step:07d}"
+
+    def _image(self, step: int, index: int) -> Path:
+        number, rank = divmod(index, self.runtime.num_devices)
+        return self._folder(step) / f"gpu_{rank}_sample{f'_{number + 1}' if number else ''}.png"
+
+    def _prompt(self, image: Path) -> Path:
+        return image.with_name(image.stem.replace("sample", "prompt") + ".txt")
+
+    def _marker(self, step: int) -> Path:
+        return self._folder(step) / f".gpu_{self.runtime.rank}.attempts"
+
+    def _to_send(self, step: int) -> dict[str, str]:
+        """This rank's images where the main process may not see this disk."""
+        if self.runtime.on_main_machine:
+            return {}
+        paths = [self._image(step, index) for index in self._mine()]
+        return {path.name: base64.b64encode(path.read_bytes()).decode() for path in paths if path.is_file()}
 
     def _write_sheet(self) -> Path:
-        """All prompts x all steps that have images; with many steps, evenly chosen ones, first and last among them."""
+        """All prompts x all steps that have images; with many steps, evenly chosen ones, first and last among them.
+
+        A row is a prompt with a seed, whichever rank sampled it: an edited prompt begins another row.
+        """
         steps = sorted(int(m[1]) for p in self.folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)))
         if len(steps) > _SHEET_COLUMNS:
             chosen = {round(i * (len(steps) - 1) / (_SHEET_COLUMNS - 1)) for i in range(_SHEET_COLUMNS)}
             steps = [steps[index] for index in sorted(chosen)]
-        rows: list[list[Image.Image | None]] = []
-        for index in range(len(self.requests)):
-            row: list[Image.Image | None] = []
-            for step in steps:
-                path = self._path(step, index)
-                if path.is_file():
-                    with Image.open(path) as image:
-                        row.append(image.convert("RGB"))
-                else:
-                    row.append(None)
-            rows.append(row)
-        sheet = contact_sheet(rows, [r.prompt for r in self.requests], [f"step {step}" for step in steps])
+        rows: dict[tuple[str, int], list[Image.Image | None]] = {}
+        ranks: dict[tuple[str, int], str] = {}
+        for column, step in enumerate(steps):
+            for path in sorted(self._folder(step).glob("gpu_*_sample*.png"), key=_in_order):
+                (row,) = read_rows(path)
+                key = (str(row.get("prompt", "")), int(row.get("seed", 0)))
+                with Image.open(path) as image:
+                    rows.setdefault(key, [None] * len(steps))[column] = image.convert("RGB")
+                ranks[key] = f"GPU {_in_order(path)[1]}: "
+        headings = [f"{ranks[key] if self.runtime.num_devices > 1 else ''}{key[0]}" for key in rows]
+        sheet = contact_sheet(list(rows.values()), headings, [f"step {step}" for step in steps])
         path = self.folder / "sheet.png"
         write_png(path, sheet)
         return path
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _in_order(path: Path) -> tuple[int, int]:
+    """Its number on its rank, then its rank."""
+    match = re.fullmatch(r"gpu_(\d+)_sample(?:_(\d+))?", path.stem)
+    return (int(match[2] or 1), int(match[1])) if match else (0, 0)

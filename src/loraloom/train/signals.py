@@ -3,8 +3,11 @@
 In: signals and the time. Out: a flag that the loop and the caches read. A second Ctrl-C does not wait.
 """
 
+import faulthandler
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +44,30 @@ class StopRequest:
         """Raise `StoppedError` when a stop was asked for: for work that has nothing to save."""
         if self.reason:
             raise StoppedError
+
+
+LATE = 86
+"""Exit status of a process that was stuck past its time."""
+
+
+@contextmanager
+def exit_if_late(seconds: float) -> Iterator[None]:
+    """End this process, with the stacks of its threads on stderr, when the block takes longer; 0: never."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(seconds):
+            sys.stderr.write(f"stuck for {seconds:.0f} s: this process ends itself\n")
+            faulthandler.dump_traceback()
+            sys.stderr.flush()
+            os._exit(LATE)
+
+    if seconds > 0:
+        threading.Thread(target=watch, name="late", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @contextmanager
