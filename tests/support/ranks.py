@@ -12,7 +12,7 @@ FAULTY = Path(__file__).with_name("faulty")
 def train_on_ranks(
     config: Path, ranks: int, *, fault: str = "", timeout_s: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """`loraloom train --num-processes RANKS`; `fault` is `KIND:RANK:STEP`, see `faulty/sitecustomize.py`."""
+    """`loraloom train --num-processes RANKS`; `fault` is `KIND:RANK:STEP,…`, see `faulty/sitecustomize.py`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "30000"}
     if fault:
         path = [str(FAULTY), *filter(None, [os.environ.get("PYTHONPATH", "")])]

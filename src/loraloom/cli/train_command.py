@@ -30,8 +30,10 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
         say(
             f"step {done}/{max_steps}  loss {numbers['loss']:.4f}  {held_out}lr {numbers['learning_rate']:.2e}  "
             f"norm {numbers['grad_norm']:.3f}  {numbers['images_per_second']:.1f} images/s  "
-            f"{numbers['peak_memory_mib'] / 1024:.2f} GiB  {duration(left)} left"
+            f"{numbers['peak_memory_mib'] / 1024:.2f} GiB  {gpu_words(numbers)}{duration(left)} left"
         )
+        if "slowest_rank" in numbers:
+            say(rank_line(numbers))
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -45,6 +47,25 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
             say(f"samples: {result.folder / 'samples' / 'sheet.png'}")
         say(f"for other programs: {result.folder / 'exports'}")
         say(f'next: {COMMAND} generate --adapter {result.folder} "a prompt"')
+
+
+_MOST_RANKS = 16
+
+
+def gpu_words(numbers: dict[str, float]) -> str:
+    """Utilization and power of the GPU, where they are known."""
+    used, power = numbers.get("gpu_utilization_percent"), numbers.get("gpu_power_w")
+    return (f"GPU {used:.0f} %  " if used is not None else "") + (f"{power:.0f} W  " if power is not None else "")
+
+
+def rank_line(numbers: dict[str, float]) -> str:
+    """How fast each rank computes, and which one the others wait for."""
+    speeds: list[float] = []
+    while (key := f"rank_{len(speeds)}_images_per_second") in numbers:
+        speeds.append(numbers[key])
+    shown = " ".join(f"{speed:.1f}" for speed in speeds[:_MOST_RANKS]) + (" …" if len(speeds) > _MOST_RANKS else "")
+    rank = int(numbers["slowest_rank"])
+    return f"  ranks: {shown} images/s; slowest: rank {rank}, {numbers['slowest_busy']:.0%} busy"
 
 
 MAX_PROCESSES = 1024

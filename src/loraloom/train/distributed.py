@@ -119,6 +119,12 @@ class Runtime:
             start = end
         return summed[: numbers.numel()]
 
+    def gpu_uuid(self) -> str:
+        """UUID of this process's GPU as the driver writes it; empty without an NVIDIA GPU."""
+        if self.device.type != "cuda" or torch.version.hip:
+            return ""
+        return f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+
     def peak_memory_mib(self) -> float:
         """Most memory used so far: of the GPU where there is one, else of the process."""
         if self.device.type == "cuda":

@@ -13,6 +13,7 @@ from loraloom.config.reading import to_yaml
 from loraloom.train.checkpoint import damage
 from loraloom.train.components import AdapterWeights
 from loraloom.train.intervals import NOTHING, actions_after
+from loraloom.train.rank_figures import gather_figures, slowest
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
@@ -165,7 +166,22 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
         "peak_memory_mib": run.train_state.runtime.peak_memory_mib(),
         "epoch": results[-1].epoch,
     }
+    figures = gather_figures(
+        run.train_state.runtime,
+        run.gpu,
+        busy_seconds=sum(result.busy.seconds() for result in results),
+        images=sum(len(result.ids) for result in results),
+        seconds=seconds,
+    )
+    if len(figures) > 1:
+        late = slowest(figures)
+        numbers |= {"slowest_rank": late, "slowest_busy": figures[late].busy}
+        numbers |= {f"rank_{rank}_images_per_second": one.images_per_second for rank, one in enumerate(figures)}
+    else:
+        numbers |= figures[0].gpu
     run.tracker.event("train", done, **numbers)
+    for rank, one in enumerate(figures if len(figures) > 1 else ()):
+        run.tracker.event(f"rank_{rank}", done, **one.numbers())
     results.clear()
     return numbers
 

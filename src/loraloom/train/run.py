@@ -31,6 +31,7 @@ from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.gpu_figures import GpuFigures
 from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.reporting import Bars, Numbers, Say, log, log_line, muted, reporting
@@ -126,7 +127,9 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
     try:
         with listen_for_stop(deadline) as stop:
             run = set_up(config, runtime, tracker, stop)
-            run.lock = lock
+            run.lock, run.gpu = lock, GpuFigures(runtime.gpu_uuid())
+            if run.gpu.problem:
+                log.info(f"note: utilization, memory and power of the GPU are not recorded: {run.gpu.problem}")
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)

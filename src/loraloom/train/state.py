@@ -29,6 +29,7 @@ from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema, Updater
 from loraloom.train.sampling import Sampler
 from loraloom.utils.errors import UserError
+from loraloom.utils.gpu_figures import GpuFigures
 from loraloom.utils.locks import FolderLock
 from loraloom.utils.untrusted import library_errors, shown
 
@@ -107,6 +108,7 @@ class Run:
         base_sha256: Fingerprint of the denoiser's weights.
         notes: One line for each thing that was given and is not used as it was given.
         lock: The lock of the run folder, in the main process.
+        gpu: Utilization, memory and power of this process's GPU.
     """
 
     config: RunConfig
@@ -124,6 +126,7 @@ class Run:
     best: BestLoss = field(default_factory=BestLoss)
     counts: UpdateCounts = field(default_factory=UpdateCounts)
     lock: FolderLock | None = None
+    gpu: GpuFigures = field(default_factory=lambda: GpuFigures(""))
 
     def components(self) -> dict[str, Component]:
         """All that a checkpoint keeps, by name. The identity comes first: it refuses before anything is overwritten."""

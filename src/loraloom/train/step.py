@@ -18,6 +18,7 @@ from loraloom.data.bucket_sampler import Pass, Step
 from loraloom.diffusion.balance import BUCKETS
 from loraloom.diffusion.objective import Objective, TimestepSampling, draw_noise
 from loraloom.protocols.data import Batch
+from loraloom.train.rank_figures import Stopwatch
 from loraloom.train.state import TrainState
 from loraloom.utils.rng import derive_seed
 
@@ -34,6 +35,7 @@ class StepResult:
         stop_votes: () float32: how many processes were asked to stop.
         num_images: Images learned from over all devices, repeats not counted.
         ids: Ids of this device's images.
+        busy: Time that this device computed, without waiting for others.
         learning_rate: Learning rate of the optimizer's first group.
         loss_scale: Loss scale that the gradients were computed with; 1.0 without scaling.
         can_overflow: Whether non-finite gradients may be caused by that scale alone.
@@ -46,6 +48,7 @@ class StepResult:
     stop_votes: Tensor
     num_images: int
     ids: tuple[str, ...]
+    busy: Stopwatch
     learning_rate: float
     loss_scale: float = 1.0
     can_overflow: bool = False
@@ -56,6 +59,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
 
     The loss is the sum of the images' losses divided by the slots of a whole step: a tail counts for what it holds.
     """
+    busy = Stopwatch(train_state.runtime.device)
     runtime, updater, balance = train_state.runtime, train_state.updater, train_state.balance
     # Dropout is the only consumer of global random numbers; seeded by position, a resume repeats it exactly.
     torch.manual_seed(derive_seed(train_state.seed, step, runtime.rank, "global"))
@@ -80,6 +84,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
     num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
     votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
     numbers = torch.cat([torch.stack([total, votes]), tally])
+    busy.stop()
     numbers = runtime.sum_gradients(updater.parameters, numbers)
     scale, can_overflow = updater.loss_scale.value, updater.loss_scale.can_overflow
     grad_norm, finite = updater.apply(torch.isfinite(numbers[0]))
@@ -96,6 +101,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         stop_votes=numbers[1],
         num_images=num_images,
         ids=tuple(ids),
+        busy=busy,
         learning_rate=learning_rate,
         loss_scale=scale if updater.loss_scale.enabled else 1.0,
         can_overflow=can_overflow,

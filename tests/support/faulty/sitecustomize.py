@@ -1,7 +1,7 @@
-"""Inject one fault into one rank: `TEST_FAULT=KIND:RANK:STEP`, with the step as finished steps.
+"""Inject faults into ranks: `TEST_FAULT=KIND:RANK:STEP,…`, with the step as finished steps.
 
-`die` and `drift` are of a train step; `sample-raise`, `sample-memory`, `sample-slow`, `sample-stuck` and `sample-die` are of
-the samples after that step.
+`die` and `drift` are of a train step; `sample-raise`, `sample-memory`, `sample-slow` (within the deadline), `sample-late`,
+`sample-stuck` and `sample-die` are of the samples after that step.
 """
 
 import importlib.abc
@@ -10,20 +10,21 @@ import os
 import signal
 import sys
 import time
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-KIND, RANK, STEP = (os.environ.get("TEST_FAULT") or "none:-1:-1").split(":")
+FAULTS = [fault.split(":") for fault in os.environ.get("TEST_FAULT", "").split(",") if fault]
+MINE = {int(step): kind for kind, rank, step in FAULTS if rank == os.environ.get("RANK")}
 
 
 def in_step(module: ModuleType) -> None:
     plain = module.train_step
 
     def train_step(train_state: Any, step: int, **options: Any) -> Any:
-        if KIND == "die" and step == int(STEP):
+        if MINE.get(step) == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         result = plain(train_state, step, **options)
-        if KIND == "drift" and step + 1 == int(STEP):
+        if MINE.get(step + 1) == "drift":
             next(iter(train_state.adapter.parameters.values())).data.view(-1)[0] += 1e-6
         return result
 
@@ -39,27 +40,38 @@ def in_samples(module: ModuleType) -> None:
         plain_sample(self, step, *arguments)
 
     def generate(*arguments: Any, stop: Any, **options: Any) -> Any:
-        if now[0] != int(STEP):
-            yield from plain_generate(*arguments, stop=stop, **options)
-            return
-        if KIND == "sample-raise":
+        kind = MINE.get(now[0])
+        if kind == "sample-raise":
             raise RuntimeError("a fault of the test")
-        if KIND == "sample-memory":
+        if kind == "sample-memory":
             import torch
 
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        if KIND == "sample-die":
+        if kind == "sample-die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if KIND == "sample-stuck":
+        if kind == "sample-stuck":
             time.sleep(600)
 
         def slow() -> bool:
-            time.sleep(0.2)
+            time.sleep(0.5)
             return stop()
 
-        yield from plain_generate(*arguments, stop=slow if KIND == "sample-slow" else stop, **options)
+        def late() -> bool:  # a clock far ahead, so that no test has to wait
+            module.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1e6, perf_counter=time.perf_counter)
+            try:
+                return stop()
+            finally:
+                module.time = time
 
-    module.Sampler.sample, module.generate = sample, generate
+        stops = {"sample-slow": slow, "sample-late": late}
+        yield from plain_generate(*arguments, stop=stops.get(str(kind), stop), **options)
+
+    plain_limit = module.exit_if_late
+
+    def exit_if_late(seconds: float) -> Any:
+        return plain_limit(1.0 if MINE.get(now[0]) == "sample-stuck" else seconds)
+
+    module.Sampler.sample, module.generate, module.exit_if_late = sample, generate, exit_if_late
 
 
 PATCHES = {"loraloom.train.loop": in_step, "loraloom.train.sampling": in_samples}
@@ -81,5 +93,5 @@ class Patching(importlib.abc.MetaPathFinder):
         return spec
 
 
-if os.environ.get("RANK") == RANK:
+if MINE:
     sys.meta_path.insert(0, Patching())
