@@ -72,7 +72,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a LoRA on a dataset; the same command resumes a stopped run."""
-    from loraloom.cli.train_command import count_processes, train_on_ranks, train_on_terminal
+    from loraloom.cli.processes import count_processes
+    from loraloom.cli.train_command import train_on_ranks, train_on_terminal
     from loraloom.config.reading import read_settings
     from loraloom.config.run import RunConfig
 
@@ -117,9 +118,23 @@ def generate(
         bool, typer.Option("--interactive", help="Type prompts and change settings in between.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the images. [default: RUN/generated, or images]")] = None,
+    num_processes: Annotated[
+        str | None,
+        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
+    ] = None,
 ) -> None:
     """Generate images with a model and adapters."""
-    refuse_if_held(images_folder(out, () if recipe else adapter or ()))  # before torch is imported
+    folder = images_folder(out, () if recipe else adapter or ())
+    refuse_if_held(folder)  # before torch is imported
+    if num_processes is not None:
+        from loraloom.cli.generate_ranks import generate_on_ranks
+        from loraloom.cli.processes import count_processes
+
+        if interactive:
+            raise UserError("--num-processes cannot be used with --interactive", fix="leave one of them out")
+        count = count_processes(num_processes, cpu=False)
+        if count > 1:
+            raise typer.Exit(generate_on_ranks(folder, count))
     from loraloom.cli import generate_command as command
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.reading import read_settings

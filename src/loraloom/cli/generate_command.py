@@ -17,8 +17,8 @@ from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfi
 from loraloom.config.run import PromptMethod
 from loraloom.generate.prompt_sets import find_prompts, read_prompts
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.generate.saving import generate_into, keep_image, next_number, recipe_requests
-from loraloom.generate.session import Session, open_session
+from loraloom.generate.saving import generate_into, keep_image, next_number, part_of, recipe_requests
+from loraloom.generate.session import Session, open_session, use_gpu
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
 from loraloom.lora.stack import Scale
@@ -30,6 +30,7 @@ from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.image_files import write_png
 from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder, images_folder
+from loraloom.utils.ranks import supervised_rank
 from loraloom.utils.untrusted import check_range, check_text
 from loraloom.verify.best_of import (
     VerifiedImage,
@@ -97,6 +98,9 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             fix="add a prompt in quotes, --prompts-file, --recipe or --interactive, for example: loraloom "
             'generate --adapter runs/dog "a photo of sksdog on the beach"',
         )
+    if part := supervised_rank():
+        use_gpu(part[0])
+        say = say if part[0] == 0 else _silent  # all ranks have the same notes
     method = _method(options.prompt_method)
     weights = _weights(options)
     session = open_session(
@@ -110,6 +114,8 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
     )
     if config.best_of > 1 or config.repair:
         require_verifier(session)
+        if supervised_rank():
+            raise UserError("--best-of and --repair cannot be used with --num-processes", fix="leave one of them out")
         if options.interactive:
             raise UserError(
                 "--best-of and --repair cannot be used with --interactive",
@@ -128,6 +134,11 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
     if verifier:
         say_unread(verifier, requests, losses)
     losses.check()
+    if verifier and supervised_rank():
+        raise UserError(
+            "--num-processes does not verify images yet, and this domain verifies each one",
+            fix="leave --num-processes out, or add --domain freetext for images without receipts",
+        )
     written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say) as lock, bars() as bar:
         wanted = requests or with_words(session.requests(formal, bar("texts")), written)
@@ -135,10 +146,26 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
         losses.check()
         for note in session.notes(wanted):
             say(note)
-        if verifier:
+        if part := supervised_rank():
+            _generate_part(session, wanted, part, lock, bar)
+        elif verifier:
             _generate_verified(session, wanted, lock, say, bar)
         else:
             _generate_all(session, wanted, lock, say, bar)
+
+
+def _generate_part(
+    session: Session,
+    requests: Sequence[ImageRequest],
+    part: tuple[int, int],
+    lock: FolderLock,
+    bar: Callable[[str], Any],
+) -> None:
+    """This rank's images, named by their number among all; `generate_ranks` puts them together."""
+    mine = part_of(requests, session.config.batch_size, *part)
+    for image in session.generate([request for _, request in mine], bar("denoiser steps")):
+        lock.renew()
+        keep_image(session, lock.folder, f"{mine[image.index][0]:05d}", image)
 
 
 def _generate_all(
@@ -152,7 +179,7 @@ def _generate_all(
         seconds += image.seconds
         say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")
     if len(made) > 1:
-        say(f"contact sheet: {_sheet(made, out)}")
+        say(f"contact sheet: {write_sheet(made, out)}")
     say(f"{len(made)} images in {seconds:.1f} s; generate them again with --recipe {out / 'prompts.jsonl'}")
 
 
@@ -181,7 +208,7 @@ def _generate_verified(
         met, all_ = verified.receipt.count(True), len(verified.receipt.verdicts)
         say(f"{path}  seed {image.request.seed}  {met}/{all_} sentences met  {image.seconds:.1f} s")
     if len(made) > 1:
-        say(f"contact sheet: {_sheet(made, out)}")
+        say(f"contact sheet: {write_sheet(made, out)}")
     gains(all_verified, say)
     page = out / "receipts" / "report.html"
     _report(page, made, all_verified)
@@ -202,7 +229,7 @@ def _report(page: Path, made: Sequence[tuple[Path, ImageRequest]], all_verified:
     )
 
 
-def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
+def write_sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
     """Write a contact sheet of the files that still exist: one row per prompt, one column per seed."""
     made = [(path, request) for path, request in made if path.is_file()]
     prompts = list(dict.fromkeys(request.prompt for _, request in made))
@@ -219,6 +246,10 @@ def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
     path = out / "sheet.png"
     write_png(path, contact_sheet(rows, prompts, seeds))
     return path
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _check(config: GenerateConfig, options: GenerateOptions) -> None:

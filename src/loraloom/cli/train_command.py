@@ -1,11 +1,11 @@
 """`loraloom train` on a terminal: progress bar, log lines, results and the next command."""
 
-import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraloom.cli.processes import without
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.output_paths import COMMAND, check_folder
@@ -68,39 +68,6 @@ def rank_line(numbers: dict[str, float]) -> str:
     return f"  ranks: {shown} images/s; slowest: rank {rank}, {numbers['slowest_busy']:.0%} busy"
 
 
-MAX_PROCESSES = 1024
-
-
-def count_processes(wish: str | None, *, cpu: bool) -> int:
-    """How many processes `--num-processes` asks for; 1 without it.
-
-    Raises:
-        UserError: Neither a number nor `auto`, or a launcher has started the processes already.
-    """
-    if wish is None:
-        return 1
-    launched = os.environ.get("WORLD_SIZE")
-    if launched is not None:
-        raise UserError(
-            "--num-processes starts processes, but a launcher has started them already",
-            got=f"--num-processes {wish} in a process group of {launched}",
-            fix="leave --num-processes out under torchrun and accelerate launch",
-        )
-    if wish == "auto":
-        if cpu:
-            raise UserError("--num-processes auto counts GPUs, but --cpu is given", fix="give a number, such as 2")
-        import torch
-
-        count = torch.cuda.device_count()
-        print(
-            f"--num-processes auto: {count} GPUs" if count else "--num-processes auto: no GPU, one process", flush=True
-        )
-        return max(1, count)
-    if not re.fullmatch(r"[0-9]{1,4}", wish) or not 1 <= int(wish) <= MAX_PROCESSES:
-        raise UserError("--num-processes", got=wish, expected=f"auto, or a number from 1 to {MAX_PROCESSES:,}")
-    return int(wish)
-
-
 def train_on_ranks(settings: "RunConfig", count: int) -> int:
     """Run this command again as `count` ranks; returns the exit status.
 
@@ -110,7 +77,7 @@ def train_on_ranks(settings: "RunConfig", count: int) -> int:
     folder = Path(settings.train.output)
     check_folder(folder)
     log_file = folder / "logs" / "ranks.log"
-    ended = run_ranks([sys.executable, "-m", "loraloom", *_without_processes(sys.argv[1:])], count, log_file)
+    ended = run_ranks([sys.executable, "-m", "loraloom", *without(sys.argv[1:], "--num-processes")], count, log_file)
     if ended.first is None:
         return 0
     code = ended.codes[ended.first]
@@ -151,17 +118,3 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
-
-
-def _without_processes(arguments: list[str]) -> list[str]:
-    """The arguments of this command without `--num-processes`."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--num-processes":
-            skip = True
-        elif not argument.startswith("--num-processes="):
-            kept.append(argument)
-    return kept

@@ -90,8 +90,7 @@ def generate(
     done = 0
     for request in requests:
         check_size(model, request)
-    for _, run in groupby(enumerate(requests), key=lambda item: _settings(item[1])):
-        items = list(run)
+    for items in same_settings(list(enumerate(requests))):
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             began = time.perf_counter()
@@ -235,6 +234,11 @@ def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast |
     if contrast:
         answer_bchw = answer_bchw + contrast.scale * (asked_bchw - answers[-1])
     return answer_bchw
+
+
+def same_settings(numbered: Sequence[tuple[int, ImageRequest]]) -> list[list[tuple[int, ImageRequest]]]:
+    """Runs of consecutive requests that may share a batch."""
+    return [list(run) for _, run in groupby(numbered, key=lambda item: _settings(item[1]))]
 
 
 def _settings(request: ImageRequest) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loraloom.generate.images import same_settings
 from loraloom.generate.recipes import append_rows, read_rows, request_of, save_image
 from loraloom.generate.session import Session
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
@@ -36,6 +37,22 @@ def keep_image(session: Session, folder: Path, name: str, image: GeneratedImage)
     path = save_image(folder, name, image, recipe)
     append_rows(folder, [{"file": path.name, **recipe.as_row()}])
     return path
+
+
+def part_of(
+    requests: Sequence[ImageRequest], batch_size: int, rank: int, num_ranks: int
+) -> list[tuple[int, ImageRequest]]:
+    """The requests of one rank with their numbers: whole batches, those that one process would form, in turn.
+
+    So every image has the same neighbours in its batch, and is the same, whatever the number of ranks.
+    """
+    numbered = list(enumerate(requests))
+    batches = [
+        list(run)[start : start + batch_size]
+        for run in same_settings(numbered)
+        for start in range(0, len(run), batch_size)
+    ]
+    return [item for batch in batches[rank::num_ranks] for item in batch]
 
 
 def next_number(folder: Path) -> int:

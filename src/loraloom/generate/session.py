@@ -164,6 +164,19 @@ class Session:
         return torch.autocast(self.device.type, dtype=DTYPES[self.config.mixed_precision])
 
 
+def use_gpu(number: int) -> None:
+    """Let this process compute on the GPU of that number, where there is one.
+
+    Raises:
+        UserError: There are GPUs, but not that many.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and number >= gpus:
+        raise UserError("every process needs a GPU of its own", got=f"process {number + 1}", expected=f"at most {gpus}")
+    if gpus:
+        torch.cuda.set_device(number)
+
+
 def open_session(
     config: GenerateConfig,
     *,

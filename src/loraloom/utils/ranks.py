@@ -91,15 +91,16 @@ def rank_environment(rank: int, count: int, port: int, outer: Mapping[str, str])
     }
 
 
-def run_ranks(command: Sequence[str], count: int, log_file: Path) -> Ended:
+def run_ranks(command: Sequence[str], count: int, log_file: Path | None) -> Ended:
     """Run a command as `count` ranks until all have ended.
 
     Lines of rank 0 appear as they are, those of others with `[rank] ` before them. An error that all ranks report appears
-    once, that of rank 0. `log_file` gets the lines of all ranks once its run folder is there.
+    once, that of rank 0. `log_file` gets the lines of all ranks once its run folder is there. `{rank}` in an argument is the
+    rank's number.
     """
     port, lines = free_port(), _Lines(log_file)
     session: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True}
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[Any]] = []
     readers: list[threading.Thread] = []
     first: int | None = None
     since = 0.0
@@ -108,7 +109,7 @@ def run_ranks(command: Sequence[str], count: int, log_file: Path) -> Ended:
             for rank in range(count):
                 own_terminal = rank == 0 and sys.stderr.isatty()  # a bar needs it
                 process = subprocess.Popen(
-                    command,
+                    [argument.replace("{rank}", str(rank)) for argument in command],
                     env=rank_environment(rank, count, port, os.environ),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -137,6 +138,13 @@ def run_ranks(command: Sequence[str], count: int, log_file: Path) -> Ended:
     return Ended(codes=codes, first=first, pid=0 if first is None else processes[first].pid, asked=bool(asked))
 
 
+def supervised_rank() -> tuple[int, int] | None:
+    """Number of this rank and number of ranks; None in a process without a supervisor."""
+    if os.environ.get(SUPERVISED) != "1":
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def end_with_supervisor() -> None:
     """In a supervised rank: ask this process to stop, as SIGTERM does, when its supervisor is gone."""
     if os.environ.get(SUPERVISED) != "1":
@@ -153,7 +161,7 @@ def end_with_supervisor() -> None:
     threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
-def _first_fault(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
+def _first_fault(processes: Sequence["subprocess.Popen[Any]"]) -> int | None:
     """A rank that ended with a fault of its own, or else one that lost another; None while no rank has a fault."""
     codes = [process.poll() for process in processes]
     own = [rank for rank, code in enumerate(codes) if code not in {None, 0, LOST}]
@@ -164,14 +172,14 @@ def _first_fault(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
     return lost[0] if lost and all(code is not None for code in codes) else None
 
 
-def _kill(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def _kill(processes: Sequence["subprocess.Popen[Any]"]) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()
 
 
 @contextmanager
-def _forwarding(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
+def _forwarding(processes: Sequence["subprocess.Popen[Any]"]) -> Iterator[list[int]]:
     """Pass signals that ask to stop on to all ranks; yields the numbers of those that came."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -199,12 +207,12 @@ class _Lines:
     """The lines of all ranks, on the terminal and in one file.
 
     Attributes:
-        path: The file.
+        path: The file, or None.
         held: Lines of errors of ranks other than 0, by rank.
         waiting: Lines that came before the run folder was there.
     """
 
-    path: Path
+    path: Path | None
     held: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
     waiting: list[str] = field(default_factory=list[str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -233,6 +241,8 @@ class _Lines:
             self._keep("")
 
     def _keep(self, line: str) -> None:
+        if self.path is None:
+            return
         self.waiting.append(line)
         run_folder = self.path.parent.parent
         if not run_folder.is_dir():
