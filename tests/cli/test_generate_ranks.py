@@ -59,7 +59,7 @@ def test_ranks_share_out_the_batches_of_one_process(widths: list[int], batch: in
             sampler="ddim",
             width=width,
             height=64,
-        )  # fmt: skip
+        )
         for seed, width in enumerate(widths)
     ]
     parts = [part_of(requests, batch, rank, ranks) for rank in range(ranks)]

@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +148,6 @@ def test_a_mistake_is_said_once_whatever_the_number_of_ranks(configure: Configur
 
 
 def test_a_stop_signal_reaches_every_rank_once_and_the_run_is_saved(configure: Configure, tmp_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
-
     if os.name == "nt":
         pytest.skip("the console passes Ctrl-C on there")
     config = written(
@@ -164,6 +164,28 @@ def test_a_stop_signal_reaches_every_rank_once_and_the_run_is_saved(configure: C
     assert process.returncode == 0, errors
     assert "stopped by SIGINT at step" in said
     assert len(CheckpointFolder(tmp_path / "run" / "checkpoints").steps()) == 1
+
+
+def test_ranks_whose_supervisor_was_killed_save_and_end(configure: Configure, tmp_path: Path) -> None:
+    """They would train on as orphans, in a folder that nobody else can use."""
+    if os.name == "nt":
+        pytest.skip("Windows has no SIGTERM that a process can answer")
+    config = written(
+        configure(train={"max_steps": 100_000, "log_every": 1, "validation_every": 0}, checkpoints={"every": 0}),
+        tmp_path / "run.yaml",
+    )
+    command = [sys.executable, "-m", "loraloom", "train", "--config", str(config), "--cpu", "--num-processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith("step 1/"):
+            assert process.poll() is None
+        process.kill()
+        process.communicate()
+    end = time.monotonic() + 120
+    while (tmp_path / "run" / ".lock").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    (step,) = CheckpointFolder(tmp_path / "run" / "checkpoints").steps()
+    assert damage(CheckpointFolder(tmp_path / "run" / "checkpoints").path(step)) is None
 
 
 def test_prompts_may_be_edited_while_a_run_trains_and_a_broken_edit_is_reported(

@@ -70,6 +70,15 @@ def train(
         str | None,
         typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps, write no run, and predict how more processes scale.")
+    ] = False,
+    num_nodes: Annotated[
+        int, typer.Option("--num-nodes", min=1, max=1024, help="With --dry-run: machines to predict for.")
+    ] = 1,
+    network_gbit: Annotated[
+        float, typer.Option("--network-gbit", min=0.001, help="With --dry-run: speed between machines, Gbit/s.")
+    ] = 1.0,
 ) -> None:
     """Train a LoRA on a dataset; the same command resumes a stopped run."""
     from loraloom.cli.processes import count_processes
@@ -81,6 +90,13 @@ def train(
     if os.environ.get("RANK", "0") == "0":  # the other ranks check after the first one has the lock
         refuse_if_held(Path(settings.train.output))  # before torch is imported: that may take half a minute
     count = count_processes(num_processes, cpu=cpu)
+    if dry_run:
+        from loraloom.cli import dry_run as rehearsal
+
+        rehearsal.dry_run(settings, count, num_nodes, network_gbit, typer.echo, cpu=cpu)
+        return
+    if num_nodes != 1 or network_gbit != 1.0:
+        raise UserError("--num-nodes and --network-gbit belong to --dry-run", fix="add --dry-run, or leave them out")
     if count > 1:
         raise typer.Exit(train_on_ranks(settings, count))
     train_on_terminal(settings, cpu=cpu)

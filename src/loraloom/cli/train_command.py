@@ -10,7 +10,7 @@ from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.output_paths import COMMAND, check_folder
 from loraloom.utils.progress import bars, duration
-from loraloom.utils.ranks import end_with_supervisor, run_ranks
+from loraloom.utils.ranks import end_with_supervisor, run_ranks, supervised_rank
 from loraloom.utils.reporting import reporting
 from loraloom.utils.untrusted import is_file, read_json_object
 
@@ -36,7 +36,11 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
             say(rank_line(numbers))
 
     def say(text: str) -> None:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            if not supervised_rank():
+                raise  # a supervisor that was killed: this rank is about to stop and to save
 
     end_with_supervisor()
     with bars() as bar, reporting(say=say, bar=bar, numbers=report):

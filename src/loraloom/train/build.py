@@ -107,6 +107,8 @@ def set_up(
     )
     if sampler:
         losses.add(*sample_losses(sampler, encoder))
+    elif config.samples.prompts or config.samples.prompt_file is not None:
+        losses.add("note: samples are off: the sample prompts are not used")
     losses.check()
     agree(runtime, manifest, model)
     precompute_caches(config, runtime, (train_batches, held_batches), sampler, stop)

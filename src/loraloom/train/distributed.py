@@ -163,7 +163,8 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
             "every process needs a GPU of its own",
             got=f"{processes} processes",
             expected=f"at most {gpus} on this machine",
-            fix=f"start with --nproc-per-node={gpus} (torchrun) or --num_processes {gpus} (accelerate), or train with --cpu",
+            fix=f"start with --num-processes {gpus}, --nproc-per-node={gpus} (torchrun) or --num_processes {gpus} "
+            "(accelerate), or train with --cpu",
         )
 
 

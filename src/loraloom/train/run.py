@@ -134,6 +134,7 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
                 log.info(f"resuming from step {start}")
+            tracker.event("start", start, learning_numbers=run.train_state.adapter.num_parameters)
             for line in batch_lines(run.train_state.epochs.plan, runtime.num_devices):
                 log_line(line)
             for line in run.notes:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -156,6 +156,9 @@ def end_with_supervisor() -> None:
                 pass
         except OSError:
             return
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # nobody reads the pipes any more
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="supervisor", daemon=True).start()
@@ -224,13 +227,12 @@ class _Lines:
             line = raw.decode("utf-8", "replace").rstrip("\r\n")
             with self._lock:
                 self._keep(f"[{rank}] {line}\n")
-                if rank == 0:
-                    terminal.write(f"{line}\n")
-                elif error and (line.startswith("error: ") or rank in self.held):
+                if rank and error and (line.startswith("error: ") or rank in self.held):
                     self.held.setdefault(rank, []).append(line)
-                else:
-                    terminal.write(f"[{rank}] {line}\n")
-                terminal.flush()
+                    continue
+                with suppress(OSError):  # `| head` has ended: the ranks work on, and their pipes must not fill up
+                    terminal.write(f"{line}\n" if rank == 0 else f"[{rank}] {line}\n")
+                    terminal.flush()
 
     def close(self, *, show_held: bool, rank: int | None) -> None:
         """Show the error that `rank` reported, where rank 0 has not reported it."""
