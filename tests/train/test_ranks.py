@@ -21,7 +21,7 @@ from tests.support.ranks import train_on_ranks
 
 from .conftest import Configure
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def quiet(line: str) -> None:

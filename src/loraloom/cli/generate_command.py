@@ -112,15 +112,7 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
         changing=options.interactive,
         say=say,
     )
-    if config.best_of > 1 or config.repair:
-        require_verifier(session)
-        if supervised_rank():
-            raise UserError("--best-of and --repair cannot be used with --num-processes", fix="leave one of them out")
-        if options.interactive:
-            raise UserError(
-                "--best-of and --repair cannot be used with --interactive",
-                fix="leave them out; each image is verified there too",
-            )
+    _check_verified(session, options)
     if wanted_model and session.model.modules.fingerprint(session.model.info.denoiser.name) != wanted_model:
         losses.add("note: the recipe was made with another model; images will differ")
     if options.interactive:
@@ -134,11 +126,6 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
     if verifier:
         say_unread(verifier, requests, losses)
     losses.check()
-    if verifier and supervised_rank():
-        raise UserError(
-            "--num-processes does not verify images yet, and this domain verifies each one",
-            fix="leave --num-processes out, or add --domain freetext for images without receipts",
-        )
     written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say) as lock, bars() as bar:
         wanted = requests or with_words(session.requests(formal, bar("texts")), written)
@@ -152,6 +139,22 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             _generate_verified(session, wanted, lock, say, bar)
         else:
             _generate_all(session, wanted, lock, say, bar)
+
+
+def _check_verified(session: Session, options: GenerateOptions) -> None:
+    """Raise `UserError` where images would be verified, or are to be, and cannot be."""
+    if session.config.best_of > 1 or session.config.repair:
+        require_verifier(session)
+        if options.interactive:
+            raise UserError(
+                "--best-of and --repair cannot be used with --interactive",
+                fix="leave them out; each image is verified there too",
+            )
+    if session.encoder.domain.verifier and supervised_rank():
+        raise UserError(
+            "--num-processes does not verify images yet, and this domain verifies each one",
+            fix="leave --num-processes out, or add --domain freetext for images without receipts",
+        )
 
 
 def _generate_part(

@@ -172,7 +172,7 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
     """Join the other processes, if any.
 
     Args:
-        precision: Of the forward pass.
+        precision: Precision of the forward pass.
         cpu: Compute on the CPU even where there is a GPU.
         deadline_s: Longest time that one process may work while the others wait; they wait three times as long.
 
