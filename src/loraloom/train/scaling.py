@@ -19,7 +19,7 @@ class Links:
     Attributes:
         local_gb_per_s: Between the GPUs of a machine, 1e9 bytes per second; 8 is PCIe 4.0 with 8 lanes at half its peak.
         network_gbit_per_s: Between machines, 1e9 bits per second; nine tenths of it carry data.
-        network_latency_s: Of one message between machines.
+        network_latency_s: Seconds that a message between machines takes at least.
     """
 
     local_gb_per_s: float = 8.0
