@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from loraloom.config.run import RunConfig
+from loraloom.lora.files import find_adapter
 from loraloom.train.checkpoint import CheckpointFolder, damage, load_checkpoint
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
@@ -245,3 +248,34 @@ def test_a_checkpoint_keeps_every_component_and_a_missing_one_is_refused(configu
     CheckpointFolder(folder.parent).save(replace(checkpoint, step=7, components=components), {})
     with pytest.raises(UserError, match=r"other components than this run.*noise_balance"):
         train(configure(**settings, train={"max_steps": 8}), say=lambda t: None)
+
+
+def test_a_run_resumes_from_its_rolling_checkpoint_and_the_next_numbered_one_replaces_it(
+    configure: Configure, tmp_path: Path
+) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    def cut(done: int, numbers: dict[str, float]) -> None:
+        if done == 6:
+            raise PowerCutError
+
+    def settings(name: str) -> RunConfig:
+        return configure(
+            train={"output": str(tmp_path / name), "max_steps": 7, "log_every": 1},
+            checkpoints={"every": 3, "latest_every": 1},
+        )
+
+    train(settings("whole"), say=lambda t: None)
+    with pytest.raises(PowerCutError):
+        train(settings("cut"), say=lambda t: None, report=cut)
+    folder = CheckpointFolder(tmp_path / "cut" / "checkpoints")
+    assert sorted(path.name for path in folder.folder.iterdir()) == ["latest_0000005", "step_0000003"]
+    assert find_adapter(tmp_path / "cut") == folder.path(5) / "adapter.safetensors"
+    said: list[str] = []
+    train(settings("cut"), say=said.append)
+    assert "resuming from step 5" in said
+    assert sorted(path.name for path in folder.folder.iterdir()) == ["step_0000003", "step_0000006", "step_0000007"]
+    adapters = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert load(adapters[0]).keys() == load(adapters[1]).keys()
+    assert all(torch.equal(value, load(adapters[1])[key]) for key, value in load(adapters[0]).items())
