@@ -1,4 +1,4 @@
-"""How adapter files name the layers of Stable Diffusion: diffusers, kohya, and CompVis' block names.
+"""How adapter files name the layers of a UNet and its CLIP text encoders: diffusers, kohya, and CompVis' block names.
 
 In: names of modules. Out: stems of keys. `lora_unet_input_blocks_1_1_…` is sd-scripts on the CompVis names, which also stand
 dotted behind `diffusion_model.`.
@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER
 from loraloom.protocols.model import FusedLayer
 
 _RESNET = {
@@ -24,35 +23,46 @@ _OUTER = {
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-@dataclass(slots=True)
-class StableDiffusionFormat:
-    """See `protocols.model.LoraFormat`."""
+@dataclass(slots=True, kw_only=True)
+class LdmLoraFormat:
+    """See `protocols.model.LoraFormat`.
+
+    Attributes:
+        architecture, kohya_version: As in the protocol.
+        components: Part -> its name in a diffusers pipeline.
+        prefixes: Part that learns -> first word of its keys in kohya's layout.
+    """
 
     architecture: str
     kohya_version: str
+    components: Mapping[str, str]
+    prefixes: Mapping[str, str]
 
     def component(self, part: str) -> str:
-        """`unet`, `vae` or `text_encoder`."""
-        return PART_FOLDER[part]
+        """`unet`, `vae` or a text encoder's."""
+        return self.components[part]
 
     def kohya_prefix(self, part: str) -> str:
-        """`lora_unet` or `lora_te`."""
-        return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
+        """`lora_unet`, `lora_te` and so on."""
+        return self.prefixes[part]
 
     def diffusers_name(self, part: str, module_name: str) -> str:
-        """Adapter files keep the `text_model.` that transformers 5 dropped from its module names."""
-        if part == "text_encoder" and not module_name.startswith("text_model."):
+        """Adapter files keep the `text_model.` that transformers 5 dropped from some of its module names."""
+        text = self.components[part].startswith("text_encoder")
+        if text and not module_name.startswith(("text_model.", "text_projection")):
             return f"text_model.{module_name}"
         return module_name
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems on the CompVis block names."""
-        if part != "denoiser":
+        if self.components[part] != "unet":
             return {}
         blocks = _layers_per_block(names)
         return {stem: name for name in reversed(names) for stem in _compvis_stems(name, blocks)}
