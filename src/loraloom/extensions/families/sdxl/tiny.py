@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from loraloom.extensions.families._ldm.tiny_parts import byte_tokenizer, text_config, tiny_vae
 
-WIDTHS = (32, 32, 64)
+WIDTHS = (16, 16, 32)
 GROUPS = 8
 TIME_WIDTH = 8
 
@@ -47,7 +47,7 @@ def build_tiny(
         layers_per_block=2,
         block_out_channels=WIDTHS,
         norm_num_groups=GROUPS,
-        attention_head_dim=(2, 4, 8),
+        attention_head_dim=(2, 2, 4),
         transformer_layers_per_block=(1, 1, 2),
         use_linear_projection=True,
         cross_attention_dim=sum(text_widths),
@@ -57,7 +57,7 @@ def build_tiny(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
-    vae = tiny_vae((16, 32, 32, 32), GROUPS, 1, force_upcast=True)
+    vae = tiny_vae((16, 16, 16, 16), GROUPS, 1, force_upcast=True)
     tokenizer = byte_tokenizer(folder / "tokenizer")
     tokenizer_2 = byte_tokenizer(folder / "tokenizer_2", pad_token="!")
     text_encoder = CLIPTextModel(text_config(tokenizer, text_widths[0], 2))
