@@ -38,12 +38,14 @@ class LdmLoraFormat:
         architecture, kohya_version: As in the protocol.
         components: Part -> its name in a diffusers pipeline.
         prefixes: Part that learns -> first word of its keys in kohya's layout.
+        compvis_layers: ResNets of a UNet level where kohya's layout has CompVis' block names; None where it has diffusers'.
     """
 
     architecture: str
     kohya_version: str
     components: Mapping[str, str]
     prefixes: Mapping[str, str]
+    compvis_layers: int | None = None
 
     def component(self, part: str) -> str:
         """`unet`, `vae` or a text encoder's."""
@@ -59,6 +61,12 @@ class LdmLoraFormat:
         if text and not module_name.startswith(("text_model.", "text_projection")):
             return f"text_model.{module_name}"
         return module_name
+
+    def kohya_name(self, part: str, name: str) -> str:
+        """CompVis' name of a UNet layer where sd-scripts trains on a UNet of its own, else as in diffusers."""
+        if self.compvis_layers is not None and self.components[part] == "unet":
+            return compvis_name(name, self.compvis_layers) or name
+        return self.diffusers_name(part, name)
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems on the CompVis block names."""

@@ -4,7 +4,7 @@ In: the files of a model. Out: the answers of `protocols.model.DiffusionModel`. 
 frozen, and can be dropped again. Conditions on size and crop: Podell et al. 2023, section 2.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from loraloom.extensions.families.sdxl.text import PENULTIMATE, SdxlText
 from loraloom.models.module_store import ModuleStore
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, ImageGeometry, ModelFiles, ModelInfo, Part, Tensors
+from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import shown
 
 GUIDANCE_SCALE = 5.0
 """As diffusers' pipeline has it: this model takes less guidance than Stable Diffusion 1."""
@@ -45,6 +47,7 @@ class SdxlModel:
             kohya_version="sdxl_base_v1-0",
             components={part: spec.folder for part, spec in PARTS.items()},
             prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+            compvis_layers=_layers_per_block(unet),
         )
         self._vae = LatentVae(self.modules, "vae", vae)
         self._scheduler_config = dict(configs["scheduler"])
@@ -134,6 +137,23 @@ class SdxlModel:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
         pipeline = fresh_pipeline(_pipeline_class(), self._files, image_encoder=None)
         return reference_latents(pipeline, self._scheduler_config, adapter_file, request, noise_bchw)
+
+
+def _layers_per_block(unet: Mapping[str, Any]) -> int:
+    """ResNets of a UNet level, which CompVis' block names count by.
+
+    Raises:
+        UserError: Levels of different depth, for which other programs have no names.
+    """
+    layers = unet.get("layers_per_block", 2)
+    counts = set(layers) if isinstance(layers, list) else {layers}
+    if len(counts) > 1:
+        raise UserError(
+            "unet/config.json: layers_per_block",
+            got=shown(layers),
+            expected="one number for all levels: exports have no names for others",
+        )
+    return int(counts.pop())
 
 
 def _pipeline_class() -> Any:
