@@ -201,6 +201,9 @@ class ModelFiles(Protocol):
         The only call that may download; `Family.matches` does not make it.
         """
 
+    def at(self, folder: Path) -> "ModelFiles":
+        """The same weights with configs and tokenizers of `folder`, which the family has made."""
+
     def weight_files(self, folder: str) -> list[Path]:
         """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
 

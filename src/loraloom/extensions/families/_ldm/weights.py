@@ -180,19 +180,20 @@ class LdmWeights:
 
     def _load_single_file(self, part: str, file: Path) -> nn.Module:
         spec = self._parts[part]
-        common: dict[str, Any] = {"config": str(self._files.folder), "local_files_only": True}
-        if spec.kind == "unet":
-            return UNet2DConditionModel.from_single_file(str(file), subfolder=spec.folder, **common)
-        if spec.kind == "vae":
-            return AutoencoderKL.from_single_file(str(file), subfolder=spec.folder, **common)
-        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+        common: dict[str, Any] = {"config": str(self._files.folder), "subfolder": spec.folder, "local_files_only": True}
         from safetensors import safe_open
 
-        # The library would read the whole file for the text encoder alone.
+        # The libraries would read the whole file for each part.
         with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(spec.prefix)}  # noqa: SIM118
+            tensors: Any = {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(spec.prefix)}  # noqa: SIM118
+        if spec.kind == "unet":
+            return UNet2DConditionModel.from_single_file(tensors, **common)
+        if spec.kind == "vae":
+            return AutoencoderKL.from_single_file(tensors, **common)
+        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+
         return create_diffusers_clip_model_from_ldm(
-            _text_class(spec.kind), tensors, subfolder=spec.folder, torch_dtype=torch.float32, **common
+            _text_class(spec.kind), tensors, torch_dtype=torch.float32, **common
         )
 
 

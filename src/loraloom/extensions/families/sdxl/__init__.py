@@ -21,11 +21,12 @@ class StableDiffusionXL:
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""
+        from loraloom.extensions.families._ldm.single_file import complete
         from loraloom.extensions.families.sdxl.model import SdxlModel
         from loraloom.extensions.families.sdxl.source import DEFAULT_CONFIGS, check_kind
 
         check_kind(files)
-        return SdxlModel(files.with_configs(DEFAULT_CONFIGS))
+        return SdxlModel(complete(files, DEFAULT_CONFIGS))
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""

@@ -21,10 +21,12 @@ class StableDiffusion:
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""
+        from loraloom.extensions.families._ldm.single_file import complete
         from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
-        from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS
+        from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS, check_kind
 
-        return StableDiffusionModel(files.with_configs(DEFAULT_CONFIGS))
+        check_kind(files)
+        return StableDiffusionModel(complete(files, DEFAULT_CONFIGS))
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""

@@ -16,6 +16,7 @@ from loraloom.extensions.families._diffusers.windows import collate
 from loraloom.extensions.families._ldm.lora_format import LdmLoraFormat
 from loraloom.extensions.families._ldm.presets import ATTENTION_OF_CLIP, UNET_PRESETS
 from loraloom.extensions.families._ldm.reference import fresh_pipeline, reference_latents
+from loraloom.extensions.families._ldm.single_file import schedule_config
 from loraloom.extensions.families._ldm.vae import LatentVae
 from loraloom.extensions.families._ldm.weights import LdmWeights
 from loraloom.extensions.families.stable_diffusion.source import PARTS, check_configs
@@ -43,9 +44,7 @@ class StableDiffusionModel:
             prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te"},
         )
         self._vae = LatentVae(self.modules, "vae", vae)
-        self._scheduler_config = dict(configs["scheduler"])
-        if source.prediction_type != "auto":
-            self._scheduler_config["prediction_type"] = source.prediction_type
+        self._scheduler_config = schedule_config(files, configs["scheduler"])
         schedule = make_schedule(self._scheduler_config)
         scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
         self.info = ModelInfo(

@@ -41,12 +41,8 @@ def is_stable_diffusion(files: ModelFiles) -> bool:
     return kind_of(files) == "one encoder"
 
 
-def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
-    """The configs of unet, vae, text_encoder and scheduler, every number in its range.
-
-    Raises:
-        UserError: One is missing, cannot be read, or says what this family does not have.
-    """
+def check_kind(files: ModelFiles) -> None:
+    """Raise `UserError` unless some files are a Stable Diffusion 1.x or 2.x."""
     if not is_stable_diffusion(files):
         raise UserError(
             "this model is not a Stable Diffusion 1.x or 2.x",
@@ -54,6 +50,14 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
             expected="a UNet2DConditionModel with one CLIP text encoder",
             fix="leave out --family",
         )
+
+
+def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
+    """The configs of unet, vae, text_encoder and scheduler, every number in its range.
+
+    Raises:
+        UserError: One is missing, cannot be read, or says what this family does not have.
+    """
     unet, vae = files.config("unet/config.json"), files.config("vae/config.json")
     refuse_more_than_latents({**unet, "in_channels": channels_in_file(files) or unet.get("in_channels", 4)}, vae)
     refuse_own_code(files)
