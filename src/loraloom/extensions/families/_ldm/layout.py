@@ -3,7 +3,7 @@
 In: files that were resolved; nothing is downloaded. Out: a kind, and its name for an error line.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
@@ -37,7 +37,9 @@ def kind_of(files: ModelFiles) -> Kind | None:
     first, second = files.has("text_encoder"), files.has("text_encoder_2")
     conditions = config.get("addition_embed_type")
     if conditions == "text_time":
-        return "refiner" if second and not first else "two encoders"
+        # The refiner reads the second encoder alone; a base that lost its first one reads both.
+        alone = second and not first and config.get("cross_attention_dim") == _width(files, "text_encoder_2")
+        return "refiner" if alone else "two encoders"
     if conditions:
         return None
     return "mixed" if second else "one encoder"
@@ -71,6 +73,11 @@ def channels_in_file(files: ModelFiles) -> int | None:
         return None
     entry = read_header(files.single_file).tensors.get(_FIRST_LAYER)
     return entry.shape[1] if entry and len(entry.shape) == 4 else None
+
+
+def _width(files: ModelFiles, encoder: str) -> Any:
+    name = f"{encoder}/config.json"
+    return files.config(name).get("hidden_size") if files.has(name) else None
 
 
 def _kind_of_names(names: frozenset[str]) -> Kind | None:

@@ -53,6 +53,8 @@ def is_sdxl(files: ModelFiles) -> bool:
 def check_kind(files: ModelFiles) -> None:
     """Raise `UserError` unless some files are a text-to-image Stable Diffusion XL."""
     kind = kind_of(files)
+    if kind is None and files.folder is not None:
+        files.config("unet/config.json")  # says that it is missing
     if kind == "refiner":
         raise UserError(
             "this is the refiner of Stable Diffusion XL, which cannot be trained or drawn with alone: it continues images "

@@ -44,6 +44,8 @@ def is_stable_diffusion(files: ModelFiles) -> bool:
 def check_kind(files: ModelFiles) -> None:
     """Raise `UserError` unless some files are a Stable Diffusion 1.x or 2.x."""
     if not is_stable_diffusion(files):
+        if kind_of(files) is None and files.folder is not None:
+            files.config("unet/config.json")  # says that it is missing
         raise UserError(
             "this model is not a Stable Diffusion 1.x or 2.x",
             got=describe(files),
