@@ -27,17 +27,29 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     """
     files = resolve(source)
     if family != "auto":
-        return plugins.load("families", family).open(files)
+        return _open(plugins.load("families", family), files)
     for name in plugins.names("families"):
         candidate: Family = plugins.load("families", name)
         if candidate.matches(files):
-            return candidate.open(files)
+            return _open(candidate, files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
+
+
+def _open(family: Family, files: ResolvedFiles) -> DiffusionModel:
+    """The model, unless the source asks for a choice that the family does not have."""
+    model, asked = family.open(files), files.source.clip_skip
+    if asked is not None and model.info.clip_skip != asked:
+        raise UserError(
+            "the text encoders of this model are always read at the layer that it was made with",
+            got=f"clip_skip {asked}",
+            fix="leave clip_skip out",
+        )
+    return model
 
 
 def resolve(source: ModelSource) -> ResolvedFiles:

@@ -148,6 +148,8 @@ class ModelSource:
         revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
         prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
+        clip_skip: Layer of the text encoders that is read, counted from the end: 1 is the last one, 2 the one before it, as
+            A1111 and sd-scripts count. None: the one that the model was made with.
     """
 
     location: str
@@ -155,6 +157,7 @@ class ModelSource:
     variant: str | None = None
     config: str | None = None
     prediction_type: str = "auto"
+    clip_skip: int | None = None
 
 
 class ModelFiles(Protocol):
@@ -327,6 +330,7 @@ class ModelInfo:
         guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
             is given the scale, and there is no negative prompt.
         defaults: How images are drawn where the user leaves it open.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None where the family has no such choice.
     """
 
     family: str
@@ -338,6 +342,7 @@ class ModelInfo:
     size_multiple: int
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
+    clip_skip: int | None = None
 
     @property
     def denoiser(self) -> Part:

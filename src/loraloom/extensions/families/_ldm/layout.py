@@ -1,4 +1,4 @@
-"""Which kind of model of UNet and CLIP some files are, told by configs or by the names in a checkpoint.
+"""Which kind of model of UNet and CLIP some files are, by its configs or by the names in a checkpoint.
 
 In: files that were resolved; nothing is downloaded. Out: a kind, and its name for an error line.
 """
@@ -25,7 +25,7 @@ _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
 def kind_of(files: ModelFiles) -> Kind | None:
     """The kind of some files, or None for another model.
 
-    A single checkpoint is told by its own names, a folder by the UNet's config and its text encoders.
+    A single checkpoint is recognized by its own names, a folder by the UNet's config and its text encoders.
     """
     if files.single_file is not None:
         return _kind_of_names(files.tensor_names())

@@ -84,10 +84,10 @@ def _compvis_stems(name: str, layers_per_block: int) -> Iterator[str]:
     foreign = compvis_name(name, layers_per_block)
     if foreign is None:
         return
-    spelled = [foreign]
+    variants = [foreign]
     if ".upsamplers." in name:  # a block without attention has no place 1, and its sampler moves up
-        spelled.append(foreign.replace(".2.", ".1.", 1))
-    for one in spelled:
+        variants.append(foreign.replace(".2.", ".1.", 1))
+    for one in variants:
         yield f"lora_unet_{one.replace('.', '_')}"
         yield f"diffusion_model.{one}"
         yield f"model.diffusion_model.{one}"

@@ -48,9 +48,10 @@ def reference_latents(
     adapter_file: Path | None,
     request: ImageRequest,
     noise_bchw: Tensor,
-    **settings: Any,
+    *,
+    clip_skip: int = 1,
 ) -> Tensor:
-    """(1, c, h, w) latents of a request from that first noise, float32 on the CPU; `settings` are the pipeline's own."""
+    """(1, c, h, w) latents of a request from that first noise, float32 on the CPU; `clip_skip` as in `ModelSource`."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = make_sampler(
         request.sampler, scheduler_config, request.num_steps, torch.device("cpu")
@@ -59,14 +60,29 @@ def reference_latents(
         with quiet():
             pipeline.load_lora_weights(str(adapter_file.parent), weight_name=adapter_file.name)
     with torch.inference_mode(), quiet():
+        texts: dict[str, Any] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        if clip_skip > 1:
+            _keep_old_name(pipeline.text_encoder)
+            # Given to the pipeline it would count for the prompt and not for the negative prompt.
+            texts = {
+                name: pipeline.encode_prompt(text, torch.device("cpu"), 1, False, clip_skip=clip_skip - 1)[0]
+                for name, text in (
+                    ("prompt_embeds", request.prompt),
+                    ("negative_prompt_embeds", request.negative_prompt),
+                )
+            }
         return pipeline(
-            request.prompt,
-            negative_prompt=request.negative_prompt,
+            **texts,
             num_inference_steps=request.num_steps,
             guidance_scale=request.guidance_scale,
             width=request.width,
             height=request.height,
             latents=noise_bchw.clone(),
             output_type="latent",
-            **settings,
         ).images.float()
+
+
+def _keep_old_name(text_encoder: Any) -> None:
+    """diffusers 0.42 looks for the final layer norm below `text_model`, which transformers 5.6 has dropped."""
+    if not hasattr(text_encoder, "text_model"):
+        text_encoder.__dict__["text_model"] = text_encoder  # not registered as a module: it would contain itself

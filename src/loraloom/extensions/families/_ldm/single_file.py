@@ -1,7 +1,7 @@
 """A single checkpoint as people download it: configs that are known here, a tokenizer from elsewhere, what its names say.
 
 In: files with a checkpoint and perhaps a folder that the user named. Out: files with a whole folder of configs and tokenizers.
-A checkpoint carries neither; its kind is told by the names and shapes in its header.
+A checkpoint carries neither; its kind is recognized by the names and shapes in its header.
 """
 
 import json

@@ -27,7 +27,7 @@ def tiny_vae(widths: tuple[int, ...], groups: int, layers_per_block: int, **valu
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         **values,
     )
-    _settle(vae)
+    _normalize(vae)
     return vae
 
 
@@ -48,7 +48,7 @@ def text_config(tokenizer: Any, width: int, layers: int, **values: Any) -> CLIPT
 
 
 @torch.no_grad()
-def _settle(vae: AutoencoderKL) -> None:
+def _normalize(vae: AutoencoderKL) -> None:
     """Let random weights encode surely and at unit scale, as trained ones do: otherwise latents are mostly noise."""
     assert vae.quant_conv is not None
     channels = vae.config["latent_channels"]

@@ -38,6 +38,13 @@ class SdxlModel:
 
     def __init__(self, files: ModelFiles) -> None:
         source = files.source
+        if source.clip_skip not in {None, PENULTIMATE}:
+            raise UserError(
+                "Stable Diffusion XL always reads the layer before the last one of its text encoders",
+                got=f"clip_skip {source.clip_skip}",
+                expected=str(PENULTIMATE),
+                fix="leave it out: other programs ignore it for this model",
+            )
         self._files = files
         configs = check_configs(files)
         unet, vae = configs["unet"], configs["vae"]
@@ -72,6 +79,7 @@ class SdxlModel:
             size_multiple=scale,
             guidance="cfg",
             defaults=replace(defaults, guidance_scale=min(defaults.guidance_scale, GUIDANCE_SCALE)),
+            clip_skip=PENULTIMATE,
         )
         self.text = SdxlText(files, self.modules, configs)
 
@@ -102,7 +110,7 @@ class SdxlModel:
         Returns:
             `hidden`: (b, l, d) embeddings; `mask`: (b, l) bool, where prompts of a batch differ in length; `pooled`: (b, p);
             `sizes`: (b, 6) float32 pixels: height and width of the source image, top and left of the crop, height and width
-            of the image that is learned or drawn.
+            of the image that is learned or generated.
         """
         hidden_bld, mask_bl = collate([text["hidden"] for text in texts])
         sizes = [[*place.original[::-1], *place.crop[::-1], *place.target[::-1]] for place in geometry]

@@ -57,7 +57,7 @@ def check_kind(files: ModelFiles) -> None:
         files.config("unet/config.json")  # says that it is missing
     if kind == "refiner":
         raise UserError(
-            "this is the refiner of Stable Diffusion XL, which cannot be trained or drawn with alone: it continues images "
+            "this is the refiner of Stable Diffusion XL, which cannot be trained or used alone: it continues images "
             "that the base model has begun",
             got=files.source.location,
             expected="a Stable Diffusion XL base model",

@@ -14,7 +14,7 @@ from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, m
 from loraloom.extensions.families._diffusers.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families._diffusers.windows import collate
 from loraloom.extensions.families._ldm.lora_format import LdmLoraFormat
-from loraloom.extensions.families._ldm.presets import ATTENTION_OF_CLIP, UNET_PRESETS
+from loraloom.extensions.families._ldm.presets import UNET_PRESETS, attention_below
 from loraloom.extensions.families._ldm.reference import fresh_pipeline, reference_latents
 from loraloom.extensions.families._ldm.single_file import schedule_config
 from loraloom.extensions.families._ldm.vae import LatentVae
@@ -24,6 +24,7 @@ from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.models.module_store import ModuleStore
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import Conditioning, ImageGeometry, ModelFiles, ModelInfo, Part, Tensors
+from loraloom.utils.untrusted import check_range
 
 
 class StableDiffusionModel:
@@ -46,6 +47,9 @@ class StableDiffusionModel:
         self._vae = LatentVae(self.modules, "vae", vae)
         self._scheduler_config = schedule_config(files, configs["scheduler"])
         schedule = make_schedule(self._scheduler_config)
+        text_encoder = configs["text_encoder"]
+        num_layers = int(text_encoder.get("num_hidden_layers", 12))
+        self._clip_skip = check_range(1 if source.clip_skip is None else source.clip_skip, "clip_skip", 1, num_layers)
         scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
         self.info = ModelInfo(
             family="stable_diffusion",
@@ -53,7 +57,11 @@ class StableDiffusionModel:
             parts=(
                 Part(name="denoiser", role="denoiser", lora_targets=UNET_PRESETS),
                 Part(name="vae", role="vae"),
-                Part(name="text_encoder", role="text_encoder", lora_targets=ATTENTION_OF_CLIP),
+                Part(
+                    name="text_encoder",
+                    role="text_encoder",
+                    lora_targets=attention_below(num_layers + 1 - self._clip_skip),
+                ),
             ),
             schedule=schedule,
             latent_channels=int(unet.get("in_channels", 4)),
@@ -61,13 +69,15 @@ class StableDiffusionModel:
             size_multiple=scale,
             guidance="cfg",
             defaults=sampling_defaults(schedule, int(unet.get("sample_size") or 64) * scale),
+            clip_skip=self._clip_skip,
         )
         self.text = ClipText(
             files.path("tokenizer"),
             lambda: self.modules.get("text_encoder"),
             lambda: self.modules.fingerprint("text_encoder"),
-            num_ids=int(configs["text_encoder"].get("vocab_size", 49408)),
-            num_positions=int(configs["text_encoder"].get("max_position_embeddings", 77)),
+            num_ids=int(text_encoder.get("vocab_size", 49408)),
+            num_positions=int(text_encoder.get("max_position_embeddings", 77)),
+            clip_skip=self._clip_skip,
         )
 
     def _load(self, part: str) -> nn.Module:
@@ -115,7 +125,9 @@ class StableDiffusionModel:
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
         pipeline = fresh_pipeline(_pipeline_class(), self._files, safety_checker=None, image_encoder=None)
-        return reference_latents(pipeline, self._scheduler_config, adapter_file, request, noise_bchw)
+        return reference_latents(
+            pipeline, self._scheduler_config, adapter_file, request, noise_bchw, clip_skip=self._clip_skip
+        )
 
 
 def _pipeline_class() -> Any:

@@ -28,19 +28,22 @@ class ClipText(ClipTokenizer):
         *,
         num_ids: int,
         num_positions: int,
+        clip_skip: int = 1,
     ) -> None:
         super().__init__(folder, num_ids=num_ids, num_positions=num_positions)
         self._module = module
         self._weights_fingerprint = weights_fingerprint
+        self._clip_skip = clip_skip
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the tokenizer's files and the encoder's weights, read once."""
+        """sha256 over the tokenizer's files, the encoder's weights and the layer that is read, read once."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        return sha256_bytes((self.files_sha256 + self._weights_fingerprint()).encode())
+        layer = f"\nclip skip {self._clip_skip}" if self._clip_skip > 1 else ""
+        return sha256_bytes((self.files_sha256 + self._weights_fingerprint() + layer).encode())
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -56,5 +59,5 @@ class ClipText(ClipTokenizer):
         return ()
 
     def encode_windows(self, ids_nk: Tensor) -> Tensor:
-        """(n, k) ids to (n, k, d): the last hidden state after the final layer norm."""
-        return encode(self._module(), ids_nk, 1, final_norm=True).hidden_nkd
+        """(n, k) ids to (n, k, d): the hidden state of the layer that is read, after the final layer norm."""
+        return encode(self._module(), ids_nk, self._clip_skip, final_norm=True).hidden_nkd

@@ -1,0 +1,91 @@
+"""Clip skip: the layer of the text encoder that is read, in training, in generation, in exports and in the cache key."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loraloom import plugins
+from loraloom.config.run import LoraConfig
+from loraloom.extensions.families.sdxl import FAMILY as SDXL
+from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+from loraloom.generate.images import denoise
+from loraloom.lora.export import first_noise
+from loraloom.lora.inject import attach_new
+from loraloom.models.loading import open_model
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.generation import ImageRequest
+from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
+from loraloom.utils.errors import UserError
+
+DOMAIN = plugins.load("domains", "freetext")
+PROMPT = "a plan of two rooms"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("skip") / "model", text_layers=4, seed=6)
+
+
+def opened(folder: Path, clip_skip: int | None) -> DiffusionModel:
+    return open_model(ModelSource(location=str(folder), clip_skip=clip_skip))
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 3])
+@torch.inference_mode()
+def test_the_layer_that_is_read_is_the_one_of_diffusers_counted_from_one(clip_skip: int, folder: Path) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    kind: type = StableDiffusionPipeline
+    pipeline = kind.from_pretrained(folder, local_files_only=True, safety_checker=None)  # pyright: ignore[reportAttributeAccessIssue]
+    if not hasattr(pipeline.text_encoder, "text_model"):  # diffusers 0.42 asks for it, transformers 5.6 has dropped it
+        pipeline.text_encoder.__dict__["text_model"] = pipeline.text_encoder
+    theirs = pipeline.encode_prompt(PROMPT, torch.device("cpu"), 1, False, clip_skip=clip_skip - 1 or None)[0]
+    [ours] = PromptEncoder(text=opened(folder, clip_skip).text, domain=DOMAIN).encode([PROMPT])
+    torch.testing.assert_close(ours["hidden"], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_equals_diffusers_own_with_the_layer_skipped_for_both_prompts(folder: Path) -> None:
+    model = opened(folder, 2)
+    request = ImageRequest(
+        prompt=PROMPT, negative_prompt="blur", num_steps=3, guidance_scale=4.0, sampler="ddim", width=64, height=64
+    )
+    noise = first_noise(model, request)
+    ours, plain = (
+        denoise(each, PromptEncoder(text=each.text, domain=DOMAIN).encode, [request], noise_bchw=noise)
+        for each in (model, opened(folder, None))
+    )
+    torch.testing.assert_close(ours, model.reference_latents(None, request, noise), atol=1e-4, rtol=1e-4)
+    assert float((ours - plain).abs().max()) > 1e-4
+
+
+def test_embeddings_of_another_layer_are_never_taken_from_the_cache(folder: Path) -> None:
+    keys = [PromptEncoder(text=opened(folder, skip).text, domain=DOMAIN).cache_key(PROMPT) for skip in (None, 1, 2, 3)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+def test_layers_that_are_skipped_carry_no_lora(folder: Path) -> None:
+    model = opened(folder, 3)
+    adapter = attach_new(model, LoraConfig(rank=2, text_encoder=True), seed=0)
+    for parameter in adapter.parameters.values():
+        parameter.data = torch.full_like(parameter.data, 0.05)
+    text = PromptEncoder(text=model.text, domain=DOMAIN).encode([PROMPT])
+    place = ImageGeometry(original=(64, 64), crop=(0, 0), target=(64, 64))
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    model.predict(noisy, torch.tensor([500.0]), model.condition(text, [place], None)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter.parameters.values())
+    assert {name.split(".")[-3] for name in adapter.modules["text_encoder"]} == {"0", "1"}
+
+
+@pytest.mark.parametrize("clip_skip", [0, 5])
+def test_a_layer_that_is_not_there_is_refused_with_the_range(clip_skip: int, folder: Path) -> None:
+    with pytest.raises(UserError, match=rf"clip_skip: got {clip_skip}, expected a whole number from 1 to 4"):
+        opened(folder, clip_skip)
+
+
+def test_sdxl_takes_its_own_layer_and_no_other(tmp_path: Path) -> None:
+    folder = SDXL.build_tiny(tmp_path / "model")
+    assert opened(folder, 2).text.fingerprint == opened(folder, None).text.fingerprint
+    with pytest.raises(UserError, match=r"always reads the layer before the last one(.|\n)*other programs ignore it"):
+        opened(folder, 1)
