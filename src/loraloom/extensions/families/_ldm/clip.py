@@ -28,15 +28,15 @@ from loraloom.utils.untrusted import (
 
 MAX_IDS = 1_000_000
 MIN_IDS = 256 + 2
-"""CLIP's vocabulary holds every byte and two special tokens, else some text has no tokens."""
+"""Smallest vocabulary: every byte and two special tokens; with fewer, some texts could not be tokenized."""
 MAX_ADDED = 10_000
 _END = "</w>"
-"""Ends a token at the end of a word."""
+"""Suffix of a token at the end of a word."""
 _TRIED_WORDS = 64
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raise `UserError` unless all files of a tokenizer are regular, of sane size and of the right kind of content."""
+    """Raise `UserError` unless all files of a tokenizer are regular files of plausible size and content."""
     if not folder.is_dir():
         raise UserError("the model has no tokenizer", got=str(folder), fix="point to a complete diffusers folder")
     with library_errors("the model's tokenizer", folder):
@@ -56,7 +56,7 @@ def check_tokenizer_files(folder: Path) -> None:
     names = {entry.name for entry in entries}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise UserError(
-            "the model's tokenizer is not whole",
+            "the model's tokenizer is incomplete",
             got=", ".join(sorted(names)) or "an empty folder",
             expected="tokenizer.json, or vocab.json and merges.txt",
             fix="download the model again",
@@ -73,7 +73,7 @@ def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
             raise UserError(
                 f"{what}: the kind of tokenizer",
                 got=shown(kind),
-                expected="BPE, as CLIP has it",
+                expected="BPE, as in CLIP",
                 fix="the tokenizer belongs to another model: get the model's own",
             )
         value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
@@ -112,31 +112,31 @@ class ClipTokenizer:
             )
         if largest >= num_ids:
             raise UserError(
-                "the model's tokenizer has ids that its text encoder does not know",
+                "the model's tokenizer has ids that its text encoder does not have",
                 got=largest,
                 expected=f"below vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder are of different models",
+                fix="tokenizer and text encoder belong to different models",
             )
         if 2 * len(vocabulary) < num_ids:
             raise UserError(
-                "the model's tokenizer knows less than half of its text encoder's tokens",
+                "the model's tokenizer has less than half of its text encoder's tokens",
                 got=f"{len(vocabulary):,}",
                 expected=f"about vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder are of different models",
+                fix="tokenizer and text encoder belong to different models",
             )
         with library_errors("the model's tokenizer", folder):
             self._check_words(vocabulary)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             check_range(getattr(self._tokenizer, name), f"{folder.name}: {name}", 0, num_ids - 1)
         self._folder = folder
-        # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
+        # Captions of one kind repeat their sentences, and a call of the tokenizer costs more than its work.
         self._ids = lru_cache(1 << 14)(self._tokenized)
 
     def _check_words(self, vocabulary: dict[str, int]) -> None:
-        """Raise `UserError` unless words of the vocabulary are read as themselves: without its merges a BPE reads letters."""
+        """Raise `UserError` unless words of the vocabulary are single tokens: without its merges a BPE gives letters."""
         if not all(letter + _END in vocabulary for letter in "aeiou"):
             raise UserError(
-                "the model's tokenizer is not CLIP's kind of BPE",
+                "the model's tokenizer is not a BPE as in CLIP",
                 expected=f"tokens that end in {_END}",
                 fix="get the model's own tokenizer",
             )
@@ -146,7 +146,7 @@ class ClipTokenizer:
         split = [word for word in tried if self._tokenized(word) != (vocabulary[word + _END],)]
         if 2 * len(split) > len(tried):
             raise UserError(
-                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or of another model",
+                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or foreign",
                 got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}",
                 expected="1",
                 fix="download the model's tokenizer again (merges.txt or tokenizer.json)",
@@ -163,18 +163,18 @@ class ClipTokenizer:
         return self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids without BOS, EOS and padding, never cut."""
+        """Ids of a text without BOS, EOS and padding, never truncated."""
         return list(self._ids(text))
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Readable text of ids."""
+        """Text of ids."""
         return str(self._tokenizer.decode(list(ids)))
 
     def window(self, ids: Sequence[int]) -> list[int]:
-        """BOS, ids, EOS, padding as the model was trained with (EOS for SD 1.x, `!` for 2.x)."""
+        """BOS, ids, EOS, and the padding of training (EOS for SD 1.x, `!` for 2.x)."""
         tokenizer = self._tokenizer
         assert len(ids) <= self.window_tokens - 2, len(ids)
         row = [int(tokenizer.bos_token_id), *ids, int(tokenizer.eos_token_id)]

@@ -61,7 +61,7 @@ def refuse_own_code(files: ModelFiles) -> None:
     """Raise `UserError` for a model that comes with a pipeline of its own."""
     if files.has("pipeline.py"):
         raise UserError(
-            "the model comes with a pipeline of its own (pipeline.py), which is not run",
+            "the model has its own pipeline code (pipeline.py), which is not run",
             got=str(files.folder),
             fix="use a model without custom code, or delete that file if the model works without it",
         )

@@ -49,7 +49,7 @@ def text_config(tokenizer: Any, width: int, layers: int, **values: Any) -> CLIPT
 
 @torch.no_grad()
 def _normalize(vae: AutoencoderKL) -> None:
-    """Let random weights encode surely and at unit scale, as trained ones do: otherwise latents are mostly noise."""
+    """Make random weights encode with small variance and at unit scale, as trained ones do, not mostly noise."""
     assert vae.quant_conv is not None
     channels = vae.config["latent_channels"]
     vae.quant_conv.weight[channels:] = 0
@@ -62,10 +62,10 @@ def _normalize(vae: AutoencoderKL) -> None:
 
 
 def byte_tokenizer(folder: Path, **values: Any) -> CLIPTokenizer:
-    """A CLIP tokenizer of single bytes without merges: reads any text, a token a byte; `values` are its settings."""
+    """A CLIP tokenizer of single bytes without merges: one token per byte of any text; `values` are its settings."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
-    # Bytes that do not print stand at code points from 256 up, as in CLIP's own vocabulary.
+    # Unprintable bytes are at code points from 256 up, as in CLIP's vocabulary.
     letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)

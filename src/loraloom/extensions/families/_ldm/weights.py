@@ -4,7 +4,7 @@ In: the files of a model and a `PartFiles` for each part. Out: float32 modules, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 from loraloom.utils.safetensors_io import TensorInfo, read_header
+from loraloom.utils.untrusted import library_errors
 
 _TEXT_KEYS = (
     "vocab_size",
@@ -78,15 +79,15 @@ class LdmWeights:
         """sha256 over a part's weight files and config."""
         return self._files.fingerprint(self._parts[part].folder)
 
-    def load(self, part: str) -> nn.Module:
-        """A part's module in float32.
+    def load(self, part: str, skeleton: Callable[[str], nn.Module]) -> nn.Module:
+        """A part's module in float32; `skeleton` gives it on the meta device.
 
         Raises:
             UserError: Missing, damaged, quantised, not finite, of another config, or larger than this machine.
         """
         spec = self._parts[part]
         files = self._files.weight_files(spec.folder)  # refuses before anything is read
-        self._check_fit(part, files)
+        self._check_fit(part, files, skeleton)
         try:
             with quiet():
                 if self._files.single_file is not None:
@@ -121,7 +122,7 @@ class LdmWeights:
                 config.pop("_name_or_path", None)  # where it was read from: a path of this machine
                 write_json(target / spec.folder / "config.json", config)
 
-    def _check_fit(self, part: str, files: Sequence[Path]) -> None:
+    def _check_fit(self, part: str, files: Sequence[Path], skeleton: Callable[[str], nn.Module]) -> None:
         spec = self._parts[part]
         entries: dict[str, TensorInfo] = {}
         for file in files:
@@ -130,13 +131,14 @@ class LdmWeights:
         if single:
             entries = {name: entry for name, entry in entries.items() if name.startswith(spec.prefix)}
         with quiet():
-            check_fit(spec.folder, entries, (lambda: self._empty(part)) if entries else None, same_names=not single)
+            check_fit(spec.folder, entries, (lambda: skeleton(part)) if entries else None, same_names=not single)
 
-    def _empty(self, part: str) -> nn.Module:
-        """The part without memory, as its config describes it."""
+    def build(self, part: str) -> nn.Module:
+        """The part as its config describes it; its weights are not read."""
         spec = self._parts[part]
         config: Any = dict(self._configs[spec.folder])
-        with torch.device("meta"):
+        fix = "check that the config belongs to the weights"
+        with library_errors(f"{spec.folder}/config.json", self._files.source.location, fix=fix):
             if spec.kind == "unet":
                 return cast("nn.Module", UNet2DConditionModel.from_config(config))
             if spec.kind == "vae":

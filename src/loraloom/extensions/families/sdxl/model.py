@@ -49,7 +49,9 @@ class SdxlModel:
         configs = check_configs(files)
         unet, vae = configs["unet"], configs["vae"]
         self._weights = LdmWeights(files, PARTS, configs)
-        self.modules = ModuleStore(self._load, self._weights.fingerprint, file_sha256=files.file_sha256)
+        self.modules = ModuleStore(
+            self._load, self._weights.fingerprint, build=self._weights.build, file_sha256=files.file_sha256
+        )
         self.lora_format = LdmLoraFormat(
             architecture="stable-diffusion-xl-v1-base",
             kohya_version="sdxl_base_v1-0",
@@ -84,7 +86,7 @@ class SdxlModel:
         self.text = SdxlText(files, self.modules, configs)
 
     def _load(self, part: str) -> nn.Module:
-        return self._weights.load(part)
+        return self._weights.load(part, self.modules.skeleton)
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
         """Write a diffusers folder with the weights as they are now, a missing part read first."""

@@ -32,7 +32,7 @@ PARTS = {
     "text_encoder_2": PartFiles(folder="text_encoder_2", kind="clip_projection", prefix="conditioner.embedders.1."),
 }
 DEFAULT_CONFIGS = "stabilityai/stable-diffusion-xl-base-1.0"
-"""The hub model whose configs and tokenizers serve a single checkpoint for which nobody named others."""
+"""The hub model whose tokenizer is the default for a single checkpoint file."""
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 NUM_CONDITIONS = 6
 """Numbers that say size and crop: original, crop and target, height before width."""

@@ -73,7 +73,7 @@ class SdxlText:
         ]
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """Nothing: any number of windows is read."""
+        """Empty: any number of windows is encoded."""
         return ()
 
     def _hidden(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor | None]]:

@@ -36,7 +36,9 @@ class StableDiffusionModel:
         configs = check_configs(files)
         unet, vae = configs["unet"], configs["vae"]
         self._weights = LdmWeights(files, PARTS, configs)
-        self.modules = ModuleStore(self._load, self._weights.fingerprint, file_sha256=files.file_sha256)
+        self.modules = ModuleStore(
+            self._load, self._weights.fingerprint, build=self._weights.build, file_sha256=files.file_sha256
+        )
         version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
         self.lora_format = LdmLoraFormat(
             architecture=f"stable-diffusion-{version}",
@@ -81,7 +83,7 @@ class StableDiffusionModel:
         )
 
     def _load(self, part: str) -> nn.Module:
-        return self._weights.load(part)
+        return self._weights.load(part, self.modules.skeleton)
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
         """Write a diffusers folder with the weights as they are now, a missing part read first."""

@@ -1,6 +1,6 @@
-"""Whether the files of a model are Stable Diffusion 1.x or 2.x, and its configs, checked.
+"""Recognise the files of a Stable Diffusion 1.x or 2.x model, and read its configs with checks.
 
-In: files that were resolved. Out: yes or no; or the four configs with every number in its range.
+In: resolved files of a model. Out: whether they match; the four configs with every number in its range.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ PARTS = {
     "text_encoder": PartFiles(folder="text_encoder", kind="clip", prefix="cond_stage_model."),
 }
 DEFAULT_CONFIGS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""The hub model whose configs and tokenizer serve a single checkpoint for which nobody named others."""
+"""The hub model whose tokenizer is the default for a single checkpoint file."""
 PIPELINES = (
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
@@ -58,7 +58,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     """The configs of unet, vae, text_encoder and scheduler, every number in its range.
 
     Raises:
-        UserError: One is missing, cannot be read, or says what this family does not have.
+        UserError: A config is missing, cannot be read, or has a value that this family does not support.
     """
     unet, vae = files.config("unet/config.json"), files.config("vae/config.json")
     refuse_more_than_latents({**unet, "in_channels": channels_in_file(files) or unet.get("in_channels", 4)}, vae)

@@ -16,7 +16,7 @@ from loraloom.utils.atomic_files import sha256_bytes
 
 
 class ClipText(ClipTokenizer):
-    """Tokenizer and encoder; the encoder's weights are asked for when the first window is encoded."""
+    """Tokenizer and encoder; the encoder's weights are read when the first window is encoded."""
 
     max_windows: int | None = None
 
@@ -47,15 +47,15 @@ class ClipText(ClipTokenizer):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Itself: there is one tokenizer."""
+        """The object itself, because there is one tokenizer."""
         return self
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
-        """`hidden`: (n, k, d) embeddings of each prompt."""
+        """`hidden`: the (n, k, d) prompt embedding of each prompt."""
         return [{"hidden": hidden_nkd} for hidden_nkd in encode_windows(prompts, self, self.encode_windows)]
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """Nothing: any number of windows is read."""
+        """Empty: any number of windows is encoded."""
         return ()
 
     def encode_windows(self, ids_nk: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A random-weight model of the Stable Diffusion 1 layout, about a million parameters, made in seconds.
 
-In: a folder and a seed. Out: a diffusers folder with all that `from_pretrained` reads. It has learned nothing; it exists
-so that every path runs in tests and benchmarks through the real loading code.
+In: a folder and a seed. Out: a diffusers folder that `from_pretrained` reads. The model is not trained; tests and
+benchmarks use it to run the real loading code.
 """
 
 from pathlib import Path
@@ -31,14 +31,14 @@ def build_tiny(
     """Write the model and return its folder.
 
     Args:
-        folder: Where to save; created.
-        seed: Of the random weights.
-        widths: UNet channels of each level; all levels but the last carry cross-attention.
-        layers_per_block: ResNets of a UNet level.
+        folder: Folder to write; created if missing.
+        seed: Seed of the random weights.
+        widths: UNet channels of each level; all levels except the last have cross-attention.
+        layers_per_block: Number of ResNets of a level, in UNet and VAE.
         text_width, text_layers: Hidden width and depth of the text encoder.
-        vae_widths: VAE channels of each level; pixels a latent = 2 ** (levels - 1). ResNets as in the UNet.
-        sample_size: Default side in latents.
-        prediction_type: `epsilon` or `v_prediction`.
+        vae_widths: VAE channels of each level; pixels per latent = 2 ** (levels - 1).
+        sample_size: Default side of an image, in latents.
+        prediction_type: Prediction type of the schedule.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
