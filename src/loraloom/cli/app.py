@@ -28,6 +28,10 @@ from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
 from loraloom.utils.untrusted import check_text
 
+_MODEL_CONFIG = (
+    "for a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer"
+)
+
 
 def prepare(
     given: Given,
@@ -89,6 +93,18 @@ def generate(
         list[float] | None, typer.Option(help="how much each --adapter counts [default: 1]")
     ] = None,
     model: Annotated[str | None, typer.Option(help="base model [default: the one the adapter was trained on]")] = None,
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
+    prediction_type: Annotated[
+        str, typer.Option(help="what the base model predicts, where its files do not say it: epsilon or v_prediction")
+    ] = "auto",
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="layer of the text encoders that is read: 2 is the one before the last [default: the adapter's]",
+        ),
+    ] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="how long prompts are read [default: the adapter's]")
     ] = None,
@@ -117,6 +133,9 @@ def generate(
             adapters=tuple(adapter or ()),
             weights=tuple(adapter_weight or ()),
             model=model,
+            model_config=model_config,
+            prediction_type=prediction_type,
+            clip_skip=clip_skip,
             prompt_method=prompt_method,
             domain=domain,
             prompts_file=prompts_file,
@@ -133,13 +152,14 @@ def generate(
 def tokens(
     dataset: Annotated[Path, typer.Argument(help="prepared dataset, or a text file with one caption")],
     model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     domain: Annotated[str, typer.Option(help="what the texts are about; auto asks the dataset")] = "auto",
     show: Annotated[str | None, typer.Option(metavar="ID", help="print how this caption is cut")] = None,
 ) -> None:
     """Count caption tokens and tell what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show))
+    typer.echo(tokens_text(dataset, model, domain, show, model_config))
 
 
 def quickstart(

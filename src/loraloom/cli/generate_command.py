@@ -54,6 +54,9 @@ class Wishes:
     adapters: Sequence[Path] = ()
     weights: Sequence[Scale] = ()
     model: str | ModelSource | None = None
+    model_config: str | None = None
+    prediction_type: str = "auto"
+    clip_skip: int | None = None
     prompt_method: str | None = None
     domain: str | None = None
     prompts_file: Path | None = None
@@ -99,7 +102,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     weights = _weights(wishes)
     session = open_session(
         config,
-        source=ModelSource(location=wishes.model) if isinstance(wishes.model, str) else wishes.model,
+        source=_source(wishes),
+        clip_skip=wishes.clip_skip,
         adapters=list(zip(wishes.adapters, weights, strict=True)),
         method=method,
         domain=wishes.domain,
@@ -289,6 +293,25 @@ def _from_recipe(
     )
 
 
+def _source(wishes: Wishes) -> ModelSource | None:
+    """The base that the user or a recipe names; None where the adapter is to say it.
+
+    Raises:
+        UserError: Something is said of a base that is not named, or is no kind of prediction.
+    """
+    known = ("auto", "epsilon", "v_prediction")
+    if wishes.prediction_type not in known:
+        fix = did_you_mean(wishes.prediction_type, known)
+        raise UserError("unknown --prediction-type", got=wishes.prediction_type, fix=fix)
+    if isinstance(wishes.model, str):
+        return ModelSource(location=wishes.model, config=wishes.model_config, prediction_type=wishes.prediction_type)
+    if wishes.model_config is not None or wishes.prediction_type != "auto":
+        raise UserError(
+            "--model-config and --prediction-type are about a --model", fix="add --model, or leave them out"
+        )
+    return wishes.model
+
+
 def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
     """The base that a recipe names; revision, variant and config belong to it."""
     if not model.get("source"):
@@ -298,4 +321,6 @@ def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
         revision=model.get("revision"),
         variant=model.get("variant"),
         config=model.get("config"),
+        prediction_type=model.get("prediction_type") or "auto",
+        clip_skip=model.get("clip_skip"),
     )

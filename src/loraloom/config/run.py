@@ -14,6 +14,10 @@ PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighte
 Precision = Literal["no", "fp16", "bf16"]
 
 
+MAX_CLIP_SKIP = 64
+"""Of `model.clip_skip`: as many layers as a text encoder may have."""
+
+
 class ModelConfig(Settings):
     """The base model."""
 
@@ -30,6 +34,14 @@ class ModelConfig(Settings):
         None,
         "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer",
         flag="--model-config",
+    )
+    clip_skip: int | None = setting(
+        None,
+        "layer of the text encoders that is read, counted from the end as A1111 and sd-scripts do: 1 is the last one, 2 the "
+        "one before it; default is the one that the model was made with",
+        flag="--clip-skip",
+        ge=1,
+        le=MAX_CLIP_SKIP,
     )
 
 

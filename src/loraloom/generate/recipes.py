@@ -18,6 +18,7 @@ from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
+from loraloom.config.run import MAX_CLIP_SKIP
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.atomic_files import sha256_bytes, write_text
 from loraloom.utils.errors import UserError
@@ -54,7 +55,7 @@ class Recipe:
 
     Attributes:
         request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
-        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
+        model: `source`, `revision`, `variant`, `config`, `prediction_type`, `clip_skip`, `family`, `sha256` of the denoiser.
         adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were read.
         domain: Whose sentences.
@@ -233,6 +234,8 @@ class _Model:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    clip_skip: Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)] | None = None
     family: str = "auto"
     sha256: str = ""
 

@@ -6,7 +6,7 @@ prompts. Base model, prompt method, domain and image size are the adapter's own 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ import torch
 
 from loraloom.config.domains import open_domain
 from loraloom.config.generate import GenerateConfig
-from loraloom.config.run import PromptMethod
+from loraloom.config.run import MAX_CLIP_SKIP, PromptMethod
 from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe, adapter_name
 from loraloom.lora.files import AdapterFile, read_adapter
@@ -113,6 +113,8 @@ class Session:
                 "revision": source.revision,
                 "variant": source.variant,
                 "config": source.config,
+                "prediction_type": source.prediction_type,
+                "clip_skip": self.model.info.clip_skip,
                 "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
@@ -172,6 +174,7 @@ def open_session(
     adapters: Sequence[tuple[Path, Scale]] = (),
     method: PromptMethod | None = None,
     domain: str | None = None,
+    clip_skip: int | None = None,
     changing: bool = False,
     say: Callable[[str], None] = print,
 ) -> Session:
@@ -184,6 +187,8 @@ def open_session(
         adapters: Path and scale of each.
         method: Prompt method; None takes the first that an adapter states, or `attention`.
         domain: What the texts are about; None takes the first that an adapter states, or `freetext`.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None takes the first that an adapter states, or
+            the model's own.
         changing: Whether adapters or their scales will change; the merged weights are then kept twice.
         say: Takes lines for the user.
 
@@ -191,14 +196,15 @@ def open_session(
         UserError: Anything is missing or does not fit together; with `config.strict` also what is not used as it was given.
     """
     files = _by_name([read_adapter(place) for place, _ in adapters])
+    losses = Losses(say, config.strict)
     model = open_model(source, family) if source else _open_recorded(list(files.values()), family)
+    model = _with_clip_skip(model, family, files, clip_skip, losses)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in model.info.parts:
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
-    losses = Losses(say, config.strict)
     recorded = _recorded(files, config, method, domain, losses)
     stack = _load(model, files, [scale for _, scale in adapters], losses)
     stack.merge(keep_base=changing)
@@ -261,6 +267,32 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
             fix=f"{files[0].path.name} recorded {base['source']!r} as its base; --model overrides it"
             + (f". {error.fix}" if error.fix else ""),
         ) from None
+
+
+def _with_clip_skip(
+    model: DiffusionModel, family: str, files: Mapping[str, AdapterFile], asked: int | None, losses: Losses
+) -> DiffusionModel:
+    """The model with its text encoders read at the layer that the user or the first adapter that states one asks for."""
+    stated = {name: skip for name, file in files.items() if (skip := _stated_clip_skip(file)) is not None}
+    used = asked
+    if asked is None and model.info.source.clip_skip is None and model.info.clip_skip is not None:
+        used = next(iter(stated.values()), None)
+        if line := _difference("clip skip", stated, "--clip-skip"):
+            losses.add(line)
+    if used is None or used == model.info.clip_skip:
+        return model
+    first = next(iter(stated), "")
+    if asked is None and not files[first].record:
+        losses.add(f"note: {first} was trained with clip skip {used}, which is used; --clip-skip overrides it")
+    return open_model(replace(model.info.source, clip_skip=used), family)
+
+
+def _stated_clip_skip(file: AdapterFile) -> int | None:
+    """What an adapter says of the layer that its prompts were read at: our own record, or sd-scripts' metadata."""
+    if file.record:
+        return file.record.get("clip_skip")
+    text = file.metadata.get("ss_clip_skip", "")
+    return int(text) if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_CLIP_SKIP else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ def schedule_config(files: ModelFiles, config: Mapping[str, Any]) -> dict[str, A
             "a checkpoint of Stable Diffusion 2 does not say what its UNet predicts",
             got=files.source.location,
             expected="v_prediction (768 px models) or epsilon (512 px base models)",
-            fix="set --prediction-type",
+            fix="set objective.prediction_type for `train`, --prediction-type for `generate`",
         )
     return said
 

@@ -38,13 +38,6 @@ class SdxlModel:
 
     def __init__(self, files: ModelFiles) -> None:
         source = files.source
-        if source.clip_skip not in {None, PENULTIMATE}:
-            raise UserError(
-                "Stable Diffusion XL always reads the layer before the last one of its text encoders",
-                got=f"clip_skip {source.clip_skip}",
-                expected=str(PENULTIMATE),
-                fix="leave it out: other programs ignore it for this model",
-            )
         self._files = files
         configs = check_configs(files)
         unet, vae = configs["unet"], configs["vae"]
@@ -81,7 +74,6 @@ class SdxlModel:
             size_multiple=scale,
             guidance="cfg",
             defaults=replace(defaults, guidance_scale=min(defaults.guidance_scale, GUIDANCE_SCALE)),
-            clip_skip=PENULTIMATE,
         )
         self.text = SdxlText(files, self.modules, configs)
 
