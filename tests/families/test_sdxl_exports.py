@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loraloom.config.run import LoraConfig
@@ -17,6 +17,7 @@ from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.lora.inject import Adapter, attach_new
 from loraloom.models.loading import open_model
 from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.utils.errors import UserError
 
 from .test_single_file import renamed
 from .test_single_file_sdxl import sdxl_unet_rules
@@ -29,9 +30,11 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return FAMILY.build_tiny(tmp_path_factory.mktemp("sdxl") / "model", seed=3)
 
 
-def trained(model: DiffusionModel, target: str, folder: Path) -> tuple[Adapter, list[Path]]:
-    """LoRA layers with random weights on the UNet and both text encoders, and their exports."""
-    adapter = attach_new(model, LoraConfig(rank=3, alpha=2, target=target, text_encoder=True), seed=0)
+def trained(
+    model: DiffusionModel, target: str, folder: Path, *, text_encoder: bool = True
+) -> tuple[Adapter, list[Path]]:
+    """LoRA layers with random weights on the UNet and the text encoders, and their exports."""
+    adapter = attach_new(model, LoraConfig(rank=3, alpha=2, target=target, text_encoder=text_encoder), seed=0)
     generator = torch.Generator().manual_seed(0)
     for parameter in adapter.parameters.values():
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -92,3 +95,28 @@ def test_kohyas_layout_has_the_names_of_a_single_checkpoint(target: str, tiny_sd
         down, up = tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"]
         made = (float(tensors[f"{stem}.alpha"]) / len(down)) * up.flatten(1) @ down.flatten(1)
         torch.testing.assert_close(made, change.flatten(1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text_encoder", [True, False])
+@pytest.mark.parametrize("made_for", ["stable_diffusion", "sdxl"])
+def test_an_adapter_of_stable_diffusion_1_on_sdxl_and_the_reverse_name_both(
+    made_for: str, text_encoder: bool, tiny_sdxl: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Without metadata a LoRA of Stable Diffusion 1 was said to fit SDXL but for tensors whose kind is not known."""
+    folders = {"stable_diffusion": tiny_model, "sdxl": tiny_sdxl}
+    names = {"stable_diffusion": "Stable Diffusion 1 or 2", "sdxl": "Stable Diffusion XL"}
+    base = open_model(ModelSource(location=str(folders.pop(made_for))))
+    [(_, other)] = folders.items()
+    _, files = trained(base, "cross_attention", tmp_path, text_encoder=text_encoder)
+    model = open_model(ModelSource(location=str(other)))
+    for file in files:
+        for metadata in (True, False):
+            if not metadata:
+                save_file(load_file(file), file)
+            with pytest.raises(UserError) as caught:
+                read_adapter(file).updates(model)
+            text = str(caught.value)
+            assert f"was trained on {names[made_for]}" in text
+            assert model.lora_format.architecture in text
+            assert base.lora_format.architecture in text or not metadata
+            assert len(text.splitlines()) <= 2
