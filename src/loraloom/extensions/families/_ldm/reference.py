@@ -3,7 +3,7 @@
 In: a pipeline class, the files of a model, a request. Out: latents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from loraloom.protocols.model import ModelFiles
 from loraloom.utils.quiet import quiet
 
 
-def fresh_pipeline(kind: Any, files: ModelFiles, **absent: None) -> Any:
+def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **absent: None) -> Any:
     """A diffusers pipeline with its own copy of all weights, float32 on the CPU.
 
     Left alone, transformers 5 keeps a text encoder in the precision that its file has.
 
     Args:
-        kind: Class of the pipeline.
+        pipeline_class: Imports the class of the pipeline; its imports warn about libraries that are not used here.
         files: Of the model.
         absent: Components that the pipeline is to do without.
     """
     folder, file = str(files.folder), files.single_file
     with quiet():
+        kind = pipeline_class()
         if file is not None:
             pipeline = kind.from_single_file(str(file), config=folder, local_files_only=True, **absent)
         else:

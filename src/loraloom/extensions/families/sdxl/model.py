@@ -136,7 +136,7 @@ class SdxlModel:
 
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
-        pipeline = fresh_pipeline(_pipeline_class(), self._files, image_encoder=None)
+        pipeline = fresh_pipeline(_pipeline_class, self._files, image_encoder=None)
         return reference_latents(pipeline, self._scheduler_config, adapter_file, request, noise_bchw)
 
 
