@@ -1,22 +1,31 @@
 """Clip skip: the layer of the text encoder that is read, in training, in generation, in exports and in the cache key."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from loraloom import plugins
-from loraloom.config.run import LoraConfig
+from loraloom.config.generate import GenerateConfig
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.run import LoraConfig, RunConfig
 from loraloom.extensions.families.sdxl import FAMILY as SDXL
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.images import denoise
+from loraloom.generate.session import Session, open_session
 from loraloom.lora.export import first_noise
 from loraloom.lora.inject import attach_new
 from loraloom.models.loading import open_model
+from loraloom.prepare.run import prepare
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
+from loraloom.train.run import train
 from loraloom.utils.errors import UserError
+from loraloom.utils.safetensors_io import read_header
 
 DOMAIN = plugins.load("domains", "freetext")
 PROMPT = "a plan of two rooms"
@@ -92,3 +101,41 @@ def test_a_family_without_the_choice_refuses_it(tmp_path: Path) -> None:
             UserError, match=rf"always read at the layer that it was made with: got 'clip_skip {clip_skip}'"
         ):
             opened(folder, clip_skip)
+
+
+def test_an_adapter_is_used_at_the_layer_that_it_was_trained_at(
+    folder: Path, tmp_path: Path, draw_folder: Callable[..., Path]
+) -> None:
+    """Ours records it; of a file of sd-scripts its metadata says it, and a line says that it is used."""
+    source = draw_folder(tmp_path / "source", 2, (64, 64))
+    settings = PrepareConfig(size=64, validation_share=0, num_workers=1)
+    prepare(source, tmp_path / "dataset", settings, console=lambda text: None)
+    tree = {
+        "model": {"source": str(folder), "clip_skip": 2},
+        "data": {"dataset": str(tmp_path / "dataset"), "batch_size": 2},
+        "train": {"output": str(tmp_path / "run"), "max_steps": 1, "validation_every": 0},
+        "samples": {"enabled": False},
+        "optim": {"learning_rate": 1e-2},
+        "export": {"verify": True, "dtype": "fp32"},
+    }
+    said: list[str] = []
+    train(RunConfig.model_validate(tree), say=said.append)
+    assert sum("good, largest difference" in line for line in said) == 2, said
+
+    def session(adapter: Path, **values: Any) -> tuple[Session, list[str]]:
+        lines: list[str] = []
+        return open_session(GenerateConfig(steps=1), adapters=[(adapter, 1.0)], say=lines.append, **values), lines
+
+    own, notes = session(tmp_path / "run")
+    assert own.model.info.clip_skip == 2
+    assert not notes
+    [request] = own.requests([PROMPT])
+    assert own.recipe(request).model["clip_skip"] == 2
+    assert session(tmp_path / "run", clip_skip=1)[0].model.info.clip_skip == 1
+    foreign = tmp_path / "foreign.safetensors"
+    exported = read_header(tmp_path / "run" / "exports" / "run.safetensors").metadata
+    assert exported["ss_clip_skip"] == "2"
+    save_file(load_file(tmp_path / "run" / "exports" / "run.safetensors"), foreign, {"ss_clip_skip": "2"})
+    other, notes = session(foreign, source=ModelSource(location=str(folder)))
+    assert other.model.info.clip_skip == 2
+    assert notes == ["note: foreign was trained with clip skip 2, which is used; --clip-skip overrides it"]
