@@ -31,8 +31,6 @@ from loraloom.utils.untrusted import check_text
 _MODEL_CONFIG = (
     "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
 )
-    "for a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer"
-)
 
 
 def prepare(

@@ -15,7 +15,7 @@ Precision = Literal["no", "fp16", "bf16"]
 
 
 MAX_CLIP_SKIP = 64
-"""Of `model.clip_skip`: as many layers as a text encoder may have."""
+"""Limit of `model.clip_skip`: as many layers as a text encoder may have."""
 
 
 class ModelConfig(Settings):

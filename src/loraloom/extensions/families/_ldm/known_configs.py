@@ -159,7 +159,7 @@ def configs_for(kind: Kind | None, text_width: int | None) -> tuple[Configs, Map
 
     Args:
         kind: As `layout.kind_of` tells it.
-        text_width: Of the prompt embeddings that the UNet reads; tells Stable Diffusion 2 from 1.
+        text_width: Width of the prompt embeddings that the UNet reads; it differs between Stable Diffusion 1 and 2.
     """
     if kind == "two encoders":
         return STABLE_DIFFUSION_XL, PADDING

@@ -23,7 +23,7 @@ def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **absen
 
     Args:
         pipeline_class: Imports the class of the pipeline; its imports warn about libraries that are not used here.
-        files: Of the model.
+        files: Files of the model.
         absent: Components that the pipeline is to do without.
     """
     folder, file = str(files.folder), files.single_file

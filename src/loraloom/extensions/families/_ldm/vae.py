@@ -18,9 +18,9 @@ class LatentVae:
     """Encodes, scales and decodes.
 
     Args:
-        modules: Of the model.
+        modules: Modules of the model.
         part: Name of the VAE's part.
-        config: Of the VAE, checked.
+        config: Config of the VAE, checked.
     """
 
     def __init__(self, modules: Modules, part: str, config: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class PartFiles:
     Attributes:
         folder: In the diffusers layout, such as `unet`.
         kind: Which class reads them; `clip_projection` is a CLIP text encoder with a pooled embedding.
-        prefix: Of its tensors in a single checkpoint.
+        prefix: Prefix of its tensors in a single checkpoint.
     """
 
     folder: str
@@ -63,7 +63,7 @@ class LdmWeights:
     """Reads and saves the parts of one model.
 
     Args:
-        files: Of the model.
+        files: Files of the model.
         parts: Part name -> where its weights are.
         configs: Folder -> its config, checked.
     """

@@ -77,7 +77,7 @@ class SdxlText:
         return ()
 
     def _hidden(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor | None]]:
-        """Of one encoder: each prompt's windows (n, k, d), and the pooled embedding (p,) of its first window."""
+        """One encoder's windows (n, k, d) of each prompt, and the pooled embedding (p,) of its first window."""
         module = self._modules.get(ENCODERS[number])
         pooled: list[Tensor | None] = []
 

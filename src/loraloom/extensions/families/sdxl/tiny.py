@@ -31,8 +31,8 @@ def build_tiny(
     """Write the model and return its folder.
 
     Args:
-        folder: Where to save; created.
-        seed: Of the random weights.
+        folder: Folder to write; created if missing.
+        seed: Seed of the random weights.
         text_widths: Hidden widths of both text encoders, of two layers each.
         sample_size: Default side in latents.
         prediction_type: `epsilon` or `v_prediction`.
