@@ -245,6 +245,7 @@ class _Line:
     height: Side
     expanded_prompt: str = ""
     words: str = ""
+    loras: str | None = None
     told: str = ""
     """`expanded_prompt` as versions before 0.2 wrote it."""
     model: _Model | None = None

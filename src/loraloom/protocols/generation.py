@@ -22,6 +22,8 @@ class ImageRequest:
         expanded_prompt: The prompt with what it leaves open decided (`Verifier.expand_prompt`), for the model alone; empty
             where it is the prompt.
         words: What the user wrote, where the domain made the prompt out of it; empty where it is the prompt.
+        loras: Blend of the loaded LoRAs for this image, as text (`lora.blend`), empty for the base alone; None for the one
+            that the session has.
     """
 
     prompt: str
@@ -34,6 +36,7 @@ class ImageRequest:
     height: int = 512
     expanded_prompt: str = ""
     words: str = ""
+    loras: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a text that is no text, wherever it came from."""
