@@ -5,7 +5,7 @@ In: an adapter's layers and its record. Out: `pytorch_lora_weights.safetensors` 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.lora.fusing import Layers
-from loraloom.lora.key_formats import baked, to_diffusers, to_kohya
+from loraloom.lora.key_formats import to_diffusers, to_kohya
+from loraloom.lora.layers import LoraLayer
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_bytes
@@ -47,16 +47,15 @@ class ExportCheck:
 
 
 def export_adapter(
-    model: DiffusionModel, layers: Layers, record: Mapping[str, Any], folder: Path, name: str, dtype: str
+    model: DiffusionModel, layers: Sequence[LoraLayer], record: Mapping[str, Any], folder: Path, name: str, dtype: str
 ) -> list[Path]:
-    """Write both layouts and return their paths. `dtype` is fp32, fp16 or bf16."""
+    """Write both key formats and return the paths; no weights of the model are read. `dtype` is fp32, fp16 or bf16."""
     folder.mkdir(parents=True, exist_ok=True)
-    ready = baked(layers)
     metadata = diffusers_metadata(model, record, name)
     files: list[Path] = []
     for file, tensors in (
-        (folder / DIFFUSERS_NAME, to_diffusers(model, ready, DTYPES[dtype])),
-        (folder / f"{name}.safetensors", to_kohya(model, ready, DTYPES[dtype])),
+        (folder / DIFFUSERS_NAME, to_diffusers(model, layers, DTYPES[dtype])),
+        (folder / f"{name}.safetensors", to_kohya(model, layers, DTYPES[dtype])),
     ):
         total = tensor_hash(tensors)
         sums = {"modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total}
