@@ -88,6 +88,20 @@ def generate(
     adapter_weight: Annotated[
         list[float] | None, typer.Option(help="how much each --adapter counts [default: 1]")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PLACE[:SCALE]",
+            help="a LoRA with its scale, as --adapter; also with scales by block, a region and a part of the steps: "
+            "runs/anime:0.8,up_blocks.1=0[0,0,0.5,1]@0-0.5; repeatable",
+        ),
+    ] = None,
+    lora_dir: Annotated[Path | None, typer.Option(help="folder in which <lora:NAME:0.8> of a prompt is found")] = None,
+    blend: Annotated[str, typer.Option(help="how several LoRAs act together: sum, switch, composite or klora")] = "sum",
+    switch_every: Annotated[int, typer.Option(min=1, help="steps between two changes of --blend switch")] = 1,
+    add_triggers: Annotated[
+        bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="base model [default: the one the adapter was trained on]")] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="how long prompts are read [default: the adapter's]")
@@ -97,14 +111,17 @@ def generate(
         typer.Option(help="what the prompts are about; some domains check the images too [default: the adapter's]"),
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="text file with a prompt a line")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="draw a prompts.jsonl, or a PNG made by us, once more")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="draw a prompts.jsonl or a PNG once more; of AUTOMATIC1111 and ComfyUI too")
+    ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="type prompts and change settings as you go")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="folder of the images [default: RUN/generated or images]")] = None,
 ) -> None:
     """Draw images with a model and adapters."""
-    refuse_if_held(images_folder(out, () if recipe else adapter or ()))  # before torch is imported
+    if out or not lora:  # a LoRA's place is known after its text is read
+        refuse_if_held(images_folder(out, () if recipe else adapter or ()))  # before torch is imported
     from loraloom.cli import generate_command as command
     from loraloom.config.generate import GenerateConfig
     from loraloom.config.reading import read_settings
@@ -116,6 +133,11 @@ def generate(
             prompts=tuple(prompts or ()),
             adapters=tuple(adapter or ()),
             weights=tuple(adapter_weight or ()),
+            loras=tuple(lora or ()),
+            lora_dir=lora_dir,
+            blend=blend,
+            switch_every=switch_every,
+            add_triggers=add_triggers,
             model=model,
             prompt_method=prompt_method,
             domain=domain,

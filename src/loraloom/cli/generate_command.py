@@ -13,14 +13,15 @@ from typing import Any, get_args
 from PIL import Image
 
 from loraloom.cli.interactive import Bars, Interactive
+from loraloom.cli.lora_options import NamedLoras, named_loras, with_triggers
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
+from loraloom.lora.blend import Scale, Term
 from loraloom.lora.files import find_adapter
-from loraloom.lora.stack import Scale
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
@@ -52,7 +53,12 @@ class Wishes:
 
     prompts: Sequence[str] = ()
     adapters: Sequence[Path] = ()
-    weights: Sequence[Scale] = ()
+    weights: Sequence[Scale | Term] = ()
+    loras: Sequence[str] = ()
+    lora_dir: Path | None = None
+    blend: str = "sum"
+    switch_every: int = 1
+    add_triggers: bool = False
     model: str | ModelSource | None = None
     prompt_method: str | None = None
     domain: str | None = None
@@ -76,7 +82,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         UserError: Nothing to draw, wishes that exclude each other, or anything missing.
     """
     _check(config, wishes)
-    out = images_folder(wishes.out, () if wishes.recipe else wishes.adapters)
+    named = _named(wishes)
+    out = images_folder(wishes.out, () if wishes.recipe else named.paths)
     check_folder(out)
     refuse_if_held(out)  # before a model is opened: that takes long
     prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
@@ -87,6 +94,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         requests, shared = recipe_requests(wishes.recipe, losses.add)
         wanted_model = (shared["model"] or {}).get("sha256")
         config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
+        named = _named(wishes)
+        requests = [_without_tags(request, named) for request in requests]
     elif not prompts and not wishes.interactive:
         raise UserError(
             "nothing to draw",
@@ -94,14 +103,18 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             'generate --adapter runs/dog "a photo of sksdog on the beach"',
         )
     method = _method(wishes.prompt_method)
-    weights = _weights(wishes)
+    read = [named.read_prompt(prompt) for prompt in prompts]
+    changing = wishes.interactive or any(request.loras is not None for request in requests)
     session = open_session(
         config,
         source=ModelSource(location=wishes.model) if isinstance(wishes.model, str) else wishes.model,
-        adapters=list(zip(wishes.adapters, weights, strict=True)),
+        adapters=named.loaded,
+        idle=named.idle,
+        blend=named.method,
+        switch_every=named.switch_every,
         method=method,
         domain=wishes.domain,
-        changing=wishes.interactive,
+        changing=changing or any(blend is not None for _, blend in read),
         say=say,
     )
     if config.best_of > 1 or config.repair:
@@ -119,6 +132,10 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
+    requests = [session.completed(request) for request in requests]
+    prompts = [
+        with_triggers(prompt, session.triggers_of(blend)) if wishes.add_triggers else prompt for prompt, blend in read
+    ]
     formal = formal_prompts(session, prompts, losses)
     verifier = session.encoder.domain.verifier
     if verifier:
@@ -126,7 +143,11 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
     losses.check()
     written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say) as lock, bars() as bar:
-        wanted = requests or with_words(session.requests(formal, bar("texts")), written)
+        blends = [blend for _, blend in read for _ in range(session.config.num_images)]
+        wanted = requests or [
+            request if blend is None else replace(request, loras=blend)
+            for request, blend in zip(with_words(session.requests(formal, bar("texts")), written), blends, strict=True)
+        ]
         losses.add(*session.losses(wanted))
         losses.check()
         for note in session.notes(wanted):
@@ -237,18 +258,38 @@ def _check(config: GenerateConfig, wishes: Wishes) -> None:
         check_range(weight, "--adapter-weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
     if config.seed + config.num_images - 1 > MAX_SEED:
         raise UserError("--seed is too large for --num-images", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
+    if wishes.weights and wishes.loras:
+        raise UserError(
+            "--adapter-weight belongs to --adapter", fix="write the scale behind the place: --lora PLACE:0.6"
+        )
     if wishes.recipe and (wishes.prompts or wishes.prompts_file or wishes.interactive):
         raise UserError("--recipe has its own prompts", fix="leave out the prompts, or leave out --recipe")
     if len(wishes.weights) > len(wishes.adapters):
         raise UserError(
             "more --adapter-weight than --adapter", got=len(wishes.weights), expected=f"at most {len(wishes.adapters)}"
         )
-    if not wishes.adapters and not wishes.model and not wishes.recipe:
+    if not wishes.adapters and not wishes.loras and not wishes.model and not wishes.recipe:
         raise UserError("no model to draw with", fix="add --adapter RUN (it knows its base), or --model")
 
 
-def _weights(wishes: Wishes) -> list[Scale]:
-    return [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
+def _named(wishes: Wishes) -> NamedLoras:
+    """The LoRAs that were named; adapters without a weight get 1."""
+    weights = [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
+    return named_loras(
+        list(zip(wishes.adapters, weights, strict=True)),
+        wishes.loras,
+        method=wishes.blend,
+        switch_every=wishes.switch_every,
+        folder=wishes.lora_dir,
+    )
+
+
+def _without_tags(request: ImageRequest, named: NamedLoras) -> ImageRequest:
+    """A request of a recipe whose prompt may hold `<lora:...>` of another program."""
+    if request.loras is not None:
+        return request
+    prompt, blend = named.read_prompt(request.prompt)
+    return request if blend is None else replace(request, prompt=prompt, loras=blend)
 
 
 def _method(name: str | None) -> PromptMethod | None:
@@ -263,7 +304,7 @@ def _from_recipe(
 ) -> tuple[GenerateConfig, Wishes]:
     """Model, adapters and the rest from a recipe; what the user names himself goes before."""
     model, adapters = shared["model"] or {}, shared["adapters"] or []
-    for adapter in adapters if not wishes.adapters else []:
+    for adapter in adapters if not (wishes.adapters or wishes.loras) else []:
         if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
             say(f"note: {adapter['path']} is not the file that the recipe was drawn with; images will differ")
     guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
@@ -276,15 +317,20 @@ def _from_recipe(
             "repair_guidance": given.get("repair_guidance", guidance),
         }
     )
-    own = bool(wishes.adapters)
+    own = bool(wishes.adapters or wishes.loras)
     return config, replace(
         wishes,
         model=wishes.model or _source_of(model),
         adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
-        weights=wishes.weights if own else tuple(adapter["weight"] for adapter in adapters),
+        weights=wishes.weights if own else tuple(_term_of(adapter) for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
         domain=wishes.domain or shared["domain"],
     )
+
+
+def _term_of(adapter: Mapping[str, Any]) -> Scale | Term:
+    """How an adapter of a recipe acts; recipes of earlier versions have no names."""
+    return Term(name=adapter["name"], scale=adapter["weight"]) if adapter.get("name") else adapter["weight"]
 
 
 def _source_of(model: Mapping[str, Any]) -> ModelSource | None:

@@ -28,6 +28,11 @@ from loraloom.utils.untrusted import is_there
 
 Method = Literal["sum", "switch", "composite", "klora"]
 Scale = float | Mapping[str, float]
+"""One number for the whole adapter: 0 is the base, 1 as trained.
+
+Or numbers by part (`denoiser`) and by block (`down_blocks.1`, or `denoiser.down_blocks.1`). Of several that hold for a layer
+the longest block counts; where none holds `REST`, and 1 where that is missing.
+"""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions of the image."""
 
@@ -36,8 +41,10 @@ REST = "*"
 
 _METHOD = re.compile(r"([a-z]+)(?:\((\d{1,6})\))?:\s+(?=\S)")
 _NAME = re.compile(r"[\w.\-]+")
+_FRACTION = r"[0-9.]+(?:e-?[0-9]+)?"
 _TERM = re.compile(
-    r"(?P<place>.*?)(?::(?P<scale>[^:\[\]@/\\]*))?(?:\[(?P<region>[^\[\]]*)\])?(?:@(?P<steps>[0-9.eE]*-[0-9.eE]*))?",
+    r"(?P<place>.*?)(?::(?P<scale>[^:\[\]@/\\]*))?(?:\[(?P<region>[^\[\]]*)\])?"
+    rf"(?:@(?P<start>(?:{_FRACTION})?)-(?P<end>(?:{_FRACTION})?))?",
     re.DOTALL,
 )
 _TAG = re.compile(r"<lora:([^<>:]+)(?::([^<>:]*))?(?::([^<>:]*))?>")
@@ -183,7 +190,7 @@ def parse_term(text: str) -> Term:
     assert match is not None, "every text matches: all but the place may be missing"
     if not match["place"]:
         raise UserError("a LoRA without a name", got=text, expected="PLACE:SCALE, such as runs/anime:0.6")
-    start, end = _steps(match["steps"], text) if match["steps"] is not None else (0.0, 1.0)
+    start, end = _steps(match["start"] or "0", match["end"] or "1", text)
     return Term(
         name=match["place"],
         scale=_scale(match["scale"], text) if match["scale"] is not None else 1.0,
@@ -279,10 +286,9 @@ def _region(text: str, where: str) -> Box | Path:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _steps(text: str, where: str) -> tuple[float, float]:
-    first, _, last = text.partition("-")
+def _steps(first: str, last: str, where: str) -> tuple[float, float]:
     try:
-        start, end = float(first or 0), float(last or 1)
+        start, end = float(first), float(last)
     except ValueError:
         start = end = -1.0
     if not 0 <= start < end <= 1:
