@@ -152,6 +152,64 @@ def generate(
     )
 
 
+def grid(
+    given: Given,
+    prompts: Annotated[list[str], typer.Argument(help="one or more prompts: an axis of the grid")],
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]PLACE[:SCALE]", help="a LoRA with its scale; repeatable")
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BLEND",
+            help="a setting of the loaded LoRAs, such as 'anime:0.6 + watercolor:0.4', 'switch: anime + watercolor' or "
+            "base; repeatable [default: base, each alone, all together]",
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="seeds, such as 0,1,5-8 [default: --seed]")] = "",
+    grid_steps: Annotated[str, typer.Option(metavar="LIST", help="numbers of steps [default: --steps]")] = "",
+    guidances: Annotated[str, typer.Option(metavar="LIST", help="guidance scales [default: --guidance]")] = "",
+    samplers: Annotated[str, typer.Option(metavar="LIST", help="samplers [default: --sampler]")] = "",
+    across: Annotated[
+        str | None, typer.Option(metavar="AXIS", help="columns: prompt, lora, seed, steps, guidance or sampler")
+    ] = None,
+    down: Annotated[str | None, typer.Option(metavar="AXIS", help="rows; any further axis makes pages")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="base model [default: the one the first LoRA was trained on]")
+    ] = None,
+    add_triggers: Annotated[
+        bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="folder of the grid")] = Path("grid"),
+) -> None:
+    """Compare LoRA settings, prompts, seeds, steps and guidance side by side."""
+    refuse_if_held(out)  # before torch is imported
+    from loraloom.cli import grid_command as command
+    from loraloom.config.generate import GenerateConfig
+    from loraloom.config.reading import read_settings
+    from loraloom.utils.progress import bars
+
+    command.draw_grid(
+        read_settings(GenerateConfig, None, (), given),
+        command.GridRequest(
+            prompts=prompts,
+            loras=tuple(lora or ()),
+            mixes=tuple(mix or ()),
+            seeds=seeds,
+            steps=grid_steps,
+            guidance=guidances,
+            samplers=samplers,
+            across=across,
+            down=down,
+            model=model,
+            add_triggers=add_triggers,
+            out=out,
+        ),
+        typer.echo,
+        bars,
+    )
+
+
 def tokens(
     dataset: Annotated[Path, typer.Argument(help="prepared dataset, or a text file with one caption")],
     model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -310,6 +368,7 @@ VERBS = (
     Verb(prepare, "loraloom.config.prepare:PrepareConfig"),
     Verb(train, "loraloom.config.run:RunConfig"),
     Verb(generate, "loraloom.config.generate:GenerateConfig"),
+    Verb(grid, "loraloom.config.generate:GenerateConfig"),
     Verb(tokens),
     Verb(samples),
     Verb(config),

@@ -115,6 +115,32 @@ class Session:
             blending=self.blending,
         )
 
+    def load(self, place: Path, term: Term, say: Callable[[str], None] = print) -> None:
+        """Load one more adapter; it acts only in requests that name it.
+
+        Raises:
+            UserError: It cannot be read or does not fit, or its name is in use.
+        """
+        if term.name in self.files:
+            raise UserError("two adapters of one name", got=term.name, fix="choose another name for one of them")
+        file = read_adapter(place)
+        losses = Losses(say, self.config.strict)
+        _load_into(self.adapters, self.model, {term.name: file}, {}, losses)
+        self.files = {**self.files, term.name: file}
+        if self._own is not None:
+            self._own[term.name] = 0.0
+
+    def unload(self, name: str) -> None:
+        """Remove an adapter and leave no trace of it.
+
+        Raises:
+            UserError: No adapter has this name.
+        """
+        self.adapters.remove(name)
+        self.files = {other: file for other, file in self.files.items() if other != name}
+        if self._own is not None:
+            self._own.pop(name, None)
+
     def blending(self, request: ImageRequest) -> Blending | None:
         """Set the scales that a request asks for; or return the blend that changes them while it is drawn.
 
@@ -310,7 +336,8 @@ def open_session(
         model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
     losses = Losses(say, config.strict)
     recorded = _recorded(files, config, method, domain, losses)
-    stack = _load(model, files, {term.name: term.scale for term in terms}, losses)
+    stack = LoraStack(model)
+    _load_into(stack, model, files, {term.name: term.scale for term in terms}, losses)
     if own.is_constant:
         stack.merge(keep_base=changing)
     texts = open_domain(domain or recorded.domain, recorded.domain_settings)
@@ -455,9 +482,13 @@ def _difference(what: str, stated: Mapping[str, Any], flag: str) -> str | None:
     )
 
 
-def _load(
-    model: DiffusionModel, files: Mapping[str, AdapterFile], scales: Mapping[str, Scale], losses: Losses
-) -> LoraStack:
+def _load_into(
+    stack: LoraStack,
+    model: DiffusionModel,
+    files: Mapping[str, AdapterFile],
+    scales: Mapping[str, Scale],
+    losses: Losses,
+) -> None:
     """Load all adapters, those without a scale with 0.
 
     With `strict` what a file does not state, or another base, is an error before that.
@@ -470,10 +501,8 @@ def _load(
             other = (file.record.get("base") or {}).get("source")
             losses.add(f"note: {file.path.name} was trained on another base ({other})")
     losses.check()
-    stack = LoraStack(model)
     for name, update in updates.items():
         stack.add(name, update, scales.get(name, 0.0))
-    return stack
 
 
 def _size(model: DiffusionModel, config: GenerateConfig, recorded: str) -> tuple[int, int]:

@@ -209,6 +209,7 @@ def redraw(
         noise_bchw=noise_bchw,
         held=held,
         contrast=contrast,
+        blending=session.blending(request),
     )
     drawn_hwc = np.array(to_images(model, latents_bchw)[0])
     inside_hw = np.kron(cells_hw, np.ones((scale, scale), np.bool_))
