@@ -320,7 +320,7 @@ def open_session(
     places = [place for place, _ in (*adapters, *idle)]
     names = [term.name for term in (*terms, *(term for _, term in idle))]
     files = {name: read_adapter(place) for name, place in zip(names, places, strict=True)}
-    model = open_model(source, family) if source else _openrecorded_choices(list(files.values()), family)
+    model = open_model(source, family) if source else _open_recorded(list(files.values()), family)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
@@ -370,7 +370,7 @@ def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, 
     }
 
 
-def _openrecorded_choices(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
+def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
     """The base that the first adapter was trained on."""
     base = files[0].record.get("base") if files else None
     if not isinstance(base, dict) or not base.get("source"):
