@@ -239,6 +239,13 @@ class Modules(Protocol):
     def file_sha256(self) -> str | None:
         """sha256 of the whole model where it is one file: what other programs know a base by."""
 
+    def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
+        """Keep blocks of a part in CPU memory, a number or a share of them; returns `models.block_swap.BlockSwap`.
+
+        Raises:
+            UserError: The part has no blocks, or fewer.
+        """
+
     def checkpoint_gradients(self, part: str) -> None:
         """Compute activations of the part again in the backward pass instead of keeping them.
 
