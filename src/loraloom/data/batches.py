@@ -60,7 +60,8 @@ class BatchMaker:
             latents.append(drawn)
             c, h, w = drawn.shape
             noise.append(draw_noise((c, h, w), self.noise_offset, *place))
-            timesteps.append(self.sampling.draw(self.num_timesteps, *place))
+            sampling = self.sampling.for_size(self.latents.model.info.schedule, example.height, example.width)
+            timesteps.append(sampling.draw(self.num_timesteps, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
             geometry.append(geometry_of(example, mirrored))

@@ -12,7 +12,7 @@ Legend of tensor shapes, used as suffixes of names:
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -126,12 +126,15 @@ class NoiseSchedule:
         signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
         prediction_type: What the denoiser answers: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
+        shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
+            et al. 2024, eq. 23); training draws its noise levels with the same shift. None: they do not move them.
     """
 
     timestep_t: "Tensor"
     signal_t: "Tensor"
     sigma_t: "Tensor"
     prediction_type: Literal["epsilon", "v_prediction", "flow"]
+    shift: Callable[[int, int], float] | None = None
 
     @property
     def num_timesteps(self) -> int:
