@@ -5,6 +5,7 @@ opened model of that family, no weights read.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from loraloom import plugins
@@ -23,21 +24,35 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     """Open a model; `auto` takes the first family that matches its files.
 
     Raises:
-        UserError: No family matches it, or it cannot be opened.
+        UserError: No family matches it, another one than the named family does, or it cannot be opened.
     """
     files = resolve(source)
     if family != "auto":
-        return plugins.load("families", family).open(files)
-    for name in plugins.names("families"):
-        candidate: Family = plugins.load("families", name)
-        if candidate.matches(files):
-            return candidate.open(files)
+        named: Family = plugins.load("families", family)
+        other = None if named.matches(files) else _match(files)
+        if other is not None:
+            raise UserError(
+                f"this model is of another family: {source.location}",
+                got=other.name,
+                expected=family,
+                fix="leave --family off, or name another model",
+            )
+        return named.open(files)
+    found = _match(files)
+    if found is not None:
+        return found.open(files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
+
+
+def _match(files: ResolvedFiles) -> Family | None:
+    """The first family that matches the files."""
+    families: Iterator[Family] = (plugins.load("families", name) for name in plugins.names("families"))
+    return next((family for family in families if family.matches(files)), None)
 
 
 def resolve(source: ModelSource) -> ResolvedFiles:
