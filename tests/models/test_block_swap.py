@@ -159,9 +159,7 @@ def test_a_module_without_blocks_is_an_error() -> None:
 
 def test_gradient_checkpointing_of_the_store_leaves_swapped_blocks_alone() -> None:
     module = net(2)
-    store = ModuleStore(
-        lambda part: module, lambda part: "", build=lambda part: net(2), blocks={"denoiser": "blocks"}
-    )
+    store = ModuleStore(lambda part: module, lambda part: "", build=lambda part: net(2), blocks={"denoiser": "blocks"})
     store.get("denoiser")
     for block in module.blocks:
         block.learns.requires_grad_(True)

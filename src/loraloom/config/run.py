@@ -143,7 +143,8 @@ class ObjectiveConfig(Settings):
     logit_std: float = setting(1.0, "of logit_normal: how wide", flag="--logit-std", gt=0)
     timestep_shift: float = setting(
         1.0,
-        "above 1 moves the timesteps to high noise, where the layout is decided (Esser et al. 2024); 1 leaves them",
+        "above 1 moves the timesteps to high noise, where the layout is decided (Esser et al. 2024); 1 leaves them as the "
+        "model's own samplers visit them",
         flag="--timestep-shift",
         gt=0,
     )
@@ -194,6 +195,14 @@ class TrainConfig(Settings):
     )
     gradient_checkpointing: bool = setting(
         False, "recompute activations: less memory, slower", flag="--gradient-checkpointing", resumable=True
+    )
+    block_swap: float = setting(
+        0.0,
+        "blocks of the frozen denoiser kept in CPU memory and copied to the GPU when they compute: a number of blocks, or a "
+        "share below 1; 0 is off; their activations are recomputed",
+        flag="--block-swap",
+        ge=0,
+        resumable=True,
     )
     channels_last: bool = setting(
         True,
@@ -324,6 +333,10 @@ class RunConfig(Settings):
         of_adapter = self.lora.model_dump(exclude_defaults=True).keys() & {"target", "rank", "alpha", "dropout"}
         if self.train.method == "full" and of_adapter:
             raise ValueError(f"lora.{min(of_adapter)} is for an adapter, but train.method is full: every weight learns")
+        if self.train.block_swap and self.train.method == "full":
+            raise ValueError("train.block_swap is for frozen weights, but train.method is full: every weight learns")
+        if self.train.block_swap and self.train.compile:
+            raise ValueError("train.block_swap and train.compile exclude each other: choose one")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
         return self

@@ -102,7 +102,9 @@ class BlockSwap:
                 owners[id(weight)] = owners.get(id(weight), 0) + 1
         outside = {id(weight) for name, weight in module.named_parameters() if not _inside(name, dict(blocks))}
         self._buffers = [
-            _Buffer([w for w in block.parameters() if _swappable(w) and owners[id(w)] == 1 and id(w) not in outside], self)
+            _Buffer(
+                [w for w in block.parameters() if _swappable(w) and owners[id(w)] == 1 and id(w) not in outside], self
+            )
             for _, block in chosen
         ]
         self.swapped_bytes = sum(buffer.num_bytes for buffer in self._buffers)

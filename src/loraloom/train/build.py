@@ -24,6 +24,7 @@ from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.generate.images import check_size, negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter, attach_new
+from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
@@ -47,6 +48,7 @@ from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
 from loraloom.train.step import TrainState
+from loraloom.train.swapping import check_block_swap, swap_line
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -71,6 +73,7 @@ def set_up(
         UserError: Anything wrong with settings, data or model, before the first step.
     """
     folder = Path(config.train.output)
+    check_block_swap(config, runtime.device)
     manifest = read_manifest(Path(config.data.dataset))
     learned = [example for example in manifest.examples if example.split == "train"]
     held_out = [example for example in manifest.examples if example.split == "validation"]
@@ -251,8 +254,10 @@ def make_train_state(
 ) -> TrainState:
     """Place the denoiser, put the adapter on, make optimizer, average and plan."""
     full = config.train.method == "full"
+    # Blocks that are swapped never lie on the device together.
+    first_device = torch.device("cpu") if config.train.block_swap else runtime.device
     denoiser: Any = model.modules.place(
-        model.info.denoiser.name, runtime.device, torch.float32 if full else runtime.weight_dtype
+        model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
     channels_last = config.train.channels_last and runtime.device.type == "cuda"
     if channels_last:
@@ -261,6 +266,8 @@ def make_train_state(
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config, say)
+    if config.train.block_swap:
+        swap_denoiser(config, model, runtime, say)
     if config.train.gradient_checkpointing:
         for part in adapter.modules:
             model.modules.checkpoint_gradients(part)
@@ -305,6 +312,15 @@ def make_train_state(
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )
+
+
+def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime, say: Say) -> None:
+    """Move the denoiser to the device but for the blocks that stay in CPU memory, and say what that saves."""
+    part = model.info.denoiser.name
+    denoiser = model.modules.get(part)
+    frozen = sum(p.numel() * p.element_size() for p in denoiser.parameters() if not p.requires_grad)
+    num_blocks = len(repeated_blocks(denoiser))
+    say(swap_line(model.modules.swap_blocks(part, runtime.device, config.train.block_swap), num_blocks, frozen))
 
 
 def slots_line(plan: Plan) -> str | None:

@@ -31,6 +31,7 @@ from loraloom.protocols.model import (
 )
 from loraloom.utils.atomic_files import whole_directory
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.untrusted import library_errors
 
 WIDTH, HEADS, BLOCKS = 32, 4, 2
 LATENTS, SCALE, SHIFT, FACTOR = 4, 0.6, 0.1, 4
@@ -268,7 +269,8 @@ class TinyFlowModel:
                 Part(name="text_encoder_2", role="text_encoder"),
             ),
             schedule=NoiseSchedule(
-                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow"
+                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow",
+                shift=time_shift,
             ),
             defaults=SamplingDefaults(sampler="euler", num_steps=4, guidance_scale=3.5, size_px=32, exact_sampler="euler"),
         )  # fmt: skip
@@ -276,7 +278,8 @@ class TinyFlowModel:
     def _load(self, part: str) -> nn.Module:
         module = KINDS[part]()
         for file in self._files.weight_files(FOLDERS[part]):
-            module.load_state_dict(load_file(file))
+            with library_errors(f"{FOLDERS[part]} of the model", file):
+                module.load_state_dict(load_file(file))
         return module
 
     def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:

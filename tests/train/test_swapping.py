@@ -1,0 +1,33 @@
+"""Block swap where it cannot help is refused in a line, before anything is read or encoded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from loraloom.config.run import RunConfig
+from loraloom.train.run import train
+from loraloom.train.swapping import ON_CPU, check_block_swap
+from loraloom.utils.errors import UserError
+
+
+def test_a_machine_without_a_gpu_is_told_so_before_the_dataset_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ON_CPU, raising=False)
+    config = RunConfig.model_validate({"train": {"output": str(tmp_path / "run"), "block_swap": 0.5}})
+    with pytest.raises(UserError, match="this run has no GPU") as error:
+        train(config, say=lambda line: None, cpu=True)
+    assert "train.block_swap=0.5" in str(error.value)
+
+
+def test_a_gpu_is_what_block_swap_asks_for() -> None:
+    check_block_swap(RunConfig.model_validate({"train": {"block_swap": 4}}), torch.device("cuda"))
+    check_block_swap(RunConfig(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("other", [{"method": "full"}, {"compile": True}])
+def test_what_block_swap_cannot_go_with_is_refused_by_both_names(other: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=rf"train\.block_swap .*train\.{next(iter(other))}"):
+        RunConfig.model_validate({"train": {"block_swap": 0.5, **other}})
