@@ -11,15 +11,17 @@ from loraloom.train.run import train
 from loraloom.train.swapping import ON_CPU, check_block_swap
 from loraloom.utils.errors import UserError
 
+from .conftest import Configure
 
-def test_a_machine_without_a_gpu_is_told_so_before_the_dataset_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+def test_a_machine_without_a_gpu_is_told_so_before_anything_is_encoded(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(ON_CPU, raising=False)
-    config = RunConfig.model_validate({"train": {"output": str(tmp_path / "run"), "block_swap": 0.5}})
     with pytest.raises(UserError, match="this run has no GPU") as error:
-        train(config, say=lambda line: None, cpu=True)
+        train(configure(train={"block_swap": 0.5}), say=lambda line: None, cpu=True)
     assert "train.block_swap=0.5" in str(error.value)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_gpu_is_what_block_swap_asks_for() -> None:

@@ -48,7 +48,7 @@ from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
 from loraloom.train.step import TrainState
-from loraloom.train.swapping import check_block_swap, swap_line
+from loraloom.train.swapping import swap_line
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -73,7 +73,6 @@ def set_up(
         UserError: Anything wrong with settings, data or model, before the first step.
     """
     folder = Path(config.train.output)
-    check_block_swap(config, runtime.device)
     manifest = read_manifest(Path(config.data.dataset))
     learned = [example for example in manifest.examples if example.split == "train"]
     held_out = [example for example in manifest.examples if example.split == "validation"]

@@ -29,6 +29,7 @@ from loraloom.train.loop import Finished, hold_on, train_loop
 from loraloom.train.outcome import draw_trial, refuse_broken, refuse_unmoved
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
+from loraloom.train.swapping import check_block_swap
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
@@ -85,6 +86,7 @@ def train(
     folder = Path(config.train.output)
     check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
+    check_block_swap(config, runtime.device)
     if not runtime.is_main:
         say, report = (lambda text: None), (lambda done, numbers: None)
         progress = lambda title: lambda done, total: None  # noqa: E731
