@@ -213,6 +213,20 @@ def extensions(
     typer.echo(extension_page(name) if name else list_extensions())
 
 
+def families(
+    name: Annotated[str | None, typer.Argument(help="show this family in full")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+) -> None:
+    """List model families: what each takes, the memory that training needs, text length, sizes, exports."""
+    from loraloom.cli import families_command as command
+
+    rows = command.families(name, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(command.as_json(rows))
+    else:
+        command.print_families(rows, detailed=name is not None)
+
+
 def diff(
     run_a: Annotated[Path, typer.Argument(help="run folder or settings file")],
     run_b: Annotated[Path, typer.Argument(help="another one")],
@@ -292,6 +306,7 @@ VERBS = (
     Verb(samples),
     Verb(config),
     Verb(extensions),
+    Verb(families),
     Verb(diff),
     Verb(doctor),
 )

@@ -63,6 +63,11 @@ class ModuleStore:
                 self._skeletons[part] = self._build(part).requires_grad_(False).eval()
         return self._skeletons[part]
 
+    def put(self, part: str, module: nn.Module) -> None:
+        """Use `module` as the part until it is dropped: one without data, on which a step is tried."""
+        self.drop(part)
+        self._modules[part] = module
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
         return part in self._modules

@@ -6,7 +6,7 @@ that is opened with the configs of the card, without weights.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -36,7 +36,6 @@ class FamilyCard:
         text_tensors: What `TextModel.encode` gives for a prompt of one window.
         licence: What the licence of that base allows, in a phrase; the user reads the licence itself.
         readers: Layout of an export (`diffusers`, `kohya`) -> which programs read it.
-        refused: Layout -> why exports in it are not written for this family; empty where all are.
         gaps: Sentences on what does not work yet.
     """
 
@@ -48,5 +47,4 @@ class FamilyCard:
     text_tensors: Mapping[str, TextTensor]
     licence: str
     readers: Mapping[str, str]
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
     gaps: tuple[str, ...] = ()

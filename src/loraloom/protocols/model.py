@@ -227,6 +227,9 @@ class Modules(Protocol):
     def skeleton(self, part: str) -> "nn.Module":
         """The part's module on the meta device: names and shapes of its layers, from configs alone."""
 
+    def put(self, part: str, module: "nn.Module") -> None:
+        """Use `module` as the part until it is dropped."""
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loraloom.models.module_store import ModuleStore
+from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
@@ -368,3 +369,17 @@ class TinyFlow:
 
 
 FAMILY = TinyFlow()
+CARD = FamilyCard(
+    takes="models of this test",
+    base="nobody/tiny-flow",
+    configs={},
+    size_px=32,
+    text_tokens={"text_encoder": WINDOW, "text_encoder_2": LONG},
+    text_tensors={
+        "pooled": TextTensor(shape=(24,)),
+        "text": TextTensor(shape=(LONG, WIDTH)),
+        "mask": TextTensor(shape=(LONG,), dtype="bool"),
+    },
+    licence="as this repository's",
+    readers={"diffusers": "tests/contract/families/reference.py", "kohya": "the same"},
+)
