@@ -69,7 +69,7 @@ def step_memory(
         if checkpointing:
             model.modules.checkpoint_gradients(part)
         module = model.modules.get(part).train()
-        prompts = [{name: _text(tensor, dtype) for name, tensor in texts.items()}] * batch_size
+        prompts = [example_texts(texts, dtype)] * batch_size
         size = (size_px, size_px)
         conditioning = model.condition(
             prompts, [ImageGeometry(original=size, crop=(0, 0), target=size)] * batch_size, None
@@ -155,6 +155,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]
             yield child, name, weight
 
 
-def _text(tensor: TextTensor, dtype: torch.dtype) -> Tensor:
+def example_texts(texts: Mapping[str, TextTensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Ones in the place of what the text encoders give for a prompt, floats in `dtype`."""
     kinds = {"float": dtype, "int": torch.int64, "bool": torch.bool}
-    return torch.ones(tensor.shape, dtype=kinds[tensor.dtype])
+    return {name: torch.ones(tensor.shape, dtype=kinds[tensor.dtype]) for name, tensor in texts.items()}

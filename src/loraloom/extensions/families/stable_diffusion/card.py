@@ -15,7 +15,6 @@ CARD = FamilyCard(
     },
     gaps=("Inpainting, depth and instruct-pix2pix UNets are refused: they take more than latents.",),
     configs={
-        "model_index.json": {"_class_name": "StableDiffusionPipeline"},
         "unet/config.json": {
             "_class_name": "UNet2DConditionModel",
             "attention_head_dim": 8,
