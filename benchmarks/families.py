@@ -15,8 +15,8 @@ images for each second of CPU time of the process, so that other work on the mac
     python -m benchmarks.families --device cuda --real-shapes --json benchmarks/results/families_cuda.json
 
 With --real-shapes (or --steps-only for reduced ones) only the step is measured, on random latents and embeddings in the real
-config's shapes, bf16 on a GPU: the library's step and the plain loop, with and without torch.compile, gradient checkpointing and block
-swap; images/s, peak memory, and the share of the device's peak FLOP/s (MFU) where that is known.
+config's shapes, bf16 on a GPU: the library's step and the plain loop, with and without torch.compile, gradient checkpointing
+and block swap; images/s, peak memory, and the share of the device's peak FLOP/s (MFU) where that is known.
 """
 
 import argparse
@@ -167,6 +167,7 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
     import diffusers
     import numpy as np
     import torch
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from peft import LoraConfig, inject_adapter_in_model
     from PIL import Image
 
@@ -175,7 +176,7 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
     loop = LOOPS[name]
     pipe: Any = getattr(diffusers, loop.pipeline).from_pretrained(model, torch_dtype=torch.float32)
     vae, denoiser = pipe.vae, getattr(pipe, loop.denoiser)
-    scheduler: Any = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
+    scheduler: Any = DDPMScheduler.from_config(pipe.scheduler.config)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
