@@ -5,7 +5,6 @@ opened model of that family, no weights read.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from loraloom import plugins
@@ -28,31 +27,18 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     """
     files = resolve(source)
     if family != "auto":
-        named: Family = plugins.load("families", family)
-        other = None if named.matches(files) else _match(files)
-        if other is not None:
-            raise UserError(
-                f"this model is of another family: {source.location}",
-                got=other.name,
-                expected=family,
-                fix="leave --family off, or name another model",
-            )
-        return named.open(files)
-    found = _match(files)
-    if found is not None:
-        return found.open(files)
+        _refuse_other(family, files)
+        return plugins.load("families", family).open(files)
+    for name in plugins.names("families"):
+        candidate: Family = plugins.load("families", name)
+        if candidate.matches(files):
+            return candidate.open(files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
-
-
-def _match(files: ResolvedFiles) -> Family | None:
-    """The first family that matches the files."""
-    families: Iterator[Family] = (plugins.load("families", name) for name in plugins.names("families"))
-    return next((family for family in families if family.matches(files)), None)
 
 
 def resolve(source: ModelSource) -> ResolvedFiles:
@@ -89,6 +75,20 @@ def resolve(source: ModelSource) -> ResolvedFiles:
     folder = download(source.location, source.revision, source.variant, ())
     hub = (source.location, source.revision)
     return ResolvedFiles(source=source, folder=folder, variant=source.variant, hub=hub)
+
+
+def _refuse_other(named: str, files: ResolvedFiles) -> None:
+    """Raise `UserError` where the named family does not match the files and another one does."""
+    if plugins.load("families", named).matches(files):
+        return
+    for name in plugins.names("families"):
+        if name != named and plugins.load("families", name).matches(files):
+            raise UserError(
+                f"this model is of another family: {files.source.location}",
+                got=name,
+                expected=named,
+                fix="leave --family off, or name another model",
+            )
 
 
 def _builtin(name: str) -> Path:
