@@ -40,7 +40,7 @@ class FamilyRow:
         max_windows: Windows of a prompt that are read; None: any number.
         prediction_type: What the denoiser predicts.
         guidance: `cfg` or `embedded`.
-        lora_rank, lora_target: Of the adapter whose memory is told.
+        lora_rank, lora_target: Rank and target of the adapter that `step_gib` is for.
         step_gib: GiB of a training step: `plain` and `gradient_checkpointing`, each with weights, adapter, activations, total.
         caching_gib: GiB of the text encoders and the VAE while they encode, before the first step.
         readers: Layout of an export -> programs that read it.
@@ -71,7 +71,7 @@ class FamilyRow:
 
 
 def families(name: str | None, say: Callable[[str], None]) -> list[FamilyRow]:
-    """The rows of all families that have a card, or of one. Those without are told by `say`.
+    """The rows of all families that have a card, or of one. Those without are named by `say`.
 
     Raises:
         UserError: No family has that name, or it has no card.

@@ -127,7 +127,7 @@ class NoiseSchedule:
         prediction_type: What the denoiser predicts: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
         shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
-            et al. 2024, eq. 23); training draws its noise levels with the same shift. None: they do not move them.
+            et al. 2024, eq. 23); training samples its noise levels with the same shift. None: they do not move them.
     """
 
     timestep_t: "Tensor"
