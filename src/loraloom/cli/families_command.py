@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 PRECISION = "bf16"
 YES = "yes"
+USUAL_PROGRAMS = {"diffusers": "diffusers", "kohya": "A1111, ComfyUI, Forge and sd-scripts"}
+NATIVE = "native"
+"""The layout of a model's original code, which adapts the denoiser only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class FamilyRow:
         lora_rank, lora_target: Rank and target of the adapter that `step_gib` is for.
         step_gib: GiB of a training step: `plain` and `gradient_checkpointing`, each with weights, adapter, activations, total.
         caching_gib: GiB of the text encoders and the VAE while they encode, before the first step.
-        readers: Layout of an export -> programs that read it.
+        programs: Layout of an export -> programs that read it.
         exports: What learns -> layout -> `yes`, or the reason why not.
         gaps: What does not work yet.
     """
@@ -65,7 +68,7 @@ class FamilyRow:
     lora_target: str
     step_gib: Mapping[str, Mapping[str, float]]
     caching_gib: float
-    readers: Mapping[str, str]
+    programs: Mapping[str, str]
     exports: Mapping[str, Mapping[str, str]]
     gaps: Sequence[str]
 
@@ -122,19 +125,25 @@ def family_row(name: str, card: "FamilyCard", say: Callable[[str], None]) -> Fam
             step_gib=step_gib(model, name, card, say),
             # One after the other: first the VAE, then all text encoders, float32.
             caching_gib=round(4 * max(numbers[info.vae.name], sum(numbers[one] for one in encoders)) / GIB, 2),
-            readers=dict(card.readers),
-            exports=exports(model, card),
+            programs=programs(model),
+            exports=exports(model),
             gaps=list(card.gaps),
         )
 
 
-def exports(model: "DiffusionModel", card: "FamilyCard") -> dict[str, dict[str, str]]:
+def programs(model: "DiffusionModel") -> dict[str, str]:
+    """Layout of an export -> programs that read it, as the family's format says; the usual two where it says nothing."""
+    return dict(getattr(model.lora_format, "programs", USUAL_PROGRAMS))
+
+
+def exports(model: "DiffusionModel") -> dict[str, dict[str, str]]:
     """What can learn -> layout -> `yes` or the reason. The contract suite takes every `yes` through its export and back."""
-    layouts = list(card.readers)
+    layouts = list(programs(model))
     cells = {target: dict.fromkeys(layouts, YES) for target in model.info.denoiser.lora_targets}
     for part in model.info.text_encoders:
-        cell = YES if part.lora_targets else "does not learn"
-        cells[part.name] = dict.fromkeys(layouts, cell)
+        cells[part.name] = dict.fromkeys(layouts, YES if part.lora_targets else "does not learn")
+        if part.lora_targets and NATIVE in layouts:
+            cells[part.name][NATIVE] = "holds the denoiser only"
     return cells
 
 
@@ -196,7 +205,7 @@ def print_families(rows: Sequence[FamilyRow], *, detailed: bool) -> None:
             "loraloom families NAME shows one family in full.",
             style="dim",
         )
-    layouts = list(dict.fromkeys(layout for row in rows for layout in row.readers))
+    layouts = list(dict.fromkeys(layout for row in rows for layout in row.programs))
     table = Table("exports: what learns", *layouts, box=None, pad_edge=False)
     for row in rows:
         for learns, cells in row.exports.items():
@@ -227,7 +236,7 @@ def details(row: FamilyRow) -> list[tuple[str, str]]:
         ("predicts", row.prediction_type.replace("_", " ")),
         ("guidance", _GUIDANCE[row.guidance]),
     ]
-    lines += [(f"export {layout}", programs) for layout, programs in row.readers.items()]
+    lines += [(f"export {layout}", readers) for layout, readers in row.programs.items()]
     return lines + [("not yet", gap) for gap in row.gaps]
 
 

@@ -35,7 +35,6 @@ class FamilyCard:
         text_tokens: Text encoder's part name -> tokens that it reads at once, BOS and EOS included.
         text_tensors: What `TextModel.encode` gives for a prompt of one window.
         licence: What the licence of that base allows, in a phrase; the user reads the licence itself.
-        readers: Layout of an export (`diffusers`, `kohya`) -> which programs read it.
         gaps: Sentences on what does not work yet.
     """
 
@@ -46,5 +45,4 @@ class FamilyCard:
     text_tokens: Mapping[str, int]
     text_tensors: Mapping[str, TextTensor]
     licence: str
-    readers: Mapping[str, str]
     gaps: tuple[str, ...] = ()

@@ -381,5 +381,4 @@ CARD = FamilyCard(
         "mask": TextTensor(shape=(LONG,), dtype="bool"),
     },
     licence="as this repository's",
-    readers={"diffusers": "tests/contract/families/reference.py", "kohya": "the same"},
 )

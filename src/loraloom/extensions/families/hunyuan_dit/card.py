@@ -14,14 +14,7 @@ CARD = FamilyCard(
         "t5_mask": TextTensor(shape=(256,), dtype="bool"),
     },
     licence="Tencent Hunyuan Community License: read which regions and how many users it covers",
-    readers={
-        "diffusers": "loraloom.load_adapter(pipeline, file); diffusers itself has no LoRA loader for this model",
-        "kohya": "ComfyUI and kohya's scripts, layers fused as Tencent names them",
-    },
-    gaps=(
-        "Checkpoints in one file in Tencent's own layout are not read.",
-        "The sigma half of the denoiser's answer is not trained.",
-    ),
+    gaps=("Checkpoints in one file in Tencent's own layout are not read.",),
     configs={
         "transformer/config.json": {
             "_class_name": "HunyuanDiT2DModel",

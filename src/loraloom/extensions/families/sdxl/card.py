@@ -11,10 +11,6 @@ CARD = FamilyCard(
     text_tokens={"text_encoder": 77, "text_encoder_2": 77},
     text_tensors={"hidden": TextTensor(shape=(1, 77, 2048)), "pooled": TextTensor(shape=(1280,))},
     licence="CreativeML Open RAIL++-M: commercial use allowed, with a list of forbidden uses",
-    readers={
-        "diffusers": "diffusers (pipeline.load_lora_weights), peft",
-        "kohya": "A1111, ComfyUI, Forge, sd-scripts",
-    },
     gaps=("The refiner and inpainting UNets are refused.",),
     configs={
         "unet/config.json": {

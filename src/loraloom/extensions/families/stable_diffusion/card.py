@@ -9,10 +9,6 @@ CARD = FamilyCard(
     text_tokens={"text_encoder": 77},
     text_tensors={"hidden": TextTensor(shape=(1, 77, 768))},
     licence="CreativeML Open RAIL-M: commercial use allowed, with a list of forbidden uses",
-    readers={
-        "diffusers": "diffusers (pipeline.load_lora_weights), peft",
-        "kohya": "A1111, ComfyUI, Forge, sd-scripts",
-    },
     gaps=("Inpainting, depth and instruct-pix2pix UNets are refused: they take more than latents.",),
     configs={
         "unet/config.json": {
