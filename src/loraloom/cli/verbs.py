@@ -300,6 +300,20 @@ def extensions(
     typer.echo(extension_page(name) if name else list_extensions())
 
 
+def families(
+    name: Annotated[str | None, typer.Argument(help="Show this family in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List model families: what each takes, the memory that training needs, text length, sizes, exports."""
+    from loraloom.cli import families_command as command
+
+    rows = command.families(name, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(command.as_json(rows))
+    else:
+        command.print_families(rows, detailed=name is not None)
+
+
 def diff(
     run_a: Annotated[Path, typer.Argument(help="Run folder or settings file.")],
     run_b: Annotated[Path, typer.Argument(help="Run folder or settings file to compare with.")],
@@ -334,6 +348,7 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (samples, None),
     (config, None),
     (extensions, None),
+    (families, None),
     (diff, None),
     (doctor, None),
 )

@@ -155,7 +155,7 @@ def file_sum(path: Path) -> str:
     if real.stat().st_size < (64 << 20):
         return sha256_file(real)
     state = real.stat()
-    memo = _memo_folder() / f"{sha256_bytes(f'{real}|{state.st_size}|{state.st_mtime_ns}'.encode())[:32]}.json"
+    memo = cache_folder("sums") / f"{sha256_bytes(f'{real}|{state.st_size}|{state.st_mtime_ns}'.encode())[:32]}.json"
     try:
         return str(json.loads(memo.read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError):
@@ -164,6 +164,7 @@ def file_sum(path: Path) -> str:
         return total
 
 
-def _memo_folder() -> Path:
+def cache_folder(name: str) -> Path:
+    """A folder of that name in the user's cache; may not be there yet."""
     root = os.environ.get("LORALOOM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "loraloom" / "sums"
+    return Path(root) / "loraloom" / name

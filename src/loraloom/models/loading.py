@@ -23,10 +23,11 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     """Open a model; `auto` takes the first family that matches its files.
 
     Raises:
-        UserError: No family matches it, or it cannot be opened.
+        UserError: No family matches it, another one than the named family does, or it cannot be opened.
     """
     files = resolve(source)
     if family != "auto":
+        _refuse_other(family, files)
         return plugins.load("families", family).open(files)
     for name in plugins.names("families"):
         candidate: Family = plugins.load("families", name)
@@ -74,6 +75,20 @@ def resolve(source: ModelSource) -> ResolvedFiles:
     folder = download(source.location, source.revision, source.variant, ())
     hub = (source.location, source.revision)
     return ResolvedFiles(source=source, folder=folder, variant=source.variant, hub=hub)
+
+
+def _refuse_other(named: str, files: ResolvedFiles) -> None:
+    """Raise `UserError` where the named family does not match the files and another one does."""
+    if plugins.load("families", named).matches(files):
+        return
+    for name in plugins.names("families"):
+        if name != named and plugins.load("families", name).matches(files):
+            raise UserError(
+                f"this model is of another family: {files.source.location}",
+                got=name,
+                expected=named,
+                fix="leave --family off, or name another model",
+            )
 
 
 def _builtin(name: str) -> Path:

@@ -12,7 +12,7 @@ Legend of tensor shapes, used as suffixes of names:
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -126,12 +126,15 @@ class NoiseSchedule:
         signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
         prediction_type: What the denoiser predicts: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
+        shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
+            et al. 2024, eq. 23); training samples its noise levels with the same shift. None: they do not move them.
     """
 
     timestep_t: "Tensor"
     signal_t: "Tensor"
     sigma_t: "Tensor"
     prediction_type: Literal["epsilon", "v_prediction", "flow"]
+    shift: Callable[[int, int], float] | None = None
 
     @property
     def num_timesteps(self) -> int:
@@ -224,6 +227,9 @@ class Modules(Protocol):
     def skeleton(self, part: str) -> "nn.Module":
         """The part's module on the meta device: names and shapes of its layers, from configs alone."""
 
+    def put(self, part: str, module: "nn.Module") -> None:
+        """Use `module` as the part until it is dropped."""
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
 
@@ -238,6 +244,13 @@ class Modules(Protocol):
 
     def file_sha256(self) -> str | None:
         """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
+
+    def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
+        """Keep blocks of a part in CPU memory, a number or a share of them; returns `models.block_swap.BlockSwap`.
+
+        Raises:
+            UserError: The part has no blocks, or fewer.
+        """
 
     def checkpoint_gradients(self, part: str) -> None:
         """Recompute activations of the part in the backward pass (gradient checkpointing).

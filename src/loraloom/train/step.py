@@ -68,7 +68,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         if train_state.ragged:
             share = tuple(slot for slot in share if slot.weight > 0)
         batch = to_device(train_state.batches.make(epoch, share), train_state)
-        noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, train_state.timestep_sampling)
+        noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, sampling_for(train_state, batch))
         losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         total += loss.detach()
@@ -101,6 +101,13 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         loss_scale=scale if updater.loss_scale.enabled else 1.0,
         can_overflow=can_overflow,
     )
+
+
+def sampling_for(train_state: TrainState, batch: Batch) -> TimestepSampling:
+    """The timestep sampling for images of the batch's size: noise levels are those that the model's samplers visit."""
+    info = train_state.model.info
+    height, width = (side * info.vae_scale_factor for side in batch.latents_bchw.shape[2:])
+    return train_state.timestep_sampling.for_size(info.schedule, height, width)
 
 
 def noise_and_timesteps(batch: Batch, objective: Objective, sampling: TimestepSampling) -> tuple[Tensor, Tensor]:

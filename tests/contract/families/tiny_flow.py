@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loraloom.models.module_store import ModuleStore
+from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
@@ -31,6 +32,7 @@ from loraloom.protocols.model import (
 )
 from loraloom.utils.atomic_files import whole_directory
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.untrusted import library_errors
 
 WIDTH, HEADS, BLOCKS = 32, 4, 2
 LATENTS, SCALE, SHIFT, FACTOR = 4, 0.6, 0.1, 4
@@ -268,7 +270,8 @@ class TinyFlowModel:
                 Part(name="text_encoder_2", role="text_encoder"),
             ),
             schedule=NoiseSchedule(
-                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow"
+                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow",
+                shift=time_shift,
             ),
             defaults=SamplingDefaults(sampler="euler", num_steps=4, guidance_scale=3.5, size_px=32, exact_sampler="euler"),
         )  # fmt: skip
@@ -276,7 +279,8 @@ class TinyFlowModel:
     def _load(self, part: str) -> nn.Module:
         module = KINDS[part]()
         for file in self._files.weight_files(FOLDERS[part]):
-            module.load_state_dict(load_file(file))
+            with library_errors(f"{FOLDERS[part]} of the model", file):
+                module.load_state_dict(load_file(file))
         return module
 
     def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,3 +369,16 @@ class TinyFlow:
 
 
 FAMILY = TinyFlow()
+CARD = FamilyCard(
+    takes="models of this test",
+    base="nobody/tiny-flow",
+    configs={},
+    size_px=32,
+    text_tokens={"text_encoder": WINDOW, "text_encoder_2": LONG},
+    text_tensors={
+        "pooled": TextTensor(shape=(24,)),
+        "text": TextTensor(shape=(LONG, WIDTH)),
+        "mask": TextTensor(shape=(LONG,), dtype="bool"),
+    },
+    licence="as this repository's",
+)
