@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion.samplers import SAMPLERS, make_sampler
+from loraloom.extensions.families._diffusers.samplers import SAMPLERS, make_sampler
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.images import denoise
 from loraloom.models.loading import open_model

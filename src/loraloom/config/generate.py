@@ -28,7 +28,7 @@ class GenerateConfig(Settings):
         le=MAX_GUIDANCE,
     )
     sampler: str = setting(
-        "auto", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"
+        "auto", "ddim, ddpm, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"
     )
     width: int | None = setting(
         None, "pixels; default is what the adapter was trained at", flag="--width", ge=16, le=MAX_SIDE_PX

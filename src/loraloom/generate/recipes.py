@@ -40,6 +40,7 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 
 _SAMPLERS = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
     "euler_a": "Euler a",
     "unipc": "UniPC",

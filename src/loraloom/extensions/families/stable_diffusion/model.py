@@ -17,11 +17,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, make_sampler
+from loraloom.extensions.families._diffusers.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families._diffusers.windows import collate
 from loraloom.extensions.families.stable_diffusion.limits import check_together
 from loraloom.extensions.families.stable_diffusion.lora_format import StableDiffusionFormat
-from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
-from loraloom.extensions.families.stable_diffusion.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, check_configs, is_stable_diffusion
 from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.models.headers import check_finite, check_fit
