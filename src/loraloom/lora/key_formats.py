@@ -50,4 +50,4 @@ def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[
 
 
 def _kohya_stem(model: DiffusionModel, part: str, name: str) -> str:
-    return f"{model.lora_format.kohya_prefix(part)}_{model.lora_format.diffusers_name(part, name).replace('.', '_')}"
+    return f"{model.lora_format.kohya_prefix(part)}_{model.lora_format.kohya_name(part, name).replace('.', '_')}"

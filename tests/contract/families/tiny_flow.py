@@ -230,6 +230,9 @@ class TinyFlowFormat:
     def diffusers_name(self, part: str, module_name: str) -> str:
         return module_name
 
+    def kohya_name(self, part: str, name: str) -> str:
+        return name
+
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         return {}
 

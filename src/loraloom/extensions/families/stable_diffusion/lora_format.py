@@ -50,6 +50,10 @@ class StableDiffusionFormat:
             return f"text_model.{module_name}"
         return module_name
 
+    def kohya_name(self, part: str, name: str) -> str:
+        """As in diffusers: sd-scripts trains on diffusers' modules."""
+        return self.diffusers_name(part, name)
+
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems on the CompVis block names."""
         if part != "denoiser":

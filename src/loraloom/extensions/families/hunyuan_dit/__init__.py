@@ -1,0 +1,38 @@
+"""HunyuanDiT 1.1, 1.2 and distilled: BERT and mT5 text encoders, AutoencoderKL, HunyuanDiT2DModel.
+
+In: the files of a model. Out: a `DiffusionModel` whose parts are read when they are first used.
+"""
+
+from pathlib import Path
+
+from loraloom.protocols.model import DiffusionModel, ModelFiles
+
+
+class HunyuanDit:
+    """The family record. Heavy libraries are imported when a model is opened."""
+
+    name = "hunyuan_dit"
+
+    def matches(self, files: ModelFiles) -> bool:
+        """Whether the files' denoiser is a HunyuanDiT2DModel."""
+        from loraloom.extensions.families.hunyuan_dit.source import is_hunyuan_dit
+
+        return is_hunyuan_dit(files)
+
+    def open(self, files: ModelFiles) -> DiffusionModel:
+        """Open without reading weights; raises `UserError` for what cannot be opened."""
+        from loraloom.extensions.families.hunyuan_dit.model import HunyuanDitModel
+
+        return HunyuanDitModel(files)
+
+    def build_tiny(self, folder: Path, seed: int = 0) -> Path:
+        """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""
+        from loraloom.utils.quiet import quiet
+
+        with quiet():
+            from loraloom.extensions.families.hunyuan_dit.tiny import build_tiny
+
+            return build_tiny(folder, seed=seed)
+
+
+FAMILY = HunyuanDit()
