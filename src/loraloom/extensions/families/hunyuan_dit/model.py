@@ -250,9 +250,10 @@ class HunyuanDitModel:
         if key not in self._rotary:
             base = BASE_PX // self._factor // self._patch
             with torch.inference_mode(False):  # kept tables serve training too
-                self._rotary[key] = get_2d_rotary_pos_embed(
+                tables: Any = get_2d_rotary_pos_embed(
                     self._head_dim, crop_region(height, width, base), (height, width), device=device, output_type="pt"
                 )
+            self._rotary[key] = tables
         return self._rotary[key]
 
     def sampler(self, name: str, num_steps: int, height: int, width: int) -> DiffusersSampler:

@@ -1,0 +1,282 @@
+"""HunyuanDiT answers what diffusers' own pipeline would, learns by Tencent's formula, and refuses what does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from loraloom import plugins
+from loraloom.diffusion.objective import make_objective
+from loraloom.extensions.families.hunyuan_dit.model import crop_region
+from loraloom.extensions.families.hunyuan_dit.tiny import build_tiny
+from loraloom.generate.images import denoise
+from loraloom.lora.export import first_noise
+from loraloom.models.loading import open_model
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.generation import ImageRequest
+from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
+from loraloom.utils.errors import UserError
+
+PROMPTS = ["", "a red house", "随机生成一张图片", "강아지가 소파 위에 앉아 있다", "a long text of many words " * 20]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["1.2", "1.1"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("hunyuan") / "model", seed=3, old=request.param)
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1.2."""
+    return build_tiny(tmp_path_factory.mktemp("new") / "model", seed=3)
+
+
+@pytest.fixture
+def model(folder: Path) -> DiffusionModel:
+    return open_model(ModelSource(location=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Any:
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import HunyuanDiTPipeline
+
+    kind: Any = HunyuanDiTPipeline
+    return kind.from_pretrained(folder, safety_checker=None, requires_safety_checker=False, local_files_only=True)
+
+
+def encoder(model: DiffusionModel) -> PromptEncoder:
+    return PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext"))
+
+
+def random(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def given(model: DiffusionModel, prompts: list[str], width: int = 96, height: int = 64) -> Any:
+    place = ImageGeometry(original=(width, height), crop=(0, 0), target=(width, height))
+    return model.condition(encoder(model).encode(prompts), [place] * len(prompts), None)
+
+
+# ------------------------------------------------------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["empty", "English", "Chinese", "Korean", "long"])
+@torch.inference_mode()
+def test_both_encoders_read_a_prompt_as_the_pipeline_does(prompt: str, model: DiffusionModel, pipeline: Any) -> None:
+    (ours,) = encoder(model).encode([prompt])
+    for index, name in enumerate(("clip", "t5")):
+        theirs = pipeline.encode_prompt(prompt, torch.device("cpu"), torch.float32, 1, False, text_encoder_index=index)
+        torch.testing.assert_close(ours[name], theirs[0][0], atol=1e-6, rtol=1e-5)
+        assert ours[f"{name}_mask"].tolist() == theirs[2][0].bool().tolist()
+
+
+@torch.inference_mode()
+def test_one_prediction_equals_the_transformers_own(model: DiffusionModel, pipeline: Any) -> None:
+    """With style, image sizes as (width, height), and the rotary tables of diffusers' pipeline: within 1e-6."""
+    from diffusers.models.embeddings import get_2d_rotary_pos_embed
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+
+    latents, timesteps = random(2, 4, 8, 12), torch.tensor([999.0, 17.0])
+    conditioning = given(model, ["a red house", "随机生成"])
+    extra: dict[str, Tensor] = {}
+    if pipeline.transformer.config.use_style_cond_and_image_meta_size:
+        extra = {
+            "image_meta_size": torch.tensor([[96.0, 64, 96, 64, 0, 0]] * 2),
+            "style": torch.tensor([0, 0]),
+        }
+    region = get_resize_crop_region_for_grid((4, 6), 32)
+    assert crop_region(4, 6, 32) == region
+    theirs = pipeline.transformer(
+        latents,
+        timesteps,
+        encoder_hidden_states=conditioning["clip"],
+        text_embedding_mask=conditioning["clip_mask"],
+        encoder_hidden_states_t5=conditioning["t5"],
+        text_embedding_mask_t5=conditioning["t5_mask"],
+        image_rotary_emb=get_2d_rotary_pos_embed(16, region, (4, 6), output_type="pt"),
+        return_dict=False,
+        **extra,
+    )[0][:, :4]
+    torch.testing.assert_close(model.predict(latents, timesteps, conditioning), theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (64, 128)])
+def test_a_short_generation_equals_the_pipelines(size: tuple[int, int], model: DiffusionModel) -> None:
+    """Within 2e-4 after four steps with guidance; 64 px stay 64 px, where the pipeline alone would make 1024."""
+    wanted = ImageRequest(
+        prompt="a red house", negative_prompt="blurred", seed=2, num_steps=4, guidance_scale=5.0, sampler="ddim",
+        width=size[0], height=size[1],
+    )  # fmt: skip
+    noise = first_noise(model, wanted)
+    ours = denoise(model, encoder(model).encode, [wanted], noise_bchw=noise)
+    assert ours.shape[2:] == (size[1] // 8, size[0] // 8)
+    torch.testing.assert_close(ours, model.reference_latents(None, wanted, noise), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(64, 64), (48, 80), (80, 48), (33, 7), (1, 128)])
+def test_rotary_regions_are_those_of_diffusers(grid: tuple[int, int]) -> None:
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+
+    assert crop_region(*grid, 32) == get_resize_crop_region_for_grid(grid, 32)
+
+
+# ----------------------------------------------------------------------------------------------------------- learning
+
+
+@torch.inference_mode()
+def test_the_loss_equals_tencents_formula(model: DiffusionModel, pipeline: Any) -> None:
+    """hydit/diffusion/gaussian_diffusion.py, `training_losses` with VELOCITY: mean of (v - answer)^2 over four channels."""
+    end = 0.03 if pipeline.transformer.config.use_style_cond_and_image_meta_size else 0.018
+    betas = torch.linspace(0.00085**0.5, end**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)
+    clean, noise, steps = random(4, 4, 8, 12), random(4, 4, 8, 12, seed=4), torch.tensor([0, 300, 700, 999])
+    conditioning = given(model, ["a", "b", "c", ""])
+    objective = make_objective(model.info.schedule)
+    noisy = objective.add_noise(clean, noise, steps)
+    answer = model.predict(noisy, objective.timestep_t[steps], conditioning)
+    ours = objective.loss(answer, objective.target(clean, noise, steps), steps)
+    signal, sigma = (share[steps].float()[:, None, None, None] for share in (kept.sqrt(), (1 - kept).sqrt()))
+    given_ = signal * clean + sigma * noise
+    theirs = model.predict(given_, steps.float(), conditioning)
+    velocity = signal * noise - sigma * clean
+    torch.testing.assert_close(ours, ((velocity - theirs) ** 2).mean(dim=(1, 2, 3)), atol=1e-6, rtol=1e-6)
+
+
+def test_checkpointed_blocks_give_the_same_gradients(new: Path) -> None:
+    """The library's own gradient checkpointing raises for this model, so each block is computed again by us."""
+    found: list[dict[str, Tensor]] = []
+    for again in (False, True):
+        model = open_model(ModelSource(location=str(new)))
+        conditioning = {name: tensor.clone() for name, tensor in given(model, ["a red house"]).items()}
+        denoiser = model.modules.get("denoiser").requires_grad_(True).train()
+        if again:
+            model.modules.checkpoint_gradients("denoiser")
+        model.predict(random(1, 4, 8, 12), torch.tensor([500.0]), conditioning).square().mean().backward()
+        found.append({name: p.grad for name, p in denoiser.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@torch.inference_mode()
+def test_bfloat16_weights_keep_timesteps_apart(autocast: bool, new: Path) -> None:
+    """999 is 1000 in bfloat16: cast with the weights, two timesteps would be one."""
+    model = open_model(ModelSource(location=str(new)))
+    conditioning = given(model, ["a red house"])
+    model.modules.place("denoiser", torch.device("cpu"), torch.bfloat16)
+    latents = random(1, 4, 8, 12)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        one, other = (model.predict(latents, torch.tensor([step]), conditioning) for step in (999.0, 1000.0))
+    assert not torch.equal(one, other)
+
+
+def test_no_lora_target_includes_layers_whose_weights_are_read_without_a_call(new: Path) -> None:
+    """The pooler hands the weights of its layers to one function: a LoRA on them would get no gradient."""
+    from loraloom.lora.inject import match_modules
+
+    model = open_model(ModelSource(location=str(new)))
+    denoiser = model.modules.get("denoiser")
+    for preset in model.info.denoiser.lora_targets.values():
+        names = match_modules(denoiser, preset)
+        assert names
+        assert not [name for name in names if "pooler" in name]
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+def changed(new: Path, target: Path, file: str, **values: Any) -> Path:
+    """The model with some values of a config changed."""
+    shutil.copytree(new, target)
+    path = target / file
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+    return target
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_end": 0.03}, r"beta_end is not that of the transformer.* 1\.2"),
+        ("scheduler/scheduler_config.json", {"beta_end": 0.02}, r"expected 0\.018"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "expected v_prediction"),
+        ("transformer/config.json", {"use_style_cond_and_image_meta_size": True}, r"1\.1 or older"),
+        ("transformer/config.json", {"text_len_t5": 512}, "text_len_t5.*256"),
+        ("transformer/config.json", {"num_layers": 5}, "an even number"),
+        ("text_encoder/config.json", {"hidden_size": 64}, "text_encoder: hidden_size"),
+        ("text_encoder_2/config.json", {"d_model": 64}, "text_encoder_2: d_model"),
+        ("text_encoder_2/config.json", {"model_type": "qwen3"}, "expected t5 or mt5"),
+        ("vae/config.json", {"latent_channels": 16}, "latent_channels"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_refused_in_one_line(
+    file: str, values: dict[str, Any], said: str, new: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        open_model(ModelSource(location=str(changed(new, tmp_path / "model", file, **values))))
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "scheduler"])
+def test_a_missing_part_is_named(part: str, new: Path, tmp_path: Path) -> None:
+    shutil.copytree(new, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / part)
+    with pytest.raises(UserError, match=f"lacks {part}"):
+        open_model(ModelSource(location=str(tmp_path / "model")))
+
+
+def test_another_familys_model_is_refused_by_name(tiny_model: Path, new: Path) -> None:
+    with pytest.raises(UserError, match="not a HunyuanDiT: got 'UNet2DConditionModel'"):
+        open_model(ModelSource(location=str(tiny_model)), "hunyuan_dit")
+    with pytest.raises(UserError, match="not a Stable Diffusion"):
+        open_model(ModelSource(location=str(new)), "stable_diffusion")
+
+
+def test_weights_that_lack_a_tensor_are_refused(new: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(new, tmp_path / "model")
+    file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["text_embedding_padding"]
+    save_file(tensors, file)
+    model = open_model(ModelSource(location=str(tmp_path / "model")))
+    with pytest.raises(UserError, match="text_embedding_padding"):
+        model.modules.get("denoiser")
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def test_text_beyond_both_encoders_is_named(new: Path) -> None:
+    """BERT reads 75 tokens, mT5 255: a caption between the two is read in full, one beyond both loses its end aloud."""
+    model = open_model(ModelSource(location=str(new)))
+    between = "word " * 40
+    assert encoder(model).plan(between).lost == ()
+    beyond = "word " * 60
+    (rest,) = encoder(model).plan(beyond).lost
+    assert beyond.endswith(rest)
+    assert len(rest) == len(beyond) - len("word " * 51)
+
+
+def test_a_weight_reaches_both_encoders(new: Path) -> None:
+    model = open_model(ModelSource(location=str(new)))
+    with torch.inference_mode():
+        plain, weighted = (
+            encoder(model).encode([text], weighting=True)[0] for text in ("a red house", "a (red:1.4) house")
+        )
+    for name in ("clip", "t5"):
+        assert not torch.equal(plain[name], weighted[name])
+        torch.testing.assert_close(plain[name].mean(), weighted[name].mean(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_tokenizers_fingerprint_changes_with_either_encoder(new: Path, tmp_path: Path) -> None:
+    whole = open_model(ModelSource(location=str(new))).text.fingerprint
+    for part in ("text_encoder", "text_encoder_2"):
+        other = build_tiny(tmp_path / part / "other", seed=9)
+        shutil.copytree(new, tmp_path / part / "model")
+        shutil.copy(other / part / "model.safetensors", tmp_path / part / "model" / part / "model.safetensors")
+        assert open_model(ModelSource(location=str(tmp_path / part / "model"))).text.fingerprint != whole
