@@ -280,3 +280,21 @@ def test_the_tokenizers_fingerprint_changes_with_either_encoder(new: Path, tmp_p
         shutil.copytree(new, tmp_path / part / "model")
         shutil.copy(other / part / "model.safetensors", tmp_path / part / "model" / part / "model.safetensors")
         assert open_model(ModelSource(location=str(tmp_path / part / "model"))).text.fingerprint != whole
+
+
+def test_tokens_counts_what_each_encoder_reads_and_names_what_none_does(new: Path, tmp_path: Path) -> None:
+    """Korean is unknown to BERT and read by mT5: no warning. A letter that neither knows is one."""
+    from loraloom.data.tokens import tokens_text
+
+    def table(text: str) -> str:
+        file = tmp_path / "caption.txt"
+        file.write_text(text, encoding="utf-8")
+        return tokens_text(file, str(new), "freetext", None)
+
+    korean = table("강아지가 소파")
+    rows = [line.split() for line in korean.splitlines() if line.startswith(("CLIP", "mT5"))]
+    assert rows == [["CLIP", "(BERT)", "75", "2", "2", "2", "0", "1"], ["mT5", "255", "8", "8", "8", "0", "0"]]
+    assert "0 of 1 captions have text that no encoder reads" in korean
+    assert "warning" not in korean
+    assert "no encoder knows all letters of 1 of 1 captions, such as 'ω'" in table("ω")
+    assert "1 of 1 captions have text that no encoder reads" in table("word " * 60)

@@ -25,7 +25,7 @@ from loraloom.lora.reading import Updates
 from loraloom.lora.record import recorded_base
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, syntax_line, unknown_letters
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaults, Tensors
 from loraloom.utils.dtypes import DTYPES
@@ -146,6 +146,7 @@ class Session:
             *cut_lines(
                 self.encoder, negative, weighting=weighting, noun="negative prompts", what="the negative prompt "
             ),
+            *unknown_letters(self.encoder, [*reversed(prompts.values()), *negative], "prompts")[1],
         ]
         if weighting:
             lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))

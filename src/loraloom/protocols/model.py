@@ -90,11 +90,34 @@ class ImageGeometry:
     target: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTokens:
+    """How much of a text one encoder reads.
+
+    Attributes:
+        name: Of the encoder, for tables.
+        capacity: Tokens that it reads, special ones left out.
+        tokens: Of the whole text by its own tokenizer, never cut.
+        unknown: Those that stand for letters that its tokenizer does not know.
+    """
+
+    name: str
+    capacity: int
+    tokens: int
+    unknown: int
+
+
 class TextModel(Protocol):
     """The tokenizers and text encoders of a model."""
 
     max_windows: int | None
     """Most windows of one prompt that the denoiser reads: 1 where its text length is fixed, None for any number."""
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """What each encoder reads of a text. Empty where one encoder reads any number of windows and knows all letters.
+
+        Asked where `max_windows` is a number.
+        """
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,9 +131,10 @@ class TextModel(Protocol):
         """The tensors of each prompt, on the encoders' device."""
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """The parts of a prompt's text that no encoder reads when its first window is all that is cut; empty where nothing is.
+        """The parts of a prompt's text that no encoder reads when `max_windows` windows are all that is cut; empty where
+        nothing is.
 
-        Asked where `max_windows` is 1.
+        Asked where `max_windows` is a number.
         """
 
 

@@ -26,7 +26,7 @@ from loraloom.generate.images import check_size, negative_prompts, unread_negati
 from loraloom.lora.inject import Adapter, attach_new
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line, unknown_letters, what_cuts
 from loraloom.protocols.data import Example
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.generation import ImageRequest
@@ -165,12 +165,16 @@ def report_captions(
         )
     if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
         losses.add(syntax)
+    unknown, lost_letters = unknown_letters(encoder, [example.caption for example in examples], "captions")
+    for line in unknown:
+        say(line)
+    losses.add(*lost_letters)
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
     nothing = sum(reads_nothing(plan) for _, plan in cut)
     losses.add(
-        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+        f"warning: {what_cuts(encoder)} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
         + (f"; nothing is read of {nothing} of them" if nothing else "")
     )
     if folder:

@@ -18,6 +18,7 @@ from loraloom.models.module_store import ModuleStore
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
+    EncoderTokens,
     FusedLayer,
     ImageGeometry,
     LoraPreset,
@@ -210,6 +211,13 @@ class TwoTexts:
             mask = torch.arange(LONG, device=device) < len(ids)
             encoded.append({"pooled": short(windows)[0], "text": long(bytes_bl)[0], "mask": mask})
         return encoded
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        count = len(text.encode())
+        return [
+            EncoderTokens(name="short", capacity=WINDOW - 2, tokens=count, unknown=0),
+            EncoderTokens(name="long", capacity=LONG, tokens=count, unknown=0),
+        ]
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         rest = prompt.text.encode()[LONG:].decode(errors="replace")

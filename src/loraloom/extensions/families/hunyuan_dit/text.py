@@ -18,7 +18,7 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 from loraloom.extensions.families._diffusers.windows import emphasise, encode_windows
 from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS, T5_TOKENS
 from loraloom.models.files import refuse_foreign
-from loraloom.protocols.model import Prompt, Tensors, Tokenizer
+from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes, sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
@@ -96,6 +96,18 @@ class HunyuanText:
         assert len(ids) <= self.window_tokens - 2, len(ids)
         row = [int(self._clip.cls_token_id), *ids, int(self._clip.sep_token_id)]
         return row + [int(self._clip.pad_token_id)] * (self.window_tokens - len(row))
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """BERT reads 75 tokens, mT5 255; letters that one does not know are [UNK] or <unk> to it."""
+        found: list[EncoderTokens] = []
+        for name, tokenizer, capacity in (
+            ("CLIP (BERT)", self._clip, self.window_tokens - 2),
+            ("mT5", self._t5, T5_TOKENS - 1),
+        ):
+            ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            unknown = sum(index == tokenizer.unk_token_id for index in ids)
+            found.append(EncoderTokens(name=name, capacity=capacity, tokens=len(ids), unknown=unknown))
+        return found
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         """The text beyond mT5's 255 tokens."""
