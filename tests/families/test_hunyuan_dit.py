@@ -298,3 +298,60 @@ def test_tokens_counts_what_each_encoder_reads_and_names_what_none_does(new: Pat
     assert "warning" not in korean
     assert "no encoder knows all letters of 1 of 1 captions, such as 'ω'" in table("ω")
     assert "1 of 1 captions have text that no encoder reads" in table("word " * 60)
+
+
+# ------------------------------------------------------------------------------------------------------------- windows
+
+
+def windowed(folder: Path, number: int) -> DiffusionModel:
+    return open_model(ModelSource(location=str(folder), options=(f"clip_windows={number}",)))
+
+
+@torch.inference_mode()
+def test_windows_give_the_first_encoder_the_whole_text(new: Path) -> None:
+    """[CLS], 75 rows of each window, the last row; a window that a prompt does not need is masked."""
+    model = windowed(new, 3)
+    assert model.text.max_windows == 3
+    text = "first words. " * 6 + "second words. " * 4
+    plan = encoder(model).plan(text)
+    assert len(plan.windows) == 2
+    long, short = encoder(model).encode([text, "a red house"])
+    assert long["clip"].shape == short["clip"].shape == (3 * 75 + 2, 32)
+    assert int(long["clip_mask"].sum()) == sum(len(window.ids) for window in plan.windows) + 1 + 2
+    assert not bool(long["clip_mask"][151:].any())
+    alone = encoder(open_model(ModelSource(location=str(new)))).encode(["a red house"])[0]
+    torch.testing.assert_close(short["clip"][:11], alone["clip"][:11], atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_windowed_prediction_equals_a_denoiser_with_repeated_padding_rows(new: Path, folder: Path) -> None:
+    """kohya's hydit branch: rows [0], 1..75 for every window, [76], then those of mT5; here written into the module."""
+    model = windowed(new, 3)
+    conditioning = given(model, ["word " * 30, "a red house"])
+    latents, timesteps = random(2, 4, 8, 12), torch.tensor([999.0, 17.0])
+    ours = model.predict(latents, timesteps, conditioning)
+    other: Any = open_model(ModelSource(location=str(new)))
+    denoiser = other.modules.get("denoiser")
+    rows = denoiser.text_embedding_padding.data
+    repeated = [rows[0:1], rows[1:76], rows[1:76], rows[1:76], rows[76:77], rows[77:]]
+    denoiser.text_embedding_padding = torch.nn.Parameter(torch.cat(repeated))
+    theirs = denoiser(
+        latents,
+        timesteps,
+        encoder_hidden_states=conditioning["clip"],
+        text_embedding_mask=conditioning["clip_mask"],
+        encoder_hidden_states_t5=conditioning["t5"],
+        text_embedding_mask_t5=conditioning["t5_mask"],
+        image_rotary_emb=other._rotary_tables(4, 6, torch.device("cpu")),
+        return_dict=False,
+    )[0][:, :4]
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_wrong_option_is_refused_with_its_limits(new: Path, tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)hunyuan_dit.*clip_windows.*9"):
+        windowed(new, 9)
+    with pytest.raises(UserError, match=r"(?s)hunyuan_dit.*clip_windos.*clip_windows"):
+        open_model(ModelSource(location=str(new), options=("clip_windos=2",)))
+    with pytest.raises(UserError, match="no options: got 'stable_diffusion, clip_windows=2'"):
+        open_model(ModelSource(location=str(tiny_model), options=("clip_windows=2",)))

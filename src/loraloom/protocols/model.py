@@ -172,6 +172,7 @@ class ModelSource:
         revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
         prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
+        options: `NAME=VALUE` of settings that the model's family declares.
     """
 
     location: str
@@ -179,6 +180,7 @@ class ModelSource:
     variant: str | None = None
     config: str | None = None
     prediction_type: str = "auto"
+    options: tuple[str, ...] = ()
 
 
 class ModelFiles(Protocol):
@@ -190,6 +192,10 @@ class ModelFiles(Protocol):
     @property
     def source(self) -> ModelSource:
         """As the user named it."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Values of the family's `settings`, checked, with defaults for what the user did not name."""
 
     @property
     def folder(self) -> Path | None:
@@ -479,7 +485,11 @@ class DiffusionModel(Protocol):
 
 
 class Family(Protocol):
-    """A kind of model. A module exports one as `FAMILY`."""
+    """A kind of model. A module exports one as `FAMILY`.
+
+    One with options of its own carries their class as `settings` (`protocols.settings.Settings`, without groups); they reach
+    it as `ModelFiles.options`, and an adapter records them with its base.
+    """
 
     name: str
 

@@ -6,12 +6,26 @@ In: the files of a model. Out: a `DiffusionModel` whose parts are read when they
 from pathlib import Path
 
 from loraloom.protocols.model import DiffusionModel, ModelFiles
+from loraloom.protocols.settings import Settings, setting
+
+
+class HunyuanSettings(Settings):
+    """Options of a HunyuanDiT model."""
+
+    clip_windows: int = setting(
+        1,
+        "windows of 75 tokens that the CLIP encoder reads, each with the model's learned padding rows repeated; mT5 reads "
+        "255 tokens in any case; draw with the number that was trained with",
+        ge=1,
+        le=8,
+    )
 
 
 class HunyuanDit:
     """The family record. Heavy libraries are imported when a model is opened."""
 
     name = "hunyuan_dit"
+    settings = HunyuanSettings
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is a HunyuanDiT2DModel."""

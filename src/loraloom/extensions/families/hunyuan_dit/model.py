@@ -16,10 +16,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.embeddings import get_2d_rotary_pos_embed
 from diffusers.models.transformers.hunyuan_transformer_2d import HunyuanDiT2DModel
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from loraloom.extensions.families._diffusers.parts import load_part, save_folder
 from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families._diffusers.schedule import make_schedule
+from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS
 from loraloom.extensions.families.hunyuan_dit.lora_format import HunyuanDitFormat
 from loraloom.extensions.families.hunyuan_dit.source import PART_FOLDER, check_configs
 from loraloom.extensions.families.hunyuan_dit.text import HunyuanText
@@ -141,6 +143,7 @@ class HunyuanDitModel:
             self.modules.get,
             self.modules.fingerprint,
             {part: int(configs[part].get("vocab_size", 0)) for part in ("text_encoder", "text_encoder_2")},
+            num_windows=int(files.options.get("clip_windows", 1)),
         )
 
     # ------------------------------------------------------------------------------------------------------ parts
@@ -223,25 +226,25 @@ class HunyuanDitModel:
         weight = next(denoiser.parameters())
         batch, device = latents_bchw.shape[0], latents_bchw.device
         height, width = (side // self._patch for side in latents_bchw.shape[2:])
-        size: dict[str, Tensor] = {}
+        given: dict[str, Any] = {
+            "encoder_hidden_states": conditioning["clip"].to(weight.dtype),
+            "text_embedding_mask": conditioning["clip_mask"],
+            "encoder_hidden_states_t5": conditioning["t5"].to(weight.dtype),
+            "text_embedding_mask_t5": conditioning["t5_mask"],
+            "image_rotary_emb": self._rotary_tables(height, width, device),
+            "return_dict": False,
+        }
         if self._has_size:
-            size = {
-                "image_meta_size": conditioning["size"],
-                "style": torch.zeros(batch, dtype=torch.long, device=device),
-            }
+            given["image_meta_size"] = conditioning["size"]
+            given["style"] = torch.zeros(batch, dtype=torch.long, device=device)
         # The library casts by the timestep's dtype, which stays float32: bfloat16 rounds 999 to 1000.
         half = weight.dtype != torch.float32 and not torch.is_autocast_enabled(device.type)
         with torch.autocast(device.type, dtype=weight.dtype) if half else nullcontext():
-            return denoiser(
-                latents_bchw,
-                timesteps_b.float(),
-                encoder_hidden_states=conditioning["clip"].to(weight.dtype),
-                text_embedding_mask=conditioning["clip_mask"],
-                encoder_hidden_states_t5=conditioning["t5"].to(weight.dtype),
-                text_embedding_mask_t5=conditioning["t5_mask"],
-                image_rotary_emb=self._rotary_tables(height, width, device),
-                return_dict=False,
-                **size,
+            if conditioning["clip"].shape[1] == CLIP_TOKENS:
+                return denoiser(latents_bchw, timesteps_b.float(), **given)[0]
+            rows = padding_rows(cast("Any", denoiser).text_embedding_padding, conditioning["clip"].shape[1])
+            return functional_call(
+                denoiser, {"text_embedding_padding": rows}, (latents_bchw, timesteps_b.float()), given
             )[0]
 
     def _rotary_tables(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -294,6 +297,16 @@ class HunyuanDitModel:
             requires_safety_checker=False,
         )
         return pipeline.to(dtype=torch.float32)
+
+
+def padding_rows(rows_ld: Tensor, clip_tokens: int) -> Tensor:
+    """The learned rows that stand for masked tokens, repeated for a first encoder that reads several windows.
+
+    The denoiser has one row for each of 77 + 256 positions. As in kohya's hydit branch the rows between the first and the
+    last of the 77 serve every window.
+    """
+    between = rows_ld[1 : CLIP_TOKENS - 1].repeat((clip_tokens - 2) // (CLIP_TOKENS - 2), 1)
+    return torch.cat([rows_ld[:1], between, rows_ld[CLIP_TOKENS - 1 :]])
 
 
 def crop_region(height: int, width: int, base: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The two text encoders of HunyuanDiT as the prompts room sees them.
 
 In: prompts. Out: for each the embeddings of BERT ("CLIP" in the paper: 77 positions) and of mT5 (256 positions) with their
-masks. BERT reads the first window of its own tokenizer and knows English and Chinese; mT5 reads the whole text in any
-language, up to 255 tokens. What is beyond both is named by `unread`.
+masks. BERT reads one window of its own tokenizer, or more by an option, and knows English and Chinese; mT5 reads the whole
+text in any language, up to 255 tokens. What is beyond both is named by `unread`.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +39,11 @@ class HunyuanText:
         module: Part name to its module.
         weights_fingerprint: Part name to the sum of its weights.
         num_ids: Vocabulary size of both encoders, by part.
+        num_windows: Windows that the first encoder reads. Every prompt gets as many rows, whatever its length: the denoiser
+            attends to padding too, so that the number must not depend on the batch.
     """
 
     window_tokens = CLIP_TOKENS
-    max_windows: int | None = 1
 
     def __init__(
         self,
@@ -50,7 +51,9 @@ class HunyuanText:
         module: Callable[[str], nn.Module],
         weights_fingerprint: Callable[[str], str],
         num_ids: dict[str, int],
+        num_windows: int = 1,
     ) -> None:
+        self.max_windows: int | None = num_windows
         self._clip: Any = _tokenizer(folder / "tokenizer", BertTokenizer, num_ids["text_encoder"])
         self._t5: Any = _tokenizer(folder / "tokenizer_2", T5Tokenizer, num_ids["text_encoder_2"])
         self._folder = folder
@@ -66,7 +69,7 @@ class HunyuanText:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the files of both tokenizers and the weights of both encoders, read once."""
+        """sha256 over the files of both tokenizers, the weights of both encoders and the number of windows."""
         return self._fingerprint
 
     @cached_property
@@ -78,7 +81,7 @@ class HunyuanText:
             if file.is_file()
         )
         weights = "".join(self._weights_fingerprint(part) for part in ("text_encoder", "text_encoder_2"))
-        return sha256_bytes((own + weights).encode())
+        return sha256_bytes(f"{own}{weights}{self.max_windows}".encode())
 
     def tokenize(self, text: str) -> list[int]:
         """BERT's ids without [CLS], [SEP] and padding, never cut."""
@@ -98,10 +101,10 @@ class HunyuanText:
         return row + [int(self._clip.pad_token_id)] * (self.window_tokens - len(row))
 
     def counts(self, text: str) -> Sequence[EncoderTokens]:
-        """BERT reads 75 tokens, mT5 255; letters that one does not know are [UNK] or <unk> to it."""
+        """BERT reads 75 tokens a window, mT5 255; letters that one does not know are [UNK] or <unk> to it."""
         found: list[EncoderTokens] = []
         for name, tokenizer, capacity in (
-            ("CLIP (BERT)", self._clip, self.window_tokens - 2),
+            ("CLIP (BERT)", self._clip, (self.max_windows or 1) * (self.window_tokens - 2)),
             ("mT5", self._t5, T5_TOKENS - 1),
         ):
             ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -117,7 +120,7 @@ class HunyuanText:
         return (prompt.text[places[T5_TOKENS - 1][0] :],)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
-        """`clip` (77, d) and `t5` (256, d5) embeddings, `clip_mask` (77,) and `t5_mask` (256,) bool."""
+        """`clip` (75 n + 2, d) and `t5` (256, d5) embeddings, `clip_mask` (75 n + 2,) and `t5_mask` (256,) bool."""
         clip = self._encode_clip(prompts)
         t5_bld, mask_bl = self._encode_t5(prompts)
         return [
@@ -137,9 +140,24 @@ class HunyuanText:
 
         embeddings = encode_windows(prompts, self, encode)
         return [
-            (hidden_nkd[0], (places < len(prompt.windows[0].ids) + 2).to(device))
+            self._join(hidden_nkd, (places < torch.tensor([[len(window.ids) + 2] for window in prompt.windows])))
             for prompt, hidden_nkd in zip(prompts, embeddings, strict=True)
         ]
+
+    def _join(self, hidden_nkd: Tensor, mask_nk: Tensor) -> tuple[Tensor, Tensor]:
+        """A prompt's windows to one row of embeddings and mask: [CLS] of the first, 75 of each, the last of the last one.
+
+        kohya's hydit branch joins them so; windows that a prompt does not fill are masked, as padding is.
+        """
+        lacking = (self.max_windows or 1) - len(hidden_nkd)
+        if mask_nk.shape[0] != hidden_nkd.shape[0]:  # windows that were combined to one
+            mask_nk = mask_nk.any(dim=0, keepdim=True)
+        hidden_nkd = torch.cat([hidden_nkd, hidden_nkd.new_zeros(lacking, *hidden_nkd.shape[1:])])
+        mask_nk = torch.cat([mask_nk, mask_nk.new_zeros(lacking, mask_nk.shape[1])]).to(hidden_nkd.device)
+        return (
+            torch.cat([hidden_nkd[0, :1], hidden_nkd[:, 1:-1].flatten(0, 1), hidden_nkd[-1, -1:]]),
+            torch.cat([mask_nk[0, :1], mask_nk[:, 1:-1].flatten(), mask_nk[-1, -1:]]),
+        )
 
     def _encode_t5(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         module = self._module("text_encoder_2")
