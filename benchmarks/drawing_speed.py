@@ -1,7 +1,7 @@
-"""Does an adapter cost time when it is drawn with?
+"""Does an adapter cost time when images are generated with it?
 
-In: a run folder, how many rounds. Out: seconds an image without an adapter, with one folded into the weights as
-`generate` does, and with its layers beside the weights as it is trained; they take turns, and medians of the ratios
+In: a run folder, how many rounds. Out: seconds an image without an adapter, with one merged into the weights as
+`generate` does, and with its layers beside the weights; they take turns, and medians of the ratios
 within a round are printed.
 
     loraloom quickstart --out quickstart
@@ -16,7 +16,6 @@ from pathlib import Path
 from loraloom.config.generate import GenerateConfig
 from loraloom.extensions.domains.floorplan import DOMAIN
 from loraloom.generate.session import Session, open_session
-from loraloom.lora.inject import lora_layers
 
 STEPS = 10
 IMAGES = 4
@@ -37,17 +36,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     config = GenerateConfig(steps=STEPS, batch_size=IMAGES)
-    bare, folded, beside = (
+    bare, merged, beside = (
         open_session(
             config, adapters=[(args.adapter, weight)], changing=True, domain="floorplan", say=lambda note: None
         )
         for weight in (0.0, 1.0, 1.0)
     )
-    for _, layer in lora_layers(beside.model.modules.get("denoiser")):
-        layer.unmerge()
+    beside.adapters.unmerge()
     assert DOMAIN.dataset_generator is not None
     _, text = DOMAIN.dataset_generator.draw(1, "sjh")
-    sessions = {"without": bare, "folded": folded, "beside": beside}
+    sessions = {"without": bare, "merged": merged, "beside": beside}
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(args.rounds + 1):
         for name, session in sessions.items():
@@ -56,7 +54,7 @@ def main() -> None:
                 seconds[name].append(taken)
         if number:
             print("  ".join(f"{name} {times[-1]:.3f} s" for name, times in seconds.items()), flush=True)
-    for one, other in (("beside", "folded"), ("folded", "without")):
+    for one, other in (("beside", "merged"), ("merged", "without")):
         ratio = statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
         print(f"{one} takes {ratio:.2f} times as long as {other}")
 

@@ -48,12 +48,13 @@ def test_a_loha_beside_a_lora_is_drawn_with_and_taken_back(
     base = pixels(session_of())
     session = session_of([(adapter, 1.0), (loha(tmp_path / "x.safetensors"), 1.0)])
     both = pixels(session)
-    session.set_weight(1, 0.0)
+    lora, other = session.adapters.names
+    assert (lora, other) == ("dog", "x")
+    session.adapters.set_scales({other: 0.0})
     assert pixels(session) == pixels(session_of([(adapter, 1.0)])) != both
-    session.set_weight(0, 0.0)
+    session.adapters.set_scales({lora: 0.0})
     assert pixels(session) == base
-    session.set_weight(0, 1.0)
-    session.set_weight(1, 1.0)
+    session.adapters.set_scales({lora: 1.0, other: 1.0})
     assert pixels(session) == both
 
 

@@ -20,6 +20,7 @@ from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
+from loraloom.lora.stack import Scale
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
@@ -51,7 +52,7 @@ class Wishes:
 
     prompts: Sequence[str] = ()
     adapters: Sequence[Path] = ()
-    weights: Sequence[float] = ()
+    weights: Sequence[Scale] = ()
     model: str | ModelSource | None = None
     prompt_method: str | None = None
     domain: str | None = None
@@ -246,7 +247,7 @@ def _check(config: GenerateConfig, wishes: Wishes) -> None:
         raise UserError("no model to draw with", fix="add --adapter RUN (it knows its base), or --model")
 
 
-def _weights(wishes: Wishes) -> list[float]:
+def _weights(wishes: Wishes) -> list[Scale]:
     return [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
 
 
@@ -280,7 +281,7 @@ def _from_recipe(
         wishes,
         model=wishes.model or _source_of(model),
         adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
-        weights=wishes.weights if own else tuple(float(adapter["weight"]) for adapter in adapters),
+        weights=wishes.weights if own else tuple(adapter["weight"] for adapter in adapters),
         prompt_method=wishes.prompt_method or shared["prompt_method"],
         domain=wishes.domain or shared["domain"],
     )

@@ -5,15 +5,17 @@ prompt. Every command checks its value before anything is drawn.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT
 from loraloom.generate.images import check_size
+from loraloom.generate.recipes import weight_text
 from loraloom.generate.saving import draw_into
 from loraloom.generate.session import Session
+from loraloom.lora.stack import Scale
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.errors import UserError, did_you_mean
@@ -52,8 +54,8 @@ class Interactive:
     say: Callable[[str], None]
     bars: Bars = no_bars
     prompt: str = ""
-    history: list[tuple[ImageRequest, tuple[float, ...], Path]] = field(
-        default_factory=list[tuple[ImageRequest, tuple[float, ...], Path]]
+    history: list[tuple[ImageRequest, dict[str, Scale], Path]] = field(
+        default_factory=list[tuple[ImageRequest, dict[str, Scale], Path]]
     )
     _losses: Losses = field(init=False)
 
@@ -161,14 +163,15 @@ class Interactive:
         except (ValueError, IndexError):
             raise UserError("an adapter weight is a number", got=text, expected=":weight 0.8") from None
         check_range(weight, "an adapter weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
-        if not 1 <= number <= len(self.session.adapters):
-            raise UserError("no such adapter", got=number, expected=f"1 to {len(self.session.adapters)}")
-        self.session.set_weight(number - 1, weight)
+        names = self.session.adapters.names
+        if not 1 <= number <= len(names):
+            raise UserError("no such adapter", got=number, expected=f"1 to {len(names)}")
+        self.session.adapters.set_scales({names[number - 1]: weight})
         self._show("")
 
     def _show(self, _: str) -> None:
         config, size = self.session.config, self.session.size
-        weights = ", ".join(f"{placed.weight:g}" for placed in self.session.adapters) or "no adapter"
+        weights = _weights_text(self.session.adapters.scales)
         self.say(
             f"  seed {config.seed}  steps {config.steps}  guidance {self.session.guidance:g}  {config.sampler}  "
             f"{size[0]}x{size[1]}  images {config.num_images}  weight {weights}"
@@ -177,7 +180,8 @@ class Interactive:
 
     def _history(self, _: str) -> None:
         for number, (request, weights, path) in enumerate(self.history, 1):
-            self.say(f"  {number:3d}  {path.name}  seed {request.seed}  weight {weights}  {request.prompt[:60]}")
+            text = _weights_text(weights)
+            self.say(f"  {number:3d}  {path.name}  seed {request.seed}  weight {text}  {request.prompt[:60]}")
         if not self.history:
             self.say("  nothing yet")
 
@@ -185,17 +189,15 @@ class Interactive:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.history):
             raise UserError("no such entry", got=text, expected=f"1 to {len(self.history)}", fix=":history lists them")
         request, weights, _ = self.history[int(text) - 1]
-        now = [placed.weight for placed in self.session.adapters]
+        now = self.session.adapters.scales
         try:
-            for index, weight in enumerate(weights):
-                self.session.set_weight(index, weight)
+            self.session.adapters.set_scales(weights)
             self._draw([request])
         finally:
-            for index, weight in enumerate(now):
-                self.session.set_weight(index, weight)
+            self.session.adapters.set_scales(now)
 
     def _draw(self, requests: list[ImageRequest]) -> None:
-        weights = tuple(placed.weight for placed in self.session.adapters)
+        weights = self.session.adapters.scales
         self._losses.add(*self.session.losses(requests))
         self._losses.check()
         for note in self.session.notes(requests):
@@ -212,3 +214,7 @@ class Interactive:
             return ""
         receipt = verifier.verify(image.image, image.request.prompt)
         return f"{receipt.count(True)}/{len(receipt.verdicts)} sentences met  "
+
+
+def _weights_text(weights: Mapping[str, Scale]) -> str:
+    return ", ".join(map(weight_text, weights.values())) or "no adapter"

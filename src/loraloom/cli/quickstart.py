@@ -244,7 +244,8 @@ def draw(folder: Path, size: Size, progress: Progress, say: Say) -> tuple[Sessio
     verifier = require_verifier(session)
     examples = held_out(folder / "dataset", size.prompts)
     requests = session.requests([text for _, text in examples])
-    session.set_weight(0, 0.0)
+    (name,) = session.adapters.names
+    session.adapters.set_scales({name: 0.0})
     began = time.monotonic()
     base = list(session.draw(requests, progress))
     image_s = (time.monotonic() - began) / len(examples)
@@ -252,7 +253,7 @@ def draw(folder: Path, size: Size, progress: Progress, say: Say) -> tuple[Sessio
     more = "" if best_of >= FULL_BEST_OF else f"; --best-of {FULL_BEST_OF} for the full recipe"
     say(f"    this machine: {image_s:.1f} s an image; the best of {best_of} for each text{more}")
     session.config = session.config.model_copy(update={"best_of": best_of})
-    session.set_weight(0, 1.0)
+    session.adapters.set_scales({name: 1.0})
     compared = [
         Compared(text, truth, plain, verifier.verify(plain.image, text), one)
         for (truth, text), plain, one in zip(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
@@ -56,7 +56,7 @@ class Recipe:
     Attributes:
         request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
         model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
-        adapters: `path`, `sha256`, `weight` of each.
+        adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were read.
         domain: Whose sentences.
         weighting: Whether `(word:1.3)` was a weight.
@@ -108,12 +108,12 @@ def parameters_text(recipe: Recipe) -> str:
     source = str(recipe.model.get("source") or "")
     if source:
         facts["Model"] = re.split(r"[/\\]", source.rstrip("/\\"))[-1].removesuffix(".safetensors")
-    names = [_adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
+    names = [adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
     hashes = [_lora_hash(str(adapter["path"]), str(adapter["sha256"])) for adapter in recipe.adapters]
     if known := [f"{name}: {found}" for name, found in zip(names, hashes, strict=True) if found]:
         facts["Lora hashes"] = ", ".join(known)
     if names:
-        weights = [f"{adapter['weight']:g}" for adapter in recipe.adapters]
+        weights = [weight_text(adapter["weight"]) for adapter in recipe.adapters]
         facts["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in zip(names, weights, strict=True))
     facts["Version"] = f"loraloom {__version__}"
     lines = [request.prompt]
@@ -122,11 +122,18 @@ def parameters_text(recipe: Recipe) -> str:
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items())])
 
 
+def weight_text(weight: float | Mapping[str, float]) -> str:
+    """A weight for the PNG text, which has no form for weights by part and block other than to list them."""
+    if isinstance(weight, Mapping):
+        return " ".join(f"{block}={number:g}" for block, number in weight.items())
+    return f"{weight:g}"
+
+
 def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(letter in value for letter in ',:\n"') else value
 
 
-def _adapter_name(path: str) -> str:
+def adapter_name(path: str) -> str:
     """An adapter's name: the file's, or the run's where all files are called alike."""
     parts = re.split(r"[/\\]", path)
     stem = parts[-1].removesuffix(".safetensors")
@@ -204,6 +211,17 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
+def _weight(value: Any) -> float | dict[str, float]:
+    """A weight of a recipe; a union of types would name its members in errors."""
+    numbers: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
+    for number in numbers:
+        known = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not (known and -MAX_ADAPTER_WEIGHT <= number <= MAX_ADAPTER_WEIGHT):
+            limits = f"{-MAX_ADAPTER_WEIGHT:g} to {MAX_ADAPTER_WEIGHT:g}"
+            raise ValueError(f"a number from {limits}, or such numbers by part and block")
+    return value
+
+
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
@@ -226,7 +244,7 @@ class _AdapterOf:
 
     path: str
     sha256: str
-    weight: Annotated[float, Field(ge=-MAX_ADAPTER_WEIGHT, le=MAX_ADAPTER_WEIGHT)]
+    weight: Annotated[Any, PlainValidator(_weight)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -251,6 +251,9 @@ class Modules(Protocol):
     def get(self, part: str) -> "nn.Module":
         """The part's module, loaded if need be, frozen, in evaluation mode."""
 
+    def skeleton(self, part: str) -> "nn.Module":
+        """The part's module on the meta device: names and shapes of its layers, from configs alone."""
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from loraloom.generate.images import denoise
 from loraloom.lora.export import first_noise
-from loraloom.lora.files import AdapterFile, load_adapter_file
+from loraloom.lora.files import AdapterFile
 from loraloom.lora.inject import lora_layers
+from loraloom.lora.stack import LoraStack
 from loraloom.protocols.generation import ImageRequest
 from loraloom.train.loop import calmer, standing
 from loraloom.train.optim import weight_sums
@@ -148,7 +149,7 @@ def _drawn(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFil
         model.modules.drop(part)
         model.modules.place(part, torch.device("cpu"), torch.float32)
     if file:
-        load_adapter_file(model, file, "verify")
+        LoraStack(model).add("verify", file)
     try:
         return denoise(model, encoder.encode, [request], noise_bchw=noise_bchw).cpu()
     finally:

@@ -105,6 +105,7 @@ class HunyuanDitModel:
         self.modules = ModuleStore(
             self._load,
             lambda part: files.fingerprint(PART_FOLDER[part]),
+            build=self._build,
             file_sha256=files.file_sha256,
             blocks={"denoiser": "blocks"},  # the library's own gradient checkpointing raises
         )
@@ -156,14 +157,13 @@ class HunyuanDitModel:
         extra: dict[str, Any] = {}
         if part in ("text_encoder", "text_encoder_2"):
             extra = {"dtype": torch.float32, "config": self._text_config(part)}
-        return load_part(self._files, PART_FOLDER[part], self._kind(part), lambda: self._empty(part), **extra)
+        return load_part(self._files, PART_FOLDER[part], self._kind(part), lambda: self.modules.skeleton(part), **extra)
 
-    def _empty(self, part: str) -> nn.Module:
-        """The part without memory, as its config describes it."""
-        with torch.device("meta"):
-            if part in ("text_encoder", "text_encoder_2"):
-                return self._kind(part)(self._text_config(part))
-            return cast("nn.Module", self._kind(part).from_config(dict(self._configs[PART_FOLDER[part]])))
+    def _build(self, part: str) -> nn.Module:
+        """The part as its config describes it; called on the meta device."""
+        if part in ("text_encoder", "text_encoder_2"):
+            return self._kind(part)(self._text_config(part))
+        return cast("nn.Module", self._kind(part).from_config(dict(self._configs[PART_FOLDER[part]])))
 
     def _kind(self, part: str) -> Any:
         from transformers import BertModel, T5EncoderModel

@@ -33,6 +33,7 @@ from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 from loraloom.utils.safetensors_io import TensorInfo, read_header
+from loraloom.utils.untrusted import library_errors
 
 _PRESETS = MappingProxyType(
     {
@@ -88,7 +89,10 @@ class StableDiffusionModel:
         source = files.source
         self._files = files
         self.modules = ModuleStore(
-            self._load, lambda part: files.fingerprint(PART_FOLDER[part]), file_sha256=files.file_sha256
+            self._load,
+            lambda part: files.fingerprint(PART_FOLDER[part]),
+            build=self._build,
+            file_sha256=files.file_sha256,
         )
         self._configs = configs = check_configs(files)
         unet, vae = configs["unet"], configs["vae"]
@@ -174,15 +178,14 @@ class StableDiffusionModel:
         single = self._files.single_file is not None
         if single:
             entries = {name: entry for name, entry in entries.items() if name.startswith(_SINGLE_FILE_PREFIX[part])}
-        with quiet():
-            check_fit(
-                PART_FOLDER[part], entries, (lambda: self._empty(part)) if entries else None, same_names=not single
-            )
+        empty = (lambda: self.modules.skeleton(part)) if entries else None
+        check_fit(PART_FOLDER[part], entries, empty, same_names=not single)
 
-    def _empty(self, part: str) -> nn.Module:
-        """The part without memory, as its config describes it."""
+    def _build(self, part: str) -> nn.Module:
+        """The part as its config describes it; its weights are not read."""
         config: Any = dict(self._configs[PART_FOLDER[part]])
-        with torch.device("meta"):
+        fix = "check that the config belongs to the weights"
+        with library_errors(f"{PART_FOLDER[part]}/config.json", self.info.source.location, fix=fix):
             if part == "denoiser":
                 return cast("nn.Module", UNet2DConditionModel.from_config(config))
             if part == "vae":
