@@ -355,3 +355,203 @@ def test_a_wrong_option_is_refused_with_its_limits(new: Path, tiny_model: Path) 
         open_model(ModelSource(location=str(new), options=("clip_windos=2",)))
     with pytest.raises(UserError, match="no options: got 'stable_diffusion, clip_windows=2'"):
         open_model(ModelSource(location=str(tiny_model), options=("clip_windows=2",)))
+
+
+# ------------------------------------------------------------------------------------------------------------- exports
+
+WHOLE = {
+    "attn1.out_proj": "attn1.to_out.0",
+    "attn2.q_proj": "attn2.to_q",
+    "attn2.out_proj": "attn2.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "default_modulation.1": "norm1.linear",
+    "skip_linear": "skip_linear",
+}
+OUTER = {
+    "x_embedder.proj": "pos_embed.proj",
+    "mlp_t5.0": "text_embedder.linear_1",
+    "mlp_t5.2": "text_embedder.linear_2",
+    "t_embedder.mlp.0": "time_extra_emb.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_extra_emb.timestep_embedder.linear_2",
+    "extra_embedder.0": "time_extra_emb.extra_embedder.linear_1",
+    "extra_embedder.2": "time_extra_emb.extra_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
+
+
+def tencents(changes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Changes of diffusers' layers as changes of the layers in Tencent's code, as its conversion script maps them."""
+    found: dict[str, Tensor] = {}
+    for block in sorted({name.split(".")[1] for name in changes if name.startswith("blocks.")}):
+        at = f"blocks.{block}."
+        found[f"{at}attn1.Wqkv"] = torch.cat([changes[f"{at}attn1.to_{one}"] for one in "qkv"])
+        found[f"{at}attn2.kv_proj"] = torch.cat([changes[f"{at}attn2.to_{one}"] for one in "kv"])
+        found.update({at + theirs: changes[at + ours] for theirs, ours in WHOLE.items() if at + ours in changes})
+    found.update({theirs: changes[ours] for theirs, ours in OUTER.items()})
+    assert sum(value.numel() for value in found.values()) == sum(value.numel() for value in changes.values())
+    return found
+
+
+class Exported:
+    """An adapter on every layer that may carry one, and its exports."""
+
+    def __init__(self, new: Path, folder: Path) -> None:
+        from loraloom.config.run import LoraConfig
+        from loraloom.lora.export import export_adapter
+        from loraloom.lora.files import read_adapter, save_adapter
+        from loraloom.lora.inject import attach_new
+
+        self.model = open_model(ModelSource(location=str(new)))
+        adapter = attach_new(self.model, LoraConfig(rank=3, alpha=6.0, target="all_linear_conv"), seed=0)
+        for index, parameter in enumerate(adapter.parameters.values()):
+            parameter.data = random(*parameter.shape, seed=index)
+        save_adapter(
+            folder / "own.safetensors", adapter.state(), {"format": "loraloom.adapter.1", "alpha": 6, "rank": 3}
+        )
+        self.model = open_model(ModelSource(location=str(new)))
+        self.layers = read_adapter(folder / "own.safetensors").layers(self.model)
+        self.changes = {layer.module: 2.0 * layer.up.flatten(1) @ layer.down.flatten(1) for layer in self.layers}
+        self.files = export_adapter(self.model, self.layers, {"rank": 3}, folder / "exports", "x", "fp32")
+
+
+@pytest.fixture(scope="module")
+def exported(new: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(new, tmp_path_factory.mktemp("exported"))
+
+
+def changes_in(file: Path, stems: dict[str, str], down: str, up: str) -> dict[str, Tensor]:
+    """The change of every layer of a file whose stems mean these names; every key must be used."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(file)
+    found: dict[str, Tensor] = {}
+    for stem, name in stems.items():
+        if stem + down in tensors:
+            one, other = tensors.pop(stem + down), tensors.pop(stem + up)
+            alpha = float(tensors.pop(f"{stem}.alpha", torch.tensor(float(len(one)))))
+            found[name] = alpha / len(one) * other.flatten(1) @ one.flatten(1)
+    assert not tensors, sorted(tensors)
+    return found
+
+
+def check_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, change in wanted.items():
+        torch.testing.assert_close(found[name], change, atol=1e-6, rtol=1e-6)
+
+
+def test_the_kohya_export_is_every_layer_by_comfyuis_key_map(exported: Exported) -> None:
+    """comfy/lora.py, `model_lora_keys_unet`: `lora_unet_` and the state dict's name with underscores."""
+    wanted = tencents(exported.changes)
+    stems = {f"lora_unet_{name.replace('.', '_')}": name for name in wanted}
+    check_equal(changes_in(exported.files[1], stems, ".lora_down.weight", ".lora_up.weight"), wanted)
+
+
+def test_the_native_export_is_every_layer_by_comfyuis_key_map(exported: Exported) -> None:
+    """comfy/lora.py: `base_model.model.` and the state dict's name, "official hunyuan lora format"; the pooler is zero."""
+    wanted = tencents(exported.changes)
+    wanted["pooler.q_proj"] = torch.zeros(32, 32)
+    stems = {f"base_model.model.{name}": name for name in wanted}
+    check_equal(changes_in(exported.files[2], stems, ".lora_A.weight", ".lora_B.weight"), wanted)
+
+
+def test_the_native_export_is_loaded_by_peft_with_its_config(exported: Exported) -> None:
+    """Tencent's code loads it by peft: here into layers of Tencent's names and shapes, every key used."""
+    from peft import LoraConfig, PeftModel
+
+    wanted = tencents(
+        {name: change for name, change in exported.changes.items() if name != "pos_embed.proj"}
+        | {"pos_embed.proj": exported.changes["pos_embed.proj"]}
+    )
+    root = torch.nn.Module()
+    for name, change in {**wanted, "pooler.q_proj": torch.zeros(32, 32)}.items():
+        place = root
+        *above, last = name.split(".")
+        for word in above:
+            if not hasattr(place, word):
+                place.add_module(word, torch.nn.Module())
+            place = place.get_submodule(word)
+        layer = torch.nn.Conv2d(4, 32, 2, 2) if name == "x_embedder.proj" else torch.nn.Linear(*reversed(change.shape))
+        place.add_module(last, layer)
+    folder = exported.files[2].parent
+    config: Any = LoraConfig.from_pretrained(folder)
+    loaded: Any = PeftModel(root, config)
+    outcome = loaded.load_adapter(folder, "default")
+    assert not outcome.unexpected_keys
+    for name, change in wanted.items():
+        delta = root.get_submodule(name).get_delta_weight("default").flatten(1)
+        torch.testing.assert_close(delta, change, atol=1e-5, rtol=1e-5)
+
+
+def test_the_diffusers_export_is_loaded_by_peft_into_the_transformer(exported: Exported, new: Path) -> None:
+    """What a user of diffusers does by hand: peft's layers on the transformer, then the file's tensors without the prefix."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    transformer: Any = open_model(ModelSource(location=str(new))).modules.get("denoiser")
+    inject_adapter_in_model(LoraConfig(r=3, lora_alpha=3, target_modules=sorted(exported.changes)), transformer)
+    tensors = {key.removeprefix("transformer."): value for key, value in load_file(exported.files[0]).items()}
+    outcome: Any = set_peft_model_state_dict(transformer, tensors)
+    assert not outcome.unexpected_keys
+    found = {name: transformer.get_submodule(name).get_delta_weight("default").flatten(1) for name in exported.changes}
+    for name, change in exported.changes.items():
+        torch.testing.assert_close(found[name], change, atol=1e-5, rtol=1e-5)
+
+
+def test_tencents_own_file_is_read(exported: Exported, new: Path, tmp_path: Path) -> None:
+    """Rank 4 and alpha 8 for fused layers as Tencent's trainer writes them, the pooler's dead pair among them."""
+    from safetensors.torch import save_file
+
+    from loraloom.lora.files import read_adapter
+
+    tensors: dict[str, Tensor] = {}
+    shapes = {"attn1.Wqkv": (96, 32), "attn1.out_proj": (32, 32), "attn2.q_proj": (32, 32), "attn2.kv_proj": (64, 32),
+              "attn2.out_proj": (32, 32)}  # fmt: skip
+    for block in range(4):
+        for seed, (name, (rows, columns)) in enumerate(shapes.items()):
+            stem = f"base_model.model.blocks.{block}.{name}"
+            tensors[f"{stem}.lora_A.weight"] = random(4, columns, seed=seed + 10 * block)
+            tensors[f"{stem}.lora_B.weight"] = random(rows, 4, seed=seed + 10 * block + 5)
+    tensors["base_model.model.pooler.q_proj.lora_A.weight"] = random(4, 32)
+    tensors["base_model.model.pooler.q_proj.lora_B.weight"] = torch.zeros(32, 4)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["Wqkv", "q_proj", "kv_proj", "out_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said), encoding="utf-8")
+    model = open_model(ModelSource(location=str(new)))
+    layers = {layer.module: layer for layer in read_adapter(tmp_path).layers(model)}
+    assert len(layers) == 4 * 8
+    assert not model.modules.loaded("denoiser")
+    for block in range(4):
+        stem = f"base_model.model.blocks.{block}.attn1.Wqkv"
+        whole = 2.0 * tensors[f"{stem}.lora_B.weight"] @ tensors[f"{stem}.lora_A.weight"]
+        for rows, one in zip(whole.chunk(3), "qkv", strict=True):
+            layer = layers[f"blocks.{block}.attn1.to_{one}"]
+            torch.testing.assert_close(layer.factor * layer.up @ layer.down, rows, atol=1e-5, rtol=1e-5)
+    tensors["base_model.model.pooler.q_proj.lora_B.weight"] += 1
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"pooler\.q_proj, which cannot be loaded"):
+        read_adapter(tmp_path).layers(model)
+
+
+@pytest.mark.parametrize("target", ["q_proj", "pooler", "norm_out"])
+def test_a_target_that_matches_a_layer_without_gradient_is_refused_before_training(target: str, new: Path) -> None:
+    from loraloom.config.run import LoraConfig
+    from loraloom.lora.inject import attach_new
+
+    with pytest.raises(UserError, match="cannot carry LoRA"):
+        attach_new(open_model(ModelSource(location=str(new))), LoraConfig(target=target), seed=0)
+
+
+def test_without_a_place_for_the_text_encoder_the_native_file_is_left_out_aloud(new: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from loraloom.lora.export import export_adapter, program_lines
+
+    made = Exported(new, tmp_path)
+    layer = replace(made.layers[0], part="text_encoder", module="encoder.layer.0.attention.self.query")
+    files = export_adapter(made.model, [*made.layers, layer], {"rank": 3}, tmp_path / "both", "x", "fp32")
+    assert [file.name for file in files] == ["pytorch_lora_weights.safetensors", "x.safetensors"]
+    assert any(
+        line.startswith("note: no file in the layout of Tencent") for line in program_lines(made.model, tmp_path, files)
+    )

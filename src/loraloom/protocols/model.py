@@ -12,6 +12,7 @@ Legend of tensor shapes, used as suffixes of names:
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,11 +317,19 @@ class Part:
         name: The family's own, unique in the model: the key of `Modules`.
         role: What shared code may use it for.
         lora_targets: Name -> which layers carry LoRA, the default first; empty where the part does not learn.
+        excluded: Pattern of full module names -> why these layers cannot carry LoRA: an adapter there would be dead, or lost
+            in other programs. A target that matches one is refused, and so is a file that changes one.
     """
 
     name: str
     role: Literal["denoiser", "vae", "text_encoder"]
     lora_targets: Mapping[str, LoraPreset] = field(default_factory=dict[str, LoraPreset])
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def why_excluded(self, module_name: str) -> str | None:
+        """Why a layer cannot carry LoRA; None where it can."""
+        found = (why for pattern, why in self.excluded.items() if re.fullmatch(pattern, module_name))
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,6 +418,12 @@ class LoraFormat(Protocol):
     """Name in `modelspec.architecture`, such as `stable-diffusion-v1`."""
     kohya_version: str
     """Name in `ss_base_model_version`, such as `sd_v1`."""
+    programs: Mapping[str, str]
+    """Key format of an export -> the programs that read it: `diffusers`, `kohya`, and `native` where there is one: peft's own
+    files with the names of `kohya_name`, for programs that run the model's original code and adapt its denoiser only."""
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        """Modules that files in the native format hold as zeros, because the programs that read them expect them."""
 
     def component(self, part: str) -> str:
         """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""

@@ -228,6 +228,10 @@ class TinyFlowFormat:
     """Other programs hold q, k and v of a block in one matrix."""
 
     architecture, kohya_version = "tiny-flow", "tiny_flow"
+    programs: Mapping[str, str] = {"diffusers": "diffusers", "kohya": "ComfyUI"}
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        return ()
 
     def component(self, part: str) -> str:
         return FOLDERS[part]

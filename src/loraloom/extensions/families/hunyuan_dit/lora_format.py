@@ -6,6 +6,7 @@ self-attention and `kv_proj` of cross-attention (diffusers' `convert_hunyuandit_
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from loraloom.extensions.families.hunyuan_dit.source import PART_FOLDER
 from loraloom.protocols.model import FusedLayer
@@ -39,6 +40,13 @@ class HunyuanDitFormat:
 
     architecture = "hunyuan-dit"
     kohya_version = "hunyuan_dit"
+    programs: Mapping[str, str] = MappingProxyType(
+        {
+            "diffusers": "diffusers, by loraloom.load_adapter (it has no loader for this model)",
+            "kohya": "ComfyUI and kohya's hydit branch",
+            "native": "Tencent's own code and ComfyUI",
+        }
+    )
 
     def component(self, part: str) -> str:
         """`transformer`, `vae`, `text_encoder` or `text_encoder_2`."""
@@ -55,6 +63,10 @@ class HunyuanDitFormat:
     def kohya_name(self, part: str, name: str) -> str:
         """Tencent's name, as kohya's hydit branch and ComfyUI have it; a text encoder's layer has its own."""
         return (native_name(name) or name) if part == "denoiser" else name
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        """The pooler's query, which Tencent's target `q_proj` hits and which gets no gradient there."""
+        return ("time_extra_emb.pooler.q_proj",) if part == "denoiser" else ()
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems on Tencent's names, with the prefixes of ComfyUI, kohya and peft."""

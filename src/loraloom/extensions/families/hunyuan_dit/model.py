@@ -43,17 +43,23 @@ from loraloom.utils.quiet import quiet
 BASE_PX = 512
 """Side of the images whose rotary grid is the unit: larger ones are interpolated to it."""
 
+_EXCLUDED = r"time_extra_emb\.pooler\.|norm_out\.linear"
+_WHY_EXCLUDED = MappingProxyType(
+    {
+        r"time_extra_emb\.pooler\..*": "the model reads its weights without calling it, so that a LoRA gets no gradient",
+        r"norm_out\.linear": "other programs hold its two halves in the other order, so that an export would be wrong there",
+    }
+)
 _PRESETS = MappingProxyType(
     {
         "attention": LoraPreset(r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"),
         "cross_attention": LoraPreset(r"blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)"),
-        # The pooler's weights are read without calling its layers: a LoRA there gets no gradient.
-        "all_linear": LoraPreset(r"(?!time_extra_emb\.pooler\.).*"),
-        "all_linear_conv": LoraPreset(r"(?!time_extra_emb\.pooler\.).*", ("Linear", "Conv2d")),
+        "all_linear": LoraPreset(rf"(?!{_EXCLUDED}).*"),
+        "all_linear_conv": LoraPreset(rf"(?!{_EXCLUDED}).*", ("Linear", "Conv2d")),
     }
 )
 _PARTS = (
-    Part(name="denoiser", role="denoiser", lora_targets=_PRESETS),
+    Part(name="denoiser", role="denoiser", lora_targets=_PRESETS, excluded=_WHY_EXCLUDED),
     Part(name="vae", role="vae"),
     Part(
         name="text_encoder",
