@@ -555,3 +555,93 @@ def test_without_a_place_for_the_text_encoder_the_native_file_is_left_out_aloud(
     assert any(
         line.startswith("note: no file in the layout of Tencent") for line in program_lines(made.model, tmp_path, files)
     )
+
+
+# -------------------------------------------------------------------------------------------------- diffusers' pipeline
+
+
+def pipeline_of(folder: Path) -> Any:
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import HunyuanDiTPipeline
+
+    kind: Any = HunyuanDiTPipeline
+    found = kind.from_pretrained(folder, safety_checker=None, requires_safety_checker=False, local_files_only=True)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def drawn(pipeline: Any) -> Tensor:
+    return pipeline(
+        "a red house", num_inference_steps=2, width=64, height=64, use_resolution_binning=False, output_type="latent",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+
+
+@torch.inference_mode()
+def test_load_adapter_gives_a_pipeline_every_export_alike(exported: Exported, new: Path) -> None:
+    """diffusers has no LoRA loader for this model. Scales, merging and removal are those of the stack."""
+    import loraloom
+
+    pipeline = pipeline_of(new)
+    base = drawn(pipeline)
+    for layer in exported.layers:
+        pipeline.transformer.get_submodule(layer.module).weight.data += layer.change(
+            pipeline.transformer.get_submodule(layer.module).weight, 0.1
+        )
+    wanted = drawn(pipeline)
+    assert float((wanted - base).abs().max()) > 1e-3
+    pipeline = pipeline_of(new)
+    for file in exported.files:
+        stack = loraloom.load_adapter(pipeline, file, name="one", scale=0.1)
+        torch.testing.assert_close(drawn(pipeline), wanted, atol=1e-3, rtol=1e-3)
+        stack.merge()
+        torch.testing.assert_close(drawn(pipeline), wanted, atol=1e-3, rtol=1e-3)
+        stack.unmerge()
+        stack.remove("one")
+        assert torch.equal(drawn(pipeline), base)
+
+
+def test_load_adapter_twice_adds_and_one_name_twice_is_refused(exported: Exported, new: Path) -> None:
+    import loraloom
+
+    pipeline = pipeline_of(new)
+    first = loraloom.load_adapter(pipeline, exported.files[0], name="a", scale=0.5)
+    assert loraloom.load_adapter(pipeline, exported.files[1], name="b", scale=0.5) is first
+    assert first.names == ("a", "b")
+    with pytest.raises(UserError, match="two adapters of one name"):
+        loraloom.load_adapter(pipeline, exported.files[1], name="b")
+
+
+def test_load_adapter_knows_stable_diffusions_pipeline_and_names_a_stranger(
+    exported: Exported, tiny_model: Path
+) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    import loraloom
+
+    kind: Any = StableDiffusionPipeline
+    pipeline = kind.from_pretrained(tiny_model, safety_checker=None, local_files_only=True)
+    with pytest.raises(UserError, match="was trained on HunyuanDiT, this model is stable_diffusion"):
+        loraloom.load_adapter(pipeline, exported.files[0])
+    with pytest.raises(UserError, match="no family knows this pipeline: got 'object'"):
+        loraloom.load_adapter(object(), exported.files[0])
+
+
+def test_an_adapter_of_another_family_is_refused_with_both_names(
+    exported: Exported, new: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from loraloom.config.run import LoraConfig
+    from loraloom.lora.export import export_adapter
+    from loraloom.lora.files import read_adapter, save_adapter
+    from loraloom.lora.inject import attach_new
+
+    other = open_model(ModelSource(location=str(tiny_model)))
+    for file in exported.files:
+        with pytest.raises(UserError, match="was trained on HunyuanDiT, this model is stable_diffusion"):
+            read_adapter(file).updates(other)
+    adapter = attach_new(other, LoraConfig(rank=2), seed=0)
+    save_adapter(tmp_path / "own.safetensors", adapter.state(), {"format": "loraloom.adapter.1", "alpha": 2, "rank": 2})
+    other = open_model(ModelSource(location=str(tiny_model)))
+    layers = read_adapter(tmp_path / "own.safetensors").layers(other)
+    for file in export_adapter(other, layers, {"rank": 2}, tmp_path / "exports", "x", "fp32"):
+        with pytest.raises(UserError, match="was trained on Stable Diffusion 1 or 2, this model is hunyuan_dit"):
+            read_adapter(file).updates(open_model(ModelSource(location=str(new))))

@@ -64,8 +64,8 @@ def to_native(
             pairs.setdefault(form.kohya_name(part, module), (torch.zeros(common, columns), torch.zeros(rows, common)))
     tensors: dict[str, Tensor] = {}
     for name, (down, up) in pairs.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = down.to(dtype)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = up.to(dtype)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = down.to(dtype, copy=True)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = up.to(dtype, copy=True)
     other = {name: rank for name, rank in ranks.items() if rank != common}
     config = {
         "peft_type": "LORA",

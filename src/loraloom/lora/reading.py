@@ -112,7 +112,7 @@ def locate(
             raise UserError(f"{where} holds a layer twice", got=twice, fix="get a file in one key format")
         roles[found[1]] = key
     if rest or not grouped:
-        raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture)
+        raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture, model.info.family)
     places: list[Place] = []
     parts = {part for part, _ in grouped}
     shapes = {part: weight_shapes(model, part) for part in parts}

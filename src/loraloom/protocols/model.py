@@ -505,8 +505,13 @@ class DiffusionModel(Protocol):
 class Family(Protocol):
     """A kind of model. A module exports one as `FAMILY`.
 
-    One with options of its own carries their class as `settings` (`protocols.settings.Settings`, without groups); they reach
-    it as `ModelFiles.options`, and an adapter records them with its base.
+    What a family may have beside the members below:
+
+    - `settings`, the class of its own options (`protocols.settings.Settings`, without groups); they reach it as
+      `ModelFiles.options`, and an adapter records them with its base;
+    - `wrap(pipeline) -> DiffusionModel | None`: a loaded pipeline of the reference library as a model whose parts are the
+      pipeline's own modules, with as much as adapters need; None for a pipeline of another family;
+    - `title` and `adapter_keys`: its name in sentences, and a pattern that is found in keys of adapter files made for it.
     """
 
     name: str

@@ -4,6 +4,7 @@ In: the files of a model. Out: a `DiffusionModel` whose parts are read when they
 """
 
 from pathlib import Path
+from typing import Any
 
 from loraloom.protocols.model import DiffusionModel, ModelFiles
 from loraloom.protocols.settings import Settings, setting
@@ -25,7 +26,9 @@ class HunyuanDit:
     """The family record. Heavy libraries are imported when a model is opened."""
 
     name = "hunyuan_dit"
+    title = "HunyuanDiT"
     settings = HunyuanSettings
+    adapter_keys = r"^(transformer\.|base_model\.model\.|diffusion_model\.|lora_unet_)?blocks[._]\d+[._]attn[12][._]"
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is a HunyuanDiT2DModel."""
@@ -38,6 +41,16 @@ class HunyuanDit:
         from loraloom.extensions.families.hunyuan_dit.model import HunyuanDitModel
 
         return HunyuanDitModel(files)
+
+    def wrap(self, pipeline: Any) -> DiffusionModel | None:
+        """A loaded pipeline of diffusers, for adapters."""
+        if not type(pipeline).__name__.startswith("HunyuanDiT"):
+            return None
+        from loraloom.extensions.families._diffusers.pipelines import wrap_pipeline
+        from loraloom.extensions.families.hunyuan_dit.lora_format import HunyuanDitFormat
+        from loraloom.extensions.families.hunyuan_dit.model import PARTS
+
+        return wrap_pipeline(pipeline, self.name, PARTS, HunyuanDitFormat())
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""

@@ -58,7 +58,7 @@ _PRESETS = MappingProxyType(
         "all_linear_conv": LoraPreset(rf"(?!{_EXCLUDED}).*", ("Linear", "Conv2d")),
     }
 )
-_PARTS = (
+PARTS = (
     Part(name="denoiser", role="denoiser", lora_targets=_PRESETS, excluded=_WHY_EXCLUDED),
     Part(name="vae", role="vae"),
     Part(
@@ -131,7 +131,7 @@ class HunyuanDitModel:
         self.info = ModelInfo(
             family="hunyuan_dit",
             source=files.source,
-            parts=_PARTS,
+            parts=PARTS,
             schedule=make_schedule(self._scheduler_config),
             latent_channels=self._channels,
             vae_scale_factor=self._factor,
