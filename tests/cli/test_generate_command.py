@@ -107,6 +107,19 @@ def test_what_is_named_goes_before_the_recipe(adapter: Path, tiny_model: Path, t
     assert not same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
 
 
+def test_a_recipe_of_adapters_that_differ_has_settled_which_is_used(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    cat = make_adapter(tmp_path / "cat", seed=1, size="48x32", prompt_method="max", domain="scenes")
+    adapters = [make_adapter(tmp_path / "dog"), cat]
+    free = {"width": None, "height": None}
+    said = run(Wishes(prompts=["a plan"], adapters=adapters, out=tmp_path / "one"), **free)
+    assert sum("trained with another" in line for line in said) == 3
+    with pytest.raises(UserError, match=r"(?s)--strict is on.*image size"):
+        run(Wishes(prompts=["a plan"], adapters=adapters, out=tmp_path / "strict"), strict=True, **free)
+    assert not (tmp_path / "strict").exists()
+    run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"), strict=True, **free)
+    assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
+
+
 def test_an_adapter_that_has_changed_since_is_noted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run")
     run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))

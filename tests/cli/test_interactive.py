@@ -138,7 +138,7 @@ def test_a_mistake_is_explained_and_nothing_is_lost(line: str, answer: str, talk
 
 def test_a_mistake_that_shows_while_drawing_is_explained(talk: Talk) -> None:
     said, _ = talk(":sampler lcm", ":steps 51", "a plan", ":steps 2", "")
-    assert said[2].startswith("error: lcm cannot take so many steps")
+    assert said[2].startswith("error: too many steps for lcm")
     assert "seed 0" in said[-1]
 
 

@@ -376,7 +376,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(
     longer = command(tiny_model, images, twice, "--max_train_steps", "4", "--checkpointing_steps", "2")
     assert "holds a run already" in error_of(longer, capsys)
     main([*longer, "--resume_from_checkpoint", "latest"])
-    assert "going on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out
     name = "pytorch_lora_weights.safetensors"
     from safetensors.torch import load_file
 
@@ -461,12 +461,12 @@ def test_a_fault_of_the_first_process_ends_all_of_them(images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ("choose another --out, or drop --resume never to go on",
-         "choose another --output_dir, or add --resume_from_checkpoint latest to go on"),
+        ("choose another --out, or drop --resume never to resume",
+         "choose another --output_dir, or add --resume_from_checkpoint latest to resume"),
         ("lower optim.learning_rate, use bf16", "lower --learning_rate, use bf16"),
         ("set train.mixed_precision=bf16", "set --mixed_precision=bf16"),
-        ("add --max-steps: it comes down, and the same command goes on; or use bf16",
-         "add --max_train_steps: it comes down, and --resume_from_checkpoint latest goes on; or use bf16"),
+        ("add --max-steps: it comes down, and the same command resumes; or use bf16",
+         "add --max_train_steps: it comes down, and --resume_from_checkpoint latest resumes; or use bf16"),
         ("--batch-size 1 has fewer", "--train_batch_size 1 has fewer"),
         ("got '/data/--out/x', --outer, a--out, my.train.output.x", "got '/data/--out/x', --outer, a--out, my.train.output.x"),
         ("--resume_from_checkpoint latest", "--resume_from_checkpoint latest"),

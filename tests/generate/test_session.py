@@ -16,9 +16,9 @@ OTHER = {"prompt_method": "truncate", "domain": "scenes", "size": "64x48"}
 @pytest.mark.parametrize(
     ("field", "line"),
     [
-        ("prompt_method", "prompt method: cat with truncate, dog with attention, which is used; --prompt-method"),
-        ("domain", "domain: cat with scenes, dog with freetext, which is used; --domain"),
-        ("size", "image size: cat with 64x48, dog with 32x32, which is used; --width and --height"),
+        ("prompt_method", "prompt method: cat with 'truncate', dog with 'attention', which is used; --prompt-method"),
+        ("domain", "domain: cat with 'scenes', dog with 'freetext', which is used; --domain"),
+        ("size", "image size: cat with '64x48', dog with '32x32', which is used; --width and --height"),
     ],
 )
 def test_adapters_that_were_trained_in_different_ways_are_named_in_one_line_and_strict_refuses_them(
@@ -29,7 +29,7 @@ def test_adapters_that_were_trained_in_different_ways_are_named_in_one_line_and_
     free = {"width": None, "height": None}
     said: list[str] = []
     session = session_of([(adapter, 1.0), (cat, 1.0)], say=said.append, **free)
-    assert said == [f"note: 1 of 2 adapters were trained with another {line} overrides it"]
+    assert said == [f"note: 1 of 2 adapters was trained with another {line} overrides it"]
     assert (session.encoder.method, session.encoder.domain.name, session.size) == ("attention", "freetext", (32, 32))
     with pytest.raises(UserError, match=rf"(?s)--strict is on.*{line}"):
         session_of([(adapter, 1.0), (cat, 1.0)], strict=True, **free)
@@ -45,7 +45,23 @@ def test_where_several_differ_the_others_are_counted(
     said: list[str] = []
     session_of([(adapter, 1.0), *others], say=said.append)
     (line,) = said
-    assert line.startswith("note: 2 of 3 adapters were trained with another prompt method: cat0 with max (and 1 more)")
+    assert line.startswith(
+        "note: 2 of 3 adapters were trained with another prompt method: cat0 with 'max' (and 1 more)"
+    )
+
+
+def test_one_domain_with_other_settings_is_a_difference_too_and_a_recorded_text_is_shown_escaped(
+    session_of: OpenSession, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    files = [
+        (make_adapter(tmp_path / name, domain_settings={"note": text}), 1.0)
+        for name, text in (("dog", "a"), ("cat", "\x1b[31m"))
+    ]
+    said: list[str] = []
+    session_of(files, say=said.append)
+    (line,) = said
+    assert "another set of domain settings" in line
+    assert "cat with {'note': '\\x1b[31m'}, dog with {'note': 'a'}, which is used" in line
 
 
 def test_what_the_user_chose_is_used_without_a_line(

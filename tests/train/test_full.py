@@ -1,4 +1,4 @@
-"""`method: full` moves every weight, goes on exactly after a stop, and ends in a model that anybody can open."""
+"""`method: full` moves every weight, resumes exactly after a stop, and ends in a model that anybody can open."""
 
 from collections.abc import Callable
 from dataclasses import replace

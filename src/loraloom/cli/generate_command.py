@@ -87,6 +87,8 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         requests, shared = recipe_requests(wishes.recipe, losses.add)
         wanted_model = (shared["model"] or {}).get("sha256")
         config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
+        # Every request has its own size: those that the adapters recorded do not matter.
+        config = config.model_copy(update={"width": requests[0].width, "height": requests[0].height})
     elif not prompts and not wishes.interactive:
         raise UserError(
             "nothing to draw",

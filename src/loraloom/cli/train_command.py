@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from loraloom.utils.output_paths import COMMAND
 from loraloom.utils.progress import bars, duration
+from loraloom.utils.reporting import reporting
 
 if TYPE_CHECKING:
     from loraloom.config.run import RunConfig
@@ -27,8 +28,8 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    with bars() as bar:
-        result = train(settings, say=say, report=report, progress=bar, cpu=cpu)
+    with bars() as bar, reporting(say=say, bar=bar, numbers=report):
+        result = train(settings, say=None, cpu=cpu)
     if result.is_main and result.adapter is not None:
         say(f"done in {duration(result.finished.seconds)}: {result.adapter}")
         if settings.samples.enabled:

@@ -43,10 +43,10 @@ WITHOUT_EFFECT = {
 
 THEIR_WORDS = {
     # Whole phrases first: what our flag does there may need another word.
-    "drop --resume never to go on": "add --resume_from_checkpoint latest to go on",
-    "drop --resume to go on": "say --resume_from_checkpoint latest to go on",
-    "the same command goes on from here": "--resume_from_checkpoint latest goes on from here",
-    "and the same command goes on": "and --resume_from_checkpoint latest goes on",
+    "drop --resume never to resume": "add --resume_from_checkpoint latest to resume",
+    "drop --resume to resume": "say --resume_from_checkpoint latest to resume",
+    "the same command resumes from here": "--resume_from_checkpoint latest resumes from here",
+    "and the same command resumes": "and --resume_from_checkpoint latest resumes",
     "name one with --trigger, or write another --caption: 'a photo of {folder}'":
         "write a text for every image into metadata.jsonl",
     " (--caption)": "",

@@ -6,9 +6,13 @@ training dynamics of diffusion models", after Kendall et al. 2018) goes there to
 It does not depend on the prediction type: each noise level contributes the same in all of them.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from loraloom.utils.errors import UserError
 
 BUCKETS = 16
 DECAY = 0.98
@@ -58,3 +62,20 @@ class NoiseBalance:
         """Take in a step's tally, unless its loss or gradient was not finite."""
         told = self.seen_2k * DECAY + tally.view_as(self.seen_2k)
         self.seen_2k.copy_(torch.where(finite, told, self.seen_2k))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The decayed sums."""
+        return {"seen_2k": self.seen_2k}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with decayed sums.
+
+        Raises:
+            UserError: They have another shape.
+        """
+        seen_2k = state["seen_2k"]
+        if seen_2k.shape != self.seen_2k.shape:
+            raise UserError(
+                "the noise balance has another shape", got=tuple(seen_2k.shape), expected=tuple(self.seen_2k.shape)
+            )
+        self.seen_2k.copy_(seen_2k)

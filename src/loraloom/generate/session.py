@@ -29,6 +29,7 @@ from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaul
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
+from loraloom.utils.untrusted import shown
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,10 +203,10 @@ def open_session(
     recorded = _recorded(files, config, method, domain, losses)
     stack = _load(model, files, [scale for _, scale in adapters], losses)
     stack.merge(keep_base=changing)
-    texts = open_domain(domain or recorded.domain, recorded.domain_settings)
+    texts = open_domain(recorded.domain, recorded.domain_settings)
     return Session(
         model=model,
-        encoder=PromptEncoder(text=model.text, domain=texts, method=method or recorded.method, max_windows=1 << 10),
+        encoder=PromptEncoder(text=model.text, domain=texts, method=recorded.method, max_windows=1 << 10),
         adapters=stack,
         files=files,
         config=config,
@@ -268,8 +269,8 @@ class _Recorded:
     """What the adapters say of how they were trained; of several that differ, the first that states it.
 
     Attributes:
-        method: Prompt method.
-        domain: Name of the domain.
+        method: Prompt method, the user's where one was chosen.
+        domain: Name of the domain, the user's where one was chosen.
         domain_settings: Settings of that domain.
         size: Image size, such as `512x512`; empty where none states it.
     """
@@ -298,20 +299,20 @@ def _recorded(
     for what, stated, flag in (
         ("prompt method", methods if method is None else {}, "--prompt-method"),
         ("domain", domains if domain is None else {}, "--domain"),
-        ("settings of the domain", settings, ""),
+        ("set of domain settings", settings, ""),
         ("image size", sizes, "--width and --height"),
     ):
         if line := _difference(what, stated, flag):
             losses.add(line)
-    for name, found in methods.items() if method is None else ():
-        if found not in get_args(PromptMethod):
-            raise UserError(
-                f"{files[name].path.name} names an unknown prompt method",
-                got=found,
-                fix="name one with --prompt-method",
-            )
+    first, used_method = next(iter(methods.items()), ("", "attention"))
+    if method is None and used_method not in get_args(PromptMethod):
+        raise UserError(
+            f"{files[first].path.name} names an unknown prompt method",
+            got=used_method,
+            fix="name one with --prompt-method",
+        )
     return _Recorded(
-        method=next(iter(methods.values()), "attention"),
+        method=method or used_method,
         domain=str(used),
         domain_settings=next(iter(settings.values()), {}),
         size=next(iter(_stated(files, "size").values()), ""),
@@ -332,11 +333,12 @@ def _difference(what: str, stated: Mapping[str, Any], flag: str) -> str | None:
     if not others:
         return None
     name, value = others[0]
+    verb = "was" if len(others) == 1 else "were"
     more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
     override = f"; {flag} overrides it" if flag else ""
     return (
-        f"note: {len(others):,} of {len(stated):,} adapters were trained with another {what}: {name} with {value}{more}, "
-        f"{first} with {used}, which is used{override}"
+        f"note: {len(others):,} of {len(stated):,} adapters {verb} trained with another {what}: {name} with {shown(value)}"
+        f"{more}, {first} with {shown(used)}, which is used{override}"
     )
 
 

@@ -123,16 +123,17 @@ class Batch:
 
     Attributes:
         ids: Sample ids, for messages.
-        latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
-        timesteps_b, conditioning: (b,) int64 training steps; of the final captions, dropped ones empty.
+        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id). The training step
+            samples noise and timestep from them.
+        latents_bchw: (b, c, h, w) float32 scaled latents.
+        conditioning: The final captions' prompt embeddings; those of dropped captions are the empty text's.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
         latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each image; None is all alike.
     """
 
     ids: tuple[str, ...]
+    rng_parts: tuple[tuple[str | int, ...], ...]
     latents_bchw: "Tensor"
-    noise_bchw: "Tensor"
-    timesteps_b: "Tensor"
     conditioning: Conditioning
     weights_b: "Tensor"
     latent_weights_bhw: "Tensor | None" = None
