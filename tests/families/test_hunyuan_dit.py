@@ -348,6 +348,19 @@ def test_a_windowed_prediction_equals_a_denoiser_with_repeated_padding_rows(new:
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+def test_a_windowed_generation_equals_the_pipelines_with_repeated_padding_rows(new: Path) -> None:
+    model = windowed(new, 2)
+    wanted = ImageRequest(
+        prompt="a red house", negative_prompt="blurred", seed=2, num_steps=3, guidance_scale=5.0, sampler="ddim",
+        width=64, height=64,
+    )  # fmt: skip
+    noise = first_noise(model, wanted)
+    ours = denoise(model, encoder(model).encode, [wanted], noise_bchw=noise)
+    torch.testing.assert_close(ours, model.reference_latents(None, wanted, noise), atol=2e-4, rtol=1e-4)
+    one = open_model(ModelSource(location=str(new)))
+    assert float((ours - denoise(one, encoder(one).encode, [wanted], noise_bchw=noise)).abs().max()) > 1e-3
+
+
 def test_a_wrong_option_is_refused_with_its_limits(new: Path, tiny_model: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)hunyuan_dit.*clip_windows.*9"):
         windowed(new, 9)

@@ -135,11 +135,14 @@ def tokens(
     model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
     domain: Annotated[str, typer.Option(help="what the texts are about; auto asks the dataset")] = "auto",
     show: Annotated[str | None, typer.Option(metavar="ID", help="print how this caption is cut")] = None,
+    model_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="option of the model's family; repeat it")
+    ] = None,
 ) -> None:
     """Count caption tokens and tell what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show))
+    typer.echo(tokens_text(dataset, model, domain, show, model_option or ()))
 
 
 def quickstart(

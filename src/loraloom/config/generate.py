@@ -16,6 +16,11 @@ class GenerateConfig(Settings):
 
     verb = "generate"
 
+    model_options: tuple[str, ...] = setting(
+        (),
+        "options of the model's family, NAME=VALUE; default is what the adapter was trained with",
+        flag="--model-option",
+    )
     negative_prompt: str = setting("", "what to avoid", flag="--negative")
     num_images: int = setting(1, "images for each prompt; image k has seed + k", flag="--num-images", ge=1)
     seed: int = setting(0, "of the first image", flag="--seed", ge=0, le=MAX_SEED)

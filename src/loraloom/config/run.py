@@ -31,6 +31,11 @@ class ModelConfig(Settings):
         "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer",
         flag="--model-config",
     )
+    options: tuple[str, ...] = setting(
+        (),
+        "options of the model's family, NAME=VALUE; `loraloom extensions FAMILY` lists them; recorded with the adapter",
+        flag="--model-option",
+    )
 
 
 class DataConfig(Settings):

@@ -55,7 +55,7 @@ class Recipe:
 
     Attributes:
         request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
-        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
+        model: `source`, `revision`, `variant`, `config`, `prediction_type`, `options`, `family`, `sha256` of the denoiser.
         adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were read.
         domain: Whose sentences.
@@ -234,6 +234,8 @@ class _Model:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[str, ...] = ()
     family: str = "auto"
     sha256: str = ""
 

@@ -6,7 +6,7 @@ prompts. Base model, prompt method, domain and image size are the adapter's own 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -113,6 +113,8 @@ class Session:
                 "revision": source.revision,
                 "variant": source.variant,
                 "config": source.config,
+                "prediction_type": source.prediction_type,
+                "options": list(source.options),
                 "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
@@ -192,14 +194,18 @@ def open_session(
         UserError: Anything is missing or does not fit together; with `config.strict` also what is not used as it was given.
     """
     files = _by_name([read_adapter(place) for place, _ in adapters])
-    model = open_model(source, family) if source else _open_recorded(list(files.values()), family)
+    losses = Losses(say, config.strict)
+    options = config.model_options or _recorded_options(files, losses)
+    if source:
+        model = open_model(replace(source, options=options or source.options), family)
+    else:
+        model = _open_recorded(list(files.values()), family, options)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in model.info.parts:
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
-    losses = Losses(say, config.strict)
     recorded = _recorded(files, config, method, domain, losses)
     stack = _load(model, files, [scale for _, scale in adapters], losses)
     stack.merge(keep_base=changing)
@@ -236,7 +242,17 @@ def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, 
     }
 
 
-def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
+def _recorded_options(files: Mapping[str, AdapterFile], losses: Losses) -> tuple[str, ...]:
+    """The options of the family that the first adapter was trained with; one line where another differs."""
+    stated = {
+        name: tuple(file.record["base"].get("options", ())) for name, file in files.items() if file.record.get("base")
+    }
+    if line := _difference("set of model options", stated, "--model-option"):
+        losses.add(line)
+    return next(iter(stated.values()), ())
+
+
+def _open_recorded(files: Sequence[AdapterFile], family: str, options: tuple[str, ...]) -> DiffusionModel:
     """The base that the first adapter was trained on."""
     base = files[0].record.get("base") if files else None
     if not isinstance(base, dict) or not base.get("source"):
@@ -251,6 +267,7 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
                 variant=base.get("variant"),
                 config=config,
                 prediction_type=base.get("prediction_type", "auto"),
+                options=options,
             ),
             family,
         )

@@ -286,7 +286,7 @@ class HunyuanDitModel:
         pipeline.scheduler = make_sampler(
             request.sampler, self._scheduler_config, request.num_steps, torch.device("cpu")
         ).scheduler
-        return sample(pipeline, request, noise_bchw)
+        return sample(pipeline, request, noise_bchw, self.text.max_windows or 1)
 
     def _fresh_pipeline(self) -> Any:
         """A diffusers pipeline with its own copy of all weights, float32 on the CPU."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
@@ -97,18 +98,21 @@ def stem_map(pipeline: Any) -> dict[str, list[Any]]:
 
 
 @torch.inference_mode()
-def sample(pipeline: Any, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
+def sample(pipeline: Any, request: ImageRequest, noise_bchw: Tensor, num_windows: int = 1) -> Tensor:
     """(1, c, h, w) float32 latents of a request from that first noise.
 
     The pipeline would make 1024 x 1024 of smaller images (`use_resolution_binning`), and takes sizes as (height, width)
-    where Tencent's code and ours have (width, height).
+    where Tencent's code and ours have (width, height). With several windows of the first encoder it is given the prompt's
+    one window, the others masked, and its learned padding rows are repeated.
     """
     pipeline.set_progress_bar_config(disable=True)
     size = (request.width, request.height)
+    texts: dict[str, Any] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    if num_windows > 1:
+        texts = _windowed(pipeline, request, num_windows)
     with quiet():
         return pipeline(
-            request.prompt,
-            negative_prompt=request.negative_prompt,
+            **texts,
             num_inference_steps=request.num_steps,
             guidance_scale=request.guidance_scale,
             width=request.width,
@@ -119,3 +123,25 @@ def sample(pipeline: Any, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
             original_size=size,
             target_size=size,
         ).images.float()
+
+
+def _windowed(pipeline: Any, request: ImageRequest, num_windows: int) -> dict[str, Any]:
+    """Arguments of the pipeline in place of the two prompts; its padding rows are changed."""
+    rows = pipeline.transformer.text_embedding_padding.data
+    repeated = [rows[:1], *[rows[1 : CLIP_TOKENS - 1]] * num_windows, rows[CLIP_TOKENS - 1 :]]
+    pipeline.transformer.text_embedding_padding = nn.Parameter(torch.cat(repeated), requires_grad=False)
+    given: dict[str, Any] = {"prompt": None}
+    more = (CLIP_TOKENS - 2) * (num_windows - 1) + 1
+    for index, end in enumerate(("", "_2")):
+        found = pipeline.encode_prompt(
+            request.prompt,
+            torch.device("cpu"),
+            torch.float32,
+            negative_prompt=request.negative_prompt,
+            text_encoder_index=index,
+        )
+        if not index:
+            found = [nn.functional.pad(one[:, : CLIP_TOKENS - 1], (0, 0) * (one.ndim - 2) + (0, more)) for one in found]
+        given[f"prompt_embeds{end}"], given[f"negative_prompt_embeds{end}"] = found[:2]
+        given[f"prompt_attention_mask{end}"], given[f"negative_prompt_attention_mask{end}"] = found[2:]
+    return given
