@@ -146,6 +146,53 @@ def test_the_loss_equals_tencents_formula(model: DiffusionModel, pipeline: Any) 
     torch.testing.assert_close(ours, ((velocity - theirs) ** 2).mean(dim=(1, 2, 3)), atol=1e-6, rtol=1e-6)
 
 
+def test_the_variance_loss_equals_tencents_term(folder: Path) -> None:
+    """`training_losses` with LEARNED_RANGE, written again in numpy float64 from the paper; its mean half gets no gradient."""
+    import numpy as np
+    from scipy.stats import norm
+
+    model: Any = open_model(ModelSource(location=str(folder), options=("variance_loss=true",)))
+    clean, noise, steps = random(4, 4, 8, 12), random(4, 4, 8, 12, seed=4), torch.tensor([0, 1, 400, 999])
+    conditioning = given(model, ["a", "b", "c", ""])
+    objective = make_objective(model.info.schedule)
+    noisy = objective.add_noise(clean, noise, steps)
+    answer = model.predict_all(noisy, steps.float(), conditioning).detach().requires_grad_(True)
+    ours = model._bound.loss(answer, clean, noisy, steps)
+    prediction, added = model.predict_and_loss(noisy, steps.float(), conditioning, clean_bchw=clean, steps_b=steps)
+    torch.testing.assert_close(prediction, model.predict(noisy, steps.float(), conditioning))
+    torch.testing.assert_close(added, ours)
+    ours.sum().backward()
+    assert answer.grad is not None
+    assert not bool(answer.grad[:, :4].any())
+    assert bool(answer.grad[:, 4:].any())
+
+    end = 0.03 if model._has_size else 0.018
+    betas = np.linspace(0.00085**0.5, end**0.5, 1000) ** 2
+    kept = np.cumprod(1 - betas)
+    values = answer.detach().double().numpy()
+    for row, step in enumerate(steps.tolist()):
+        before = kept[step - 1] if step else 1.0
+        x_t, x_0 = noisy[row].double().numpy(), clean[row].double().numpy()
+        first = np.sqrt(before) * betas[step] / (1 - kept[step])
+        second = np.sqrt(1 - betas[step]) * (1 - before) / (1 - kept[step])
+        guess = np.sqrt(kept[step]) * x_t - np.sqrt(1 - kept[step]) * values[row, :4]
+        means = [first * x_0 + second * x_t, first * guess + second * x_t]
+        at = max(step, 1)
+        least = np.log(betas[at] * (1 - kept[at - 1]) / (1 - kept[at]))
+        share = (values[row, 4:] + 1) / 2
+        log_variance = share * np.log(betas[step]) + (1 - share) * least
+        if step:
+            kl = 0.5 * (log_variance - least - 1 + np.exp(least - log_variance)
+                        + (means[0] - means[1]) ** 2 / np.exp(log_variance))  # fmt: skip
+            torch.testing.assert_close(float(ours.detach()[row]), kl.mean() / np.log(2), rtol=1e-4, atol=1e-5)
+            continue
+        scale = np.exp(0.5 * log_variance)
+        upper, lower = (norm.cdf((x_0 - means[1] + side / 255) / scale) for side in (1, -1))
+        inside = np.where(x_0 < -0.999, upper, np.where(x_0 > 0.999, 1 - lower, upper - lower))
+        wanted = -np.log(np.maximum(inside, 1e-12)).mean() / np.log(2)
+        torch.testing.assert_close(float(ours.detach()[row]), wanted, rtol=2e-2, atol=2e-2)  # the tanh approximation of hydit
+
+
 def test_checkpointed_blocks_give_the_same_gradients(new: Path) -> None:
     """The library's own gradient checkpointing raises for this model, so each block is computed again by us."""
     found: list[dict[str, Tensor]] = []

@@ -26,7 +26,7 @@ def load_part(files: ModelFiles, folder: str, kind: Any, empty: Callable[[], nn.
     """The module of a part's folder.
 
     Args:
-        files: Of the model, a folder.
+        files: The files of the model, a folder.
         folder: The part's folder, such as `transformer`.
         kind: Class of diffusers or transformers with `from_pretrained`.
         empty: Builds the part without memory, as its config describes it.
@@ -74,12 +74,12 @@ def save_folder(
     """Write a diffusers folder with the weights as they are now, a missing part read first. It appears whole.
 
     Args:
-        files: Of the model that was opened.
+        files: The files of the model that was opened.
         modules: Its parts.
         parts: Part to its folder.
         copied: Files and folders beside the parts: configs of the pipeline and scheduler, tokenizers.
         folder: Where to write.
-        dtype: Of the written weights.
+        dtype: The dtype of the written weights.
     """
     with whole_directory(folder) as target, quiet():
         for entry in copied:

@@ -25,6 +25,7 @@ from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS
 from loraloom.extensions.families.hunyuan_dit.lora_format import HunyuanDitFormat
 from loraloom.extensions.families.hunyuan_dit.source import PART_FOLDER, check_configs
 from loraloom.extensions.families.hunyuan_dit.text import HunyuanText
+from loraloom.extensions.families.hunyuan_dit.variance import VarianceBound, variance_bound
 from loraloom.models.module_store import ModuleStore
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
@@ -127,6 +128,7 @@ class HunyuanDitModel:
         self._scheduler_config = dict(configs["scheduler"])
         if files.source.prediction_type != "auto":
             self._scheduler_config["prediction_type"] = files.source.prediction_type
+        self._bound = self._variance_bound() if files.options.get("variance_loss") else None
         self._rotary: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
         self.info = ModelInfo(
             family="hunyuan_dit",
@@ -190,6 +192,10 @@ class HunyuanDitModel:
             return BertConfig(**_only(given, _BERT_KEYS))
         return T5Config(**_only(given, _T5_KEYS), is_encoder_decoder=False, use_cache=False)
 
+    def _variance_bound(self) -> VarianceBound:
+        config = self._scheduler_config
+        return variance_bound(config["beta_start"], config["beta_end"], int(config.get("num_train_timesteps", 1000)))
+
     # ---------------------------------------------------------------------------------------------------- answers
 
     def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,6 +231,21 @@ class HunyuanDitModel:
     def predict(self, latents_bchw: Tensor, timesteps_b: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's velocity for noisy latents, (b, c, h, w); the learned variance beside it is left out."""
         return self.predict_all(latents_bchw, timesteps_b, conditioning)[:, : self._channels]
+
+    def predict_and_loss(
+        self,
+        noisy_bchw: Tensor,
+        timesteps_b: Tensor,
+        conditioning: Conditioning,
+        *,
+        clean_bchw: Tensor,
+        steps_b: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`predict`, and with the option `variance_loss` (b,) the bound that the learned variance is trained by."""
+        answer_bchw = self.predict_all(noisy_bchw, timesteps_b, conditioning)
+        if self._bound is None:
+            return answer_bchw[:, : self._channels], None
+        return answer_bchw[:, : self._channels], self._bound.loss(answer_bchw, clean_bchw, noisy_bchw, steps_b)
 
     def predict_all(self, latents_bchw: Tensor, timesteps_b: Tensor, conditioning: Conditioning) -> Tensor:
         """(b, 2c, h, w): velocity, then the share between the least and the largest variance of the step."""

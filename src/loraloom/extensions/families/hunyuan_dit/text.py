@@ -35,7 +35,7 @@ class HunyuanText:
     """Both tokenizers and encoders; an encoder's weights are asked for when the first prompt is encoded.
 
     Args:
-        folder: Of the model, with `tokenizer` and `tokenizer_2`.
+        folder: The model's folder, with `tokenizer` and `tokenizer_2`.
         module: Part name to its module.
         weights_fingerprint: Part name to the sum of its weights.
         num_ids: Vocabulary size of both encoders, by part.

@@ -29,64 +29,15 @@ def build_tiny(folder: Path, *, seed: int = 0, old: bool = False, letters: str =
 
     Args:
         folder: Where to save; created.
-        seed: Of the random weights.
+        seed: The seed of the random weights.
         old: The layout of version 1.1, with image size and style conditions; else that of version 1.2.
         letters: What the second tokenizer knows beside ASCII. The first knows those that are Chinese, as the real one.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = bert_tokenizer(letters), t5_tokenizer(letters)
-    transformer: Any = HunyuanDiT2DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=4,
-        patch_size=2,
-        activation_fn="gelu-approximate",
-        sample_size=8,
-        hidden_size=WIDTH,
-        num_layers=4,
-        mlp_ratio=2.0,
-        learn_sigma=True,
-        cross_attention_dim=WIDTH,
-        cross_attention_dim_t5=WIDTH,
-        pooled_projection_dim=16,
-        text_len=77,
-        text_len_t5=256,
-        use_style_cond_and_image_meta_size=old,
-    )
-    kind: Any = AutoencoderKL
-    vae = kind(
-        block_out_channels=(16, 16, 16, 32),
-        norm_num_groups=8,
-        latent_channels=4,
-        layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-    _calm(vae)
-    text_encoder = BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=2 * WIDTH,
-            max_position_embeddings=77,
-        )
-    )
-    text_encoder_2 = T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer_2),
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            is_encoder_decoder=False,
-            use_cache=False,
-        )
-    )
+    transformer, vae = _transformer(old), _vae()
+    text_encoder, text_encoder_2 = _text_encoders(len(tokenizer), len(tokenizer_2))
     torch.random.set_rng_state(torch_state)
     scheduler: Any = DDPMScheduler(
         beta_start=0.00085,
@@ -110,6 +61,69 @@ def build_tiny(folder: Path, *, seed: int = 0, old: bool = False, letters: str =
         tokenizer_2=tokenizer_2,
     ).save_pretrained(folder)
     return folder
+
+
+def _transformer(old: bool) -> HunyuanDiT2DModel:
+    kind: Any = HunyuanDiT2DModel
+    return kind(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        sample_size=8,
+        hidden_size=WIDTH,
+        num_layers=4,
+        mlp_ratio=2.0,
+        learn_sigma=True,
+        cross_attention_dim=WIDTH,
+        cross_attention_dim_t5=WIDTH,
+        pooled_projection_dim=16,
+        text_len=77,
+        text_len_t5=256,
+        use_style_cond_and_image_meta_size=old,
+    )
+
+
+def _vae() -> AutoencoderKL:
+    kind: Any = AutoencoderKL
+    vae = kind(
+        block_out_channels=(16, 16, 16, 32),
+        norm_num_groups=8,
+        latent_channels=4,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    _calm(vae)
+    return vae
+
+
+def _text_encoders(num_ids: int, num_ids_2: int) -> tuple[BertModel, T5EncoderModel]:
+    text_encoder = BertModel(
+        BertConfig(
+            vocab_size=num_ids,
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=2 * WIDTH,
+            max_position_embeddings=77,
+        )
+    )
+    text_encoder_2 = T5EncoderModel(
+        T5Config(
+            vocab_size=num_ids_2,
+            d_model=WIDTH,
+            d_kv=8,
+            d_ff=2 * WIDTH,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+    return text_encoder, text_encoder_2
 
 
 def bert_tokenizer(letters: str) -> BertTokenizer:
