@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from loraloom import plugins
 from loraloom.diffusion.objective import make_objective
+from loraloom.extensions.families.hunyuan_dit import limits
 from loraloom.extensions.families.hunyuan_dit.model import crop_region
 from loraloom.extensions.families.hunyuan_dit.tiny import build_tiny
 from loraloom.generate.images import denoise
@@ -56,7 +59,7 @@ def random(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def given(model: DiffusionModel, prompts: list[str], width: int = 96, height: int = 64) -> Any:
+def conditioning_of(model: DiffusionModel, prompts: list[str], width: int = 96, height: int = 64) -> Any:
     place = ImageGeometry(original=(width, height), crop=(0, 0), target=(width, height))
     return model.condition(encoder(model).encode(prompts), [place] * len(prompts), None)
 
@@ -81,7 +84,7 @@ def test_one_prediction_equals_the_transformers_own(model: DiffusionModel, pipel
     from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
     latents, timesteps = random(2, 4, 8, 12), torch.tensor([999.0, 17.0])
-    conditioning = given(model, ["a red house", "随机生成"])
+    conditioning = conditioning_of(model, ["a red house", "随机生成"])
     extra: dict[str, Tensor] = {}
     if pipeline.transformer.config.use_style_cond_and_image_meta_size:
         extra = {
@@ -134,7 +137,7 @@ def test_the_loss_equals_tencents_formula(model: DiffusionModel, pipeline: Any) 
     betas = torch.linspace(0.00085**0.5, end**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
     clean, noise, steps = random(4, 4, 8, 12), random(4, 4, 8, 12, seed=4), torch.tensor([0, 300, 700, 999])
-    conditioning = given(model, ["a", "b", "c", ""])
+    conditioning = conditioning_of(model, ["a", "b", "c", ""])
     objective = make_objective(model.info.schedule)
     noisy = objective.add_noise(clean, noise, steps)
     answer = model.predict(noisy, objective.timestep_t[steps], conditioning)
@@ -153,7 +156,7 @@ def test_the_variance_loss_equals_tencents_term(folder: Path) -> None:
 
     model: Any = open_model(ModelSource(location=str(folder), options=("variance_loss=true",)))
     clean, noise, steps = random(4, 4, 8, 12), random(4, 4, 8, 12, seed=4), torch.tensor([0, 1, 400, 999])
-    conditioning = given(model, ["a", "b", "c", ""])
+    conditioning = conditioning_of(model, ["a", "b", "c", ""])
     objective = make_objective(model.info.schedule)
     noisy = objective.add_noise(clean, noise, steps)
     answer = model.predict_all(noisy, steps.float(), conditioning).detach().requires_grad_(True)
@@ -190,7 +193,9 @@ def test_the_variance_loss_equals_tencents_term(folder: Path) -> None:
         upper, lower = (norm.cdf((x_0 - means[1] + side / 255) / scale) for side in (1, -1))
         inside = np.where(x_0 < -0.999, upper, np.where(x_0 > 0.999, 1 - lower, upper - lower))
         wanted = -np.log(np.maximum(inside, 1e-12)).mean() / np.log(2)
-        torch.testing.assert_close(float(ours.detach()[row]), wanted, rtol=2e-2, atol=2e-2)  # the tanh approximation of hydit
+        torch.testing.assert_close(
+            float(ours.detach()[row]), wanted, rtol=2e-2, atol=2e-2
+        )  # the tanh approximation of hydit
 
 
 def test_checkpointed_blocks_give_the_same_gradients(new: Path) -> None:
@@ -198,7 +203,7 @@ def test_checkpointed_blocks_give_the_same_gradients(new: Path) -> None:
     found: list[dict[str, Tensor]] = []
     for again in (False, True):
         model = open_model(ModelSource(location=str(new)))
-        conditioning = {name: tensor.clone() for name, tensor in given(model, ["a red house"]).items()}
+        conditioning = {name: tensor.clone() for name, tensor in conditioning_of(model, ["a red house"]).items()}
         denoiser = model.modules.get("denoiser").requires_grad_(True).train()
         if again:
             model.modules.checkpoint_gradients("denoiser")
@@ -213,7 +218,7 @@ def test_checkpointed_blocks_give_the_same_gradients(new: Path) -> None:
 def test_bfloat16_weights_keep_timesteps_apart(autocast: bool, new: Path) -> None:
     """999 is 1000 in bfloat16: cast with the weights, two timesteps would be one."""
     model = open_model(ModelSource(location=str(new)))
-    conditioning = given(model, ["a red house"])
+    conditioning = conditioning_of(model, ["a red house"])
     model.modules.place("denoiser", torch.device("cpu"), torch.bfloat16)
     latents = random(1, 4, 8, 12)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -280,6 +285,25 @@ def test_another_familys_model_is_refused_by_name(tiny_model: Path, new: Path) -
         open_model(ModelSource(location=str(tiny_model)), "hunyuan_dit")
     with pytest.raises(UserError, match="not a Stable Diffusion"):
         open_model(ModelSource(location=str(new)), "stable_diffusion")
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_config_of_any_values_is_in_its_limits_or_a_user_error(data: st.DataObject) -> None:
+    """Nothing is built here: the check itself must not fail, whatever stands in a field."""
+    checks = [
+        (limits.check_transformer, limits.TRANSFORMER),
+        (limits.check_bert, limits.BERT),
+        (limits.check_t5, limits.T5),
+    ]
+    check, rules = data.draw(st.sampled_from(checks))
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.text(max_size=4), scalars, max_size=2)
+    config = data.draw(st.dictionaries(st.sampled_from(sorted(rules)), values, max_size=6))
+    try:
+        check(config)
+    except UserError as error:
+        assert "config.json" in str(error)
 
 
 def test_weights_that_lack_a_tensor_are_refused(new: Path, tmp_path: Path) -> None:
@@ -374,7 +398,7 @@ def test_windows_give_the_first_encoder_the_whole_text(new: Path) -> None:
 def test_a_windowed_prediction_equals_a_denoiser_with_repeated_padding_rows(new: Path, folder: Path) -> None:
     """kohya's hydit branch: rows [0], 1..75 for every window, [76], then those of mT5; here written into the module."""
     model = windowed(new, 3)
-    conditioning = given(model, ["word " * 30, "a red house"])
+    conditioning = conditioning_of(model, ["word " * 30, "a red house"])
     latents, timesteps = random(2, 4, 8, 12), torch.tensor([999.0, 17.0])
     ours = model.predict(latents, timesteps, conditioning)
     other: Any = open_model(ModelSource(location=str(new)))

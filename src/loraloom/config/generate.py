@@ -27,7 +27,7 @@ class GenerateConfig(Settings):
     steps: int = setting(25, "denoiser steps", flag="--steps", ge=1, le=MAX_STEPS)
     guidance_scale: float | None = setting(
         None,
-        "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4",
+        "classifier-free guidance; 1 is off; default is what suits the model, from 4 to 7.5",
         flag="--guidance",
         ge=1,
         le=MAX_GUIDANCE,

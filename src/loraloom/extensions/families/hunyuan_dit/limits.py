@@ -66,7 +66,7 @@ BERT: Mapping[str, Rule] = {
     "initializer_range": number(0, 100),
     "layer_norm_eps": number(1e-12, 1),
     "position_embedding_type": one_of("absolute"),
-    "is_decoder": one_or_each(flag, 1),
+    "is_decoder": flag,
     "add_cross_attention": flag,
     "pad_token_id": _IDS,
 }
