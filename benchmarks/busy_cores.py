@@ -26,9 +26,9 @@ from loraloom.protocols.model import ModelSource
 from loraloom.generate.session import open_session
 session = open_session(GenerateConfig(steps=8), source=ModelSource(location="builtin:mini"), say=lambda text: None)
 requests = session.requests(["a red house beside a tree"])
-list(session.draw(requests))
+list(session.generate(requests))
 began = time.perf_counter()
-list(session.draw(requests * 2))
+list(session.generate(requests * 2))
 print((time.perf_counter() - began) / 2)
 """
 SIDES = {"OpenMP's own": None, "short spin": "30000"}

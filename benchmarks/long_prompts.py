@@ -140,7 +140,7 @@ def facts_generated(session: Session, prompts: Sequence[str], say: Callable[[str
     requests: list[ImageRequest] = [
         replace(request, seed=number // 2) for number, request in enumerate(session.requests(orders))
     ]
-    for number, source_image in enumerate(session.draw(requests)):
+    for number, source_image in enumerate(session.generate(requests)):
         image: Image.Image = source_image.image
         prompt = source_image.request.prompt
         for verdict in verifier.verify(image, prompt).verdicts:
@@ -247,7 +247,7 @@ def main() -> None:
         ).finished
         if finished.stopped:
             return  # the same command continues
-        config = GenerateConfig(steps=20, batch_size=8, fill_in=False)
+        config = GenerateConfig(steps=20, batch_size=8, expand_prompts=False)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
         rows[method] = row_of(facts_generated(session, prompts, print), encode_ms(session, prompts))
         print(json.dumps({method: rows[method]}), flush=True)

@@ -82,7 +82,7 @@ def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: 
         # Different noise for each text: with the same for all, the figures would depend on it.
         requests = [replace(each, seed=1000 * number) for each in session.requests([prompt])]
         [group] = candidate_requests(requests, best_of)
-        images = list(session.draw(group))
+        images = list(session.generate(group))
         receipts = [verifier.verify(image.image, prompt) for image in images]
         place = min(range(best_of), key=lambda index: receipts[index].rank)
         sums["as drawn"].add(images[0].image, prompt, truth)
@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="run folder; without it the base alone, in its own style")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
-    parser.add_argument("--fill-in", action=argparse.BooleanOptionalAction, default=GenerateConfig().fill_in)
+    parser.add_argument(
+        "--expand-prompts", action=argparse.BooleanOptionalAction, default=GenerateConfig().expand_prompts
+    )
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repair-rounds", type=int, default=GenerateConfig().repair_rounds)
     parser.add_argument("--repair-guidance", type=float, default=GenerateConfig().repair_guidance)
@@ -147,7 +149,7 @@ def main() -> None:
         guidance_scale=arguments.guidance,
         sampler=arguments.sampler,
         batch_size=8,
-        fill_in=arguments.fill_in,
+        expand_prompts=arguments.expand_prompts,
         repair=arguments.repair,
         repair_rounds=arguments.repair_rounds,
         repair_guidance=arguments.repair_guidance,

@@ -151,7 +151,7 @@ def main() -> None:
     images = [
         source_image.image
         for start in range(0, len(requests), 8)
-        for source_image in session.draw(requests[start : start + 8])
+        for source_image in session.generate(requests[start : start + 8])
     ]
     true = [image for image, _ in examples]
     rows = {

@@ -38,7 +38,7 @@ def sentences_met(model: Path) -> float:
         )
     requests = [replace(request, seed=number) for number, request in enumerate(session.requests(prompts))]
     groups = [requests[start : start + settings.batch_size] for start in range(0, TEXTS, settings.batch_size)]
-    images = [image.image for group in groups for image in session.draw(group)]
+    images = [image.image for group in groups for image in session.generate(group)]
     verdicts = [
         verdict
         for image, prompt in zip(images, prompts, strict=True)

@@ -78,7 +78,7 @@ def test_an_overfitted_adapter_reproduces_its_image_better_than_the_base(
             target = session.model.decode_latents(session.model.scale_latents(mean))[0]
         drawn = [
             torch.from_numpy(np.array(p.image)).permute(2, 0, 1).float() / 127.5 - 1
-            for p in session.draw(session.requests(["one image"]))
+            for p in session.generate(session.requests(["one image"]))
         ]
         distance[weight] = float(np.mean([(image - target).abs().mean() for image in drawn]))
     # The tiny VAE has random weights too, so the image to reproduce is what it makes of the original.

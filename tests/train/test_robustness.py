@@ -526,7 +526,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_draw
 
 
 def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tmp_path: Path) -> None:
-    from loraloom.cli.generate_command import Wishes, generate
+    from loraloom.cli.generate_command import GenerateOptions, generate
     from loraloom.cli.interactive import no_bars
     from loraloom.config.generate import GenerateConfig
 
@@ -535,7 +535,7 @@ def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tm
     for step in (0, 3):
         png = folder / "samples" / f"step_{step:07d}" / "01.png"
         out = tmp_path / f"again{step}"
-        generate(GenerateConfig(), Wishes(recipe=png, out=out), {}, quiet, no_bars)
+        generate(GenerateConfig(), GenerateOptions(recipe=png, out=out), {}, quiet, no_bars)
         with Image.open(png) as one, Image.open(out / "00000.png") as two:
             assert "Negative prompt: blur\nSteps: 2, Sampler: DPM++ 2M Karras, " in one.info["parameters"]
             difference = np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16))

@@ -1,4 +1,4 @@
-"""`loraloom train` on a terminal: a bar, log lines, what came out and what to do next."""
+"""`loraloom train` on a terminal: progress bar, log lines, results and the next command."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
-    """`loraloom train`: run it, show a bar and log lines, say what came out and what to do next."""
+    """Train; show a progress bar and log lines; print the results and the next command."""
     from loraloom.train.run import train
 
     max_steps = settings.train.max_steps

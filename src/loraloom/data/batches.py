@@ -124,5 +124,5 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
         raise UserError(
             f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
             got=f"{blind[0].id}: {blind[0].caption[:60]}",
-            fix="switch random_flip off: the model would learn a false caption of a mirrored image",
+            fix="switch random_flip off: the caption would be wrong for a mirrored image",
         )

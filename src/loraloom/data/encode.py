@@ -155,7 +155,7 @@ class TextStore:
     Attributes:
         encoder: Encodes what is missing.
         cache: Where states are kept.
-        dtype: Of the kept states.
+        dtype: Dtype of the kept embeddings.
         live: Encode at every use instead, because the text encoder is learning.
         keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
         plans: For the same reason, how each text is cut, while the encoder is learning.

@@ -16,14 +16,14 @@ from loraloom.utils.errors import UserError
 
 BUCKETS = 16
 DECAY = 0.98
-"""Of what was seen, each step: some fifty steps are remembered."""
+"""Share of the running mean that each step keeps: it remembers about fifty steps."""
 
 
 class NoiseBalance:
     """The running mean of the loss in `BUCKETS` equal parts of the forward process.
 
     Args:
-        num_timesteps: Of the forward process.
+        num_timesteps: Timesteps of the forward process.
         device: Where losses are; nothing here waits for it.
     """
 

@@ -27,7 +27,7 @@ class Objective:
         timestep_t, signal_t, sigma_t: (t,) float32 on the training device, see `NoiseSchedule`.
         snr_t: (t,) float32: signal_t^2 / sigma_t^2; infinite where there is no noise.
         prediction_type: `epsilon`, `v_prediction` or `flow`.
-        snr_gamma: Limit of the SNR weight; None weighs all timesteps alike.
+        snr_gamma: Limit of the min-SNR loss weight; None: all timesteps have the same weight.
         noise_offset: Standard deviation of the noise that is constant over a channel.
     """
 
@@ -123,8 +123,8 @@ class TimestepSampling:
     Attributes:
         kind: `uniform`, or `logit_normal`: the share of the way to pure noise is sigmoid(mean + std * n), n standard normal
             (Esser et al. 2024, section 3.1; diffusers' `compute_density_for_timestep_sampling`).
-        mean, std: Of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
-        shift: Moves what was drawn, see `shifted`; 1 leaves it.
+        mean, std: Parameters of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
+        shift: Timestep shift, see `shifted`; 1: no shift.
     """
 
     kind: Literal["uniform", "logit_normal"] = "uniform"

@@ -60,10 +60,10 @@ def export_adapter(
 
     Args:
         model: Names and fuses layers.
-        layers: Of the adapter.
+        layers: The adapter's layers.
         record: What the adapter says of itself.
         folder: Where to write; created.
-        name: Of the adapter.
+        name: Name of the adapter, for its files.
         dtype: fp32, fp16 or bf16.
     """
     folder.mkdir(parents=True, exist_ok=True)

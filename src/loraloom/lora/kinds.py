@@ -243,7 +243,7 @@ def refuse(
         rest: Those keys.
         total: Keys of the file.
         where: The file's name.
-        metadata: Of the file.
+        metadata: The file's metadata.
         made_for: The model's architecture.
         own_family: The model's family.
     """

@@ -15,16 +15,16 @@ from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
 
 _ATTRIBUTE = "_loraloom_adapters"
-"""Of a pipeline: its stack, so that a second call adds to the first one's."""
+"""Attribute of a pipeline that holds its stack, so that a second call adds to the first one's."""
 
 
 def load_adapter(pipeline: Any, file: str | Path, *, name: str | None = None, scale: Scale = 1.0) -> LoraStack:
     """Load an adapter into a pipeline. What its file does not state is a warning.
 
     Args:
-        pipeline: Of diffusers, loaded. Its modules keep their classes and names.
+        pipeline: A loaded pipeline of diffusers. Its modules keep their classes and names.
         file: A run, a checkpoint or a file.
-        name: Of the adapter, for the stack; the file's name without its ending where None.
+        name: Name of the adapter in the stack; the file's name without its ending where None.
         scale: 0 is the base, 1 as trained; or numbers by part and block.
 
     Returns:

@@ -45,14 +45,14 @@ class LoraFormat(Protocol):
         """The first word of the part's keys in kohya's layout (`lora_unet`)."""
 
     def diffusers_name(self, part: str, module_name: str) -> str:
-        """A module's name as adapter files spell it; differs where a library renamed its modules."""
+        """A module's name in adapter files; differs from `module_name` if a library renamed its modules."""
 
     def kohya_name(self, part: str, name: str) -> str:
         """The name of a module, or of a fused layer, in kohya's layout before its dots become underscores; differs where
         that layout names layers as the model's original code does."""
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Further stems of keys that mean one of the modules `names`, to that module."""
+        """Further stem of keys -> the module of `names` that it means."""
 
     def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
         """The layers of kohya's layout that hold several of the modules `names`."""

@@ -15,14 +15,14 @@ class HunyuanSettings(Settings):
 
     clip_windows: int = setting(
         1,
-        "windows of 75 tokens that the CLIP encoder reads, each with the model's learned padding rows repeated; mT5 reads "
-        "255 tokens in any case; generation uses the number of training",
+        "Windows of 75 tokens that the CLIP encoder reads, each with the model's learned padding rows repeated; mT5 reads "
+        "255 tokens in any case; generation uses the number of training.",
         ge=1,
         le=8,
     )
     variance_loss: bool = setting(
         False,
-        "add the variational bound of the variance half, as Tencent's trainer does; no sampler here reads that half",
+        "Add the variational bound of the variance half, as Tencent's trainer does; no sampler here reads that half.",
     )
 
 
