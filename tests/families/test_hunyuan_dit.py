@@ -729,3 +729,20 @@ def test_an_adapter_of_another_family_is_refused_with_both_names(
     for file in export_adapter(other, layers, {"rank": 2}, tmp_path / "exports", "x", "fp32"):
         with pytest.raises(UserError, match="was trained on Stable Diffusion 1 or 2, this model is hunyuan_dit"):
             read_adapter(file).updates(open_model(ModelSource(location=str(new))))
+
+
+@torch.inference_mode()
+def test_a_merged_pipeline_is_saved_as_a_model_folder_that_needs_no_adapter(
+    exported: Exported, new: Path, tmp_path: Path
+) -> None:
+    import loraloom
+
+    pipeline = pipeline_of(new)
+    loraloom.load_adapter(pipeline, exported.files[1], scale=0.1).merge()
+    pipeline.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(drawn(pipeline_of(tmp_path / "merged")), drawn(pipeline), atol=1e-5, rtol=1e-5)
+    changed_weight = open_model(ModelSource(location=str(tmp_path / "merged"))).modules.get("denoiser").state_dict()
+    name = next(iter(exported.changes))
+    own = open_model(ModelSource(location=str(new))).modules.get("denoiser").state_dict()[f"{name}.weight"]
+    difference = (changed_weight[f"{name}.weight"] - own).flatten(1)
+    torch.testing.assert_close(difference, 0.1 * exported.changes[name], atol=1e-5, rtol=1e-4)
