@@ -746,3 +746,26 @@ def test_a_merged_pipeline_is_saved_as_a_model_folder_that_needs_no_adapter(
     own = open_model(ModelSource(location=str(new))).modules.get("denoiser").state_dict()[f"{name}.weight"]
     difference = (changed_weight[f"{name}.weight"] - own).flatten(1)
     torch.testing.assert_close(difference, 0.1 * exported.changes[name], atol=1e-5, rtol=1e-4)
+
+
+def test_generation_takes_the_options_that_the_adapter_was_trained_with(new: Path, tmp_path: Path) -> None:
+    """Another number of windows than in training gives other images; --model-option overrides what is recorded."""
+    from loraloom.config.generate import GenerateConfig
+    from loraloom.generate.session import open_session
+    from loraloom.lora.files import save_adapter
+
+    tensors = {
+        "transformer.blocks.0.attn2.to_k.lora_A.weight": random(2, 32),
+        "transformer.blocks.0.attn2.to_k.lora_B.weight": random(32, 2),
+    }
+    base = {"source": str(new), "options": ["clip_windows=2"]}
+    record = {"format": "loraloom.adapter.1", "family": "hunyuan_dit", "rank": 2, "alpha": 2, "base": base}
+    save_adapter(tmp_path / "a.safetensors", tensors, record)
+    for asked, wanted in (((), 2), (("clip_windows=3",), 3)):
+        for source in (None, ModelSource(location=str(new))):
+            config = GenerateConfig(model_options=asked, width=64, height=64)
+            adapters = [(tmp_path / "a.safetensors", 1.0)]
+            session = open_session(config, source=source, adapters=adapters, say=lambda line: None)
+            assert session.model.text.max_windows == wanted
+            (request,) = session.requests(["a house"])
+            assert session.recipe(request).model["options"] == [f"clip_windows={wanted}"]
