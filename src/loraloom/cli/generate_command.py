@@ -354,4 +354,6 @@ def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
         revision=model.get("revision"),
         variant=model.get("variant"),
         config=model.get("config"),
+        prediction_type=model.get("prediction_type", "auto"),
+        options=tuple(model.get("options", ())),
     )

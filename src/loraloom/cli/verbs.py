@@ -211,11 +211,14 @@ def tokens(
     show: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
     ] = None,
+    model_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the model's family; repeat for several.")
+    ] = None,
 ) -> None:
     """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show))
+    typer.echo(tokens_text(dataset, model, domain, show, model_option or ()))
 
 
 def quickstart(

@@ -42,6 +42,7 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 
 _SAMPLERS = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
     "euler_a": "Euler a",
     "unipc": "UniPC",
@@ -56,7 +57,7 @@ class Recipe:
 
     Attributes:
         request: Prompt, the user's words, seed, steps, guidance, sampler, size.
-        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
+        model: `source`, `revision`, `variant`, `config`, `prediction_type`, `options`, `family`, `sha256` of the denoiser.
         adapters: `name`, `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were encoded.
         domain: Domain of the prompt.
@@ -236,6 +237,8 @@ class _Model:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[str, ...] = ()
     family: str = "auto"
     sha256: str = ""
 

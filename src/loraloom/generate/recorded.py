@@ -71,6 +71,16 @@ def recorded_choices(
     )
 
 
+def recorded_options(files: Mapping[str, AdapterFile], losses: Losses) -> tuple[str, ...]:
+    """The options of the family that the first adapter was trained with; one line where another differs."""
+    stated = {
+        name: tuple(file.record["base"].get("options", ())) for name, file in files.items() if file.record.get("base")
+    }
+    if line := _difference("set of model options", stated, "--model-option"):
+        losses.add(line)
+    return next(iter(stated.values()), ())
+
+
 def _stated(files: Mapping[str, AdapterFile], field: str) -> dict[str, Any]:
     """The value of a field of the record, by name, of the adapters that have one."""
     return {name: file.record[field] for name, file in files.items() if file.record.get(field) is not None}

@@ -18,7 +18,7 @@ from loraloom.config.run import PromptMethod
 from loraloom.generate.blending import Blending, klora_table_of
 from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe
-from loraloom.generate.recorded import recorded_choices, trigger_words
+from loraloom.generate.recorded import recorded_choices, recorded_options, trigger_words
 from loraloom.lora.blend import Blend, Scale, Term, make_blend, name_of_place, parse_blend
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named
@@ -27,7 +27,7 @@ from loraloom.lora.record import recorded_base
 from loraloom.lora.stack import LoraStack
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, syntax_line, unknown_letters
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaults, Tensors
 from loraloom.utils.dtypes import DTYPES
@@ -188,6 +188,8 @@ class Session:
                 "revision": source.revision,
                 "variant": source.variant,
                 "config": source.config,
+                "prediction_type": source.prediction_type,
+                "options": list(source.options),
                 "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
@@ -246,6 +248,7 @@ class Session:
             *cut_lines(
                 self.encoder, negative, weighting=weighting, noun="negative prompts", what="the negative prompt "
             ),
+            *unknown_letters(self.encoder, [*reversed(prompts.values()), *negative], "prompts")[1],
         ]
         if weighting:
             lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
@@ -321,14 +324,18 @@ def open_session(
     places = [place for place, _ in (*adapters, *idle)]
     names = [term.name for term in (*terms, *(term for _, term in idle))]
     files = {name: read_adapter(place) for name, place in zip(names, places, strict=True)}
-    model = open_model(source, family) if source else _open_recorded(list(files.values()), family)
+    losses = Losses(say, config.strict)
+    options = config.model_options or recorded_options(files, losses)
+    if source:
+        model = open_model(replace(source, options=options or source.options), family)
+    else:
+        model = _open_recorded(list(files.values()), family, options)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in model.info.parts:
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
-    losses = Losses(say, config.strict)
     recorded = recorded_choices(files, config, method, domain, losses)
     stack = LoraStack(model)
     _load_into(stack, model, files, {term.name: term.scale for term in terms}, losses)
@@ -371,7 +378,7 @@ def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, 
     }
 
 
-def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
+def _open_recorded(files: Sequence[AdapterFile], family: str, options: tuple[str, ...]) -> DiffusionModel:
     """The base that the first adapter was trained on."""
     base = files[0].record.get("base") if files else None
     if not isinstance(base, dict) or not base.get("source"):
@@ -386,6 +393,7 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
                 variant=base.get("variant"),
                 config=config,
                 prediction_type=base.get("prediction_type", "auto"),
+                options=options,
             ),
             family,
         )
