@@ -17,6 +17,10 @@ from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
 
+_MODEL_CONFIG = (
+    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
+)
+
 
 def prepare(
     given: Given,
@@ -95,6 +99,18 @@ def generate(
     add_triggers: Annotated[
         bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
     ] = False,
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
+    prediction_type: Annotated[
+        str, typer.Option(help="What the base model predicts if its files do not say it: epsilon or v_prediction.")
+    ] = "auto",
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
+        ),
+    ] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
@@ -131,6 +147,9 @@ def generate(
             switch_every=switch_every,
             add_triggers=add_triggers,
             model=model,
+            model_config=model_config,
+            prediction_type=prediction_type,
+            clip_skip=clip_skip,
             prompt_method=prompt_method,
             domain=domain,
             prompts_file=prompts_file,
@@ -207,6 +226,7 @@ def tokens(
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer is used.")
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     domain: Annotated[str, typer.Option(help="Domain of the captions; auto takes the dataset's.")] = "auto",
     show: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
@@ -218,7 +238,7 @@ def tokens(
     """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show, model_option or ()))
+    typer.echo(tokens_text(dataset, model, domain, show, model_config, model_option or ()))
 
 
 def quickstart(
