@@ -130,6 +130,57 @@ def generate(
     )
 
 
+def evaluate(
+    given: Given,
+    images: Annotated[
+        Path | None, typer.Argument(help="folder of generated images with prompts.jsonl, or a run")
+    ] = None,
+    lora: Annotated[
+        Path | None,
+        typer.Option(
+            "--lora", "--adapter", help="run, checkpoint folder or adapter file that generates its own images"
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="dataset, or folder of real images, to compare with [default: the run's dataset]"),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", "--model", help="base model [default: the one the adapter was trained on]")
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="what the prompts are about [default: the adapter's, or that of the recipes]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the scores [default: RUN/evaluation or evaluation]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print scores.json instead of a table")] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score images, or an adapter by images it generates: likeness, fit to prompts, drift, memorisation."""
+    from loraloom.config.evaluate import EvaluateConfig
+    from loraloom.config.reading import read_settings
+
+    settings = read_settings(EvaluateConfig, config, overrides or (), given)
+    from loraloom.cli.evaluate_command import evaluate_on_terminal
+    from loraloom.utils.progress import bars
+
+    evaluate_on_terminal(
+        settings,
+        images,
+        lora,
+        reference,
+        base,
+        domain,
+        out,
+        as_json=as_json,
+        say=typer.echo,
+        note=lambda line: typer.echo(line, err=True),
+        bars=bars,
+    )
+
+
 def tokens(
     dataset: Annotated[Path, typer.Argument(help="prepared dataset, or a text file with one caption")],
     model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -192,7 +243,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="train, prepare or generate")] = "train",
+    verb: Annotated[str, typer.Argument(help="train, prepare, generate or evaluate")] = "train",
     resolved: Annotated[
         Path | None, typer.Option("--resolved", metavar="FILE", help="print this run's settings, defaults filled in")
     ] = None,
@@ -207,7 +258,7 @@ def config(
 def extensions(
     name: Annotated[str | None, typer.Argument(help="show this one with its settings")] = None,
 ) -> None:
-    """List families, domains, formats and captioners, ours and those of other packages."""
+    """List families, domains, formats, captioners and metrics, ours and those of other packages."""
     from loraloom.cli.extension_pages import extension_page, list_extensions
 
     typer.echo(extension_page(name) if name else list_extensions())
@@ -288,6 +339,7 @@ VERBS = (
     Verb(prepare, "loraloom.config.prepare:PrepareConfig"),
     Verb(train, "loraloom.config.run:RunConfig"),
     Verb(generate, "loraloom.config.generate:GenerateConfig"),
+    Verb(evaluate, "loraloom.config.evaluate:EvaluateConfig"),
     Verb(tokens),
     Verb(samples),
     Verb(config),

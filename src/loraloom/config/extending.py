@@ -23,6 +23,7 @@ _WORDS = {
     "formats": ("layout", "--format"),
     "captioners": ("captioner", "--captioner"),
     "domains": ("domain", "--domain"),
+    "metrics": ("metric", "--metrics"),
 }
 """What the user calls an extension of each kind, and the flag that chooses one."""
 
