@@ -51,11 +51,13 @@ class Images:
         samples: In the order of their files.
         model: Source of the model that generated them, as their recipes have it; empty where nobody knows.
         domain: Of their prompts; empty where nobody knows.
+        sizes: How many images have which (width, height).
     """
 
     samples: tuple[Sample, ...]
     model: str = ""
     domain: str = ""
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +68,13 @@ class References:
         samples: Roles `reference` and `held_out`.
         manifest: Of a prepared dataset; None for a folder of images.
         info: Settings of `prepare`; empty without a manifest.
+        sizes: As of `Images`, of the role `reference`.
     """
 
     samples: tuple[Sample, ...] = ()
     manifest: Manifest | None = None
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
 
 
 def open_image(path: Path) -> Image.Image:
@@ -102,7 +106,8 @@ def read_images(folder: Path, losses: Losses, progress: Progress | None = None) 
         _say_unlisted(entries, rows, folder, losses)
         entries = [entry for entry in entries if entry.name in rows]
     samples: list[Sample] = []
-    for entry in _decodable(entries, losses, progress):
+    good, sizes = _decodable(entries, losses, progress)
+    for entry in good:
         if entry.name in rows:
             request = request_of(rows[entry.name], f"{LIST_NAME}, {shown(entry.name)}")
             prompt, seed = request.prompt, request.seed
@@ -113,7 +118,7 @@ def read_images(folder: Path, losses: Losses, progress: Progress | None = None) 
         raise UserError("no image there can be scored", got=str(folder), fix="name the folder that the images are in")
     used = [rows[entry.name] for entry in entries if entry.name in rows]
     say_unprompted(samples, losses)
-    return Images(samples=tuple(samples), model=_one(used, "model", "source"), domain=_one(used, "domain"))
+    return Images(samples=tuple(samples), model=_one(used, "model", "source"), domain=_one(used, "domain"), sizes=sizes)
 
 
 def read_references(place: Path, losses: Losses, progress: Progress | None = None) -> References:
@@ -131,23 +136,22 @@ def read_references(place: Path, losses: Losses, progress: Progress | None = Non
             for split, role in splits
             for example in manifest.split(split)
         ]
-        return References(samples=tuple(samples), manifest=manifest, info=manifest.info.get("settings", {}))
+        sizes = Counter((example.width, example.height) for example in manifest.split("train"))
+        info = manifest.info.get("settings", {})
+        return References(samples=tuple(samples), manifest=manifest, info=info, sizes=sizes)
     entries = _image_entries(place, "reference images")
-    samples = [
-        _sample("reference", entry.name, entry.path, _sidecar(entry.path, losses), None)
-        for entry in _decodable(entries, losses, progress)
-    ]
+    good, sizes = _decodable(entries, losses, progress)
+    samples = [_sample("reference", entry.name, entry.path, _sidecar(entry.path, losses), None) for entry in good]
     if not samples:
         raise UserError("no reference image can be decoded", got=str(place), fix="name another folder with --reference")
-    return References(samples=tuple(samples))
+    return References(samples=tuple(samples), sizes=sizes)
 
 
-def say_sizes(samples: Sequence[Sample], noun: str, losses: Losses) -> None:
+def say_sizes(sizes: Mapping[tuple[int, int], int], noun: str, losses: Losses) -> None:
     """One line where images have several sizes: each is resized to what its extractor reads."""
-    sizes = Counter(sample.open().size for sample in samples if sample.open)
     if len(sizes) < 2:
         return
-    (width, height), most = sizes.most_common(1)[0]
+    (width, height), most = max(sizes.items(), key=lambda item: (item[1], item[0]))
     few = sum(sizes.values()) - most
     losses.add(
         f"note: {noun} have {len(sizes)} sizes: {few:,} of {sum(sizes.values()):,} are not {width} x {height}; each is "
@@ -191,9 +195,12 @@ def _image_entries(folder: Path, noun: str) -> list[Entry]:
     return found
 
 
-def _decodable(entries: Sequence[Entry], losses: Losses, progress: Progress | None) -> list[Entry]:
-    """The entries whose images can be decoded; the others are one line."""
+def _decodable(
+    entries: Sequence[Entry], losses: Losses, progress: Progress | None
+) -> tuple[list[Entry], Counter[tuple[int, int]]]:
+    """The entries whose images can be decoded, and their sizes; the others are one line."""
     good: list[Entry] = []
+    sizes: Counter[tuple[int, int]] = Counter()
     refused: list[str] = []
     notes: Counter[str] = Counter()
     for number, entry in enumerate(entries, 1):
@@ -201,7 +208,9 @@ def _decodable(entries: Sequence[Entry], losses: Losses, progress: Progress | No
             if entry.problem:
                 raise RefusedError(entry.problem)
             data = read_bytes(entry.path, f"the image {entry.name}", max_bytes=MAX_IMAGE_BYTES)
-            notes.update(note.partition(":")[0] for note in decode(data, _SETTINGS).notes)
+            decoded = decode(data, _SETTINGS)
+            notes.update(note.partition(":")[0] for note in decoded.notes)
+            sizes[decoded.image.size] += 1
             good.append(entry)
         except (RefusedError, UserError) as error:
             refused.append(f"{shown(entry.name)} ({error if isinstance(error, RefusedError) else error.what})")
@@ -213,7 +222,7 @@ def _decodable(entries: Sequence[Entry], losses: Losses, progress: Progress | No
             f"warning: {len(refused):,} of {len(entries):,} images are not scored: {', '.join(refused[:3])}{more}"
         )
     losses.add(*(f"note: {count:,} of {len(entries):,} images: {note}" for note, count in sorted(notes.items())))
-    return good
+    return good, sizes
 
 
 def _say_unlisted(entries: Sequence[Entry], rows: Mapping[str, Any], folder: Path, losses: Losses) -> None:

@@ -21,8 +21,8 @@ from loraloom.config.describing import leaves
 from loraloom.config.domains import open_domain
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.extending import options_of
-from loraloom.evaluate.generating import without_trigger
 from loraloom.evaluate.extractors import DEFAULT_CLIP, Extractor, own_clip, resolve_extractor
+from loraloom.evaluate.generating import without_trigger
 from loraloom.evaluate.inputs import Images, References, read_images, read_references, say_sizes
 from loraloom.evaluate.of_run import RunImages, plan_run
 from loraloom.evaluate.report import Page, write_report
@@ -35,6 +35,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import Progress
+from loraloom.utils.untrusted import is_there
 
 SCORES_FILE, REPORT_FILE = "scores.json", "report.html"
 DEFAULT_VISION = "facebook/dinov2-base"
@@ -105,7 +106,8 @@ def evaluate(config: EvaluateConfig, wishes: Wishes, say: Say, bar: Bar) -> Eval
     without = _no_extractor(config)
     metrics = choose(config.metrics, available(samples, verifies=domain.verifier is not None), without, say)
     extractors = _extractors(config, metrics, wishes.base or images.model or None)
-    _say_all_sizes(samples, metrics, losses)
+    say_sizes(images.sizes, "the images", losses)
+    _say_reference_sizes(references, metrics, losses)
     losses.check()
     with ExitStack() as held:
         held.enter_context(lock_folder(wishes.out, say))
@@ -125,7 +127,7 @@ def _evaluate_run(
         losses.check()
         held.enter_context(lock_folder(wishes.out, say))
         samples = run.samples(session, wishes.out, metrics, losses, bar, say)
-        _say_all_sizes(samples, metrics, losses)
+        _say_reference_sizes(run.references, metrics, losses)
         losses.check()
         return _finish(
             config, wishes, metrics, extractors, samples, session.encoder.domain, run.trigger, run.facts(), losses, bar
@@ -169,6 +171,8 @@ def _finish(
     record = _record(config, metrics, extractors, samples, scores, facts, losses)
     table = [(name.replace("_", " "), value) for name, value in record["scored"].items()]
     files = wishes.out / SCORES_FILE, wishes.out / REPORT_FILE
+    if is_there(files[0]):
+        losses.say(f"{files[0]} of an earlier evaluation is replaced")
     title = f"Scores of {wishes.lora or wishes.images}"
     write_report(files[1], Page(title=title, facts=table, notes=list(losses.lines), scores=scores, samples=samples))
     write_json(files[0], record)
@@ -239,11 +243,9 @@ def _extractors(config: EvaluateConfig, metrics: Sequence[EvaluationMetric], bas
     return found
 
 
-def _say_all_sizes(samples: Sequence[Sample], metrics: Sequence[EvaluationMetric], losses: Losses) -> None:
-    roles = {role for metric in metrics for role in metric.roles}
-    for role, noun in (("generated", "the images"), ("reference", "the references")):
-        if role in roles:
-            say_sizes([sample for sample in samples if sample.role == role], noun, losses)
+def _say_reference_sizes(references: References, metrics: Sequence[EvaluationMetric], losses: Losses) -> None:
+    if any("reference" in metric.roles for metric in metrics):
+        say_sizes(references.sizes, "the references", losses)
 
 
 def _facts_of_images(wishes: Wishes, images: Images) -> dict[str, str]:
