@@ -54,7 +54,8 @@ class Gallery:
                 problem = entry.problem or ("another image has its name" if entry.stem in seen else None)
                 seen.add(entry.stem)
                 text = texts.get(entry.stem)
-                yield SourceItem(entry.stem, entry.path, text and json.loads(text), problem, source=table)
+                caption = text and json.loads(text)
+                yield SourceItem(id=entry.stem, image=entry.path, caption=caption, problem=problem, source=table)
 
 
 def write(folder, captions, save_image):
@@ -91,7 +92,10 @@ class MeanColour:
 
 CAPTIONER = MeanColour()
 CONTRACT = CaptionerContract(
-    examples=(CaptionExample({}, "", "a", None), CaptionExample({"mean_colour_noun": "photo"}, "sks", "b/c", None))
+    examples=(
+        CaptionExample(options={}, trigger="", item_id="a", caption=None),
+        CaptionExample(options={"mean_colour_noun": "photo"}, trigger="sks", item_id="b/c", caption=None),
+    )
 )
 '''
 
@@ -326,7 +330,7 @@ def test_one_setting_that_two_declare_is_an_error_that_names_both(brought: Path,
         (tmp_path / f"captioner_{name}.py").write_text(code, encoding="utf-8")
     package(tmp_path, "makers", {"captioners": {"one": "captioner_one", "two": "captioner_two"}})
     said = run(tmp_path, "-m", "loraloom", "config", "prepare", code=2).stderr
-    assert "the setting 'noun' is declared twice" in said
+    assert "the setting 'noun' has two declarations" in said
     assert "one (makers 1.0 (captioner_one)) and two (makers 1.0 (captioner_two))" in said
 
 

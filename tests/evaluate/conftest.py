@@ -9,7 +9,7 @@ import pytest
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
-from loraloom.evaluate.run import Evaluation, Wishes, evaluate
+from loraloom.evaluate.run import EvaluateOptions, Evaluation, evaluate
 from loraloom.prepare.run import prepare
 from tests.generate.conftest import adapter, make_adapter, session_of
 from tests.support.images import folder_of
@@ -44,6 +44,6 @@ def scored() -> Score:
         named = {name: given.pop(name, None) for name in ("images", "lora", "reference", "base", "domain")}
         config = read_settings(EvaluateConfig, values={**QUICK, **given})
         say = (said if said is not None else []).append
-        return evaluate(config, Wishes(out=out, **named), say, lambda title: lambda done, total: None)
+        return evaluate(config, EvaluateOptions(out=out, **named), say, lambda title: lambda done, total: None)
 
     return run

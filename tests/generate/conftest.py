@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from loraloom.config.generate import GenerateConfig
-from loraloom.config.run import LoraConfig
+from loraloom.config.run import LoraConfig, PromptMethod
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.files import save_adapter
 from loraloom.lora.inject import attach_new
+from loraloom.lora.stack import Scale
 from loraloom.models.loading import open_model
 from loraloom.protocols.model import ModelSource
 
@@ -49,12 +50,23 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter)
 
 @pytest.fixture
 def session_of(tiny_model: Path) -> OpenSession:
-    """`session_of(adapters=[(path, weight)], seed=3)`: a session on the tiny model with quick settings."""
+    """`session_of(adapters=[(path, scale)], seed=3)`: a session on the tiny model with quick settings."""
 
-    def make(adapters: list[tuple[Path, float]] | None = None, say: Any = print, **settings: Any) -> Session:
-        config = GenerateConfig.model_validate({**QUICK, **settings})
+    def make(
+        adapters: list[tuple[Path, Scale]] | None = None,
+        say: Any = print,
+        method: PromptMethod | None = None,
+        domain: str | None = None,
+        **settings: Any,
+    ) -> Session:
         return open_session(
-            config, source=ModelSource(location=str(tiny_model)), adapters=adapters or [], changing=True, say=say
+            GenerateConfig.model_validate({**QUICK, **settings}),
+            source=ModelSource(location=str(tiny_model)),
+            adapters=adapters or [],
+            method=method,
+            domain=domain,
+            changing=True,
+            say=say,
         )
 
     return make

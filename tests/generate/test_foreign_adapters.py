@@ -25,7 +25,7 @@ def pixels(session: Session) -> list[bytes]:
     def of(image: GeneratedImage) -> bytes:
         return image.image.tobytes()
 
-    return [of(image) for image in session.draw(session.requests(["a plan"]))]
+    return [of(image) for image in session.generate(session.requests(["a plan"]))]
 
 
 def loha(path: Path, *, alpha: bool = True) -> Path:
@@ -48,12 +48,13 @@ def test_a_loha_beside_a_lora_is_drawn_with_and_taken_back(
     base = pixels(session_of())
     session = session_of([(adapter, 1.0), (loha(tmp_path / "x.safetensors"), 1.0)])
     both = pixels(session)
-    session.set_weight(1, 0.0)
+    lora, other = session.adapters.names
+    assert (lora, other) == ("dog", "x")
+    session.adapters.set_scales({other: 0.0})
     assert pixels(session) == pixels(session_of([(adapter, 1.0)])) != both
-    session.set_weight(0, 0.0)
+    session.adapters.set_scales({lora: 0.0})
     assert pixels(session) == base
-    session.set_weight(0, 1.0)
-    session.set_weight(1, 1.0)
+    session.adapters.set_scales({lora: 1.0, other: 1.0})
     assert pixels(session) == both
 
 
@@ -134,7 +135,7 @@ def test_the_prediction_type_that_was_recorded_is_drawn_with(
 def test_a_file_without_a_record_asks_for_the_model_and_names_the_base_of_its_metadata(tmp_path: Path) -> None:
     path = loha(tmp_path / "x.safetensors")
     save_file(load_file(path), path, {"ss_sd_model_name": "dreamy.safetensors"})
-    with pytest.raises(UserError, match=r"does not say which model(?s:.*)dreamy\.safetensors(?s:.*)add --model"):
+    with pytest.raises(UserError, match=r"does not record its base model(?s:.*)dreamy\.safetensors(?s:.*)add --model"):
         opened(path)
 
 

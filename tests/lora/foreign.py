@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loraloom.lora.files import load_adapter_file, read_adapter
-from loraloom.lora.inject import Adapter, base_layers
-from loraloom.lora.merged import MergedLora
+from loraloom.lora.inject import base_layers
+from loraloom.lora.stack import LoraStack, Scale
 from loraloom.protocols.model import DiffusionModel
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -53,21 +52,29 @@ def pairs_of(
     return made
 
 
-def put(model: DiffusionModel, path: Path, weight: float = 1.0, name: str = "theirs") -> Adapter:
-    """Put an adapter file on a model."""
-    return load_adapter_file(model, read_adapter(path), name, weight)
+def load(model: DiffusionModel, path: Path, scale: Scale = 1.0) -> LoraStack:
+    """A stack of one adapter, `theirs`."""
+    return load_all(model, {"theirs": path}, scale)
 
 
-def merged_changes(model: DiffusionModel, adapters: list[Adapter], names: Mapping[str, str]) -> dict[str, Tensor]:
+def load_all(model: DiffusionModel, files: Mapping[str, Path], scale: Scale = 1.0) -> LoraStack:
+    """A stack of adapters by name."""
+    stack = LoraStack(model)
+    for name, path in files.items():
+        stack.add(name, path, scale)
+    return stack
+
+
+def merged_changes(model: DiffusionModel, stack: LoraStack, names: Mapping[str, str]) -> dict[str, Tensor]:
     """What adapters change of the weights of modules (name to part), by merging them."""
     before = {name: weight_of(model, name, part) for name, part in names.items()}
-    MergedLora(model, adapters, changing=False)
+    stack.merge()
     return {name: weight_of(model, name, part) - before[name] for name, part in names.items()}
 
 
 def changes(
-    opened: Callable[[], DiffusionModel], path: Path, names: list[str], part: str = "denoiser", weight: float = 1.0
+    opened: Callable[[], DiffusionModel], path: Path, names: list[str], part: str = "denoiser", scale: Scale = 1.0
 ) -> dict[str, Tensor]:
     """What an adapter file changes of a fresh model's weights."""
     model = opened()
-    return merged_changes(model, [put(model, path, weight)], dict.fromkeys(names, part))
+    return merged_changes(model, load(model, path, scale), dict.fromkeys(names, part))

@@ -13,11 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loraloom.lora.files import read_adapter
-from loraloom.lora.inject import set_weight
-from loraloom.lora.merged import MergedLora
 from loraloom.utils.errors import UserError
 
-from .foreign import BLOCK, CONVOLUTION, LINEAR, changes, kohya, merged_changes, put, random, weight_of, write
+from .foreign import (
+    BLOCK,
+    CONVOLUTION,
+    LINEAR,
+    changes,
+    kohya,
+    load,
+    load_all,
+    merged_changes,
+    random,
+    weight_of,
+    write,
+)
 from .test_exports import drawn, opened
 
 ALPHA, RANK = 3.0, 2
@@ -123,7 +133,7 @@ def test_an_update_is_its_formula_times_alpha_over_rank(
     whole = options.get("left") == options.get("right") == "whole"  # LyCORIS: no rank, so alpha counts for nothing
     expected = update.reshape(shape) * (1.0 if whole else ALPHA / RANK)
     for weight in (1.0, 0.4, -1.0):
-        found = changes(lambda: opened(tiny_model), path, [name], weight=weight)[name]
+        found = changes(lambda: opened(tiny_model), path, [name], scale=weight)[name]
         torch.testing.assert_close(found, weight * expected, atol=1e-5, rtol=1e-5)
 
 
@@ -135,7 +145,7 @@ def test_a_full_difference_is_added_with_its_bias(tiny_model: Path, tmp_path: Pa
     weight = weight_of(model, name)
     update, bias = random(*weight.shape), random(weight.shape[0])
     path = write(tmp_path / "x.safetensors", {f"{kohya(name)}.diff": update, f"{kohya(name)}.diff_b": bias})
-    adapter = put(model, path, 0.5)
+    stack = load(model, path, 0.5)
     module: Any = dict(model.modules.get("denoiser").named_modules())[name]
     value = random(1, weight.shape[1], 5, 5) if biased else random(3, weight.shape[1])
     expected = module.bias.detach() if module.bias is not None else torch.zeros(weight.shape[0])
@@ -149,7 +159,7 @@ def test_a_full_difference_is_added_with_its_bias(tiny_model: Path, tmp_path: Pa
     for _ in range(2):
         with torch.no_grad():
             torch.testing.assert_close(module(value), wanted, atol=1e-5, rtol=1e-5)
-        MergedLora(model, [adapter], changing=False)
+        stack.merge(keep_base=False)
 
 
 @pytest.mark.parametrize("axis", ["outputs", "inputs"])
@@ -168,7 +178,7 @@ def test_dora_is_the_norms_times_the_direction_of_the_changed_weight(
         changed = base + weight * (ALPHA / RANK) * (up.flatten(1) @ down.flatten(1)).reshape(base.shape)
         rows = changed.flatten(1) if axis == "outputs" else changed.transpose(0, 1).flatten(1)
         expected = changed * (norms.flatten() / rows.norm(dim=1)).reshape(shape) - base
-        found = changes(lambda: opened(tiny_model), path, [name], weight=weight)[name]
+        found = changes(lambda: opened(tiny_model), path, [name], scale=weight)[name]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -199,9 +209,9 @@ def test_peft_makes_the_same_of_its_own_file(tiny_model: Path, tmp_path: Path, k
             parameter.data *= 1.5
     theirs.save_pretrained(tmp_path)
     model = opened(tiny_model)
-    adapter = put(model, tmp_path)
+    stack = load(model, tmp_path)
     names = [name for name, layer in theirs.base_model.model.named_modules() if hasattr(layer, "base_layer")]
-    ours = merged_changes(model, [adapter], dict.fromkeys(names, "denoiser"))
+    ours = merged_changes(model, stack, dict.fromkeys(names, "denoiser"))
     before = {name: weight_of(opened(tiny_model), name) for name in names}
     theirs.merge_adapter()
     layers = dict(theirs.base_model.model.named_modules())
@@ -234,25 +244,22 @@ def mixed(tiny_model: Path, folder: Path) -> list[Path]:
     return files
 
 
-def test_several_kinds_add_up_merged_and_beside_and_come_off_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
+def test_several_kinds_add_up_merged_and_beside_and_are_removed_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
     model = opened(tiny_model)
     base, own = drawn(model), {name: weight_of(model, name) for name in (LINEAR, KEY, CONVOLUTION)}
-    adapters = [put(model, path, 0.7, path.stem) for path in mixed(tiny_model, tmp_path)]
+    stack = load_all(model, {path.stem: path for path in mixed(tiny_model, tmp_path)}, 0.7)
     beside = drawn(model)
-    folding = MergedLora(model, adapters, changing=True)
+    stack.merge()
     merged = drawn(model)
     assert (beside - base).abs().max() > 0.01
     torch.testing.assert_close(merged, beside, atol=1e-4, rtol=1e-4)
-    for weight in (0.2, 0.0):
-        for adapter in adapters:
-            set_weight(model, adapter, weight)
-        folding.renew()
+    for scale in (0.2, 0.0):
+        stack.set_scales(dict.fromkeys(stack.names, scale))
     assert torch.equal(drawn(model), base)
-    for adapter in adapters:
-        set_weight(model, adapter, 0.7)
-    folding.renew()
+    stack.set_scales(dict.fromkeys(stack.names, 0.7))
     assert torch.equal(drawn(model), merged)
-    folding.remove()
+    for name in stack.names:
+        stack.remove(name)
     assert torch.equal(drawn(model), base)
     assert all(torch.equal(weight_of(model, name), weight) for name, weight in own.items())
 
@@ -263,7 +270,7 @@ def test_each_adapter_changes_the_base_alone_whatever_else_is_on(tiny_model: Pat
     names = dict.fromkeys((LINEAR, KEY, CONVOLUTION), "denoiser")
     alone = [changes(lambda: opened(tiny_model), path, list(names)) for path in files]
     model = opened(tiny_model)
-    together = merged_changes(model, [put(model, path, 1.0, path.stem) for path in reversed(files)], names)
+    together = merged_changes(model, load_all(model, {path.stem: path for path in reversed(files)}), names)
     for name in names:
         torch.testing.assert_close(together[name], sum(change[name] for change in alone), atol=1e-5, rtol=1e-5)
 
@@ -275,8 +282,7 @@ def test_in_half_precision_updates_stay_beside_the_weights(tiny_model: Path, tmp
     module: Any = dict(model.modules.get("denoiser").named_modules())[LINEAR]
     value = random(2, before.shape[1]).bfloat16()
     plain = module(value)
-    adapter = put(model, mixed(tiny_model, tmp_path)[0])
-    MergedLora(model, [adapter], changing=True)
+    load(model, mixed(tiny_model, tmp_path)[0]).merge()
     assert torch.equal(weight_of(model, LINEAR), before)
     assert (module(value) - plain).abs().max() > 0.01
 
@@ -285,13 +291,13 @@ def test_an_update_that_overflows_is_an_error_not_an_image(tiny_model: Path, tmp
     shape = tuple(weight_of(opened(tiny_model), LINEAR).shape)
     save_file({f"{kohya(LINEAR)}.diff": torch.full(shape, 3e29)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"too large to multiply|not finite"):
-        put(opened(tiny_model), tmp_path / "x.safetensors")
+        load(opened(tiny_model), tmp_path / "x.safetensors")
     tensors = {
         f"{kohya(LINEAR)}.lora_down.weight": torch.full((2, shape[1]), 1e20),
         f"{kohya(LINEAR)}.lora_up.weight": torch.full((shape[0], 2), 1e20),
     }
     with pytest.raises(UserError, match="too large to multiply"):
-        put(opened(tiny_model), write(tmp_path / "y.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "y.safetensors", tensors))
 
 
 def test_a_closed_kind_is_not_taken_for_pairs(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from loraloom import plugins
 from loraloom.config.run import LoraConfig
 from loraloom.generate.images import denoise
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
-from loraloom.lora.files import find_adapter, load_adapter_file, read_adapter, save_adapter
-from loraloom.lora.inject import Adapter, attach_new, set_weight
+from loraloom.lora.files import find_adapter, read_adapter, save_adapter
+from loraloom.lora.inject import Adapter, attach_new
+from loraloom.lora.stack import LoraStack
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
@@ -84,7 +85,7 @@ def test_every_file_we_write_can_be_read_back(tiny_model: Path, tmp_path: Path, 
     save_adapter(tmp_path / "adapter.safetensors", adapter.state(), RECORD)
     export_adapter(model, read_adapter(tmp_path).layers(model), RECORD, tmp_path / "exports", "name", "fp32")
     fresh = opened(tiny_model)
-    load_adapter_file(fresh, read_adapter(tmp_path / which), "again")
+    LoraStack(fresh).add("again", read_adapter(tmp_path / which))
     assert torch.allclose(drawn(fresh), drawn(model), atol=1e-4)
 
 
@@ -105,7 +106,7 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
         unet_lora_adapter_metadata={"r": 4, "lora_alpha": 8},
     )  # fmt: skip
     model = opened(tiny_model)
-    load_adapter_file(model, read_adapter(tmp_path), "theirs")
+    LoraStack(model).add("theirs", read_adapter(tmp_path))
     assert model.modules.get("denoiser") is not unet
     noise = first_noise(model, REQUEST)
     states = PromptEncoder(text=model.text, domain=DOMAIN).encode([REQUEST.prompt])[0]["hidden"]
@@ -115,17 +116,6 @@ def test_an_adapter_made_by_peft_itself_loads(tiny_model: Path, tmp_path: Path) 
         )[0]
         theirs = unet.eval()(noise, torch.tensor([500]), encoder_hidden_states=states, return_dict=False)[0]
     assert torch.allclose(ours, theirs, atol=1e-5)
-
-
-def test_weight_zero_is_the_base_and_weights_scale_the_update(tiny_model: Path) -> None:
-    base = drawn(opened(tiny_model))
-    model = opened(tiny_model)
-    adapter = shaken(model, rank=4)
-    whole = drawn(model)
-    set_weight(model, adapter, 0.0)
-    assert torch.equal(drawn(model), base)
-    set_weight(model, adapter, 1.0)
-    assert torch.equal(drawn(model), whole)
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_float32_on_any_base(tiny_model: Path) -> None:
@@ -177,7 +167,7 @@ def test_an_adapter_of_another_model_is_refused_with_the_key(tiny_model: Path, t
         tmp_path / "x.safetensors",
     )
     with pytest.raises(UserError, match=r"does not fit this model.*unet\.other\.to_q"):
-        load_adapter_file(opened(tiny_model), read_adapter(tmp_path / "x.safetensors"), "x")
+        LoraStack(opened(tiny_model)).add("x", read_adapter(tmp_path / "x.safetensors"))
 
 
 def test_a_folder_without_an_adapter_says_what_was_expected(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from .foreign import (
     TEXT,
     changes,
     kohya,
+    load,
     pairs_of,
-    put,
     random,
     weight_of,
     write,
@@ -159,7 +159,7 @@ def test_a_transposed_pair_of_a_square_layer_is_refused(tiny_model: Path, tmp_pa
     """Once only the number of elements was compared: (in, r) was read as (r, in)."""
     tensors = {f"unet.{LINEAR}.lora_A.weight": random(32, 3), f"unet.{LINEAR}.lora_B.weight": random(3, 32)}
     with pytest.raises(UserError, match="does not fit this model at"):
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
 def test_a_layer_in_two_key_formats_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_layer_in_two_key_formats_is_refused(tiny_model: Path, tmp_path: Path)
     tensors = dict(zip(UNET["sd-scripts"](LINEAR), made, strict=True))
     tensors |= dict(zip(UNET["peft in diffusers"](LINEAR), made, strict=True))
     with pytest.raises(UserError, match="holds a layer twice"):
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
 def test_a_folder_that_peft_wrote_is_an_adapter(tiny_model: Path, tmp_path: Path) -> None:

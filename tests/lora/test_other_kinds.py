@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from loraloom.lora.files import read_adapter
 from loraloom.utils.errors import UserError
 
-from .foreign import BLOCK, CONVOLUTION, LINEAR, TEXT, kohya, pairs_of, put, random, weight_of, write
+from .foreign import BLOCK, CONVOLUTION, LINEAR, TEXT, kohya, load, pairs_of, random, weight_of, write
 from .test_exports import opened
 
 STEM = kohya(LINEAR)
@@ -81,7 +81,7 @@ def test_every_kind_that_is_not_read_has_its_own_sentence(
     tiny_model: Path, tmp_path: Path, tensors: dict[str, torch.Tensor], what: str, fix: str
 ) -> None:
     with pytest.raises(UserError, match=what) as error:
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
     assert fix in (error.value.fix or "")
     assert "x.safetensors" in error.value.what
 
@@ -90,9 +90,9 @@ def test_the_base_that_the_metadata_names_is_said(tiny_model: Path, tmp_path: Pa
     said = {"ss_base_model_version": "sdxl_base_v1-0", "ss_sd_model_name": "pony.safetensors"}
     for tensors in (lora(XL), lora("lora_unet_something_else"), lora(kohya(f"{LINEAR[:-4]}to_k"), into=2048)):
         with pytest.raises(UserError, match=r"(?s)sdxl_base_v1-0 \(ss_base_model_version\), pony\.safetensors"):
-            put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors, said))
+            load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors, said))
     with pytest.raises(UserError, match=r"stable-diffusion-xl-v1-base/lora \(modelspec\.architecture\)"):
-        put(
+        load(
             opened(tiny_model),
             write(tmp_path / "x.safetensors", lora(XL), {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}),
         )
@@ -108,7 +108,7 @@ def test_a_file_of_another_base_that_fits_by_chance_is_noted(tiny_model: Path, t
 def test_another_width_of_text_embeddings_is_said(tiny_model: Path, tmp_path: Path) -> None:
     tensors = lora(kohya(LINEAR.replace("attn1.to_q", "attn2.to_k")), into=1024)
     with pytest.raises(UserError, match=r"width 1024 \(Stable Diffusion 2\), this one's have 64"):
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_half_a_layer_says_which_half_is_missing(
     for role in roles:
         tensors[f"{STEM}.{role}"] = torch.tensor(1.0) if role == "alpha" else random(2, 2, 1, 1)
     with pytest.raises(UserError, match="holds half a layer") as error:
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
     assert lacking in str(error.value.expected)
 
 
@@ -138,7 +138,7 @@ def test_two_kinds_in_one_layer_are_refused(tiny_model: Path, tmp_path: Path) ->
     model = opened(tiny_model)
     tensors = {**lora(STEM), f"{STEM}.diff": random(*weight_of(model, LINEAR).shape)}
     with pytest.raises(UserError, match="mixes kinds in one layer"):
-        put(model, write(tmp_path / "x.safetensors", tensors))
+        load(model, write(tmp_path / "x.safetensors", tensors))
 
 
 def test_no_key_is_dropped_one_stray_tensor_refuses_the_file(tiny_model: Path, tmp_path: Path) -> None:
@@ -147,18 +147,18 @@ def test_no_key_is_dropped_one_stray_tensor_refuses_the_file(tiny_model: Path, t
     whole = {f"{STEM}.lora_down.weight": down, f"{STEM}.lora_up.weight": up}
     for stray in (f"{STEM}.lora_extra.weight", "something", f"{kohya(CONVOLUTION)}.mystery"):
         with pytest.raises(UserError, match="but for 1 of 3 tensors, whose kind is not known"):
-            put(model, write(tmp_path / "x.safetensors", {**whole, stray: random(2, 2)}))
+            load(model, write(tmp_path / "x.safetensors", {**whole, stray: random(2, 2)}))
 
 
 def test_another_base_is_named_with_the_one_that_is_needed(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was trained on Stable Diffusion XL") as error:
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", lora(XL)))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", lora(XL)))
     assert "get one for stable-diffusion-v1" in (error.value.fix or "")
     for width, base in ((2048, "Stable Diffusion XL"), (1024, "Stable Diffusion 2"), (768, "Stable Diffusion 1")):
         for name in ("to_k", "to_v"):
             tensors = lora(kohya(LINEAR.replace("attn1.to_q", f"attn2.{name}")), into=width)
             with pytest.raises(UserError, match=rf"width {width} \({base}\)"):
-                put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+                load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
 def test_a_file_without_tensors_and_one_with_a_stray_key_get_no_advice_about_the_base(
@@ -167,13 +167,13 @@ def test_a_file_without_tensors_and_one_with_a_stray_key_get_no_advice_about_the
     """Both said "use the base model that the adapter was trained on", which was in use."""
     with pytest.raises(UserError, match="holds no tensor at all") as error:
         save_file({}, tmp_path / "x.safetensors")
-        put(opened(tiny_model), tmp_path / "x.safetensors")
+        load(opened(tiny_model), tmp_path / "x.safetensors")
     assert "base" not in str(error.value)
     model = opened(tiny_model)
     names = [LINEAR.replace("to_q", name) for name in ("to_q", "to_k", "to_v")]
     tensors = {key: value for name in names for key, value in lora(kohya(name)).items()}
     with pytest.raises(UserError, match=r"fits this model but for 1 of 10 tensors.*'author_note'") as error:
-        put(model, write(tmp_path / "x.safetensors", {**tensors, "author_note": random(2)}))
+        load(model, write(tmp_path / "x.safetensors", {**tensors, "author_note": random(2)}))
     assert "base" not in str(error.value)
 
 
@@ -200,7 +200,10 @@ def test_dora_norms_are_read_by_every_name_that_peft_gives_them(tiny_model: Path
         f"{start}.lora_A.weight": down, f"{start}.lora_B.weight": up, f"{start}.lora_magnitude_vector{end}": random(32).abs(),
     }  # fmt: skip
     updates = read_adapter(write(tmp_path / "x.safetensors", tensors)).updates(model)
-    assert updates.deltas["denoiser"][LINEAR].magnitude is not None
+    (delta,) = updates.deltas
+    assert delta.module == LINEAR
+    assert delta.magnitude is not None
+    assert delta.requires_base
 
 
 def test_a_part_without_a_stated_alpha_is_named(tiny_model: Path, tmp_path: Path) -> None:

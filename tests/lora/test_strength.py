@@ -15,7 +15,7 @@ from loraloom.lora.files import read_adapter
 from loraloom.lora.strength import Stated, parse_config
 from loraloom.utils.errors import UserError
 
-from .foreign import ATTENTION, LINEAR, TEXT, changes, kohya, pairs_of, put, write
+from .foreign import ATTENTION, LINEAR, TEXT, changes, kohya, load, pairs_of, write
 from .test_exports import opened
 
 RANK = 3
@@ -150,7 +150,7 @@ def test_a_strength_that_is_not_understood_is_refused_not_replaced(
 ) -> None:
     path = write(tmp_path / "x.safetensors", tensors_of(tiny_model), {"lora_adapter_metadata": json.dumps(said)})
     with pytest.raises(UserError, match=match):
-        put(opened(tiny_model), path)
+        load(opened(tiny_model), path)
 
 
 @pytest.mark.parametrize("text", ["-4", "0", "nan", "inf", "1e400", "four", "[4]", "{}"])
@@ -168,7 +168,7 @@ def test_a_layers_alpha_that_is_no_positive_number_is_refused(tiny_model: Path, 
     stem = kohya(LINEAR)
     tensors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(alpha)}
     with pytest.raises(UserError, match=r"alpha.*expected a positive number|holds NaN or infinity"):
-        put(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
+        load(opened(tiny_model), write(tmp_path / "x.safetensors", tensors))
 
 
 @given(rank=st.integers(1, 4096), alpha=st.floats(1e-3, 1e6), rslora=st.booleans())

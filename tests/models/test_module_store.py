@@ -31,7 +31,7 @@ def store(blocks: dict[str, str] | None = None) -> tuple[ModuleStore, list[str]]
         torch.manual_seed(0)
         return Stack()
 
-    return ModuleStore(load, lambda part: f"sum of {part}", blocks=blocks), read
+    return ModuleStore(load, lambda part: f"sum of {part}", build=lambda part: Stack(), blocks=blocks), read
 
 
 def gradients(module: nn.Module) -> list[torch.Tensor]:
@@ -53,6 +53,17 @@ def test_a_part_is_read_once_frozen_and_again_after_it_was_dropped() -> None:
     assert not modules.loaded("denoiser")
     assert modules.get("denoiser") is not module
     assert read == ["denoiser", "denoiser"]
+
+
+def test_a_skeleton_has_names_and_shapes_and_reads_no_weights() -> None:
+    modules, read = store()
+    skeleton = modules.skeleton("denoiser")
+    assert modules.skeleton("denoiser") is skeleton
+    assert not read
+    assert not modules.loaded("denoiser")
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+    wanted = {name: value.shape for name, value in modules.get("denoiser").state_dict().items()}
+    assert {name: value.shape for name, value in skeleton.state_dict().items()} == wanted
 
 
 def test_checkpointed_blocks_give_the_same_gradients_bit_for_bit_and_run_twice() -> None:

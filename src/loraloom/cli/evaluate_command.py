@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.evaluate.report import shown_interval, shown_value
-from loraloom.evaluate.run import Evaluation, Wishes, evaluate
+from loraloom.evaluate.run import EvaluateOptions, Evaluation, evaluate
 from loraloom.evaluate.scoring import ANCHORS, Score
 from loraloom.lora.files import find_adapter
 from loraloom.protocols.evaluation import ROLE_NAMES, Role
@@ -22,30 +22,30 @@ Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
 OUT = "evaluation"
 
 
-def evaluate_on_terminal(
-    config: EvaluateConfig,
+def given_options(
     images: Path | None,
     lora: Path | None,
     reference: Path | None,
     base: str | None,
     domain: str | None,
     out: Path | None,
-    *,
-    as_json: bool,
-    say: Say,
-    note: Say,
-    bars: Bars,
-) -> None:
-    """Score, and print a table, or with `as_json` the record; lines on the way then go to `note`.
+) -> EvaluateOptions:
+    """The options of the verb with their defaults.
 
     Raises:
         UserError: Nothing to score, or two things.
     """
     images, lora = _what(images, lora)
-    place = out or (lora / OUT if lora and lora.is_dir() else Path(OUT))
-    wishes = Wishes(images=images, lora=lora, reference=reference, base=base, domain=domain, out=place)
+    folder = out or (lora / OUT if lora and lora.is_dir() else Path(OUT))
+    return EvaluateOptions(images=images, lora=lora, reference=reference, base=base, domain=domain, out=folder)
+
+
+def evaluate_on_terminal(
+    config: EvaluateConfig, options: EvaluateOptions, *, as_json: bool, say: Say, note: Say, bars: Bars
+) -> None:
+    """Score, and print a table, or with `as_json` the record; other lines then go to `note`."""
     with bars() as bar:
-        evaluation = evaluate(config, wishes, note if as_json else say, bar)
+        evaluation = evaluate(config, options, note if as_json else say, bar)
     if as_json:
         say(json.dumps(evaluation.record, indent=1, ensure_ascii=False))
         return

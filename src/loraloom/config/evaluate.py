@@ -14,51 +14,77 @@ FIRST_SEED = 100_000_000
 
 
 class EvaluateConfig(Extended):
-    """What is scored, and how."""
+    """Evaluation."""
 
     verb = "evaluate"
     extension_kinds: ClassVar[tuple[str, ...]] = ("metrics",)
 
     metrics: tuple[str, ...] = setting(
         (),
-        "names with commas, such as clip_score,kid; default is every metric that can be computed from what is given",
+        "Names of metrics, separated by commas, such as clip_score,kid; default: every metric that can be computed.",
         flag="--metrics",
     )
     extractor: str = setting(
         "auto",
-        "CLIP that scores: hub id, folder, or builtin:mini; auto is the base's own CLIP where it has one, "
-        "else openai/clip-vit-large-patch14",
+        "CLIP that scores: hub id, folder, or builtin:mini; auto: the base's own CLIP if it has one, "
+        "otherwise openai/clip-vit-large-patch14.",
         flag="--extractor",
     )
     vision_extractor: str = setting(
         "",
-        "extractor for images alone (metric dino): hub id or folder, such as facebook/dinov2-base; empty leaves dino out",
+        "Extractor of the metric dino: hub id or folder; empty: facebook/dinov2-base if --metrics names dino, otherwise none.",
         flag="--vision-extractor",
     )
-    num_prompts: int = setting(8, "prompts that a run is asked to generate", flag="--num-prompts", ge=1, le=10_000)
-    num_seeds: int = setting(4, "images of each prompt; image k has seed + k", flag="--num-seeds", ge=1, le=1000)
-    seed: int = setting(
-        FIRST_SEED, "of the first image of each prompt; also decides resampling", flag="--seed", ge=0, le=MAX_SEED
+    num_prompts: int = setting(
+        8,
+        "Prompts of the images that the adapter generates: held-out captions, or training captions if none is held out.",
+        flag="--num-prompts",
+        ge=1,
+        le=10_000,
     )
-    steps: int = setting(25, "denoiser steps of each image", flag="--steps", ge=1, le=MAX_STEPS)
+    num_seeds: int = setting(
+        4, "Images for each prompt; image k (from 0) has the seed SEED + k.", flag="--num-seeds", ge=1, le=1000
+    )
+    seed: int = setting(
+        FIRST_SEED,
+        "Seed of the first image of each prompt; it also determines the resampling of intervals.",
+        flag="--seed",
+        ge=0,
+        le=MAX_SEED,
+    )
+    steps: int = setting(25, "Denoising steps.", flag="--steps", ge=1, le=MAX_STEPS)
     guidance_scale: float | None = setting(
-        None, "classifier-free guidance; default is what suits the model", flag="--guidance", ge=1, le=MAX_GUIDANCE
+        None,
+        "Scale of classifier-free guidance; 1: off; default: the model's.",
+        flag="--guidance",
+        ge=1,
+        le=MAX_GUIDANCE,
     )
     adapter_weight: float = setting(
-        1.0, "scale of the adapter", flag="--adapter-weight", ge=-MAX_ADAPTER_WEIGHT, le=MAX_ADAPTER_WEIGHT
+        1.0,
+        "Scale of the adapter; 1: as trained.",
+        flag="--adapter-weight",
+        ge=-MAX_ADAPTER_WEIGHT,
+        le=MAX_ADAPTER_WEIGHT,
     )
     num_probes: int = setting(
         16,
-        "captions of each kind, trained and held out, that the denoiser is asked about memorisation; 0 is none",
+        "Captions of each kind, trained and held out, of which the memorisation of the denoiser is tested; 0: none.",
         flag="--num-probes",
         ge=0,
         le=100_000,
     )
-    batch_size: int = setting(4, "images generated or read by an extractor at once", flag="--batch-size", ge=1, le=4096)
-    mixed_precision: Precision = setting("no", "of the generated images: no, fp16 or bf16", flag="--mixed-precision")
+    batch_size: int = setting(
+        4,
+        "Images generated, or read by an extractor, at once; does not change the images.",
+        flag="--batch-size",
+        ge=1,
+        le=4096,
+    )
+    mixed_precision: Precision = setting("no", "Precision of the generation; no: float32.", flag="--mixed-precision")
     strict: bool = setting(
         False,
-        "a file that is not scored, a prompt that is not read in full, or images of several sizes, is an error",
+        "Treat as errors: files that are not scored, prompts that are not read in full, images of several sizes.",
         flag="--strict",
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from loraloom.evaluate.inputs import images_of
 from loraloom.generate.recipes import LIST_NAME, read_rows
-from loraloom.generate.saving import draw_into
+from loraloom.generate.saving import generate_into
 from loraloom.generate.session import Session
 from loraloom.protocols.evaluation import ROLE_NAMES, Role, Sample
 from loraloom.protocols.generation import ImageRequest
@@ -56,6 +56,11 @@ def without_trigger(prompt: str, trigger: str) -> str:
     return re.sub(r"[ \t]{2,}", " ", text).strip().strip(",").strip()
 
 
+def set_scale(session: Session, scale: float) -> None:
+    """Give all adapters of a session one scale; 0 is the base."""
+    session.adapters.set_scales(dict.fromkeys(session.adapters.names, scale))
+
+
 def requests_of(
     session: Session, role: Role, prompts: Sequence[str], trigger: str, progress: Progress | None = None
 ) -> list[ImageRequest]:
@@ -78,7 +83,7 @@ def generate_role(
         missing = [request for request, key in zip(requests, keys, strict=True) if key not in files]
         if len(missing) < len(requests):
             say(f"{ROLE_NAMES[role]}: {len(requests) - len(missing):,} of {len(requests):,} images are there already")
-        for path, image in draw_into(session, missing, lock, progress):
+        for path, image in generate_into(session, missing, lock, progress):
             files[_key(session.recipe(image.request).as_row())] = path
     rows = [(files[key], request.prompt, request.seed) for key, request in zip(keys, requests, strict=True)]
     return images_of(folder, role, rows, [f"{index:05d}" for index in range(len(requests))])

@@ -13,7 +13,7 @@ from loraloom.config.comparing import read_run
 from loraloom.config.domains import open_domain
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.generate import MAX_SEED, GenerateConfig
-from loraloom.evaluate.generating import ADAPTER_ON, UNRELATED, generate_role, requests_of, without_trigger
+from loraloom.evaluate.generating import ADAPTER_ON, UNRELATED, generate_role, requests_of, set_scale, without_trigger
 from loraloom.evaluate.inputs import References, read_references
 from loraloom.evaluate.probing import probes
 from loraloom.generate.session import Session, open_session
@@ -124,7 +124,7 @@ class RunImages:
             requests = requests_of(session, role, self.prompts, self.trigger, bar(f"{ROLE_NAMES[role]}: texts"))
             losses.add(*session.losses(requests))
             losses.check()
-            session.set_weight(0, self.config.adapter_weight if ADAPTER_ON[role] else 0.0)
+            set_scale(session, self.config.adapter_weight if ADAPTER_ON[role] else 0.0)
             samples += generate_role(
                 session, role, requests, out / "images" / role, bar(f"{ROLE_NAMES[role]}: denoiser steps"), say
             )

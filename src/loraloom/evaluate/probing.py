@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from loraloom.evaluate.generating import set_scale
 from loraloom.generate.session import Session
 from loraloom.protocols.evaluation import Sample
 from loraloom.protocols.model import ImageGeometry, NoiseSchedule
@@ -38,13 +39,13 @@ def probes(
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for number, (state, scale) in enumerate((("on", weight), ("off", 0.0))):
-        session.set_weight(0, scale)
+        set_scale(session, scale)
         found[state] = []
         for index, (caption, _) in enumerate(captions):
             found[state].append(_probe(session, caption, seed, index))
             if progress:
                 progress(number * len(captions) + index + 1, 2 * len(captions))
-    session.set_weight(0, weight)
+    set_scale(session, weight)
     samples: list[Sample] = []
     for index, (caption, held_out) in enumerate(captions):
         (norm_on, cosine_on), (norm_off, cosine_off) = found["on"][index], found["off"][index]

@@ -45,7 +45,7 @@ Bar = Callable[[str], Progress]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class EvaluateOptions:
     """What was named beside the settings.
 
     Attributes:
@@ -75,12 +75,12 @@ class Evaluation:
     report_file: Path
 
 
-def evaluate(config: EvaluateConfig, wishes: Wishes, say: Say, bar: Bar) -> Evaluation:
+def evaluate(config: EvaluateConfig, options: EvaluateOptions, say: Say, bar: Bar) -> Evaluation:
     """Score images.
 
     Args:
         config: Settings.
-        wishes: What was named.
+        options: What was named.
         say: Takes lines for the user.
         bar: Makes a progress callback for a titled piece of work.
 
@@ -89,34 +89,34 @@ def evaluate(config: EvaluateConfig, wishes: Wishes, say: Say, bar: Bar) -> Eval
             written where that can be known.
     """
     check_names(config.metrics)
-    check_folder(wishes.out)
-    refuse_if_held(wishes.out)
+    check_folder(options.out)
+    refuse_if_held(options.out)
     losses = Losses(say, config.strict)
     losses.add(*unused_lines(config))
     references = References()
-    if wishes.reference is not None:
-        references = read_references(wishes.reference, losses, bar("reference images"))
-    if wishes.lora is not None:
-        run = plan_run(config, wishes.lora, wishes.base, wishes.domain, references, losses)
-        return _evaluate_run(config, wishes, run, losses, say, bar)
-    assert wishes.images is not None
-    images = read_images(wishes.images, losses, bar("images"))
-    domain = open_domain(wishes.domain or images.domain or "freetext", references.info)
+    if options.reference is not None:
+        references = read_references(options.reference, losses, bar("reference images"))
+    if options.lora is not None:
+        run = plan_run(config, options.lora, options.base, options.domain, references, losses)
+        return _evaluate_run(config, options, run, losses, say, bar)
+    assert options.images is not None
+    images = read_images(options.images, losses, bar("images"))
+    domain = open_domain(options.domain or images.domain or "freetext", references.info)
     samples = [*images.samples, *references.samples]
     without = _no_extractor(config)
     metrics = choose(config.metrics, available(samples, verifies=domain.verifier is not None), without, say)
-    extractors = _extractors(config, metrics, wishes.base or images.model or None)
+    extractors = _extractors(config, metrics, options.base or images.model or None)
     say_sizes(images.sizes, "the images", losses)
     _say_reference_sizes(references, metrics, losses)
     losses.check()
     with ExitStack() as held:
-        held.enter_context(lock_folder(wishes.out, say))
-        facts, trigger = _facts_of_images(wishes, images), str(references.info.get("trigger") or "")
-        return _finish(config, wishes, metrics, extractors, samples, domain, trigger, facts, losses, bar)
+        held.enter_context(lock_folder(options.out, say))
+        facts, trigger = _facts_of_images(options, images), str(references.info.get("trigger") or "")
+        return _finish(config, options, metrics, extractors, samples, domain, trigger, facts, losses, bar)
 
 
 def _evaluate_run(
-    config: EvaluateConfig, wishes: Wishes, run: RunImages, losses: Losses, say: Say, bar: Bar
+    config: EvaluateConfig, options: EvaluateOptions, run: RunImages, losses: Losses, say: Say, bar: Bar
 ) -> Evaluation:
     """Generate what the metrics need, then score it."""
     there = run.available()
@@ -125,18 +125,18 @@ def _evaluate_run(
     with ExitStack() as held:
         session = run.open(losses)
         losses.check()
-        held.enter_context(lock_folder(wishes.out, say))
-        samples = run.samples(session, wishes.out, metrics, losses, bar, say)
+        held.enter_context(lock_folder(options.out, say))
+        samples = run.samples(session, options.out, metrics, losses, bar, say)
         _say_reference_sizes(run.references, metrics, losses)
         losses.check()
         return _finish(
-            config, wishes, metrics, extractors, samples, session.encoder.domain, run.trigger, run.facts(), losses, bar
+            config, options, metrics, extractors, samples, session.encoder.domain, run.trigger, run.facts(), losses, bar
         )
 
 
 def _finish(
     config: EvaluateConfig,
-    wishes: Wishes,
+    options: EvaluateOptions,
     metrics: Sequence[EvaluationMetric],
     extractors: Mapping[str, Extractor],
     samples: Sequence[Sample],
@@ -170,10 +170,10 @@ def _finish(
         raise UserError("no figure came out of these images", fix="name other --metrics, or more images")
     record = _record(config, metrics, extractors, samples, scores, facts, losses)
     table = [(name.replace("_", " "), value) for name, value in record["scored"].items()]
-    files = wishes.out / SCORES_FILE, wishes.out / REPORT_FILE
+    files = options.out / SCORES_FILE, options.out / REPORT_FILE
     if is_there(files[0]):
         losses.say(f"{files[0]} of an earlier evaluation is replaced")
-    title = f"Scores of {wishes.lora or wishes.images}"
+    title = f"Scores of {options.lora or options.images}"
     write_report(files[1], Page(title=title, facts=table, notes=list(losses.lines), scores=scores, samples=samples))
     write_json(files[0], record)
     return Evaluation(scores=tuple(scores), record=record, scores_file=files[0], report_file=files[1])
@@ -248,10 +248,10 @@ def _say_reference_sizes(references: References, metrics: Sequence[EvaluationMet
         say_sizes(references.sizes, "the references", losses)
 
 
-def _facts_of_images(wishes: Wishes, images: Images) -> dict[str, str]:
-    facts = {"folder": str(wishes.images)}
+def _facts_of_images(options: EvaluateOptions, images: Images) -> dict[str, str]:
+    facts = {"folder": str(options.images)}
     if images.model:
         facts["model"] = images.model
-    if wishes.reference:
-        facts["references"] = str(wishes.reference)
+    if options.reference:
+        facts["references"] = str(options.reference)
     return facts

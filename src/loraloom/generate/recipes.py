@@ -1,7 +1,7 @@
-"""Every image carries its whole recipe: in its own PNG and as a line of `prompts.jsonl`.
+"""Recipes of images, in their PNG files and as lines of `prompts.jsonl`.
 
-In: images with the model and adapters that drew them. Out: files; and from a recipe file the requests that draw the
-same images again.
+In: images with the model and adapters that generated them. Out: files; and from a recipe file the requests that generate
+the same images again.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
@@ -36,7 +36,7 @@ from loraloom.utils.untrusted import (
 LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
 MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
-"""Of `prompts.jsonl`: half a million images."""
+"""Maximum size of `prompts.jsonl`: half a million images."""
 
 _SAMPLERS = {
     "ddim": "DDIM",
@@ -45,23 +45,23 @@ _SAMPLERS = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
-"""Solvers by the names of AUTOMATIC1111's web UI."""
+"""Sampler -> its name in AUTOMATIC1111's web UI."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that decides an image.
+    """All that determines an image.
 
     Attributes:
-        request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
+        request: Prompt, the user's words, seed, steps, guidance, sampler, size.
         model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
-        adapters: `path`, `sha256`, `weight` of each.
-        prompt_method: How long prompts were read.
-        domain: Whose sentences.
-        weighting: Whether `(word:1.3)` was a weight.
+        adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
+        prompt_method: How long prompts were encoded.
+        domain: Domain of the prompt.
+        weighting: Whether `(word:1.3)` was read as emphasis.
         precision: `no`, `fp16` or `bf16`.
-        repair_rounds: Tries of repair after drawing; 0 is none. They follow from the seed, so a second drawing is the same.
-        repair_guidance: Of these tries, towards what is not met; 0 is none, as in recipes that do not name it.
+        repair_rounds: Maximum number of repair attempts; 0: none. The seed determines them, so they are repeatable.
+        repair_guidance: Guidance scale of these attempts; 0: none, as in recipes without this field.
     """
 
     request: ImageRequest
@@ -75,13 +75,13 @@ class Recipe:
     repair_guidance: float = 0.0
 
     def as_row(self) -> dict[str, Any]:
-        """Plain values, the request's fields at the top."""
+        """Plain values; the fields of the request are on the top level."""
         row = asdict(self)
         return {**row.pop("request"), **row, "loraloom": __version__}
 
 
 def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -> Path:
-    """Write a PNG with its recipe inside; appears whole."""
+    """Write a PNG with its recipe inside, atomically."""
     path = folder / f"{name}.png"
     info = PngInfo()
     info.add_itxt(_PNG_KEY, json.dumps(recipe.as_row(), ensure_ascii=False))
@@ -93,8 +93,8 @@ def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -
 def parameters_text(recipe: Recipe) -> str:
     """A recipe as AUTOMATIC1111's web UI writes it into the PNG chunk `parameters`, which many programs read.
 
-    Hashes of adapters are that program's: the first 12 hex digits of the sha256 of what follows a safetensors header. One
-    is left out when its file is not there, or is another by now. Only names of files are written, never their folders.
+    Hashes of adapters are computed as there: the first 12 hex digits of the sha256 of the bytes after the safetensors
+    header. A hash is left out if the file is missing or has changed. File names are written without their folders.
     """
     request = recipe.request
     facts: dict[str, str] = {
@@ -107,12 +107,12 @@ def parameters_text(recipe: Recipe) -> str:
     source = str(recipe.model.get("source") or "")
     if source:
         facts["Model"] = re.split(r"[/\\]", source.rstrip("/\\"))[-1].removesuffix(".safetensors")
-    names = [_adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
+    names = [adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
     hashes = [_lora_hash(str(adapter["path"]), str(adapter["sha256"])) for adapter in recipe.adapters]
     if known := [f"{name}: {found}" for name, found in zip(names, hashes, strict=True) if found]:
         facts["Lora hashes"] = ", ".join(known)
     if names:
-        weights = [f"{adapter['weight']:g}" for adapter in recipe.adapters]
+        weights = [weight_text(adapter["weight"]) for adapter in recipe.adapters]
         facts["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in zip(names, weights, strict=True))
     facts["Version"] = f"loraloom {__version__}"
     lines = [request.prompt]
@@ -121,11 +121,18 @@ def parameters_text(recipe: Recipe) -> str:
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items())])
 
 
+def weight_text(weight: float | Mapping[str, float]) -> str:
+    """A weight for the PNG text, which has no form for weights by part and block other than to list them."""
+    if isinstance(weight, Mapping):
+        return " ".join(f"{block}={number:g}" for block, number in weight.items())
+    return f"{weight:g}"
+
+
 def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(letter in value for letter in ',:\n"') else value
 
 
-def _adapter_name(path: str) -> str:
+def adapter_name(path: str) -> str:
     """An adapter's name: the file's, or the run's where all files are called alike."""
     parts = re.split(r"[/\\]", path)
     stem = parts[-1].removesuffix(".safetensors")
@@ -135,7 +142,7 @@ def _adapter_name(path: str) -> str:
 
 @lru_cache(64)
 def _lora_hash(path: str, sha256: str) -> str:
-    """The hash of an adapter file's tensors, or nothing."""
+    """The hash of an adapter file's tensors; empty if the file is missing or has changed."""
     try:
         data = Path(path).read_bytes()
     except OSError:
@@ -146,9 +153,9 @@ def _lora_hash(path: str, sha256: str) -> str:
 
 
 def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Add rows to a folder's `prompts.jsonl`; a row of the same file name is replaced."""
+    """Add rows to a folder's `prompts.jsonl`; a row with the same file name is replaced."""
     path = folder / LIST_NAME
-    # Rows without a file name are somebody else's and stay.
+    # Rows without a file name were not written here and are kept.
     before = enumerate(read_rows(path)) if is_there(path) else ()
     known: dict[str | int, Mapping[str, Any]] = {str(row["file"]) if "file" in row else n: row for n, row in before}
     known.update({str(row["file"]): dict(row) for row in rows})
@@ -157,31 +164,33 @@ def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a recipe: a `prompts.jsonl`, a folder that holds one, or a PNG with its recipe inside.
+    """Rows of a recipe: a `prompts.jsonl`, a folder that contains one, or a PNG with its recipe inside.
 
     Raises:
-        UserError: No recipe there, or a line that is not one.
+        UserError: There is no recipe, or a line is invalid.
     """
     if path.is_dir():
         path = path / LIST_NAME
     if not is_there(path):
         raise UserError(
-            "no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us"
+            "the recipe does not exist",
+            got=str(path),
+            expected=f"{LIST_NAME}, a folder with one, or a PNG made by loraloom",
         )
     if path.suffix.lower() == ".png":
         return [{"file": path.name, **_parse(_text_of(path), path.name)}]
-    # A prompt may hold other line ends than the one that ends a row.
+    # Rows end with \n only; a prompt may contain other line ends.
     text = read_text(path, "the recipe", max_bytes=MAX_RECIPE_BYTES)
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> ImageRequest:
-    """The request in a row. All that a row may say beside it is checked too.
+    """The request in a row. The other fields of the row are checked too.
 
     Raises:
-        UserError: A field is missing, unknown, of another type or out of its range.
+        UserError: A field is missing, unknown, of another type or out of range.
     """
-    line = parse_record(_Line, json.dumps(row), where, fix="use a line that we wrote")
+    line = parse_record(_Line, json.dumps(row), where, fix="use a recipe that loraloom wrote")
     values = {field.name: getattr(line, field.name) for field in fields(ImageRequest)}
     return ImageRequest(**{**values, "expanded_prompt": line.expanded_prompt or line.told})
 
@@ -192,7 +201,7 @@ def _text_of(path: Path) -> str:
     with library_errors("this image", path), Image.open(path, formats=["PNG"]) as image:
         text = image.info.get(_PNG_KEY)
     if not isinstance(text, str):
-        raise UserError("this image carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+        raise UserError("this image contains no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
     return text
 
 
@@ -203,13 +212,24 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
+def _weight(value: Any) -> float | dict[str, float]:
+    """A weight of a recipe; a union of types would name its members in errors."""
+    numbers: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
+    for number in numbers:
+        known = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not (known and -MAX_ADAPTER_WEIGHT <= number <= MAX_ADAPTER_WEIGHT):
+            limits = f"{-MAX_ADAPTER_WEIGHT:g} to {MAX_ADAPTER_WEIGHT:g}"
+            raise ValueError(f"a number from {limits}, or such numbers by part and block")
+    return value
+
+
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
-    """The base as a recipe names it."""
+    """The base model in a recipe."""
 
     source: str = ""
     revision: str | None = None
@@ -221,18 +241,18 @@ class _Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AdapterOf:
-    """An adapter as a recipe names it."""
+    """An adapter in a recipe."""
 
     path: str
     sha256: str
-    weight: Annotated[float, Field(ge=-MAX_ADAPTER_WEIGHT, le=MAX_ADAPTER_WEIGHT)]
+    weight: Annotated[Any, PlainValidator(_weight)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A recipe as JSON holds it: `ImageRequest` and `Recipe` in one, with the range of every number: that of the flags.
+    """A recipe in JSON: the fields of `ImageRequest` and `Recipe` with the ranges of the flags.
 
-    Fields with a default may lack: earlier versions did not write them.
+    Fields with a default may be missing: earlier versions did not write them.
     """
 
     prompt: str

@@ -1,8 +1,9 @@
 """Updates of a layer's whole weight: LoHa, LoKr, LoCon with a core (tucker), full differences, and DoRA.
 
-In: the tensors of one layer by role, float32, and a scale. Out: the change of the layer's weight, and a `DeltaLayer` that
-adds it while the model computes. Formulas: LoHa (Hyeon-Woo et al. 2022, FedPara), LoKr (Yeh et al. 2024, LyCORIS; Edalati
-et al. 2022), tucker (LyCORIS' `lora_mid`), DoRA (Liu et al. 2024). For an adapter scale s and a base weight W:
+In: the tensors of one layer by role, float32, and a scale. Out: the change of the layer's weight. Only a DoRA's depends on
+the base's own weight, see `Delta.requires_base`. Formulas: LoHa (Hyeon-Woo et al. 2022, FedPara), LoKr (Yeh et al. 2024,
+LyCORIS; Edalati et al. 2022), tucker (LyCORIS' `lora_mid`), DoRA (Liu et al. 2024). For an adapter scale s and a base
+weight W:
 
     all but DoRA   W + s d
     DoRA           m (W + s d) / |W + s d|, as peft has it: s scales the update before the norm; s = 0 is W itself
@@ -10,11 +11,9 @@ et al. 2022), tucker (LyCORIS' `lora_mid`), DoRA (Liu et al. 2024). For an adapt
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from loraloom.utils.errors import UserError
 
@@ -23,105 +22,57 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """The update of one layer.
+    """The update of one layer's whole weight.
 
     Attributes:
+        part: Part of the model, such as `denoiser`.
+        module: Name of the linear or convolution layer in that part.
         kind: Name of the formula in `FORMULAS`.
         tensors: The formula's tensors by role, float32.
-        scale: What the formula's result is multiplied by, alpha / rank in most files.
+        factor: What the formula's result is multiplied by, alpha / rank in most files.
         magnitude: DoRA's norms: (out, 1, ...) for one per output, (1, in, ...) for one per input; None without.
         bias: (out,) added to the layer's bias; None without.
     """
 
+    part: str
+    module: str
     kind: str
     tensors: Mapping[str, Tensor]
-    scale: float = 1.0
+    factor: float = 1.0
     magnitude: Tensor | None = None
     bias: Tensor | None = None
 
-    def of(self, own: Tensor, weight: float) -> Tensor:
-        """The change of a layer's weight, float32, where the base's is `own` and the adapter's scale is `weight`."""
-        if weight == 0 or (not self.tensors and self.magnitude is None):
+    @property
+    def requires_base(self) -> bool:
+        """Whether the change depends on the base's own weight, as a DoRA's does."""
+        return self.magnitude is not None
+
+    def change(self, own: Tensor, scale: float) -> Tensor:
+        """The change of the layer's weight, float32, where the base's is `own` and the adapter has this scale.
+
+        Raises:
+            UserError: It is not finite.
+        """
+        if scale == 0 or (not self.tensors and self.magnitude is None):
             return torch.zeros_like(own, dtype=torch.float32)
-        base = own.float()
+        change = self._change(own.float(), scale)
+        if not bool(change.isfinite().all()):
+            raise UserError(
+                "an adapter's update is not finite",
+                got=f"a {self.kind} update with scale {scale:g}",
+                fix="use a smaller --adapter-weight, or another adapter",
+            )
+        return change
+
+    def _change(self, base: Tensor, scale: float) -> Tensor:
         tensors = {role: tensor.to(base.device) for role, tensor in self.tensors.items()}
-        update = FORMULAS[self.kind].compute(tensors).reshape(base.shape) * (self.scale * weight)
+        update = FORMULAS[self.kind].compute(tensors).reshape(base.shape) * (self.factor * scale)
         if self.magnitude is None:
             return update
         magnitude, changed = self.magnitude.to(base.device), base + update
         axes = [axis for axis in range(changed.dim()) if magnitude.shape[axis] == 1]
         norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True)
         return changed * (magnitude / norm.clamp_min(torch.finfo(torch.float32).tiny)) - base
-
-
-class DeltaLayer:
-    """A `Delta` at work on a layer: added to the layer's output until it is merged into its weight.
-
-    Args:
-        layer: A linear or convolution layer of the base; a peft layer's base layer where one is there.
-        delta: The update.
-        weight: The adapter's scale.
-    """
-
-    def __init__(self, layer: nn.Module, delta: Delta, weight: float) -> None:
-        self.layer: Any = layer
-        self.delta = delta
-        self.merged = False
-        self._weight = weight
-        self._kept: Tensor | None = None
-        self._hook = layer.register_forward_hook(self._add)
-
-    @property
-    def weight(self) -> float:
-        """The adapter's scale."""
-        return self._weight
-
-    @weight.setter
-    def weight(self, weight: float) -> None:
-        self._weight, self._kept = weight, None
-
-    def change(self, own: Tensor) -> Tensor:
-        """The change of the layer's weight where the base's is `own`.
-
-        Raises:
-            UserError: It is not finite.
-        """
-        change = self.delta.of(own, self._weight)
-        if not bool(change.isfinite().all()):
-            raise UserError(
-                "an adapter's update is not finite",
-                got=f"a {self.delta.kind} update with weight {self._weight:g}",
-                fix="use a smaller --adapter-weight, or another adapter",
-            )
-        return change
-
-    def merge(self) -> None:
-        """From now on the layer's weight holds the change; the bias stays beside."""
-        self.merged, self._kept = True, None
-
-    def remove(self) -> None:
-        """Take the update off the layer."""
-        self._hook.remove()
-        self._kept = None
-
-    def _add(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if self._weight == 0:
-            return output
-        if not self.merged:
-            if self._kept is None:
-                self._kept = self.change(layer.weight.detach()).to(layer.weight.dtype)
-            kept = self._kept = self._kept.to(layer.weight.device)
-            output = output + _apply(layer, inputs[0], kept)
-        if self.delta.bias is not None:
-            bias = (self._weight * self.delta.bias).to(output)
-            output = output + (bias[:, None, None] if isinstance(layer, nn.Conv2d) else bias)
-        return output
-
-
-def _apply(layer: Any, value: Tensor, weight: Tensor) -> Tensor:
-    if isinstance(layer, nn.Conv2d):
-        return layer._conv_forward(value, weight, None)  # the layer's own padding mode
-    return F.linear(value, weight)
 
 
 # ------------------------------------------------------------------------------------------------------- formulas

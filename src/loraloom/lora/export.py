@@ -5,7 +5,7 @@ In: an adapter's layers and its record. Out: `pytorch_lora_weights.safetensors` 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.lora.fusing import Layers
-from loraloom.lora.key_formats import baked, to_diffusers, to_kohya
+from loraloom.lora.key_formats import to_diffusers, to_kohya
+from loraloom.lora.layers import LoraLayer
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.atomic_files import sha256_bytes
@@ -28,7 +28,7 @@ DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class ExportCheck:
-    """What an exported file does in a fresh pipeline of the peer library.
+    """What an exported file does in a fresh pipeline of the reference implementation.
 
     Attributes:
         file: The export.
@@ -47,16 +47,15 @@ class ExportCheck:
 
 
 def export_adapter(
-    model: DiffusionModel, layers: Layers, record: Mapping[str, Any], folder: Path, name: str, dtype: str
+    model: DiffusionModel, layers: Sequence[LoraLayer], record: Mapping[str, Any], folder: Path, name: str, dtype: str
 ) -> list[Path]:
-    """Write both layouts and return their paths. `dtype` is fp32, fp16 or bf16."""
+    """Write both key formats and return the paths; no weights of the model are read. `dtype` is fp32, fp16 or bf16."""
     folder.mkdir(parents=True, exist_ok=True)
-    ready = baked(layers)
     metadata = diffusers_metadata(model, record, name)
     files: list[Path] = []
     for file, tensors in (
-        (folder / DIFFUSERS_NAME, to_diffusers(model, ready, DTYPES[dtype])),
-        (folder / f"{name}.safetensors", to_kohya(model, ready, DTYPES[dtype])),
+        (folder / DIFFUSERS_NAME, to_diffusers(model, layers, DTYPES[dtype])),
+        (folder / f"{name}.safetensors", to_kohya(model, layers, DTYPES[dtype])),
     ):
         total = tensor_hash(tensors)
         sums = {"modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total}
@@ -81,9 +80,9 @@ def verify_exports(
     request: ImageRequest,
     base_bchw: Tensor | None = None,
 ) -> list[ExportCheck]:
-    """Draw `request` with each export in a fresh pipeline and compare with our latents for the same noise.
+    """Generate `request` with each export in a fresh pipeline and compare with our latents for the same noise.
 
-    `base_bchw` is what a fresh pipeline draws without an adapter; it is drawn here where it is not given.
+    `base_bchw` is what a fresh pipeline generates without an adapter; it is generated here where it is not given.
     """
     noise_bchw = first_noise(model, request)
     if base_bchw is None:

@@ -1,7 +1,7 @@
 """The adapter's own file, and finding one where a user points.
 
 In: a run, a checkpoint directory or an adapter file. Out: an `AdapterFile` (tensors and what the adapter says of
-itself), ready to be put on a model. Our files keep float32 weights and say what they need; files of other programs are
+itself), ready for `stack.LoraStack`. Our files keep float32 weights and say what they need; files of other programs are
 read too.
 """
 
@@ -15,8 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from loraloom.lora.fusing import Layers
-from loraloom.lora.inject import Adapter, attach_tensors
+from loraloom.lora.layers import LoraLayer
 from loraloom.lora.reading import Updates, check_tensors, read_updates
 from loraloom.lora.record import FULL_FORMAT, KEY, read_record
 from loraloom.lora.strength import Strength, read_strength
@@ -31,7 +30,7 @@ _CHECKPOINT = re.compile(r"step_(\d{1,12})")
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """An adapter on disk. Its header is read and checked; its tensors are read when a model is there that they fit.
+    """An adapter on disk. Its header is read and checked; its tensors are read for a model that they fit.
 
     Attributes:
         path: The safetensors file.
@@ -50,25 +49,32 @@ class AdapterFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes."""
+        """The sha256 of the file's bytes."""
         return sha256_file(self.path)
 
     def updates(self, model: DiffusionModel) -> Updates:
-        """What the file does to `model`; raises `UserError` when it does not fit."""
-        return read_updates(model, self.infos, self._tensors, self.strength, self.metadata)
-
-    def layers(self, model: DiffusionModel) -> Layers:
-        """The pairs of a plain LoRA with the module names of `model`.
+        """What the file does to `model`, whose weights are not read.
 
         Raises:
-            UserError: It does not fit, or is of a kind that is not made of pairs.
+            UserError: It does not fit.
+        """
+        return read_updates(model, self.infos, self._tensors, self.strength, self.metadata)
+
+    def layers(self, model: DiffusionModel) -> tuple[LoraLayer, ...]:
+        """The layers of a plain LoRA with the module names of `model`, whose weights are not read.
+
+        Raises:
+            UserError: It does not fit, or is of another kind.
         """
         updates = self.updates(model)
         if updates.deltas:
+            dora = any(delta.requires_base for delta in updates.deltas)
+            why = " (a DoRA's update is computed from the base's own weights)" if dora else ""
             raise UserError(
-                f"{self.path.name} is not a plain LoRA", fix="draw with it; it cannot be continued or exported as one"
+                f"{self.path.name} is not a plain LoRA{why}",
+                fix="generate with it; it cannot be continued or exported as one",
             )
-        return updates.pairs
+        return updates.layers
 
     def _tensors(self) -> Mapping[str, Tensor]:
         tensors, _ = read_tensors(self.path)
@@ -80,7 +86,7 @@ class AdapterFile:
 
 
 def save_adapter(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write adapter.safetensors: float32 weights in the exchange spelling and the JSON record."""
+    """Write adapter.safetensors: float32 weights with the keys of diffusers, and the JSON record."""
     # One key only: the library writes several in an order that differs from process to process.
     write_tensors(path, tensors, {KEY: json.dumps(record, sort_keys=True)})
 
@@ -134,7 +140,7 @@ def read_adapter(place: Path) -> AdapterFile:
         raise UserError(
             "this is a run of method full: it made a model, not an adapter",
             got=str(place),
-            fix=f"draw with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
+            fix=f"generate with --model {place / 'model' if place.is_dir() else 'RUN/model'}",
         )
     check_tensors(header.tensors, path.name)
     peft_names = (
@@ -158,17 +164,7 @@ def _read_header(path: Path) -> Header:
             others = sorted(p.name for p in folder.parent.glob("step_*") if p != folder)
             fix = f"name another checkpoint, such as {others[-1]}" if others else "start the run again"
         elif path.name == "adapter.safetensors" and (folder / "run.yaml").is_file():
-            fix = f"delete {path}, and start the same `train` command again: it makes it anew from its last checkpoint"
+            fix = f"delete {path}, and start the same `train` command again: it makes it again from its last checkpoint"
         else:
             raise
         raise UserError(error.what, got=error.got, expected=error.expected, fix=fix) from None
-
-
-def load_adapter_file(model: DiffusionModel, file: AdapterFile, name: str, weight: float = 1.0) -> Adapter:
-    """Attach a file's layers to a model as adapter `name`, multiplied by `weight`."""
-    return attach(model, file.updates(model), name, weight)
-
-
-def attach(model: DiffusionModel, updates: Updates, name: str, weight: float = 1.0) -> Adapter:
-    """Attach updates that were read for `model` as adapter `name`, multiplied by `weight`."""
-    return attach_tensors(model, name, updates.pairs, weight, updates.deltas)

@@ -1,23 +1,22 @@
-"""Put LoRA layers on a model's parts, and take their weights out and in.
+"""Inject LoRA layers that learn into a model's parts; save and load their weights.
 
 In: an opened model with its parts placed, and which layers are to learn. Out: an `Adapter`: the learning parameters,
-float32 whatever the base's dtype, under the names that adapter files use.
+float32 whatever the base's dtype, under the keys of adapter files. Finished adapters are loaded by `stack.LoraStack`.
 LoRA: Hu et al. 2021, W x + (alpha / rank) B A x; B starts at zero.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
-from loraloom.lora.deltas import Delta, DeltaLayer
 from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
@@ -27,15 +26,14 @@ ADAPTER_NAME = "default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """LoRA layers on a model.
+    """LoRA layers that learn, injected into a model.
 
     Attributes:
         name: Name inside peft.
         modules: For each part the names of the modules that carry a layer, sorted.
-        parameters: Exchange key (`unet.….to_q.lora_A.weight`) to float32 parameter, in a fixed order.
-        parts: Exchange key to part.
+        parameters: Key of diffusers (`unet.….to_q.lora_A.weight`) to float32 parameter, in a fixed order.
+        parts: Key of diffusers to part.
         roles: Part to its role.
-        deltas: Updates of whole weights, which do not learn.
     """
 
     name: str
@@ -43,11 +41,10 @@ class Adapter:
     parameters: Mapping[str, nn.Parameter]
     parts: Mapping[str, str]
     roles: Mapping[str, str]
-    deltas: tuple[DeltaLayer, ...] = ()
 
     @property
     def num_parameters(self) -> int:
-        """Learning numbers."""
+        """Number of values that learn."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     def state(self) -> dict[str, Tensor]:
@@ -104,7 +101,7 @@ def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset
 
 
 def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
-    """Fresh LoRA layers as the settings ask; the first weights are decided by `seed`.
+    """Inject fresh LoRA layers as the settings ask; the first weights are decided by `seed`.
 
     Raises:
         UserError: No layer matches.
@@ -151,53 +148,8 @@ def learning_text_encoders(model: DiffusionModel) -> list[Part]:
     return found
 
 
-def attach_tensors(
-    model: DiffusionModel,
-    name: str,
-    layers: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]],
-    weight: float,
-    deltas: Mapping[str, Mapping[str, Delta]] | None = None,
-) -> Adapter:
-    """Put finished layers on a model, their effect multiplied by `weight`.
-
-    Args:
-        model: Gets the layers.
-        name: Of the adapter; another for each.
-        layers: Pairs: part -> module name -> (A, B, alpha).
-        weight: The adapter's scale: 0 is the base, 1 as trained.
-        deltas: Updates of whole weights: part -> module name -> update.
-    """
-    for part, modules in layers.items():
-        module = model.modules.get(part)
-        ranks = {key: int(down.shape[0]) for key, (down, _, _) in modules.items()}
-        alphas = {key: alpha for key, (_, _, alpha) in modules.items()}
-        most = max(ranks.values())
-        _inject(module, list(modules), name, most, most, 0.0, ranks, alphas)
-        _fill(module, name, modules, weight)
-    adapter = collect(model, name, list(layers))
-    for parameter in adapter.parameters.values():
-        parameter.requires_grad_(False)
-    found = {part: dict(base_layers(model.modules.get(part))) for part in deltas or {}}
-    whole = [
-        DeltaLayer(found[part][key], delta, weight)
-        for part, modules in (deltas or {}).items()
-        for key, delta in modules.items()
-    ]
-    return replace(adapter, deltas=tuple(whole))
-
-
-def set_weight(model: DiffusionModel, adapter: Adapter, weight: float) -> None:
-    """Multiply the adapter's effect by `weight` (0 is the base, 1 as trained)."""
-    for part in adapter.modules:
-        for _, layer in lora_layers(model.modules.get(part)):
-            if adapter.name in layer.scaling:
-                layer.set_scale(adapter.name, weight)
-    for delta in adapter.deltas:
-        delta.weight = weight
-
-
 def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
-    """The `Adapter` that stands on a model under a peft name; forces its parameters to float32."""
+    """The `Adapter` that was injected under a name of peft; its parameters become float32."""
     modules: dict[str, tuple[str, ...]] = {}
     parameters: dict[str, nn.Parameter] = {}
     owner: dict[str, str] = {}
@@ -208,11 +160,9 @@ def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
             for letter, holder in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 parameter: Any = holder[name].weight
                 parameter.data = parameter.data.float()
-                exchange = (
-                    f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, key)}.{letter}.weight"
-                )
-                parameters[exchange] = parameter
-                owner[exchange] = part
+                stem = f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, key)}"
+                parameters[f"{stem}.{letter}.weight"] = parameter
+                owner[f"{stem}.{letter}.weight"] = part
     return Adapter(
         name=name,
         modules=modules,
@@ -223,9 +173,9 @@ def collect(model: DiffusionModel, name: str, parts: Sequence[str]) -> Adapter:
 
 
 def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """All LoRA layers below a module with their names."""
+    """All layers of peft below a module with their names."""
     for key, child in module.named_modules():
-        if isinstance(child, LoraLayer):
+        if isinstance(child, PeftLayer):
             yield key, child
 
 
@@ -241,36 +191,13 @@ def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _inject(
-    module: nn.Module,
-    names: Sequence[str],
-    adapter_name: str,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    ranks: Mapping[str, int] | None = None,
-    alphas: Mapping[str, float] | None = None,
+    module: nn.Module, names: Sequence[str], adapter_name: str, rank: int, alpha: float, dropout: float
 ) -> None:
     config = PeftConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft divides, a float is as good
         lora_dropout=dropout,
         target_modules=list(names),
-        rank_pattern=dict(ranks or {}),
-        alpha_pattern=dict(alphas or {}),
         init_lora_weights=True,
     )
     inject_adapter_in_model(config, module, adapter_name)
-    del module.peft_config  # pyright: ignore[reportAttributeAccessIssue] - peft warns of a second adapter when it finds the first's
-    for _, layer in lora_layers(module):  # several adapters add up
-        layer.set_adapter(list(layer.lora_A.keys()))
-
-
-def _fill(module: nn.Module, name: str, modules: Mapping[str, tuple[Tensor, Tensor, float]], weight: float) -> None:
-    for key, layer in lora_layers(module):
-        if key not in modules:
-            continue
-        down, up, alpha = modules[key]
-        for holder, tensor in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
-            assert holder.weight.numel() == tensor.numel(), "shapes are checked where the file is read"
-            holder.weight.data = tensor.reshape(holder.weight.shape).to(holder.weight.device, torch.float32)
-        layer.scaling[name] = weight * alpha / down.shape[0]

@@ -1,53 +1,56 @@
-"""Adapter files as other programs spell them, written without a library's conversions.
+"""Adapter files in the key formats of other programs, written without a library's conversions.
 
-In: `Layers`: part -> module name -> (A, B, alpha). Out: tensors by key, in one of two key formats:
+In: `LoraLayer` records. Out: tensors by key, in one of two key formats:
 
-    exchange   `unet.<module>.lora_A.weight`             diffusers, peft, and our own adapter.safetensors
+    diffusers  `unet.<module>.lora_A.weight`             diffusers, peft, and our own adapter.safetensors
     kohya      `lora_unet_<module>.lora_down.weight`     sd-scripts, A1111, ComfyUI; with `.alpha`
 
-Written files have alpha / rank baked into B and alpha = rank, because readers disagree about who keeps the scale.
+Written files have alpha / rank multiplied into B and alpha = rank, because readers disagree about who keeps the factor. No
+weights of the model are read.
 """
+
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from loraloom.lora.fusing import Layers, fuse_layers
+from loraloom.lora.fusing import fuse_layers
+from loraloom.lora.layers import LoraLayer
 from loraloom.protocols.model import DiffusionModel
 
 
-def baked(layers: Layers) -> Layers:
-    """The same updates with alpha = rank: (A, B alpha / rank, rank)."""
-    return {
-        part: {
-            name: (down, up * (alpha / down.shape[0]), float(down.shape[0]))
-            for name, (down, up, alpha) in modules.items()
-        }
-        for part, modules in layers.items()
-    }
-
-
-def to_diffusers(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keys of diffusers and peft; the layers must be `baked`."""
+def to_diffusers(model: DiffusionModel, layers: Iterable[LoraLayer], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with the keys of diffusers and peft."""
     tensors: dict[str, Tensor] = {}
-    for part, modules in layers.items():
-        for name, (down, up, _) in modules.items():
-            stem = f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, name)}"
-            tensors[f"{stem}.lora_A.weight"] = down.to(dtype)
-            tensors[f"{stem}.lora_B.weight"] = up.to(dtype)
+    for layer in map(_with_factor_in_up, layers):
+        stem = diffusers_stem(model, layer.part, layer.module)
+        tensors[f"{stem}.lora_A.weight"] = layer.down.to(dtype)
+        tensors[f"{stem}.lora_B.weight"] = layer.up.to(dtype)
     return tensors
 
 
-def to_kohya(model: DiffusionModel, layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keys of sd-scripts, with `.alpha` = rank and layers fused as it has them; the layers must be `baked`."""
+def to_kohya(model: DiffusionModel, layers: Iterable[LoraLayer], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with the keys of sd-scripts, with `.alpha` = rank, and with layers fused as sd-scripts has them."""
     tensors: dict[str, Tensor] = {}
-    for part, modules in fuse_layers(model, layers).items():
-        for name, (down, up, alpha) in modules.items():
-            stem = _kohya_stem(model, part, name)
-            tensors[f"{stem}.lora_down.weight"] = down.to(dtype)
-            tensors[f"{stem}.lora_up.weight"] = up.to(dtype)
-            tensors[f"{stem}.alpha"] = torch.tensor(alpha, dtype=dtype)
+    for layer in fuse_layers(model, map(_with_factor_in_up, layers)):
+        stem = _kohya_stem(model, layer.part, layer.module)
+        tensors[f"{stem}.lora_down.weight"] = layer.down.to(dtype)
+        tensors[f"{stem}.lora_up.weight"] = layer.up.to(dtype)
+        tensors[f"{stem}.alpha"] = torch.tensor(layer.alpha, dtype=dtype)
     return tensors
 
 
-def _kohya_stem(model: DiffusionModel, part: str, name: str) -> str:
-    return f"{model.lora_format.kohya_prefix(part)}_{model.lora_format.diffusers_name(part, name).replace('.', '_')}"
+def diffusers_stem(model: DiffusionModel, part: str, module: str) -> str:
+    """All of a key before `.lora_A.weight`, in the key format of diffusers."""
+    return f"{model.lora_format.component(part)}.{model.lora_format.diffusers_name(part, module)}"
+
+
+def _with_factor_in_up(layer: LoraLayer) -> LoraLayer:
+    """The same update with alpha = rank: alpha / rank is multiplied into B."""
+    return replace(layer, up=layer.up * layer.factor, alpha=float(layer.rank))
+
+
+def _kohya_stem(model: DiffusionModel, part: str, module: str) -> str:
+    name = model.lora_format.diffusers_name(part, module).replace(".", "_")
+    return f"{model.lora_format.kohya_prefix(part)}_{name}"

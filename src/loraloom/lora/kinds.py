@@ -190,13 +190,13 @@ OTHER: list[OtherKind] = [
     ),
     OtherKind(
         pattern=r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner|vae)\.",
-        what="is a whole model, not an adapter", fix="draw with --model FILE instead of --adapter FILE",
+        what="is a whole model, not an adapter", fix="generate with --model FILE instead of --adapter FILE",
     ),
     OtherKind(
         pattern=r"^((unet|text_encoder)\.)?(conv_in|conv_out|conv_norm_out|time_embedding\.\w+|text_model\.embeddings\.\w+)\.weight$|"
         r"^(encoder|decoder|quant_conv|post_quant_conv)\.",
         what="is one part of a whole model, not an adapter",
-        fix="draw with --model and the folder that holds model_index.json",
+        fix="generate with --model and the folder that holds model_index.json",
     ),
 ]  # fmt: skip
 """Kinds that are not read, the surest sign first."""
@@ -243,7 +243,7 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
         if example is not None:
             fix = kind.fix
             if fix == _OTHER_BASE:
-                fix = f"{fix}: draw it with a program for its base, or get one for {made_for}"
+                fix = f"{fix}: use it with a program for its base, or get one for {made_for}"
             return UserError(
                 f"{where} {kind.what}{named}",
                 got=f"{len(keys):,} of {total:,} tensors without a place in {made_for}, such as {shown(example)}",
@@ -256,7 +256,7 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
         return UserError(
             f"{where} fits this model but for {len(keys):,} of {total:,} tensors, whose kind is not known",
             got=Shown(listed),
-            fix="they may change what it draws: ask its author what they are, or for a file without them",
+            fix="they may change what it does: ask its author what they are, or for a file without them",
         )
     example = f"such as {keys[0][:200]}"
     fix = (

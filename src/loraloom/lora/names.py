@@ -1,6 +1,7 @@
 """Names of modules in adapter files, in every key format that is in use, mapped to the modules of a model.
 
-In: a model and one of its parts. Out: stem of a key (all before the weight's own name) -> module name:
+In: a model and one of its parts, without its weights: names and shapes are those of `Modules.skeleton`. Out: stem of a key
+(all before the weight's own name) -> module name:
 
     unet.down_blocks.0.….to_k          diffusers and peft in diffusers; also without the first word (old attention processors)
     base_model.model.down_blocks.0.…   peft's own files
@@ -10,7 +11,8 @@ A family adds stems of its own (`LoraFormat.other_stems`), such as CompVis block
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -25,17 +27,23 @@ def base_modules(module: nn.Module) -> dict[str, nn.Module]:
     return dict(sorted(base_layers(module)))
 
 
+def weight_shapes(model: DiffusionModel, part: str) -> dict[str, tuple[int, ...]]:
+    """The weight's shape of every linear and convolution layer of a part, by name, and of its `fused_layers`."""
+    layers: dict[str, Any] = {**base_modules(model.modules.skeleton(part))}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    return shapes | {name: _fused_shape(shapes, members) for name, members in _fused(model, part, shapes).items()}
+
+
 def fused_layers(model: DiffusionModel, part: str) -> dict[str, tuple[str, ...]]:
     """Name of each layer that holds several in other programs' files, to the modules here in the order of its rows."""
-    names = list(base_modules(model.modules.get(part)))
-    return {layer.name: layer.modules for layer in model.lora_format.fused(part, names)}
+    return _fused(model, part, base_modules(model.modules.skeleton(part)))
 
 
 def stems_of(model: DiffusionModel, part: str) -> dict[str, str]:
     """Every stem that means a module of `part`, or one of its `fused_layers`, to that name."""
     found: dict[str, str] = {}
-    names = list(base_modules(model.modules.get(part)))
-    for name in [*names, *fused_layers(model, part)]:
+    names = list(base_modules(model.modules.skeleton(part)))
+    for name in [*names, *_fused(model, part, names)]:
         for stem in _stems(model, part, name):
             found.setdefault(stem, name)
     for stem, name in model.lora_format.other_stems(part, names).items():
@@ -54,10 +62,21 @@ def plain_stem(stem: str) -> str:
     return f"{before}.to_out.0" if word == "out" else f"{before}.to_{word}"
 
 
+def _fused(model: DiffusionModel, part: str, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return {layer.name: layer.modules for layer in model.lora_format.fused(part, list(names))}
+
+
+def _fused_shape(shapes: Mapping[str, tuple[int, ...]], members: Sequence[str]) -> tuple[int, ...]:
+    """(outputs, inputs) of the one layer that holds these modules."""
+    inputs = {shapes[name][1] for name in members}
+    assert len(inputs) == 1, "layers that read different inputs cannot be one"
+    return sum(shapes[name][0] for name in members), inputs.pop()
+
+
 def _stems(model: DiffusionModel, part: str, name: str) -> Iterator[str]:
     form = model.lora_format
-    exchange, component, kohya = form.diffusers_name(part, name), form.component(part), form.kohya_prefix(part)
-    for known in dict.fromkeys((exchange, name)):
+    component, kohya = form.component(part), form.kohya_prefix(part)
+    for known in dict.fromkeys((form.diffusers_name(part, name), name)):
         flat = known.replace(".", "_")
         yield f"{component}.{known}"
         yield known

@@ -1,20 +1,21 @@
 """From an adapter file of any kind that is read to updates of a model's layers.
 
-In: a checked header, the tensors, what is stated about the strength, and a model. Out: `Updates`: pairs (A, B, alpha) for
-plain LoRA, a `Delta` for every other kind. Keys, kinds and shapes are checked on the header, before a tensor is read.
+In: a checked header, the tensors, what is stated about the strength, and a model. Out: `Updates`: a `LoraLayer` for each
+layer of a plain LoRA, a `Delta` for each layer of another kind. Keys, kinds and shapes are checked on the header, before a
+tensor is read. Names and shapes of the model come from its configs: none of its weights are read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from loraloom.lora.deltas import FORMULAS, Delta
-from loraloom.lora.fusing import Layers, fused_shape, split_layers
+from loraloom.lora.fusing import split_layers
 from loraloom.lora.kinds import ReadKind, base_named, kind_of, refuse, split_key
-from loraloom.lora.names import base_modules, fused_layers, stems_of
+from loraloom.lora.layers import LoraLayer
+from loraloom.lora.names import fused_layers, stems_of, weight_shapes
 from loraloom.lora.strength import Strength
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
@@ -37,14 +38,14 @@ class Updates:
     """What a file does to a model.
 
     Attributes:
-        pairs: Plain LoRA: part -> module -> (A, B, alpha).
-        deltas: Every other kind: part -> module -> update.
+        layers: The updates of plain LoRA.
+        deltas: The updates of every other kind.
         notes: Sentences for the user: what the file does not state.
     """
 
-    pairs: Layers
-    deltas: Mapping[str, Mapping[str, Delta]]
-    notes: tuple[str, ...]
+    layers: tuple[LoraLayer, ...] = ()
+    deltas: tuple[Delta, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ def locate(
     stems = {found[0] for found in split.values() if found}
     modules = _find_modules(model, stems)
     grouped: dict[tuple[str, str], dict[str, str]] = {}
-    spelled: dict[tuple[str, str], str] = {}
+    stem_of: dict[tuple[str, str], str] = {}
     rest: list[str] = []
     for key, found in split.items():
         place = modules.get(found[0]) if found else None
@@ -105,7 +106,7 @@ def locate(
             rest.append(key)
             continue
         roles = grouped.setdefault(place, {})
-        spelled.setdefault(place, found[0])
+        stem_of.setdefault(place, found[0])
         if found[1] in roles:
             twice = f"{shown(roles[found[1]])} and {shown(key)}"
             raise UserError(f"{where} holds a layer twice", got=twice, fix="get a file in one key format")
@@ -113,13 +114,15 @@ def locate(
     if rest or not grouped:
         raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture)
     places: list[Place] = []
-    shapes = {part: _weight_shapes(model, part) for part in {part for part, _ in grouped}}
+    parts = {part for part, _ in grouped}
+    shapes = {part: weight_shapes(model, part) for part in parts}
+    fused = {part: fused_layers(model, part) for part in parts}
     for (part, name), keys in grouped.items():
-        stem = spelled[part, name]
+        stem = stem_of[part, name]
         kind = kind_of(keys, where, stem)
         places.append(Place(part=part, name=name, stem=stem, kind=kind, keys=keys))
         _check_shapes(places[-1], infos, shapes[part][name], where, metadata)
-        if name in fused_layers(model, part) and (kind.formula != "lora" or _VECTORS & keys.keys()):
+        if name in fused[part] and (kind.formula != "lora" or _VECTORS & keys.keys()):
             raise UserError(
                 f"{where}: {shown(stem)} holds several layers of this model",
                 got=kind.name,
@@ -144,8 +147,9 @@ def read_updates(
     where = strength.where
     places = locate(model, infos, where, metadata)
     tensors = load()
-    pairs: Layers = {}
-    deltas: dict[str, dict[str, Delta]] = {}
+    weights = {part: weight_shapes(model, part) for part in {place.part for place in places}}
+    layers: list[LoraLayer] = []
+    deltas: list[Delta] = []
     unstated: list[str] = []  # parts, one for each layer
     stated: set[str] = set()
     for place in places:
@@ -159,29 +163,43 @@ def read_updates(
         values = {role: _float(tensors[key], key, where) for role, key in place.keys.items() if role != "alpha"}
         scale = 1.0 if factor is None else factor
         _check_size(values, scale, place, where)
-        magnitude = _magnitude(model, place, values, strength)
+        magnitude = _magnitude(model, place, values, strength, weights[place.part][place.name])
         if place.kind.formula == "lora" and magnitude is None:
             down, up = values["down"], values["up"]
-            pairs.setdefault(place.part, {})[place.name] = (down, up, scale * down.shape[0])
+            alpha = scale * down.shape[0]
+            layers.append(LoraLayer(part=place.part, module=place.name, down=down, up=up, alpha=alpha))
             continue
         bias = values.pop("diff_b", None)
-        delta = Delta(kind=place.kind.formula, tensors=values, scale=scale, magnitude=magnitude, bias=bias)
-        deltas.setdefault(place.part, {})[place.name] = delta
-    pairs = split_layers(model, pairs)
-    return Updates(
-        pairs=pairs, deltas=deltas, notes=tuple(_notes(model, metadata, unstated, stated, len(places), where))
-    )
+        deltas.append(
+            Delta(
+                part=place.part,
+                module=place.name,
+                kind=place.kind.formula,
+                tensors=values,
+                factor=scale,
+                magnitude=magnitude,
+                bias=bias,
+            )
+        )
+    layers = split_layers(model, layers)
+    _check_unique([*layers, *deltas], where)
+    notes = tuple(_notes(model, metadata, unstated, stated, len(places), where))
+    return Updates(layers=tuple(layers), deltas=tuple(deltas), notes=notes)
 
 
-def _weight_shapes(model: DiffusionModel, part: str) -> dict[str, tuple[int, ...]]:
-    """The weight's shape of every layer of a part, and of the layers that hold several in other programs' files."""
-    layers: dict[str, Any] = {**base_modules(model.modules.get(part))}
-    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-    return shapes | {name: fused_shape(model, part, members) for name, members in fused_layers(model, part).items()}
+def _check_unique(updates: Sequence[LoraLayer | Delta], where: str) -> None:
+    """Refuse a layer that has an update of its own beside the one of a fused layer that holds it."""
+    seen: set[tuple[str, str]] = set()
+    for update in updates:
+        place = (update.part, update.module)
+        if place in seen:
+            got = f"{update.module} alone and as a part of a fused layer"
+            raise UserError(f"{where} holds a layer twice", got=got, fix="get a file in one key format")
+        seen.add(place)
 
 
 def _find_modules(model: DiffusionModel, stems: set[str]) -> dict[str, tuple[str, str]]:
-    """Stem -> (part, module). A part's weights are read only when an earlier one lacks a stem."""
+    """Stem -> (part, module). A part is looked at only when an earlier one lacks a stem."""
     found: dict[str, tuple[str, str]] = {}
     for part in [each.name for each in model.info.parts if each.lora_targets]:
         if stems <= found.keys():
@@ -257,7 +275,9 @@ def _factor(
     return alpha / rank if rank is not None else 1.0
 
 
-def _magnitude(model: DiffusionModel, place: Place, values: dict[str, Tensor], strength: Strength) -> Tensor | None:
+def _magnitude(
+    model: DiffusionModel, place: Place, values: dict[str, Tensor], strength: Strength, weight: tuple[int, ...]
+) -> Tensor | None:
     """DoRA's norms, taken out of `values`."""
     given = [role for role in ("magnitude", "dora_scale") if role in values]
     stated = strength.stated(model.lora_format.component(place.part))
@@ -271,8 +291,7 @@ def _magnitude(model: DiffusionModel, place: Place, values: dict[str, Tensor], s
         return None
     if len(given) == 2:
         raise UserError(f"{strength.where} holds DoRA norms twice", got=str(shown(place.stem)), fix="ask its author")
-    weight = base_modules(model.modules.get(place.part))[place.name].weight
-    shape = _norm_shape(given[0], tuple(values[given[0]].shape), tuple(weight.shape))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    shape = _norm_shape(given[0], tuple(values[given[0]].shape), weight)
     assert shape is not None, "checked on the header"
     return values.pop(given[0]).reshape(shape)
 
@@ -285,7 +304,7 @@ def _float(tensor: Tensor, key: str, where: str) -> Tensor:
 
 
 def _check_size(values: Mapping[str, Tensor], scale: float, place: Place, where: str) -> None:
-    """Refuse weights whose product may overflow: a model would draw noise or nothing, without a word."""
+    """Refuse weights whose product may overflow: a model would generate noise or nothing, without a message."""
     size = scale
     for role, value in values.items():
         if role not in _VECTORS:

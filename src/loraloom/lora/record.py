@@ -29,7 +29,7 @@ Text = Annotated[str, Field(max_length=4096)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseRecord:
-    """The base that an adapter was trained on: fields of `contracts.ModelSource`."""
+    """The base that an adapter was trained on: fields of `protocols.model.ModelSource`."""
 
     source: Text = ""
     path: Text | None = None
@@ -79,7 +79,7 @@ def read_record(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
             f"{where} is of a format that this version does not know",
             got=shown(form),
             expected=FORMAT,
-            fix="it was made by a newer loraloom: update this one, or draw with one of the files in its exports/",
+            fix="it was made by a newer loraloom: update this one, or generate with one of the files in its exports/",
         )
     size = said.get("size")
     if isinstance(size, str) and not _SIZE.fullmatch(size):
@@ -92,7 +92,7 @@ def read_record(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     known = {name: value for name, value in said.items() if name in _KNOWN}
     if isinstance(known.get("base"), dict):
         known["base"] = {name: value for name, value in known["base"].items() if name in _KNOWN_BASE}
-    parse_record(AdapterRecord, json.dumps(known), what, fix="get the file again, or train the adapter anew")
+    parse_record(AdapterRecord, json.dumps(known), what, fix="get the file again, or train the adapter again")
     return said
 
 

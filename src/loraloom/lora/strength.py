@@ -107,7 +107,7 @@ def read_strength(path: Path, metadata: Mapping[str, str], own_alpha: float | No
     Args:
         path: The adapter file.
         metadata: Its metadata.
-        own_alpha: Of our own record.
+        own_alpha: The alpha of our own record.
         peft_names: Whether its keys are peft's own, so that `adapter_config.json` beside it belongs to it.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Modules of an opened model by part: read at first use, frozen, placed, dropped, and told apart by their sums.
+"""Modules of an opened model by part: read at first use, frozen, placed on devices, dropped, and identified by hashes.
 
-In: how a part is read and how its files are summed. Out: `ModuleStore`, which every family gives to the shared code. Training
-from cached latents and prompt embeddings therefore never holds a VAE or a text encoder.
+In: how a part is read, built without weights, and how its files are summed. Out: `ModuleStore`, which every family gives to
+the shared code. Training from cached latents and prompt embeddings therefore never holds a VAE or a text encoder.
 """
 
 import gc
@@ -22,6 +22,7 @@ class ModuleStore:
 
     Args:
         load: Reads the weights of a part; called at first use and again after `drop`.
+        build: Makes the module of a part from its config, without weights; called on the meta device, once for each part.
         fingerprint: sha256 over a part's weight files and config; called once for each part.
         file_sha256: sha256 of the whole model where it is one file.
         blocks: Part -> name of its list of blocks, for modules without gradient checkpointing of their own.
@@ -32,14 +33,17 @@ class ModuleStore:
         load: Callable[[str], nn.Module],
         fingerprint: Callable[[str], str],
         *,
+        build: Callable[[str], nn.Module],
         file_sha256: Callable[[], str | None] = lambda: None,
         blocks: Mapping[str, str] | None = None,
     ) -> None:
         self._load = load
         self._sum = fingerprint
+        self._build = build
         self.file_sha256 = file_sha256
         self._blocks = dict(blocks or {})
         self._modules: dict[str, nn.Module] = {}
+        self._skeletons: dict[str, nn.Module] = {}
         self._fingerprints: dict[str, str] = {}
 
     def get(self, part: str) -> nn.Module:
@@ -49,6 +53,13 @@ class ModuleStore:
             module.requires_grad_(False)
             self._modules[part] = module.eval()
         return self._modules[part]
+
+    def skeleton(self, part: str) -> nn.Module:
+        """The part's module on the meta device: names and shapes of its layers; reads configs only."""
+        if part not in self._skeletons:
+            with torch.device("meta"), quiet():
+                self._skeletons[part] = self._build(part).requires_grad_(False).eval()
+        return self._skeletons[part]
 
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""

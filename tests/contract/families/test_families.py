@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from loraloom.generate.images import check_size, denoise, to_images, unread_nega
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
 from loraloom.lora.files import read_adapter
 from loraloom.lora.inject import Adapter, attach_new
-from loraloom.lora.merged import MergedLora
+from loraloom.lora.layers import LoraLayer
+from loraloom.lora.reading import Updates
+from loraloom.lora.stack import LoraStack
 from loraloom.models.loading import open_model, resolve
 from loraloom.prepare.run import prepare
 from loraloom.prompts.encoder import PromptEncoder
@@ -89,7 +92,7 @@ def shaken(model: DiffusionModel) -> Adapter:
     return adapter
 
 
-def layers_of(adapter: Adapter, model: DiffusionModel, folder: Path) -> Any:
+def layers_of(adapter: Adapter, model: DiffusionModel, folder: Path) -> tuple[LoraLayer, ...]:
     from loraloom.lora.files import save_adapter
 
     save_adapter(folder / "own.safetensors", adapter.state(), {"format": "loraloom.adapter.1", "alpha": 3, "rank": 3})
@@ -221,25 +224,60 @@ def test_a_prompt_is_encoded_alike_alone_and_among_others(model: DiffusionModel)
 # --------------------------------------------------------------------------------------------------------------- LoRA
 
 
-def test_merging_and_unmerging_leaves_the_base_bit_for_bit(model: DiffusionModel) -> None:
-    denoiser = model.modules.get(model.info.denoiser.name)
+def test_merging_unmerging_and_removing_leave_the_base_bit_for_bit(model: DiffusionModel, tmp_path: Path) -> None:
+    updates = Updates(layers=tuple(layers_of(shaken(model), model, tmp_path)))
+    fresh = open_model(model.info.source)
+    denoiser = fresh.modules.get(fresh.info.denoiser.name)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    plain = denoise(model, encoder(model).encode, [request(model, 4.0)])
-    adapter = shaken(model)
-    beside = denoise(model, encoder(model).encode, [request(model, 4.0)])
-    folding = MergedLora(model, [adapter], changing=True)
-    merged = denoise(model, encoder(model).encode, [request(model, 4.0)])
+
+    def latents() -> Tensor:
+        return denoise(fresh, encoder(fresh).encode, [request(fresh, 4.0)])
+
+    plain = latents()
+    stack = LoraStack(fresh)
+    stack.add("a", updates)
+    beside = latents()
+    stack.merge()
+    merged = latents()
     torch.testing.assert_close(merged, beside, atol=1e-3, rtol=1e-3)
     assert float((merged - plain).abs().max()) > 1e-3
-    folding.remove()
+    stack.unmerge()
+    assert torch.equal(latents(), beside)
+    stack.merge()
+    assert torch.equal(latents(), merged)
+    stack.remove("a")
     after = denoiser.state_dict()
-    assert all(torch.equal(after[name if name in after else base(name)], value) for name, value in before.items())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(latents(), plain)
 
 
-def base(name: str) -> str:
-    """A weight's name under a LoRA layer."""
-    module, _, weight = name.rpartition(".")
-    return f"{module}.base_layer.{weight}"
+def test_a_skeleton_has_the_names_and_shapes_of_the_weights(model: DiffusionModel) -> None:
+    for part in model.info.parts:
+        skeleton = model.modules.skeleton(part.name)
+        assert not model.modules.loaded(part.name)
+        wanted = {name: value.shape for name, value in model.modules.get(part.name).named_parameters()}
+        assert {name: value.shape for name, value in skeleton.named_parameters()} == wanted
+
+
+def test_adapters_are_read_and_converted_where_the_weights_of_the_model_are_gone(
+    model: DiffusionModel, case: Case, tmp_path: Path
+) -> None:
+    files = export_adapter(
+        model, layers_of(shaken(model), model, tmp_path), {"rank": 3}, tmp_path / "exports", "x", "fp32"
+    )
+    configs = copytree(case.folder, tmp_path / "configs", ignore=ignore_patterns("*.safetensors", "*.bin"))
+    bare = open_model(ModelSource(location=str(configs)))
+    for file in files:
+        layers = read_adapter(file).layers(bare)
+        again = export_adapter(bare, layers, {"rank": 3}, tmp_path / file.stem, "x", "fp32")
+        for made, first in zip(again, files, strict=True):
+            one, other = load_file(made), load_file(first)
+            assert one.keys() == other.keys()
+            for key, value in one.items():
+                if not key.endswith("alpha"):
+                    torch.testing.assert_close(value, other[key], atol=1e-6, rtol=1e-5)
+    assert not any(bare.modules.loaded(part.name) for part in bare.info.parts)
 
 
 def test_both_exports_draw_the_same_in_the_reference_pipeline(model: DiffusionModel, tmp_path: Path) -> None:
@@ -256,14 +294,12 @@ def test_every_export_is_read_back_as_the_layers_that_it_was_made_of(model: Diff
     layers = layers_of(shaken(model), model, tmp_path)
     for file in export_adapter(model, layers, {"rank": 3}, tmp_path / "exports", "x", "fp32"):
         back = read_adapter(file).layers(model)
-        assert back.keys() == layers.keys()
-        for part, modules in layers.items():
-            assert back[part].keys() == modules.keys(), file.name
-            for name, (down, up, alpha) in modules.items():
-                other_down, other_up, other_alpha = back[part][name]
-                change, other = (alpha / len(down)) * up.flatten(1) @ down.flatten(1), other_up.flatten(1)
-                other = (other_alpha / len(other_down)) * other @ other_down.flatten(1)
-                torch.testing.assert_close(other, change, atol=1e-6, rtol=1e-5)
+        found = {(layer.part, layer.module): layer for layer in back}
+        assert found.keys() == {(layer.part, layer.module) for layer in layers}, file.name
+        for layer in layers:
+            other = found[layer.part, layer.module]
+            change, again = (each.factor * each.up.flatten(1) @ each.down.flatten(1) for each in (layer, other))
+            torch.testing.assert_close(again, change, atol=1e-6, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- training

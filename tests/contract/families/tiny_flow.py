@@ -249,7 +249,7 @@ class TinyFlowModel:
         self._files = files
         self.modules = ModuleStore(
             self._load, lambda part: files.fingerprint(FOLDERS[part]), file_sha256=files.file_sha256,
-            blocks={"transformer": "blocks"},
+            build=lambda part: KINDS[part](), blocks={"transformer": "blocks"},
         )  # fmt: skip
         self.text = TwoTexts(self.modules)
         sigma_t = (torch.arange(STEPS, dtype=torch.float64) + 1) / STEPS

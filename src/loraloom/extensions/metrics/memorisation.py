@@ -26,7 +26,7 @@ class MemorisationSettings(Settings):
 
     copy_bits: int = setting(
         6,
-        "an image whose 64-bit perceptual hash differs from a training image's in at most N bits counts as a copy",
+        "Largest difference of two 64-bit perceptual hashes, in bits, at which an image counts as a copy of a training image.",
         flag="--copy-bits",
         ge=0,
         le=32,
