@@ -140,7 +140,14 @@ def copy_with(folder: Path, name: str, **changes: Any) -> Path:
     [
         ("config.json", {"model_type": "clipp"}, "did you mean 'clip'"),
         ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "code"),
+        ("config.json", {"projection_dim": 10**9}, "projection_dim"),
+        ("config.json", {"vision_config": {"hidden_size": 10**9}}, "vision_config: hidden_size"),
+        ("config.json", {"text_config": {"vocab_size": -1}}, "text_config: vocab_size"),
+        ("config.json", {"text_config": {"num_hidden_layers": "many"}}, "num_hidden_layers"),
+        ("config.json", {"vision_config": {"hidden_size": 256}}, "the extractor cannot be read"),
+        ("config.json", {"vision_config": {"num_attention_heads": 7}}, "the extractor cannot be read"),
         ("preprocessor_config.json", {"crop_size": {"height": 10**9}}, "crop_size"),
+        ("preprocessor_config.json", {"crop_size": {"height": 64}}, "reads images of 128 pixels"),
         ("preprocessor_config.json", {"image_mean": [0.5]}, "three numbers"),
         ("preprocessor_config.json", {"image_std": ["a", 1, 1]}, "image_std"),
     ],
@@ -151,6 +158,17 @@ def test_a_config_that_cannot_be_used_is_one_line(
     folder = copy_with(tmp_path / "clip", name, **changes)
     with pytest.raises(UserError, match=words):
         Tower(resolve_extractor(str(folder), "--extractor").folder, "cpu")
+
+
+def test_weights_that_give_nan_are_one_line(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_with(tmp_path / "clip", "config.json")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["visual_projection.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="NaN"):
+        Tower(folder, "cpu").images([sample("nan", drawn(1, 32, 32))])
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

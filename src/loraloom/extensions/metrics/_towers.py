@@ -7,7 +7,7 @@ Weights are safetensors only and no code of a model is run. Images are preproces
 preprocessor_config.json says, with Pillow: `CLIPImageProcessor` needs torchvision in some versions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,21 @@ STYLE_WIDTH = 64
 STYLE_DEPTHS = (0.25, 0.5, 0.75)
 """Layers whose Gram matrices describe the style, as shares of the depth."""
 _CROPS = ("center", "squash")
+_LIMITS = {
+    "hidden_size": 16_384,
+    "intermediate_size": 1 << 17,
+    "num_hidden_layers": 256,
+    "num_attention_heads": 256,
+    "num_channels": 3,
+    "image_size": 4096,
+    "patch_size": 1024,
+    "vocab_size": 1 << 20,
+    "max_position_embeddings": 1 << 14,
+    "projection_dim": 16_384,
+    "mlp_ratio": 64,
+    "num_register_tokens": 1024,
+}
+"""Largest number of each field of a config: the library would allocate whatever it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +122,15 @@ def _three(value: Any, where: str) -> tuple[float, float, float]:
     return first, second, third
 
 
+def check_numbers(config: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for a number of a config that no extractor has; parts such as `vision_config` count too."""
+    for name, value in config.items():
+        if isinstance(value, dict) and name.endswith("_config"):
+            check_numbers(value, f"{where}: {name}")
+        elif name in _LIMITS and value is not None:
+            check_range(value, f"{where}: {name}", 0 if name == "num_register_tokens" else 1, _LIMITS[name])
+
+
 class Tower:
     """An opened extractor.
 
@@ -123,6 +147,7 @@ class Tower:
         kind = str(config.get("model_type"))
         if kind not in _CLASSES or not hasattr(transformers, _CLASSES[kind]):
             raise UserError("no extractor of this kind is known", got=kind, fix=did_you_mean(kind, _CLASSES))
+        check_numbers(config, f"config.json of {folder.name}")
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             raise UserError(
@@ -132,15 +157,24 @@ class Tower:
             )
         for file in weights:
             check_safetensors(file)
+        self.name = str(folder)
         self.kind, self.device, self.preprocessing = kind, device, read_preprocessing(folder)
         self.keep_style = False
         with quiet(), library_errors("the extractor", folder):
             made = getattr(transformers, _CLASSES[kind])
             self.model: Any = made.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
             self.model = self.model.eval().requires_grad_(False).to(device)
+            vision = self.model.config.vision_config if kind == "clip" else self.model.config
+            side = int(vision.image_size)
             self.tokenizer: Any = None
             if kind == "clip":
                 self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+        if kind == "clip" and self.preprocessing.side != side:
+            raise UserError(
+                f"preprocessor_config.json of {folder.name} makes images of {self.preprocessing.side} pixels, and the extractor "
+                f"reads images of {side} pixels",
+                fix="download it again",
+            )
         self._kept: dict[tuple[str, str], Rows] = {}
         self._styles: dict[str, Rows] = {}
         self._texts: dict[str, Rows] = {}
@@ -222,6 +256,8 @@ class Tower:
             clip = self.kind == "clip"
             rows = self.model.visual_projection(answer.pooler_output) if clip else answer.last_hidden_state[:, 0]
             styles = self._grams(answer.hidden_states) if self.keep_style else [None] * len(missing)
+        if not bool(torch.isfinite(rows).all()):
+            raise UserError("the extractor gives NaN or infinity", got=self.name, fix="name another extractor")
         for id_, row, style in zip(missing, rows.float().cpu().numpy(), styles, strict=True):
             self._kept.setdefault((crop, id_), row)
             if style is not None and crop == "center":
