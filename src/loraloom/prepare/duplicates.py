@@ -92,7 +92,8 @@ def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed:
     Args:
         labels: Group of every image.
         contents: sha256 of every source file.
-        share: Share of all images that is held out, 0 to 1; above 0 at least one image is wanted, and one always stays for training.
+        share: Share of all images that is held out, 0 to 1; above 0 at least one image is wanted. One always stays for
+            training.
         seed: Another seed holds out other groups.
     """
     groups: dict[int, list[int]] = defaultdict(list)
