@@ -171,8 +171,8 @@ class Tower:
                 self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
         if kind == "clip" and self.preprocessing.side != side:
             raise UserError(
-                f"preprocessor_config.json of {folder.name} makes images of {self.preprocessing.side} pixels, and the extractor "
-                f"reads images of {side} pixels",
+                f"preprocessor_config.json of {folder.name} makes images of {self.preprocessing.side} pixels, and the "
+                f"extractor reads images of {side} pixels",
                 fix="download it again",
             )
         self._kept: dict[tuple[str, str], Rows] = {}
