@@ -58,8 +58,8 @@ def test_images_are_scored_against_a_folder_and_each_score_names_extractor_count
         assert row["seeds"] == [0, 1]
         assert row["count"] in (2, 4)
         assert {"interval_95", "anchors", "says_nothing", "references"} <= set(row)
-    assert any(line.startswith("dino is left out: ") for line in said)
-    assert any(line.startswith("drift is left out: it needs a run") for line in said)
+    assert any(line.startswith("left out: dino: it needs an extractor for images alone") for line in said)
+    assert any(line.startswith("left out: drift, leakage, score_difference: it needs a run") for line in said)
 
 
 def test_the_sheet_and_the_receipts_are_not_scored(tmp_path: Path, scored: Score) -> None:

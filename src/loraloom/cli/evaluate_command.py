@@ -61,7 +61,9 @@ def lines(evaluation: Evaluation) -> list[str]:
     found += [score.figure.says_nothing for score in scores if score.figure.says_nothing]
     found += [score.doubt for score in scores if score.doubt]
     scored = evaluation.record["scored"]
-    found.append(f"extractors: {scored['extractors']}; seeds: {scored['seeds']}; intervals are of 95 %")
+    sure = any(score.figure.low is not None for score in scores)
+    intervals = "intervals are of 95 %" if sure else "no intervals: they need 4 prompts"
+    found.append(f"extractors: {scored['extractors']}; seeds: {scored['seeds']}; {intervals}")
     found.append(f"scores: {evaluation.scores_file}; with images: {evaluation.report_file}")
     return found
 

@@ -10,7 +10,7 @@ from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED,
 from loraloom.config.run import Precision
 
 FIRST_SEED = 100_000_000
-"""Of the images that are scored: training and its samples use small ones."""
+"""Default seed of the images that are scored: training and its samples use small ones."""
 
 
 class EvaluateConfig(Extended):

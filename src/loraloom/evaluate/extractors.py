@@ -35,8 +35,8 @@ class Extractor:
 
     Attributes:
         location: As the user, or the default, names it.
-        folder: Of its files.
-        sha256: Of its weights, hex.
+        folder: Folder of its files.
+        sha256: Sum of its first weight file, hex.
     """
 
     location: str

@@ -50,7 +50,7 @@ class Images:
     Attributes:
         samples: In the order of their files.
         model: Source of the model that generated them, as their recipes have it; empty where nobody knows.
-        domain: Of their prompts; empty where nobody knows.
+        domain: Domain of their prompts; empty where nobody knows.
         sizes: How many images have which (width, height).
     """
 
@@ -66,7 +66,7 @@ class References:
 
     Attributes:
         samples: Roles `reference` and `held_out`.
-        manifest: Of a prepared dataset; None for a folder of images.
+        manifest: The manifest of a prepared dataset; None for a folder of images.
         info: Settings of `prepare`; empty without a manifest.
         sizes: As of `Images`, of the role `reference`.
     """

@@ -53,7 +53,7 @@ class EvaluateOptions:
         lora: Run, checkpoint folder or adapter file.
         reference: Dataset or folder of images; None takes the run's dataset.
         base: Model; None takes the adapter's, or that of the images' recipes.
-        domain: Of the prompts; None takes the adapter's, or that of the recipes.
+        domain: Domain of the prompts; None takes the adapter's, or that of the recipes.
         out: Folder of the scores.
     """
 

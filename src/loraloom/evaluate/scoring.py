@@ -26,10 +26,10 @@ class Score:
 
     Attributes:
         metric: Name of the metric.
-        figure: Of the generated images.
+        figure: The figure of the generated images.
         anchors: The same figure of other sets, by role.
         extractor: That computed its features; empty for a metric without one.
-        seeds: Of the images; empty where nobody knows them.
+        seeds: Seeds of the images; empty where nobody knows them.
     """
 
     metric: str
@@ -69,7 +69,7 @@ def choose(
     """The metrics to compute.
 
     Args:
-        wanted: Names; empty is every metric that can be computed, and a line for each that cannot.
+        wanted: Names; empty is every metric that can be computed, and a line for each reason why others cannot.
         there: What there is to score.
         without: Kind of extractor to why there is none.
         say: Takes these lines.
@@ -78,6 +78,7 @@ def choose(
         UserError: A metric that was named cannot be computed, or none can.
     """
     chosen: list[EvaluationMetric] = []
+    left_out: dict[str, list[str]] = {}
     for name in wanted or plugins.names("metrics"):
         metric: EvaluationMetric = plugins.load("metrics", name)
         why = metric.missing(there) or (without.get(metric.tower) if metric.tower else None)
@@ -86,7 +87,9 @@ def choose(
         elif wanted:
             raise UserError(f"{name} cannot be computed: {why}")
         else:
-            say(f"{name} is left out: {why}")
+            left_out.setdefault(why, []).append(name)
+    for why, names in left_out.items():
+        say(f"left out: {', '.join(names)}: {why}")
     if not chosen:
         raise UserError("no metric can be computed from what is given", fix="add --reference, or images with prompts")
     return chosen
@@ -117,7 +120,7 @@ def score(
 
     Args:
         metrics: To compute.
-        samples: Of all roles.
+        samples: Samples of all roles.
         setups: By name of metric.
         extractors: By kind.
         batch_size: Images that an extractor reads at once.

@@ -72,7 +72,7 @@ class DomainContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricContract:
-    """Of an `EvaluationMetric`.
+    """Contract of an `EvaluationMetric`.
 
     Attributes:
         figures: Names of all figures that it gives, in order.

@@ -62,10 +62,10 @@ class Sample:
         id: Unique among all samples of an evaluation, whatever their role; stays when the role changes.
         open: Reads the image, RGB. Called when somebody asks for its pixels.
         prompt: What the image was generated from, or its caption; empty where nobody knows.
-        seed: Of a generated image; None where nobody knows.
+        seed: Seed of a generated image; None where nobody knows.
         pair: What the images of two roles have in common that belong together: the same prompt and seed.
-        numbers: Of a probe.
-        held_out: Of a probe: whether its caption was never trained on.
+        numbers: Numbers of a probe.
+        held_out: Whether the caption of a probe was never trained on.
     """
 
     role: Role
@@ -140,7 +140,7 @@ class MetricSetup:
         verifier: The domain's, where it has one.
         asked: The prompt as the verifier reads it: without the trigger word, which is no text of the domain.
         options: Values of the metric's own settings by key.
-        shared: Of all metrics of one evaluation: opened extractors and what they computed.
+        shared: What all metrics of one evaluation share: opened extractors and what they computed.
     """
 
     tower: Path | None = None

@@ -13,7 +13,7 @@ class PairState(Rows):
     """Embeddings of some roles under the name of their pair, so that the two of one request stand together.
 
     Args:
-        setup: Of the metric.
+        setup: What the metric was given.
         paired: Roles whose samples are kept by pair.
         single: Roles whose samples are kept by id.
     """

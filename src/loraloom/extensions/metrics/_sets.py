@@ -14,7 +14,7 @@ class SetState(Rows):
     """CLIP embeddings of generated and reference images.
 
     Args:
-        setup: Of the metric.
+        setup: What the metric was given.
         crop: How an image becomes a square, see `Preprocessing.pixels`.
     """
 

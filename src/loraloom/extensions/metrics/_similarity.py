@@ -15,8 +15,8 @@ class SimilarityState(Rows):
     """Feature vectors of generated and reference images.
 
     Args:
-        setup: Of the metric.
-        name, label: Of its figure.
+        setup: What the metric was given.
+        name, label: Name and label of its figure.
         features: The vectors of some samples.
     """
 

@@ -61,10 +61,10 @@ class Preprocessing:
     """What is done to an image before the tower sees it.
 
     Attributes:
-        side: Of the square that the tower reads, pixels.
+        side: Side of the square that the tower reads, pixels.
         shortest_edge: The shorter side is resized to this and the middle is cut out.
         resample: Pillow's filter.
-        mean, std: Of the pixels in 0 .. 1, by channel.
+        mean, std: Mean and deviation of the pixels in 0 .. 1, by channel.
     """
 
     side: int
@@ -135,7 +135,7 @@ class Tower:
     """An opened extractor.
 
     Args:
-        folder: Of its files.
+        folder: Folder of its files.
         device: Where it runs.
     """
 

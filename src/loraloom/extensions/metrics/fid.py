@@ -1,8 +1,9 @@
 """FID: Frechet distance between the generated images and the references, in the feature space of the extractor.
 
 Heusel et al. 2017. The feature space is that of the extractor (clean-fid calls it CLIP-FID), so the number cannot be
-compared with one of Inception features. FID of few images says nothing: two halves of one set are 65 apart at 50 images,
-20 at 500 and 5 at 2,000, where 0 is true. Below 2,000 images of either set no number is given; `kid` and `cmmd` are.
+compared with one of Inception features. FID depends on the number of images: two sets of one distribution are 43 apart at
+50 images, 4.3 at 500 and 1.1 at 2,000, where 0 is true (`benchmarks/metrics.py`). Below 2,000 images of either set no
+number is given; `kid` and `cmmd` are.
 """
 
 from loraloom.extensions.metrics._distances import frechet_distance, half_sample_sd

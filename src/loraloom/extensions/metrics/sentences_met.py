@@ -58,7 +58,8 @@ class SentencesState(Rows):
             return []
         if not ids:
             why = f"sentences met says nothing: the domain reads no sentence in any of the {lost:,} prompts"
-            return [nothing(name, label, why, (0, 0), better=better) for name, label, better in _FIGURES]
+            name, label, better = _FIGURES[0]
+            return [nothing(name, label, why, (0, 0), better=better)]
         rows, groups = self.matrix("generated"), self.group_list("generated")
         figures = [
             mean_figure(name, label, rows[:, column], ids, groups, self._setup.seed, better=better)
