@@ -58,8 +58,19 @@ def test_images_are_scored_against_a_folder_and_each_score_names_extractor_count
         assert row["seeds"] == [0, 1]
         assert row["count"] in (2, 4)
         assert {"interval_95", "anchors", "says_nothing", "references"} <= set(row)
+    assert set(record["per_image"]["generated/00000.png"]) >= {"clip_score", "clip_i", "copies"}  # pyright: ignore
     assert any(line.startswith("left out: dino: it needs an extractor for images alone") for line in said)
-    assert any(line.startswith("left out: drift, leakage, score_difference: it needs a run") for line in said)
+    assert any(line.startswith("left out: drift, leakage: it needs a run") for line in said)
+
+
+def test_references_of_one_caption_are_as_many_images_as_they_are(tmp_path: Path, scored: Score) -> None:
+    """Grouped by caption, twelve photos with two captions would give no interval at all."""
+    for number in range(12):
+        save(drawn(number, 32, 32), tmp_path / "real" / f"{number}.png", f"a photo of sks {number % 2}")
+    (kid,) = scored(
+        tmp_path / "out", images=generated(tmp_path / "images", 10), reference=tmp_path / "real", metrics=["kid"]
+    ).scores
+    assert kid.figure.sd is not None
 
 
 def test_the_sheet_and_the_receipts_are_not_scored(tmp_path: Path, scored: Score) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.evaluate.extractors import own_clip, resolve_extractor
-from loraloom.extensions.metrics._towers import Tower
+from loraloom.extensions.metrics._towers import Tower, read_preprocessing
 from loraloom.extensions.metrics.clip_score import clip_cosines
 from loraloom.protocols.domain import Section
 from loraloom.protocols.evaluation import Sample
@@ -42,6 +42,19 @@ def test_pixels_are_those_of_the_models_own_preprocessing(tower: Tower, size: tu
     image = drawn(3, *size)
     theirs = CLIPImageProcessor.from_pretrained(MINI)(images=[image], return_tensors="np")["pixel_values"][0]
     assert np.abs(tower.preprocessing.pixels(image, "center") - theirs).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(160, 120), (90, 300)])
+def test_a_model_that_resizes_the_whole_image_gets_the_whole_image(tmp_path: Path, size: tuple[int, int]) -> None:
+    """DINO ViT-S/16 has no crop: cutting the middle out would score other pixels than DreamBooth did."""
+    from transformers import CLIPImageProcessor
+
+    square = {"height": 128, "width": 128}
+    folder = copy_with(tmp_path / "clip", "preprocessor_config.json", do_center_crop=False, crop_size=None, size=square)
+    theirs = CLIPImageProcessor.from_pretrained(folder)(images=[drawn(3, *size)], return_tensors="np")["pixel_values"][
+        0
+    ]
+    assert np.abs(read_preprocessing(folder).pixels(drawn(3, *size), "center") - theirs).max() < 1e-6
 
 
 TORCHMETRICS = {

@@ -177,7 +177,9 @@ def images_of(folder: Path, role: Role, files: Sequence[tuple[Path, str, int]], 
 
 
 def _sample(role: Role, name: str, path: Path, prompt: str, seed: int | None) -> Sample:
-    return Sample(role=role, id=f"{role}/{name}", open=partial(open_image, path), prompt=prompt, seed=seed, pair=name)
+    real = role in ("reference", "held_out")
+    opened = partial(open_image, path)
+    return Sample(role=role, id=f"{role}/{name}", open=opened, prompt=prompt, seed=seed, pair=name, real=real)
 
 
 def _image_entries(folder: Path, noun: str) -> list[Entry]:

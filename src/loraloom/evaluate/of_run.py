@@ -139,6 +139,8 @@ class RunImages:
         if self.references.manifest:
             facts["dataset"] = str(self.references.manifest.folder)
         facts["trigger"] = self.trigger or "none"
+        held = any(sample.role == "held_out" and sample.prompt for sample in self.references.samples)
+        facts["prompts are"] = "held-out captions" if held else "captions of the references: none is held out"
         return facts
 
 
@@ -171,11 +173,11 @@ def plan_run(
             fix="name a prepared dataset with --reference, or score a folder of images",
         )
     if not captions[True]:
-        losses.add("note: no caption is held out: the prompts are captions that the adapter may have been trained on")
+        losses.say("note: no caption is held out: the prompts are captions that the adapter may have been trained on")
     chosen = [usable[place] for place in permutation(len(usable), "evaluate", "prompts", config.seed)]
     prompts = chosen[: config.num_prompts]
     if len(prompts) < config.num_prompts:
-        losses.add(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
+        losses.say(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
     asked = [
         (captions[held][place], held)
         for held in (False, True)

@@ -26,7 +26,7 @@ from loraloom.evaluate.generating import without_trigger
 from loraloom.evaluate.inputs import Images, References, read_images, read_references, say_sizes
 from loraloom.evaluate.of_run import RunImages, plan_run
 from loraloom.evaluate.report import Page, write_report
-from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, score
+from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, per_image, score
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.evaluation import ROLE_NAMES, EvaluationMetric, MetricSetup, Sample
@@ -207,6 +207,7 @@ def _record(
         "metrics": [metric.name for metric in metrics],
         "settings": config.model_dump(mode="json"),
         "scores": as_json(scores),
+        "per_image": per_image(scores),
         "notes": list(losses.lines),
     }
 

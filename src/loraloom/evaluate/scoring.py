@@ -199,6 +199,15 @@ def as_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
+def per_image(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
+    """Id of an image, or of a pair or prompt, to name of the figure to its value: which ones raise or lower a mean."""
+    values: dict[str, dict[str, float]] = {}
+    for one in scores:
+        for id_, value in one.figure.values.items():
+            values.setdefault(id_, {})[one.figure.name] = value
+    return {id_: values[id_] for id_ in sorted(values)}
+
+
 def _figure(figure: Figure) -> dict[str, Any]:
     better = {1: "higher", -1: "lower", 0: "neither"}[figure.better]
     return {

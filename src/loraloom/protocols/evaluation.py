@@ -65,6 +65,7 @@ class Sample:
         seed: Seed of a generated image; None where nobody knows.
         pair: What the images of two roles have in common that belong together: the same prompt and seed.
         numbers: Numbers of a probe.
+        real: Whether nobody generated it; stays when the role changes.
         held_out: Whether the caption of a probe was never trained on.
     """
 
@@ -75,7 +76,13 @@ class Sample:
     seed: int | None = None
     pair: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict[str, float])
+    real: bool = False
     held_out: bool = False
+
+    @property
+    def group(self) -> str:
+        """Samples of one group are not independent: generated images of one prompt. Real images are each their own."""
+        return self.id if self.real or not self.prompt else self.prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ class PairState(Rows):
 
         own = [sample for sample in samples if sample.role in (*self._paired, *self._single)]
         for sample, row in zip(own, tower_of(self.setup).images(own) if own else [], strict=True):
-            self.add(sample.role, sample.pair if sample.role in self._paired else sample.id, row, sample.prompt)
+            self.add(sample.role, sample.pair if sample.role in self._paired else sample.id, row, sample.group)
 
     def both(self, one: Role, other: Role) -> list[str]:
         """Pairs that both roles have, sorted."""

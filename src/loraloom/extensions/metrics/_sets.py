@@ -29,7 +29,7 @@ class SetState(Rows):
         own = [sample for sample in samples if sample.role in SCORED]
         rows = tower_of(self.setup).images(own, crop=self._crop) if own else []
         for sample, row in zip(own, rows, strict=True):
-            self.add(sample.role, sample.id, row, sample.prompt)
+            self.add(sample.role, sample.id, row, sample.group)
 
     @property
     def counts(self) -> tuple[int, int]:

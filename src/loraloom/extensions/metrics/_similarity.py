@@ -28,7 +28,7 @@ class SimilarityState(Rows):
         """Keep the vectors of generated and reference images."""
         own = [sample for sample in samples if sample.role in ("generated", "reference")]
         for sample, row in zip(own, self._features(self._setup, own) if own else [], strict=True):
-            self.add(sample.role, sample.id, row, sample.prompt)
+            self.add(sample.role, sample.id, row, sample.group)
 
     def compute(self) -> list[Figure]:
         """For each image its mean cosine with all references, and the mean over images."""

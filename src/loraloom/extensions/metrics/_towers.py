@@ -64,21 +64,28 @@ class Preprocessing:
         side: Side of the square that the tower reads, pixels.
         shortest_edge: The shorter side is resized to this and the middle is cut out.
         resample: Pillow's filter.
+        cuts: Whether the middle is cut out; otherwise the whole image is resized to the square.
         mean, std: Mean and deviation of the pixels in 0 .. 1, by channel.
     """
 
     side: int
     shortest_edge: int
     resample: Image.Resampling
+    cuts: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def pixels(self, image: Image.Image, crop: str) -> Rows:
-        """(3, side, side). `center` cuts the middle out, as the model's own preprocessing does; `squash` resizes the whole
-        image, as CMMD's reference does. They differ for images that are not square."""
+        """(3, side, side) of an image.
+
+        Args:
+            image: An image of any mode and size.
+            crop: `center` is the model's own preprocessing, which mostly cuts the middle out; `squash` resizes the whole
+                image, as CMMD's reference does. They differ for images that are not square.
+        """
         assert crop in _CROPS, crop
         image = image.convert("RGB")
-        if crop == "center":
+        if crop == "center" and self.cuts:
             short, long = min(image.size), max(image.size)
             length = int(self.shortest_edge * long / short)
             wide = image.width >= image.height
@@ -87,7 +94,8 @@ class Preprocessing:
             left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
             image = image.crop((left, top, left + self.side, top + self.side))
         else:
-            image = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
+            kind = Image.Resampling.BICUBIC if crop == "squash" else self.resample
+            image = image.resize((self.side, self.side), kind)
         values = np.asarray(image, np.float32) / 255
         rows = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return rows.transpose(2, 0, 1).astype(np.float32)
@@ -102,11 +110,14 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     what = f"preprocessor_config.json of {folder.name}"
     config = read_json_object(folder / "preprocessor_config.json", what)
     size, crop = config.get("size"), config.get("crop_size")
-    side = _side(crop if config.get("do_center_crop", True) and crop else size, f"{what}: crop_size")
+    cuts = bool(crop) and config.get("do_center_crop", True) is not False
+    side = _side(crop if cuts else size, f"{what}: crop_size")
     edge = _side(size, f"{what}: size")
     resample = check_range(config.get("resample", 3), f"{what}: resample", 0, 5)
     mean, std = (_three(config.get(key), f"{what}: {key}") for key in ("image_mean", "image_std"))
-    return Preprocessing(side=side, shortest_edge=edge, resample=Image.Resampling(resample), mean=mean, std=std)
+    return Preprocessing(
+        side=side, shortest_edge=edge, resample=Image.Resampling(resample), cuts=cuts, mean=mean, std=std
+    )
 
 
 def _side(value: Any, where: str) -> int:

@@ -32,7 +32,7 @@ class ClipScoreState(Rows):
             assert tower is not None
             texts = tower.texts(sample.prompt, self._setup.sections(sample.prompt))
             cosines = clip_cosines(image, texts)
-            self.add("generated", sample.id, [cosines.clip(min=0).mean(), cosines.mean()], sample.prompt)
+            self.add("generated", sample.id, [cosines.clip(min=0).mean(), cosines.mean()], sample.group)
 
     def compute(self) -> list[Figure]:
         """Both figures."""

@@ -47,7 +47,7 @@ class MemorisationState(Rows):
 
         own = [sample for sample in samples if sample.role in ("generated", "reference")]
         for sample, row in zip(own, tower_of(self._setup).images(own) if own else [], strict=True):
-            self.add(sample.role, sample.id, row, sample.prompt)
+            self.add(sample.role, sample.id, row, sample.group)
             self.add(f"{sample.role} hashes", sample.id, self._bits(sample))
 
     def _bits(self, sample: Sample) -> Any:

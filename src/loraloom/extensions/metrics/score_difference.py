@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from loraloom.extensions.metrics._distances import auc
-from loraloom.extensions.metrics._figures import NO_ADAPTER, mean_figure, nothing
+from loraloom.extensions.metrics._figures import mean_figure, nothing
 from loraloom.extensions.metrics._rows import Rows
 from loraloom.protocols.contracts import MetricContract
 from loraloom.protocols.evaluation import Available, EvaluationMetric, Figure, MetricSetup, Role, Sample, TowerKind
@@ -85,7 +85,11 @@ class ScoreDifference:
 
     def missing(self, there: Available) -> str | None:
         """A run."""
-        return None if there.counts.get("probe") else NO_ADAPTER
+        if there.counts.get("probe"):
+            return None
+        return (
+            "it needs captions of the training: add --lora RUN whose dataset is there, and leave --num-probes above 0"
+        )
 
     def start(self, setup: MetricSetup) -> ScoreDifferenceState:
         """An empty state."""

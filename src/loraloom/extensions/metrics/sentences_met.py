@@ -35,7 +35,7 @@ class SentencesState(Rows):
         for sample in samples:
             if sample.role == "generated" and sample.prompt:
                 row = self._row(sample)
-                self.add("generated" if row else "not verified", sample.id, row, sample.prompt)
+                self.add("generated" if row else "not verified", sample.id, row, sample.group)
 
     def _row(self, sample: Sample) -> list[float]:
         """Four numbers; none where the domain cannot read the prompt, or it asks for nothing."""
