@@ -13,6 +13,7 @@ from loraloom.models.hub import download_files
 from loraloom.models.loading import resolve
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
+from loraloom.utils.safetensors_io import check_safetensors
 from loraloom.utils.untrusted import is_file, read_json_object
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
@@ -58,14 +59,16 @@ def resolve_extractor(location: str, flag: str) -> Extractor:
     config = read_json_object(folder / "config.json", f"config.json of the extractor {location}")
     refuse_foreign(config, f"config.json of the extractor {location}")
     check_files(folder)
-    sums = [file_sum(file) for file in sorted(folder.glob("*.safetensors"))]
-    if not sums:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise UserError(
             "this extractor has no safetensors weights",
             got=location,
             fix=f"name another with {flag}: pickled weights can run code and are not read",
         )
-    return Extractor(location=location, folder=folder, sha256=sums[0])
+    for file in weights:
+        check_safetensors(file)
+    return Extractor(location=location, folder=folder, sha256=file_sum(weights[0]))
 
 
 def own_clip(base: str | None) -> str | None:

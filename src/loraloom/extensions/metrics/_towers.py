@@ -157,7 +157,9 @@ class Tower:
         config = read_json_object(folder / "config.json", f"config.json of {folder.name}")
         kind = str(config.get("model_type"))
         if kind not in _CLASSES or not hasattr(transformers, _CLASSES[kind]):
-            raise UserError("no extractor of this kind is known", got=kind, fix=did_you_mean(kind, _CLASSES))
+            raise UserError(
+                "no extractor of this kind is known", got=shown(kind), fix=did_you_mean(kind[:80], _CLASSES)
+            )
         check_numbers(config, f"config.json of {folder.name}")
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
@@ -180,6 +182,9 @@ class Tower:
             self.tokenizer: Any = None
             if kind == "clip":
                 self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+        if kind == "clip":
+            text = self.model.config.text_config
+            check_range(text.eos_token_id, f"config.json of {folder.name}: eos_token_id", 0, text.vocab_size - 1)
         if kind == "clip" and self.preprocessing.side != side:
             raise UserError(
                 f"preprocessor_config.json of {folder.name} makes images of {self.preprocessing.side} pixels, and the "
@@ -239,11 +244,18 @@ class Tower:
     def _encode_texts(self, windows: Sequence[list[int]]) -> Rows:
         import torch
 
-        tokenizer, length = self.tokenizer, int(self.model.config.text_config.max_position_embeddings)
-        filled = [
-            [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (length - 2 - len(ids))
-            for ids in windows
-        ]
+        tokenizer, config = self.tokenizer, self.model.config.text_config
+        first, last, rest = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        length = int(config.max_position_embeddings)
+        filled = [[first, *ids, last] + [rest] * (length - 2 - len(ids)) for ids in windows]
+        known = range(int(config.vocab_size))
+        if wrong := [id_ for ids in filled for id_ in ids if id_ not in known]:
+            raise UserError(
+                "the extractor's tokenizer does not belong to its weights",
+                got=shown(wrong[0]),
+                expected=f"token ids below {len(known):,}",
+                fix="download it again",
+            )
         with torch.inference_mode():
             seen = self.model.text_model(input_ids=torch.tensor(filled, device=self.device)).pooler_output
             rows = torch.nn.functional.normalize(self.model.text_projection(seen), dim=-1)
