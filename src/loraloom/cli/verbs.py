@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.evaluate_verb import evaluate
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
@@ -297,7 +298,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare or generate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -317,7 +318,7 @@ def config(
 def extensions(
     name: Annotated[str | None, typer.Argument(help="Show only this extension, with its settings.")] = None,
 ) -> None:
-    """List families, domains, formats and captioners, built in and from other packages."""
+    """List families, domains, formats, captioners and metrics, built in and from other packages."""
     from loraloom.cli.extension_pages import extension_page, list_extensions
 
     typer.echo(extension_page(name) if name else list_extensions())
@@ -367,6 +368,7 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
     (grid, "loraloom.config.generate:GenerateConfig"),
+    (evaluate, "loraloom.config.evaluate:EvaluateConfig"),
     (tokens, None),
     (samples, None),
     (config, None),
