@@ -1,9 +1,9 @@
-"""How much of a plan does an autoencoder let through? It is the ceiling of every score of the models that draw with it.
+"""Measure how much of a plan survives an autoencoder: the upper limit of every score of a model with it.
 
-In: models, how many plans of each style, deviations of white noise. Plans that nothing is trained on are encoded, noise of
-each deviation is added to their latents (whose own deviation is 1; a denoiser's errors are like that), decoded and read back.
-Out, printed and with `--json` as a file: the share of plans whose text comes back word for word, and of those whose counts,
-connections and positions do.
+In: models, the number of plans of each style, deviations of white noise. Held-out plans are encoded, noise of each
+deviation is added to their latents (which have a deviation of 1) in place of a denoiser's errors, and they are decoded and
+read back. Out, printed and with `--json` as a file: the share of plans with exactly the same text, and of plans with the
+same counts, connections and positions.
 
     python -m benchmarks.autoencoder --plans 200 --json benchmarks/results/autoencoder.json
     python -m benchmarks.autoencoder --models builtin:mini PATH_OF_SD15 --plans 50
@@ -33,7 +33,7 @@ BATCH = 8
 
 
 def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
-    """True images and texts."""
+    """Held-out images and texts."""
     assert DOMAIN.dataset_generator is not None
     return [
         DOMAIN.dataset_generator.draw(derive_seed("benchmark of autoencoders", number) >> 16, style)
@@ -52,7 +52,7 @@ def rebuilt(model: DiffusionModel, images: list[Image.Image], deviation: float) 
 def shares(
     model: DiffusionModel, examples: list[tuple[Image.Image, str]], style: str, deviation: float
 ) -> dict[str, float]:
-    """Share of plans that come back whole, and by section."""
+    """Share of plans that are read back unchanged, as a whole and by section."""
     torch.manual_seed(0)
     right: dict[str, list[bool]] = {name: [] for name in ("all", *SECTIONS)}
     for first in range(0, len(examples), BATCH):
@@ -69,7 +69,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["builtin:mini"])
-    parser.add_argument("--plans", type=int, default=200, help="of each style")
+    parser.add_argument("--plans", type=int, default=200, help="number of plans of each style")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.2])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

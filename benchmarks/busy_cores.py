@@ -1,9 +1,9 @@
-"""Drawing beside other work on the same cores: OpenMP's own spinning wait against the short one that loraloom asks for.
+"""Measure generation beside other work on the same cores: OpenMP's default spinning wait against loraloom's short one.
 
-Threads of OpenMP that wait for each other spin. On a core that another program wants too, a thread spins through its
-time while the one it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=30000` where the user set nothing
-(`cli.main`). Both sides draw the same images on `builtin:mini`, by turns, in processes of their own, on an idle machine
-and beside one busy process a core; medians of seconds an image and of their ratios are printed.
+OpenMP threads that wait for each other spin. On a core that another program also uses, a thread spins while the thread
+that it waits for does not run. `loraloom` sets `GOMP_SPINCOUNT=30000` if the user set nothing (`cli.main`). Both sides
+generate the same images with `builtin:mini`, alternately, in separate processes, on an idle machine and beside one busy
+process per core; medians of seconds per image and of their ratios are printed.
 
     python -m benchmarks.busy_cores --rounds 5
 """
@@ -19,33 +19,35 @@ from statistics import median
 
 from benchmarks.recording import machine, write_record
 
-DRAW = """
+GENERATE = """
 import time
 from loraloom.config.generate import GenerateConfig
 from loraloom.protocols.model import ModelSource
 from loraloom.generate.session import open_session
 session = open_session(GenerateConfig(steps=8), source=ModelSource(location="builtin:mini"), say=lambda text: None)
 requests = session.requests(["a red house beside a tree"])
-list(session.draw(requests))
+list(session.generate(requests))
 began = time.perf_counter()
-list(session.draw(requests * 2))
+list(session.generate(requests * 2))
 print((time.perf_counter() - began) / 2)
 """
 SIDES = {"OpenMP's own": None, "short spin": "30000"}
 
 
 def image_s(spin: str | None) -> float:
-    """Seconds an image in a fresh process."""
+    """Seconds per image in a new process."""
     environment = {key: value for key, value in os.environ.items() if key not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     if spin is not None:
         environment["GOMP_SPINCOUNT"] = spin
-    drawn = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, check=True)
-    return float(drawn.stdout)
+    ended = subprocess.run(
+        [sys.executable, "-c", GENERATE], env=environment, capture_output=True, text=True, check=True
+    )
+    return float(ended.stdout)
 
 
 @contextmanager
 def other_work(processes: int) -> Iterator[None]:
-    """Processes that compute and do nothing else while the block runs."""
+    """Processes that only compute while the block runs."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield

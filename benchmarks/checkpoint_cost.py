@@ -1,8 +1,8 @@
-"""How long a checkpoint stops training, as a share of a run that saves every 100 steps.
+"""Measure the cost of checkpoints, as a share of a run that saves every 100 steps.
 
-In: nothing. Out: seconds a save, seconds a step, and the share. The base has Stable Diffusion 1.5's layout at a quarter of
-its widths (see `training_speed.py`), rank 16, batch 4, 256 px; a real base takes longer a step and saves more (rank 16
-on SD 1.5's cross-attention is 3 MB), so the share is not smaller here than there by the model's size alone.
+Out: seconds per save, seconds per step, and the share. The base has Stable Diffusion 1.5's layout at a quarter of its
+widths (see `training_speed.py`), rank 16, batch 4, 256 px. A real base has longer steps and larger saves (rank 16 on SD
+1.5's cross-attention is 3 MB), so the small model alone does not make the share smaller.
 
     uv run python -m benchmarks.checkpoint_cost
 """
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.training_speed import build_model, draw_images
+from benchmarks.training_speed import build_model, make_images
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.prepare.run import prepare
@@ -24,14 +24,12 @@ from loraloom.train.run import train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument(
-        "--every", type=int, default=4, help="saves are this near to each other only to see many of them"
-    )
+    parser.add_argument("--every", type=int, default=4, help="steps between saves; small, to measure many of them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_model(folder / "model")
-        draw_images(folder / "images", 16, 256)
+        make_images(folder / "images", 16, 256)
         prepare(
             folder / "images", folder / "dataset", PrepareConfig(size=256, validation_share=0), console=lambda t: None
         )

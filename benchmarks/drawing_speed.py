@@ -1,8 +1,8 @@
-"""Does an adapter cost time when images are generated with it?
+"""Measure the time per image with an adapter, merged or beside the weights, and without.
 
-In: a run folder, how many rounds. Out: seconds an image without an adapter, with one merged into the weights as
-`generate` does, and with its layers beside the weights; they take turns, and medians of the ratios
-within a round are printed.
+In: a run folder, the number of rounds. Out: seconds per image without an adapter, with one merged into the weights as in
+`generate`, and with its layers beside the weights as in training. They alternate, and medians of the ratios within a round
+are printed.
 
     loraloom quickstart --out quickstart
     python -m benchmarks.drawing_speed --adapter quickstart/run
@@ -21,11 +21,11 @@ STEPS = 10
 IMAGES = 4
 
 
-def drawing_s(session: Session, text: str) -> float:
-    """Seconds an image."""
+def generation_s(session: Session, text: str) -> float:
+    """Seconds per image."""
     requests = session.requests([text] * IMAGES)
     began = time.perf_counter()
-    for _ in session.draw(requests):
+    for _ in session.generate(requests):
         pass
     return (time.perf_counter() - began) / IMAGES
 
@@ -49,7 +49,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(args.rounds + 1):
         for name, session in sessions.items():
-            taken = drawing_s(session, text)
+            taken = generation_s(session, text)
             if number:  # the first round warms up
                 seconds[name].append(taken)
         if number:

@@ -1,15 +1,15 @@
-"""How fast and how surely are floor plans drawn, read, exported and measured?
+"""Measure speed and reliability of synthesising, reading, exporting and measuring floor plans.
 
-In: how many plans, and a folder of real pairs where there is one (`--real`: N.txt beside N.png, or `input_text/` and
+In: the number of plans, and a folder of real pairs if there is one (`--real`: N.txt beside N.png, or `input_text/` and
 `label_floorplan/`). Out, printed and with `--json` as a file:
 
-- drawing: plans per CPU second of a core, alone and as the data set that `plan synthesise` writes, and
+- synthesis: plans per CPU second of a core, alone and as the dataset that `plan synthesise` writes, and
   statistics beside those of 101 real plans (`floorplan_synthesis.py`);
 - reading: the share of plans whose counts, connections, positions and all three are read back identically from images
-  that are exact, noisy, blurred, compressed, off colour or enlarged, and CPU milliseconds an image (median);
+  that are exact, noisy, blurred, compressed, off colour or enlarged, and CPU milliseconds per image (median);
 - exports: the share that reads back to the same pixels;
-- texts: what the parser does with mutilated ones; anything but a spec or a refusal that says why is a crash;
-- metrics: all of them for answers that know nothing (`anchors`).
+- texts: the parser on damaged texts; any result except a spec or a refusal with a reason is a crash;
+- metrics: all of them for the reference answers of `anchors`.
 
     OMP_NUM_THREADS=1 python -m benchmarks.floorplan --count 10000 --workers 2 --json benchmarks/results/floorplan.json
 """
@@ -48,15 +48,15 @@ from loraloom.extensions.domains.floorplan.vocabulary import STYLES, style_of
 from loraloom.utils.errors import UserError
 
 PARTS = ("drawing", "reading", "exports", "texts", "anchors")
-Chance = np.random.Generator
-Disturb = Callable[[Image.Image, Chance], Image.Image]
+Rng = np.random.Generator
+Disturb = Callable[[Image.Image, Rng], Image.Image]
 
 
 # ---------------------------------------------------------------------------------------------------------- machine
 
 
 def processor() -> str:
-    """Its model, and the widest vectors that it has where that is known: names such as "AMD EPYC" tell little."""
+    """Model of the processor, and its widest vector instructions if known: names such as "AMD EPYC" are ambiguous."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     said = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
@@ -77,7 +77,7 @@ def machine() -> str:
 def noise(sigma: float) -> Disturb:
     """Gaussian noise on every channel."""
 
-    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Rng) -> Image.Image:
         values = np.asarray(image, np.float32) + rng.normal(0, sigma, (*image.size[::-1], 3))
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
@@ -85,14 +85,14 @@ def noise(sigma: float) -> Disturb:
 
 
 def filtered(kernel: ImageFilter.Filter) -> Disturb:
-    """A filter of Pillow's."""
+    """A filter of Pillow."""
     return lambda image, rng: image.filter(kernel)
 
 
 def jpeg(quality: int, subsampling: int = 2) -> Disturb:
-    """Through a JPEG file; subsampling 2 halves the colour's resolution (4:2:0, the default nearly everywhere)."""
+    """A JPEG round trip; subsampling 2 halves the resolution of colour (4:2:0, the usual default)."""
 
-    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Rng) -> Image.Image:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=quality, subsampling=subsampling)
         return Image.open(stream).convert("RGB")
@@ -101,9 +101,9 @@ def jpeg(quality: int, subsampling: int = 2) -> Disturb:
 
 
 def shifted(most: int) -> Disturb:
-    """Each colour of the image moved by up to `most` in each channel."""
+    """Each colour of the image shifted by up to `most` in each channel."""
 
-    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Rng) -> Image.Image:
         pixels = np.asarray(image).reshape(-1, 3)
         colours, place = np.unique(pixels, axis=0, return_inverse=True)
         moved = np.clip(colours + rng.integers(-most, most + 1, colours.shape), 0, 255).astype(np.uint8)
@@ -120,7 +120,7 @@ def resized(factor: float, how: Image.Resampling) -> Disturb:
 def chain(*steps: Disturb) -> Disturb:
     """One after the other."""
 
-    def disturb(image: Image.Image, rng: Chance) -> Image.Image:
+    def disturb(image: Image.Image, rng: Rng) -> Image.Image:
         for step in steps:
             image = step(image, rng)
         return image
@@ -140,14 +140,14 @@ DISTURBANCES: dict[str, Disturb] = {
     "2x nearest, jpeg 90": chain(DOUBLE, jpeg(90)), "2x nearest, jpeg 75": chain(DOUBLE, jpeg(75)),
     "2x nearest, blur 1, noise 10": chain(DOUBLE, filtered(ImageFilter.GaussianBlur(1)), noise(10)),
 }  # fmt: skip
-"""What an image goes through before it is read; 2x is how plans are taught at 512."""
+"""Disturbances of an image before it is read; 2x is the size of plans for training at 512."""
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 def verdict(asked: Spec, seen: Spec) -> dict[str, bool]:
-    """Which parts of two specs are the same."""
+    """The parts of two specs that are the same."""
     same = {
         "counts": asked.counts == seen.counts,
         "connections": asked.connections == seen.connections,
@@ -157,7 +157,7 @@ def verdict(asked: Spec, seen: Spec) -> dict[str, bool]:
 
 
 def examine(image: Image.Image, text: str, seed: int) -> dict[str, dict[str, Any]]:
-    """One image through every disturbance: what is read the same, CPU seconds, share off the palette."""
+    """One image through every disturbance: the parts read back unchanged, CPU seconds, share off the palette."""
     asked, style = parse_spec(text), style_of(text)
     found: dict[str, dict[str, Any]] = {}
     for place, (name, disturb) in enumerate(DISTURBANCES.items()):
@@ -169,14 +169,14 @@ def examine(image: Image.Image, text: str, seed: int) -> dict[str, dict[str, Any
     return found
 
 
-def examine_drawn(style: str, seed: int) -> dict[str, dict[str, Any]]:
-    """The plan of a seed."""
+def examine_synthesised(style: str, seed: int) -> dict[str, dict[str, Any]]:
+    """`examine` the plan of a seed."""
     plan = synthesise(seed).plan
     return examine(Image.fromarray(paint(plan.labels, style)), print_spec(spec_of(plan, style)), seed)
 
 
 def table(title: str, found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Print the shares read the same."""
+    """Print the shares that are read back unchanged."""
     print(
         f"\n{title}, {processor()}\n"
         f"{'read the same, %':30} {'counts':>8} {'doors':>8} {'places':>8} {'all':>8} {'ms':>8} {'off, %':>8}"
@@ -205,11 +205,11 @@ def real_pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def reading(seeds: range, over: Callable[..., Iterable[Any]], folder: Path | None) -> dict[str, Any]:
-    """Drawn plans in each style, and real ones."""
+    """Synthesised plans in each style, and real ones."""
     result: dict[str, Any] = {}
     for style in STYLES:
         result[style] = table(
-            f"{len(seeds)} drawn plans, style {style}", list(over(partial(examine_drawn, style), seeds))
+            f"{len(seeds)} synthesised plans, style {style}", list(over(partial(examine_synthesised, style), seeds))
         )
     pairs = list(real_pairs(folder)) if folder else []
     if not pairs:
@@ -223,18 +223,18 @@ def reading(seeds: range, over: Callable[..., Iterable[Any]], folder: Path | Non
     return result
 
 
-# ---------------------------------------------------------------------------------------------------------- drawing
+# ---------------------------------------------------------------------------------------------------------- synthesis
 
 
-def drawing(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
+def synthesis(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
     """Speed and statistics."""
     clock = time.perf_counter()
-    drawn = list(over(_drawn, seeds))
+    made = list(over(_synthesised, seeds))
     elapsed = time.perf_counter() - clock
     plans, seconds, tries = (
-        [item.plan for item, _ in drawn],
-        [cpu for _, cpu in drawn],
-        [item.tries for item, _ in drawn],
+        [item.plan for item, _ in made],
+        [cpu for _, cpu in made],
+        [item.tries for item, _ in made],
     )
     wrong = sum(map(mismatch, plans))
     result = {
@@ -242,12 +242,12 @@ def drawing(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
         "median_ms": 1000 * statistics.median(seconds), "slowest_ms": 1000 * max(seconds),
         "mean_tries": statistics.fmean(tries), "text_and_picture_differ": wrong,
     }  # fmt: skip
-    print(f"\ndrawing, {processor()}: {result['per_cpu_second']:.1f} plans per CPU second, "
+    print(f"\nsynthesis, {processor()}: {result['per_cpu_second']:.1f} plans per CPU second, "
           f"{result['per_second_elapsed']:.1f} per second elapsed; "
           f"median {result['median_ms']:.0f} ms, slowest {result['slowest_ms']:.0f} ms; "
-          f"{result['mean_tries']:.1f} attempts a plan; text and image differ: {wrong}")  # fmt: skip
+          f"{result['mean_tries']:.1f} attempts per plan; text and image differ: {wrong}")  # fmt: skip
     result["dataset"] = dataset(min(200, len(plans)))
-    print(f"{'5/50/95 % or share':28} {'drawn':>18} {'real':>18}")
+    print(f"{'5/50/95 % or share':28} {'synthesised':>18} {'real':>18}")
     counts(plans)
     shapes(plans)
     graphs(plans)
@@ -255,7 +255,7 @@ def drawing(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
 
 
 def dataset(number: int) -> dict[str, float]:
-    """What `plan synthesise` costs: drawing, images, texts, truths, files. CPU seconds, which other work does not change."""
+    """Cost of `plan synthesise` with all files, in CPU seconds, which do not depend on other work."""
     with tempfile.TemporaryDirectory() as folder:
         before, clock = os.times(), time.perf_counter()
         write_dataset(Path(folder) / "plans", number, seed=0, workers=1)
@@ -263,12 +263,12 @@ def dataset(number: int) -> dict[str, float]:
     spent = sum(
         getattr(after, name) - getattr(before, name) for name in ("user", "system", "children_user", "children_system")
     )
-    print(f"data set, {processor()}: {number / spent:.1f} plans per CPU second, {number / elapsed:.1f} per second elapsed of"
+    print(f"dataset, {processor()}: {number / spent:.1f} plans per CPU second, {number / elapsed:.1f} per second elapsed of"
           " one process")  # fmt: skip
     return {"plans": number, "per_cpu_second": number / spent, "per_second_elapsed": number / elapsed}
 
 
-def _drawn(seed: int) -> tuple[Any, float]:
+def _synthesised(seed: int) -> tuple[Any, float]:
     started = time.process_time()
     item = synthesise(seed)
     return item, time.process_time() - started
@@ -278,7 +278,7 @@ def _drawn(seed: int) -> tuple[Any, float]:
 
 
 def round_trips(seed: int) -> dict[str, bool | None]:
-    """Format to whether a plan comes back from its file; None where a library is missing."""
+    """Format to whether a plan is read back unchanged from its file; None if a library is missing."""
     plan = synthesise(seed).plan
     found: dict[str, bool | None] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -293,7 +293,7 @@ def round_trips(seed: int) -> dict[str, bool | None]:
             elif suffix == ".png":
                 back = labels_of_exact(np.asarray(Image.open(path)))
             elif suffix == ".ifc":
-                # Nothing reads IFC back to pixels here; every room and every opening must be in it.
+                # IFC is not read back to pixels; every room and every opening must be in it.
                 words = Counter(
                     line.split("=", 1)[1].split("(")[0] for line in path.read_text().splitlines() if "=" in line
                 )
@@ -307,7 +307,7 @@ def round_trips(seed: int) -> dict[str, bool | None]:
 
 
 def exports(seeds: range, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
-    """Shares of plans that come back."""
+    """Shares of plans that are read back unchanged."""
     found = list(over(round_trips, seeds))
     print(f"\nexports of {len(found)} plans that read back the same (.ifc: all rooms and windows are in it), %")
     result: dict[str, Any] = {}
@@ -327,8 +327,8 @@ _SNIPPETS = (
 )  # fmt: skip
 
 
-def mutilated(text: str, rng: Chance) -> str:
-    """The text with one to three lines or pieces cut, doubled, moved or put in."""
+def damaged(text: str, rng: Rng) -> str:
+    """The text with one to three lines or pieces removed, duplicated, moved or inserted."""
     for _ in range(int(rng.integers(1, 4))):
         if rng.random() < 0.5:
             lines = text.split("\n")
@@ -352,9 +352,9 @@ def mutilated(text: str, rng: Chance) -> str:
 
 
 def fuzz(seed: int) -> tuple[str, str]:
-    """What becomes of one mutilated text: the kind of end, and the error of a crash."""
+    """The kind of result of one damaged text, and the error of a crash."""
     rng = np.random.default_rng((seed, 1))
-    text = mutilated(print_spec(spec_of(synthesise(seed % 40).plan)), rng)
+    text = damaged(print_spec(spec_of(synthesise(seed % 40).plan)), rng)
     try:
         sections_of(text)
         spec = spec_from_text(text)
@@ -368,10 +368,10 @@ def fuzz(seed: int) -> tuple[str, str]:
 
 
 def texts(number: int, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
-    """Ends of mutilated texts."""
+    """Results of damaged texts."""
     found = list(over(fuzz, range(number)))
     ends = Counter(end for end, _ in found)
-    print(f"\n{number} mutilated texts: {', '.join(f'{count} {end}' for end, count in ends.most_common())}")
+    print(f"\n{number} damaged texts: {', '.join(f'{count} {end}' for end, count in ends.most_common())}")
     for _, error in [each for each in found if each[1]][:5]:
         print(f"  {error}")
     return {"texts": number, **ends, "crashed": ends["crashed"], "printed differently": ends["printed differently"]}
@@ -380,13 +380,13 @@ def texts(number: int, over: Callable[..., Iterable[Any]]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- anchors
 
 
-def chance_answers(number: int) -> dict[str, Any]:
-    """The table of `anchors` over drawn plans."""
+def reference_answers(number: int) -> dict[str, Any]:
+    """The table of `anchors` over synthesised plans."""
     plans = [synthesise(seed).plan for seed in range(number)]
     prompts = [print_spec(spec_of(plan)) for plan in plans]
     result = anchors(prompts, [Image.fromarray(paint(plan.labels)) for plan in plans], seed=0)
     print(
-        f"\nwhat answers score that know little, {number} drawn plans\n{'':34}"
+        f"\nscores of reference answers, {number} synthesised plans\n{'':34}"
         + "".join(f"{name:>15}" for name in result)
     )
     for value in next(iter(result.values())):
@@ -400,9 +400,9 @@ def chance_answers(number: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="plans drawn and read; a tenth of them is exported")
-    parser.add_argument("--anchors", type=int, default=100, help="plans for the table of chance answers")
-    parser.add_argument("--fuzz", type=int, default=2000, help="mutilated texts")
+    parser.add_argument("--count", type=int, default=1000, help="number of plans; a tenth of them is exported")
+    parser.add_argument("--anchors", type=int, default=100, help="number of plans for the table of reference answers")
+    parser.add_argument("--fuzz", type=int, default=2000, help="number of damaged texts")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--real", type=Path, help="folder of real pairs")
@@ -415,11 +415,11 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         over = partial(pool.map, chunksize=8)
         measure: dict[str, Callable[[], Any]] = {
-            "drawing": lambda: drawing(seeds, over),
+            "drawing": lambda: synthesis(seeds, over),
             "reading": lambda: reading(seeds, over, arguments.real),
             "exports": lambda: exports(seeds[: max(10, len(seeds) // 10)], over),
             "texts": lambda: texts(arguments.fuzz, over),
-            "anchors": lambda: chance_answers(arguments.anchors),
+            "anchors": lambda: reference_answers(arguments.anchors),
         }
         for part in arguments.parts:
             result[part] = measure[part]()

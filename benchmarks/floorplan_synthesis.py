@@ -1,8 +1,8 @@
-"""How fast are floor plans drawn, and how much are they like real ones?
+"""Measure the speed of plan synthesis, and compare synthesised with real plans.
 
-In: how many to draw. Out: plans per CPU second of one core, attempts per plan, and a table of statistics beside those of
-101 real plans (RPLAN 0 .. 100 as published with FloorDiffusion, measured with the same annotator). Every drawn plan is
-also painted, read back and compared with its text; the number of mismatches is printed and must be 0.
+In: the number of plans. Out: plans per CPU second of one core, attempts per plan, and a table of statistics beside those of
+101 real plans (RPLAN 0 .. 100 as published with FloorDiffusion, measured with the same annotator). Every synthesised plan is
+also rendered, read back and compared with its text; the number of mismatches is printed and must be 0.
 
     OMP_NUM_THREADS=1 python -m benchmarks.floorplan_synthesis --count 500
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint
-from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
+from loraloom.extensions.domains.floorplan.synthesis import SynthesisedPlan, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash
 from loraloom.extensions.domains.floorplan.text.spec import print_spec, spec_of
 
@@ -55,7 +55,7 @@ def mismatch(plan: Plan) -> bool:
 
 
 def counts(plans: list[Plan]) -> None:
-    """How many rooms of each kind, in per cent of the plans."""
+    """Number of rooms of each type, in per cent of the plans."""
     rooms = Counter(len(plan.rooms) for plan in plans)
     scale = 100 / len(plans)
     real = " ".join(f"{number}:{share}" for number, share in REAL_ROOMS.items())
@@ -67,7 +67,7 @@ def counts(plans: list[Plan]) -> None:
 
 
 def shapes(plans: list[Plan]) -> None:
-    """Areas, the hub, the outline."""
+    """Statistics of areas, the hub and the outline."""
     for kind, real in REAL_AREAS.items():
         row(f"{kind}, px", [room.area_px for plan in plans for room in plan.rooms if room.id.kind == kind], real)
     living = [plan.rooms[0] for plan in plans]
@@ -85,7 +85,7 @@ def shapes(plans: list[Plan]) -> None:
 
 
 def graphs(plans: list[Plan]) -> None:
-    """Connections and positions."""
+    """Statistics of connections and positions."""
     row("connections", [len(plan.connections) for plan in plans], "4/6/8")
     row("positions", [len(plan.positions) for plan in plans], "0/9/13")
     both, joined = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
@@ -105,23 +105,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--corner-doors", action="store_true", help="doors as real plans have them")
+    parser.add_argument("--corner-doors", action="store_true", help="doors as in real plans")
     arguments = parser.parse_args()
     started, clock = time.process_time(), time.perf_counter()
-    drawn: list[Drawn] = [
+    made: list[SynthesisedPlan] = [
         synthesise(seed, arguments.corner_doors) for seed in range(arguments.seed, arguments.seed + arguments.count)
     ]
     cpu, wall = time.process_time() - started, time.perf_counter() - clock
-    plans = [item.plan for item in drawn]
-    tries = [item.tries for item in drawn]
+    plans = [item.plan for item in made]
+    tries = [item.tries for item in made]
     print(f"{len(plans)} plans: {len(plans) / cpu:.1f} per CPU second, {len(plans) / wall:.1f} per second elapsed")
     print(f"attempts per plan: mean {np.mean(tries):.2f}, most {max(tries)}")
     print(f"text and image differ: {sum(map(mismatch, plans))}; different graphs: {len(set(map(graph_hash, plans)))}\n")
-    print(f"{'5/50/95 % or share':28} {'drawn':>18} {'real':>18}")
+    print(f"{'5/50/95 % or share':28} {'synthesised':>18} {'real':>18}")
     counts(plans)
     shapes(plans)
     graphs(plans)
-    print(f"{'walls of 5 px':28} {np.mean([item.wall_px == 5 for item in drawn]):18.2f} {0.17:18.2f}")
+    print(f"{'walls of 5 px':28} {np.mean([item.wall_px == 5 for item in made]):18.2f} {0.17:18.2f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How surely is an image in another palette refused, and one in our own styles read?
+"""Measure how reliably images in another palette are refused, and images in our own styles are read.
 
-In: how many plans. Out, printed and with `--json` as a file: of drawn plans in foreign palettes (dark ground, moved hues,
-greyscale, inverted, pastel, darker, random, other projects' palettes, two of them from memory) the share that is read
-without a word (missed refusals), and how many of those are read wrongly; of plans in our styles through JPEG, noise, blur and
-resizing the share that is refused (false refusals). `--images` adds real plans, or a model's, which must not be refused either.
+In: the number of plans. Out, printed and with `--json` as a file: the share of plans in foreign palettes (dark ground,
+moved hues, greyscale, inverted, pastel, darker, random, other projects' palettes, two of them from memory) that is read
+without a refusal, and the number of these that are read wrongly; the share of plans in our styles after JPEG, noise, blur
+and resizing that is refused. `--images` adds real or generated plans, which must not be refused.
 
     OMP_NUM_THREADS=1 python -m benchmarks.foreign_palettes --count 40 --images FOLDER
 """
@@ -42,10 +42,10 @@ OWN: dict[str, Disturb] = {
     "3 times": resized(3, Image.Resampling.BICUBIC), "2x nearest, JPEG 30": chain(DOUBLE, jpeg(30)),
     "blur 1, noise 15, JPEG 50": chain(filtered(ImageFilter.GaussianBlur(1)), noise(15), jpeg(50)),
 }  # fmt: skip
-"""What an image in our own styles may have gone through."""
+"""Disturbances of images in our own styles."""
 
 OTHERS: dict[str, str] = {
-    # In the order of CLASS_NAMES; a class that a project does not draw has the colour of what stands in its place there.
+    # In the order of CLASS_NAMES; a class that a project lacks has the colour of what it has in its place.
     "Tell2Design": "ffffff eee8aa ffa500 f08080 add8e6 ffd700 6b8e23 dda0dd ffff00 000000 ff0000 ffffff ffffff",
     "House-GAN": "ffffff ee4d4d ffd274 c67c7b bebebe ff8c69 bfe3e8 1f849b 7ba779 000000 727171 d3a2c7 ffffff",
     "Graph2Plan": "ffffff f4f2e5 fdf4ab ead8d6 cde9fc fdf4ab d0d887 f9debd f4f2e5 4f4f4f ffe119 ffffff ffffff",
@@ -62,7 +62,7 @@ def colours_of(line: str) -> Colours:
 
 
 def hue_moved(colours: Colours, degrees: float) -> Colours:
-    """Each colour with another hue; greys stay."""
+    """Each colour with another hue; greys are unchanged."""
     moved = [
         colorsys.hls_to_rgb((hue + degrees / 360) % 1, light, saturation)
         for hue, light, saturation in (colorsys.rgb_to_hls(*(colour / 255)) for colour in colours)
@@ -71,21 +71,21 @@ def hue_moved(colours: Colours, degrees: float) -> Colours:
 
 
 def with_ground(colours: Colours, ground: int) -> Colours:
-    """The outside in a grey."""
+    """The colours with a grey outside."""
     changed = colours.copy()
     changed[EXTERNAL] = ground
     return changed
 
 
 def with_rooms(colours: Colours, rng: np.random.Generator, most: int) -> Colours:
-    """Random colours for the first `most` room types; walls, doors, windows and ground stay."""
+    """Random colours for the first `most` room types; walls, doors, windows and ground are unchanged."""
     changed = colours.copy()
     changed[1 : 1 + most] = rng.integers(0, 256, (most, 3))
     return changed
 
 
 def foreign_palettes(random: int) -> Iterator[tuple[str, Colours]]:
-    """Name and colours of each."""
+    """Name and colours of each foreign palette."""
     for name, style in STYLES.items():
         own = style.palette
         for ground in (0, 40, 90):
@@ -106,7 +106,7 @@ def foreign_palettes(random: int) -> Iterator[tuple[str, Colours]]:
 
 
 def outcome(folder: Path, image: Image.Image, plan: Plan | None) -> tuple[str, float]:
-    """`refused`, `right` or `wrong`, and the least share of foreign colours over the styles."""
+    """`refused`, `right` or `wrong`, and the smallest share of foreign colours over the styles."""
     path = folder / "plan.png"
     image.save(path)
     colours = flat_colours(as_array(image.convert("RGB")))
@@ -129,7 +129,7 @@ def row(name: str, found: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def measure(count: int, random: int, images: Path | None) -> dict[str, Any]:
-    """Both tables."""
+    """Measure and print both tables."""
     plans = [synthesise(seed).plan for seed in range(count)]
     head = f"{'':38} {'refused':>8} {'no plan':>8} {'right':>8} {'wrong':>8}   share in foreign colours"
     result: dict[str, Any] = {"own": {}, "foreign": {}}
@@ -169,8 +169,8 @@ def main() -> None:
     """Measure, print, write."""
     assert len(CLASS_NAMES) == 13 and WALL == 9
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=40, help="plans for each line")
-    parser.add_argument("--random", type=int, default=40, help="random palettes of each kind")
+    parser.add_argument("--count", type=int, default=40, help="number of plans for each row")
+    parser.add_argument("--random", type=int, default=40, help="number of random palettes of each kind")
     parser.add_argument("--images", type=Path, help="folder of further plans in our styles")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()

@@ -1,23 +1,23 @@
-"""Which way of reading long texts makes an image do what stands late in them?
+"""Compare prompt methods by the facts of late sentences that images meet.
 
-In: a base, how many plans to learn from, steps, how many held-out texts. For each prompt method an adapter is trained alike
-(same plans, seed, steps, layers, text encoder included) and draws the same texts from the same seeds. A fact is a sentence
-of the text; it stands late when its last token is beyond the first window. In the texts, learned ones as well, sentences
-are shuffled within their sections and the sections of connections and positions stand in either order. Every held-out
-text is drawn from the same seed twice: as it is, and the other way round, sections and the sentences in them, which is
-as likely an order. A fact that stands late in one and early in the other is a pair: the same words for the same plan, so
-that nothing but its place differs.
+In: a base, numbers of training plans, steps and held-out texts. For each prompt method an adapter is trained with the
+same plans, seed, steps and layers, text encoder included, and generates the same texts with the same seeds. A fact is a
+sentence of the text; it is late if its last token is beyond the first window. In all texts, also those of training,
+sentences are shuffled within their sections, and the sections of connections and positions have either order. Every
+held-out text is generated twice with the same seed: as it is, and with sections and their sentences reversed, which is an
+equally likely order. A fact that is late in one and early in the other is a pair: the same words for the same plan, so
+only its place differs.
 
-Out, printed and with `--json` as a file, for each method: the share of facts that reaches the encoder, milliseconds to
-encode a text, met share of early and late facts in both orders, the number of pairs, and late minus early over them with
-its standard error, texts being what is independent.
+Out, printed and with `--json` as a file, for each method: the share of facts that reach the encoder, milliseconds to
+encode a text, the met share of early and late facts in both orders, the number of pairs, and late minus early over them
+with its standard error, with texts as independent units.
 
     python -m benchmarks.long_prompts --out long_prompts --json benchmarks/results/long_prompts.json
     python -m benchmarks.long_prompts --out long_prompts --methods attention --prompts 400
 
-Half an hour of two CPU cores, and a quarter of an hour more.
+The first takes half an hour on two CPU cores, the second a quarter of an hour more.
 
-The base was trained with `attention`, so that method starts ahead: `--model` takes another one.
+The base was trained with `attention`, which gives that method an advantage; `--model` takes another base.
 """
 
 import argparse
@@ -54,14 +54,14 @@ SECTIONS = ("connection", "position")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A sentence of a text in one order, drawn.
+    """A sentence of a text in one order, with its verdict in a generated image.
 
     Attributes:
-        text: The number of the held-out text.
-        sentence: Without its line end.
-        late: Its last token is beyond the first window.
-        arrived: It reaches the encoder in full.
-        met: The image shows it.
+        text: Number of the held-out text.
+        sentence: The sentence without its line end.
+        late: Whether its last token is beyond the first window.
+        arrived: Whether the whole sentence reaches the encoder.
+        met: Whether the image meets it.
     """
 
     text: int
@@ -132,15 +132,15 @@ def is_late(session: Session, prompt: str, sentence: str) -> bool:
     return len(text.tokenizer.tokenize(prompt[:end])) > text.tokenizer.window_tokens - 2
 
 
-def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[Fact]:
-    """Draw every text in both orders from one seed; all facts of both."""
+def facts_generated(session: Session, prompts: Sequence[str], say: Callable[[str], None]) -> list[Fact]:
+    """Generate every text in both orders with one seed; returns all facts of both."""
     verifier = require_verifier(session)
     facts: list[Fact] = []
     orders = [order for prompt in prompts for order in (prompt, the_other_way_round(prompt))]
     requests: list[ImageRequest] = [
         replace(request, seed=number // 2) for number, request in enumerate(session.requests(orders))
     ]
-    for number, source_image in enumerate(session.draw(requests)):
+    for number, source_image in enumerate(session.generate(requests)):
         image: Image.Image = source_image.image
         prompt = source_image.request.prompt
         for verdict in verifier.verify(image, prompt).verdicts:
@@ -156,7 +156,7 @@ def facts_drawn(session: Session, prompts: Sequence[str], say: Callable[[str], N
 
 
 def late_minus_early(facts: Sequence[Fact]) -> dict[str, float]:
-    """Over all facts that stand late in one order and early in the other; a ratio estimate, texts as clusters.
+    """Difference over all facts that are late in one order and early in the other; a ratio estimate, texts as clusters.
 
     The standard error is that of a ratio of sums over independent clusters (Cochran, Sampling Techniques, 1977, 6.4).
     """
@@ -185,13 +185,13 @@ def encode_ms(session: Session, prompts: Sequence[str]) -> float:
     times: list[float] = []
     for prompt in prompts[:40]:
         began = time.perf_counter()
-        next(iter(session.encode([prompt])[0].values())).cpu()  # on a GPU only this waits for the work
+        next(iter(session.encode([prompt])[0].values())).cpu()  # on a GPU only this waits for the result
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 
 
 def row_of(facts: Sequence[Fact], milliseconds: float) -> dict[str, float]:
-    """The numbers of a method."""
+    """The figures of a method."""
 
     def share_met(chosen: Sequence[Fact]) -> float:
         return float(np.mean([fact.met for fact in chosen])) if chosen else math.nan
@@ -213,7 +213,9 @@ def row_of(facts: Sequence[Fact], milliseconds: float) -> dict[str, float]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for plans and runs; goes on where it was")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for plans and runs; an interrupted run is resumed"
+    )
     parser.add_argument("--model", default="builtin:mini")
     parser.add_argument("--plans", type=int, default=600)
     parser.add_argument("--steps", type=int, default=100)
@@ -244,10 +246,10 @@ def main() -> None:
             report=lambda step, numbers: print(step, f"{numbers['loss']:.4f}", flush=True),
         ).finished
         if finished.stopped:
-            return  # the same command goes on
-        config = GenerateConfig(steps=20, batch_size=8, fill_in=False)
+            return  # the same command continues
+        config = GenerateConfig(steps=20, batch_size=8, expand_prompts=False)
         session = open_session(config, adapters=[(arguments.out / method, 1.0)])
-        rows[method] = row_of(facts_drawn(session, prompts, print), encode_ms(session, prompts))
+        rows[method] = row_of(facts_generated(session, prompts, print), encode_ms(session, prompts))
         print(json.dumps({method: rows[method]}), flush=True)
     names = list(next(iter(rows.values())))
     print("| method | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")

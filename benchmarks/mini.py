@@ -1,16 +1,16 @@
-"""How well does the built-in base do what texts ask, alone and with an adapter that was taught a style in minutes?
+"""Measure how well images of the built-in base meet their texts, without and with an adapter of the quickstart.
 
-In: a model, an adapter (a run folder) or none, how many texts. Texts are drawn with seeds that nothing is trained on: in the
-style `plain`, which the base knows, without an adapter; in `sjh` with one. Out, printed and with `--json` as a file: all
-metrics of `loraloom.extensions.domains.floorplan.verify.metrics` for images as drawn, for the best of N by receipt, and for
-that one after repair, beside what answers score that know little of the text (`anchors`); the share of sentences met by
-the number of windows that a text takes.
+In: a model, an adapter (a run folder) or none, the number of texts. Texts have held-out seeds: without an adapter in the
+style `plain`, which the base was trained on, with one in `sjh`. Out, printed and with `--json` as a file: all metrics of
+`loraloom.extensions.domains.floorplan.verify.metrics` for the first image, for the best of N by receipt, and for that one
+after repair, beside the scores of reference answers (`anchors`); the share of sentences met by the number of windows of
+the text.
 
     loraloom quickstart --out quickstart
     python -m benchmarks.mini --adapter quickstart/run --prompts 200 --best-of 8 --json benchmarks/results/mini_sjh.json
     python -m benchmarks.mini --model builtin:mini --prompts 200 --best-of 8 --json benchmarks/results/mini_plain.json
 
-200 texts, best of 8 and repair take half an hour to fifty minutes of two CPU cores.
+200 texts, best of 8 and repair take 30 to 50 minutes on two CPU cores.
 """
 
 import argparse
@@ -41,14 +41,14 @@ SHOWN = (
     "position_exact_of_all", "position_within_one_of_all", "iou_pooled",
 )  # fmt: skip
 AIMED = ("count_items_met", "connection_f1_without_living", "position_exact_of_all")
-TOLD_COUNTS = ("anchor: same counts", "anchor: constant hub")
-"""Anchors that are given the text's counts: no chance to compare counts with."""
+GIVEN_COUNTS = ("anchor: same counts", "anchor: constant hub")
+"""Anchors that get the text's counts, and so are no reference for counts."""
 HELD_OUT = "benchmark of mini"
-"""Seeds are made from this word; training makes its own from others."""
+"""Purpose of the held-out seeds; training uses other ones."""
 
 
 def held_out(count: int, style: str) -> list[tuple[Image.Image, str]]:
-    """True images and texts."""
+    """Held-out images and texts."""
     assert DOMAIN.dataset_generator is not None
     return [DOMAIN.dataset_generator.draw(derive_seed(HELD_OUT, number) >> 16, style) for number in range(count)]
 
@@ -74,15 +74,15 @@ class Sums:
 
 
 def measure(session: Session, examples: list[tuple[Image.Image, str]], best_of: int) -> dict[str, dict[str, float]]:
-    """Values of images as drawn, of the best of some, and of these after repair if the session's settings ask for it."""
+    """Values of first images, of the best of N, and of these after repair if the session's settings have it."""
     verifier = require_verifier(session)
     sums: dict[str, Sums] = defaultdict(partial(Sums, session))
     began = time.monotonic()
     for number, (truth, prompt) in enumerate(examples, 1):
-        # Noise of its own for each text: with one for all, the figures would carry that noise's luck.
+        # Different noise for each text: with the same for all, the figures would depend on it.
         requests = [replace(each, seed=1000 * number) for each in session.requests([prompt])]
         [group] = candidate_requests(requests, best_of)
-        images = list(session.draw(group))
+        images = list(session.generate(group))
         receipts = [verifier.verify(image.image, prompt) for image in images]
         place = min(range(best_of), key=lambda index: receipts[index].rank)
         sums["as drawn"].add(images[0].image, prompt, truth)
@@ -108,17 +108,17 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def headway(rows: dict[str, dict[str, float]]) -> str:
-    """How far each kind of image is on the way from the best chance answer to a perfect one, `AIMED` alone."""
+    """Progress of each kind of image from the best reference answer (0) to a perfect one (1), for the metrics `AIMED`."""
     lines: list[str] = []
-    chance = {name: row for name, row in rows.items() if name.startswith("anchor: ") and name != "anchor: truth"}
+    baselines = {name: row for name, row in rows.items() if name.startswith("anchor: ") and name != "anchor: truth"}
     for title, row in rows.items():
         if title.startswith("anchor: "):
             continue
         parts: list[str] = []
         for name in AIMED:
-            told = TOLD_COUNTS if name == "count_items_met" else ()
+            without = GIVEN_COUNTS if name == "count_items_met" else ()
             best = max(
-                (one[name] for title, one in chance.items() if title not in told and one[name] >= 0), default=0.0
+                (one[name] for title, one in baselines.items() if title not in without and one[name] >= 0), default=0.0
             )
             way = f"{(row[name] - best) / (1 - best):.0%}" if best <= row[name] and best < 1 else "below it"
             parts.append(f"{name} {row[name]:.3f} ({best:.3f}: {way})")
@@ -129,19 +129,19 @@ def headway(rows: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="default is the adapter's own, or builtin:mini")
-    parser.add_argument(
-        "--adapter", type=Path, help="run folder; without it the base alone, in the style that it knows"
-    )
+    parser.add_argument("--model", help="model; default is the adapter's own, or builtin:mini")
+    parser.add_argument("--adapter", type=Path, help="run folder; without it the base alone, in its own style")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--best-of", type=int, default=8)
-    parser.add_argument("--fill-in", action=argparse.BooleanOptionalAction, default=GenerateConfig().fill_in)
+    parser.add_argument(
+        "--expand-prompts", action=argparse.BooleanOptionalAction, default=GenerateConfig().expand_prompts
+    )
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repair-rounds", type=int, default=GenerateConfig().repair_rounds)
     parser.add_argument("--repair-guidance", type=float, default=GenerateConfig().repair_guidance)
     parser.add_argument("--sampler", default="auto")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, help="default is what suits the model")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default is the model's own")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     settings = GenerateConfig(
@@ -149,7 +149,7 @@ def main() -> None:
         guidance_scale=arguments.guidance,
         sampler=arguments.sampler,
         batch_size=8,
-        fill_in=arguments.fill_in,
+        expand_prompts=arguments.expand_prompts,
         repair=arguments.repair,
         repair_rounds=arguments.repair_rounds,
         repair_guidance=arguments.repair_guidance,

@@ -1,13 +1,13 @@
-"""How long does `loraloom build-mini` take here from nothing, stage by stage, if nothing else runs?
+"""Estimate the time of a build of `mini` from scratch on this machine, by stage.
 
-In: how many steps to try of each stage. Every stage of the recipe that suits this machine runs in a temporary folder with
-its real batches, on few images and for few steps. Out, printed and with `--json` as a file: seconds a step (between the
-log line after 50 steps and the last one) and an image, and hours for the counts of the recipe. Images are drawn with all
+In: the number of steps of each stage. Every stage of the machine's recipe runs in a temporary folder with its real batch
+sizes, on few images and for few steps. Out, printed and with `--json` as a file: seconds per step (between the log line
+after 50 steps and the last one) and per image, and hours for the numbers of the recipe. Images are rendered with all
 cores. Points of the learning curve are left out.
 
     python -m benchmarks.mini_build --json benchmarks/results/mini_build_cpu.json
 
-A quarter of an hour of two CPU cores.
+It takes a quarter of an hour on two CPU cores.
 """
 
 import argparse
@@ -35,19 +35,19 @@ FITS = {
     "denoiser": "steps",
     "contrast": "contrast_steps",
 }
-"""A fit's word in the log to its count in the recipe, in the order that they come."""
-DRAWN, ENCODED = "drawn files", "encoded files"
+"""Name of a fit in the log to its number of steps in the recipe, in order."""
+RENDERED, ENCODED = "rendered files", "encoded files"
 IMAGES = 800
 
 
 class Clock:
-    """What a build says, and when."""
+    """Records the log lines and progress bars of a build with their times."""
 
     def __init__(self) -> None:
         self.lines: dict[str, dict[int, float]] = {}
-        """Fit to steps done to the time they were said."""
-        self.bars: dict[str, float] = {DRAWN: 0.0, ENCODED: 0.0}
-        """Bar to seconds between its beginning and its end."""
+        """Fit to steps done to the time of the log line."""
+        self.bars: dict[str, float] = {RENDERED: 0.0, ENCODED: 0.0}
+        """Progress bar to seconds between its start and its end."""
 
     def say(self, text: str) -> None:
         """A line of a build."""
@@ -65,13 +65,13 @@ class Clock:
         return progress
 
     def seconds_a_step(self, fit: str) -> float:
-        """Between the first and the last line of a fit."""
+        """Seconds per step between the first and the last log line of a fit."""
         (first, began), *_, (last, ended) = sorted(self.lines[fit].items())
         return (ended - began) / (last - first)
 
 
 def rehearsal(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with its own batches, on few images and for few steps."""
+    """The recipe with its own batch sizes, on few images and for few steps."""
     counts = dict.fromkeys(FITS.values(), steps)
     sizes = dict.fromkeys(("images", "autoencoder_images", "reading_texts", "contrast_images"), IMAGES)
     return replace(recipe, **counts, **sizes, point_images=10**9)
@@ -80,11 +80,11 @@ def rehearsal(recipe: Recipe, steps: int) -> Recipe:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="of each stage; more than 50")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps of each stage; more than 50")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.steps <= 50:
-        parser.error("--steps must be more than 50: stages say how far they are every 50 steps")
+        parser.error("--steps must be more than 50: stages log every 50 steps")
     device = best_device()
     recipe, clock = recipe_for(device), Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,15 +92,15 @@ def main() -> None:
     rows: dict[str, tuple[int, float]] = {
         fit: (getattr(recipe, name), clock.seconds_a_step(fit)) for fit, name in FITS.items()
     }
-    # Reader and denoiser learn from the same drawings, as far as these go, and the vision tower looks at the denoiser's.
-    drawn = recipe.autoencoder_images + max(recipe.reading_texts, recipe.images)
-    rows["images drawn"] = (drawn, clock.bars[DRAWN] / (2 * IMAGES))
+    # Text encoder, denoiser and vision tower use the same images.
+    rendered = recipe.autoencoder_images + max(recipe.reading_texts, recipe.images)
+    rows["images rendered"] = (rendered, clock.bars[RENDERED] / (2 * IMAGES))
     rows["images encoded"] = (recipe.images * recipe.orientations, clock.bars[ENCODED] / (IMAGES * recipe.orientations))
     hours = {name: count * seconds / 3600 for name, (count, seconds) in rows.items()}
     print("| stage | steps or images | seconds each | hours |\n|---|---|---|---|")
     for name, (count, seconds) in rows.items():
         print(f"| {name} | {count:,} | {seconds:.4f} | {hours[name]:.2f} |")
-    print(f"all of it: {sum(hours.values()):.1f} hours")
+    print(f"total: {sum(hours.values()):.1f} hours")
     if arguments.json:
         record = {
             "machine": f"{os.cpu_count()} cores" if device == "cpu" else torch.cuda.get_device_name(),

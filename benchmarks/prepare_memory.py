@@ -1,8 +1,7 @@
-"""Does `prepare` stay small on many files?
+"""Measure the memory of `prepare` on few and on many files.
 
-In: two folders of small drawn files, ten times as many in the second. Out: peak resident memory (with children) and
-images a second of `prepare` on each, side by side. Each runs in a process of its own, so that neither inherits the
-other's memory.
+In: two folders of small generated files, the second ten times as large. Out: peak resident memory (with children) and
+images per second of `prepare` on each, side by side. Each runs in a separate process, so that neither inherits memory.
 
     python -m benchmarks.prepare_memory --few 2000 --many 20000
 """
@@ -29,8 +28,8 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, console=lambda line: None)
 """
 
 
-def draw(folder: Path, number: int) -> None:
-    """`number` JPEGs of 96 px of smooth noise and a text for each."""
+def make_files(folder: Path, number: int) -> None:
+    """Write `number` JPEGs of 96 px of smooth noise and a text for each."""
     folder.mkdir()
     rng = np.random.default_rng(number)
     for index in range(number):
@@ -68,7 +67,7 @@ def main() -> None:
     for number in (arguments.few, arguments.many):
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(scratch, "source")
-            draw(source, number)
+            make_files(source, number)
             peak_mb, seconds = peak_of(source, Path(scratch, "out"))
             print(f"{number:6,} images: peak {peak_mb:5.0f} MB, {seconds:5.1f} s, {number / seconds:5.0f} images/s")
 

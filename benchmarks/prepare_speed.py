@@ -1,10 +1,11 @@
-"""Is `prepare` with two workers faster than one process of plain Pillow that does the same work?
+"""Compare the speed of `prepare` with two workers and of one process of plain Pillow that does the same work.
 
-In: drawn JPEGs of about 1500 px with a text each, or a folder (`--source`). Out: images a second of both,
-alternated over several rounds, every ratio, the median ratio, and the peak memory with all child processes. The plain
-loop opens, turns by EXIF, converts, resizes by Lanczos to cover, crops the centre, saves PNG at the same level, hashes
-the source and reads the text. `prepare` does that and also finds near-duplicates, splits, journals and reports. It
-needs as many idle cores as workers: what others took stands beside each round, and no round is left out of the median.
+In: generated JPEGs of about 1500 px with a text each, or a folder (`--source`). Out: images per second of both,
+alternating over several rounds, every ratio, the median ratio, and the peak memory with all child processes. The plain
+loop opens, rotates by EXIF, converts, resizes by Lanczos to cover, crops the centre, saves PNG at the same level, hashes
+the source and reads the text. `prepare` does the same and also finds near-duplicates, splits, journals and reports. It
+requires as many idle cores as workers: the cores used by other processes are printed for each round, and the median is
+over all rounds.
 
     python -m benchmarks.prepare_speed --images 200 --rounds 5
 """
@@ -32,8 +33,8 @@ SIZE_PX = 512
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def draw(folder: Path, number: int) -> None:
-    """`number` JPEGs with gradients, boxes and noise, 1200 to 1800 px a side, and a text for each."""
+def make_files(folder: Path, number: int) -> None:
+    """Write `number` JPEGs with gradients, boxes and noise, 1200 to 1800 px a side, and a text for each."""
     folder.mkdir(parents=True)
     for index in range(number):
         rng = np.random.default_rng(index)
@@ -50,7 +51,7 @@ def draw(folder: Path, number: int) -> None:
 
 
 def plain_pillow(source: Path, out: Path) -> None:
-    """One process, one image after the other."""
+    """Process the images one after the other in one process."""
     out.mkdir(parents=True)
     for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
         data = path.read_bytes()
@@ -68,7 +69,7 @@ def plain_pillow(source: Path, out: Path) -> None:
 
 
 def ours(source: Path, out: Path, num_workers: int) -> None:
-    """`prepare` with its defaults but for the crop, which the plain loop does not know."""
+    """`prepare` with its defaults except the crop, which the plain loop does not have."""
     values = {"size": SIZE_PX, "crop": "center", "num_workers": num_workers, "caption_template": "a photo"}
     config = read_settings(PrepareConfig, values=values)
     prepare(source, out, config, console=lambda line: None)
@@ -77,7 +78,7 @@ def ours(source: Path, out: Path, num_workers: int) -> None:
 def cpu_seconds() -> tuple[float, float]:
     """CPU seconds of this process with its finished children, and of the whole machine."""
     me, own = psutil.Process(), 0.0
-    # Workers started by a fork server are its children; what they used is in its account once they have ended.
+    # Workers started by a fork server are its children; their time is in its account once they have ended.
     for process in [me, *me.children(recursive=True)]:
         used = process.cpu_times()
         own += used.user + used.system + used.children_user + used.children_system
@@ -86,7 +87,7 @@ def cpu_seconds() -> tuple[float, float]:
 
 
 def measured(work: Callable[[], None]) -> tuple[float, float, float]:
-    """Seconds, the peak resident memory of this process and its children in MB, and cores that others kept busy."""
+    """Seconds, the peak resident memory of this process and its children in MB, and cores used by other processes."""
     me, peak, stop = psutil.Process(), 0, threading.Event()
 
     def watch() -> None:
@@ -115,7 +116,7 @@ def measured(work: Callable[[], None]) -> tuple[float, float, float]:
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, help="folder of images; default is drawn ones")
+    parser.add_argument("--source", type=Path, help="folder of images; default: generated ones")
     parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -124,7 +125,7 @@ def main() -> None:
         folder = Path(scratch)
         source: Path = arguments.source or folder / "source"
         if arguments.source is None:
-            draw(source, arguments.images)
+            make_files(source, arguments.images)
         number = sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
         print(f"{number} images, {arguments.rounds} rounds, {arguments.workers} workers against one plain process")
         ratios: list[float] = []

@@ -1,6 +1,6 @@
-"""Where a benchmark's figures go, and on which machine they were measured.
+"""Write a benchmark's figures as strict JSON, with the machine that they were measured on.
 
-Figures go into strict JSON, of which a value that was not counted is null.
+A value that was not measured is null.
 """
 
 import json
@@ -15,7 +15,7 @@ from loraloom.utils.atomic_files import write_text
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write figures as a whole file or not at all, keys in their order; NaN, which is no JSON, becomes null."""
+    """Write figures as a whole file or not at all, with keys in order; NaN, which is not JSON, becomes null."""
     write_text(path, json.dumps(_strict(record), indent=1, default=float, allow_nan=False) + "\n")
 
 

@@ -1,22 +1,22 @@
-"""Does the built-in base draw the scenes that captions ask for: colours, counts, places, backgrounds?
+"""Measure how well images of the built-in base meet captions of scenes: colours, counts, places, backgrounds.
 
-In: a model, how many captions. Captions are of flat scenes on a plain background, one kind of things or two of different
-colours, drawn with seeds that nothing is trained on. What is not the background's colour is a thing; the facts that a
-caption says (the domain's `facts`) are looked for in it:
+In: a model, the number of captions. Captions are of flat scenes with held-out seeds, on a plain background, with one kind
+of things or two of different colours. Pixels in other colours than the background are things; the facts of a caption (the
+domain's `facts`) are checked on them:
 
 - background: the colour of most of the image's border;
 - colours: at least `PRESENT` of the things' pixels are nearest to it;
-- counts, where a caption has one kind of things in it: that many pieces;
-- places: where the middle of the things, or of those in that colour, is.
+- counts, for captions with one kind of things: the number of pieces;
+- places: the centre of the things, or of those in that colour.
 
-Captions of several things are the hard ones: their facts, but for the background, are counted by themselves too.
+Captions of several things are hard: their facts, except the background, are also counted separately.
 
-Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true images (the ceiling of this
-measure), in those that the model draws, one for each caption, and in the true images of other captions (chance).
+Out, printed and with `--json` as a file: the share of facts met, of each sort, in the true images (the upper limit of
+this measure), in images of the model, one for each caption, and in the true images of other captions (chance level).
 
     python -m benchmarks.scenes --captions 200
 
-takes three minutes of two CPU cores.
+It takes three minutes on two CPU cores.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from scipy import ndimage
 
 from benchmarks.recording import write_record
 from loraloom.config.generate import GenerateConfig
-from loraloom.extensions.domains.scenes.drawing import draw
 from loraloom.extensions.domains.scenes.facts import Fact, facts
 from loraloom.extensions.domains.scenes.pen import COLOURS
+from loraloom.extensions.domains.scenes.rendering import synthesize
 from loraloom.generate.session import open_session
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.rng import derive_seed
 
 HELD_OUT = "benchmark of scenes"
 DISTINCT = 60
-"""From the background's colour, RGB, so that a pixel belongs to a thing."""
+"""Smallest RGB distance from the background's colour at which a pixel belongs to a thing."""
 SPECK = 0.3
-"""Of the largest piece: smaller ones are not counted."""
+"""Pieces smaller than this share of the largest one are not counted."""
 PRESENT = 0.08
 LEFT_ENDS, RIGHT_STARTS = 108, 148
 NAMES, PALETTE = list(COLOURS), np.array(list(COLOURS.values()), np.float32)
@@ -52,33 +52,33 @@ SORTS = {"background-of": "background", "colour-of": "colours", "how-many": "cou
 
 
 def held_out(count: int) -> list[tuple[Image.Image, str]]:
-    """True images and captions."""
+    """Held-out images and captions."""
     found: list[tuple[Image.Image, str]] = []
     number = 0
     while len(found) < count:
-        drawn = draw(derive_seed(HELD_OUT, number) >> 16)
+        made = synthesize(derive_seed(HELD_OUT, number) >> 16)
         number += 1
-        groups = drawn.truth["groups"]
+        groups = made.truth["groups"]
         apart = len(groups) == len({group["thing"] for group in groups}) == len({group["colour"] for group in groups})
-        # One that leaves a thing out is met by fewer things than its image has.
-        whole = {group["thing"] for group in groups} == {*kinds_of(facts(drawn.caption))}
-        if drawn.truth["background"] and len(groups) <= 2 and apart and whole:
-            found.append((drawn.image, drawn.caption))
+        # A caption that omits a thing is met by fewer things than its image has.
+        whole = {group["thing"] for group in groups} == {*kinds_of(facts(made.caption))}
+        if made.truth["background"] and len(groups) <= 2 and apart and whole:
+            found.append((made.image, made.caption))
     return found
 
 
 def kinds_of(said: list[Fact]) -> list[str]:
-    """Of the things that a caption names."""
+    """Kinds of the things that a caption names."""
     return [thing for _, relation, thing in said if relation == "how-many" and thing not in COLOURS]
 
 
 def named(pixels_n3: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Places in `NAMES` of the nearest colours."""
+    """Indices into `NAMES` of the nearest colours."""
     return np.abs(pixels_n3[:, None] - PALETTE).sum(axis=2).argmin(axis=1)
 
 
 def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]:
-    """Sort of fact and whether it is met, for those that can be seen."""
+    """Sort of fact and whether it is met, for visible facts."""
     pixels = np.asarray(image, np.float32)
     border = np.concatenate([pixels[:4].reshape(-1, 3), pixels[-4:].reshape(-1, 3)])
     ground = np.median(border, axis=0)
@@ -105,7 +105,7 @@ def verdicts(image: Image.Image, said: list[Fact]) -> Iterator[tuple[str, bool]]
 
 
 def side(mask: NDArray[np.bool_]) -> str:
-    """Of the middle of what is there."""
+    """Side of the image with the centre of a mask."""
     if not mask.any():
         return ""
     middle = float(np.nonzero(mask)[1].mean())
@@ -113,7 +113,7 @@ def side(mask: NDArray[np.bool_]) -> str:
 
 
 def shares(images: list[Image.Image], captions: list[str]) -> dict[str, float]:
-    """Of facts met, by sort."""
+    """Share of facts met, by sort."""
     met: dict[str, Counter[bool]] = defaultdict(Counter)
     for image, caption in zip(images, captions, strict=True):
         said = facts(caption)
@@ -126,7 +126,7 @@ def shares(images: list[Image.Image], captions: list[str]) -> dict[str, float]:
 
 
 def several(said: list[Fact]) -> bool:
-    """Whether a caption speaks of more than one thing."""
+    """Whether a caption names more than one thing."""
     return len(kinds_of(said)) > 1 or any(fact[1] == "how-many" and fact[0] != "1" for fact in said)
 
 
@@ -136,9 +136,9 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:mini")
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--sampler", default="auto")
-    parser.add_argument("--guidance", type=float, help="default is what suits the model")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default is the model's own")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--images", type=Path, help="folder for the first 24 drawn images, for the eye")
+    parser.add_argument("--images", type=Path, help="folder for the first 24 generated images, to look at")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     examples = held_out(arguments.captions)
@@ -151,23 +151,23 @@ def main() -> None:
     images = [
         source_image.image
         for start in range(0, len(requests), 8)
-        for source_image in session.draw(requests[start : start + 8])
+        for source_image in session.generate(requests[start : start + 8])
     ]
     true = [image for image, _ in examples]
     rows = {
         "true images": shares(true, captions),
-        "drawn": shares(images, captions),
+        "generated": shares(images, captions),
         "another caption's": shares([*true[1:], true[0]], captions),
     }
-    print("| | " + " | ".join(rows["drawn"]) + " |\n" + "|---" * (len(rows["drawn"]) + 1) + "|")
+    print("| | " + " | ".join(rows["generated"]) + " |\n" + "|---" * (len(rows["generated"]) + 1) + "|")
     for title, row in rows.items():
         print(f"| {title} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
     if arguments.images:
         arguments.images.mkdir(parents=True, exist_ok=True)
-        for number, (drawn, caption) in enumerate(zip(images[:24], captions, strict=False)):
+        for number, (made, caption) in enumerate(zip(images[:24], captions, strict=False)):
             both = Image.new("RGB", (512, 256))
             both.paste(true[number], (0, 0))
-            both.paste(drawn, (256, 0))
+            both.paste(made, (256, 0))
             both.save(arguments.images / f"{number:02d}.png")
             print(f"{number:02d}  {caption}")
     if arguments.json:

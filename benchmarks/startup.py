@@ -1,9 +1,9 @@
-"""How long the command line takes to answer, against a Python that does nothing.
+"""Measure the start of the command line against that of an empty Python program.
 
-In: the number of rounds. Out: for each command the median wall time in seconds, how much of it is not Python's own
-start, and whether torch was imported. Commands and the empty Python take turns, so that a busy machine slows both
-alike. Bytecode is cached in a folder of our own and warmed by one unmeasured round: that is what an installed package
-has, also where the environment forbids writing it.
+In: the number of rounds. Out: for each command the median wall time in seconds, the part of it beyond Python's own start,
+and whether torch was imported. Commands and the empty program alternate, so that a busy machine slows both equally.
+Bytecode is cached in a temporary folder by one unmeasured round, as in an installed package, also where the environment
+forbids writing it.
 
     python -m benchmarks.startup --rounds 9
 """
@@ -19,7 +19,7 @@ from statistics import median
 LIMIT_S = 0.3
 COMMANDS = [["--help"], ["--version"], ["config", "--help"], ["diff", "--help"], ["doctor", "--help"]]
 LATER = ["prepare", "train", "generate", "tokens"]
-"""Verbs with flags from settings, measured where they exist."""
+"""Commands with flags from settings, measured if they exist."""
 
 PROGRAM = "from loraloom.cli.app import main; main()"
 WATCH = (

@@ -1,14 +1,15 @@
-"""Training speed, memory and start against diffusers' `train_text_to_image_lora.py`, unchanged, in one run.
+"""Compare training speed, memory and start with diffusers' unchanged `train_text_to_image_lora.py`, in one run.
 
-Same base, images, captions, batch, LoRA layers and rank, precision and steps; samples and export checks off on our side,
-validation off on theirs. Whole processes are measured from outside; each speed is the difference of a long and a short
-run, so that start, caching and saving cancel. Sides alternate; medians of ratios are printed.
+Both sides have the same base, images, captions, batch, LoRA layers and rank, precision and steps; samples and export
+checks are off on our side, validation on theirs. Whole processes are measured from outside; each speed is the difference
+of a long and a short run, so that start, caching and saving cancel. Sides alternate; medians of ratios are printed.
 
 The base has Stable Diffusion 1.5's layout (4 UNet levels, 2 ResNets a level, cross-attention in three, 12 text layers,
-8x VAE with 2 ResNets a level) at a quarter of its widths, random weights: what fits a laptop's CPU. `--model` takes a real one.
+8x VAE with 2 ResNets a level) at a quarter of its widths and with random weights, for a laptop's CPU.
+`--model` takes a real one.
 
-    python -m venv peer && peer/bin/pip install torch torchvision diffusers transformers peft accelerate datasets
-    uv run python -m benchmarks.training_speed --peer-python peer/bin/python --peer-script train_text_to_image_lora.py
+    python -m venv reference && reference/bin/pip install torch torchvision diffusers transformers peft accelerate datasets
+    python -m benchmarks.training_speed --reference-python reference/bin/python --reference-script train_text_to_image_lora.py
 
 The script is examples/text_to_image/train_text_to_image_lora.py of the diffusers repository.
 """
@@ -41,7 +42,7 @@ class Ran:
 
 
 def run(command: list[str], log: Path) -> Ran:
-    """Run to the end; wall seconds and peak resident memory of the process tree's largest moment."""
+    """Run a command to its end; returns wall seconds and the peak resident memory of its process tree."""
     began = time.perf_counter()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("ab") as output:
@@ -77,8 +78,8 @@ def build_model(folder: Path) -> None:
     )  # fmt: skip
 
 
-def draw_images(folder: Path, count: int, size_px: int) -> None:
-    """Soft gradients with boxes, and a `metadata.jsonl` that both sides read."""
+def make_images(folder: Path, count: int, size_px: int) -> None:
+    """Write soft gradients with boxes, and a `metadata.jsonl` that both sides read."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     rows = []
@@ -102,20 +103,20 @@ class Sides:
         self.images = work / "images"
         self.dataset = work / "dataset"
 
-    def peer(self, steps: int) -> Ran:
+    def reference(self, steps: int) -> Ran:
         a = self.args
-        out = self.work / "peer_out"
+        out = self.work / "reference_out"
         shutil.rmtree(out, ignore_errors=True)
         return run(
             [
-                a.peer_python, a.peer_script, f"--pretrained_model_name_or_path={self.model}",
+                a.reference_python, a.reference_script, f"--pretrained_model_name_or_path={self.model}",
                 f"--train_data_dir={self.images}", "--caption_column=text", f"--output_dir={out}",
                 f"--resolution={a.size}", "--center_crop", f"--train_batch_size={a.batch}", f"--max_train_steps={steps}",
                 f"--rank={a.rank}", "--learning_rate=1e-4", "--seed=0", f"--mixed_precision={a.precision}",
                 "--lr_scheduler=constant", "--checkpointing_steps=100000",
-                f"--cache_dir={self.work / 'peer_cache'}", f"--logging_dir={self.work / 'peer_logs'}",
+                f"--cache_dir={self.work / 'reference_cache'}", f"--logging_dir={self.work / 'reference_logs'}",
             ],
-            self.work / "peer.log",
+            self.work / "reference.log",
         )  # fmt: skip
 
     def ours(self, steps: int, *, keep_cache: bool = False) -> Ran:
@@ -139,9 +140,9 @@ class Sides:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--peer-script", required=True)
-    parser.add_argument("--model", help="a diffusers folder instead of the drawn one")
+    parser.add_argument("--reference-python", required=True)
+    parser.add_argument("--reference-script", required=True)
+    parser.add_argument("--model", help="a diffusers folder instead of the generated one")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
@@ -156,7 +157,7 @@ def main() -> None:
         sides = Sides(args, Path(folder))
         if not args.model:
             build_model(sides.model)
-        draw_images(sides.images, args.images, args.size)
+        make_images(sides.images, args.images, args.size)
         prepared = [sys.executable, "-m", "loraloom", "prepare", str(sides.images), "--out", str(sides.dataset)]
         run([*prepared, "--size", str(args.size), "--validation-share", "0"], sides.work / "prepare.log")
         figures = measure(sides, args)
@@ -171,12 +172,12 @@ def measure(sides: Sides, args: argparse.Namespace) -> dict[str, object]:
     names = ("theirs", "ours", "speed", "memory", "first_epoch_empty", "first_epoch_full", "first_step")
     rows: dict[str, list[float]] = {name: [] for name in names}
     for number in range(args.rounds):
-        their_step, our_step = sides.peer(1), sides.ours(1, keep_cache=number > 0)
-        their_epoch, our_epoch = sides.peer(epoch), sides.ours(epoch)
+        their_step, our_step = sides.reference(1), sides.ours(1, keep_cache=number > 0)
+        their_epoch, our_epoch = sides.reference(epoch), sides.ours(epoch)
         our_full = sides.ours(epoch, keep_cache=True)
-        their_long, our_long = sides.peer(args.long), sides.ours(args.long)
+        their_long, our_long = sides.reference(args.long), sides.ours(args.long)
         if number == 0:
-            our_step = sides.ours(1, keep_cache=True)  # the first one filled the cache
+            our_step = sides.ours(1, keep_cache=True)  # the cache exists from the first run
         their_rate = images / (their_long.seconds - their_epoch.seconds)
         our_rate = images / (our_long.seconds - our_epoch.seconds)
         rows["theirs"].append(their_rate)
@@ -201,7 +202,7 @@ def measure(sides: Sides, args: argparse.Namespace) -> dict[str, object]:
         f"cache, {median['first_epoch_full']:.2f} with a full one"
     )
     print(f"seconds from the command to the end of a run of one step, ours / theirs: {median['first_step']:.2f}")
-    settings = {key: str(value) for key, value in vars(args).items() if "peer" not in key and key != "json"}
+    settings = {key: str(value) for key, value in vars(args).items() if "reference" not in key and key != "json"}
     return {"settings": settings, "rounds": rows, "median": median}
 
 

@@ -1,8 +1,8 @@
-"""Does `mini`'s CLIP know which text belongs to an image?
+"""Measure text-image retrieval with the CLIP of `mini`.
 
-In: how many images of each world, drawn with seeds that nothing is trained on. For each image its own text is looked for
-among the texts of all images of that world, by cosine similarity; a long text is the mean over its windows. Out,
-printed: the share of images whose own text comes first, and among the first five, and its median rank, beside chance.
+In: the number of images of each world, with held-out seeds. For each image its own text is ranked among the texts of all
+images of that world by cosine similarity; a long text is the mean over its windows. Out, printed: the share of images
+whose own text is first, and among the first five, and its median rank, beside chance levels.
 
     python -m benchmarks.vision_tower --images 100
     python -m benchmarks.vision_tower --images 100 --model FOLDER_OF_A_MODEL_WITH_clip
@@ -28,8 +28,8 @@ from recipes.mini.contrast import compare
 WORLDS = {"floorplan": "plain", "scenes": "flat"}
 
 
-def drawn(domain: str, style: str, count: int) -> list[tuple[Image.Image, str]]:
-    """Images and their texts."""
+def examples_of(domain: str, style: str, count: int) -> list[tuple[Image.Image, str]]:
+    """Held-out images and their texts."""
     dataset_generator = plugins.load("domains", domain).dataset_generator
     return [
         dataset_generator.draw(derive_seed("benchmark of the vision tower", number) >> 16, style)
@@ -53,13 +53,15 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:mini", help="a model folder with clip/ in it")
-    parser.add_argument("--images", type=int, default=100, help="of each world")
+    parser.add_argument("--images", type=int, default=100, help="number of images of each world")
     arguments = parser.parse_args()
     folder = resolve(ModelSource(location=arguments.model)).path("")
-    print("| world | images | first | chance | among 5 | chance | median rank |\n|---|---|---|---|---|---|---|")
+    print(
+        "| world | images | first | chance level | among 5 | chance level | median rank |\n|---|---|---|---|---|---|---|"
+    )
     for domain, style in WORLDS.items():
         with quiet():
-            scores = similarities(folder, drawn(domain, style, arguments.images))
+            scores = similarities(folder, examples_of(domain, style, arguments.images))
         ranks = (scores > scores.diag()[:, None]).sum(1) + 1
         first, five = ((ranks <= best).float().mean() for best in (1, 5))
         cells = (

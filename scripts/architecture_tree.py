@@ -1,7 +1,7 @@
 """Write the tree of docs/architecture.md from the first sentence of every module's docstring.
 
-In: `src/loraloom`. Out: the part of the page below "## The tree", one row a module, a heading a room. With `--check`
-nothing is written; the exit status is 1 when the page is not what it would be.
+In: `src/loraloom`. Out: the part of the page below "## The tree", one row per module, one heading per room. With
+`--check` nothing is written; the exit status is 1 if the page is out of date.
 
     python scripts/architecture_tree.py [--check]
 """
@@ -19,7 +19,7 @@ ROOMS = [
     "protocols", "utils", "config", "models", "diffusion", "prompts", "lora", "data", "prepare", "generate", "verify",
     "train", "compat", "cli", "extensions",
 ]  # fmt: skip
-"""In the order of imports; modules beside the rooms come first."""
+"""Rooms in the order of imports; modules beside the rooms come first."""
 
 
 def phrase(path: Path) -> str:
@@ -47,7 +47,7 @@ def tree() -> str:
 
 
 def page(text: str) -> str:
-    """The page with its tree renewed; what follows the tree stays."""
+    """The page with a new tree; text after the tree is kept."""
     before, _, rest = text.partition(HEADING)
     following = rest.find("\n## ")
     after = rest[following:] if following >= 0 else ""

@@ -1,7 +1,7 @@
 """Write docs/extensions.md: every extension of this repository with its description and its settings.
 
-In: the extensions themselves. Out: the page. With `--check` nothing is written; the exit status is 1 when the page is
-not what it would be.
+In: the extensions themselves. Out: the page. With `--check` nothing is written; the exit status is 1 if the page is
+out of date.
 
     python scripts/extensions_page.py [--check]
 """

@@ -1,11 +1,11 @@
-"""Make the font of plan labels again: the letters that labels use, out of Noto Sans CJK.
+"""Make the font of plan labels: a subset of Noto Sans CJK with the letters of labels.
 
 In: `NotoSansCJK-Regular.ttc` and `NotoSansCJK-Bold.ttc` (Debian `fonts-noto-cjk`, SIL Open Font License 1.1), fontTools.
-Out: `src/loraloom/assets/fonts/labels-{regular,bold}.otf`. Run it after a label got a letter that the font lacks:
+Out: `src/loraloom/assets/fonts/labels-{regular,bold}.otf`. Run it when a label has a letter that the font lacks:
 
     uv run --with fonttools scripts/subset_font.py /usr/share/fonts/opentype/noto
 
-The licence lies beside the fonts. Theirs keeps the name "Source" for Adobe; ours are called "Loraloom Labels".
+The licence is beside the fonts. It reserves the name "Source" for Adobe; these fonts are named "Loraloom Labels".
 """
 
 import sys
@@ -18,12 +18,12 @@ from loraloom.extensions.domains.floorplan.render.lettering import LANGUAGES
 
 TARGET = Path(__file__).parents[1] / "src" / "loraloom" / "assets" / "fonts"
 KOREAN_FACE = 1
-"""Place of Noto Sans CJK KR in the collection."""
+"""Index of Noto Sans CJK KR in the collection."""
 FAMILY = "Loraloom Labels"
 
 
 def letters() -> str:
-    """Latin 1, some punctuation, and what the labels say."""
+    """Latin 1, some punctuation, and the letters of the labels."""
     latin = [chr(code) for code in (*range(0x20, 0x7F), *range(0xA0, 0x100))]
     return "".join([*latin, "–—‘’“”…", *(word for words in LANGUAGES.values() for word in words.values())])  # noqa: RUF001
 

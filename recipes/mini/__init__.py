@@ -1,1 +1,1 @@
-"""The built-in base `mini`, and how it is made: a small Stable Diffusion 1 trained from nothing on drawn images."""
+"""The recipe of the built-in base `mini`: a small Stable Diffusion 1 trained from scratch on synthetic images."""

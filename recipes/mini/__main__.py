@@ -1,6 +1,6 @@
-"""`python -m recipes.mini build --out FOLDER`: make the built-in base again, or go on.
+"""`python -m recipes.mini build --out FOLDER`: build the built-in base, or continue a build.
 
-In: command line options. Out: a folder with the base and the state of every stage.
+In: command line options. Out: a folder with the base and the saved state of every stage.
 """
 
 import sys
@@ -20,20 +20,20 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions
 
 @app.callback()
 def mini() -> None:
-    """How the built-in base `builtin:mini` is made."""
+    """Build the built-in base `builtin:mini`."""
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option("--out", help="folder that everything goes into; the same one goes on")],
-    budget: Annotated[str, typer.Option(help="time to spend now: 45m, 2h")] = "2h",
-    images: Annotated[int, typer.Option(min=0, help="for the denoiser; another number begins a new round")] = 0,
-    steps: Annotated[int, typer.Option(min=0, help="of the denoiser in a round; likewise")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="folder of the build; an existing one is continued")],
+    budget: Annotated[str, typer.Option(help="time to spend in this call: 45m, 2h")] = "2h",
+    images: Annotated[int, typer.Option(min=0, help="images for the denoiser; another number begins a new round")] = 0,
+    steps: Annotated[int, typer.Option(min=0, help="denoiser steps in a round; likewise")] = 0,
     batch_size: Annotated[int, typer.Option(min=0, help="images in a step; likewise")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser, at its peak; likewise")] = 0.0,
-    begin: Annotated[str, typer.Option(help="a model to begin from, builtin:mini say, instead of from nothing")] = "",
+    learning_rate: Annotated[float, typer.Option(min=0, help="peak learning rate of the denoiser; likewise")] = 0.0,
+    begin: Annotated[str, typer.Option(help="model to start from, such as builtin:mini; empty: from scratch")] = "",
 ) -> None:
-    """Make the built-in base again, or go on; resumable. What is left at 0 is what suits CPU or GPU."""
+    """Build the built-in base, or continue a build. An option of 0 takes the default of the CPU or GPU."""
 
     asked = {"images": images, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     recipe = recipe_for(best_device(), **{name: value for name, value in asked.items() if value})
@@ -43,7 +43,7 @@ def build(
 
 
 def main() -> None:
-    """Run the command; a mistake of the user is one line."""
+    """Run the command; an error of the user is printed in one line."""
     try:
         app(prog_name="python -m recipes.mini")
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Attention that kernels without masks can compute: flash attention takes none, and texts are padded.
+"""Attention with a mask for kernels without masks, such as flash attention; texts are padded.
 
-In: an attention layer of diffusers, states, a mask. Out: what diffusers' own processor answers. The mask becomes one more
-channel of queries and keys: 1 in every query, the mask's bias in each key, so that their product adds the bias.
+In: an attention layer of diffusers, hidden states, a mask. Out: the output of diffusers' own processor. The mask becomes
+one more channel of queries and keys: 1 in every query, the mask's bias in each key, so that their product adds the bias.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ROOM = 8
-"""Channels added; kernels want multiples of eight."""
+"""Number of added channels; kernels are fast for multiples of eight."""
 
 
 class MaskAsChannel:
-    """A processor for `set_attn_processor`, for layers without norms of their own, as transformer blocks have them."""
+    """A processor for `set_attn_processor`, for layers without their own norms, as in transformer blocks."""
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None, **_: object,
     ) -> Tensor:  # fmt: skip
-        """See diffusers' `AttnProcessor2_0`; `attention_mask` is (b, 1, keys), a bias that is added to products."""
+        """See diffusers' `AttnProcessor2_0`; `attention_mask` is (b, 1, keys), a bias added to products."""
         context_bld = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         heads, batch = attn.heads, len(hidden_states)
 
@@ -34,7 +34,7 @@ class MaskAsChannel:
         width = query.shape[-1]
         scale = width**-0.5
         if attention_mask is not None:
-            # Divided by the scale that the product is multiplied by; -10000 stays far below everything in bfloat16 too.
+            # Divided by the scale of the product; -10000 stays far below every other value, also in bfloat16.
             bias_bhl1 = (attention_mask / scale).to(query.dtype).transpose(1, 2)[:, None].expand(-1, heads, -1, 1)
             query = torch.cat([query, torch.ones_like(query[..., :ROOM])], -1)
             key = torch.cat([key, bias_bhl1, torch.zeros_like(key[..., : ROOM - 1])], -1)

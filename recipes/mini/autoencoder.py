@@ -1,9 +1,9 @@
-"""Fit the autoencoder on drawn images, then give its latents zero mean and unit variance.
+"""Fit the autoencoder on synthetic images, then give its latents zero mean and unit variance.
 
-In: RGB images. Out: an `AutoencoderKL`. Loss: L1 + mean square, edges and rare colours weighted, a hair of KL, and for
-flat images a cross-entropy: of all colours that the image has, each pixel is to be nearest to its own. No perceptual
-or adversarial term, for flat colours need none. Normalised per channel by folding shift and scale into the two 1x1
-convolutions, so that scaling_factor is 1 and every channel gets the same noise.
+In: RGB images. Out: an `AutoencoderKL`. Loss: L1 + mean square, with larger weights for edges and rare colours, a small KL
+term, and for flat images a cross-entropy: among the colours of the image each pixel must be nearest to its own. There is
+no perceptual or adversarial term, because flat colours do not require one. Latents are normalised per channel by the
+weights of the two 1x1 convolutions, so that scaling_factor is 1 and every channel gets the same noise.
 """
 
 from copy import deepcopy
@@ -23,36 +23,35 @@ from recipes.mini.twins import twins_of
 
 CROP_PX = 128
 WHOLE_FROM = 0.6
-"""Share of the steps after which whole images follow crops: group norms see the ground of a whole one too."""
+"""Share of the steps on crops; whole images follow, because group norms depend on the ground of the whole image."""
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 4.0
 RAREST = 8.0
 COLOUR_WEIGHT = 0.03
 COLOUR_WIDTH = 0.015
-"""Of the cross-entropy, in squared distances of RGB in [-1, 1]: two colours 35 of 255 apart are 5 widths apart."""
+"""Width of the cross-entropy, in squared distances of RGB in [-1, 1]: colours 35 of 255 apart are 5 widths apart."""
 LATENT_NOISE = 0.3
-"""At most; a denoiser of this size leaves errors of 0.1 to 0.2 where there are walls and doors (decision 0011)."""
+"""Largest noise; a denoiser of this size leaves errors of 0.1 to 0.2 at walls and doors (decision 0011)."""
 JOINT_NOISE = 0.2
-"""The same while the encoder learns too, in deviations of each channel: it learns to say faint things loudly."""
+"""The same while the encoder is also trained, in deviations of each channel: it gives thin structures more contrast."""
 LOUDER_NOISE, LOUDER_SHARE = 0.3, 0.6
-"""At most, and on how many of the images, while the encoder learns to say thin things louder: the others stay sharp."""
+"""Largest noise, and the share of images with noise, while the encoder learns more contrast; the others stay sharp."""
 KEEP_WEIGHT, TWIN_WEIGHT = 30.0, 0.2
 WIDEST = 1.2
-"""Deviation of an image's channel beyond which it costs: louder is not to mean that everything is."""
+"""Deviation of an image's channel above which the loss increases, so that only thin structures gain contrast."""
 
 
 def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *, decoder_only: bool = False) -> bool:
-    """Train, or go on; returns whether all steps are done.
+    """Train, or continue training; returns whether all steps are done.
 
     Args:
-        vae: From `make_autoencoder`.
-        canvas: What to learn from.
-        steps: Optimizer steps.
-        way: Its batch is of crops; of whole images a quarter.
+        vae: Autoencoder from `make_autoencoder`; trained in place.
+        canvas: Training images.
+        steps: Number of optimizer steps.
+        way: Batch size, in crops; a batch of whole images is a quarter of it.
         job: State and device.
-        decoder_only: The encoder stays, so that latents made with it stay good; the decoder learns to bear the errors of
-            a denoiser: noise of a deviation up to `LATENT_NOISE`, another for each image, is added to latents of
-            deviation 1.
+        decoder_only: Train the decoder only, so that existing latents stay valid. It becomes robust against errors of a
+            denoiser: noise of a random deviation up to `LATENT_NOISE` for each image is added to latents of deviation 1.
     """
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(not decoder_only)
@@ -84,18 +83,18 @@ def fit_autoencoder(vae: Any, canvas: Canvas, steps: int, way: Way, job: Job, *,
     return done
 
 
-def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, job: Job) -> bool:
-    """Go on with a fitted autoencoder whose latents are of unit deviation; returns whether all steps are done.
+def amplify_thin_structures(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, job: Job) -> bool:
+    """Train a fitted autoencoder with latents of unit deviation further; returns whether all steps are done.
 
-    Its encoder learns to say thin things as loudly in like colours as in unlike ones (`twins`), and to leave the latents
-    of what a denoiser knows as they are, so that the denoiser need not learn again.
+    Its encoder learns to give thin structures the same contrast in similar colours as in different ones (`twins`), and
+    to keep the latents of known images, so that a denoiser does not have to be trained again.
 
     Args:
-        vae: The same at every call: what it is now is what is kept.
-        canvas: What to say louder, in any colours.
-        known: Whose latents stay.
-        steps: Optimizer steps.
-        way: A quarter of its batch is whole images of `canvas`, another such of `known`.
+        vae: The autoencoder, the same at every call: latents of its current weights are kept.
+        canvas: Images whose thin structures gain contrast, in any colours.
+        known: Images whose latents are kept.
+        steps: Number of optimizer steps.
+        way: Batch size; a quarter of it is whole images of `canvas`, another quarter of `known`.
         job: State and device.
     """
     device = job.device
@@ -126,14 +125,14 @@ def say_louder(vae: Any, canvas: Canvas, known: Canvas, steps: int, way: Way, jo
         moved = (kept_bchw.float() - were_bchw.float()).square().mean()
         faint = twins.loss(latents_bchw[:flat].float(), twins_fchw.float())
         wide = F.relu(latents_bchw.float().std((2, 3)) - WIDEST).square().mean()
-        told: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         if step % LOG_EVERY == LOG_EVERY - 1:
-            told = {
+            numbers = {
                 "mean_error_of_255": float(error) * 127.5,
                 "moved": float(moved.detach()) ** 0.5,
                 "faint": float(faint.detach()),
             }
-        return (total + of_known) / 2 + KEEP_WEIGHT * moved + TWIN_WEIGHT * faint + wide, told
+        return (total + of_known) / 2 + KEEP_WEIGHT * moved + TWIN_WEIGHT * faint + wide, numbers
 
     done = fit(vae, loss, Fit(steps, 1.2e-3, weight_decay=1e-4, average=0.99), job)
     vae.eval()
@@ -158,18 +157,18 @@ def reconstruction(seen_bchw: Tensor, crops: Crops) -> tuple[Tensor, Tensor]:
 
 
 def edge_weight(pixels_bchw: Tensor) -> Tensor:
-    """(b, 1, h, w) from 1 on flat ground to 1 + `EDGE_WEIGHT` where colours differ widely within 5 x 5 pixels.
+    """(b, 1, h, w) weights from 1 on flat ground to 1 + `EDGE_WEIGHT` where colours differ most within 5 x 5 pixels.
 
-    Walls and doors are 3 pixels wide in an image that is mostly flat: the plain mean hardly sees them.
+    Walls and doors are 3 pixels wide in a mostly flat image and hardly change the plain mean.
     """
     spread = F.max_pool2d(pixels_bchw, 5, 1, 2) + F.max_pool2d(-pixels_bchw, 5, 1, 2)
     return 1 + EDGE_WEIGHT * spread.amax(1, keepdim=True).clamp(max=1)
 
 
 def rarity(pixels_bchw: Tensor) -> Tensor:
-    """(b, 1, h, w) weights of mean near 1, larger where an image's colour covers little of it.
+    """(b, 1, h, w) weights with a mean near 1, larger for colours that cover a small part of the image.
 
-    A door is 39 brown pixels in a grey wall. With edges weighted alone, doors still came out as wall after 3,600 steps.
+    A door is 39 brown pixels in a grey wall. With edge weights only, doors were still decoded as wall after 3,600 steps.
     """
     sixteenths = ((pixels_bchw + 1) * 7.96875 + 1e-3).long()  # of 256, rounded down
     codes_bp = (sixteenths[:, 0] << 8 | sixteenths[:, 1] << 4 | sixteenths[:, 2]).flatten(1)
@@ -186,7 +185,7 @@ def to_pixels(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def normalise(vae: Any, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
-    """Fold the mean and deviation of each latent channel into the 1x1 convolutions; returns what they were, (c,) each."""
+    """Normalise each latent channel by the weights of the 1x1 convolutions; returns the old mean and deviation, (c,) each."""
     means = torch.cat([vae.encode(part).latent_dist.mean for part in pixels_bchw.split(8)])
     shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
     channels = len(shift)

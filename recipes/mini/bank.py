@@ -1,8 +1,8 @@
-"""Everything that the denoiser learns from, on the device where it learns: latents, and states of the texts.
+"""The training data of the denoiser on its device: latents and prompt embeddings.
 
-In: drawn images, an autoencoder, a text encoder that reads. Out: batches, made on the device from a step's seed. The files of
-`prepare` and the caches of `train` are made for hundreds of images that somebody wants to keep: hashed, synced and read
-one by one. A denoiser of this size learns thousands a second on a GPU.
+In: synthetic images, an autoencoder, a trained text encoder. Out: batches, made on the device from a step's seed. The
+files of `prepare` and the caches of `train` are for hundreds of images that a user keeps: hashed, synced and read one by
+one. A denoiser of this size learns from thousands of images a second on a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from recipes.mini.canvas import signed
 from recipes.mini.data import ORIENTATIONS, PART, Part, grids_of, read_part
 
 HELD_OUT = 100
-"""One of so many images is not learned, but measured."""
+"""One of this number of images is held out for measurement."""
 ROOM_FOR_WINDOWS = 8
-"""Text lengths are padded to a multiple of this many tokens: kernels of attention with a mask want it."""
+"""Text lengths are padded to a multiple of this number of tokens, which kernels of attention with a mask require."""
 
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What the denoiser reads: (b, l, d) prompt embeddings, and (b, l) bool, False where a window only pads."""
+    """Conditioning of the denoiser: (b, l, d) prompt embeddings, and a (b, l) bool mask, False for padding windows."""
 
     hidden_bld: Tensor
     mask_bl: Tensor | None = None
@@ -42,17 +42,17 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Latents and states, resident.
+    """Latents and prompt embeddings in memory.
 
     Attributes:
-        latents_nchw: float16, of unit deviation.
-        states_mkd: float16 states of all windows of all texts, the empty text's last, and then a row of zeros.
-        windows_nw: int64: for each image its windows' rows in `states_mkd`, filled up with the row of zeros; the last
-            image is the empty text.
-        counts_n: int64: how many windows are real.
+        latents_nchw: float16 latents of unit deviation.
+        states_mkd: float16 prompt embeddings of all windows of all texts; that of the empty text and a row of zeros are last.
+        windows_nw: int64 rows in `states_mkd` of each image's windows, padded with the row of zeros; the last image is
+            the empty text.
+        counts_n: int64 number of real windows of each image.
         grids_ngg3: uint8 coarse colours, on the CPU.
-        origins_n: int64, on the CPU: the number of the drawn image that each is, mirrored or turned perhaps.
-        worlds: For each image a word for its kind.
+        origins_n: int64, on the CPU: the number of the original image of each image, which may be mirrored or turned.
+        worlds: World of each image, such as `plans`.
     """
 
     latents_nchw: Tensor
@@ -68,23 +68,23 @@ class Bank:
 
     @property
     def learned(self) -> NDArray[np.int64]:
-        """Numbers of the images that are learned from."""
+        """Numbers of the training images."""
         numbers = np.arange(len(self))
         return np.setdiff1d(numbers, self.held_out)
 
     @property
     def held_out(self) -> NDArray[np.int64]:
-        """Numbers of the others; no laying of an image is learned when another is measured."""
+        """Numbers of the held-out images; all orientations of an image are on the same side."""
         period = min(HELD_OUT, int(self.origins_n.max()) + 1)
         return np.flatnonzero(self.origins_n % period == period - 1)
 
     def by_world(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Some numbers, those of each world that there is together, plans first."""
+        """The numbers grouped by world, plans first."""
         kinds = np.array(self.worlds)[numbers]
         return [numbers[kinds == world] for world in ("plans", "scenes") if (kinds == world).any()]
 
     def states(self, numbers_b: Tensor) -> States:
-        """What the denoiser reads; `len(self)` is the empty text. All batches have one length."""
+        """Conditioning of the denoiser; `len(self)` is the empty text. All batches have the same length."""
         hidden_bwkd = self.states_mkd[self.windows_nw[numbers_b]]
         hidden_bld = hidden_bwkd.flatten(1, 2)
         window = hidden_bwkd.shape[2]
@@ -104,38 +104,40 @@ def windows_of(model: Path, texts: Sequence[str]) -> list[list[tuple[list[int], 
 
 
 @dataclass(frozen=True, slots=True)
-class _Laid:
-    """One laying of a part: places in the part of the images that have a text in it, and these texts' windows."""
+class _Oriented:
+    """A part in one orientation: indices of the images with a text for it, and the windows of these texts."""
 
-    laying: int
+    orientation: int
     places: NDArray[np.int64]
     windows: list[list[list[int]]]
 
 
-def _read(model: Path, orientations: int, file: Path) -> tuple[Part, list[_Laid]]:
+def _read(model: Path, orientations: int, file: Path) -> tuple[Part, list[_Oriented]]:
     part = read_part(file)
-    laid: list[_Laid] = []
-    for laying in _chosen(part, orientations, file):
-        texts = [each[laying] for each in part.turned] if laying else part.texts
-        told = {place: text for place, text in enumerate(texts) if text is not None}
-        windows = [[ids for ids, _ in windows] for windows in windows_of(model, list(told.values()))]
-        laid.append(_Laid(laying, np.array(list(told), np.int64), windows))
-    return part, laid
+    views: list[_Oriented] = []
+    for orientation in _chosen(part, orientations, file):
+        texts = [each[orientation] for each in part.turned] if orientation else part.texts
+        texts_of = {place: text for place, text in enumerate(texts) if text is not None}
+        windows = [[ids for ids, _ in windows] for windows in windows_of(model, list(texts_of.values()))]
+        views.append(_Oriented(orientation, np.array(list(texts_of), np.int64), windows))
+    return part, views
 
 
 def _chosen(part: Part, orientations: int, file: Path) -> list[int]:
-    """The images as they are, and of the other layings so many, from file to file others."""
+    """The identity and `orientations` - 1 other orientations, which change from file to file."""
     if orientations > 1 and not part.turned:
-        raise UserError("drawn by an earlier loraloom, without texts of turned images", got=str(file), fix="delete it")
-    others = [laying for laying in range(1, ORIENTATIONS) if any(each[laying] for each in part.turned)]
+        raise UserError(
+            "written by an earlier loraloom, without texts of turned images", got=str(file), fix="delete it"
+        )
+    others = [orientation for orientation in range(1, ORIENTATIONS) if any(each[orientation] for each in part.turned)]
     start = int(file.stem.split("_")[1]) // PART * (orientations - 1)
     return [0, *(others[(start + place) % len(others)] for place in range(min(orientations - 1, len(others))))]
 
 
-def laid_out(pixels_bchw: Tensor, laying: int) -> Tensor:
-    """Square images in one of `LAYINGS`."""
+def oriented(pixels_bchw: Tensor, orientation: int) -> Tensor:
+    """Square images in an orientation, 0 .. `ORIENTATIONS` - 1."""
     quarter = ORIENTATIONS // 2
-    return torch.rot90(pixels_bchw.flip(3) if laying >= quarter else pixels_bchw, -(laying % quarter), (2, 3))
+    return torch.rot90(pixels_bchw.flip(3) if orientation >= quarter else pixels_bchw, -(orientation % quarter), (2, 3))
 
 
 @torch.no_grad()
@@ -154,18 +156,18 @@ def fill_bank(
     """Encode the images and texts of some files.
 
     Args:
-        files: From `write_parts`.
-        model: A model folder with the tokenizer.
-        encode: (b, 3, 256, 256) pixels on the device to (b, 4, 32, 32) latents.
-        read: (m, 77) token ids on the device to (m, 77, d) states.
-        device: Of the bank.
-        progress: Told files done and in all.
-        known: Latents of these files, made before.
-        layings: In how many layings, of `LAYINGS`, each image is learned.
-        batch_size: Images encoded together.
+        files: Files of `write_parts`.
+        model: Model folder with the tokenizer.
+        encode: Function of (b, 3, 256, 256) pixels on the device that returns (b, 4, 32, 32) latents.
+        read: Function of (m, 77) token ids on the device that returns (m, 77, d) prompt embeddings.
+        device: Device of the bank.
+        progress: Called with (files done, all files); None reports nothing.
+        known: Latents of these files from an earlier call; None encodes the images.
+        orientations: Number of orientations of each image, 1 .. `ORIENTATIONS`.
+        batch_size: Number of images encoded together.
 
     Raises:
-        UserError: A file has no texts for other layings.
+        UserError: A file has no texts for other orientations.
     """
     latents: list[Tensor] = []
     grids: list[NDArray[np.uint8]] = []
@@ -174,13 +176,13 @@ def fill_bank(
     origins: list[NDArray[np.int64]] = []
     drawn = 0
     with closing(spread(partial(_read, model, orientations), files, usable_cores())) as parts:
-        for done, (part, laid) in enumerate(parts, 1):
+        for done, (part, views) in enumerate(parts, 1):
             coarse = torch.from_numpy(_grids(part)).permute(0, 3, 1, 2)
-            for each in laid:
+            for each in views:
                 for first in range(0, len(each.places) if known is None else 0, batch_size):
                     pixels_bchw = _pixels(part, each.places[first : first + batch_size], device)
-                    latents.append(encode(laid_out(pixels_bchw, each.laying)).half())
-                grids.append(laid_out(coarse[each.places], each.laying).permute(0, 2, 3, 1).numpy())
+                    latents.append(encode(oriented(pixels_bchw, each.orientation)).half())
+                grids.append(oriented(coarse[each.places], each.orientation).permute(0, 2, 3, 1).numpy())
                 texts += each.windows
                 worlds += [files[done - 1].name.split("_")[0]] * len(each.places)
                 origins.append(drawn + each.places)
@@ -201,7 +203,7 @@ def fill_bank(
 
 
 def _states(ids_mk: Tensor, read: Callable[[Tensor], Tensor], device: str) -> Tensor:
-    """(m + 1, 77, d) float16, a row of zeros last. Filled in place: put together, it would be there twice for a moment."""
+    """(m + 1, 77, d) float16, a row of zeros last. Written in place, because concatenation would double the memory."""
     states_mkd: Tensor | None = None
     for first in range(0, len(ids_mk), 512):
         some = read(ids_mk[first : first + 512].to(device))
@@ -225,7 +227,7 @@ def _pixels(part: Part, some: NDArray[np.int64], device: str) -> Tensor:
 
 
 def _grids(part: Part) -> NDArray[np.uint8]:
-    """`grids_of` the part's images, without painting them whole."""
+    """`grids_of` the part's images, without rendering whole images."""
     if part.marks is None or part.palettes is None:
         return grids_of(part.images())
     return np.stack([palette[marks] for palette, marks in zip(part.palettes, grids_of(part.marks), strict=True)])

@@ -1,6 +1,6 @@
-"""`mini` before anything is learned: a vocabulary, the rest random.
+"""`mini` before training: a vocabulary and random weights.
 
-In: a folder. Out: a model in it, in diffusers' folder format.
+In: a folder. Out: a model in diffusers' folder format in it.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from recipes.mini.tokenizer import train_tokenizer
 
 NUM_TOKENS = 1500
 VOCABULARY_TEXTS = 600
-"""Drawn to learn the vocabulary from, plans and scenes in the share of `PLAN_SHARE`."""
+"""Number of texts that the vocabulary is trained on; `PLAN_SHARE` of them are plans, the rest scenes."""
 
 
 def write_blank(folder: Path) -> None:
-    """Write the model whole, or not at all; the same on every machine."""
+    """Write the whole model or nothing; the same on every machine."""
     plans = round(PLAN_SHARE * VOCABULARY_TEXTS)
     texts = [draw_plan(number, 0)[1] for number in range(plans)]
     texts += [text.replace("Plain", "Varied", 1) for text in texts[:20]]

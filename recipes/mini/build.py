@@ -1,25 +1,26 @@
-"""`loraloom build-mini`: the built-in base from nothing or from a model, stage by stage, resumable at any point.
+"""Build the built-in base from scratch or from a model, in stages, resumable at any point.
 
-In: a folder and a budget of time. Out: in it
+In: a folder and a budget of time. Out, in the folder:
 
-    parts_0/ parts_1/ ...          images with their texts, drawn here
-    begin/ begin.json              the model that it was begun from, if from one, and where that was
-    blank/                         otherwise: a vocabulary, the rest random
-    reading.safetensors            state of the text encoder's fit to what the texts say
+    parts_0/ parts_1/ ...          synthetic images with their texts
+    begin/ begin.json              the model that the build started from, if any, and its source
+    blank/                         otherwise: a vocabulary and random weights
+    reading.safetensors            state of the text encoder's fit to the facts of the texts
     autoencoder.safetensors        state of the autoencoder's fit
-    louder.safetensors             state of its further fit, which makes it say thin things louder
+    `louder.safetensors`           state of its second fit, which gives thin structures more contrast
     decoder.safetensors            state of its decoder's further fit
-    start/                         the model before the denoiser has seen an image
+    start/                         the model before the denoiser is trained
     round_01/ round_02/ ...        settings of a round of the denoiser, its images' latents, the states of its fits, and
-                                   curve.jsonl: of held-out plans the share of sentences met, every so many images
-    mini/                          the model as it is now: average weights, half precision
-    mini/clip/                     once all steps are done: its text encoder with a vision tower, for scores
+                                   curve.jsonl: share of sentences met for held-out plans, at regular numbers of images
+    mini/                          the current model: average weights, half precision
+    mini/clip/                     after all steps: its text encoder with a vision tower, for scores
 
-Run it again with the same folder to go on; `mini/` is written anew once the denoiser has learned something. Asked for
-another number of images or steps, another batch or precision, it begins a new round: fresh images, the weights so far.
+A call with the same folder continues the build; `mini/` is written again after each training of the denoiser. With
+another number of images or steps, another batch size or precision, it begins a new round with new images and the
+current weights.
 
-Begun from a model instead of from nothing, that model's autoencoder goes on, its text encoder rests, and the denoiser's
-first round begins from its weights.
+If the build starts from a model, its autoencoder is trained further, its text encoder is frozen, and the denoiser's
+first round starts with its weights.
 """
 
 import json
@@ -43,7 +44,7 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.quiet import quiet
 from loraloom.utils.rng import derive_seed
 from loraloom.utils.safetensors_io import read_tensors, write_tensors
-from recipes.mini.autoencoder import fit_autoencoder, normalise, say_louder, to_pixels
+from recipes.mini.autoencoder import amplify_thin_structures, fit_autoencoder, normalise, to_pixels
 from recipes.mini.bank import Bank, fill_bank, windows_of
 from recipes.mini.blank import write_blank
 from recipes.mini.canvas import Canvas
@@ -54,7 +55,7 @@ from recipes.mini.denoising import Noise, fit_denoiser
 from recipes.mini.fitting import Fit, Job, Way, read_average
 from recipes.mini.grounding import ground, how_to_ground
 from recipes.mini.layout import make_autoencoder, make_denoiser
-from recipes.mini.reading import teach_reading
+from recipes.mini.reading import fit_reading
 from recipes.mini.recipe import Recipe
 
 Say = Callable[[str], None]
@@ -66,23 +67,23 @@ READING, AUTOENCODER, LOUDER, DECODER, LATENTS, FIRST, GROUNDING, DENOISER, CONT
 )
 BEGIN, BEGIN_NAME, CURVE = "begin", "begin.json", "curve.jsonl"
 FRESH = 100
-"""Begun from a model, images have seeds from here on: it has seen those of the first ones."""
+"""First seed of images if the build starts from a model, because the model was trained on the earlier seeds."""
 
 
 def build_mini(
     folder: Path, recipe: Recipe, budget_s: float, say: Say, bar: Bar, begin: ModelSource | None = None
 ) -> Path:
-    """Go as far as the budget allows; returns the model folder, or `folder` when there is no model yet.
+    """Build as far as the budget allows; returns the model folder, or `folder` if there is no model yet.
 
     Args:
-        folder: See the module.
-        recipe: How.
-        budget_s: Time to spend now, seconds.
-        say, bar: Told what is being done.
-        begin: Begin from this model, one of `mini`'s layout; None: from nothing.
+        folder: Folder of the build; see the module.
+        recipe: Numbers of images and steps.
+        budget_s: Time to spend in this call, seconds.
+        say, bar: Called with lines of the log and for progress bars.
+        begin: Model of `mini`'s layout to start from; None builds from scratch.
 
     Raises:
-        UserError: A state is of another layout, or the folder was begun from something else.
+        UserError: A state has another layout, or the folder was started from another model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if begin is not None:
@@ -95,13 +96,13 @@ def build_mini(
         build.run()
     except _SpentError:
         build.export()
-        say("not done yet; the same command goes on")
+        say("not done yet; the same command continues")
     ready = folder / "mini"
     return ready if (ready / "model_index.json").is_file() else folder
 
 
 class _SpentError(Exception):
-    """The budget is spent before a stage was done; its state is saved."""
+    """The budget was spent before a stage was done; its state is saved."""
 
 
 class _Build:
@@ -114,7 +115,7 @@ class _Build:
         self.first_seed = FRESH if self.begun else 0
 
     def run(self) -> None:
-        """All stages.
+        """Run all stages.
 
         Raises:
             _SpentError: The budget is spent.
@@ -138,11 +139,11 @@ class _Build:
     # ----------------------------------------------------------------------------------------------- stages
 
     def _autoencoder(self) -> Any:
-        """The autoencoder, fitted, its latents of unit deviation, its decoder fitted further."""
+        """The trained autoencoder with latents of unit deviation and a decoder that was trained further."""
         recipe, device = self.recipe, self.device
         self.say(f"1/7 {recipe.autoencoder_images} images for the autoencoder")
         half, quarter = recipe.autoencoder_images // 2, recipe.autoencoder_images // 4
-        files = self._draw({"plans": half, "others": quarter, "scenes": quarter}, self.first_seed)
+        files = self._files({"plans": half, "others": quarter, "scenes": quarter}, self.first_seed)
         parts = [read_part(file) for file in files]
         self.say("2/7 autoencoder")
         canvas = Canvas(parts, device)
@@ -159,24 +160,26 @@ class _Build:
             plain = [part.images()[::40] for part in parts[: len(parts_of(self.folder, "plans", half))]]
             normalise(vae, to_pixels(np.concatenate(plain)[:200]).to(device))
         others = [part for file, part in zip(files, parts, strict=True) if file.name.startswith("others")]
-        taught_later = Canvas(others, device)
+        other_styles = Canvas(others, device)
         learned = [plain_plans(part) if part.marks is not None else part for part in parts]
         known = Canvas(learned, device, own_colours=1.0)
         way = Way(recipe.louder_batch, recipe.precision)
-        self._in_time(say_louder(vae, taught_later, known, recipe.louder_steps, way, self._job(self.folder / LOUDER)))
+        self._in_time(
+            amplify_thin_structures(vae, other_styles, known, recipe.louder_steps, way, self._job(self.folder / LOUDER))
+        )
         way = Way(recipe.autoencoder_batch, recipe.precision)
         job = self._job(self.folder / DECODER)
         self._in_time(fit_autoencoder(vae, canvas, recipe.decoder_steps, way, job, decoder_only=True))
         return vae
 
     def _reading(self) -> Any:
-        """A text encoder that has learned what texts say."""
+        """A text encoder that was trained on the facts of texts."""
         from transformers import CLIPTextModel
 
         recipe, blank = self.recipe, self._blank()
-        self.say(f"3/7 reading: what {recipe.reading_texts} texts say")
+        self.say(f"3/7 reading: the facts of {recipe.reading_texts} texts")
         scenes = round((1 - PLAN_SHARE) * recipe.reading_texts)
-        files = self._draw({"plans": recipe.reading_texts - scenes, "scenes": scenes}, 0)
+        files = self._files({"plans": recipe.reading_texts - scenes, "scenes": scenes}, 0)
         with quiet():
             encoder: Any = CLIPTextModel.from_pretrained(blank / "text_encoder")
         lessons = {
@@ -190,29 +193,29 @@ class _Build:
             ]
             for world in ("plans", "scenes")
         }
-        self._in_time(teach_reading(encoder, lessons, recipe.reading_steps, self._job(self.folder / READING)))
+        self._in_time(fit_reading(encoder, lessons, recipe.reading_steps, self._job(self.folder / READING)))
         return encoder
 
     def _blank(self) -> Path:
-        """The model with a vocabulary learned from texts, all weights random."""
+        """The model with a vocabulary from texts and random weights."""
         blank = self.folder / "blank"
         if not (blank / "model_index.json").is_file():
             write_blank(blank)
         return blank
 
     def _denoiser(self, round_: Path) -> None:
-        """A round: images, a first look, grounding, and the fit itself."""
+        """Run a round: images, a first short fit, grounding, and the main fit."""
         recipe, seed = self.recipe, int(round_.name[6:])
         plans = round(PLAN_SHARE * recipe.images)
         self.say(f"4/7 {recipe.images} images and their texts")
-        files = self._draw({"plans": plans, "scenes": recipe.images - plans}, self.first_seed + seed - 1)
+        files = self._files({"plans": plans, "scenes": recipe.images - plans}, self.first_seed + seed - 1)
         model = open_model(ModelSource(location=str(self._start_of(round_))))
         denoiser: Any = model.modules.get("denoiser")
-        self.say("    their latents and states")
+        self.say("    their latents and prompt embeddings")
         bank = self._bank(model, files, round_ / LATENTS)
         noise = Noise(model.info.schedule, seed=f"denoiser {seed}")
         if seed == 1 and not self.begun:
-            self.say("5/7 a first look, and grounding: where the texts' colours are")
+            self.say("5/7 a first short fit, and grounding: the places of the texts' colours")
             first = Fit(recipe.first_steps, recipe.learning_rate, muon=True, average=0.99)
             much = Noise(model.info.schedule, 3.0, seed="first look")
             done = fit_denoiser(denoiser, bank, much, recipe.way, first, self._job(round_ / FIRST))
@@ -228,13 +231,13 @@ class _Build:
         self._in_time(fit_denoiser(denoiser, bank, noise, recipe.way, how, job))
 
     def _point(self, round_: Path, steps: int) -> None:
-        """A point of the learning curve, of the average weights as they are saved; `mini/` has them then."""
+        """Add a point of the learning curve for the saved average weights, which are then exported to `mini/`."""
         images = steps * self.recipe.batch_size
         if not has_point(round_ / CURVE, images) and (model := self.export()):
             add_point(round_ / CURVE, model, images, self.say)
 
     def _bank(self, model: Any, files: Sequence[Path], latents: Path) -> Bank:
-        """Latents are kept in a file: on a CPU they take longer than all else that a call begins with."""
+        """The bank of the files. Latents are kept in a file, because encoding takes most of the start of a call on a CPU."""
         vae: Any = model.modules.place("vae", torch.device(self.device), torch.float32)
         text_encoder: Any = model.modules.place("text_encoder", torch.device(self.device), torch.float32)
 
@@ -270,7 +273,7 @@ class _Build:
 
         count = min(self.recipe.contrast_images, self.recipe.images)
         plans = round(PLAN_SHARE * count)
-        parts = [read_part(file) for file in self._draw({"plans": plans, "scenes": count - plans}, self.first_seed)]
+        parts = [read_part(file) for file in self._files({"plans": plans, "scenes": count - plans}, self.first_seed)]
         images = np.concatenate([halved(part.images()) for part in parts])
         cut = windows_of(model, [text for part in parts for text in part.texts])
         windows = [[ids for ids, _ in windows] for windows in cut]
@@ -287,7 +290,7 @@ class _Build:
     # ---------------------------------------------------------------------------------------------- helpers
 
     def export(self) -> Path | None:
-        """Write the newest average weights as a model to `mini/`; None while there are none."""
+        """Write the newest average weights as a model to `mini/`; None if there are none yet."""
         learned = [round_ for round_ in self._rounds() if (round_ / DENOISER).is_file()]
         start = self.folder / "start"
         if not learned and not (self.begun and start.is_dir()):
@@ -299,21 +302,21 @@ class _Build:
         self.say(f"{out}: {size:.1f} MiB")
         return out
 
-    def _draw(self, counts: dict[str, int], seed: int) -> list[Path]:
-        """The files that hold so many images of each world, drawn where they are missing."""
+    def _files(self, counts: dict[str, int], seed: int) -> list[Path]:
+        """The files with these numbers of images of each world; missing files are written."""
         folder = self.folder / f"parts_{seed}"
         files = [file for world, count in counts.items() for file in parts_of(folder, world, count)]
-        self._in_time(write_parts(files, seed, self.bar("drawn files"), self.deadline))
+        self._in_time(write_parts(files, seed, self.bar("rendered files"), self.deadline))
         return files
 
     def _job(self, state: Path) -> Job:
         return Job(state, self.say, self.device, self.deadline)
 
     def _in_time(self, done: bool) -> None:
-        """Go on when a stage is done and there is time left.
+        """Return if a stage is done and there is time left.
 
         Raises:
-            _SpentError: Otherwise.
+            _SpentError: The stage is not done, or the budget is spent.
         """
         if not done or time.monotonic() > self.deadline:
             raise _SpentError
@@ -322,18 +325,18 @@ class _Build:
         return sorted(file.parent for file in self.folder.glob("round_*/round.json"))
 
     def _learned(self, round_: Path) -> Any:
-        """The model that a round begins from, with the average weights that it has learned, if any."""
+        """The start model of a round, with the average weights of the round if there are any."""
         model = open_model(ModelSource(location=str(self._start_of(round_))))
         if (round_ / DENOISER).is_file():
             model.modules.get("denoiser").load_state_dict(read_average(round_ / DENOISER))
         return model
 
     def _start_of(self, round_: Path) -> Path:
-        """The model that a round begins from."""
+        """Folder of the start model of a round."""
         return round_ / "start" if (round_ / "start").is_dir() else self.folder / "start"
 
     def _round(self) -> Path:
-        """The folder of the round that goes on, or of a new one."""
+        """The folder of the last round if its settings are the same, else of a new round."""
         rounds = self._rounds()
         names = ("images", "orientations", "steps", "batch_size", "learning_rate", "precision")
         asked = {name: getattr(self.recipe, name) for name in names}
@@ -348,17 +351,17 @@ class _Build:
 
 
 def _begin_from(source: ModelSource, folder: Path) -> None:
-    """Keep a copy of the model in the folder: the one that it is from may change while a build goes on.
+    """Copy the start model into the folder, because its source may change before the build is continued.
 
     Raises:
-        UserError: It is of another layout than `mini`, or the folder was begun from something else.
+        UserError: The model has another layout than `mini`, or the folder was started from another model.
     """
     kept = folder / BEGIN_NAME
     from_what = json.loads(kept.read_text(encoding="utf-8"))["model"] if kept.is_file() else "nothing"
     if kept.is_file() or (folder / "blank").is_dir():
         if from_what != source.location:
             raise UserError(
-                f"this folder was begun from {from_what}", got=source.location, fix="name another, or leave --begin out"
+                f"this folder was started from {from_what}", got=source.location, fix="name another, or omit --begin"
             )
         return
     model = open_model(source)
@@ -366,14 +369,14 @@ def _begin_from(source: ModelSource, folder: Path) -> None:
         shapes = {name: weight.shape for name, weight in model.modules.get(part).state_dict().items()}
         if shapes != {name: weight.shape for name, weight in made.state_dict().items()}:
             raise UserError(
-                f"this model's {part} is of another layout",
+                f"this model's {part} has another layout",
                 got=source.location,
-                expected="a model that build-mini made",
+                expected="a model of this recipe",
             )
     model.save(folder / BEGIN, "fp32")
     write_json(kept, {"model": source.location})
 
 
 def best_device() -> str:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,6 @@
-"""Drawn images on the device that learns from them: batches are cut there, for a loop over images starved a GPU.
+"""Training images on the training device: batches are cropped there, because a loop over images left a GPU idle.
 
-In: parts of drawn images. Out: crops, turned and mirrored, plans among them in other colours each time.
+In: parts of synthetic images. Out: crops, turned and mirrored; plans have other colours each time.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from loraloom.utils.rng import derive_seed
 from recipes.mini.data import PALETTE_ROWS, SIZE_PX, Part, made_up_palette
 
 FLAT_SHARE = 0.8
-"""Of a batch: plans; the rest are scenes."""
+"""Share of plans in a batch; the rest are scenes."""
 OWN_COLOURS = 0.4
 NUM_PALETTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """A batch.
+    """A batch of crops.
 
     Attributes:
-        pixels_bchw: float32 in [-1, 1]; the first `len(palettes)` are flat.
+        pixels_bchw: float32 pixels in [-1, 1]; the first `len(palettes)` are flat.
         palettes_fk3: (f, 16, 3) float32 colours of the flat ones, in [-1, 1].
-        used_fk: (f, 16) bool: which of them occur.
-        places_fhw: (f, h, w) int64: the palette's row of each pixel.
+        used_fk: (f, 16) bool: colours that occur in the image.
+        places_fhw: (f, h, w) int64: row of the palette for each pixel.
     """
 
     pixels_bchw: Tensor
@@ -38,12 +38,12 @@ class Crops:
 
 
 class Canvas:
-    """Images of both kinds, resident on a device.
+    """Images of both kinds in the memory of a device.
 
     Args:
-        parts: At least one of them flat.
-        device: Where batches are made.
-        own_colours: How many of the plans keep the colours that they were drawn in; the others get made-up ones.
+        parts: Parts; at least one of them is flat.
+        device: Device of the batches.
+        own_colours: Share of the plans that keep their own colours, 0 .. 1; the others get random ones.
     """
 
     def __init__(self, parts: Sequence[Part], device: str, own_colours: float = OWN_COLOURS) -> None:
@@ -58,7 +58,7 @@ class Canvas:
         self._full_nhwc = torch.from_numpy(np.concatenate(full)).to(device) if full else None
 
     def crops(self, count: int, size_px: int, *seed: str | int) -> Crops:
-        """So many crops of size_px x size_px, decided by the seed."""
+        """`count` crops of size_px x size_px, determined by the seed."""
         rng = np.random.default_rng(derive_seed("canvas", *seed))
         device = self._marks_nhw.device
         flat = count if self._full_nhwc is None else max(1, round(FLAT_SHARE * count))
@@ -78,7 +78,7 @@ class Canvas:
         return Crops(signed(pixels_bhwc.permute(0, 3, 1, 2)), signed(palettes_fk3), used_fk, places_fhw)
 
     def _places(self, count: int, size_px: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """(b, h, w) rows and columns of each crop: somewhere, mirrored and turned at random."""
+        """(b, h, w) rows and columns of each crop: at a random place, mirrored and turned at random."""
         across_1hw = torch.arange(size_px, device=self._marks_nhw.device).expand(1, size_px, size_px)
         down_1hw = across_1hw.mT
         top, left = (self._send(rng.integers(SIZE_PX - size_px + 1, size=(count, 1, 1))) for _ in range(2))
@@ -94,5 +94,5 @@ class Canvas:
 
 
 def signed(bytes_: Tensor) -> Tensor:
-    """0 .. 255, any shape, to float32 in [-1, 1]."""
+    """Values 0 .. 255 of any shape to float32 in [-1, 1]."""
     return bytes_.float().div(127.5).sub(1)

@@ -1,7 +1,7 @@
-"""A vision tower for the text encoder that the denoiser learned with, so that text and image can be compared offline.
+"""Train a vision tower for the denoiser's text encoder, to compare text and image offline.
 
 In: a model's text encoder, images, their windows of text. Out: a `CLIPModel`. Loss: symmetric cross-entropy over a batch
-(Radford et al. 2021, figure 3) with the text side locked (Zhai et al. 2022): what the denoiser reads must not move.
+(Radford et al. 2021, figure 3) with the text side frozen (Zhai et al. 2022), because the denoiser depends on its embeddings.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ PREPROCESSING = {
     "do_center_crop": True, "crop_size": {"height": SIZE_PX, "width": SIZE_PX}, "do_rescale": True, "rescale_factor": 1 / 255,
     "do_normalize": True, "image_mean": _CHANNELS, "image_std": _CHANNELS,
 }  # fmt: skip
-"""What `transformers.CLIPProcessor` needs to show an image as `halved` and `to_pixels` did in training."""
+"""Settings of `transformers.CLIPProcessor` that give the same pixels as `halved` and `to_pixels` in training."""
 
 
 def make_clip(text_encoder: Any) -> Any:
-    """A CLIP model around a text encoder (its weights are copied and locked) and a fresh vision tower."""
+    """A CLIP model of a text encoder (copied and frozen) and a new vision tower."""
     from transformers import CLIPConfig, CLIPModel
 
     config = CLIPConfig(
@@ -57,14 +57,14 @@ def fit_contrast(
     steps: int,
     job: Job,
 ) -> bool:
-    """Train the vision tower and both projections, or go on; returns whether all steps are done.
+    """Train the vision tower and both projections, or continue; returns whether all steps are done.
 
     Args:
-        clip: From `make_clip`.
-        images: (n, 128, 128, 3) uint8.
-        windows: For each image the token ids of each window of its text, 77 each.
-        steps: Optimizer steps.
-        job: State and device.
+        clip: Model from `make_clip`; trained in place.
+        images: (n, 128, 128, 3) uint8 images.
+        windows: Token ids of each window of each image's text, 77 each.
+        steps: Number of optimizer steps.
+        job: State file and device.
     """
     device = job.device
     clip.to(device).train()
@@ -100,7 +100,7 @@ def _scores(clip: Any, pixels_bchw: Tensor, states_bd: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _read_all(clip: Any, windows: Sequence[Sequence[int]], device: str) -> Tensor:
-    """(n, d) pooled states: the text encoder rests, so each window is read once."""
+    """(n, d) pooled embeddings; each window is encoded once, because the text encoder is frozen."""
     parts = [
         clip.text_model(torch.tensor(windows[first : first + READ_BATCH], device=device)).pooler_output
         for first in range(0, len(windows), READ_BATCH)
@@ -109,6 +109,6 @@ def _read_all(clip: Any, windows: Sequence[Sequence[int]], device: str) -> Tenso
 
 
 def halved(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, 256, 256, 3) to (n, 128, 128, 3), the mean of each 2x2."""
+    """(n, 256, 256, 3) to (n, 128, 128, 3): the mean of each 2x2 block."""
     n, height, width, _ = images.shape
     return images.reshape(n, height // 2, 2, width // 2, 2, 3).mean((2, 4)).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The learning curve of a base in the making: how much of what texts of plans ask its images do, every so many images.
+"""The learning curve of a base in training: share of sentences met, at regular numbers of images.
 
-In: a model folder. Out: a line of a JSON Lines file and a word to the user. The loss of held-out images says little of
-when texts are obeyed; sentences met tell when to stop. Scenes have no judge and are not asked.
+In: a model folder. Out: a line of a JSON Lines file and a line for the user. The loss of held-out images hardly shows
+whether images follow their texts; the share of sentences met shows when to stop. Scenes have no verifier and are left out.
 """
 
 import json
@@ -18,13 +18,13 @@ from loraloom.utils.quiet import quiet
 from loraloom.utils.rng import derive_seed
 
 TEXTS = 32
-"""One image each: a difference of 0.03 is noise."""
+"""Number of texts, with one image each; a difference of 0.03 is noise."""
 STEPS = 12
-"""Of DDIM: as good as twenty on the base (decision 0016)."""
+"""Steps of DDIM; as good as twenty on the base (decision 0016)."""
 
 
 def sentences_met(model: Path) -> float:
-    """Share of the sentences of held-out plain texts that the model's images meet, 0 .. 1; the same texts each time."""
+    """Share of the sentences of held-out plain texts that the model's images meet, 0 .. 1; always the same texts."""
     domain = plugins.load("domains", "floorplan")
     assert domain.dataset_generator is not None and domain.verifier is not None
     prompts = [
@@ -38,7 +38,7 @@ def sentences_met(model: Path) -> float:
         )
     requests = [replace(request, seed=number) for number, request in enumerate(session.requests(prompts))]
     groups = [requests[start : start + settings.batch_size] for start in range(0, TEXTS, settings.batch_size)]
-    images = [image.image for group in groups for image in session.draw(group)]
+    images = [image.image for group in groups for image in session.generate(group)]
     verdicts = [
         verdict
         for image, prompt in zip(images, prompts, strict=True)
@@ -48,12 +48,12 @@ def sentences_met(model: Path) -> float:
 
 
 def has_point(file: Path, images: int) -> bool:
-    """Whether a curve has the point of so many images."""
+    """Whether a curve has a point for this number of images."""
     return file.is_file() and any(json.loads(line)["images"] == images for line in file.read_text("utf-8").splitlines())
 
 
 def add_point(file: Path, model: Path, images: int, say: Callable[[str], None]) -> None:
-    """Measure a model that has learned so many images of a round."""
+    """Measure a model after this number of images of a round, and append the point."""
     met = sentences_met(model)
     point = json.dumps({"images": images, "sentences_met": round(met, 4), "texts": TEXTS})
     before = file.read_text("utf-8") if file.is_file() else ""

@@ -1,8 +1,8 @@
-"""What `mini` learns from: plans in the plain style and in made-up colours, scenes in all styles, each with a true text.
+"""Training data of `mini`: plans in the plain style and in random colours, scenes in all styles, each with a true text.
 
-In: a folder, how many, a seed. Out: files of up to `PART` images of one world each. Image n of a world depends on the
-seed and n only, so that more can be drawn later. A plan holds some thirteen colours: kept as places in a palette and
-packed, it takes 200 bytes, where a PNG takes 2,000.
+In: a folder, a count, a seed. Out: files of up to `PART` images of one world each. Image n of a world depends only on the
+seed and n, so that more can be added later. A plan has about thirteen colours: as packed indices into a palette it takes
+200 bytes, as a PNG 2,000.
 """
 
 import json
@@ -28,28 +28,28 @@ from loraloom.utils.rng import derive_seed
 
 SIZE_PX = 256
 ORIENTATIONS = 8
-"""Of an image: as it is, turned by 90, 180 and 270 degrees, and these four mirrored; see `DatasetGenerator.turned`."""
+"""Orientations of an image: turned by 0, 90, 180 and 270 degrees, and these mirrored; see `DatasetGenerator.turned`."""
 
 GRID = 16
-"""Cells along a side of the coarse images that the denoiser is grounded with."""
+"""Cells along a side of the coarse images for grounding the denoiser."""
 
 PART = 500
-"""Images in a file."""
+"""Largest number of images in a file."""
 
 PALETTE_ROWS = 16
 
 PLAN_SHARE = 0.7
-"""Of the images; the rest are scenes, half of them in the flat style."""
+"""Share of plans among the images; the rest are scenes, half of them in the flat style."""
 
 VARIED_SHARE = 0.25
-"""Of the plans: in colours of their own, different each time, under another header. What a denoiser learns of rooms and
-walls must not hang on one palette, or an adapter that brings another would have to teach it all again."""
+"""Share of plans with random colours, different each time, and another header. What a denoiser learns about rooms and
+walls must not depend on one palette, or an adapter with another palette would have to learn all of it again."""
 
 RETOLD_SHARE = 0.5
-"""Of the plans' texts; the others stand in the order that users write, which is learned sooner."""
+"""Share of plan texts that are paraphrased; the others have the order that users write, which is learned sooner."""
 
 COLOUR_DISTANCE = 36.0
-"""Between any two colours of a made-up palette, in RGB; the living room and the ground of real plans are 35 apart."""
+"""Smallest distance of two colours of a random palette, in RGB; living room and ground of real plans are 35 apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Part:
     """Some images of one world with their texts.
 
     Attributes:
-        texts: One for each image.
-        turned: For each image its text in each of `LAYINGS`, None where there is no true one; empty for images whose texts
-            nobody learns.
-        marks: (n, 256, 256) uint8 places in `palettes`; None where images have too many colours.
-        palettes: (n, 16, 3) uint8.
-        pixels: (n, 256, 256, 3) uint8; None where there are `marks`.
+        texts: Text of each image.
+        turned: Text of each image in each of the `ORIENTATIONS`, None where there is no true one; empty for images whose
+            texts are not used.
+        marks: (n, 256, 256) uint8 rows of `palettes`; None if images have too many colours.
+        palettes: (n, 16, 3) uint8 colours.
+        pixels: (n, 256, 256, 3) uint8 pixels; None if there are `marks`.
     """
 
     texts: Sequence[str]
@@ -97,7 +97,7 @@ def draw_scene(number: int, seed: int) -> tuple[Image.Image, str]:
 
 
 def draw_other(number: int, seed: int) -> tuple[Image.Image, str]:
-    """Plan `number` in any style but the plain one, for the autoencoder, which is to carry looks that are taught later."""
+    """Plan `number` in any style but the plain one, for the autoencoder, which must encode styles of later adapters."""
     dataset_generator = _dataset_generator("floorplan")
     others = [style for style in dataset_generator.styles if style != "plain"]
     return dataset_generator.draw(derive_seed("mini autoencoder", seed, number) >> 16, others[number % len(others)])
@@ -109,25 +109,25 @@ WORLDS: dict[str, Callable[[int, int], tuple[Image.Image, str]]] = {
 
 
 DOMAINS = {"plans": "floorplan", "scenes": "scenes"}
-"""Of the worlds whose texts are learned: whose hand draws them, tells them in other layings and says what they say."""
+"""World to the domain that generates its images, its texts in other orientations, and its facts."""
 
 
 def facts_of(text: str, world: str) -> list[tuple[str, str, str]]:
-    """What a text of a world, or a part of one, says."""
+    """The facts of a text of a world, or of a part of a text."""
     return _dataset_generator(DOMAINS[world]).facts(text)
 
 
 def parts_of(folder: Path, world: str, count: int) -> list[Path]:
-    """The files that hold `count` images of a world."""
+    """Paths of the files for `count` images of a world."""
     starts = range(0, count, PART)
     return [folder / f"{world}_{start:07d}_{min(PART, count - start):03d}.npz" for start in starts]
 
 
 def write_parts(files: Sequence[Path], seed: int, progress: Progress | None = None, deadline: float = inf) -> bool:
-    """Draw the files that are missing; one process a core.
+    """Write the missing files; one process for each core.
 
     Returns:
-        Whether all stand; False after `deadline` (of `time.monotonic`), and the next call goes on.
+        Whether all files exist; False after `deadline` (of `time.monotonic`), and the next call continues.
     """
     missing = [file for file in files if not file.is_file()]
     for file in missing:
@@ -176,7 +176,9 @@ def read_part(file: Path) -> Part:
         turned = json.loads(lzma.decompress(kept["turned"].tobytes())) if "turned" in kept else []
         if "pixels" in kept:
             return Part(texts, pixels=kept["pixels"], turned=turned)
-        marks = np.frombuffer(bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8)  # torch wants to write
+        marks = np.frombuffer(
+            bytearray(lzma.decompress(kept["packed"].tobytes())), np.uint8
+        )  # torch requires a writable array
         return Part(texts, marks.reshape(len(texts), SIZE_PX, SIZE_PX), kept["palettes"], turned=turned)
 
 
@@ -192,7 +194,7 @@ def _packed(data: bytes) -> NDArray[np.uint8]:
 
 
 def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(h, w, 3) of at most 16 colours as (h, w) places in a palette and the (16, 3) palette, its end filled with black."""
+    """(h, w, 3) of at most 16 colours as (h, w) rows of a palette and the (16, 3) palette, padded with black."""
     codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     found, places = np.unique(codes, return_inverse=True)
     palette = np.zeros((PALETTE_ROWS, 3), np.uint8)
@@ -201,7 +203,7 @@ def indexed_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def made_up_palette(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(16, 3) uint8 colours that can be told apart."""
+    """(16, 3) uint8 random colours at least `COLOUR_DISTANCE` apart."""
     colours: list[NDArray[np.int64]] = []
     while len(colours) < PALETTE_ROWS:
         colour = rng.integers(0, 256, 3)
@@ -211,8 +213,8 @@ def made_up_palette(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def grids_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, 256, 256, 3) to (n, GRID, GRID, 3): the colour in the middle of each cell, which a mean over the cell would mix
-    with its walls."""
+    """(n, 256, 256, 3) to (n, GRID, GRID, 3): the colour in the middle of each cell; a mean over the cell would mix in its
+    walls."""
     step = images.shape[1] // GRID
     return images[:, step // 2 :: step, step // 2 :: step]
 

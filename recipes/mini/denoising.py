@@ -1,7 +1,7 @@
-"""Fit the denoiser to a bank of latents and states, with the objective of `train`.
+"""Train the denoiser on a bank of latents and prompt embeddings, with the objective of `train`.
 
-In: a denoiser, a bank. Out: a denoiser that draws what texts say. `train --method full` does the same for a dataset of
-files, one image after another; here a batch is a few operations on the device (decision 0014).
+In: a denoiser, a bank. Out: the trained denoiser. `train --method full` does the same for a dataset of files, one
+image after another; here a batch is a few operations on the device (decision 0014).
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from recipes.mini.fitting import Fit, Job, Way, fit
 CAPTION_DROPOUT = 0.1
 MEASURE_EVERY = 500
 MEASURED = 512
-"""Held-out images whose loss is told."""
+"""Number of held-out images whose loss is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Which noise is learned.
+    """The noise of training.
 
     Attributes:
-        schedule: The model's.
-        shift: Towards much noise, see `diffusion.objective.shifted`.
-        balanced: Let every noise level count alike, see `diffusion.balance`.
-        seed: Another one for each fit.
+        schedule: Noise schedule of the model.
+        shift: Shift towards much noise, see `diffusion.objective.shifted`; 1 is none.
+        balanced: Give every noise level the same weight, see `diffusion.balance`.
+        seed: Seed of the noise; different for each fit.
     """
 
     schedule: NoiseSchedule
@@ -44,7 +44,7 @@ class Noise:
 
 
 class _Pass(nn.Module):
-    """Through the denoiser, with tensors alone."""
+    """A forward pass of the denoiser with tensors only."""
 
     def __init__(self, denoiser: Any, way: Way, device: str, *, compiled: bool = False) -> None:
         super().__init__()
@@ -61,15 +61,15 @@ class _Pass(nn.Module):
 
 
 def fit_denoiser(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) -> bool:
-    """Train, or go on; returns whether all steps are done.
+    """Train, or continue training; returns whether all steps are done.
 
     Args:
-        denoiser: Learns in place.
-        bank: On the job's device.
-        noise: What is added to latents.
-        way: Its batch size, precision and whether to record.
-        how: Length and rates.
-        job: State and device. Told now and then: `held_out`, the loss of images that are not learned.
+        denoiser: Denoiser, trained in place.
+        bank: Training data on the job's device.
+        noise: Noise that is added to latents.
+        way: Batch size, precision and whether to record.
+        how: Number of steps and rates.
+        job: State file and device. Its log has `held_out`, the loss of held-out images, at intervals.
     """
     usual = dict(denoiser.attn_processors)
     if job.device == "cuda":
@@ -94,11 +94,11 @@ def _fit(denoiser: Any, bank: Bank, noise: Noise, way: Way, how: Fit, job: Job) 
     held_out_n = torch.from_numpy(bank.held_out).to(device)
 
     def given(numbers_b: Tensor, dropout: float, source: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What the denoiser is shown, and what it should answer."""
+        """Inputs and target of the denoiser."""
         count = len(numbers_b)
         latents_bchw = bank.latents_nchw[numbers_b].float().contiguous(memory_format=layout)
         noise_bchw = torch.randn(latents_bchw.shape, generator=source, device=device).contiguous(memory_format=layout)
-        # One timestep from each of as many equal parts: the loss is less noisy, each is as likely as before.
+        # One timestep from each of b equal parts: the loss is less noisy, and all timesteps stay equally likely.
         shares_b = (torch.arange(count, device=device) + torch.rand(count, generator=source, device=device)) / count
         timesteps_b = (
             (shifted(shares_b, noise.shift) * objective.num_timesteps).long().clamp(max=objective.num_timesteps - 1)
@@ -143,12 +143,12 @@ def _source(seed: int, device: str) -> torch.Generator:
 
 
 def _choose(learned: Sequence[Tensor], count: int, source: torch.Generator) -> Tensor:
-    """(count,) numbers of images, of each world its share of a batch, whatever its share of the bank."""
+    """(count,) numbers of images; each world has a fixed share of a batch, whatever its share of the bank."""
     device = source.device
     sizes = [count] if len(learned) == 1 else [round(PLAN_SHARE * count), count - round(PLAN_SHARE * count)]
     chosen = [
         numbers[torch.randint(len(numbers), (size,), generator=source, device=device)]
         for numbers, size in zip(learned, sizes, strict=True)
     ]
-    # Mixed: timesteps rise along a batch.
+    # Shuffled, because timesteps increase along a batch.
     return torch.cat(chosen)[torch.randperm(count, generator=source, device=device)]

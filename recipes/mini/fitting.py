@@ -1,7 +1,7 @@
-"""Fit a small module for a number of steps, and go on where it was cut off.
+"""Train a small module for a number of steps, with resume after an interruption.
 
-In: a module, a loss of the step, a state file. Out: the module with the average of its weights. Used for all that
-`build-mini` teaches: autoencoder, reading, grounding, denoiser and text-image contrast.
+In: a module, a loss of the step, a state file. Out: the module with the average of its weights. Used for every stage:
+autoencoder, reading, grounding, denoiser and text-image contrast.
 """
 
 import math
@@ -22,20 +22,20 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.safetensors_io import read_tensors, write_tensors
 
 SAVE_EVERY_S = 30.0
-"""A GPU that was taken away after two minutes without a save cost 700 steps."""
+"""Seconds between saves; a GPU that was withdrawn after two minutes without a save cost 700 steps."""
 LOG_EVERY = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How long and how fast.
+    """Length and rates of a fit.
 
     Attributes:
-        steps: Optimizer steps in all.
-        learning_rate: Peak; 200 steps of warm-up, or a tenth of all, then a half cosine to a hundredth.
-        weight_decay: Decoupled.
-        muon: Let Muon move the matrices.
-        average: Decay of the moving average of the weights that is kept in the end.
+        steps: Total number of optimizer steps.
+        learning_rate: Peak rate, after 200 steps of warm-up (or a tenth of all) and before a half cosine to a hundredth.
+        weight_decay: Decoupled weight decay.
+        muon: Optimize the matrices with Muon.
+        average: Decay of the moving average of the weights, which is the result.
     """
 
     steps: int
@@ -53,14 +53,14 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a fit computes.
+    """Batch size, precision and compilation of a fit.
 
     Attributes:
-        batch_size: Images in a step.
-        precision: `no`, or `bf16` on a GPU.
-        record: Record the pass through what learns once, on a GPU, and play it back (CUDA graphs): a small model waits
-            for its host otherwise.
-        compiled: torch.compile what learns first: a minute or two, then fewer and larger kernels.
+        batch_size: Number of images in a step.
+        precision: `no` for float32, or `bf16` on a GPU.
+        record: Record the forward and backward pass once on a GPU and replay it (CUDA graphs); otherwise a small model
+            waits for its host.
+        compiled: Use torch.compile, which takes one or two minutes and gives fewer and larger kernels.
     """
 
     batch_size: int
@@ -70,18 +70,18 @@ class Way:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what goes into matrix products."""
+        """Dtype of the inputs of matrix products."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def autocast(self, device: str) -> AbstractContextManager[object]:
         """Compute in this precision."""
         if self.precision == "no":
             return nullcontext()
-        # Casts that are kept from pass to pass cannot be recorded.
+        # Casts that are cached between passes cannot be recorded.
         return torch.autocast(device, self.dtype, cache_enabled=not self.record)
 
     def recorded(self, module: nn.Module, *examples: Tensor) -> nn.Module:
-        """The module as it is to be called while it learns: with tensors of the examples' shapes and no others."""
+        """The module to call in training, only with tensors of the examples' shapes."""
         if not self.record:
             return module
         return torch.cuda.make_graphed_callables(module, examples, allow_unused_input=True)  # pyright: ignore[reportReturnType]
@@ -89,15 +89,16 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where a fit keeps its state, whom it tells, where it computes and when it must end.
+    """State file, log, device and deadline of a fit.
 
     Attributes:
         state: Safetensors file, replaced every half minute, before a call of `watch` and at the end.
-        say: Told a line every 50 steps.
-        device: Of module and batches.
+        say: Called with a line of the log every 50 steps.
+        device: Device of module and batches.
         deadline: `time.monotonic` after which the fit saves and returns False.
-        watch: Called with the number of steps done, every `watch_every` of them (0: never) and at the end, when the state is
-            saved; at a start as well where the state is at such a number, because its call may have been cut off.
+        watch: Called with the number of steps done, every `watch_every` steps (0: never) and at the end, after the state is
+            saved. Also called at the start if the state is at such a number, because an earlier call may have been
+            interrupted.
     """
 
     state: Path
@@ -107,26 +108,26 @@ class Job:
     watch: Callable[[int], None] = lambda done: None
     watch_every: int = 0
 
-    def due(self, done: int, steps: int) -> bool:
-        """Whether `watch` is called after so many steps of all."""
+    def calls_watch(self, done: int, steps: int) -> bool:
+        """Whether `watch` is called after `done` of `steps` steps."""
         return self.watch_every > 0 and (done == steps or done % self.watch_every == 0)
 
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
-"""Of a step counted from 0: () float32, and numbers for the log."""
+"""Loss of a step, counted from 0: () float32, and numbers for the log."""
 
 
 def fit(
     module: nn.Module, loss: Loss, how: Fit, job: Job, *, memory: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bool:
-    """Run, or go on from the job's state; returns whether all steps are done.
+    """Train, or resume from the job's state; returns whether all steps are done.
 
     Args:
-        module: Its parameters that require gradients learn; at the end it holds their average.
-        loss: Must depend on the step, the module and the memory alone.
-        how: Length and rates.
-        job: Its device is where the module already is.
-        memory: What the loss remembers of earlier steps, changed in place; part of the state.
+        module: Module whose parameters with gradients are trained; at the end it has their average.
+        loss: Loss function; must depend only on the step, the module and the memory.
+        how: Number of steps and rates.
+        job: State file, log and deadline; its device is that of the module.
+        memory: Tensors that the loss keeps between steps and changes in place; part of the state.
     """
     state = job.state
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -136,7 +137,7 @@ def fit(
     }  # fmt: skip
     optimizer = Muon(by_kind(parameters), **common) if how.muon else torch.optim.AdamW(parameters.values(), **common)
     start = _restore(state, parameters, average, optimizer, memory) if state.is_file() else 0
-    if start and job.due(start, how.steps):
+    if start and job.calls_watch(start, how.steps):
         job.watch(start)
     saved = time.monotonic()
     for step in range(start, how.steps):
@@ -156,7 +157,7 @@ def fit(
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
             job.say(f"{state.stem} {done}/{how.steps}  loss {float(value.detach()):.4f}  {shown}")
         late = time.monotonic() > job.deadline
-        watched = job.due(done, how.steps)
+        watched = job.calls_watch(done, how.steps)
         if done == how.steps or late or watched or time.monotonic() - saved > SAVE_EVERY_S:
             _save(state, done, parameters, average, optimizer, memory)
             saved = time.monotonic()
@@ -205,7 +206,7 @@ def _restore(
     kept = {name.removeprefix("memory.") for name in tensors if name.startswith("memory.")}
     differs = weights.keys() != parameters.keys() or kept != memory.keys()
     if differs or any(weights[name].shape != parameters[name].shape for name in weights):
-        raise UserError("the saved state is of another layout", got=str(state), fix="delete it to begin again")
+        raise UserError("the saved state has another layout", got=str(state), fix="delete it to begin again")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])

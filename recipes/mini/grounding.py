@@ -1,9 +1,9 @@
-"""Teach the denoiser's deepest layers where things are by their text.
+"""Train the denoiser's deepest layers to predict the places of things from their text.
 
-In: a bank: states of texts and coarse grids of their images' colours. Out: a denoiser whose features at 8 x 8, at pure
-noise, tell the colour of each of 16 x 16 cells. The denoising error says the same, but hardly: most of it is noise, at
-most timesteps the image itself shows its layout, and a mean square draws towards the mean of all layouts where a
-cross-entropy tells them apart. The layer that names the colours is thrown away.
+In: a bank with prompt embeddings and coarse grids of the images' colours. Out: a denoiser whose features at 8 x 8, for pure
+noise, predict the colour of each of 16 x 16 cells. The denoising loss gives only a weak signal for this: most of it is
+noise, at most timesteps the image itself shows its layout, and a mean square leads to the mean of all layouts, while a
+cross-entropy separates them. The layer that predicts the colours is discarded afterwards.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ from recipes.mini.layout import LATENT_CHANNELS, NUM_TIMESTEPS, deep_features, d
 
 NUM_COLOURS = 48
 MEASURED = 64
-"""So many of each world."""
+"""Number of held-out images of each world for the measurement."""
 
 
-class Teller(nn.Module):
-    """The denoiser's deep parts, and a layer that names the colours of the four cells under each of their places.
+class ColourPredictor(nn.Module):
+    """The denoiser's deep parts, and a layer that predicts the colours of the four cells of each of their positions.
 
-    The denoiser's outer parts are used as they are, and are none of its parameters.
+    The denoiser's outer parts are used unchanged; their weights are not parameters of this module.
     """
 
     def __init__(self, denoiser: Any) -> None:
@@ -55,7 +55,7 @@ def classes_of(grids: NDArray[np.uint8], palette: NDArray[np.uint8], device: str
 
 
 def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`NUM_COLOURS` colours that stand for all cells (median cut)."""
+    """`NUM_COLOURS` colours that represent all cells (median cut)."""
     cells = Image.fromarray(grids.reshape(1, -1, 3))
     found = cells.quantize(NUM_COLOURS, Image.Quantize.MEDIANCUT).getpalette() or []
     colours = np.asarray(found[: 3 * NUM_COLOURS], np.uint8).reshape(-1, 3)
@@ -63,21 +63,21 @@ def palette_of(grids: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def how_to_ground(steps: int) -> Fit:
-    """Muon, at a rate at which a denoiser that has seen images leaves the plateau within 100 steps (decision 0010)."""
+    """Muon, at a rate at which a briefly trained denoiser leaves the plateau within 100 steps (decision 0010)."""
     return Fit(steps, 8e-3, muon=True)
 
 
 def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
-    """Train, or go on; returns whether all steps are done.
+    """Train, or continue training; returns whether all steps are done.
 
     Args:
-        denoiser: Of `make_denoiser`'s layout, and has seen images, so that its features tell places apart; its deep
-            parts learn in place.
-        bank: Of the images' coarse colours and their texts' states.
-        way: Texts in a step; its precision.
+        denoiser: Denoiser of `make_denoiser`'s layout, briefly trained, so that its features distinguish places; its deep
+            parts are trained in place.
+        bank: Training data, with the coarse colours of the images.
+        way: Number of texts in a step, and precision.
         how: `how_to_ground`, or another optimizer to compare with.
-        job: State and device. Told besides the loss, for each world, the share of the uncertainty about a cell of its
-            held-out images that the text takes away beyond telling the world: 0 when it says no more than that.
+        job: State file and device. Its log has the loss and, for each world, the share of the uncertainty about a cell of
+            held-out images that the text removes, beyond what the world alone removes: 0 if it removes nothing.
     """
     device = job.device
     grids = bank.grids_ngg3
@@ -87,8 +87,8 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
     logs = {world: _log_shares(classes[learned[kinds[learned] == world]]) for world in measured}
     prior_kp = _log_shares(classes[learned])
     denoiser.to(device).requires_grad_(False)
-    torch.manual_seed(derive_seed("grounding", "start"))  # of the layer that is thrown away
-    teller = Teller(denoiser).to(device).train().requires_grad_(True)
+    torch.manual_seed(derive_seed("grounding", "start"))  # for the layer that is discarded
+    predictor = ColourPredictor(denoiser).to(device).train().requires_grad_(True)
 
     def errors(numbers: NDArray[np.int64], *seed: str | int) -> Tensor:
         source = torch.Generator(device).manual_seed(derive_seed("grounding", *seed))
@@ -97,7 +97,7 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
         numbers_b = torch.from_numpy(numbers).to(device)
         states = bank.states(numbers_b)
         with way.autocast(device):
-            logits = teller(States(states.hidden_bld.float(), states.mask_bl), noise_bchw).float()
+            logits = predictor(States(states.hidden_bld.float(), states.mask_bl), noise_bchw).float()
         return F.cross_entropy(logits + prior_kp, classes[numbers_b])
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -112,11 +112,11 @@ def ground(denoiser: Any, bank: Bank, way: Way, how: Fit, job: Job) -> bool:
         return errors(rng.choice(learned, way.batch_size), step), numbers
 
     try:
-        return fit(teller, loss, how, job)
+        return fit(predictor, loss, how, job)
     finally:
         denoiser.requires_grad_(True)
 
 
 def _log_shares(classes_np: Tensor) -> Tensor:
-    """(n, cells) classes to (classes, cells) logarithms of how often each stands in a cell."""
+    """(n, cells) classes to (classes, cells) logarithms of the share of each class in a cell."""
     return F.one_hot(classes_np, NUM_COLOURS).float().mean(0).T.clamp(min=1e-4).log()

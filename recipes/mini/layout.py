@@ -1,7 +1,7 @@
-"""The shapes of `mini`: the layout of Stable Diffusion 1 with small numbers.
+"""The modules of `mini`: the layout of Stable Diffusion 1 with small widths.
 
-In: nothing. Out: parts with random weights, of the classes that `from_pretrained` reads. Diffusion happens on latents of
-4 channels, 8 pixels to a latent.
+Out: parts with random weights, of the classes that `from_pretrained` reads. Latents have 4 channels, and 8 pixels per
+latent along each side.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ WINDOW_TOKENS = 77
 TEXT_WIDTH = 128
 NUM_TIMESTEPS = 1000
 EMBEDDING_STD = 0.3
-"""Of tokens and positions; with CLIP's 0.02 Adam's first steps would wipe the positions out."""
+"""Standard deviation of token and position embeddings; with CLIP's 0.02 Adam's first steps would erase the positions."""
 
 
 def make_autoencoder() -> Any:
@@ -35,7 +35,7 @@ def make_autoencoder() -> Any:
 
 
 def make_denoiser() -> Any:
-    """11 million parameters, most of them at 8 x 8 latents, where attention is cheap and sees everything."""
+    """11 million parameters, most of them at 8 x 8 latents, where attention is cheap and global."""
     kind: Any = UNet2DConditionModel
     return kind(
         sample_size=SIZE_PX // 8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
@@ -47,16 +47,16 @@ def make_denoiser() -> Any:
 
 
 class _EnoughError(Exception):
-    """Ends a forward pass where what was wanted of it is there."""
+    """Ends a forward pass once the required features are computed."""
 
 
 def deep_parts(denoiser: Any) -> nn.ModuleList:
-    """The blocks of `make_denoiser` at 8 x 8: where each place sees every other and reads the text most."""
+    """The blocks of `make_denoiser` at 8 x 8: with global attention and most of the cross-attention."""
     return nn.ModuleList([denoiser.down_blocks[-1], denoiser.mid_block, denoiser.up_blocks[0]])
 
 
 def deep_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, states: States) -> Tensor:
-    """(b, c, 8, 8): what the deep parts make of latents (b, 4, 32, 32); the rest of the pass is left out."""
+    """(b, c, 8, 8) features of the deep parts for latents (b, 4, 32, 32); the rest of the pass is skipped."""
     features: list[Tensor] = []
 
     def keep(module: Any, given: Any, answer: Any) -> None:
@@ -76,7 +76,7 @@ def deep_features(denoiser: Any, latents_bchw: Tensor, timesteps_b: Tensor, stat
 
 
 def make_scheduler() -> Any:
-    """Velocities, zero signal at the last step (Lin et al. 2024): without it white grounds come out tinted."""
+    """Velocities, zero signal at the last step (Lin et al. 2024): otherwise white grounds are tinted."""
     kind: Any = DDIMScheduler
     return kind(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
@@ -109,7 +109,7 @@ def make_text_encoder(tokenizer: Any) -> Any:
 def sinusoids(count: int, width: int) -> Tensor:
     """(count, width) float32 position embeddings of Vaswani et al. 2017 (3.5), sines before cosines; mean square 1/2.
 
-    As a start they make "n tokens back" one linear map for all places, which random rows would have to learn for each.
+    With them "n tokens back" is one linear map for all positions; random rows would have to learn one for each.
     """
     rates = 10_000 ** -(torch.arange(width // 2) / (width // 2))
     angles = torch.arange(count)[:, None] * rates

@@ -1,9 +1,9 @@
-"""Teach the text encoder to read before anything is painted: who stands where to whom, and how many.
+"""Train the text encoder on the facts of texts before the denoiser: relations, positions and counts.
 
-In: windows of texts and the facts that each says. Out: a text encoder from whose states one layer of attention, such as a
-denoiser has, can tell them, and whose last states, the end and the padding after it, sum them up. What images say of the
-same is hard to hear: given the whole text, most of a plan's cells stay undecided, and after 50,000 images neither a
-denoiser nor a reader of coarse colours had noticed a single position (decision 0009).
+In: windows of texts and the facts of each. Out: a text encoder. One layer of attention, as in a denoiser, can predict the
+facts from its hidden states, and its last hidden states (the end token and the padding after it) summarise them. Images
+give only a weak signal for facts: given the whole text, most of a plan's cells stay undecided, and after 50,000 images
+neither a denoiser nor a predictor of coarse colours had learned a single position (decision 0009).
 """
 
 import math
@@ -22,18 +22,18 @@ from recipes.mini.layout import TEXT_WIDTH
 
 BATCH = 64
 HELD_OUT = 40
-"""One of so many windows is not learned, but measured."""
+"""One of this number of windows is held out for measurement."""
 MEASURED = 256
-"""Of each world."""
+"""Number of held-out windows of each world for the measurement."""
 
 Fact = tuple[str, str, str]
 """Subject, relation, object."""
 Lesson = Sequence[tuple[list[int], Sequence[Fact]]]
-"""Windows, 77 token ids each, and what each says."""
+"""Windows of 77 token ids, and the facts of each."""
 
 
 class Quiz(nn.Module):
-    """Asks a window's states "who is (relation) (object)?", for all pairs at once; and one last state for everything.
+    """Predicts the subjects of all (relation, object) pairs from a window's hidden states, and from its last one alone.
 
     Attributes:
         questions: (relation, object) pairs, sorted.
@@ -41,7 +41,7 @@ class Quiz(nn.Module):
     """
 
     def __init__(self, said: Sequence[Sequence[Fact]], width: int = TEXT_WIDTH) -> None:
-        """`said`: What each of many windows says."""
+        """`said`: The facts of each window."""
         super().__init__()
         facts = {fact for each in said for fact in each}
         self.questions = sorted({(relation, thing) for _, relation, thing in facts})
@@ -53,17 +53,17 @@ class Quiz(nn.Module):
         answer = nn.Linear(2 * width, len(self.subjects))
         self.answers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), answer)
         self.summary = nn.Linear(width, len(self.questions) * len(self.subjects))
-        # Most of what could be said is not: begun at that share, the first steps need not learn it.
+        # Most possible facts are not stated: with this initial bias the first steps do not have to learn it.
         share = min(0.5, sum(map(len, said)) / len(said) / len(self.questions) / len(self.subjects))
         for layer in (self.summary, answer):
             nn.init.constant_(layer.bias, math.log(share / (1 - share)))
 
     def sum_up(self, hidden_bd: Tensor) -> Tensor:
-        """A state of each window to logits (b, questions, subjects)."""
+        """One hidden state of each window to logits (b, questions, subjects)."""
         return self.summary(hidden_bd).unflatten(1, (len(self.questions), len(self.subjects)))
 
     def forward(self, hidden_bkd: Tensor) -> Tensor:
-        """States of windows to logits (b, questions, subjects)."""
+        """Hidden states of windows to logits (b, questions, subjects)."""
         pairs = torch.tensor([[self._words.index(word) for word in question] for question in self.questions])
         questions_qd = self.words[pairs.to(self.words.device)].sum(1)
         questions_bqd = questions_qd.expand(len(hidden_bkd), -1, -1)
@@ -71,7 +71,7 @@ class Quiz(nn.Module):
         return self.answers(self.norm(questions_bqd + told_bqd))
 
     def truth(self, facts: Sequence[Sequence[Fact]]) -> Tensor:
-        """(b, questions, subjects) bool: the right answers for windows that say these facts."""
+        """(b, questions, subjects) bool: the correct answers for windows with these facts."""
         truth = torch.zeros(len(facts), len(self.questions), len(self.subjects), dtype=torch.bool)
         for answers, said in zip(truth, facts, strict=True):
             for subject, relation, thing in said:
@@ -79,8 +79,7 @@ class Quiz(nn.Module):
         return truth
 
     def loss(self, logits_bqs: Tensor, truth_bqs: Tensor) -> Tensor:
-        """Cross-entropy for each fact that is said, the mean over the relations of these facts: a rare one counts like a
-        frequent one."""
+        """Cross-entropy of each stated fact, as a mean over relations: a rare relation has the weight of a frequent one."""
         errors_bqs = F.binary_cross_entropy_with_logits(logits_bqs, truth_bqs.float(), reduction="none")
         relations = [len(list(group)) for _, group in groupby(self.questions, key=lambda question: question[0])]
         losses = [
@@ -91,18 +90,18 @@ class Quiz(nn.Module):
         return torch.stack(losses).mean()
 
 
-def teach_reading(text_encoder: Any, lessons: Mapping[str, Lesson], steps: int, job: Job) -> bool:
-    """Train, or go on; returns whether all steps are done.
+def fit_reading(text_encoder: Any, lessons: Mapping[str, Lesson], steps: int, job: Job) -> bool:
+    """Train, or continue training; returns whether all steps are done.
 
     Args:
-        text_encoder: A CLIPTextModel; learns in place.
-        lessons: Of each world; a step has as many windows of one as of another.
-        steps: Optimizer steps.
-        job: State and device. Told besides the loss, of held-out windows of each world, `recall`: the share of all facts that
-            are found by asking; `precision`: the share of what is found that is true; `summed_up`: the share found in a last
-            state.
+        text_encoder: A CLIPTextModel, trained in place.
+        lessons: Windows and facts by world; a step has the same number of windows of each world.
+        steps: Number of optimizer steps.
+        job: State file and device. Its log has the loss and, for held-out windows of each world, `recall`: the share of
+            facts that are predicted; `precision`: the share of predictions that are true; `summed_up`: the share predicted
+            from the last hidden state.
     """
-    torch.manual_seed(derive_seed("reading", "start"))  # of the layers that are thrown away
+    torch.manual_seed(derive_seed("reading", "start"))  # for the layers that are discarded
     quiz = Quiz([facts for lesson in lessons.values() for _, facts in lesson])
     both = nn.ModuleDict({"text": text_encoder, "quiz": quiz}).to(job.device).train()
     end = text_encoder.config.eos_token_id
@@ -110,7 +109,7 @@ def teach_reading(text_encoder: Any, lessons: Mapping[str, Lesson], steps: int, 
     held_out = {world: lesson[::HELD_OUT][:MEASURED] for world, lesson in lessons.items()}
 
     def ask(given: Lesson, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        # All that follows a window's end token can sum it up; in a full one that is the end token alone.
+        # All tokens from a window's end token on can summarise it; in a full window only the end token.
         places = [int(rng.integers(window.index(end), len(window))) for window, _ in given]
         hidden_bkd = text_encoder(torch.tensor([window for window, _ in given], device=job.device)).last_hidden_state
         right_bqs = quiz.truth([facts for _, facts in given]).to(job.device)

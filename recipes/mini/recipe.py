@@ -1,6 +1,6 @@
-"""How `mini` is made: counts of images and steps, for two CPU cores and for a GPU.
+"""Numbers of images and steps of `mini`, for two CPU cores and for a GPU.
 
-In: a device. Out: a `Recipe`; `docs/mini.md` says what came of it.
+In: a device. Out: a `Recipe`; its results are in `docs/mini.md`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,23 +11,25 @@ from recipes.mini.fitting import Way
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How `mini` is made.
+    """Numbers of images and steps, and settings of every stage.
 
     Attributes:
-        images: Drawn for the denoiser.
-        layings: In how many of eight layings the denoiser learns each; scenes have two at most.
-        autoencoder_pictures, autoencoder_steps, autoencoder_batch: For the autoencoder.
-        louder_steps, louder_batch: Of the autoencoder, afterwards, saying thin things louder.
-        decoder_steps: Of its decoder alone, at the end, with noise.
-        reading_texts, reading_steps: Of the text encoder; plans and scenes.
-        first_steps: Of the denoiser before it is grounded.
-        grounding_steps, grounding_batch: Of its deep layers.
-        steps: Of the denoiser after that, the learning rate falling to almost nothing.
-        point_pictures: The denoiser is asked for held-out plans every so many images (`curve`).
-        contrast_pictures, contrast_steps: Of the vision tower.
-        batch_size, learning_rate: Of the denoiser.
-        precision: `no`, or `bf16` on a GPU.
-        record, compiled: Of the denoiser's pass, see `Way`.
+        images: Number of images for the denoiser.
+        orientations: Number of orientations of each image that the denoiser is trained on, 1 .. 8; scenes have at most two.
+        autoencoder_images, autoencoder_steps, autoencoder_batch: Numbers of images, steps and crops in a step for the
+            autoencoder.
+        louder_steps, louder_batch: Steps and batch size of its second fit, which gives thin structures more contrast.
+        decoder_steps: Steps of the last fit, of its decoder only, with noise.
+        reading_texts, reading_steps: Numbers of texts (plans and scenes) and steps for the text encoder.
+        first_steps: Steps of the denoiser before grounding.
+        grounding_steps, grounding_batch: Steps and batch size of the grounding of its deep layers.
+        steps: Steps of the denoiser after grounding; the learning rate decays to a hundredth.
+        point_images: Number of images between two points of the learning curve (`curve`).
+        contrast_images, contrast_steps: Numbers of images and steps for the vision tower.
+        batch_size: Number of images in a step of the denoiser.
+        learning_rate: Peak learning rate of the denoiser.
+        precision: `no` for float32, or `bf16` on a GPU.
+        record, compiled: Recording and compilation of the denoiser's pass, see `Way`.
     """
 
     images: int = 10_000
@@ -55,17 +57,17 @@ class Recipe:
 
     @property
     def steps_between_points(self) -> int:
-        """Of the learning curve."""
+        """Steps between two points of the learning curve, at least 1."""
         return max(1, round(self.point_images / self.batch_size))
 
     @property
     def way(self) -> Way:
-        """Of the denoiser."""
+        """Batch size, precision and compilation of the denoiser's fit."""
         return Way(self.batch_size, self.precision, self.record, self.compiled)
 
 
 def recipe_for(device: str, **changes: Any) -> Recipe:
-    """What a device can do in some hours (a CPU) or minutes (a GPU), with changes by name."""
+    """The recipe for a CPU (some hours) or a GPU (some minutes), with changes by name."""
     if device == "cpu":
         return Recipe(**changes)
     large = Recipe(

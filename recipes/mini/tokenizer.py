@@ -1,7 +1,7 @@
 """A byte-pair vocabulary in CLIP's format, learned from captions.
 
-In: captions. Out: a tokenizer folder that `CLIPTokenizer` reads: lower case, words end in `</w>`, any text can be
-written, byte by byte if need be. Merging: Sennrich et al. 2016, with CLIP's rules of where words end.
+In: captions. Out: a tokenizer folder that `CLIPTokenizer` reads: lower case, words end in `</w>`, and any text can be
+encoded, if necessary byte by byte. Merging: Sennrich et al. 2016, with CLIP's rules of where words end.
 """
 
 import json
@@ -19,7 +19,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_letters() -> list[str]:
-    """The 256 letters that bytes are written with, in CLIP's order: printable ones, then the rest from code point 256 up."""
+    """The 256 letters for bytes, in CLIP's order: printable ones, then the others from code point 256 up."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
@@ -29,14 +29,14 @@ def train_tokenizer(captions: Iterable[str], num_tokens: int, folder: Path) -> C
     """Learn merges and write `vocab.json` and `merges.txt`.
 
     Args:
-        captions: Read once.
-        num_tokens: Size of the vocabulary with bytes and the two marks; smaller when the captions hold no more pairs.
-        folder: Created.
+        captions: Captions; iterated once.
+        num_tokens: Size of the vocabulary with bytes and the two special tokens; smaller if the captions have no more pairs.
+        folder: Folder to write; created if missing.
     """
     letters = byte_letters()
     first = [*letters, *(letter + "</w>" for letter in letters)]
     template = _open(folder / ".template", first, [])
-    rules: Any = getattr(template, "_tokenizer")  # noqa: B009 - the library's own way to its Rust half
+    rules: Any = getattr(template, "_tokenizer")  # noqa: B009 - the library's access to its Rust part
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     learner.train_from_iterator(
@@ -60,7 +60,7 @@ def train_tokenizer(captions: Iterable[str], num_tokens: int, folder: Path) -> C
 
 def _open(folder: Path, words: list[str], merges: list[str]) -> CLIPTokenizer:
     vocabulary = {word: index for index, word in enumerate([*words, _START, _END])}
-    assert len(vocabulary) == len(words) + 2, "a merge made a word that stood there already"
+    assert len(vocabulary) == len(words) + 2, "a merge made an existing word"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")

@@ -1,10 +1,11 @@
-"""Teach an encoder to say what is thin as loudly in like colours as in unlike ones, by images with and without it.
+"""Train an encoder to give thin structures the same contrast in similar and in different colours, with twin images.
 
-In: flat images as places in palettes. Out: each beside a twin that lacks its walls between areas of one colour, or its
-openings; a loss that asks for some distance between their latents. An encoder that is only to be decodable says a grey
-wall between dark green rooms a third as loudly as a black one between pink rooms, and a denoiser loses it (decision 0023).
+In: flat images as rows of palettes. Out: each image with a twin that lacks its walls between areas of one colour, or its
+openings; a loss that requires some distance between their latents. An encoder that is trained only for reconstruction
+gives a grey wall between dark green rooms a third of the contrast of a black one between pink rooms, and a denoiser loses
+it (decision 0023).
 
-Nothing here knows what a wall is: what is nowhere five pixels wide is thin, and most of that is wall.
+The code has no notion of a wall: an area that is nowhere five pixels wide is thin, and most of these are walls.
 """
 
 from dataclasses import dataclass, replace
@@ -19,28 +20,28 @@ from recipes.mini.canvas import Crops
 from recipes.mini.data import PALETTE_ROWS
 
 CELL_PX = 8
-"""Pixels to a latent."""
+"""Pixels per latent along each side."""
 THICK_PX = 5
 WIDEST_WALL_PX = 6
 MERGED_SHARE = 0.7
-"""Of the images: areas of few colours, for rooms of one kind are seldom beside each other."""
+"""Share of images that get areas of few colours, because rooms of one type are rarely beside each other."""
 LIKE_SHARE, MOST_ALIKE = 0.5, 0.4
-"""Of the images: all colours nearer to their mean, to this share of their distance at least."""
+"""Share of images whose colours move towards their mean, and the smallest share of their distance that is left."""
 WALL_DISTANCE, OPENING_DISTANCE = 3.7, 2.4
-"""Between the latents of twins, (L2 over channels of unit deviation); as far as they are in the colours of `plain`."""
+"""Required distances of the latents of twins (L2 over channels of unit deviation), as in the colours of `plain`."""
 WALL_PX, OPENING_PX = 16, 8
-"""A cell counts in which so many pixels differ."""
+"""Number of differing pixels from which a cell counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """Flat images, each with a twin.
+    """Flat images with a twin each.
 
     Attributes:
-        crops: The images; scenes come after the flat ones, and have no twin.
-        pixels_fchw: Their twins, float32 in [-1, 1].
-        differs_fhw: (f, h / 8, w / 8) bool: cells whose latents are to differ.
-        wanted_f: By how much at least.
+        crops: The images; scenes come after the flat ones and have no twin.
+        pixels_fchw: Twins of the flat images, float32 in [-1, 1].
+        differs_fhw: (f, h / 8, w / 8) bool: cells whose latents must differ.
+        wanted_f: Smallest required distance of these latents.
     """
 
     crops: Crops
@@ -49,14 +50,14 @@ class Twins:
     wanted_f: Tensor
 
     def loss(self, latents_fchw: Tensor, twins_fchw: Tensor) -> Tensor:
-        """Mean square of what the latents of twins, of unit deviation, lack in distance, ()."""
+        """Mean square of the missing distance between the latents of twins, of unit deviation, ()."""
         distance_fhw = (latents_fchw - twins_fchw).square().sum(1).add(1e-6).sqrt()
         lacking_fhw = F.relu(self.wanted_f[:, None, None] - distance_fhw).square() * self.differs_fhw
         return lacking_fhw.sum() / self.differs_fhw.sum().clamp(min=1)
 
 
 def twins_of(crops: Crops, rng: np.random.Generator) -> Twins:
-    """Whole images (the upper left pixel of the flat ones is ground), some in fewer or liker colours, and their twins."""
+    """Whole images (the upper left pixel of the flat ones is ground), some in fewer or nearer colours, and their twins."""
     places_fhw = crops.places_fhw
     flat = len(places_fhw)
     each_f11 = torch.arange(flat, device=places_fhw.device)[:, None, None]
@@ -83,14 +84,14 @@ def twins_of(crops: Crops, rng: np.random.Generator) -> Twins:
 
 
 def counts_of(places_fhw: Tensor, weight_fhw: Tensor | None = None) -> Tensor:
-    """(f, 16) how many pixels have each place, or the sum of their weights."""
+    """(f, 16) number of pixels of each row of the palette, or the sum of their weights."""
     places_fp = places_fhw.flatten(1)
     weight_fp = torch.ones_like(places_fp) if weight_fhw is None else weight_fhw.flatten(1).long()
     return places_fp.new_zeros(len(places_fp), PALETTE_ROWS).scatter_add_(1, places_fp, weight_fp)
 
 
 def thin_rows(places_fhw: Tensor) -> Tensor:
-    """(f, 16) bool: which rows of the palette occur, and nowhere five pixels wide."""
+    """(f, 16) bool: rows of the palette that occur and are nowhere five pixels wide."""
     values_f1hw = places_fhw[:, None].float()
     reach = THICK_PX // 2
     high_f1hw = F.max_pool2d(values_f1hw, THICK_PX, 1, reach)
@@ -99,7 +100,7 @@ def thin_rows(places_fhw: Tensor) -> Tensor:
 
 
 def without_walls(places_fhw: Tensor, walls_f: Tensor, rooms_fk: Tensor) -> Tensor:
-    """The images without the wall between two rooms of one colour: it takes theirs."""
+    """The images without the walls between two rooms of one colour; the walls take the rooms' colour."""
     filled_fhw = places_fhw.clone()
     for across in (True, False):
         seen_fhw = places_fhw if across else places_fhw.mT
@@ -119,7 +120,7 @@ def without_walls(places_fhw: Tensor, walls_f: Tensor, rooms_fk: Tensor) -> Tens
 
 
 def _fewer(rooms_k: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(k,) row that each row of a palette becomes: rooms, mostly, one of one to three of theirs."""
+    """(k,) new row of each row of a palette: most rooms get one of one to three room colours."""
     rows_k = np.arange(len(rooms_k))
     rooms = np.flatnonzero(rooms_k)
     if len(rooms) and rng.random() < MERGED_SHARE:
@@ -129,7 +130,7 @@ def _fewer(rooms_k: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.i
 
 
 def _liker(palettes_fk3: Tensor, rng: np.random.Generator) -> Tensor:
-    """Some of the palettes with less between their colours."""
+    """The palettes, some with smaller distances between their colours."""
     share_f = np.where(rng.random(len(palettes_fk3)) < LIKE_SHARE, rng.uniform(MOST_ALIKE, 1, len(palettes_fk3)), 1)
     share_f11 = torch.from_numpy(share_f).to(palettes_fk3)[:, None, None]
     return palettes_fk3.mean(1, keepdim=True).lerp(palettes_fk3, share_f11)

@@ -1,6 +1,6 @@
-"""loraloom: teach a text-to-image diffusion model something new by LoRA, and prove that it learned it.
+"""loraloom: fine-tune text-to-image diffusion models by LoRA, and verify the images against their prompts.
 
-Nothing is imported here: `import loraloom` costs nothing, and every verb imports what it needs when it runs.
+Nothing is imported here, so that `import loraloom` is fast; every verb imports what it requires when it runs.
 """
 
 __version__ = "0.1.0"

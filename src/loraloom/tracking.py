@@ -19,6 +19,7 @@ from PIL import Image
 from loraloom.config.run import TrackingConfig
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.reporting import log
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,8 @@ class WeightsAndBiases:
 class Tracker:
     """All sinks of a run. A sink that fails is reported once and left out; numbers never end a training."""
 
-    def __init__(self, sinks: list[Sink], say: Any = print) -> None:
+    def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
-        self._say = say
 
     def event(self, kind: str, step: int, **values: Any) -> None:
         """Record an event."""
@@ -166,12 +166,10 @@ class Tracker:
                 act(sink)
             except Exception as error:  # third-party trackers fail in any way, a full disk in another
                 self._sinks.remove(sink)
-                self._say(f"warning: {type(sink).__name__} failed and is left out from here on: {error}")
+                log.warning(f"{type(sink).__name__} failed and is left out from here on: {error}")
 
 
-def open_tracker(
-    folder: Path, config: TrackingConfig, settings: Mapping[str, Any], resume_step: int, say: Any = print
-) -> Tracker:
+def open_tracker(folder: Path, config: TrackingConfig, settings: Mapping[str, Any], resume_step: int) -> Tracker:
     """The tracker of a run folder.
 
     Raises:
@@ -182,7 +180,7 @@ def open_tracker(
         sinks.append(TensorBoard(folder / "tensorboard", resume_step))
     if config.wandb:
         sinks.append(WeightsAndBiases(folder, config.project, settings))
-    return Tracker(sinks, say)
+    return Tracker(sinks)
 
 
 def silent_tracker() -> Tracker:

@@ -103,7 +103,7 @@ def test_diff_shows_what_differs(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.yaml").write_text("{}\n", encoding="utf-8")
     assert loraloom("diff", "a.yaml", "run", cwd=tmp_path).stdout.splitlines() == [
-        "setting    a.yaml  run  resume",
+        "setting    a.yaml  run  resumable",
         "lora.rank  3       16   no",
     ]
 

@@ -146,7 +146,7 @@ def test_a_hub_that_cannot_be_reached_is_a_record(monkeypatch: pytest.MonkeyPatc
     check = doctor.check_model("nobody/never-was")
     assert check.verdict == "fail"
     assert "Name or service not known" in check.found
-    assert "copy the model here" in check.fix
+    assert "copy the model to this machine" in check.fix
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`generate` from wishes to files: what is drawn, what is noted, what is refused."""
+"""`generate` from options to files: what is drawn, what is noted, what is refused."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loraloom.cli.generate_command import Wishes, generate, read_prompts
+from loraloom.cli.generate_command import GenerateOptions, generate, read_prompts
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.recipes import read_rows
 from loraloom.protocols.generation import ImageRequest
@@ -26,11 +26,11 @@ def no_bars() -> Iterator[Any]:
     yield lambda title: lambda done, total: None
 
 
-def run(wishes: Wishes, **settings: Any) -> list[str]:
+def run(options: GenerateOptions, **settings: Any) -> list[str]:
     """Draw quickly; what was said."""
     said: list[str] = []
     given = dict(settings)
-    generate(GenerateConfig.model_validate({**QUICK, **settings}), wishes, given, said.append, no_bars)
+    generate(GenerateConfig.model_validate({**QUICK, **settings}), options, given, said.append, no_bars)
     return said
 
 
@@ -45,12 +45,12 @@ def same(one: Path, other: Path) -> bool:
 
 def test_prompts_are_drawn_into_the_runs_folder_with_a_sheet(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run")
-    said = run(Wishes(prompts=["a plan", "a house"], adapters=[folder]), num_images=2)
+    said = run(GenerateOptions(prompts=["a plan", "a house"], adapters=[folder]), num_images=2)
     out = folder / "generated"
     assert sorted(path.name for path in out.iterdir()) == [
         "00000.png", "00001.png", "00002.png", "00003.png", "prompts.jsonl", "sheet.png"
     ]  # fmt: skip
-    assert said[-2] == f"all of them: {out / 'sheet.png'}"
+    assert said[-2] == f"contact sheet: {out / 'sheet.png'}"
     assert said[-1].startswith("4 images in ")
     assert str(out / "prompts.jsonl") in said[-1]
     with Image.open(out / "sheet.png") as sheet:
@@ -58,25 +58,29 @@ def test_prompts_are_drawn_into_the_runs_folder_with_a_sheet(make_adapter: MakeA
 
 
 def test_one_image_needs_no_sheet(adapter: Path, tmp_path: Path) -> None:
-    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=tmp_path))
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_the_adapter_brings_base_size_and_prompt_method(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run", prompt_method="mean", size="64x32")
-    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path), width=None, height=None)
+    run(GenerateOptions(prompts=["a plan"], adapters=[folder], out=tmp_path), width=None, height=None)
     row = read_rows(tmp_path)[0]
     assert (row["prompt_method"], row["width"], row["height"]) == ("mean", 64, 32)
-    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "own", prompt_method="max"), width=32, height=None)
+    run(
+        GenerateOptions(prompts=["a plan"], adapters=[folder], out=tmp_path / "own", prompt_method="max"),
+        width=32,
+        height=None,
+    )
     row = read_rows(tmp_path / "own")[0]
     assert (row["prompt_method"], row["width"], row["height"]) == ("max", 32, 32)
 
 
 def test_the_base_alone_and_weights(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "base"))
-    run(Wishes(prompts=["a plan"], adapters=[adapter], weights=[0.0], out=tmp_path / "zero"))
-    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path / "one"))
-    run(Wishes(prompts=["a plan"], adapters=[adapter, adapter], weights=[0.5, 0.5], out=tmp_path / "halves"))
+    run(GenerateOptions(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "base"))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter], weights=[0.0], out=tmp_path / "zero"))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=tmp_path / "one"))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter, adapter], weights=[0.5, 0.5], out=tmp_path / "halves"))
     base, zero, one, halves = (tmp_path / name / "00000.png" for name in ("base", "zero", "one", "halves"))
     assert same(base, zero)
     assert not same(base, one)
@@ -87,12 +91,12 @@ def test_the_base_alone_and_weights(adapter: Path, tiny_model: Path, tmp_path: P
 @pytest.mark.parametrize("place", ["list", "folder", "image"])
 def test_a_recipe_draws_the_same_again(place: str, adapter: Path, tmp_path: Path) -> None:
     run(
-        Wishes(prompts=["a (plan:1.4)"], adapters=[adapter], weights=[0.6], out=tmp_path / "one"),
+        GenerateOptions(prompts=["a (plan:1.4)"], adapters=[adapter], weights=[0.6], out=tmp_path / "one"),
         seed=5,
         weighting=True,
     )
     recipe = {"list": "one/prompts.jsonl", "folder": "one", "image": "one/00000.png"}[place]
-    said = run(Wishes(recipe=tmp_path / recipe, out=tmp_path / "two"))
+    said = run(GenerateOptions(recipe=tmp_path / recipe, out=tmp_path / "two"))
     assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
     assert not [line for line in said if line.startswith("note")]
     one, two = read_rows(tmp_path / "one")[0], read_rows(tmp_path / "two")[0]
@@ -100,8 +104,8 @@ def test_a_recipe_draws_the_same_again(place: str, adapter: Path, tmp_path: Path
 
 
 def test_what_is_named_goes_before_the_recipe(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    run(Wishes(prompts=["a (plan:1.4)"], adapters=[adapter], out=tmp_path / "one"))
-    run(Wishes(recipe=tmp_path / "one", prompt_method="smart", out=tmp_path / "two"), weighting=False)
+    run(GenerateOptions(prompts=["a (plan:1.4)"], adapters=[adapter], out=tmp_path / "one"))
+    run(GenerateOptions(recipe=tmp_path / "one", prompt_method="smart", out=tmp_path / "two"), weighting=False)
     row = read_rows(tmp_path / "two")[0]
     assert (row["weighting"], row["prompt_method"]) == (False, "smart")
     assert not same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
@@ -111,31 +115,31 @@ def test_a_recipe_of_adapters_that_differ_has_settled_which_is_used(make_adapter
     cat = make_adapter(tmp_path / "cat", seed=1, size="48x32", prompt_method="max", domain="scenes")
     adapters = [make_adapter(tmp_path / "dog"), cat]
     free = {"width": None, "height": None}
-    said = run(Wishes(prompts=["a plan"], adapters=adapters, out=tmp_path / "one"), **free)
+    said = run(GenerateOptions(prompts=["a plan"], adapters=adapters, out=tmp_path / "one"), **free)
     assert sum("trained with another" in line for line in said) == 3
     with pytest.raises(UserError, match=r"(?s)--strict is on.*image size"):
-        run(Wishes(prompts=["a plan"], adapters=adapters, out=tmp_path / "strict"), strict=True, **free)
+        run(GenerateOptions(prompts=["a plan"], adapters=adapters, out=tmp_path / "strict"), strict=True, **free)
     assert not (tmp_path / "strict").exists()
-    run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"), strict=True, **free)
+    run(GenerateOptions(recipe=tmp_path / "one", out=tmp_path / "two"), strict=True, **free)
     assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
 
 
 def test_an_adapter_that_has_changed_since_is_noted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run")
-    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
+    run(GenerateOptions(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
     make_adapter(tmp_path / "run", seed=3)
-    said = run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"))
-    assert said[0].endswith("is not the file that the recipe was drawn with; images will differ")
+    said = run(GenerateOptions(recipe=tmp_path / "one", out=tmp_path / "two"))
+    assert said[0].endswith("is not the file that the recipe was made with; images will differ")
 
 
 def test_a_model_that_has_changed_since_is_noted(tiny_model: Path, tmp_path: Path) -> None:
-    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
+    run(GenerateOptions(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
     lines = (tmp_path / "one" / "prompts.jsonl").read_text(encoding="utf-8")
     row = json.loads(lines)
     row["model"]["sha256"] = "0" * 64
     (tmp_path / "other.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    said = run(Wishes(recipe=tmp_path / "other.jsonl", out=tmp_path / "two"))
-    assert said[0] == "note: the model is not the one that the recipe was drawn with; images will differ"
+    said = run(GenerateOptions(recipe=tmp_path / "other.jsonl", out=tmp_path / "two"))
+    assert said[0] == "note: the recipe was made with another model; images will differ"
 
 
 def test_a_recipe_keeps_the_variant_of_its_model(tiny_model: Path, tmp_path: Path) -> None:
@@ -147,25 +151,25 @@ def test_a_recipe_keeps_the_variant_of_its_model(tiny_model: Path, tmp_path: Pat
         ("text_encoder", "model"),
     ):
         (model / part / f"{stem}.safetensors").rename(model / part / f"{stem}.fp16.safetensors")
-    run(Wishes(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
+    run(GenerateOptions(prompts=["a plan"], model=str(tiny_model), out=tmp_path / "one"))
     row = json.loads((tmp_path / "one" / "prompts.jsonl").read_text(encoding="utf-8"))
     row["model"] |= {"source": str(model), "variant": "fp16"}
     (tmp_path / "half.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    run(Wishes(recipe=tmp_path / "half.jsonl", out=tmp_path / "two"))
+    run(GenerateOptions(recipe=tmp_path / "half.jsonl", out=tmp_path / "two"))
     assert same(tmp_path / "one" / "00000.png", tmp_path / "two" / "00000.png")
 
 
 def test_a_recipe_whose_adapter_is_gone_says_so(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run")
-    run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
+    run(GenerateOptions(prompts=["a plan"], adapters=[folder], out=tmp_path / "one"))
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="no such adapter"):
-        run(Wishes(recipe=tmp_path / "one", out=tmp_path / "two"))
+        run(GenerateOptions(recipe=tmp_path / "one", out=tmp_path / "two"))
 
 
 def test_an_adapter_of_another_base_is_noted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run", base_sha256="0" * 64)
-    said = run(Wishes(prompts=["a plan"], adapters=[folder], out=tmp_path))
+    said = run(GenerateOptions(prompts=["a plan"], adapters=[folder], out=tmp_path))
     assert said[0].startswith("note: adapter.safetensors was trained on another base")
 
 
@@ -173,12 +177,12 @@ def test_prompts_of_a_file_are_one_a_line(adapter: Path, tmp_path: Path) -> None
     file = tmp_path / "prompts.txt"
     file.write_bytes("\ufeffa plan\r\n\r\n  방 두 개  \n".encode())
     assert read_prompts(file) == ["a plan", "방 두 개"]
-    run(Wishes(prompts=["first"], prompts_file=file, adapters=[adapter], out=tmp_path / "out"))
+    run(GenerateOptions(prompts=["first"], prompts_file=file, adapters=[adapter], out=tmp_path / "out"))
     assert [row["prompt"] for row in read_rows(tmp_path / "out")] == ["first", "a plan", "방 두 개"]
 
 
 @pytest.mark.parametrize(
-    ("data", "match"), [(None, "the file of prompts is missing"), (b"\n \n", "is empty"), (b"caf\xe9", "is not UTF-8")]
+    ("data", "match"), [(None, "the prompts file is missing"), (b"\n \n", "is empty"), (b"caf\xe9", "is not UTF-8")]
 )
 def test_a_file_of_prompts_that_cannot_be_read_is_told(data: bytes | None, match: str, tmp_path: Path) -> None:
     if data is not None:
@@ -187,38 +191,38 @@ def test_a_file_of_prompts_that_cannot_be_read_is_told(data: bytes | None, match
         read_prompts(tmp_path / "prompts.txt")
 
 
-def wishes_of(adapters: Sequence[Path], **more: Any) -> Wishes:
-    return Wishes(adapters=adapters, **more)
+def options_of(adapters: Sequence[Path], **more: Any) -> GenerateOptions:
+    return GenerateOptions(adapters=adapters, **more)
 
 
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({}, "nothing to draw\n  add a prompt in quotes"),
+        ({}, "no prompt\n  add a prompt in quotes"),
         ({"prompts": ["a"], "weights": [1.0, 1.0]}, "more --adapter-weight than --adapter: got 2, expected at most 1"),
-        ({"prompts": ["a"], "recipe": Path("x")}, "--recipe has its own prompts"),
-        ({"interactive": True, "recipe": Path("x")}, "--recipe has its own prompts"),
-        ({"recipe": Path("x")}, "no such recipe"),
+        ({"prompts": ["a"], "recipe": Path("x")}, "--recipe contains its own prompts"),
+        ({"interactive": True, "recipe": Path("x")}, "--recipe contains its own prompts"),
+        ({"recipe": Path("x")}, "the recipe does not exist"),
         ({"prompts": ["a"], "prompt_method": "atention"}, "unknown --prompt-method.*\n.*did you mean 'attention'"),
         ({"prompts": ["a"], "model": "nobody/has-this"}, "not in the cache"),
     ],
 )
-def test_wishes_that_cannot_be_granted_are_told(more: dict[str, Any], match: str, adapter: Path) -> None:
+def test_options_that_exclude_each_other_are_refused(more: dict[str, Any], match: str, adapter: Path) -> None:
     with pytest.raises(UserError, match=match):
-        run(wishes_of([adapter], **more))
+        run(options_of([adapter], **more))
 
 
 def test_a_model_or_an_adapter_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model to draw with\n  add --adapter RUN"):
-        run(Wishes(prompts=["a"]))
+    with pytest.raises(UserError, match="no model\n  add --adapter RUN"):
+        run(GenerateOptions(prompts=["a"]))
     with pytest.raises(UserError, match="no such adapter"):
-        run(Wishes(prompts=["a"], adapters=[tmp_path / "gone"]))
+        run(GenerateOptions(prompts=["a"], adapters=[tmp_path / "gone"]))
 
 
 def test_an_adapter_that_does_not_know_its_base_asks_for_the_model(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "run", base={})
-    with pytest.raises(UserError, match="does not say which model it belongs to\n  add --model"):
-        run(Wishes(prompts=["a"], adapters=[folder]))
+    with pytest.raises(UserError, match="does not record its base model\n  add --model"):
+        run(GenerateOptions(prompts=["a"], adapters=[folder]))
 
 
 def test_an_interactive_session_reads_lines_until_the_end(
@@ -226,7 +230,7 @@ def test_an_interactive_session_reads_lines_until_the_end(
 ) -> None:
     script = iter(["a plan", ":quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(script))
-    said = run(Wishes(adapters=[adapter], interactive=True, out=tmp_path))
+    said = run(GenerateOptions(adapters=[adapter], interactive=True, out=tmp_path))
     assert (tmp_path / "00000.png").is_file()
     assert "seed 0" in said[-1]
 
@@ -236,22 +240,22 @@ LONG = "The dog runs far away. " * 60
 
 def test_a_long_negative_prompt_that_is_cut_is_said_once_however_many_images(adapter: Path, tmp_path: Path) -> None:
     """It was cut without a word; a long prompt of 161 lost sentences was said 161 times."""
-    wishes = Wishes(prompts=["a plan", LONG], adapters=[adapter], out=tmp_path, prompt_method="smart")
-    said = run(wishes, num_images=3, negative_prompt=LONG)
+    options = GenerateOptions(prompts=["a plan", LONG], adapters=[adapter], out=tmp_path, prompt_method="smart")
+    said = run(options, num_images=3, negative_prompt=LONG)
     warnings = [line for line in said if line.startswith("warning:")]
     assert [line.split("'")[0] for line in warnings] == [
         "warning: smart does not read all of ", "warning: smart does not read all of the negative prompt "
     ]  # fmt: skip
-    said = run(wishes, negative_prompt=LONG, guidance_scale=1.0)  # without guidance nothing reads it
+    said = run(options, negative_prompt=LONG, guidance_scale=1.0)  # without guidance nothing reads it
     assert not [line for line in said if "the negative prompt" in line]
 
 
 def test_foreign_syntax_is_one_note_a_run_and_none_without_weighting(adapter: Path, tmp_path: Path) -> None:
-    wishes = Wishes(prompts=["a BREAK b", "a <lora:x:0.8>", "plain"], adapters=[adapter], out=tmp_path)
-    said = run(wishes, num_images=2, negative_prompt="[blurry]")
+    options = GenerateOptions(prompts=["a BREAK b", "a <lora:x:0.8>", "plain"], adapters=[adapter], out=tmp_path)
+    said = run(options, num_images=2, negative_prompt="[blurry]")
     (note,) = [line for line in said if "syntax of" in line]
     assert "in 3 of 4 prompts: 'BREAK' (1), '<lora:x:0.8>' (1), '[blurry]' (1)" in note
-    assert not any("syntax of" in line for line in run(wishes, weighting=False))
+    assert not any("syntax of" in line for line in run(options, weighting=False))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +271,7 @@ def test_strict_draws_nothing_when_something_would_not_be_read(
 ) -> None:
     with pytest.raises(UserError, match=match):
         run(
-            Wishes(prompts=prompts, adapters=[adapter], out=tmp_path / "out", prompt_method="truncate"),
+            GenerateOptions(prompts=prompts, adapters=[adapter], out=tmp_path / "out", prompt_method="truncate"),
             strict=True,
             **settings,
         )
@@ -282,19 +286,19 @@ def test_a_prompt_of_a_file_is_what_editors_call_a_line(tmp_path: Path) -> None:
 
 
 def test_strict_refuses_a_recipe_of_which_lines_are_left_out(adapter: Path, tmp_path: Path) -> None:
-    run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path))
-    run(Wishes(prompts=["a plan"], adapters=[adapter], weights=[0.5], out=tmp_path))
-    wishes = Wishes(recipe=tmp_path / "prompts.jsonl", out=tmp_path / "again")
-    with pytest.raises(UserError, match="1 of 2 lines need another model or adapter"):
-        run(wishes, strict=True)
-    assert any("1 of 2 lines need another" in line for line in run(wishes))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=tmp_path))
+    run(GenerateOptions(prompts=["a plan"], adapters=[adapter], weights=[0.5], out=tmp_path))
+    options = GenerateOptions(recipe=tmp_path / "prompts.jsonl", out=tmp_path / "again")
+    with pytest.raises(UserError, match="1 of 2 lines are left out"):
+        run(options, strict=True)
+    assert any("1 of 2 lines are left out" in line for line in run(options))
 
 
 @pytest.mark.root
 def test_a_full_disk_ends_drawing_and_what_was_drawn_is_whole(adapter: Path, small_disk: Callable[[str], Path]) -> None:
     out = small_disk("32k") / "out"
     with pytest.raises(OSError, match="No space left on device"):
-        run(Wishes(prompts=["a plan"], adapters=[adapter], out=out), num_images=20)
+        run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=out), num_images=20)
     drawn = sorted(out.glob("*.png"))
     assert drawn
     for path in drawn:
@@ -309,7 +313,7 @@ def test_a_second_process_does_not_draw_into_the_same_folder(adapter: Path, tmp_
     out = tmp_path / "out"
     with lock_folder(out), pytest.raises(UserError, match=r"(?s)another process is at work in .*choose another --out"):
         (out / "kept").touch()
-        run(Wishes(prompts=["a plan"], adapters=[adapter], out=out))
+        run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=out))
     assert [entry.name for entry in out.iterdir()] == ["kept"]
 
 
@@ -317,7 +321,7 @@ def test_a_second_process_does_not_draw_into_the_same_folder(adapter: Path, tmp_
 def test_a_link_that_leads_nowhere_is_refused_before_the_model_draws(adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="out is a link that leads nowhere"):
-        run(Wishes(prompts=["a plan"], adapters=[adapter], out=tmp_path / "out"))
+        run(GenerateOptions(prompts=["a plan"], adapters=[adapter], out=tmp_path / "out"))
 
 
 # ---------------------------------------------------------------------------------------------- what is looked at first
@@ -326,14 +330,14 @@ def test_a_link_that_leads_nowhere_is_refused_before_the_model_draws(adapter: Pa
 def test_a_busy_folder_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
     """The lock of a busy --out was met after half a minute of loading. The model here does not even exist."""
     out = tmp_path / "out"
-    for wishes in (
-        Wishes(prompts=["a"], model=str(tmp_path / "no-model"), out=out),
-        Wishes(interactive=True, model=str(tmp_path / "no-model"), out=out),
+    for options in (
+        GenerateOptions(prompts=["a"], model=str(tmp_path / "no-model"), out=out),
+        GenerateOptions(interactive=True, model=str(tmp_path / "no-model"), out=out),
     ):
         with lock_folder(out), pytest.raises(UserError, match="another process is at work"):
-            run(wishes)
+            run(options)
         with pytest.raises(UserError, match="no such model"):
-            run(wishes)
+            run(options)
         assert not out.exists()
 
 
@@ -341,11 +345,11 @@ BROKEN = "caf\udce9"
 """What Python makes of the bytes `caf\\xe9` on a UTF-8 command line."""
 
 
-@pytest.mark.parametrize("wishes", [{"prompts": ["a", BROKEN]}, {"prompts": ["a"]}])
-def test_text_that_is_not_utf_8_is_refused_before_a_model_is_opened(tmp_path: Path, wishes: dict[str, Any]) -> None:
-    settings = {} if BROKEN in wishes["prompts"] else {"negative_prompt": BROKEN}
+@pytest.mark.parametrize("options", [{"prompts": ["a", BROKEN]}, {"prompts": ["a"]}])
+def test_text_that_is_not_utf_8_is_refused_before_a_model_is_opened(tmp_path: Path, options: dict[str, Any]) -> None:
+    settings = {} if BROKEN in options["prompts"] else {"negative_prompt": BROKEN}
     with pytest.raises(UserError, match=r"prompt is not UTF-8 text: got 'caf\\udce9'") as refused:
-        run(Wishes(model=str(tmp_path / "no-model"), **wishes), **settings)
+        run(GenerateOptions(model=str(tmp_path / "no-model"), **options), **settings)
     str(refused.value).encode("utf-8")
 
 
@@ -358,12 +362,12 @@ def test_a_request_holds_no_text_that_is_not_utf_8_wherever_it_came_from() -> No
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e30, -101.0])
 def test_an_adapter_weight_out_of_range_is_refused_at_the_flag(adapter: Path, weight: float) -> None:
     with pytest.raises(UserError, match=r"--adapter-weight: got .*expected a number from -100.0 to 100.0"):
-        run(Wishes(prompts=["a"], adapters=[adapter], weights=[weight]))
+        run(GenerateOptions(prompts=["a"], adapters=[adapter], weights=[weight]))
 
 
 def test_a_seed_whose_successors_have_no_range_is_refused(adapter: Path) -> None:
     with pytest.raises(UserError, match="--seed is too large for --num-images"):
-        run(Wishes(prompts=["a"], adapters=[adapter]), seed=2**63 - 1, num_images=2)
+        run(GenerateOptions(prompts=["a"], adapters=[adapter]), seed=2**63 - 1, num_images=2)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
@@ -376,7 +380,7 @@ def test_a_folder_removed_while_drawing_is_made_again_and_said(adapter: Path, tm
         if "00000.png" in line:
             shutil.rmtree(out)
 
-    wishes = Wishes(prompts=["a", "b", "c"], adapters=[adapter], out=out)
-    generate(GenerateConfig.model_validate(QUICK), wishes, {}, say, no_bars)
+    options = GenerateOptions(prompts=["a", "b", "c"], adapters=[adapter], out=out)
+    generate(GenerateConfig.model_validate(QUICK), options, {}, say, no_bars)
     assert len([line for line in said if line.startswith("warning: ") and "was removed" in line]) == 1
     assert sorted(path.name for path in out.iterdir()) == ["00001.png", "00002.png", "prompts.jsonl", "sheet.png"]

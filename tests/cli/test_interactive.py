@@ -85,7 +85,7 @@ def test_weight_zero_is_the_base_and_entries_are_drawn_as_they_were(talk: Talk, 
     assert said[-4].endswith("weight 0"), "drawing an old entry leaves the weight as it was"
     assert [line.split()[0] for line in said[-3:]] == ["1", "2", "3"]
     session = session_of()
-    (bare,) = session.draw(session.requests(["a plan"]))
+    (bare,) = session.generate(session.requests(["a plan"]))
     assert (np.asarray(bare.image) == base).all()
 
 
@@ -102,24 +102,24 @@ def test_two_adapters_have_a_weight_each(
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("", "nothing to draw yet"),
+        ("", "there is no prompt yet"),
         (":again 1", "no such entry"),
         (":sed 3", "did you mean 'seed'"),
         (":", "unknown command"),
-        (":seed x", "seed needs a number: got 'x'"),
-        (":seed -1", "seed cannot be that: got -1"),
-        (":seed 1.5", "seed needs a number"),
-        (":steps 0", "steps cannot be that"),
-        (":guidance 0.5", "guidance_scale cannot be that"),
-        (":guidance nan", "guidance_scale needs a number"),
-        (":guidance inf", "guidance_scale needs a number"),
-        (":images 0", "num_images cannot be that"),
+        (":seed x", "seed must be a number: got 'x'"),
+        (":seed -1", "seed is out of range: got -1"),
+        (":seed 1.5", "seed must be a number"),
+        (":steps 0", "steps is out of range"),
+        (":guidance 0.5", "guidance_scale is out of range"),
+        (":guidance nan", "guidance_scale must be a number"),
+        (":guidance inf", "guidance_scale must be a number"),
+        (":images 0", "num_images is out of range"),
         (":sampler eulera", "did you mean 'euler_a'"),
         (":sampler", "unknown sampler"),
-        (":size 33 32", "this size cannot be drawn"),
-        (":size 0", "this size cannot be drawn"),
-        (":size big", "a size is two numbers of pixels"),
-        (":size 8 8 8", "a size is two numbers"),
+        (":size 33 32", "images of this size cannot be generated"),
+        (":size 0", "images of this size cannot be generated"),
+        (":size big", "a size is a width and a height in pixels"),
+        (":size 8 8 8", "a size is a width and a height"),
         (":weight x", "an adapter weight is a number"),
         (":weight", "an adapter weight is a number"),
         (":weight nan", "an adapter weight: got nan, expected a number from -100.0 to 100.0"),
@@ -138,13 +138,13 @@ def test_a_mistake_is_explained_and_nothing_is_lost(line: str, answer: str, talk
 
 def test_a_mistake_that_shows_while_drawing_is_explained(talk: Talk) -> None:
     said, _ = talk(":sampler lcm", ":steps 51", "a plan", ":steps 2", "")
-    assert said[2].startswith("error: lcm cannot take so many steps")
+    assert said[2].startswith("error: too many steps for lcm")
     assert "seed 0" in said[-1]
 
 
 def test_control_c_breaks_off_and_the_conversation_goes_on(talk: Talk) -> None:
     said, conversation = talk("a plan", KeyboardInterrupt(), ":history")
-    assert said[1] == "broken off; :quit ends"
+    assert said[1] == "interrupted; :quit ends"
     assert "a plan" in said[2]
     assert len(conversation.history) == 1
 
@@ -166,7 +166,7 @@ def test_control_c_while_drawing_keeps_weights_and_conversation(
     )
     script = iter(["a plan", ":weight 0.5", ":again 1", ":show", "a house", ":quit"])
     conversation.run(lambda: next(script))
-    assert said[3] == "broken off; :quit ends"
+    assert said[3] == "interrupted; :quit ends"
     assert said[4].endswith("weight 0.5")
     assert [request.prompt for request, _, _ in conversation.history] == ["a plan", "a house"]
 
@@ -188,7 +188,7 @@ def test_the_list_of_commands_names_every_command(talk: Talk) -> None:
     ):
         assert f":{name}" in HELP
     assert talk(":help")[0] == [HELP]
-    assert talk(":history")[0] == ["  nothing yet"]
+    assert talk(":history")[0] == ["  no images yet"]
 
 
 def test_what_is_not_read_is_said_once_for_a_prompt_drawn_again(talk: Talk) -> None:

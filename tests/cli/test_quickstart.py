@@ -11,9 +11,9 @@ from PIL import Image
 
 from loraloom.cli import quickstart
 from loraloom.cli.quickstart import (
-    DRAW_S,
     FULL_BEST_OF,
     FULL_STEPS,
+    GENERATE_S,
     LEAST_BEST_OF,
     LEAST_STEPS,
     MARK,
@@ -34,7 +34,7 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
 ) -> None:
     """The machine is measured, with budgets so small that the least number of steps and of candidates is taken."""
     monkeypatch.setattr(quickstart, "TRAIN_S", 0.01)
-    monkeypatch.setattr(quickstart, "DRAW_S", 0.01)
+    monkeypatch.setattr(quickstart, "GENERATE_S", 0.01)
     monkeypatch.setattr(quickstart, "LEAST_STEPS", 4)
     monkeypatch.setattr(quickstart, "PROBE_STEPS", 4)
     monkeypatch.setattr(quickstart, "PROBE_WARM", 1)
@@ -53,11 +53,11 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
         json.loads(file.read_text(encoding="utf-8")) for file in (folder / "images" / "receipts").glob("*.json")
     ]
     met = [one["met"] / (one["met"] + one["not_met"] + one["cannot_tell"]) for one in receipts]
-    assert abs(shares["adapter, best of them after repair"] - 100 * sum(met) / 2) <= 0.5
-    assert any("a true plan of another text: " in line for line in said)
+    assert abs(shares["adapter, best candidate after repair"] - 100 * sum(met) / 2) <= 0.5
+    assert any("the true plan of another caption: " in line for line in said)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 8
-    assert "the base draws" in page
+    assert "the base" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert Image.open(folder / "images" / "00000.png").size == (256, 256)
     assert (folder / "images" / "receipts" / "00001.json").is_file()
@@ -67,7 +67,7 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
     assert any(
         re.search(r"this machine: \d+ images/s; 4 steps, .*--steps 720 for the full recipe", line) for line in said
     )
-    assert any("best of 2 for each text; --best-of 8 for the full recipe" in line for line in said)
+    assert any("best of 2 for each caption; --best-of 8 for the full recipe" in line for line in said)
     first = json.loads((folder / "first" / "receipts" / "00000.json").read_text(encoding="utf-8"))
     assert first["met"] > 0
     assert not (folder / "probe").exists()
@@ -93,7 +93,7 @@ def test_training_is_budgeted_between_the_least_and_the_full_recipe(step_s: floa
 def test_drawing_is_budgeted_repairs_included(image_s: float, prompts: int) -> None:
     best_of = candidates_that_fit(image_s, prompts)
     assert LEAST_BEST_OF <= best_of <= FULL_BEST_OF
-    assert (best_of + 4.5) * image_s * prompts <= DRAW_S * 1.001 or best_of == LEAST_BEST_OF
+    assert (best_of + 4.5) * image_s * prompts <= GENERATE_S * 1.001 or best_of == LEAST_BEST_OF
 
 
 def test_warm_up_and_average_scale_with_the_length_of_the_run(tmp_path: Path) -> None:

@@ -150,9 +150,7 @@ def test_the_learning_rate_is_theirs_but_for_one_step_of_warmup(name: str) -> No
 def test_a_scheduler_that_we_do_not_have_names_those_we_have() -> None:
     text = refusal(lambda: settings("--lr_scheduler", "piecewise_constant"))
     assert "expected one of constant, constant_with_warmup, cosine, linear" in text
-    assert "comes to the same as --lr_scheduler cosine" in refusal(
-        lambda: settings("--lr_scheduler", "cosine_with_restarts")
-    )
+    assert "equals --lr_scheduler cosine" in refusal(lambda: settings("--lr_scheduler", "cosine_with_restarts"))
 
 
 def test_a_warmup_longer_than_the_training_is_refused() -> None:
@@ -199,7 +197,7 @@ def resume(folder: Path, *wish: str) -> str:
 def test_a_used_folder_is_not_started_anew(tmp_path: Path) -> None:
     """Their script would write a second run over the first."""
     text = refusal(lambda: resume(used(tmp_path, "step_0000003")))
-    assert text.startswith("this --output_dir holds a run already")
+    assert text.startswith("this --output_dir already holds a run")
     assert "--resume_from_checkpoint latest" in text
 
 
@@ -222,7 +220,7 @@ def test_latest_in_a_new_folder_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wish", ["latest", "checkpoint-500"])
 def test_checkpoints_of_their_script_are_not_passed_over(wish: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-500").mkdir()
-    assert "their script's checkpoints cannot be gone on from" in refusal(lambda: resume(tmp_path, wish))
+    assert "their script's checkpoints cannot be resumed" in refusal(lambda: resume(tmp_path, wish))
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -232,7 +230,7 @@ def test_checkpoints_of_their_script_are_not_passed_over(wish: str, tmp_path: Pa
 def test_a_flag_that_is_not_taken_says_what_to_do_instead(name: str) -> None:
     for value in (["secret"], []):
         text = refusal(lambda value=value: read_flags([*NEEDED, f"--{name}", *value]))
-        assert text == f"--{name} is not taken here\n  {REFUSED[name]}"
+        assert text == f"--{name} is not supported here\n  {REFUSED[name]}"
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
@@ -245,8 +243,8 @@ def test_a_flag_without_effect_is_taken_with_a_note(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--train_data_dir", "x"], "--pretrained_model_name_or_path is needed"),
-        (["--pretrained_model_name_or_path", "x"], "--train_data_dir is needed"),
+        (["--train_data_dir", "x"], "--pretrained_model_name_or_path is required"),
+        (["--pretrained_model_name_or_path", "x"], "--train_data_dir is required"),
         ([*NEEDED, "--rnk", "3"], "unknown flag: got '--rnk'"),
         ([*NEEDED, "--rank", "x"], "argument --rank: invalid int value: 'x'"),
         ([*NEEDED, "--report_to", "comet_ml"], "argument --report_to: invalid choice: 'comet_ml'"),
@@ -374,9 +372,9 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(
     main(command(tiny_model, images, once, "--max_train_steps", "4", "--checkpointing_steps", "2"))
     main(command(tiny_model, images, twice, "--max_train_steps", "2", "--checkpointing_steps", "2"))
     longer = command(tiny_model, images, twice, "--max_train_steps", "4", "--checkpointing_steps", "2")
-    assert "holds a run already" in error_of(longer, capsys)
+    assert "already holds a run" in error_of(longer, capsys)
     main([*longer, "--resume_from_checkpoint", "latest"])
-    assert "going on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out
     name = "pytorch_lora_weights.safetensors"
     from safetensors.torch import load_file
 
@@ -391,7 +389,7 @@ def test_blind_flips_are_refused_before_anything_is_made(
     metadata.write_text(metadata.read_text().replace("number 3", "the door is on the left"), encoding="utf-8")
     out = tmp_path / "out"
     text = error_of(command(tmp_path / "no model is opened", images, out, "--random_flip"), capsys)
-    assert text.startswith("error: --random_flip is on, but 1 of 6 captions speak of left and right: got '3: ")
+    assert text.startswith("error: --random_flip is on, but 1 of 6 captions mention left or right: got '3: ")
     assert "leave out --random_flip" in text
     assert not out.exists()
 
@@ -461,12 +459,12 @@ def test_a_fault_of_the_first_process_ends_all_of_them(images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ("choose another --out, or drop --resume never to go on",
-         "choose another --output_dir, or add --resume_from_checkpoint latest to go on"),
+        ("choose another --out, or drop --resume never to resume",
+         "choose another --output_dir, or add --resume_from_checkpoint latest to resume"),
         ("lower optim.learning_rate, use bf16", "lower --learning_rate, use bf16"),
         ("set train.mixed_precision=bf16", "set --mixed_precision=bf16"),
-        ("add --max-steps: it comes down, and the same command goes on; or use bf16",
-         "add --max_train_steps: it comes down, and --resume_from_checkpoint latest goes on; or use bf16"),
+        ("add --max-steps: it comes down, and the same command resumes; or use bf16",
+         "add --max_train_steps: it comes down, and --resume_from_checkpoint latest resumes; or use bf16"),
         ("--batch-size 1 has fewer", "--train_batch_size 1 has fewer"),
         ("got '/data/--out/x', --outer, a--out, my.train.output.x", "got '/data/--out/x', --outer, a--out, my.train.output.x"),
         ("--resume_from_checkpoint latest", "--resume_from_checkpoint latest"),

@@ -35,10 +35,10 @@ def test_what_was_learned_from_may_not_change() -> None:
     with pytest.raises(UserError) as caught:
         refuse_unless_resumable(run(), run("lora.rank=4", "model.revision=main", "train.log_every=5"))
     assert str(caught.value).splitlines() == [
-        "the run cannot go on with 2 settings changed",
+        "the run cannot be resumed: 2 settings changed",
         "  model.revision: was null, now 'main'",
         "  lora.rank: was 16, now 4",
-        "  set them back, or start a new run in another folder (--out)",
+        "  restore the old values, or start a new run in another folder (--out)",
     ]
 
 
@@ -53,14 +53,14 @@ def test_a_run_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("lora: {rank: 3}\n", encoding="utf-8")
     assert read_run(tmp_path) == read_run(tmp_path / "run.yaml") == run("lora.rank=3")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"this folder holds no run\.yaml"):
+    with pytest.raises(UserError, match=r"there is no run\.yaml"):
         read_run(tmp_path / "empty")
 
 
 def test_the_table_is_aligned() -> None:
     table = difference_table(compare(run(), run("lora.rank=4", "train.log_every=5")), ("first", "second"))
     assert table.splitlines() == [
-        "setting          first  second  resume",
+        "setting          first  second  resumable",
         "lora.rank        16     4       no",
-        "train.log_every  10     5       may",
+        "train.log_every  10     5       yes",
     ]

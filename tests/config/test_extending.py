@@ -79,7 +79,7 @@ def test_a_setting_that_was_given_for_nothing_is_told_and_an_error_under_strict(
     values = {"size": 16, "bucket_step": 8, "min_size": 1, "num_workers": 1, "caption_column": "caption"}
     said: list[str] = []
     prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig(**values), console=said.append)
-    line = "--caption-column is not used: the layout sidecar does not know it; --format names another"
+    line = "--caption-column is not used: the layout sidecar has no such setting; choose another one with --format"
     assert f"  {line}" in said
     with pytest.raises(UserError, match="--caption-column is not used"):
         prepare(tmp_path / "raw", tmp_path / "strict", PrepareConfig(**values, strict=True), console=lambda line: None)
@@ -116,11 +116,11 @@ class _Flag(Settings):
 @pytest.mark.parametrize(
     ("declared", "what"),
     [
-        ("no class", "are not a class of settings"),
+        ("no class", "are not a subclass of Settings"),
         (_Required, "'needed_word' of odd .* has no default"),
         (_Grouped, "'inner' of odd .* is a group"),
-        (_Own, "the setting 'size' is declared twice: got `prepare` itself and odd"),
-        (_Flag, "the flag --size is declared twice: got `prepare` itself and odd"),
+        (_Own, "the setting 'size' has two declarations: got `prepare` itself and odd"),
+        (_Flag, "the flag --size has two declarations: got `prepare` itself and odd"),
     ],
 )
 def test_settings_that_cannot_be_added_are_told_with_their_extension(

@@ -13,6 +13,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
+from loraloom.utils.errors import UserError
 
 
 def call(*arguments: str) -> tuple[dict[str, Any], Any, list[str] | None]:
@@ -86,6 +87,18 @@ def test_help_shows_every_flag_with_the_help_of_its_setting(kind: type[Settings]
 
 def test_help_shows_limits_defaults_and_choices() -> None:
     text = help_of(RunConfig)
-    assert "--rank N rank of every update [an integer >= 1; default: 16]" in text
+    assert "--rank N Rank of every LoRA update. [an integer >= 1; default: 16]" in text
     assert "--mixed-precision no|fp16|bf16" in text
     assert "--no-random-flip" in text
+
+
+@pytest.mark.parametrize("flag", ["--fill-in", "--no-fill-in"])
+def test_the_former_name_of_a_flag_is_an_error_that_names_the_new_one(flag: str) -> None:
+    def generate(given: Given) -> None:
+        pytest.fail("it ran")
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(add_flags(generate, GenerateConfig))
+    with pytest.raises(UserError, match="--fill-in was renamed\n  use --expand-prompts"):
+        CliRunner().invoke(app, [flag], catch_exceptions=False)
+    assert "fill-in" not in help_of(GenerateConfig)

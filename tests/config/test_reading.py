@@ -44,7 +44,7 @@ def test_the_template_holds_every_setting_with_its_help(kind: type[Settings]) ->
     text = commented_yaml(kind)
     for key in flatten(kind()):
         assert f"{key.rpartition('.')[2]}:" in text
-    assert "# rank of every update (an integer >= 1)\n  rank: 16\n" in commented_yaml(RunConfig)
+    assert "# Rank of every LoRA update. (an integer >= 1)\n  rank: 16\n" in commented_yaml(RunConfig)
 
 
 def test_a_needed_setting_stands_in_the_template_as_a_comment() -> None:
@@ -53,8 +53,8 @@ def test_a_needed_setting_stands_in_the_template_as_a_comment() -> None:
 
         name: str = setting(..., "what to call it")
 
-    assert "# name: needed" in commented_yaml(Needy)
-    with pytest.raises(UserError, match=r"^name: needed, expected text"):
+    assert "# name: required" in commented_yaml(Needy)
+    with pytest.raises(UserError, match=r"^name: required, expected text"):
         read_settings(Needy)
 
 
@@ -194,7 +194,10 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
         ("optim: {learning_rate: .inf}\n", "run.yaml: optim.learning_rate: got inf, expected a finite number (line 1)"),
         ("samples: {prompts: one}\n", "run.yaml: samples.prompts: got 'one', expected a list of texts (line 1)"),
         ("objective: {logit_std: 0}\n", "run.yaml: objective.logit_std: got 0, expected a number > 0 (line 1)"),
-        ("objective: {logit_mean: -1}\n", "run.yaml: objective.logit_mean and logit_std are for logit_normal, but "),
+        (
+            "objective: {logit_mean: -1}\n",
+            "run.yaml: objective.logit_mean and logit_std require objective.timestep_sampling logit_normal, but ",
+        ),
         ("objective: {balance_noise: true, snr_gamma: 5}\n", "run.yaml: objective.balance_noise and snr_gamma both "),
         (
             "objective: {class_weights: [wall]}\n",
@@ -203,7 +206,7 @@ def test_a_group_default_that_differs_from_its_class_is_kept() -> None:
         ("objective: {class_weights: [a=2, a=3]}\n", "run.yaml: objective.class_weights: got ['a=2', 'a=3'], 'a' has "),
         (
             "{train: {method: full}, lora: {rank: 8}}\n",
-            "run.yaml: lora.rank is for an adapter, but train.method is full",
+            "run.yaml: lora.rank belongs to an adapter, but train.method is full",
         ),
         ("optim: {warmup_steps: 900}\n", "run.yaml: optim.warmup_steps is 900 but train.max_steps is 800: "),
     ],
@@ -215,7 +218,7 @@ def test_a_mistake_in_a_file_names_setting_value_and_limit(text: str, line: str,
 def test_every_mistake_is_told_at_once_one_a_line(tmp_path: Path) -> None:
     file = write(tmp_path, "lora: {rankk: 3, rank: many}\nloraa: {}\n")
     told = mistake(file=file, overrides=["train.max_steps=0"]).splitlines()
-    assert told[0] == "4 settings cannot be used"
+    assert told[0] == "4 settings are invalid"
     assert len(told) == 6
     assert "  train.max_steps: got 0, expected an integer >= 1" in told
     assert told[-1] == "  `loraloom config train` prints every setting with its limits"
@@ -251,9 +254,9 @@ def test_a_file_that_is_no_settings_file_is_told_with_its_line(text: str, told: 
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    assert mistake(file=tmp_path / "gone.yaml").startswith("no such settings file: got ")
-    assert mistake(file=tmp_path).startswith("this is a folder: got ")
-    assert mistake(file=write(tmp_path, "{}", "run.json")).startswith("settings are YAML or TOML: got 'run.json'")
+    assert mistake(file=tmp_path / "gone.yaml").startswith("the settings file does not exist: got ")
+    assert mistake(file=tmp_path).startswith("the settings file is a folder: got ")
+    assert mistake(file=write(tmp_path, "{}", "run.json")).startswith("settings files are YAML or TOML: got 'run.json'")
     assert "not valid TOML" in mistake(file=write(tmp_path, "a = \n", "run.toml"))
     file = tmp_path / "utf16.yaml"
     file.write_bytes("lora: {}".encode("utf-16"))
@@ -268,7 +271,7 @@ def test_an_override_without_key_or_value_is_told(override: str) -> None:
 def test_thousands_of_unknown_keys_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     """Looking for the nearest name of each of 60,000 took 14 s, and the error was a megabyte long."""
     text = mistake(file=write(tmp_path, "".join(f"key{number}: 1\n" for number in range(4000))))
-    assert text.startswith("4,000 settings cannot be used\n  run.yaml: key0: unknown")
+    assert text.startswith("4,000 settings are invalid\n  run.yaml: key0: unknown")
     assert "and 3,980 more" in text
     assert len(text.splitlines()) < 25
 

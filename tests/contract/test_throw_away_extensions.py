@@ -248,7 +248,7 @@ def test_one_setting_that_two_declare_is_an_error_that_names_both(brought: Path,
         (tmp_path / f"captioner_{name}.py").write_text(code, encoding="utf-8")
     package(tmp_path, "makers", {"captioners": {"one": "captioner_one", "two": "captioner_two"}})
     said = run(tmp_path, "-m", "loraloom", "config", "prepare", code=2).stderr
-    assert "the setting 'noun' is declared twice" in said
+    assert "the setting 'noun' has two declarations" in said
     assert "one (makers 1.0 (captioner_one)) and two (makers 1.0 (captioner_two))" in said
 
 

@@ -85,5 +85,5 @@ def test_mistakes_name_the_class_and_the_image(tmp_path: Path) -> None:
         weigher(tmp_path, interior_dor=5).of(image)
     with pytest.raises(UserError, match=r"freetext[\s\S]*#rrggbb=5"):
         weigher(tmp_path, "freetext", wall=5).of(image)
-    with pytest.raises(UserError, match="nothing of image a counts"):
+    with pytest.raises(UserError, match="image a would not be trained on"):
         weigher(tmp_path, interior_door=0).of(image)

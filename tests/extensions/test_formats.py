@@ -353,7 +353,7 @@ def test_a_table_of_which_no_row_has_all_cells_is_an_error_about_its_rows(tmp_pa
             r"no row of metadata\.csv can be read: got 'line 2 has . cells?, the header has 2'", str(error.value)
         )
     if ";" in rows:
-        assert "separate its cells as the header's, by ',' and not by ';'" in str(error.value)
+        assert "separate its cells by ',', as in the header, and not by ';'" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def refusal(model: Path, part: str = "") -> str:
         (UNET, {"cross_attention_dim": 96}, "expected the text encoder's hidden_size (64)"),
         (UNET, {"out_channels": 8}, "expected the VAE's latent_channels (4)"),
         (UNET, {"down_block_types": ["EvilBlock", "DownBlock2D"]}, "down_block_types[0]: got 'EvilBlock'"),
-        (UNET, {"class_embed_type": "timestep"}, "needs inputs that are not known here"),
+        (UNET, {"class_embed_type": "timestep"}, "requires inputs that this family lacks"),
         (UNET, {"quantization_config": {"bits": 4}}, "the weights are quantised"),
         (VAE, {"scaling_factor": -1}, "scaling_factor: got -1"),
         (VAE, {"in_channels": 4}, "in_channels: got 4, expected a whole number from 3 to 3"),
@@ -59,7 +59,7 @@ def refusal(model: Path, part: str = "") -> str:
         (TEXT, {"num_attention_heads": 0}, "num_attention_heads: got 0"),
         (TEXT, {"num_hidden_layers": 10**5}, "num_hidden_layers: got 100000"),
         (TEXT, {"vocab_size": 10**12}, "vocab_size: got 1000000000000"),
-        (TEXT, {"vocab_size": 10}, "ids that its text encoder does not know"),
+        (TEXT, {"vocab_size": 10}, "ids that its text encoder does not have"),
         (TEXT, {"max_position_embeddings": 20}, "at most the text encoder's max_position_embeddings (20)"),
         (TEXT, {"num_labels": 10**9}, "num_labels: got 1000000000"),
         (TEXT, {"_attn_implementation": "somebody/kernels"}, "expected eager or sdpa"),
@@ -221,4 +221,4 @@ def test_a_tokenizer_of_another_model_is_told_by_its_size(model: Path) -> None:
 def test_a_vocabulary_without_ends_of_words_is_not_clips(model: Path) -> None:
     plain = [f"{first}{second}" for first in "abcdefghijklmnopqrstuvwxyz" for second in "abcdefghijklmnopqrstuvwxyz"]
     vocab = {token: index for index, token in enumerate([*plain, "<|startoftext|>", "<|endoftext|>"])}
-    assert "not CLIP's kind of BPE" in refusal(with_tokenizer(model, vocab, ""))
+    assert "not a BPE as in CLIP" in refusal(with_tokenizer(model, vocab, ""))

@@ -25,7 +25,7 @@ def pixels(session: Session) -> list[bytes]:
     def of(image: GeneratedImage) -> bytes:
         return image.image.tobytes()
 
-    return [of(image) for image in session.draw(session.requests(["a plan"]))]
+    return [of(image) for image in session.generate(session.requests(["a plan"]))]
 
 
 def loha(path: Path, *, alpha: bool = True) -> Path:
@@ -135,7 +135,7 @@ def test_the_prediction_type_that_was_recorded_is_drawn_with(
 def test_a_file_without_a_record_asks_for_the_model_and_names_the_base_of_its_metadata(tmp_path: Path) -> None:
     path = loha(tmp_path / "x.safetensors")
     save_file(load_file(path), path, {"ss_sd_model_name": "dreamy.safetensors"})
-    with pytest.raises(UserError, match=r"does not say which model(?s:.*)dreamy\.safetensors(?s:.*)add --model"):
+    with pytest.raises(UserError, match=r"does not record its base model(?s:.*)dreamy\.safetensors(?s:.*)add --model"):
         opened(path)
 
 

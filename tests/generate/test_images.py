@@ -216,7 +216,7 @@ def test_sizes_that_cannot_be_drawn_are_refused_before_anything_is_drawn(
 
 
 def test_a_image_of_nan_is_an_error_that_says_what_to_do(model: DiffusionModel) -> None:
-    with pytest.raises(UserError, match="came out as NaN\n  draw in full precision"):
+    with pytest.raises(UserError, match="the image is NaN: the denoiser overflowed\n  generate in full precision"):
         to_images(model, torch.full((1, 4, 4, 4), float("nan")))
 
 

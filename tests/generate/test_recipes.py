@@ -14,7 +14,7 @@ from PIL import Image
 from loraloom import __version__
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.recipes import Recipe, append_rows, parameters_text, read_rows, request_of
-from loraloom.generate.saving import draw_into, next_number, recipe_requests
+from loraloom.generate.saving import generate_into, next_number, recipe_requests
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
@@ -35,7 +35,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def drawn(session: Any, folder: Path, prompts: list[str]) -> list[Path]:
     with lock_folder(folder) as lock:
-        return [path for path, _ in draw_into(session, session.requests(prompts), lock)]
+        return [path for path, _ in generate_into(session, session.requests(prompts), lock)]
 
 
 def test_every_image_carries_its_whole_recipe(
@@ -65,7 +65,7 @@ def test_a_recipe_draws_the_same_pixels(sampler: str, session_of: OpenSession, a
     requests, shared = recipe_requests(tmp_path / "one", print)
     again = session_of([(Path(shared["adapters"][0]["path"]), shared["adapters"][0]["weight"])], seed=99)
     with lock_folder(tmp_path / "two") as lock:
-        second = [path for path, _ in draw_into(again, requests, lock)]
+        second = [path for path, _ in generate_into(again, requests, lock)]
     for one, other in zip(first, second, strict=True):
         assert (pixels(one) == pixels(other)).all()
 
@@ -99,7 +99,7 @@ def test_lines_that_need_another_model_are_left_out_and_counted(tmp_path: Path) 
     requests, shared = recipe_requests(append_rows(tmp_path, rows), said.append)
     assert len(requests) == 2
     assert shared["model"] == {"source": "a"}
-    assert said == ["note: 1 of 3 lines need another model or adapter and are left out"]
+    assert said == ["note: 1 of 3 lines are left out: their model, adapters or settings differ from the first line"]
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_files_that_are_no_recipe_are_told(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG not really")
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
     for name, match in (
-        ("plain.png", "carries no recipe"),
+        ("plain.png", "contains no recipe"),
         ("broken.png", "cannot be read"),
         ("latin.jsonl", "not UTF-8"),
-        ("gone.jsonl", "no such recipe"),
+        ("gone.jsonl", "the recipe does not exist"),
     ):
         with pytest.raises(UserError, match=match):
             read_rows(tmp_path / name)
@@ -163,7 +163,7 @@ def test_a_recipe_without_what_the_model_was_told_is_of_its_prompt() -> None:
 
 def test_a_image_is_there_as_soon_as_it_is_drawn(session_of: OpenSession, tmp_path: Path) -> None:
     session = session_of(batch_size=1)
-    drawing: Any = draw_into(session, session.requests(["a", "b"]), FolderLock(tmp_path, None, print))
+    drawing: Any = generate_into(session, session.requests(["a", "b"]), FolderLock(tmp_path, None, print))
     path, _ = next(drawing)
     assert path.is_file()
     assert len(read_rows(tmp_path)) == 1

@@ -25,6 +25,9 @@ from loraloom.prepare.journal import ImageRow, Journal
 from loraloom.protocols.data import Example
 from loraloom.protocols.model import ModelSource
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
+from loraloom.train.components import BestLoss, UpdateCounts
+from loraloom.train.optim import LossScale
+from loraloom.utils.untrusted import library_errors
 
 from .kinds import Artefact, hard_links
 
@@ -127,14 +130,16 @@ def read_config(kind: Any, name: str, folder: Path) -> None:
 
 def build_checkpoint(folder: Path) -> None:
     tensors = {"base_model.model.x.lora_A.weight": torch.ones(2, 2)}
-    state = {"best_step": 2, "best_loss": 0.5, "skipped_in_row": 0, "loss_scale": 1.0, "good_steps": 3, "devices": 1}
-    rest = {"numbers": {"0.step": 3}, "groups": [{"lr": 0.1}]}
-    CheckpointFolder(folder).save(
-        Checkpoint(
-            step=3, adapter=tensors, ema={}, optimizer={"0.exp_avg": torch.ones(2, 2)}, optimizer_rest=rest, state=state
-        ),
-        {"rank": 2},
-    )
+    optimizer = {"0.exp_avg": torch.ones(2, 2), "numbers": {"0.step": 3}, "groups": [{"lr": 0.1}]}
+    components = {
+        "adapter": tensors,
+        "optimizer": optimizer,
+        "loss_scale": {"value": 1.0, "good_steps": 3},
+        "best_loss": {"step": 2, "loss": 0.5},
+        "counts": {"skipped_in_row": 0, "skipped": 1, "largest_norm": 0.5},
+    }
+    checkpoint = Checkpoint(step=3, components=components, weights_of="adapter")
+    CheckpointFolder(folder).save(checkpoint, {"rank": 2})
 
 
 def read_checkpoint(folder: Path, *, own_sums: bool = False) -> None:
@@ -147,7 +152,13 @@ def read_checkpoint(folder: Path, *, own_sums: bool = False) -> None:
     CheckpointFolder(folder).load_newest()
     found = load_checkpoint(place)
     assert 0 <= found.step < 10**13
-    assert isinstance(found.state, dict)
+    assert found.weights_of in found.components
+    for component in (LossScale(True), BestLoss(), UpdateCounts()):
+        name = {LossScale: "loss_scale", BestLoss: "best_loss", UpdateCounts: "counts"}[type(component)]
+        with library_errors(name, place):  # as `Run.restore` loads it
+            component.load_state_dict(found.components[name])
+        for value in component.state_dict().values():
+            assert value is None or isinstance(value, (int, float))
 
 
 # ------------------------------------------------------------------------------------------------------ model folders
@@ -243,14 +254,16 @@ def artefacts(model: Path) -> list[Artefact]:
     recipe_fields += [("model", "source"), ("adapters", 0), ("adapters", 0, "weight"), ("adapters", 0, "path")]
     info_fields = [("settings",), ("settings", "trigger"), ("domain",), ("format",), ("fingerprint",)]
     journal_fields = [("id",), ("image",), ("width",), ("crop",), ("hashes",), ("hashes", 0), ("notes",), ("scale",)]
-    sum_fields = [("step",), ("sha256",), ("sha256", "state.json")]
+    sum_fields = [("layout",), ("step",), ("sha256",), ("sha256", "state.json")]
     state_fields = [
         ("step",),
-        ("optimizer",),
-        ("run",),
-        ("run", "loss_scale"),
-        ("run", "best_step"),
-        ("run", "good_steps"),
+        ("weights_of",),
+        ("components",),
+        ("components", "optimizer"),
+        ("components", "loss_scale", "value"),
+        ("components", "loss_scale", "good_steps"),
+        ("components", "best_loss", "step"),
+        ("components", "counts", "largest_norm"),
     ]
     read_own = partial(read_checkpoint, own_sums=True)
     read_toml = partial(read_config, RunConfig, "settings.toml")
@@ -264,7 +277,7 @@ def artefacts(model: Path) -> list[Artefact]:
         Artefact("settings TOML", build_toml, "settings.toml", read_toml),
         Artefact("checkpoint sums", build_checkpoint, "step_0000003/manifest.json", read_checkpoint, sum_fields),
         Artefact("checkpoint state", build_checkpoint, "step_0000003/state.json", read_own, state_fields),
-        Artefact("checkpoint weights", build_checkpoint, "step_0000003/optimizer.safetensors", read_checkpoint),
+        Artefact("checkpoint weights", build_checkpoint, "step_0000003/state.safetensors", read_checkpoint),
     ]
     run = {"train": {"seed": 3, "max_steps": 9, "compile": False}, "model": {"source": "x"}, "lora": {"rank": 4}}
     for name, kind, tree in (

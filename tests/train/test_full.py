@@ -1,4 +1,4 @@
-"""`method: full` moves every weight, goes on exactly after a stop, and ends in a model that anybody can open."""
+"""`method: full` moves every weight, resumes exactly after a stop, and ends in a model that anybody can open."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_the_model_folder_opens_draws_and_says_no_to_being_an_adapter(
     train(configure(train=FULL), say=lambda text: None, cpu=True)  # type: ignore[arg-type]
     place = tmp_path / "run" / "model"
     session = open_session(GenerateConfig(steps=2, width=32, height=32), source=ModelSource(location=str(place)))
-    (image,) = session.draw(session.requests(["a drawn image"]))
+    (image,) = session.generate(session.requests(["a drawn image"]))
     assert image.image.size == (32, 32)
     with pytest.raises(UserError, match="made a model, not an adapter"):
         read_adapter(tmp_path / "run")

@@ -78,7 +78,7 @@ def test_an_overfitted_adapter_reproduces_its_image_better_than_the_base(
             target = session.model.decode_latents(session.model.scale_latents(mean))[0]
         drawn = [
             torch.from_numpy(np.array(p.image)).permute(2, 0, 1).float() / 127.5 - 1
-            for p in session.draw(session.requests(["one image"]))
+            for p in session.generate(session.requests(["one image"]))
         ]
         distance[weight] = float(np.mean([(image - target).abs().mean() for image in drawn]))
     # The tiny VAE has random weights too, so the image to reproduce is what it makes of the original.
@@ -210,3 +210,16 @@ def test_a_class_that_weighs_more_is_said_and_changes_what_is_learned(
     assert any(not torch.equal(plain[key], weighed[key]) for key in plain)
     assert any("#010203 counts 7 times, warning: none is there" in line for line in said)
     assert any(line.startswith(f"class weights: {colour} counts 20 times, in ") for line in said)
+
+
+def test_lines_for_the_user_are_records_of_the_logger(
+    configure: Configure, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program around the library decides where they go; `say` is for those that want a function."""
+    numbers: list[int] = []
+    train(configure(data={"batch_size": 5}), say=None, report=lambda done, values: numbers.append(done))
+    levels = {record.getMessage(): record.levelname for record in caplog.records if record.name == "loraloom"}
+    assert any("LoRA on" in line for line in levels)
+    assert any(line.startswith("note: a batch of 5") for line in levels), levels
+    assert numbers == [2, 4, 6]
+    assert capsys.readouterr().out == ""

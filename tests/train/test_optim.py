@@ -108,7 +108,7 @@ def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps() -
 
 def test_the_average_follows_and_swaps_back() -> None:
     weights = parameters()
-    ema = Ema(weights, 0.9)
+    ema = Ema({str(number): weight for number, weight in enumerate(weights)}, 0.9)
     start = [weight.detach().clone() for weight in weights]
     for step in range(50):
         for weight in weights:

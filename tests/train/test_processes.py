@@ -14,11 +14,14 @@ from loraloom.config.reading import to_yaml
 from loraloom.data.batches import BatchMaker
 from loraloom.data.bucket_sampler import Plan
 from loraloom.data.encode import LatentStore, TextStore
+from loraloom.diffusion.objective import UNIFORM, draw_noise, make_objective
 from loraloom.models.loading import open_model
 from loraloom.protocols.data import Batch
 from loraloom.train.distributed import check_one_gpu_each
 from loraloom.train.run import train
+from loraloom.train.step import noise_and_timesteps
 from loraloom.utils.errors import UserError
+from loraloom.utils.rng import derive_seed
 
 from .conftest import Configure, first_colour
 
@@ -93,12 +96,34 @@ def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Pat
     examples = read_manifest(dataset).split("train")
     latents = LatentStore(model, dataset, ContentCache(None), "vae")
     texts = TextStore(PromptEncoder(text=model.text, domain=domain), ContentCache(None))
-    maker = BatchMaker(examples, latents, texts, domain, seed=0, num_timesteps=1000)
+    maker = BatchMaker(examples=examples, latents=latents, texts=texts, domain=domain, seed=0)
     sizes = tuple((example.width, example.height) for example in examples)
     first, second = batches(Plan(sizes, 1, 2, 1, seed=0), maker)
     assert first.ids != second.ids
-    assert not torch.equal(first.noise_bchw, second.noise_bchw)
     (double,) = batches(Plan(sizes, 2, 1, 1, seed=0), maker)
     assert double.ids == first.ids + second.ids
-    assert torch.equal(double.noise_bchw, torch.cat([first.noise_bchw, second.noise_bchw]))
-    assert torch.equal(double.timesteps_b, torch.cat([first.timesteps_b, second.timesteps_b]))
+    objective = make_objective(model.info.schedule, noise_offset=0.1)
+    (noise_1, timesteps_1), (noise_2, timesteps_2), (noises, timesteps) = (
+        noise_and_timesteps(batch, objective, UNIFORM) for batch in (first, second, double)
+    )
+    assert not torch.equal(noise_1, noise_2)
+    assert torch.equal(noises, torch.cat([noise_1, noise_2]))
+    assert torch.equal(timesteps, torch.cat([timesteps_1, timesteps_2]))
+
+
+def test_noise_is_decided_by_seed_epoch_and_image_alone() -> None:
+    """The numbers of a fresh CPU generator, as runs before noise moved into the train step had them."""
+    parts = (7, 3, "folder/image")
+    source = torch.Generator().manual_seed(derive_seed(*parts, "noise"))
+    assert torch.equal(draw_noise((4, 8, 6), 0.0, *parts), torch.randn(4, 8, 6, generator=source))
+    others = [(8, 3, "folder/image"), (7, 4, "folder/image"), (7, 3, "folder/other")]
+    assert all(
+        not torch.equal(draw_noise((4, 8, 6), 0.0, *parts), draw_noise((4, 8, 6), 0.0, *other)) for other in others
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_same_noise_of_an_image_every_time() -> None:
+    first, second = (draw_noise((4, 8, 6), 0.1, 7, 3, "image", device="cuda") for _ in range(2))
+    assert first.device.type == "cuda"
+    assert torch.equal(first, second)

@@ -1,5 +1,6 @@
 """`kill -9` at any moment, then the same command again: bit-identical to an uninterrupted run."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -8,13 +9,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loraloom.config.run import RunConfig
-from loraloom.train.checkpoint import CheckpointFolder, damage
+from loraloom.train.checkpoint import CheckpointFolder, damage, load_checkpoint
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
 
@@ -137,13 +140,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(configure: Con
     train(configure(), say=lambda t: None)
     checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps() == [3, 6]
-    with (checkpoints.path(6) / "optimizer.safetensors").open("r+b") as file:
+    with (checkpoints.path(6) / "state.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"oops")
     said: list[str] = []
     train(configure(), say=said.append)
-    assert any("step_0000006 is damaged (optimizer.safetensors has another sha256)" in line for line in said)
-    assert "going on from step 3" in said
+    assert any("step_0000006 is damaged (state.safetensors has another sha256)" in line for line in said)
+    assert "resuming from step 3" in said
     assert damage(checkpoints.path(6)) is None
 
 
@@ -199,6 +202,36 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_says_so(configure:
         assert checkpoints.steps()
         assert all(damage(checkpoints.path(step)) is None for step in checkpoints.steps())
         assert not list((small / "run" / "checkpoints").glob(".*"))
-        assert any("training goes on" in line for line in said)
+        assert any("training continues" in line for line in said)
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(configure: Configure, tmp_path: Path) -> None:
+    """Its files have the right sums, so that it is not damaged; what it holds cannot be read."""
+    train(configure(), say=lambda t: None)
+    manifest = CheckpointFolder(tmp_path / "run" / "checkpoints").path(6) / "manifest.json"
+    record = json.loads(manifest.read_text(encoding="utf-8"))
+    del record["layout"]  # as the first version wrote it
+    manifest.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"step_0000006 was written by another version.*got 1, expected layout 2"
+    ) as refused:
+        train(configure(train={"max_steps": 8}), say=lambda t: None)
+    assert "another --out" in str(refused.value)
+
+
+def test_a_checkpoint_keeps_every_component_and_a_missing_one_is_refused(configure: Configure, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"lora": {"ema_decay": 0.9}, "objective": {"balance_noise": True}}
+    train(configure(**settings), say=lambda t: None)
+    folder = CheckpointFolder(tmp_path / "run" / "checkpoints").path(6)
+    checkpoint = load_checkpoint(folder)
+    assert set(checkpoint.components) == {
+        *("identity", "adapter", "optimizer", "loss_scale", "ema", "noise_balance", "best_loss", "counts")
+    }
+    assert checkpoint.components["best_loss"]["step"] in {3, 6}
+    assert checkpoint.components["counts"]["largest_norm"] > 0
+    components = {name: state for name, state in checkpoint.components.items() if name != "noise_balance"}
+    CheckpointFolder(folder.parent).save(replace(checkpoint, step=7, components=components), {})
+    with pytest.raises(UserError, match=r"other components than this run.*noise_balance"):
+        train(configure(**settings, train={"max_steps": 8}), say=lambda t: None)

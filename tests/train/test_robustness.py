@@ -43,7 +43,7 @@ def test_samples_that_fail_are_reported_and_training_goes_on(
     assert result.finished.step == 6
     warnings = [line for line in said if line.startswith("warning: samples at step")]
     assert len(warnings) == 3
-    assert "RuntimeError: out of memory, say; training goes on" in warnings[0]
+    assert "RuntimeError: out of memory, say; training continues" in warnings[0]
 
 
 def test_samples_are_broken_off_at_their_deadline(configure: Configure) -> None:
@@ -92,7 +92,7 @@ def test_poison_without_end_stops_the_run_and_names_the_checkpoint_that_is_whole
         train(config, say=quiet)
     newest = CheckpointFolder(tmp_path / "run" / "checkpoints").load_newest()[0]
     assert newest is not None
-    assert all(bool(tensor.isfinite().all()) for tensor in newest.adapter.values())
+    assert all(bool(tensor.isfinite().all()) for tensor in newest.components["adapter"].values())
 
 
 def test_validation_loss_depends_on_the_weights_alone(configure: Configure, tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_a_run_can_begin_from_another_runs_checkpoint_without_touching_it(config
     wish = str(first / "checkpoints" / "step_0000003")
     config = configure(train={"output": str(tmp_path / "other")}, checkpoints={"resume": wish})
     second = train(config, say=said.append).folder
-    assert "going on from step 3" in said
+    assert "resuming from step 3" in said
     assert {path: path.read_bytes() for path in first.rglob("*.safetensors")} == before
     one, two = (load_file(folder / "adapter.safetensors") for folder in (first, second))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    train(config, say=said.append)  # the same command again goes on from its own checkpoints
-    assert said[-1] != "going on from step 3"
+    train(config, say=said.append)  # the same command again resumes from its own checkpoints
+    assert said[-1] != "resuming from step 3"
     with pytest.raises(UserError, match=r"lora\.rank"):
         train(
             configure(train={"output": str(tmp_path / "third")}, checkpoints={"resume": wish}, lora={"rank": 2}),
@@ -305,7 +305,7 @@ def test_a_run_that_moved_no_weight_is_an_error_and_exports_nothing(
 
 
 OUTCOME: dict[str, tuple[float, bool, str]] = {
-    "far too high": (1e10, True, r"(?s)absurdly strong|draws NaN|NaN or infinite.*lower optim\.learning_rate"),
+    "far too high": (1e10, True, r"(?s)absurdly strong|generates NaN|NaN or infinite.*lower optim\.learning_rate"),
     "far too high, without a check of exports": (1e10, False, r"(?s)absurdly strong.*lower optim\.learning_rate"),
     "far too low": (1e-30, True, r"(?s)changes nothing.*rate of 1e-30.*raise optim\.learning_rate"),
     "far too low, without a check of exports": (1e-30, False, r"(?s)changes nothing.*rate of 1e-30"),
@@ -338,10 +338,14 @@ def test_nan_in_the_trial_is_told_from_a_bad_export(
     from loraloom.train import outcome
 
     if whose == "adapter":
-        monkeypatch.setattr(outcome, "_drawn", lambda run, request, noise, file: noise * float("nan"))
+        monkeypatch.setattr(outcome, "_latents", lambda run, request, noise, file: noise * float("nan"))
     else:
         monkeypatch.setattr(StableDiffusionModel, "reference_latents", lambda self, file, request, noise: noise / 0.0)
-    match = "the adapter itself draws NaN after 6 steps" if whose == "adapter" else "base model draws NaN without any"
+    match = (
+        "the adapter itself generates NaN after 6 steps"
+        if whose == "adapter"
+        else "base model generates NaN without any"
+    )
     with pytest.raises(UserError, match=match):
         train(configure(export={"verify": True}), say=quiet)
     assert not (tmp_path / "run" / "adapter.safetensors").exists()
@@ -441,7 +445,7 @@ def test_a_run_folder_removed_while_training_is_made_again_and_said(configure: C
     assert {"run.yaml", "events.jsonl", "adapter.safetensors"} <= {entry.name for entry in folder.iterdir()}
     said.clear()
     train(configure(train={"max_steps": 8}), say=said.append)
-    assert "going on from step 6" in said
+    assert "resuming from step 6" in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
@@ -522,7 +526,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start_and_lost_samples_are_draw
 
 
 def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tmp_path: Path) -> None:
-    from loraloom.cli.generate_command import Wishes, generate
+    from loraloom.cli.generate_command import GenerateOptions, generate
     from loraloom.cli.interactive import no_bars
     from loraloom.config.generate import GenerateConfig
 
@@ -531,7 +535,7 @@ def test_samples_carry_the_recipe_that_draws_them_again(configure: Configure, tm
     for step in (0, 3):
         png = folder / "samples" / f"step_{step:07d}" / "01.png"
         out = tmp_path / f"again{step}"
-        generate(GenerateConfig(), Wishes(recipe=png, out=out), {}, quiet, no_bars)
+        generate(GenerateConfig(), GenerateOptions(recipe=png, out=out), {}, quiet, no_bars)
         with Image.open(png) as one, Image.open(out / "00000.png") as two:
             assert "Negative prompt: blur\nSteps: 2, Sampler: DPM++ 2M Karras, " in one.info["parameters"]
             difference = np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from loraloom import plugins
-from loraloom.cli.generate_command import Wishes, generate
+from loraloom.cli.generate_command import GenerateOptions, generate
 from loraloom.cli.interactive import Interactive
 from loraloom.config.generate import GenerateConfig
 from loraloom.generate.session import Session, open_session
@@ -20,7 +20,7 @@ from loraloom.protocols.domain import Receipt, Unread, Verdict
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
-from loraloom.verify.best_of import candidate_requests, generate_verified, redraw, repair, require_verifier
+from loraloom.verify.best_of import candidate_requests, generate_verified, inpaint, repair, require_verifier
 
 PROMPT = "[Number and Type of Rooms] The floorplan have 1 living room, 1 kitchen"
 SETTINGS: dict[str, Any] = {"steps": 2, "width": 64, "height": 64, "guidance_scale": 2.0}
@@ -107,7 +107,7 @@ def test_the_best_of_many_is_the_best_of_those_that_their_seeds_draw(tiny_model:
     made = red_session(tiny_model, best_of=4)
     (verified,) = generate_verified(made, made.requests(["red"]))
     (group,) = candidate_requests(made.requests(["red"]), 4)
-    alone = list(made.draw(group))
+    alone = list(made.generate(group))
     best = max(alone, key=lambda image: float(array(image.image)[..., 0].mean()))
     assert verified.image.request == best.request
     assert (array(verified.image.image) == array(best.image)).all()
@@ -118,9 +118,9 @@ def test_the_best_of_many_is_the_best_of_those_that_their_seeds_draw(tiny_model:
 
 def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
-    first, again, other = (redraw(made, image, free, number) for number in (0, 0, 1))
+    first, again, other = (inpaint(made, image, free, number) for number in (0, 0, 1))
     before, after = array(image.image), array(first)
     assert (before[:, 32:] == after[:, 32:]).all()
     assert (before[:, :32] != after[:, :32]).any()
@@ -130,19 +130,19 @@ def test_a_redrawn_image_keeps_every_pixel_outside_the_mask(tiny_model: Path) ->
 
 def test_a_repair_is_guided_away_from_what_is_met_already(tiny_model: Path) -> None:
     made = red_session(tiny_model)
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     free = made.encoder.domain.verifier.repair_mask(image.image, "")
-    usual = array(redraw(made, image, free, 0))
-    assert (array(redraw(made, image, free, 0, "red")) == usual).all()
-    assert (array(redraw(made, image, free, 0, "blue")) != usual).any()
+    usual = array(inpaint(made, image, free, 0))
+    assert (array(inpaint(made, image, free, 0, "red")) == usual).all()
+    assert (array(inpaint(made, image, free, 0, "blue")) != usual).any()
     unguided = red_session(tiny_model, repair_guidance=0.0)
-    assert (array(redraw(unguided, image, free, 0, "blue")) == usual).all()
+    assert (array(inpaint(unguided, image, free, 0, "blue")) == usual).all()
 
 
 def test_repair_never_makes_a_receipt_worse(tiny_model: Path) -> None:
     made = red_session(tiny_model)
     verifier = RednessJudge()
-    (image,) = made.draw(made.requests(["red"]))
+    (image,) = made.generate(made.requests(["red"]))
     receipt = verifier.verify(image.image, "red")
     better, again, kept = repair(made, verifier, image, receipt, 3)
     assert again.rank <= receipt.rank
@@ -170,9 +170,9 @@ def test_what_a_text_leaves_open_is_drawn_as_decided_and_judged_as_asked(tiny_mo
     made = session(tiny_model)
     (request,) = made.requests([OPEN])
     assert request.prompt == OPEN and "[Positional Relationship" in request.expanded_prompt
-    (drawn,) = made.draw([request])
-    (same,) = made.draw([replace(request, prompt=request.expanded_prompt, expanded_prompt="")])
-    (plain,) = made.draw(session(tiny_model, fill_in=False).requests([OPEN]))
+    (drawn,) = made.generate([request])
+    (same,) = made.generate([replace(request, prompt=request.expanded_prompt, expanded_prompt="")])
+    (plain,) = made.generate(session(tiny_model, expand_prompts=False).requests([OPEN]))
     assert (array(drawn.image) == array(same.image)).all()
     assert (array(drawn.image) != array(plain.image)).any()
     assert made.recipe(request).as_row()["expanded_prompt"] == request.expanded_prompt
@@ -192,8 +192,8 @@ def test_generate_writes_a_receipt_and_its_overlay_beside_each_image(tiny_model:
     said: list[str] = []
     given = {"num_images": 2, "best_of": 2, "repair": True}
     config = GenerateConfig.model_validate({**SETTINGS, **given, "repair_rounds": 1})
-    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
-    generate(config, wishes, given, said.append, no_bars)
+    options = GenerateOptions(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
+    generate(config, options, given, said.append, no_bars)
     receipt = json.loads((tmp_path / "out" / "receipts" / "00001.json").read_text(encoding="utf-8"))
     assert [verdict["sentence"] for verdict in receipt["verdicts"]] == ["1 living room", "1 kitchen"]
     with Image.open(tmp_path / "out" / "receipts" / "00001.png") as overlay:
@@ -208,9 +208,9 @@ def test_a_recipe_draws_a_chosen_and_repaired_image_again(tiny_model: Path, tmp_
     """Within 1 of 255: the candidate was drawn in a batch of two and is drawn alone now, by other kernels on some CPUs."""
     given = {"best_of": 2, "repair": True, "repair_rounds": 2}
     config = GenerateConfig.model_validate({**SETTINGS, **given})
-    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
-    generate(config, wishes, given, lambda line: None, no_bars)
-    again = Wishes(recipe=tmp_path / "first", out=tmp_path / "second")
+    options = GenerateOptions(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
+    generate(config, options, given, lambda line: None, no_bars)
+    again = GenerateOptions(recipe=tmp_path / "first", out=tmp_path / "second")
     generate(GenerateConfig(), again, {}, lambda line: None, no_bars)
     with Image.open(tmp_path / "first" / "00000.png") as one, Image.open(tmp_path / "second" / "00000.png") as two:
         first, second = (array(image.convert("RGB")).astype(int) for image in (one, two))
@@ -220,13 +220,13 @@ def test_a_recipe_draws_a_chosen_and_repaired_image_again(tiny_model: Path, tmp_
 def test_a_recipe_of_repairs_before_there_was_guidance_is_drawn_without(tiny_model: Path, tmp_path: Path) -> None:
     given = {"repair": True, "repair_guidance": 0.0}
     config = GenerateConfig.model_validate({**SETTINGS, **given})
-    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
-    generate(config, wishes, given, lambda line: None, no_bars)
+    options = GenerateOptions(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
+    generate(config, options, given, lambda line: None, no_bars)
     rows = tmp_path / "first" / "prompts.jsonl"
     row = json.loads(rows.read_text(encoding="utf-8"))
     assert row.pop("repair_guidance") == 0.0
     rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    again = Wishes(recipe=tmp_path / "first", out=tmp_path / "second")
+    again = GenerateOptions(recipe=tmp_path / "first", out=tmp_path / "second")
     generate(GenerateConfig(), again, {}, lambda line: None, no_bars)
     new = json.loads((tmp_path / "second" / "prompts.jsonl").read_text(encoding="utf-8"))
     assert (new["repair_rounds"], new["repair_guidance"]) == (3, 0.0)
@@ -235,18 +235,18 @@ def test_a_recipe_of_repairs_before_there_was_guidance_is_drawn_without(tiny_mod
 def test_impossible_prompts_are_refused_before_anything_is_drawn(tiny_model: Path, tmp_path: Path) -> None:
     sentences = "kitchen #1 is left-of living room #1. living room #1 is left-of kitchen #1."
     wrong = f"[Positional Relationship Between Rooms] {sentences}"
-    wishes = Wishes(prompts=[wrong], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be met by any image"):
-        generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    options = GenerateOptions(prompts=[wrong], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
+    with pytest.raises(UserError, match="describe images that cannot exist"):
+        generate(GenerateConfig.model_validate(SETTINGS), options, {}, lambda line: None, no_bars)
     assert not (tmp_path / "out").exists()
 
 
 def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    wishes = Wishes(
+    options = GenerateOptions(
         prompts=["two bedrooms and a kitchen, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path
     )
-    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, said.append, no_bars)
+    generate(GenerateConfig.model_validate(SETTINGS), options, {}, said.append, no_bars)
     receipt = json.loads((tmp_path / "receipts" / "00000.json").read_text(encoding="utf-8"))
     assert "[Number and Type of Rooms]" in receipt["prompt"]
     assert "2 bedroom" in [verdict["sentence"] for verdict in receipt["verdicts"]]
@@ -258,8 +258,8 @@ def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_pa
 def test_each_image_has_the_unread_words_of_its_own_prompt(tiny_model: Path, tmp_path: Path) -> None:
     """Both prompts come to the same structured text."""
     prompts = ["a kitchen, zzyzx", "a kitchen and a terrace", "a kitchen and a balcony"]
-    wishes = Wishes(prompts=prompts, model=str(tiny_model), domain="floorplan", out=tmp_path)
-    generate(GenerateConfig.model_validate({**SETTINGS, "num_images": 2}), wishes, {}, lambda line: None, no_bars)
+    options = GenerateOptions(prompts=prompts, model=str(tiny_model), domain="floorplan", out=tmp_path)
+    generate(GenerateConfig.model_validate({**SETTINGS, "num_images": 2}), options, {}, lambda line: None, no_bars)
     receipts = [
         json.loads((tmp_path / "receipts" / f"{number:05}.json").read_text(encoding="utf-8")) for number in range(6)
     ]
@@ -274,9 +274,9 @@ def test_words_that_are_not_understood_or_leave_a_choice_are_an_error_with_stric
 ) -> None:
     config = GenerateConfig.model_validate({**SETTINGS, "strict": True})
     for prompt, line in (("a kitchen, zzyzx", "not understood: 'zzyzx'"), ("a terrace", "taken: 'terrace' as balcony")):
-        wishes = Wishes(prompts=[prompt], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
+        options = GenerateOptions(prompts=[prompt], model=str(tiny_model), domain="floorplan", out=tmp_path / "out")
         with pytest.raises(UserError, match=line):
-            generate(config, wishes, {}, lambda line: None, no_bars)
+            generate(config, options, {}, lambda line: None, no_bars)
     assert not (tmp_path / "out").exists()
 
 
@@ -290,12 +290,12 @@ def test_the_interactive_prompt_takes_plain_words_and_says_how_much_is_met(tiny_
 
 def test_a_recipe_made_from_plain_words_brings_its_unread_words_again(tiny_model: Path, tmp_path: Path) -> None:
     """The recipe kept only the structured text, so that the second receipt said that all was understood."""
-    wishes = Wishes(
+    options = GenerateOptions(
         prompts=["a kitchen, a terrace, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path / "a"
     )
-    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    generate(GenerateConfig.model_validate(SETTINGS), options, {}, lambda line: None, no_bars)
     said: list[str] = []
-    again = Wishes(recipe=tmp_path / "a", out=tmp_path / "b")
+    again = GenerateOptions(recipe=tmp_path / "a", out=tmp_path / "b")
     generate(GenerateConfig(), again, {}, said.append, no_bars)
     one, two = ((tmp_path / name / "receipts" / "00000.json").read_text(encoding="utf-8") for name in "ab")
     assert one == two
@@ -306,34 +306,40 @@ def test_a_recipe_made_from_plain_words_brings_its_unread_words_again(tiny_model
 
 
 def test_a_recipe_from_before_the_words_were_kept_still_draws(tiny_model: Path, tmp_path: Path) -> None:
-    wishes = Wishes(prompts=["a kitchen, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path / "a")
-    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    options = GenerateOptions(
+        prompts=["a kitchen, zzyzx"], model=str(tiny_model), domain="floorplan", out=tmp_path / "a"
+    )
+    generate(GenerateConfig.model_validate(SETTINGS), options, {}, lambda line: None, no_bars)
     recipe = tmp_path / "a" / "prompts.jsonl"
     row = json.loads(recipe.read_text(encoding="utf-8"))
     assert row.pop("words") == "a kitchen, zzyzx"
     recipe.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    generate(GenerateConfig(), Wishes(recipe=recipe, out=tmp_path / "b"), {}, lambda line: None, no_bars)
+    generate(GenerateConfig(), GenerateOptions(recipe=recipe, out=tmp_path / "b"), {}, lambda line: None, no_bars)
     receipt = json.loads((tmp_path / "b" / "receipts" / "00000.json").read_text(encoding="utf-8"))
     assert receipt["prompt"] == row["prompt"]
 
 
 def test_a_domain_without_a_judge_says_so(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match="cannot judge"):
+    with pytest.raises(UserError, match="cannot verify"):
         require_verifier(session(tiny_model, domain="freetext"))
 
 
 def test_interactive_refuses_what_it_would_not_do(tiny_model: Path) -> None:
-    wishes = Wishes(model=str(tiny_model), domain="floorplan", interactive=True)
+    options = GenerateOptions(model=str(tiny_model), domain="floorplan", interactive=True)
     config = GenerateConfig.model_validate({**SETTINGS, "best_of": 3})
-    with pytest.raises(UserError, match="do not go with --interactive"):
-        generate(config, wishes, {"best_of": 3}, lambda line: None, no_bars)
+    with pytest.raises(UserError, match="cannot be used with --interactive"):
+        generate(config, options, {"best_of": 3}, lambda line: None, no_bars)
 
 
 def test_a_recipe_of_a_judged_image_brings_its_receipt_again(tiny_model: Path, tmp_path: Path) -> None:
-    wishes = Wishes(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
-    generate(GenerateConfig.model_validate(SETTINGS), wishes, {}, lambda line: None, no_bars)
+    options = GenerateOptions(prompts=[PROMPT], model=str(tiny_model), domain="floorplan", out=tmp_path / "first")
+    generate(GenerateConfig.model_validate(SETTINGS), options, {}, lambda line: None, no_bars)
     generate(
-        GenerateConfig(), Wishes(recipe=tmp_path / "first", out=tmp_path / "second"), {}, lambda line: None, no_bars
+        GenerateConfig(),
+        GenerateOptions(recipe=tmp_path / "first", out=tmp_path / "second"),
+        {},
+        lambda line: None,
+        no_bars,
     )
     one, two = (tmp_path / name / "receipts" / "00000.json" for name in ("first", "second"))
     assert one.read_text(encoding="utf-8") == two.read_text(encoding="utf-8")

@@ -228,7 +228,7 @@ def test_the_text_encoder_learns_who_stands_where(tmp_path: Path, monkeypatch: p
     assert facts[0] == [("kitchen", "left-of", "living room"), ("living room", "right-of", "kitchen")]
     lines: list[str] = []
     lessons = {"plans": list(zip(windows, facts, strict=True))}
-    assert reading.teach_reading(encoder, lessons, 150, Job(tmp_path / "state.safetensors", lines.append))
+    assert reading.fit_reading(encoder, lessons, 150, Job(tmp_path / "state.safetensors", lines.append))
     numbers = dict(part.rsplit(" ", 1) for part in lines[-1].split("  ")[1:])
     assert float(numbers["plans recall"]) > 0.9
     assert float(numbers["plans precision"]) > 0.9
@@ -285,7 +285,7 @@ def bank_of(words: list[str]) -> Bank:
 
 
 def small_denoiser() -> Any:
-    """Of mini's layout."""
+    """A model of mini's layout."""
     torch.manual_seed(0)
     return UNet2DConditionModel.from_config({**make_denoiser().config, "block_out_channels": (16, 32, 64)})
 
@@ -450,7 +450,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
 
     said: list[str] = []
     assert build_mini(tmp_path / "state", recipe, 0.0, said.append, bar) == tmp_path / "state"
-    assert said.pop() == "not done yet; the same command goes on"
+    assert said.pop() == "not done yet; the same command continues"
     place = build_mini(tmp_path / "state", recipe, 1e9, said.append, bar)
     model = open_model(ModelSource(location=str(place)))
     info = model.info
@@ -517,13 +517,13 @@ def test_a_build_begins_from_one_model_of_its_own_layout(tmp_path: Path, tiny_mo
     def begin(folder: Path, source: str) -> None:
         build_mini(folder, Recipe(), 0.0, quiet, lambda title: lambda done, total: None, ModelSource(location=source))
 
-    with pytest.raises(UserError, match="of another layout"):
+    with pytest.raises(UserError, match="has another layout"):
         begin(tmp_path / "tiny", str(tiny_model))
     assert not (tmp_path / "tiny" / "begin").exists()
     (tmp_path / "blank" / "blank").mkdir(parents=True)
-    with pytest.raises(UserError, match="begun from nothing"):
+    with pytest.raises(UserError, match="started from nothing"):
         begin(tmp_path / "blank", "builtin:mini")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "begin.json").write_text('{"model": "another"}', encoding="utf-8")
-    with pytest.raises(UserError, match="begun from another"):
+    with pytest.raises(UserError, match="started from another"):
         begin(tmp_path / "other", "builtin:mini")

@@ -32,7 +32,7 @@ def test_a_plan_resembles_the_true_plan_of_its_own_text_more_than_that_of_anothe
     examples = [DOMAIN.dataset_generator.draw(derive_seed("shipped", number) >> 16, "plain") for number in range(6)]
     settings = GenerateConfig(steps=12, guidance_scale=3.0, batch_size=6)
     session = open_session(settings, source=ModelSource(location="builtin:mini"), domain="floorplan")
-    drawn = [source_image.image for source_image in session.draw(session.requests([text for _, text in examples]))]
+    drawn = [source_image.image for source_image in session.generate(session.requests([text for _, text in examples]))]
 
     def iou(shift: int) -> float:
         tally = METRICS[1].start()

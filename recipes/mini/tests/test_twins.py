@@ -12,7 +12,7 @@ from torch import Tensor
 from loraloom.extensions.domains.floorplan.vocabulary import STYLES
 from loraloom.models.loading import open_model
 from loraloom.protocols.model import ModelSource
-from recipes.mini.autoencoder import say_louder
+from recipes.mini.autoencoder import amplify_thin_structures
 from recipes.mini.canvas import Canvas, Crops, signed
 from recipes.mini.data import Part
 from recipes.mini.fitting import Job, Way
@@ -114,7 +114,7 @@ def test_a_faint_wall_gets_louder_and_known_latents_stay(tmp_path: Path) -> None
     before = copy.deepcopy(vae)
     told: list[str] = []
     job = Job(tmp_path / "louder.safetensors", told.append)
-    assert say_louder(vae, Canvas([faint], "cpu", own_colours=1.0), known, 30, Way(4), job)
+    assert amplify_thin_structures(vae, Canvas([faint], "cpu", own_colours=1.0), known, 30, Way(4), job)
 
     def distance(one: Any) -> float:
         places, twin = marks(), marks()

@@ -1,4 +1,4 @@
-"""The command line. `main` is the entry point `loraloom`; a verb that is more than a call has a module of its own."""
+"""The command line. `main` is the entry point `loraloom`; longer verbs have modules of their own."""
 
 from loraloom.cli.app import main
 

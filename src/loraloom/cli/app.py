@@ -1,11 +1,11 @@
-"""The verbs. Each is thin: it reads settings, calls a room, prints; everything heavy is imported inside it.
+"""The verbs of the command line. Each reads settings, calls a room and prints; heavy imports are inside the functions.
 
-In: the command line. Out: text on stdout, mistakes as one or two lines on stderr, and an exit status: 0 well, 1 a check
-or a run failed, 2 the user can repair it, 130 interrupted.
+In: the command line. Out: text on stdout, a user's mistake as one or two lines on stderr, and an exit status: 0 success,
+1 a check or a run failed, 2 an error that the user can fix, 130 interrupted.
 
-A new verb is a function here and a line in `VERBS`; a group of them comes with an extension (see `plugins.verbs`). One
-whose flags come from settings takes them as its first parameter, `given`, and names its settings class in its line; the
-class is imported when that verb is asked for.
+A new verb is a function here and a line in `VERBS`. Extensions add groups of verbs (see `plugins.verbs`). A verb whose
+flags come from settings takes them as its first parameter, `given`, and names its settings class in `VERBS`. The class
+is imported only when that verb runs.
 """
 
 import errno
@@ -31,15 +31,15 @@ from loraloom.utils.untrusted import check_text
 
 def prepare(
     given: Given,
-    source: Annotated[Path, typer.Argument(help="folder with images and captions")],
-    out: Annotated[Path, typer.Option("--out", help="folder of the dataset")],
+    source: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset to write.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="count caption tokens with this model's tokenizer")
+        str | None, typer.Option("--model", help="Count caption tokens with this model's tokenizer.")
     ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read a folder of images and captions and make a dataset of it."""
+    """Make a dataset of a folder of images and captions."""
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
     from loraloom.prepare import run as room
@@ -56,7 +56,7 @@ def prepare(
         count = (lambda caption: len(text.tokenizer.tokenize(caption))) if text else None
         room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("images"))
     if not model:
-        typer.echo("captions were not counted: add --model to do that here, or use `loraloom tokens`")
+        typer.echo("caption tokens were not counted: add --model, or run `loraloom tokens`")
     typer.echo(f"next: {COMMAND} train --dataset {out}")
 
 
@@ -64,15 +64,15 @@ def train(
     given: Given,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="train on the CPU even where there is a GPU")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
 ) -> None:
-    """Teach a model a dataset; the same command goes on where a stopped run ended."""
+    """Train a LoRA on a dataset; the same command resumes a stopped run."""
     from loraloom.cli.train_command import train_on_terminal
     from loraloom.config.reading import read_settings
     from loraloom.config.run import RunConfig
 
     settings = read_settings(RunConfig, config, overrides or (), given)
-    if os.environ.get("RANK", "0") == "0":  # the others of this run ask when the first one holds it
+    if os.environ.get("RANK", "0") == "0":  # the other ranks check after the first one has the lock
         refuse_if_held(Path(settings.train.output))  # before torch is imported: that may take half a minute
     train_on_terminal(settings, cpu=cpu)
 
@@ -80,30 +80,35 @@ def train(
 def generate(
     given: Given,
     prompts: Annotated[
-        list[str] | None, typer.Argument(help="what to draw; several are drawn one after another")
+        list[str] | None, typer.Argument(help="Prompts, each in quotes; images are generated for each in turn.")
     ] = None,
     adapter: Annotated[
-        list[Path] | None, typer.Option(help="run, checkpoint folder or adapter file; repeatable")
+        list[Path] | None, typer.Option(help="Run folder, checkpoint folder or adapter file; may be repeated.")
     ] = None,
     adapter_weight: Annotated[
-        list[float] | None, typer.Option(help="how much each --adapter counts [default: 1]")
+        list[float] | None,
+        typer.Option(help="Scale of each --adapter, in the same order; may be repeated. [default: 1]"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="base model [default: the one the adapter was trained on]")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model. [default: the one that the adapter was trained on]")
+    ] = None,
     prompt_method: Annotated[
-        str | None, typer.Option(help="how long prompts are read [default: the adapter's]")
+        str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
     domain: Annotated[
         str | None,
-        typer.Option(help="what the prompts are about; some domains check the images too [default: the adapter's]"),
+        typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="text file with a prompt a line")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="draw a prompts.jsonl, or a PNG made by us, once more")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Generate the images of a prompts.jsonl, or of one of our PNG files, again.")
+    ] = None,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="type prompts and change settings as you go")
+        bool, typer.Option("--interactive", help="Type prompts and change settings in between.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="folder of the images [default: RUN/generated or images]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the images. [default: RUN/generated, or images]")] = None,
 ) -> None:
-    """Draw images with a model and adapters."""
+    """Generate images with a model and adapters."""
     refuse_if_held(images_folder(out, () if recipe else adapter or ()))  # before torch is imported
     from loraloom.cli import generate_command as command
     from loraloom.config.generate import GenerateConfig
@@ -112,7 +117,7 @@ def generate(
 
     command.generate(
         read_settings(GenerateConfig, None, (), given),
-        command.Wishes(
+        command.GenerateOptions(
             prompts=tuple(prompts or ()),
             adapters=tuple(adapter or ()),
             weights=tuple(adapter_weight or ()),
@@ -131,49 +136,59 @@ def generate(
 
 
 def tokens(
-    dataset: Annotated[Path, typer.Argument(help="prepared dataset, or a text file with one caption")],
-    model: Annotated[str, typer.Option(help="whose tokenizer counts")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    domain: Annotated[str, typer.Option(help="what the texts are about; auto asks the dataset")] = "auto",
-    show: Annotated[str | None, typer.Option(metavar="ID", help="print how this caption is cut")] = None,
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or a text file with one caption.")],
+    model: Annotated[
+        str, typer.Option(help="Model whose tokenizer is used.")
+    ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    domain: Annotated[str, typer.Option(help="Domain of the captions; auto takes the dataset's.")] = "auto",
+    show: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
+    ] = None,
 ) -> None:
-    """Count caption tokens and tell what each prompt method would lose."""
+    """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
     typer.echo(tokens_text(dataset, model, domain, show))
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="folder that everything goes into")] = Path("quickstart"),
-    plans: Annotated[int, typer.Option(min=60, help="images to learn from")] = 300,
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("quickstart"),
+    plans: Annotated[int, typer.Option(min=60, help="Number of images to train on.")] = 300,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="training steps [default: what fits into 3 minutes here, 100 to 720]")
+        int | None,
+        typer.Option(min=1, help="Training steps. [default: as many as take 3 minutes on this machine, 100 to 720]"),
     ] = None,
     best_of: Annotated[
-        int | None, typer.Option(min=1, help="images for each text [default: what fits into a minute here, 2 to 8]")
+        int | None,
+        typer.Option(min=1, help="Candidates per prompt. [default: as many as take a minute on this machine, 2 to 8]"),
     ] = None,
 ) -> None:
-    """Teach the built-in base a new style in about five minutes and check every image; no download, no GPU."""
+    """Train the built-in base on a new style in about five minutes and verify every image; no download, no GPU."""
     from loraloom.cli.quickstart import Size, run_quickstart
 
     run_quickstart(out, Size(plans=plans, steps=steps, best_of=best_of), typer.echo)
 
 
 def samples(
-    kind: Annotated[str, typer.Argument(help="plans, scenes, styles, or the name of a domain that synthesizes images")],
-    out: Annotated[Path, typer.Option("--out", help="folder of the images; go on with it after an interruption")],
-    count: Annotated[int, typer.Option("--count", min=1, help="images")] = 200,
+    kind: Annotated[
+        str, typer.Argument(help="plans, scenes, styles, or the name of a domain that has a dataset generator.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the images; the same command continues after an interruption.")
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 200,
     style: Annotated[
         str | None,
-        typer.Option(help="style; ? lists the known ones [default: the kind's own]"),
+        typer.Option(help="Style of the images; ? lists the styles. [default: depends on KIND]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="decides every image")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
 ) -> None:
-    """Synthesize a data set to learn from, with true texts: plans, simple scenes, or scenes in a style."""
+    """Synthesize a training dataset with correct captions: plans, simple scenes, or scenes in a style."""
     from loraloom.utils.progress import bars
 
-    drawn = {name: plugins.load("domains", name).dataset_generator for name in plugins.names("domains")}
+    generators = {name: plugins.load("domains", name).dataset_generator for name in plugins.names("domains")}
     chosen: dict[str, tuple[str, str]] = {}
-    for name, dataset_generator in drawn.items():
+    for name, dataset_generator in generators.items():
         if dataset_generator is not None:
             chosen |= {
                 name: (name, dataset_generator.styles[0]),
@@ -181,23 +196,28 @@ def samples(
             }
     if kind not in chosen:
         raise UserError("unknown kind of samples", got=kind, fix=did_you_mean(kind, chosen))
-    name, usual = chosen[kind]
-    dataset_generator = drawn[name]
+    name, default_style = chosen[kind]
+    dataset_generator = generators[name]
     if style is not None and style not in dataset_generator.styles:
         raise UserError(f"unknown style of {kind}", got=style, expected="one of " + ", ".join(dataset_generator.styles))
     check_folder(out)
     with bars() as bar:
-        dataset_generator.write_dataset(out, count, seed=seed, style=style or usual, progress=bar("images"))
+        dataset_generator.write_dataset(out, count, seed=seed, style=style or default_style, progress=bar("images"))
     typer.echo(f"next: {prepare_line(out, name)}")
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="train, prepare or generate")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, prepare or generate.")] = "train",
     resolved: Annotated[
-        Path | None, typer.Option("--resolved", metavar="FILE", help="print this run's settings, defaults filled in")
+        Path | None,
+        typer.Option(
+            "--resolved",
+            metavar="FILE",
+            help="Print all settings of this run folder or settings file, defaults included.",
+        ),
     ] = None,
 ) -> None:
-    """Print every setting of a verb with its help, limits and default, as YAML to start from."""
+    """Print every setting of a verb with help, limits and default, as a YAML template."""
     from loraloom.config.comparing import read_run, template
     from loraloom.config.reading import to_yaml
 
@@ -205,30 +225,30 @@ def config(
 
 
 def extensions(
-    name: Annotated[str | None, typer.Argument(help="show this one with its settings")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this extension, with its settings.")] = None,
 ) -> None:
-    """List families, domains, formats and captioners, ours and those of other packages."""
+    """List families, domains, formats and captioners, built in and from other packages."""
     from loraloom.cli.extension_pages import extension_page, list_extensions
 
     typer.echo(extension_page(name) if name else list_extensions())
 
 
 def diff(
-    run_a: Annotated[Path, typer.Argument(help="run folder or settings file")],
-    run_b: Annotated[Path, typer.Argument(help="another one")],
+    run_a: Annotated[Path, typer.Argument(help="Run folder or settings file.")],
+    run_b: Annotated[Path, typer.Argument(help="Run folder or settings file to compare with.")],
 ) -> None:
-    """Show which settings differ between two runs."""
+    """Show the settings that differ between two runs."""
     from loraloom.config.comparing import compare, difference_table, read_run
 
     typer.echo(difference_table(compare(read_run(run_a), read_run(run_b)), (str(run_a), str(run_b))))
 
 
 def doctor(
-    model: Annotated[str | None, typer.Option(help="also check this hub id, folder or checkpoint")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="also check this prepared dataset")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    model: Annotated[str | None, typer.Option(help="Also check this model: hub id, folder or checkpoint.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Also check this dataset folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Check whether this machine can train, and say what to do where it cannot."""
+    """Check whether this machine can train, and how to fix what is missing."""
     from loraloom.cli.doctor import check_all, print_checks
 
     checks = check_all(model, dataset)
@@ -247,17 +267,17 @@ _REPAIRABLE = {
     errno.EMFILE,
     errno.ENFILE,
 }
-"""What disk or system forbid also where no file is named: a word, no traceback. Whatever names a file is always told so."""
+"""Errors of disk or system that end with one line instead of a traceback even when no file name is known."""
 
 # ------------------------------------------------------------------------------------------------------- the table
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A word of the command line.
+    """One verb of the command line.
 
     Attributes:
-        function: What it does; its name is the word, its docstring the help.
+        function: Its implementation; the function's name is the verb, its docstring the help.
         settings: `module:Class` of the settings whose flags it takes as its first parameter.
     """
 
@@ -298,7 +318,7 @@ VERBS = (
 
 
 class _Command(TyperCommand):
-    """Shows options below the title of their group. Plain text: rich would double the time of `--help`."""
+    """A command whose help lists options by group. Plain text: rich would double the time of `--help`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -312,14 +332,14 @@ class _Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-class _Words(TyperGroup, ABC):
-    """A group that makes a command when it is asked for, so that the list of its words costs no import."""
+class _LazyGroup(TyperGroup, ABC):
+    """A group that builds a command only when it runs, so that listing the verbs imports nothing."""
 
     title = "Commands"
 
     @abstractmethod
     def table(self) -> dict[str, str]:
-        """Word to summary, in the order of the help."""
+        """Verb to summary, in the order of the help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.table())
@@ -336,8 +356,8 @@ class _Words(TyperGroup, ABC):
         return super().resolve_command(ctx, args)
 
 
-class _Brought(_Words):
-    """The verb group that an extension folder brings as `verb_<word>.py`."""
+class _ExtensionGroup(_LazyGroup):
+    """The group of verbs that an extension folder defines in `verb_<word>.py`."""
 
     def __init__(self, verb: plugins.VerbFile) -> None:
         super().__init__(name=verb.word, help=verb.summary, no_args_is_help=True, rich_markup_mode=None)
@@ -350,8 +370,8 @@ class _Brought(_Words):
         return self._verbs[cmd_name].command() if cmd_name in self._verbs else None
 
 
-class _Verbs(_Words):
-    """Our own verbs, then those that extensions bring."""
+class _Verbs(_LazyGroup):
+    """Built-in verbs, then those of extensions."""
 
     title = "Verbs"
 
@@ -362,12 +382,12 @@ class _Verbs(_Words):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
         brought = plugins.verbs()
-        return own or (_Brought(brought[cmd_name]) if cmd_name in brought else None)
+        return own or (_ExtensionGroup(brought[cmd_name]) if cmd_name in brought else None)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a reader that has gone is noticed here, where it is handled, not at exit
+            sys.stdout.flush()  # a closed pipe raises here, where it is handled, not at exit
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
@@ -391,17 +411,19 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def loraloom(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Teach a text-to-image diffusion model something new by LoRA, and prove that it learned it."""
+    """Fine-tune text-to-image diffusion models by LoRA, and verify the images against their prompts."""
 
 
 def main() -> None:
     """The entry point `loraloom`."""
-    # Looking for plugins of pydantic reads the metadata of every installed package: 0.05 s of 0.3, for none we use.
+    # pydantic's search for plugins reads the metadata of every installed package: 0.05 s of 0.3 s. We use none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Threads of OpenMP that wait for each other spin. Beside other work on the same cores that makes generation many times
-    # slower. A spin of some 0.1 ms helps there and costs an idle machine little; a much shorter one halves its speed.
+    # Waiting OpenMP threads spin. If other programs use the same cores, that makes generation many times slower. Limiting
+    # the spin to about 0.1 ms avoids this at little cost on an idle machine; a much shorter spin halves the speed there.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:

@@ -1,7 +1,7 @@
-"""Whether this machine can train, and what to do where it cannot.
+"""Check whether this machine can train, and how to fix what is missing.
 
-In: perhaps a model and a dataset. Out: records of what was looked at, each with a verdict and, unless all is well, what
-to do. Looking changes nothing; a library that is broken in its own way becomes a record, not a traceback.
+In: optionally a model and a dataset. Out: one record per check, with a verdict and, unless it is ok, a fix. Checks change
+nothing; an error inside a library becomes a failed check, not a traceback.
 """
 
 import json
@@ -22,19 +22,19 @@ from loraloom.utils.memory import total_memory_bytes
 GIB = 1 << 30
 HUB_TIMEOUT_S = 5.0
 MAX_DECODED = 1000
-"""Images of a dataset that are decoded; of the others only the size is read."""
+"""Number of images of a dataset that are decoded; of the others only the header is read."""
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
+        name: What was checked.
         verdict: `ok`, `warn` (works, but look at it) or `fail` (will not work).
         found: What was found.
-        fix: What to do, an imperative; empty when nothing is.
+        fix: What to do, an imperative; empty when there is nothing to do.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Check:
 
 
 def check_all(model: str | None = None, dataset: Path | None = None) -> list[Check]:
-    """All checks in reading order. Imports torch, and asks the hub only about a named model that is not here."""
+    """All checks in the order of the report. Imports torch; asks the hub only about a model that is not on this machine."""
     checks = [check_python(sys.version_info[:2]), *check_own_packages()]
     checks += [check_torchvision(), *check_torch(), check_memory(total_memory_bytes())]
     checks += [check_disk("disk here", Path.cwd()), check_disk("disk of the model cache", hub_cache())]
@@ -90,12 +90,12 @@ def check_python(version: tuple[int, ...]) -> Check:
 
 
 def check_own_packages(package: str = "loraloom") -> list[Check]:
-    """`check_packages` with what an installed package requires; code that runs from its sources says no versions."""
+    """`check_packages` with the requirements of the installed package; a warning if it is not installed."""
     try:
         return check_packages(metadata.requires(package) or [])
     except metadata.PackageNotFoundError:
-        found = f"{package} runs from its sources, so versions were not compared"
-        return [Check("packages", WARN, found, "pip install -e . in its folder")]
+        found = f"{package} runs from its source folder, so versions were not compared"
+        return [Check("packages", WARN, found, "run `pip install -e .` in that folder")]
 
 
 def check_packages(requirements: Sequence[str], version_of: Callable[[str], str] = metadata.version) -> list[Check]:
@@ -118,14 +118,14 @@ def check_packages(requirements: Sequence[str], version_of: Callable[[str], str]
         else:
             found = f"{version}, expected {requirement.specifier}"
             bad.append(Check(requirement.name, FAIL, found, f"pip install '{requirement}'"))
-    verdict = Check("packages", OK, ", ".join(good) or "none needed")
+    verdict = Check("packages", OK, ", ".join(good) or "none required")
     return [*bad, verdict]
 
 
 def check_torchvision() -> Check:
-    """torchvision is not needed; one that was built for another torch breaks transformers, diffusers and peft."""
+    """torchvision is optional, but a build for another torch breaks transformers, diffusers and peft."""
     if find_spec("torchvision") is None:
-        return Check("torchvision", OK, "not installed, not needed")
+        return Check("torchvision", OK, "not installed; it is optional")
     try:
         import torchvision  # pyright: ignore[reportMissingImports]
     except Exception as error:
@@ -133,7 +133,7 @@ def check_torchvision() -> Check:
             "torchvision",
             FAIL,
             f"installed but broken: {_first_line(error)}",
-            "pip uninstall torchvision, or install the build that belongs to your torch",
+            "run `pip uninstall torchvision`, or install the build for your version of torch",
         )
     return Check("torchvision", OK, str(torchvision.__version__))
 
@@ -147,16 +147,16 @@ def check_trackers() -> Check:
 
 
 def check_compiler() -> Check:
-    """A C++ compiler, which torch.compile needs."""
+    """A C++ compiler, which torch.compile requires."""
     names = ("cl",) if os.name == "nt" else ("c++", "g++", "clang++")
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
-        fix = "install a C++ compiler if you want --compile (Debian: apt install g++)"
+        fix = "install a C++ compiler to use --compile (Debian: apt install g++)"
         return Check("compiler", WARN, "no C++ compiler", fix)
     return Check("compiler", OK, path)
 
 
-# -------------------------------------------------------------------------------------------------- what it runs on
+# -------------------------------------------------------------------------------------------------- hardware
 
 
 def check_torch() -> list[Check]:
@@ -164,7 +164,7 @@ def check_torch() -> list[Check]:
     try:
         import torch
     except Exception as error:
-        fix = "install torch as pytorch.org says for this machine"
+        fix = "install torch for this machine as described on pytorch.org"
         return [Check("torch", FAIL, f"cannot be imported: {_first_line(error)}", fix)]
     version = Check("torch", OK, f"{torch.__version__}, CUDA build {torch.version.cuda or 'none'}")
     if not torch.cuda.is_available():
@@ -172,11 +172,16 @@ def check_torch() -> list[Check]:
 
         faster = bf16_speed_up()
         found = f"none; CPU with {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        found += f"bf16 products {faster:.1f} times as fast as float32"
+        found += f"bf16 matrix products {faster:.1f} times as fast as float32"
         driver = shutil.which("nvidia-smi") is not None
-        fix = "an NVIDIA driver is here but torch cannot use it: install a CUDA build of torch" if driver else ""
         fix = (
-            fix or f"a CPU trains small models, slowly; --mixed-precision {cpu_precision(faster)} is the quickest here"
+            "there is an NVIDIA driver, but this build of torch cannot use it: install a CUDA build of torch"
+            if driver
+            else ""
+        )
+        fix = (
+            fix
+            or f"a CPU can train small models slowly; --mixed-precision {cpu_precision(faster)} is fastest on this one"
         )
         return [version, Check("GPU", WARN, found, fix)]
     checks = [version]
@@ -186,7 +191,7 @@ def check_torch() -> list[Check]:
         bf16 = "bf16" if properties.major >= 8 else "no bf16: use --mixed-precision fp16"
         found = f"{properties.name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}"
         if free < 6 * GIB:
-            fix = "close other programs on it, or use --gradient-checkpointing and a small --batch-size"
+            fix = "close other programs that use this GPU, or use --gradient-checkpointing and a small --batch-size"
             checks.append(Check(f"GPU {index}", WARN, found, fix))
         else:
             checks.append(Check(f"GPU {index}", OK, found))
@@ -194,9 +199,9 @@ def check_torch() -> list[Check]:
 
 
 def check_memory(total_bytes: int | None) -> Check:
-    """8 GiB hold Stable Diffusion 1.5 in float32 with room to work."""
+    """8 GiB are enough to load Stable Diffusion 1.5 in float32."""
     if total_bytes is None:
-        return Check("memory", WARN, "cannot be told", "see that 8 GiB are there")
+        return Check("memory", WARN, "unknown", "make sure that this machine has at least 8 GiB")
     found = f"{total_bytes / GIB:.1f} GiB"
     if total_bytes < 8 * GIB:
         return Check("memory", WARN, found, "use a small model, or a machine with 8 GiB or more")
@@ -204,21 +209,21 @@ def check_memory(total_bytes: int | None) -> Check:
 
 
 def check_disk(name: str, folder: Path) -> Check:
-    """Free space where `folder` is or will be."""
-    standing = folder
-    while not standing.exists():
-        standing = standing.parent
-    free = shutil.disk_usage(standing).free
+    """Free space on the disk of `folder`, which may not exist yet."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     found = f"{free / GIB:.1f} GiB free at {folder}"
     if free < GIB:
-        return Check(name, FAIL, found, "free some space: a base model takes 2 to 7 GiB, a run about 1")
+        return Check(name, FAIL, found, "free some space: a base model takes 2 to 7 GiB, a run about 1 GiB")
     if free < 10 * GIB:
-        return Check(name, WARN, found, "a base model takes 2 to 7 GiB, a run about 1")
+        return Check(name, WARN, found, "a base model takes 2 to 7 GiB, a run about 1 GiB")
     return Check(name, OK, found)
 
 
 def check_windows() -> Check:
-    """Paths over 260 characters, which the model cache has, must be allowed."""
+    """Whether Windows allows paths over 260 characters, which occur in the model cache."""
     if sys.platform != "win32":
         return Check("Windows", OK, "not Windows")
     import winreg
@@ -229,7 +234,7 @@ def check_windows() -> Check:
     except OSError:
         enabled = False
     if enabled:
-        return Check("Windows", OK, "long paths allowed; several GPUs or machines talk over gloo")
+        return Check("Windows", OK, "long paths are allowed; several GPUs or machines communicate over gloo")
     fix = "set LongPathsEnabled to 1 (Group Policy: Enable Win32 long paths), or set HF_HOME to a short path"
     return Check("Windows", WARN, "paths over 260 characters are not allowed", fix)
 
@@ -238,19 +243,19 @@ def check_windows() -> Check:
 
 
 def hub_cache() -> Path:
-    """Where models from the hub are kept."""
+    """Folder of models from the hub."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def check_model(location: str) -> Check:
-    """A folder, a single checkpoint, or a hub id that is in the cache or can be reached."""
+    """A folder, a single-file checkpoint, or a hub id that is in the cache or on the hub."""
     path = Path(location).expanduser()
     if path.is_dir():
         if (path / "model_index.json").is_file():
             return _check_model_folder(path)
-        return Check("model", FAIL, f"{path} has no model_index.json", "name a diffusers folder or a .safetensors file")
+        return Check("model", FAIL, f"{path} has no model_index.json", "give a diffusers folder or a .safetensors file")
     if path.is_file():
         from loraloom.utils.safetensors_io import check_safetensors
 
@@ -260,12 +265,12 @@ def check_model(location: str) -> Check:
             return Check("model", FAIL, _first_line(error), error.fix or "")
         return Check("model", OK, f"checkpoint {path}, {path.stat().st_size / GIB:.1f} GiB")
     if location.count("/") != 1 or path.is_absolute() or location.startswith((".", "~")):
-        return Check("model", FAIL, f"{location} is not here", "check the path, or name a hub id: owner/name")
+        return Check("model", FAIL, f"{location} does not exist", "check the path, or give a hub id: owner/name")
     return _check_hub_model(location)
 
 
 def _check_model_folder(path: Path) -> Check:
-    """Configs and tokenizer, as they are read before a training; weights are read when they are needed."""
+    """Open configs and tokenizer as training does; weights are not read."""
     from loraloom.models.loading import open_model
     from loraloom.protocols.model import ModelSource
     from loraloom.utils.quiet import quiet
@@ -276,12 +281,17 @@ def _check_model_folder(path: Path) -> Check:
     except UserError as error:
         return Check("model", FAIL, _first_line(error), error.fix or "download it again")
     except Exception as error:
-        return Check("model", FAIL, f"cannot be opened: {_first_line(error)}", "see that torch and diffusers are whole")
+        return Check(
+            "model",
+            FAIL,
+            f"cannot be opened: {_first_line(error)}",
+            "check that torch and diffusers are installed correctly",
+        )
     return Check("model", OK, f"folder {path}, {model.info.family} of {model.info.defaults.size_px} px")
 
 
 def check_dataset(folder: Path) -> Check:
-    """A folder that `loraloom prepare` made: rows readable, images of the size that their rows say, the first ones decoded."""
+    """A dataset folder: rows are readable, images have the recorded sizes, the first `MAX_DECODED` are decoded."""
     from loraloom.data.encode import open_prepared
     from loraloom.data.manifest import read_manifest
 
@@ -300,7 +310,7 @@ def check_dataset(folder: Path) -> Check:
         return Check("dataset", FAIL, _first_line(bad[0]) + more, bad[0].fix or "run `loraloom prepare` again")
     train, validation = len(manifest.split("train")), len(manifest.split("validation"))
     decoded = min(len(manifest.examples), MAX_DECODED)
-    found = f"{train} images to learn from, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
+    found = f"{train} images for training, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
     return Check("dataset", OK, found)
 
 
@@ -310,11 +320,11 @@ def _check_hub_model(repo: str) -> Check:
     try:
         cached = try_to_load_from_cache(repo, "model_index.json")
     except errors.HFValidationError:
-        return Check("model", FAIL, f"{repo} is neither here nor a hub id", "check the spelling: owner/name")
+        return Check("model", FAIL, f"{repo} is neither a path nor a hub id", "check the name: owner/name")
     if isinstance(cached, str):
         return Check("model", OK, f"{repo} is in the cache (its weights are checked when it is opened)")
     if constants.HF_HUB_OFFLINE:
-        fix = "unset HF_HUB_OFFLINE, or copy the model here and name its folder"
+        fix = "unset HF_HUB_OFFLINE, or copy the model to this machine and give its folder"
         return Check("model", FAIL, f"{repo} is not in the cache, and HF_HUB_OFFLINE is set", fix)
     try:
         found = HfApi().model_info(repo, timeout=HUB_TIMEOUT_S)
@@ -322,16 +332,16 @@ def _check_hub_model(repo: str) -> Check:
         return Check("model", FAIL, f"{repo} is gated", "accept its terms on its page, then run `hf auth login`")
     except errors.RepositoryNotFoundError:
         return Check(
-            "model", FAIL, f"the hub knows no {repo}", "check the spelling, or `hf auth login` if it is private"
+            "model", FAIL, f"{repo} is not on the hub", "check the name, or run `hf auth login` if it is private"
         )
     except Exception as error:
-        fix = "connect to the network, or copy the model here and name its folder"
+        fix = "connect to the network, or copy the model to this machine and give its folder"
         return Check(
             "model", FAIL, f"{repo} is not in the cache, and the hub cannot be reached: {_first_line(error)}", fix
         )
     if found.gated:
         return Check(
-            "model", WARN, f"{repo} is on the hub, gated", "accept its terms on its page and run `hf auth login`, once"
+            "model", WARN, f"{repo} is on the hub, gated", "accept its terms on its page, then run `hf auth login`"
         )
     return Check("model", OK, f"{repo} is on the hub; the first run downloads it")
 

@@ -1,4 +1,4 @@
-"""Pages of extensions: a list of all, or one with its description and settings, made from the extension itself.
+"""Pages about extensions: the list of all, or one with its description and settings.
 
 In: a name, or none. Out: Markdown for the terminal and for `docs/extensions.md` (`scripts/extensions_page.py`).
 """
@@ -14,10 +14,10 @@ MAX_COLUMNS = 100
 
 
 def list_extensions() -> str:
-    """Every extension by kind with the first sentence about it, and the package that brings it where it is not ours."""
+    """Every extension by kind, with its summary, and with its package if it is not built in."""
     parts: list[str] = []
     for kind in plugins.ATTRIBUTE:
-        rows = [f"- `{name}`: {_summary(kind, name)}{_brought(kind, name)}" for name in plugins.names(kind)]
+        rows = [f"- `{name}`: {_summary(kind, name)}{_package(kind, name)}" for name in plugins.names(kind)]
         parts.append(f"## {kind.capitalize()}\n\n" + "\n".join(map(_wrapped, rows)))
     return "\n\n".join(parts)
 
@@ -26,7 +26,7 @@ def extension_page(name: str) -> str:
     """The pages of the extensions that have this name.
 
     Raises:
-        UserError: There is none; the nearest names are listed.
+        UserError: There is none; similar names are listed.
     """
     known = {one: kind for kind in plugins.ATTRIBUTE for one in plugins.names(kind)}
     if name not in known:
@@ -36,11 +36,11 @@ def extension_page(name: str) -> str:
 
 
 def page_of(kind: str, name: str, *, link: str = "") -> str:
-    """One extension: heading, description from its docstring, a link where there is a longer page, its settings."""
+    """The page of one extension: heading, description from its docstring, optional link to a longer page, settings."""
     paragraphs = [_wrapped(" ".join(text.split())) for text in _docstring(kind, name).split("\n\n")]
     parts = [f"### {kind}: {name}", *paragraphs]
-    if brought := _brought(kind, name):
-        parts.append(f"Brought by{brought.removeprefix(', by')}.")
+    if brought := _package(kind, name):
+        parts.append(f"Provided by{brought.removeprefix(', by')}.")
     if link:
         parts.append(link)
     settings = getattr(plugins.load(kind, name), "settings", None)
@@ -62,7 +62,7 @@ def _summary(kind: str, name: str) -> str:
     return " ".join(_docstring(kind, name).split("\n\n")[0].split()).rstrip(".")
 
 
-def _brought(kind: str, name: str) -> str:
+def _package(kind: str, name: str) -> str:
     origin = plugins.origin(kind, name)
     return "" if origin == plugins.OURS else f", by {origin}"
 

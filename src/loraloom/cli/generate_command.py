@@ -1,6 +1,7 @@
-"""`loraloom generate`: from what was asked for to saved images.
+"""`loraloom generate`: generate images and save them with their recipes.
 
-In: drawing settings and wishes. Out: images with recipes in a folder, a sheet of them, and words about it.
+In: generation settings and the other options of the verb. Out: images with recipes in a folder, a contact sheet, and
+lines for the user.
 """
 
 import re
@@ -16,7 +17,7 @@ from loraloom.cli.interactive import Bars, Interactive
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.report import Row, Shown, write_report
-from loraloom.generate.saving import draw_into, keep_image, next_number, recipe_requests
+from loraloom.generate.saving import generate_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
 from loraloom.lora.files import find_adapter
@@ -47,8 +48,8 @@ _MAX_PROMPTS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What was asked for beside the drawing settings; see the verb's help."""
+class GenerateOptions:
+    """Options of the verb that are not generation settings; see its help."""
 
     prompts: Sequence[str] = ()
     adapters: Sequence[Path] = ()
@@ -62,61 +63,61 @@ class Wishes:
     out: Path | None = None
 
 
-def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], say: Say, bars: Bars) -> None:
-    """Draw what was asked for.
+def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[str, Any], say: Say, bars: Bars) -> None:
+    """Generate and save images.
 
     Args:
-        config: Drawing settings.
-        wishes: The rest.
-        given: Settings that the user named; the others may come from a recipe.
+        config: Generation settings.
+        options: The other options.
+        given: Settings that the user gave; the others may come from a recipe.
         say: Takes lines for the user.
         bars: Shows progress.
 
     Raises:
-        UserError: Nothing to draw, wishes that exclude each other, or anything missing.
+        UserError: No prompt, options that exclude each other, or something is missing.
     """
-    _check(config, wishes)
-    out = images_folder(wishes.out, () if wishes.recipe else wishes.adapters)
+    _check(config, options)
+    out = images_folder(options.out, () if options.recipe else options.adapters)
     check_folder(out)
-    refuse_if_held(out)  # before a model is opened: that takes long
-    prompts = [*wishes.prompts, *(read_prompts(wishes.prompts_file) if wishes.prompts_file else [])]
+    refuse_if_held(out)  # before a model is opened, which is slow
+    prompts = [*options.prompts, *(read_prompts(options.prompts_file) if options.prompts_file else [])]
     requests: list[ImageRequest] = []
     losses = Losses(say, config.strict)
     wanted_model: str | None = None
-    if wishes.recipe:
-        requests, shared = recipe_requests(wishes.recipe, losses.add)
+    if options.recipe:
+        requests, shared = recipe_requests(options.recipe, losses.add)
         wanted_model = (shared["model"] or {}).get("sha256")
-        config, wishes = _from_recipe(config, wishes, shared, given, losses.add)
+        config, options = _from_recipe(config, options, shared, given, losses.add)
         # Every request has its own size: those that the adapters recorded do not matter.
         config = config.model_copy(update={"width": requests[0].width, "height": requests[0].height})
-    elif not prompts and not wishes.interactive:
+    elif not prompts and not options.interactive:
         raise UserError(
-            "nothing to draw",
-            fix="add a prompt in quotes, --prompts-file, --recipe or --interactive; such as: loraloom "
+            "no prompt",
+            fix="add a prompt in quotes, --prompts-file, --recipe or --interactive, for example: loraloom "
             'generate --adapter runs/dog "a photo of sksdog on the beach"',
         )
-    method = _method(wishes.prompt_method)
-    weights = _weights(wishes)
+    method = _method(options.prompt_method)
+    weights = _weights(options)
     session = open_session(
         config,
-        source=ModelSource(location=wishes.model) if isinstance(wishes.model, str) else wishes.model,
-        adapters=list(zip(wishes.adapters, weights, strict=True)),
+        source=ModelSource(location=options.model) if isinstance(options.model, str) else options.model,
+        adapters=list(zip(options.adapters, weights, strict=True)),
         method=method,
-        domain=wishes.domain,
-        changing=wishes.interactive,
+        domain=options.domain,
+        changing=options.interactive,
         say=say,
     )
     if config.best_of > 1 or config.repair:
         require_verifier(session)
-        if wishes.interactive:
+        if options.interactive:
             raise UserError(
-                "--best-of and --repair do not go with --interactive",
-                fix="leave them out; each image is judged there too",
+                "--best-of and --repair cannot be used with --interactive",
+                fix="leave them out; each image is verified there too",
             )
     if wanted_model and session.model.modules.fingerprint(session.model.info.denoiser.name) != wanted_model:
-        losses.add("note: the model is not the one that the recipe was drawn with; images will differ")
-    if wishes.interactive:
-        # A live display would fight with the line being typed: it is opened for each drawing alone.
+        losses.add("note: the recipe was made with another model; images will differ")
+    if options.interactive:
+        # A live display would disturb the line being typed: it is opened only while images are generated.
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
@@ -136,36 +137,36 @@ def generate(config: GenerateConfig, wishes: Wishes, given: Mapping[str, Any], s
         if verifier:
             _generate_verified(session, wanted, lock, say, bar)
         else:
-            _draw_all(session, wanted, lock, say, bar)
+            _generate_all(session, wanted, lock, say, bar)
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one a line; blank lines count for nothing.
+    """The prompts of a text file, one a line; blank lines are skipped.
 
     Raises:
         UserError: No such file, not UTF-8, or empty.
     """
-    text = read_text(path, "the file of prompts", max_bytes=_MAX_PROMPTS_BYTES)
-    # A line is what editors call one: `str.splitlines` would also cut a prompt at U+2028, U+0085 and form feeds.
+    text = read_text(path, "the prompts file", max_bytes=_MAX_PROMPTS_BYTES)
+    # Lines as in text editors: `str.splitlines` would also split a prompt at U+2028, U+0085 and form feeds.
     prompts = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if not prompts:
-        raise UserError("the file of prompts is empty", got=str(path))
+        raise UserError("the prompts file is empty", got=str(path))
     return prompts
 
 
-def _draw_all(
+def _generate_all(
     session: Session, requests: Sequence[ImageRequest], lock: FolderLock, say: Say, bar: Callable[[str], Any]
 ) -> None:
     out = lock.folder
     made: list[tuple[Path, ImageRequest]] = []
     seconds = 0.0
-    for path, image in draw_into(session, requests, lock, bar("denoiser steps")):
+    for path, image in generate_into(session, requests, lock, bar("denoiser steps")):
         made.append((path, image.request))
         seconds += image.seconds
         say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")
     if len(made) > 1:
-        say(f"all of them: {_sheet(made, out)}")
-    say(f"{len(made)} images in {seconds:.1f} s; draw them again with --recipe {out / 'prompts.jsonl'}")
+        say(f"contact sheet: {_sheet(made, out)}")
+    say(f"{len(made)} images in {seconds:.1f} s; generate them again with --recipe {out / 'prompts.jsonl'}")
 
 
 def _generate_verified(
@@ -175,7 +176,7 @@ def _generate_verified(
     say: Say,
     bar: Callable[[str], Any],
 ) -> None:
-    """As `_draw_all`, with a receipt beside each image."""
+    """As `_generate_all`, with a receipt for each image."""
     verifier = require_verifier(session)
     made: list[tuple[Path, ImageRequest]] = []
     all_verified: list[VerifiedImage] = []
@@ -193,15 +194,15 @@ def _generate_verified(
         met, all_ = verified.receipt.count(True), len(verified.receipt.verdicts)
         say(f"{path}  seed {image.request.seed}  {met}/{all_} sentences met  {image.seconds:.1f} s")
     if len(made) > 1:
-        say(f"all of them: {_sheet(made, out)}")
+        say(f"contact sheet: {_sheet(made, out)}")
     gains(all_verified, say)
     page = out / "receipts" / "report.html"
     _report(page, made, all_verified)
-    say(f"every sentence with its verdict: {page}; draw them again with --recipe {out / 'prompts.jsonl'}")
+    say(f"report with the verdict on every sentence: {page}; generate them again with --recipe {out / 'prompts.jsonl'}")
 
 
 def _report(page: Path, made: Sequence[tuple[Path, ImageRequest]], all_verified: Sequence[VerifiedImage]) -> None:
-    """One section a prompt, with all images of this call."""
+    """Write the report: one section per prompt, with all images of this call."""
     shown: dict[str, list[Shown]] = {}
     for (path, request), verified in zip(made, all_verified, strict=True):
         title = f"{path.name}, seed {request.seed}"
@@ -209,11 +210,13 @@ def _report(page: Path, made: Sequence[tuple[Path, ImageRequest]], all_verified:
     share = sum(verified.receipt.share_met for verified in all_verified) / len(all_verified)
     whole = sum(verified.receipt.complete for verified in all_verified)
     facts = [("sentences met", f"{share:.0%}"), ("images that meet every sentence", f"{whole} of {len(all_verified)}")]
-    write_report(page, "Images and what their texts ask", facts, [Row(prompt, row) for prompt, row in shown.items()])
+    write_report(
+        page, "Images verified against their prompts", facts, [Row(prompt, row) for prompt, row in shown.items()]
+    )
 
 
 def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
-    """One row a prompt, one column a seed, of the files that are still there."""
+    """Write a contact sheet of the files that still exist: one row per prompt, one column per seed."""
     made = [(path, request) for path, request in made if path.is_file()]
     prompts = list(dict.fromkeys(request.prompt for _, request in made))
     rows: list[list[Image.Image | None]] = []
@@ -231,26 +234,28 @@ def _sheet(made: Sequence[tuple[Path, ImageRequest]], out: Path) -> Path:
     return path
 
 
-def _check(config: GenerateConfig, wishes: Wishes) -> None:
-    for prompt in wishes.prompts:
+def _check(config: GenerateConfig, options: GenerateOptions) -> None:
+    for prompt in options.prompts:
         check_text(prompt, "the prompt")
     check_text(config.negative_prompt, "the negative prompt")
-    for weight in wishes.weights:
+    for weight in options.weights:
         check_range(weight, "--adapter-weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
     if config.seed + config.num_images - 1 > MAX_SEED:
         raise UserError("--seed is too large for --num-images", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
-    if wishes.recipe and (wishes.prompts or wishes.prompts_file or wishes.interactive):
-        raise UserError("--recipe has its own prompts", fix="leave out the prompts, or leave out --recipe")
-    if len(wishes.weights) > len(wishes.adapters):
+    if options.recipe and (options.prompts or options.prompts_file or options.interactive):
+        raise UserError("--recipe contains its own prompts", fix="leave out the prompts, or leave out --recipe")
+    if len(options.weights) > len(options.adapters):
         raise UserError(
-            "more --adapter-weight than --adapter", got=len(wishes.weights), expected=f"at most {len(wishes.adapters)}"
+            "there are more --adapter-weight than --adapter",
+            got=len(options.weights),
+            expected=f"at most {len(options.adapters)}",
         )
-    if not wishes.adapters and not wishes.model and not wishes.recipe:
-        raise UserError("no model to draw with", fix="add --adapter RUN (it knows its base), or --model")
+    if not options.adapters and not options.model and not options.recipe:
+        raise UserError("no model", fix="add --adapter RUN, which names its base model, or --model")
 
 
-def _weights(wishes: Wishes) -> list[Scale]:
-    return [*wishes.weights, *([1.0] * (len(wishes.adapters) - len(wishes.weights)))]
+def _weights(options: GenerateOptions) -> list[Scale]:
+    return [*options.weights, *([1.0] * (len(options.adapters) - len(options.weights)))]
 
 
 def _method(name: str | None) -> PromptMethod | None:
@@ -261,13 +266,13 @@ def _method(name: str | None) -> PromptMethod | None:
 
 
 def _from_recipe(
-    config: GenerateConfig, wishes: Wishes, shared: Mapping[str, Any], given: Mapping[str, Any], say: Say
-) -> tuple[GenerateConfig, Wishes]:
-    """Model, adapters and the rest from a recipe; what the user names himself goes before."""
+    config: GenerateConfig, options: GenerateOptions, shared: Mapping[str, Any], given: Mapping[str, Any], say: Say
+) -> tuple[GenerateConfig, GenerateOptions]:
+    """Model, adapters and other options from a recipe; options that the user gave override it."""
     model, adapters = shared["model"] or {}, shared["adapters"] or []
-    for adapter in adapters if not wishes.adapters else []:
+    for adapter in adapters if not options.adapters else []:
         if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
-            say(f"note: {adapter['path']} is not the file that the recipe was drawn with; images will differ")
+            say(f"note: {adapter['path']} is not the file that the recipe was made with; images will differ")
     guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
     config = config.model_copy(
         update={
@@ -278,19 +283,19 @@ def _from_recipe(
             "repair_guidance": given.get("repair_guidance", guidance),
         }
     )
-    own = bool(wishes.adapters)
+    own = bool(options.adapters)
     return config, replace(
-        wishes,
-        model=wishes.model or _source_of(model),
-        adapters=wishes.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
-        weights=wishes.weights if own else tuple(adapter["weight"] for adapter in adapters),
-        prompt_method=wishes.prompt_method or shared["prompt_method"],
-        domain=wishes.domain or shared["domain"],
+        options,
+        model=options.model or _source_of(model),
+        adapters=options.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
+        weights=options.weights if own else tuple(adapter["weight"] for adapter in adapters),
+        prompt_method=options.prompt_method or shared["prompt_method"],
+        domain=options.domain or shared["domain"],
     )
 
 
 def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
-    """The base that a recipe names; revision, variant and config belong to it."""
+    """The base model that a recipe names, with its revision, variant and config."""
     if not model.get("source"):
         return None
     return ModelSource(

@@ -1,7 +1,7 @@
-"""The interactive prompt: type a text, get an image, change one thing, draw again.
+"""The interactive prompt: type a prompt, get an image, change a setting, generate again.
 
-In: a session and lines of text. Out: saved images, and words. A line that starts with `:` is a command, any other is a
-prompt. Every command checks its value before anything is drawn.
+In: a session and lines of text. Out: saved images and lines for the user. A line that starts with `:` is a command, any
+other is a prompt. Every command checks its value before an image is generated.
 """
 
 import math
@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loraloom.config.describing import leaves
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT
 from loraloom.generate.images import check_size
 from loraloom.generate.recipes import weight_text
-from loraloom.generate.saving import draw_into
+from loraloom.generate.saving import generate_into
 from loraloom.generate.session import Session
 from loraloom.lora.stack import Scale
 from loraloom.prompts.notes import Losses
@@ -25,18 +26,18 @@ from loraloom.utils.untrusted import check_range, check_text
 from loraloom.verify.best_of import formal_prompts, with_words
 
 HELP = """\
-  TEXT                draw this prompt          (an empty line draws the last one again, same seed)
-  :next               draw the last prompt again with the next seed
+  TEXT                generate images of this prompt; an empty line repeats the last prompt with the same seed
+  :next               repeat the last prompt with the next seed
   :seed N             :steps N       :guidance X       :sampler NAME
-  :size W H           :images N      :negative TEXT    (no text: none)
-  :weight X [K]       how much adapter K counts (first is 1; 0 is the base alone)
-  :show               the settings now
-  :history            what was drawn;  :again K draws entry K as it was
-  :help               this list;       :quit ends"""
+  :size W H           :images N      :negative TEXT    (without TEXT: no negative prompt)
+  :weight X [K]       scale of adapter K (the first is 1); scale 0 is the base model alone
+  :show               show the settings
+  :history            list the images;  :again K repeats entry K with its settings
+  :help               show this list;   :quit ends"""
 
 
 Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
-"""Opens a display that makes a progress callback for each titled piece of work."""
+"""Opens a display; it returns a progress callback for each titled task."""
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def no_bars() -> Iterator[Callable[[str], Progress]]:
 
 @dataclass(slots=True)
 class Interactive:
-    """A conversation about images."""
+    """The state of one interactive session."""
 
     session: Session
     folder: Path
@@ -63,7 +64,7 @@ class Interactive:
         self._losses = Losses(lambda line: self.say(f"  {line}"), self.session.config.strict)
 
     def run(self, read: Callable[[], str]) -> None:
-        """Answer lines until `:quit` or the end of input (EOFError). A mistake is explained; nothing is lost."""
+        """Answer lines until `:quit` or the end of input (EOFError). An error is shown and the session continues."""
         self.say(HELP)
         while True:
             try:
@@ -76,21 +77,21 @@ class Interactive:
             except UserError as error:
                 self.say(f"error: {error}")
             except KeyboardInterrupt:
-                self.say("broken off; :quit ends")
+                self.say("interrupted; :quit ends")
 
     def answer(self, line: str) -> None:
-        """Do what one line says.
+        """Carry out one line.
 
         Raises:
-            UserError: An unknown command or a value that cannot be used.
+            UserError: An unknown command or an invalid value.
         """
         if not line.startswith(":"):
             self.prompt = check_text(line, "the prompt") or self.prompt
             if not self.prompt:
-                raise UserError("nothing to draw yet", fix="type a prompt")
+                raise UserError("there is no prompt yet", fix="type a prompt")
             prompts = formal_prompts(self.session, [self.prompt], self._losses)
             requests = self.session.requests(prompts)
-            self._draw(with_words(requests, [self.prompt] * len(requests)))
+            self._generate(with_words(requests, [self.prompt] * len(requests)))
             return
         name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
@@ -117,8 +118,8 @@ class Interactive:
         try:
             self.session.config = type(config).model_validate({**config.model_dump(), key: value})
         except ValueError:
-            field_info = type(config).model_fields[key]
-            raise UserError(f"{key} cannot be that", got=value, expected=field_info.description) from None
+            expected = next(leaf.expected for leaf in leaves(type(config)) if leaf.key == key)
+            raise UserError(f"{key} is out of range", got=value, expected=expected) from None
 
     def _number(self, key: str, kind: type[int] | type[float]) -> Callable[[str], None]:
         def act(text: str) -> None:
@@ -127,7 +128,7 @@ class Interactive:
                 if not math.isfinite(value):
                     raise ValueError(text)
             except (ValueError, OverflowError):
-                raise UserError(f"{key} needs a number", got=text) from None
+                raise UserError(f"{key} must be a number", got=text) from None
             self._set(key, value)
             self._show("")
 
@@ -146,7 +147,7 @@ class Interactive:
     def _size(self, text: str) -> None:
         parts = text.replace("x", " ").split()
         if len(parts) not in {1, 2} or not all(part.isdecimal() for part in parts):
-            raise UserError("a size is two numbers of pixels", got=text, expected=":size 512 512")
+            raise UserError("a size is a width and a height in pixels", got=text, expected=":size 512 512")
         size = (int(parts[0]), int(parts[-1]))
         check_size(self.session.model, ImageRequest(prompt="", width=size[0], height=size[1]))
         self.session.size = size
@@ -183,7 +184,7 @@ class Interactive:
             text = _weights_text(weights)
             self.say(f"  {number:3d}  {path.name}  seed {request.seed}  weight {text}  {request.prompt[:60]}")
         if not self.history:
-            self.say("  nothing yet")
+            self.say("  no images yet")
 
     def _again(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.history):
@@ -192,23 +193,23 @@ class Interactive:
         now = self.session.adapters.scales
         try:
             self.session.adapters.set_scales(weights)
-            self._draw([request])
+            self._generate([request])
         finally:
             self.session.adapters.set_scales(now)
 
-    def _draw(self, requests: list[ImageRequest]) -> None:
+    def _generate(self, requests: list[ImageRequest]) -> None:
         weights = self.session.adapters.scales
         self._losses.add(*self.session.losses(requests))
         self._losses.check()
         for note in self.session.notes(requests):
             self.say(f"  {note}")
         with lock_folder(self.folder, self.say) as lock, self.bars() as bar:
-            for path, image in draw_into(self.session, requests, lock, bar("steps")):
+            for path, image in generate_into(self.session, requests, lock, bar("steps")):
                 self.history.append((image.request, weights, path))
                 self.say(f"  {path}  seed {image.request.seed}  {self._met(image)}{image.seconds:.1f} s")
 
     def _met(self, image: GeneratedImage) -> str:
-        """How much of its text an image meets, where the domain can tell."""
+        """How many sentences of its prompt an image meets; empty if the domain has no verifier."""
         verifier = self.session.encoder.domain.verifier
         if verifier is None:
             return ""

@@ -1,16 +1,17 @@
-"""`loraloom train` on a terminal: a bar, log lines, what came out and what to do next."""
+"""`loraloom train` on a terminal: progress bar, log lines, results and the next command."""
 
 from typing import TYPE_CHECKING
 
 from loraloom.utils.output_paths import COMMAND
 from loraloom.utils.progress import bars, duration
+from loraloom.utils.reporting import reporting
 
 if TYPE_CHECKING:
     from loraloom.config.run import RunConfig
 
 
 def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
-    """`loraloom train`: run it, show a bar and log lines, say what came out and what to do next."""
+    """Train; show a progress bar and log lines; print the results and the next command."""
     from loraloom.train.run import train
 
     max_steps = settings.train.max_steps
@@ -27,8 +28,8 @@ def train_on_terminal(settings: "RunConfig", *, cpu: bool = False) -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    with bars() as bar:
-        result = train(settings, say=say, report=report, progress=bar, cpu=cpu)
+    with bars() as bar, reporting(say=say, bar=bar, numbers=report):
+        result = train(settings, say=None, cpu=cpu)
     if result.is_main and result.adapter is not None:
         say(f"done in {duration(result.finished.seconds)}: {result.adapter}")
         if settings.samples.enabled:

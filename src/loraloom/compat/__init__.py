@@ -1,1 +1,1 @@
-"""The flags of other trainers, carried out by this one: a command that worked there works here."""
+"""Run the commands of other trainers: their flags, translated to our settings."""

@@ -1,4 +1,4 @@
-"""The flags of diffusers' `train_text_to_image_lora.py`: which we take, which do nothing here, which we refuse and why.
+"""The flags of diffusers' `train_text_to_image_lora.py`: supported ones, ones without effect, refused ones.
 
 In: a command line. Out: `Flags` with that script's defaults, and notes for the user. Imports nothing heavy.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from loraloom.utils.errors import UserError, did_you_mean
 
 SCHEDULERS = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "linear": "linear"}
-"""Theirs: ours. The warm-up is told apart elsewhere."""
+"""Their scheduler -> ours. Warm-up is a separate setting."""
 RESAMPLES = ("lanczos", "bicubic", "box", "nearest")
 
 REFUSED = {
@@ -21,32 +21,33 @@ REFUSED = {
     "--train_data_dir",
     "dataset_config_name": "it belongs to --dataset_name, and nothing is downloaded: use --train_data_dir",
     "image_column": "a folder's metadata file names the image in file_name: rename the column",
-    "max_train_samples": "all images of --train_data_dir are learned from: point it to a smaller folder",
+    "max_train_samples": "training uses all images of --train_data_dir: give a smaller folder",
     "cache_dir": "set HF_HOME, which every Hugging Face library reads",
-    "scale_lr": "give the product yourself as --learning_rate: rate x batch x accumulation x devices",
+    "scale_lr": "compute the product and give it as --learning_rate: rate x batch x accumulation x devices",
     "push_to_hub": "nothing is uploaded: run `hf upload` with --output_dir afterwards",
     "hub_model_id": "nothing is uploaded: run `hf upload` with --output_dir afterwards",
     "hub_token": "a token on a command line can be read by others: run `hf auth login`",
 }
-"""Flags of their script that we do not take, and what to do instead."""
+"""Flags of their script that are refused, and what to do instead."""
 
 WITHOUT_EFFECT = {
-    "dataloader_num_workers": "latents and texts are encoded once and kept, there is nothing to load meanwhile",
-    "local_rank": "the launcher says it in LOCAL_RANK",
-    "allow_tf32": "float32 stays float32; for speed use --mixed_precision bf16",
+    "dataloader_num_workers": "latents and captions are encoded once and cached, so no data is loaded during training",
+    "local_rank": "the launcher sets LOCAL_RANK",
+    "allow_tf32": "float32 is computed in full precision; for speed use --mixed_precision bf16",
     "enable_xformers_memory_efficient_attention": "torch's own memory-efficient attention is always used",
     "logging_dir": "TensorBoard files are in OUTPUT_DIR/tensorboard",
-    "validation_epochs": "images are drawn at every checkpoint and epoch end that is 50 steps from the last ones",
+    "validation_epochs": "sample images are generated at every checkpoint, and at the end of an epoch if the last "
+    "ones are 50 steps old",
 }
-"""Flags that change nothing about what is learned: taken, and a line says why nothing comes of them."""
+"""Flags that would not change what is learned: accepted with a note that says why they have no effect."""
 
 
 THEIR_WORDS = {
     # Whole phrases first: what our flag does there may need another word.
-    "drop --resume never to go on": "add --resume_from_checkpoint latest to go on",
-    "drop --resume to go on": "say --resume_from_checkpoint latest to go on",
-    "the same command goes on from here": "--resume_from_checkpoint latest goes on from here",
-    "and the same command goes on": "and --resume_from_checkpoint latest goes on",
+    "drop --resume never to resume": "add --resume_from_checkpoint latest to resume",
+    "drop --resume to resume": "say --resume_from_checkpoint latest to resume",
+    "the same command resumes from here": "--resume_from_checkpoint latest resumes from here",
+    "and the same command resumes": "and --resume_from_checkpoint latest resumes",
     "name one with --trigger, or write another --caption: 'a photo of {folder}'":
         "write a text for every image into metadata.jsonl",
     " (--caption)": "",
@@ -79,7 +80,7 @@ THEIR_WORDS = {
     "--keep-checkpoints": "--checkpoints_total_limit", "checkpoints.keep": "--checkpoints_total_limit",
     "tracking.tensorboard": "--report_to tensorboard", "tracking.wandb": "--report_to wandb",
 }  # fmt: skip
-"""Our flags, settings and phrases in lines for the user, and theirs for the same."""
+"""Our flags, settings and phrases in lines for the user -> their equivalents."""
 
 _PHRASES = tuple(word for word in THEIR_WORDS if " " in word)
 _WORDS = "|".join(re.escape(word) for word in THEIR_WORDS if " " not in word)
@@ -90,7 +91,7 @@ _OURS = re.compile(rf"(?<![\w.`/-])(?:{_WORDS})(?![\w-]|\.\w)")
 def in_their_words(text: str) -> str:
     """A line for the user with the flags of their script instead of our flags and settings.
 
-    A flag of ours for which there is none in their script is said to be ours.
+    A flag of ours that has no equivalent there is marked as ours.
     """
     for phrase in _PHRASES:
         text = text.replace(phrase, THEIR_WORDS[phrase])
@@ -106,7 +107,7 @@ def in_their_words(text: str) -> str:
 
 @cache
 def _our_flags() -> set[str]:
-    """All flags of settings, and those of the verbs that have none behind them."""
+    """All flags of settings, and the flags of verbs that are not settings."""
     from loraloom.config.describing import leaves  # pydantic: only a line that names a flag pays for it
     from loraloom.config.extending import complete
     from loraloom.config.generate import GenerateConfig
@@ -120,55 +121,62 @@ def _our_flags() -> set[str]:
 
 
 def flag(default: Any, text: str, kind: type | None = None, choices: Sequence[str] | None = None) -> Any:
-    """A flag of theirs: their default, help, the type of its value where the default does not tell."""
+    """A flag of theirs: their default, help, and the type of its value if the default does not determine it."""
     return field(default=default, metadata={"help": text, "kind": kind or type(default), "choices": choices})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """What the command line said, with their script's defaults."""
+    """The command line, with their script's defaults."""
 
-    pretrained_model_name_or_path: str = flag("", "hub id, diffusers folder or .safetensors checkpoint; needed")
-    revision: str | None = flag(None, "hub branch, tag or commit", str)
-    variant: str | None = flag(None, "weight file variant such as fp16", str)
-    train_data_dir: str = flag("", "folder with images and metadata.jsonl or metadata.csv; needed")
-    output_dir: str = flag("sd-model-finetuned-lora", "folder of the run")
-    caption_column: str = flag("text", "caption column of the metadata file")
-    resolution: int = flag(512, "side of the square that is learned from, pixels")
+    pretrained_model_name_or_path: str = flag(
+        "", "Base model: hub id, diffusers folder or .safetensors checkpoint. Required."
+    )
+    revision: str | None = flag(None, "Branch, tag or commit of the model on the hub.", str)
+    variant: str | None = flag(None, "Variant of the weight files, such as fp16.", str)
+    train_data_dir: str = flag("", "Folder with images and metadata.jsonl or metadata.csv. Required.")
+    output_dir: str = flag("sd-model-finetuned-lora", "Folder of the run.")
+    caption_column: str = flag("text", "Caption column of the metadata file.")
+    resolution: int = flag(512, "Side of the square training images in pixels.")
     center_crop: bool = flag(
-        False, "cut the middle; else a random square, chosen ONCE for each image: its latents are kept, not made anew"
+        False, "Crop the centre; otherwise a random square, chosen ONCE per image, because its latents are cached."
     )
-    random_flip: bool = flag(False, "also learn mirrored images; refused when captions speak of left and right")
-    image_interpolation_mode: str = flag("lanczos", "filter for resizing", choices=RESAMPLES)
-    train_batch_size: int = flag(16, "images in one forward pass on one device")
-    gradient_accumulation_steps: int = flag(1, "forward passes for one step")
-    gradient_checkpointing: bool = flag(False, "less memory, slower")
-    num_train_epochs: int = flag(100, "how often every image is seen")
-    max_train_steps: int | None = flag(None, "optimizer steps; goes before --num_train_epochs", int)
-    learning_rate: float = flag(1e-4, "peak learning rate")
-    lr_scheduler: str = flag("constant", f"{', '.join(SCHEDULERS)}; constant has no warm-up, as there")
-    lr_warmup_steps: int = flag(500, "steps of warm-up for all but constant")
-    adam_beta1: float = flag(0.9, "decay of the first average")
-    adam_beta2: float = flag(0.999, "decay of the second average")
-    adam_weight_decay: float = flag(1e-2, "weight decay")
-    adam_epsilon: float = flag(1e-8, "added to the denominator")
-    use_8bit_adam: bool = flag(False, "AdamW of bitsandbytes")
-    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
+    random_flip: bool = flag(False, "Also train on mirrored images; refused if captions mention left or right.")
+    image_interpolation_mode: str = flag("lanczos", "Filter for resizing.", choices=RESAMPLES)
+    train_batch_size: int = flag(16, "Images per forward pass on one device.")
+    gradient_accumulation_steps: int = flag(1, "Forward passes per optimizer step.")
+    gradient_checkpointing: bool = flag(False, "Recompute activations: less memory, slower steps.")
+    num_train_epochs: int = flag(100, "Number of passes over the dataset.")
+    max_train_steps: int | None = flag(None, "Optimizer steps; overrides --num_train_epochs.", int)
+    learning_rate: float = flag(1e-4, "Peak learning rate.")
+    lr_scheduler: str = flag("constant", f"{', '.join(SCHEDULERS)}; constant has no warm-up, as in their script.")
+    lr_warmup_steps: int = flag(500, "Warm-up steps of all schedulers but constant.")
+    adam_beta1: float = flag(0.9, "Decay of the first moment, beta1.")
+    adam_beta2: float = flag(0.999, "Decay of the second moment, beta2.")
+    adam_weight_decay: float = flag(1e-2, "Weight decay.")
+    adam_epsilon: float = flag(1e-8, "Term added to the denominator, epsilon.")
+    use_8bit_adam: bool = flag(False, "Use the 8-bit AdamW of bitsandbytes.")
+    max_grad_norm: float = flag(1.0, "Maximum norm of the gradients; larger ones are scaled down to it.")
     mixed_precision: str | None = flag(
-        None, "default: what `accelerate launch` says, or no", str, ("no", "fp16", "bf16")
+        None, "Precision; default: that of `accelerate launch`, otherwise no.", str, ("no", "fp16", "bf16")
     )
-    rank: int = flag(4, "rank of every update, and its alpha")
-    snr_gamma: float | None = flag(None, "min-SNR weighting", float)
-    noise_offset: float = flag(0.0, "share of per-channel constant noise")
-    prediction_type: str | None = flag(None, "default: what the model says", str, ("epsilon", "v_prediction"))
-    seed: int | None = flag(None, "default: 0", int)
-    validation_prompt: str | None = flag(None, "draw this while learning", str)
-    num_validation_images: int = flag(4, "images of --validation_prompt, each with its own seed")
-    checkpointing_steps: int = flag(500, "steps between checkpoints")
-    checkpoints_total_limit: int | None = flag(None, "newest checkpoints kept; default: all", int)
-    resume_from_checkpoint: str | None = flag(None, "`latest`, or a checkpoint's folder or name", str)
+    rank: int = flag(4, "Rank and alpha of every LoRA update.")
+    snr_gamma: float | None = flag(None, "Limit of min-SNR loss weights.", float)
+    noise_offset: float = flag(0.0, "Amplitude of the constant offset per channel that is added to the noise.")
+    prediction_type: str | None = flag(
+        None,
+        "What the denoiser predicts; default: as in the model's scheduler config.",
+        str,
+        ("epsilon", "v_prediction"),
+    )
+    seed: int | None = flag(None, "Seed of all random numbers; default: 0.", int)
+    validation_prompt: str | None = flag(None, "Prompt of the sample images during training.", str)
+    num_validation_images: int = flag(4, "Number of images of --validation_prompt, each with its own seed.")
+    checkpointing_steps: int = flag(500, "Optimizer steps between checkpoints.")
+    checkpoints_total_limit: int | None = flag(None, "Number of newest checkpoints to keep; default: all.", int)
+    resume_from_checkpoint: str | None = flag(None, "`latest`, or the folder or name of a checkpoint.", str)
     report_to: str | None = flag(
-        None, "default: tensorboard where it is installed", str, ("tensorboard", "wandb", "all", "none")
+        None, "Trackers; default: tensorboard if it is installed.", str, ("tensorboard", "wandb", "all", "none")
     )
 
 
@@ -176,17 +184,17 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a mistake as every verb of ours does."""
+    """Raises `UserError` for mistakes, as our verbs do."""
 
     def error(self, message: str) -> Any:
         raise UserError(message, fix="--help lists the flags")
 
 
 def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """The flags, and a line for each that has no effect here.
+    """The flags, and a note for each one that has no effect here.
 
     Raises:
-        UserError: A flag is unknown, refused, needed and not there, or has a value that it cannot have.
+        UserError: A flag is unknown, refused, required and missing, or has an invalid value.
     """
     parser = _parser()
     values, unknown = parser.parse_known_args(list(arguments))
@@ -196,7 +204,7 @@ def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     given = vars(values)
     for name, instead in REFUSED.items():
         if given.pop(name) is not None:
-            raise UserError(f"--{name} is not taken here", fix=instead)
+            raise UserError(f"--{name} is not supported here", fix=instead)
     notes = [
         f"note: --{name} has no effect here: {why}"
         for name, why in WITHOUT_EFFECT.items()
@@ -205,7 +213,7 @@ def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     flags = Flags(**given)
     for name in ("pretrained_model_name_or_path", "train_data_dir"):
         if not getattr(flags, name):
-            raise UserError(f"--{name} is needed", fix="--help lists the flags")
+            raise UserError(f"--{name} is required", fix="--help lists the flags")
     return flags, notes
 
 
@@ -226,7 +234,7 @@ def _parser() -> _Parser:
             if one.default not in (None, ""):
                 details["help"] += " [default: %(default)s]"
         taken.add_argument(f"--{one.name}", **details)
-    for title, names in (("taken, without effect", WITHOUT_EFFECT), ("not taken", REFUSED)):
+    for title, names in (("accepted, without effect", WITHOUT_EFFECT), ("not supported", REFUSED)):
         group = parser.add_argument_group(title)
         for name, why in names.items():
             group.add_argument(f"--{name}", nargs="?", const="", default=None, metavar="…", help=why)

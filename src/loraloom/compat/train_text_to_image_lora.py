@@ -1,8 +1,8 @@
-"""diffusers' `train_text_to_image_lora.py`, by its flags: `python -m loraloom.compat.train_text_to_image_lora`.
+"""Train with the flags of diffusers' `train_text_to_image_lora.py`: `python -m loraloom.compat.train_text_to_image_lora`.
 
-In: the command line of that script. Out: its `pytorch_lora_weights.safetensors` at the top of `--output_dir`, beside it
-a whole run of ours, and in `dataset/` the prepared images. A flag that we cannot honour is refused with the reason,
-never passed over. Works alone and under `accelerate launch`. docs/coming-from-diffusers.md goes flag by flag.
+In: the command line of that script. Out, in `--output_dir`: `pytorch_lora_weights.safetensors` as that script writes it,
+a complete run of ours, and the prepared images in `dataset/`. A flag that is not supported is an error with the reason. Runs
+alone or under `accelerate launch`. docs/coming-from-diffusers.md lists all flags.
 """
 
 import os
@@ -17,23 +17,23 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.progress import lines
 from loraloom.utils.untrusted import check_text
 
-if TYPE_CHECKING:  # `--help` pays for neither pydantic nor torch
+if TYPE_CHECKING:  # `--help` imports neither pydantic nor torch
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.run import RunConfig
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SAME_SCHEDULE = {"cosine_with_restarts": "cosine", "polynomial": "linear"}
-"""What theirs come to with their script's fixed settings: one cycle, and power 1."""
+"""Schedulers that equal another one with their script's fixed settings: one cycle, and power 1."""
 
 
 # -------------------------------------------------------------------------------------------------------- settings
 
 
 def prepare_settings(flags: Flags) -> "PrepareConfig":
-    """How the images are prepared.
+    """The settings of `prepare`.
 
     Raises:
-        UserError: The resolution falls on no whole latents, or is out of the limits.
+        UserError: The resolution is no multiple of 8, or out of range.
     """
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
@@ -60,16 +60,16 @@ def run_settings(
     environ: Mapping[str, str],
     installed: Callable[[str], bool] = lambda package: find_spec(package) is not None,
 ) -> "RunConfig":
-    """What and how is learned.
+    """The settings of `train`.
 
     Args:
         flags: From the command line.
-        num_pictures: In the prepared dataset; an epoch is as long as theirs.
-        environ: What the launcher set: WORLD_SIZE, ACCELERATE_MIXED_PRECISION.
-        installed: Whether a tracker's package is there.
+        num_images: Number of images of the prepared dataset; an epoch has the same length as theirs.
+        environ: Environment variables of the launcher: WORLD_SIZE, ACCELERATE_MIXED_PRECISION.
+        installed: Whether a tracker's package is installed.
 
     Raises:
-        UserError: A scheduler that we do not have, a warm-up longer than the training, values out of their limits.
+        UserError: An unsupported scheduler, a warm-up longer than the training, or a value out of range.
     """
     from loraloom.config.reading import read_settings
     from loraloom.config.run import RunConfig
@@ -102,10 +102,10 @@ def run_settings(
 
 
 def _schedule(flags: Flags, steps: int) -> dict[str, Any]:
-    """Scheduler and warm-up; diffusers' `constant` has none whatever --lr_warmup_steps says."""
+    """Scheduler and warm-up; diffusers' `constant` ignores --lr_warmup_steps."""
     if flags.lr_scheduler not in SCHEDULERS:
         same = SAME_SCHEDULE.get(flags.lr_scheduler)
-        fix = f"their script's {flags.lr_scheduler} comes to the same as --lr_scheduler {same}" if same else None
+        fix = f"their script's {flags.lr_scheduler} equals --lr_scheduler {same}" if same else None
         raise UserError("--lr_scheduler", got=flags.lr_scheduler, expected=f"one of {', '.join(SCHEDULERS)}", fix=fix)
     warmup = 0 if flags.lr_scheduler == "constant" else flags.lr_warmup_steps
     if warmup > steps:
@@ -118,7 +118,7 @@ def _schedule(flags: Flags, steps: int) -> dict[str, Any]:
 
 
 def _trackers(report_to: str | None, installed: Callable[[str], bool]) -> dict[str, Any]:
-    """`all`, and the default, mean those that are installed, as there; one that is named must be."""
+    """`all` and the default select installed trackers, as in their script; a tracker that is named must be installed."""
     tensorboard = report_to == "tensorboard" or (report_to in (None, "all") and installed("tensorboard"))
     wandb = report_to == "wandb" or (report_to == "all" and installed("wandb"))
     return {
@@ -132,16 +132,16 @@ def _resume(flags: Flags) -> str:
     """`never`, `auto`, or the folder of a checkpoint.
 
     Raises:
-        UserError: The output folder holds a run and nothing was said; no such checkpoint; a checkpoint of their script.
+        UserError: The output folder holds a run and the flag is absent; no such checkpoint; a checkpoint of their script.
     """
     wish, out = flags.resume_from_checkpoint, Path(flags.output_dir)
     ours = any((out / "checkpoints").glob("step_*"))
     if wish is None:
         if ours or (out / "adapter.safetensors").exists():
             raise UserError(
-                "this --output_dir holds a run already",
+                "this --output_dir already holds a run",
                 got=str(out),
-                fix="go on with --resume_from_checkpoint latest, or choose another --output_dir",
+                fix="resume it with --resume_from_checkpoint latest, or choose another --output_dir",
             )
         return "never"
     if wish != "latest":
@@ -155,13 +155,13 @@ def _resume(flags: Flags) -> str:
     if wish == "latest" and (ours or not theirs):
         return "auto"
     if theirs:
-        what = "their script's checkpoints cannot be gone on from: the optimizer's state in them is pickled"
+        what = "their script's checkpoints cannot be resumed: the optimizer's state in them is pickled"
         raise UserError(
-            what, got=str(out / theirs[-1]), fix="finish that run there, or start anew in another --output_dir"
+            what, got=str(out / theirs[-1]), fix="finish that run there, or start a new run in another --output_dir"
         )
     known = ", ".join(sorted(entry.name for entry in (out / "checkpoints").glob("step_*")))
     raise UserError(
-        "no such checkpoint", got=wish, expected=known or "latest", fix="`latest` takes the newest whole one"
+        "no such checkpoint", got=wish, expected=known or "latest", fix="`latest` is the newest complete one"
     )
 
 
@@ -172,7 +172,7 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
     """Prepare and train; every process of a launch calls this, the first one prepares.
 
     Raises:
-        UserError: Whatever the user can repair; what can be seen beforehand is told before any image is read.
+        UserError: Any error that the user can fix; those that can be found early are raised before an image is read.
     """
     prepare_config = prepare_settings(flags)
     listed = _look(flags, prepare_config)
@@ -193,7 +193,7 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
     if not main:
         return
     if result.adapter is None:
-        say("to go on, add --resume_from_checkpoint latest")
+        say("to resume, add --resume_from_checkpoint latest")
         return
     from loraloom.utils.atomic_files import write_bytes
 
@@ -203,10 +203,10 @@ def run(flags: Flags, environ: Mapping[str, str], say: Callable[[str], None]) ->
 
 
 def _look(flags: Flags, config: "PrepareConfig") -> int:
-    """How many images the metadata lists; opens none.
+    """The number of images that the metadata lists; no image is opened.
 
     Raises:
-        UserError: Not such a folder, or --random_flip with captions that speak of left and right.
+        UserError: Not such a folder, or --random_flip with captions that mention left or right.
     """
     from loraloom.config.domains import open_domain
     from loraloom.prepare.detect import choose_format, format_options
@@ -219,15 +219,15 @@ def _look(flags: Flags, config: "PrepareConfig") -> int:
         blind = [item for item in items if item.caption and domain.mirrored(item.caption) is None]
         if blind:
             raise UserError(
-                f"--random_flip is on, but {len(blind)} of {len(items)} captions speak of left and right",
+                f"--random_flip is on, but {len(blind)} of {len(items)} captions mention left or right",
                 got=f"{blind[0].id}: {(blind[0].caption or '')[:60]}",
-                fix="leave out --random_flip: a mirrored image would be taught with a false caption",
+                fix="leave out --random_flip: the caption would be wrong for a mirrored image",
             )
     return max(len(items), 1)
 
 
 def _prepare_once(flags: Flags, config: "PrepareConfig", environ: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """Prepare in the first process; the others wait, and fail when it failed. Returns the number of images."""
+    """Prepare in the first process; the others wait, and fail if it failed. Returns the number of images."""
     out = Path(flags.output_dir) / "dataset"
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return _prepare(flags, config, out, say)
@@ -251,7 +251,7 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
     from loraloom.prepare.run import prepare
     from loraloom.protocols.model import ModelSource
 
-    # Opened first: a wrong name must not be told after an hour of preparing.
+    # The model is opened first, so that a wrong name is an error before images are prepared.
     text = open_model(
         ModelSource(location=flags.pretrained_model_name_or_path, revision=flags.revision, variant=flags.variant)
     ).text
@@ -268,7 +268,7 @@ def _prepare(flags: Flags, config: "PrepareConfig", out: Path, say: Callable[[st
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point; exit status 0 well, 2 the user can repair it, 130 interrupted."""
+    """The entry point; exit status 0 success, 2 an error that the user can fix, 130 interrupted."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     first = os.environ.get("RANK", "0") == "0"
 

@@ -1,4 +1,4 @@
-"""The base class of settings, under the name that this room uses; extensions have it from `protocols.settings`."""
+"""The base class of settings, re-exported for this room; extensions import `protocols.settings`."""
 
 from loraloom.protocols.settings import Settings, setting
 

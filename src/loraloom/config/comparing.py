@@ -1,7 +1,7 @@
-"""What differs between two runs, and whether the second may go on from the first.
+"""Compare the settings of two runs, and check whether a run may be resumed with changed settings.
 
-In: two settings of one class. Out: the differing settings, each marked resumable or not; or a refusal that lists what
-may not change; or the template of a verb's settings. Whether a setting is resumable stands on its field.
+In: two settings of one class. Out: the settings that differ, each marked resumable or not; or an error that lists those
+that may not change; or the template of a verb's settings. The field of a setting says whether it is resumable.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ def template(verb: str) -> str:
     """Commented YAML of the settings that a verb takes.
 
     Raises:
-        UserError: A verb without such settings.
+        UserError: The verb has no settings.
     """
     kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig)}
     if verb not in kinds:
-        raise UserError("no settings for that verb", got=verb, fix=did_you_mean(verb, kinds))
+        raise UserError("this verb has no settings", got=verb, fix=did_you_mean(verb, kinds))
     return commented_yaml(kinds[verb])
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One setting that two runs disagree on; `resumable` says whether a run may go on after the change."""
+    """One setting that differs between two runs; `resumable` says whether a run may be resumed after the change."""
 
     key: str
     old: Any
@@ -63,10 +63,10 @@ def compare(old: Settings, new: Settings) -> list[Difference]:
 
 
 def refuse_unless_resumable(old: Settings, new: Settings) -> None:
-    """Nothing, when a run with settings `old` may go on with `new`.
+    """Check that a run with settings `old` may be resumed with `new`.
 
     Raises:
-        UserError: A setting changed that what was learned depends on; every one is listed.
+        UserError: Settings changed that affect what is learned; all are listed.
     """
     fixed = [difference for difference in compare(old, new) if not difference.resumable]
     if not fixed:
@@ -76,8 +76,8 @@ def refuse_unless_resumable(old: Settings, new: Settings) -> None:
         lines.append("(train.max_steps may change only when optim.scheduler is constant)")
     what = "1 setting" if len(fixed) == 1 else f"{len(fixed)} settings"
     raise UserError(
-        "\n  ".join([f"the run cannot go on with {what} changed", *lines]),
-        fix="set them back, or start a new run in another folder (--out)",
+        "\n  ".join([f"the run cannot be resumed: {what} changed", *lines]),
+        fix="restore the old values, or start a new run in another folder (--out)",
     )
 
 
@@ -85,22 +85,24 @@ def read_run(path: Path) -> RunConfig:
     """The settings of a run folder, or of a settings file.
 
     Raises:
-        UserError: The folder is not a run's, or the file cannot be read.
+        UserError: The folder is not a run folder, or the file cannot be read.
     """
     if path.is_dir():
         file = path / RUN_FILE
         if not file.is_file():
-            raise UserError(f"this folder holds no {RUN_FILE}", got=str(path), expected="a run folder or a YAML file")
+            raise UserError(
+                f"there is no {RUN_FILE} in this folder", got=str(path), expected="a run folder or a YAML file"
+            )
         return read_settings(RunConfig, file)
     return read_settings(RunConfig, path)
 
 
 def difference_table(differences: Sequence[Difference], names: tuple[str, str]) -> str:
-    """Differences as aligned columns for people."""
+    """Differences as a table with aligned columns."""
     if not differences:
         return "no setting differs"
-    rows = [("setting", *names, "resume")]
-    rows += [(one.key, show(one.old), show(one.new), "may" if one.resumable else "no") for one in differences]
+    rows = [("setting", *names, "resumable")]
+    rows += [(one.key, show(one.old), show(one.new), "yes" if one.resumable else "no") for one in differences]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

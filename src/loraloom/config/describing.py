@@ -1,8 +1,8 @@
-"""What a settings class says about itself.
+"""Describe a settings class: one record per setting.
 
-In: a `Settings` class. Out: its leaves in reading order, each with its dotted key, default, help, flag and, in plain
-words, what it accepts. The command line, the commented template and the error texts are all made from these records, so
-that they cannot disagree. Nothing here builds a validator: `--help` must stay quick.
+In: a `Settings` class. Out: its leaves in reading order, each with its dotted key, default, help, flag and a description
+of the accepted values. The command line, the commented template and the error texts are made from these records, so that
+they cannot disagree. Nothing here builds a validator: `--help` must stay fast.
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ class Leaf:
 
     Attributes:
         key: Dotted path, such as `lora.rank`.
-        kinds: The types that it accepts, None's type left out.
-        optional: Whether null is a value.
+        kinds: The accepted types, without NoneType.
+        optional: Whether null is accepted.
         required: Whether it has no default.
         default: The default; None when it is required.
         help: One line for the user.
-        expected: What it accepts, in words: `an integer >= 1`.
-        flag: Its name on the command line, such as `--rank`; None when it has none.
-        resumable: Whether a run may go on after a change of it.
-        title: What its group is about.
+        expected: Description of the accepted values: `an integer >= 1`.
+        flag: Its flag on the command line, such as `--rank`; None if it has none.
+        resumable: Whether a run may be resumed after this setting changed.
+        title: Title of its group.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Leaf:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it accepts when it accepts only some words."""
+        """The accepted words of a `Literal`; empty for other types."""
         return tuple(str(word) for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind))
 
     @property
@@ -60,7 +60,7 @@ class Leaf:
 
     @property
     def is_text(self) -> bool:
-        """Whether anything that was typed is its value as it stands."""
+        """Whether the typed text is used as the value without parsing."""
         return self.kinds == (str,)
 
 
@@ -76,14 +76,14 @@ def title_of(kind: type[Settings]) -> str:
 
 
 def declaring(kind: type[Settings], name: str) -> type[Settings]:
-    """The class in whose body a setting stands: `kind` itself, or one that it inherits."""
+    """The class that declares a setting: `kind` itself, or a base class."""
     return next(base for base in kind.__mro__ if issubclass(base, Settings) and name in get_annotations(base))
 
 
 def leaves(kind: type[Settings], prefix: str = "", instance: Settings | None = None) -> Iterator[Leaf]:
     """All settings below `kind` in reading order.
 
-    `instance` is the group's own default; a value that it sets goes before the class's default.
+    `instance` is the group's own default; its values override the defaults of the class.
     """
     for name, field in kind.model_fields.items():
         key = f"{prefix}{name}"
@@ -100,7 +100,7 @@ def leaves(kind: type[Settings], prefix: str = "", instance: Settings | None = N
 
 
 def show(value: Any) -> str:
-    """A value as the user would write it in YAML, on one line and not too long."""
+    """A value as in YAML, on one line; long texts are shortened."""
     import reprlib
 
     if value is None:
@@ -163,5 +163,5 @@ def _in_words(kind: Any) -> str:
 
 
 def _metadata(metadata: list[Any], name: str) -> Any:
-    """A limit wherever pydantic put it: an annotated_types record or its own bag of constraints."""
+    """A limit by name, from annotated_types records or pydantic's own constraint records."""
     return next((getattr(entry, name) for entry in metadata if getattr(entry, name, None) is not None), None)

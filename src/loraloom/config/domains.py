@@ -1,7 +1,7 @@
-"""Open a domain with the values of its own settings that a dataset or an adapter recorded.
+"""Open a domain with the settings that a dataset or an adapter recorded.
 
-In: a name and a record's settings. Out: the domain as `prepare` used it, so that training, counting and generation read
-texts and images in the same way.
+In: a name and the recorded settings. Out: the domain as `prepare` used it, so that training, token counts and generation
+read captions and images in the same way.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from loraloom.protocols.domain import Domain
 
 
 def open_domain(name: str, recorded: Mapping[str, Any]) -> Domain:
-    """The domain `name`; what it declares as settings has the recorded values, or its defaults where none are.
+    """The domain `name` with the recorded values of its settings; settings that were not recorded have their defaults.
 
     Raises:
-        UserError: No such domain, or a recorded value is out of its limits.
+        UserError: No such domain, or a recorded value is out of range.
     """
     domain = plugins.load("domains", name)
     if getattr(domain, "settings", None) is None:
@@ -25,7 +25,7 @@ def open_domain(name: str, recorded: Mapping[str, Any]) -> Domain:
 
 
 def recorded_options(name: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """What a domain declares as settings, with the recorded values; empty where it declares none.
+    """The settings of a domain with their recorded values; empty if it has none.
 
     Raises:
         UserError: As `open_domain`.

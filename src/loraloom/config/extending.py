@@ -1,8 +1,8 @@
-"""Settings of a verb together with those that extensions declare.
+"""Add the settings of extensions to the settings of a verb.
 
 In: a verb's settings class that derives from `Extended`. Out: the same class with the fields of every extension's
-`settings`, one flat level, so that flags, template, reading, errors and record treat them as the verb's own. A key or flag
-belongs to one extension; extensions share one by inheriting it from one class (`protocols.settings.CaptionFiles`).
+`settings`, on one flat level, so that flags, template, reading, errors and records treat them as the verb's own. A key or
+flag belongs to one extension; extensions share one by inheriting from one class (`protocols.settings.CaptionFiles`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,11 @@ _WORDS = {
     "captioners": ("captioner", "--captioner"),
     "domains": ("domain", "--domain"),
 }
-"""What the user calls an extension of each kind, and the flag that chooses one."""
+"""Kind of extensions -> its name for users, and the flag that selects one."""
 
 
 class Extended(Settings):
-    """A verb's settings to which extensions add theirs. An instance always has all of them.
+    """A verb's settings to which extensions add theirs. An instance always has the settings of all extensions.
 
     Attributes:
         extension_kinds: Kinds of extensions whose settings are added.
@@ -50,10 +50,10 @@ def _rebuild(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def complete(kind: type[T]) -> type[T]:
-    """`kind` with the settings of extensions; any other settings class, and a complete one, as it is.
+    """`kind` with the settings of extensions. Other settings classes, and complete ones, are returned unchanged.
 
     Raises:
-        UserError: Two extensions declare one key or flag in different ways, or one of the verb's own; both are named.
+        UserError: Two extensions declare the same key or flag differently, or one declares a key or flag of the verb.
     """
     if "extension_kinds" not in vars(kind) or not issubclass(kind, Extended):
         return kind
@@ -79,7 +79,7 @@ def _complete(kind: type[Extended]) -> type[Extended]:
                 if leaf.flag and flags.setdefault(leaf.flag, leaf.key) != leaf.key:
                     raise _clash(f"the flag {leaf.flag}", keys[flags[leaf.flag]][1], owner)
             found.append(settings)
-    # A class whose heir is in the list too is in the heir; classes read last to first.
+    # A base class of another class in the list is left out. Field order is that of the bases from last to first.
     bases = [one for one in dict.fromkeys(found) if not any(one is not two and issubclass(two, one) for two in found)]
     parents: Any = (*reversed(bases), kind)
     made: Any = create_model(kind.__name__, __base__=parents, __module__=kind.__module__, __doc__=kind.__doc__)
@@ -90,7 +90,7 @@ def _declared(extension: Any, kind: str, owner: str) -> type[Settings] | None:
     """The settings class of an extension.
 
     Raises:
-        UserError: It is no such class, has groups, or has a setting without a default, which nobody else could give.
+        UserError: It is not a settings class, has groups, or has a setting without a default.
     """
     settings: Any = getattr(extension, "settings", None)
     if settings is None:
@@ -98,28 +98,28 @@ def _declared(extension: Any, kind: str, owner: str) -> type[Settings] | None:
     fix = "see `Settings` in protocols/settings.py; update or uninstall the extension"
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         raise UserError(
-            f"the settings of {owner} are not a class of settings", got=shown(cast("object", settings)), fix=fix
+            f"the settings of {owner} are not a subclass of Settings", got=shown(cast("object", settings)), fix=fix
         )
     for key, field in settings.model_fields.items():
         if field.is_required() or group_of(field) is not None:
             what = "has no default" if field.is_required() else "is a group"
             raise UserError(f"the setting {key!r} of {owner} {what}", fix=fix)
     if kind == "domains" and not hasattr(extension, "configured"):
-        raise UserError(f"the domain {owner} has settings and no method `configured` that takes them", fix=fix)
+        raise UserError(f"the domain {owner} has settings but no method `configured`", fix=fix)
     return settings
 
 
 def options_of(config: Settings, extensions: Iterable[Any]) -> dict[str, Any]:
-    """The values of what these extensions declare as settings, by key."""
+    """The values of the settings that these extensions declare, by key."""
     return {key: getattr(config, key) for extension in extensions for key in _keys(extension)}
 
 
 def unused_lines(config: Extended, used: Mapping[str, Any]) -> list[str]:
-    """A line for each setting of an extension that was given and that none of the extensions in use declares.
+    """One line for each setting that the user gave and that no extension in use declares.
 
     Args:
-        config: A setting counts as given when its value is not the default.
-        used: Kind to the extension of it that is in use.
+        config: A setting counts as given if its value is not the default.
+        used: Kind -> the extension of this kind that is in use.
     """
     known = {key for extension in used.values() for key in _keys(extension)}
     lines: dict[str, str] = {}
@@ -128,8 +128,8 @@ def unused_lines(config: Extended, used: Mapping[str, Any]) -> list[str]:
         for name in plugins.names(kind):
             for leaf in leaves(getattr(plugins.load(kind, name), "settings", Settings)):
                 if leaf.key not in known and getattr(config, leaf.key) != leaf.default:
-                    what = f"{leaf.flag or leaf.key} is not used: the {noun} {extension.name} does not know it"
-                    lines.setdefault(leaf.key, f"{what}; {flag} names another")
+                    what = f"{leaf.flag or leaf.key} is not used: the {noun} {extension.name} has no such setting"
+                    lines.setdefault(leaf.key, f"{what}; choose another one with {flag}")
     return list(lines.values())
 
 
@@ -140,7 +140,7 @@ def _keys(extension: Any) -> Iterable[str]:
 
 def _clash(what: str, one: str, other: str) -> UserError:
     return UserError(
-        f"{what} is declared twice",
+        f"{what} has two declarations",
         got=plugins.Origins((one, other)),
-        fix="uninstall one of them; its author can put the extension's name before the key",
+        fix="uninstall one of them; its author can prefix the key with the name of the extension",
     )

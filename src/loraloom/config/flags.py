@@ -1,8 +1,8 @@
 """Command line options made from settings, so that `--help` and the settings cannot disagree.
 
 In: a verb's function whose first parameter takes the given flags, and a settings class. Out: the same function with one
-option for each setting that has a flag; what the user gave arrives as a dict of dotted keys, and what he did not give
-does not. Values travel as typed: `read_settings` is the one place that checks them.
+option for each setting that has a flag. Flags that the user gave arrive as a dict of dotted keys; others are absent.
+Values are passed on as typed: `read_settings` is the one place that checks them.
 
     def train(given: Given, config: ConfigFile = None, overrides: Overrides = None) -> None:
         settings = read_settings(RunConfig, config, overrides or (), given)
@@ -31,11 +31,15 @@ Given = dict[str, Any]
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="settings as YAML or TOML; flags go before what it says"),
+    typer.Option("--config", "-c", metavar="FILE", help="Settings file, YAML or TOML; flags override it."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="any setting by its dotted key; goes before flags; repeatable"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting by its dotted key, such as lora.rank=8; overrides flags; may be repeated.",
+    ),
 ]
 
 
@@ -50,11 +54,17 @@ def add_flags(function: Callable[..., Any], kind: "type[Settings]") -> Callable[
         flag = "--set" if parameter.annotation == Overrides else f"--{parameter.name.replace('_', '-')}"
         if twice := [leaf.key for leaf in flagged.values() if leaf.flag == flag]:
             raise UserError(
-                f"an extension declares the flag {flag}, which the verb has", got=twice[0], fix="uninstall it"
+                f"an extension declares the flag {flag}, which the verb already has", got=twice[0], fix="uninstall it"
             )
+
+    by_key = {leaf.key: leaf for leaf in flagged.values()}
+    former = {f"former__{name}": by_key[now] for name, now in kind.renamed.items()}
 
     @functools.wraps(function)
     def verb(**arguments: Any) -> Any:
+        for name, leaf in former.items():
+            if arguments[name] is not None:
+                raise UserError(f"{_former_flag(name)} was renamed", fix=f"use {leaf.flag}")
         own = {parameter.name: arguments[parameter.name] for parameter in rest}
         given = {
             leaf.key: _value(leaf, arguments[name]) for name, leaf in flagged.items() if arguments[name] is not None
@@ -65,6 +75,12 @@ def add_flags(function: Callable[..., Any], kind: "type[Settings]") -> Callable[
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(leaf))
         for name, leaf in flagged.items()
     ]
+    options += [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(leaf, _former_flag(name))
+        )
+        for name, leaf in former.items()
+    ]
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in rest]
     assert first.name == "given", f"the first parameter of {function.__name__} takes the flags"
     # typer reads the signature; the annotations would bring back the parameter that the options replace.
@@ -73,15 +89,29 @@ def add_flags(function: Callable[..., Any], kind: "type[Settings]") -> Callable[
     return verb
 
 
-def _option(leaf: "Leaf") -> Any:
-    assert leaf.flag is not None
+def _former_flag(name: str) -> str:
+    return "--" + name.removeprefix("former__").replace("_", "-")
+
+
+def _option(leaf: "Leaf", former: str | None = None) -> Any:
+    """The option of a setting; with `former`, a hidden option of this name."""
+    flag = former or leaf.flag
+    assert flag is not None
     if bool in leaf.kinds:
-        kind, name, metavar = bool | None, f"{leaf.flag}/--no-{leaf.flag.removeprefix('--')}", None
+        kind, name, metavar = bool | None, f"{flag}/--no-{flag.removeprefix('--')}", None
     else:
-        kind, name, metavar = (list[str] if leaf.repeats else str) | None, leaf.flag, _metavar(leaf)
+        kind, name, metavar = (list[str] if leaf.repeats else str) | None, flag, _metavar(leaf)
+    panel = None if former else leaf.title
     return Annotated[
         kind,
-        typer.Option(name, help=_help(leaf), metavar=metavar, show_default=False, rich_help_panel=leaf.title),
+        typer.Option(
+            name,
+            help=_help(leaf),
+            metavar=metavar,
+            show_default=False,
+            rich_help_panel=panel,
+            hidden=former is not None,
+        ),
     ]
 
 
@@ -98,9 +128,9 @@ def _help(leaf: "Leaf") -> str:
 
     notes: list[str] = []
     if not (leaf.is_text or leaf.choices or bool in leaf.kinds):
-        notes.append("repeatable" if leaf.repeats else leaf.expected.removesuffix(" or null"))
+        notes.append("may be repeated" if leaf.repeats else leaf.expected.removesuffix(" or null"))
     if leaf.required:
-        notes.append("needed")
+        notes.append("required")
     elif bool in leaf.kinds:
         notes.append("default: " + ("on" if leaf.default else "off"))
     elif leaf.default not in (None, "", ()):
@@ -109,5 +139,5 @@ def _help(leaf: "Leaf") -> str:
 
 
 def _value(leaf: "Leaf", given: Any) -> Any:
-    """`null` on the command line takes a setting back to nothing where nothing is a value."""
+    """`null` on the command line sets an optional setting to None."""
     return None if leaf.optional and given == "null" else given

@@ -1,5 +1,8 @@
 """Settings of `generate`."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from loraloom.config.base import Settings, setting
 from loraloom.config.run import Precision
 
@@ -8,58 +11,76 @@ MAX_STEPS = 100_000
 MAX_GUIDANCE = 1e6
 MAX_SIDE_PX = 1 << 14
 MAX_ADAPTER_WEIGHT = 100.0
-"""To either side of 0."""
+"""Largest absolute value of an adapter's scale."""
 
 
 class GenerateConfig(Settings):
-    """How images are drawn."""
+    """Image generation."""
 
     verb = "generate"
+    renamed: ClassVar[Mapping[str, str]] = {"fill_in": "expand_prompts"}
 
-    negative_prompt: str = setting("", "what to avoid", flag="--negative")
-    num_images: int = setting(1, "images for each prompt; image k has seed + k", flag="--num-images", ge=1)
-    seed: int = setting(0, "of the first image", flag="--seed", ge=0, le=MAX_SEED)
-    steps: int = setting(25, "denoiser steps", flag="--steps", ge=1, le=MAX_STEPS)
+    negative_prompt: str = setting("", "Negative prompt.", flag="--negative")
+    num_images: int = setting(
+        1, "Images for each prompt; image k (from 0) has the seed SEED + k.", flag="--num-images", ge=1
+    )
+    seed: int = setting(0, "Seed of the first image of each prompt.", flag="--seed", ge=0, le=MAX_SEED)
+    steps: int = setting(25, "Denoising steps.", flag="--steps", ge=1, le=MAX_STEPS)
     guidance_scale: float | None = setting(
         None,
-        "classifier-free guidance; 1 is off; default is what suits the model, 7.5 or 4",
+        "Scale of classifier-free guidance; 1: off; default: the model's.",
         flag="--guidance",
         ge=1,
         le=MAX_GUIDANCE,
     )
     sampler: str = setting(
-        "auto", "ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto is what suits the model", flag="--sampler"
+        "auto", "Sampler: ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto: the model's default.", flag="--sampler"
     )
     width: int | None = setting(
-        None, "pixels; default is what the adapter was trained at", flag="--width", ge=16, le=MAX_SIDE_PX
+        None,
+        "Width in pixels; default: the width that the adapter was trained at.",
+        flag="--width",
+        ge=16,
+        le=MAX_SIDE_PX,
     )
     height: int | None = setting(
-        None, "pixels; default is what the adapter was trained at", flag="--height", ge=16, le=MAX_SIDE_PX
+        None,
+        "Height in pixels; default: the height that the adapter was trained at.",
+        flag="--height",
+        ge=16,
+        le=MAX_SIDE_PX,
     )
-    batch_size: int = setting(4, "images drawn at once; does not change them", flag="--batch-size", ge=1)
-    mixed_precision: Precision = setting("no", "no, fp16 or bf16", flag="--mixed-precision")
-    weighting: bool = setting(True, "read (word:1.3) as a weight", flag="--weighting")
-    fill_in: bool = setting(
+    batch_size: int = setting(4, "Images denoised at once; does not change the images.", flag="--batch-size", ge=1)
+    mixed_precision: Precision = setting("no", "Precision; no: float32.", flag="--mixed-precision")
+    weighting: bool = setting(True, "Read (word:1.3) as emphasis; off: as plain text.", flag="--weighting")
+    expand_prompts: bool = setting(
         True,
-        "decide what a prompt leaves open before drawing; needs a --domain that verifies images",
-        flag="--fill-in",
+        "Expand each prompt with the details that it leaves open; only with a domain that verifies images.",
+        flag="--expand-prompts",
     )
     best_of: int = setting(
         1,
-        "draw so many for each image and keep the one whose text is met best; needs a --domain that judges",
+        "Candidates per image; the one that meets most of its prompt is kept; requires a domain that verifies images.",
         flag="--best-of",
         ge=1,
     )
     strict: bool = setting(
-        False, "a prompt that is not read in full, or holds syntax that is text here, is an error", flag="--strict"
+        False,
+        "Treat as errors: prompts that are not read in full, or contain syntax that is plain text here.",
+        flag="--strict",
     )
-    repair: bool = setting(False, "draw the parts that have a fault again, and keep the rest", flag="--repair")
+    repair: bool = setting(
+        False, "Inpaint the regions that do not match the prompt, and keep all other pixels.", flag="--repair"
+    )
     repair_rounds: int = setting(
-        3, "tries of --repair; a try that leaves as many faults is thrown away", flag="--repair-rounds", ge=1
+        3,
+        "Maximum number of repair attempts per image; an attempt that does not reduce the faults is discarded.",
+        flag="--repair-rounds",
+        ge=1,
     )
     repair_guidance: float = setting(
         4.0,
-        "of these tries: from what the image shows towards the prompt; 0 is off",
+        "Guidance scale of a repair, from what the image shows towards the prompt; 0: off.",
         flag="--repair-guidance",
         ge=0,
     )

@@ -1,7 +1,7 @@
-"""From files, flags and overrides to settings, and back to text.
+"""Read settings from files, flags and overrides, and write them as YAML.
 
-In: a settings class, perhaps a YAML or TOML file, values with dotted keys, and `key=value` overrides; each goes before
-the one named earlier. Out: the frozen settings, or one `UserError` that lists everything that is wrong at once.
+In: a settings class, optionally a YAML or TOML file, values with dotted keys, and `key=value` overrides; later sources
+override earlier ones. Out: the frozen settings, or one `UserError` that lists all errors.
 """
 
 import math
@@ -22,12 +22,12 @@ from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.untrusted import MAX_CONFIG_BYTES, MAX_DIGITS, is_there, read_text, shown
 
 MAX_ENTRIES = 20_000
-"""Of a settings file. A parser written in Python takes a second for as many."""
+"""Maximum number of entries of a settings file; a parser written in Python takes about a second for them."""
 MAX_KEY_PARTS = 16
 MAX_PROBLEMS = 20
-"""Problems that are told one by one; the others are counted."""
+"""Maximum number of problems that are listed; further ones are counted."""
 MAX_WHOLE = 2**63 - 1
-"""The largest number that torch and numpy take; no setting has a meaning beyond."""
+"""Largest absolute value of an integer setting: the limit of torch and numpy."""
 
 _TOML_TEXTS = re.compile(
     r'"""(?:[^\\"]|\\.|"(?!""))*+(?:"""|$)'
@@ -43,7 +43,7 @@ T = TypeVar("T", bound=Settings)
 
 @dataclass(slots=True)
 class _Problems:
-    """What is wrong so far, each with the file and line it came from."""
+    """The problems found so far, each with its file and line."""
 
     source: str
     lines: Mapping[str, int]
@@ -55,7 +55,7 @@ class _Problems:
 
     @property
     def full(self) -> bool:
-        """Whether further problems are only counted: looking for near names of thousands takes long."""
+        """Whether further problems are only counted, because searching similar names for thousands is slow."""
         return len(self.found) >= MAX_PROBLEMS
 
     def add(self, key: str, text: str) -> None:
@@ -76,13 +76,13 @@ def read_settings(
     """Settings of class `kind`: its defaults < `file` < `values` < `overrides`.
 
     Args:
-        kind: Which settings.
+        kind: The settings class.
         file: YAML (`.yaml`, `.yml`) or TOML (`.toml`) of nested groups.
-        overrides: `group.key=value`, the value written as in YAML.
-        values: Dotted key to value; texts of numbers are read as numbers where a number is expected.
+        overrides: `group.key=value`, the value in YAML syntax.
+        values: Dotted key -> value; a text is parsed as a number where a number is expected.
 
     Raises:
-        UserError: The file cannot be read, a key is unknown, or a value is out of its limits; lists every problem.
+        UserError: The file cannot be read, a key is unknown, or a value is out of range; every problem is listed.
     """
     kind = complete(kind)
     known = {leaf.key: leaf for leaf in leaves(kind)}
@@ -108,7 +108,7 @@ def read_settings(
 
 
 def _unusable(value: Any) -> str | None:
-    """What a number or text would have to be, when no part of the program could use it as it is."""
+    """The expected value, if a number or text cannot be used by any setting; otherwise None."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     if isinstance(value, int) and abs(value) > MAX_WHOLE:
@@ -121,7 +121,7 @@ def _unusable(value: Any) -> str | None:
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
-    """Every setting by its dotted key, in reading order; `read_settings(kind, values=...)` is the way back."""
+    """Every setting by its dotted key, in reading order; `read_settings(kind, values=...)` is the inverse."""
     flat: dict[str, Any] = {}
     for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -133,14 +133,14 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
 
 def to_yaml(settings: Settings) -> str:
-    """The resolved settings as plain YAML; `read_settings` gives them back."""
+    """The resolved settings as plain YAML; `read_settings` reads them back."""
     from loraloom.config.yaml_text import dump
 
     return dump(settings.model_dump())
 
 
 def commented_yaml(kind: type[Settings]) -> str:
-    """A template: every setting with its help, what it accepts and its default; it reads back to the defaults."""
+    """A template: every setting with its help, accepted values and default. Reading it gives the defaults."""
     from loraloom.config.yaml_text import dump
 
     kind = complete(kind)
@@ -149,7 +149,7 @@ def commented_yaml(kind: type[Settings]) -> str:
     title = title_of(kind)
     for leaf in leaves(kind):
         *path, name = leaf.key.split(".")
-        if not path and not groups and leaf.title != title:  # what an extension brings
+        if not path and not groups and leaf.title != title:  # settings of an extension
             out += ["", f"# {leaf.title}"]
             title = leaf.title
         shared = _common(groups, path)
@@ -161,7 +161,7 @@ def commented_yaml(kind: type[Settings]) -> str:
         groups = path
         indent = "  " * len(path)
         out.append(f"{indent}# {leaf.help} ({leaf.expected})")
-        text = f"# {name}: needed" if leaf.required else dump({name: leaf.default}).rstrip("\n")
+        text = f"# {name}: required" if leaf.required else dump({name: leaf.default}).rstrip("\n")
         out.extend(indent + line for line in text.split("\n"))
     return "\n".join(out) + "\n"
 
@@ -179,11 +179,16 @@ def _common(one: list[str], other: list[str]) -> int:
 
 def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not is_there(file):
-        raise UserError("no such settings file", got=str(file), fix="`loraloom config` prints one to start from")
+        raise UserError("the settings file does not exist", got=str(file), fix="`loraloom config` prints a template")
     if file.is_dir():
-        raise UserError("this is a folder", got=str(file), expected="a YAML or TOML file", fix="name the file in it")
+        raise UserError(
+            "the settings file is a folder",
+            got=str(file),
+            expected="a YAML or TOML file",
+            fix="give the file inside it",
+        )
     if file.suffix.lower() not in (".yaml", ".yml", ".toml"):
-        raise UserError("settings are YAML or TOML", got=file.name, expected="a name that ends in .yaml or .toml")
+        raise UserError("settings files are YAML or TOML", got=file.name, expected="a name that ends in .yaml or .toml")
     text = read_text(file, file.name, max_bytes=MAX_CONFIG_BYTES)
     lines: dict[str, int] = {}
     if file.suffix.lower() == ".toml":
@@ -199,37 +204,37 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
             f"{file.name}, line 1: not settings",
             got=value[:80] if isinstance(value, str) else show(value),
             expected="groups of `key: value`",
-            fix="`loraloom config` prints how it looks",
+            fix="`loraloom config` prints an example",
         )
     return cast("dict[str, Any]", value), lines
 
 
 def _parse_toml(text: str, name: str) -> dict[str, Any]:
-    """TOML of settings. A dotted key of a million parts takes the parser 4 GB, so depth and length are looked at first."""
+    """Parse TOML. A dotted key of a million parts would take the parser 4 GB, so depth and length are checked first."""
     bare = _TOML_TEXTS.sub("s", text)
     if _TOML_DEEP_KEY.search(bare):
         raise UserError(
-            f"{name}: a key of more than {MAX_KEY_PARTS} parts", fix="settings are at most a few groups deep"
+            f"{name}: a key of more than {MAX_KEY_PARTS} parts", fix="settings have only a few levels of groups"
         )
     if _LONG_DIGITS.search(bare):
-        raise UserError(f"{name}: a number of more than {MAX_DIGITS} digits", fix="write the number that you mean")
+        raise UserError(f"{name}: a number of more than {MAX_DIGITS} digits", fix="shorten the number")
     if bare.count("=") + bare.count("[") + bare.count(",") > MAX_ENTRIES:
         raise UserError(f"{name}: more than {MAX_ENTRIES:,} entries", fix="check that it is a settings file")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         what = str(error)[:200] if not isinstance(error, RecursionError) else "nested too deeply"
-        raise UserError(f"{name}: not valid TOML: {what}", fix="check quotes and brackets there") from None
+        raise UserError(f"{name}: not valid TOML: {what}", fix="check quotes and brackets at this place") from None
 
 
 def _parse_override(text: str, known: Mapping[str, Leaf]) -> tuple[str, Any]:
-    """`lora.rank=8` to a key and a value. A text setting takes what was typed: a shell needs no second quotes."""
+    """`lora.rank=8` to a key and a value. A text setting takes the typed text, so that no second pair of quotes is required."""
     from loraloom.config.yaml_text import parse
 
     key, equals, raw = text.partition("=")
     key, raw = key.strip(), raw.strip()
     if not equals or not key:
-        raise UserError("an override is a setting and its value", got=text, expected="group.key=value")
+        raise UserError("not an override", got=text, expected="group.key=value")
     leaf = known.get(key)
     null = raw in ("null", "~") and leaf is not None and leaf.optional
     if leaf is not None and leaf.is_text and not null and raw[:1] not in ('"', "'"):
@@ -238,7 +243,7 @@ def _parse_override(text: str, known: Mapping[str, Leaf]) -> tuple[str, Any]:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; a group given as a mapping is merged. What stands in the way is for the check to report."""
+    """Set a dotted key; a group given as a mapping is merged. Conflicts are left for the check to report."""
     *path, name = key.split(".")
     for part in path:
         inner = tree.setdefault(part, {})
@@ -260,7 +265,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 def _check_tree(
     kind: type[Settings], tree: Mapping[str, Any], known: Mapping[str, Leaf], problems: _Problems, prefix: str = ""
 ) -> dict[str, Any]:
-    """`tree` without what cannot be: unknown keys, texts where groups belong, truth values where numbers belong."""
+    """`tree` without unknown keys, values in place of groups, and booleans in place of numbers; each is a problem."""
     checked: dict[str, Any] = {}
     for name, info in kind.model_fields.items():  # a group's own default may differ from its class's
         if isinstance(info.default, Settings) and info.default.model_fields_set:
@@ -288,6 +293,8 @@ def _check_tree(
 
 def _unknown(key: str, value: Any, kind: type[Settings], known: Mapping[str, Leaf]) -> str:
     name = key.rpartition(".")[2]
+    if name in kind.renamed:
+        return f"renamed to {kind.renamed[name]!r}, got {show(value)}"
     siblings = list(kind.model_fields)
     homes = [other for other in known if other.rpartition(".")[2] == name]
     if homes:
@@ -308,23 +315,23 @@ def _unknown(key: str, value: Any, kind: type[Settings], known: Mapping[str, Lea
 def _explain(
     error: ValidationError, checked: Mapping[str, Any], known: Mapping[str, Leaf], problems: _Problems
 ) -> None:
-    """One line for each setting that pydantic refused, whatever number of reasons it had."""
+    """Add one problem for each setting that pydantic refused, even if it gave several reasons."""
     wrong_before = bool(problems.found)
-    told: set[str] = set()
+    explained: set[str] = set()
     for detail in error.errors(include_url=False):
         path = [str(part) for part in detail["loc"]]
         key = next((cut for n in range(len(path), 0, -1) if (cut := ".".join(path[:n])) in known), ".".join(path))
-        if key in told:
+        if key in explained:
             continue
-        told.add(key)
+        explained.add(key)
         if detail["type"] in ("value_error", "assertion_error"):
             message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             if key in known:
                 problems.add(key, f"got {show(_get(checked, key))}, {message}")
-            elif not wrong_before:  # settings that fail together, though each alone is in its limits
+            elif not wrong_before:  # settings that are valid alone but not together
                 problems.found.append(f"{problems.source}: {message}" if problems.source else message)
         elif detail["type"] == "missing" and key == ".".join(path):
-            problems.add(key, f"needed, expected {known[key].expected}")
+            problems.add(key, f"required, expected {known[key].expected}")
         else:
             expected = known[key].expected if key in known else detail["msg"]
             value = _get(checked, key)
@@ -345,9 +352,9 @@ def _refuse(problems: _Problems, verb: str) -> NoReturn:
     if count == 1:
         raise UserError(found[0], fix=fix)
     more = [f"and {problems.num_more:,} more"] if problems.num_more else []
-    raise UserError("\n  ".join([f"{count:,} settings cannot be used", *found, *more]), fix=fix)
+    raise UserError("\n  ".join([f"{count:,} settings are invalid", *found, *more]), fix=fix)
 
 
 def _short(key: str) -> str:
-    """A key as a line shows it: on one line, and not a megabyte."""
+    """A key for an error line: printable and short."""
     return key if key.isprintable() and len(key) <= 80 else str(shown(key))

@@ -19,136 +19,170 @@ class ModelConfig(Settings):
 
     source: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id, diffusers folder or .safetensors checkpoint",
+        "Base model: hub id, diffusers folder or .safetensors checkpoint.",
         flag="--model",
-        resumable=True,  # its weights are compared, not how its place is spelled
+        resumable=True,  # the weights are compared, not the name
     )
-    family: str = setting("auto", "kind of model; auto reads its configuration", flag="--family")
-    revision: str | None = setting(None, "hub branch, tag or commit", flag="--revision")
-    variant: str | None = setting(None, "weight file variant such as fp16", flag="--variant")
+    family: str = setting("auto", "Model family; auto detects it from the configuration.", flag="--family")
+    revision: str | None = setting(
+        None, "Branch, tag or commit on the hub; default: the main branch.", flag="--revision"
+    )
+    variant: str | None = setting(
+        None, "Variant of the weight files, such as fp16; default: files without a variant.", flag="--variant"
+    )
     config: str | None = setting(
         None,
-        "for a single checkpoint: folder or hub id that has the same layout's configs and tokenizer",
+        "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture.",
         flag="--model-config",
     )
 
 
 class DataConfig(Settings):
-    """What is learned from."""
+    """Training data."""
 
     dataset: str = setting(
-        "", "folder made by `loraloom prepare`", flag="--dataset", resumable=True
-    )  # compared by content
-    domain: str = setting("auto", "what the texts are about; auto is what the dataset was prepared as", flag="--domain")
-    batch_size: int = setting(4, "images in one forward pass on one device", flag="--batch-size", ge=1)
+        "", "Dataset folder, written by `loraloom prepare`.", flag="--dataset", resumable=True
+    )  # its content is compared, not its path
+    domain: str = setting(
+        "auto", "Domain of the captions; auto takes the one that the dataset was prepared with.", flag="--domain"
+    )
+    batch_size: int = setting(4, "Images in one forward pass on one device.", flag="--batch-size", ge=1)
     random_flip: bool = setting(
-        False, "also learn from mirrored images; refused when captions speak of left and right", flag="--random-flip"
+        False, "Also train on mirrored images; an error when captions mention left or right.", flag="--random-flip"
     )
     caption_dropout: float = setting(
         0.05,
-        "share of images learned without caption, for classifier-free guidance",
+        "Fraction of images trained with an empty caption, 0 to 1; classifier-free guidance requires some.",
         flag="--caption-dropout",
         ge=0,
         le=1,
     )
     cache: bool = setting(
         True,
-        "keep latents and text states on disk for the next run; off: in memory only",
+        "Keep latents and prompt embeddings on disk for the next run; off: in memory only.",
         flag="--cache",
         resumable=True,
     )
     cache_dir: str | None = setting(
-        None, "folder of the cache; default is inside the dataset", flag="--cache-dir", resumable=True
+        None, "Folder of the cache; default: inside the dataset.", flag="--cache-dir", resumable=True
     )
-    encode_batch_size: int = setting(4, "images encoded at once while caching", ge=1, resumable=True)
+    encode_batch_size: int = setting(
+        4, "Images encoded in one batch while the cache is precomputed.", ge=1, resumable=True
+    )
 
 
 class PromptConfig(Settings):
-    """How long captions reach the denoiser."""
+    """How long captions are encoded."""
 
     method: PromptMethod = setting(
-        "attention", "what becomes of captions longer than one window", flag="--prompt-method"
+        "attention",
+        "How captions longer than one encoder window are encoded; `loraloom tokens` compares the methods.",
+        flag="--prompt-method",
     )
-    max_windows: int = setting(8, "most windows of one caption; longer captions are an error that names them", ge=1)
+    max_windows: int = setting(
+        8, "Maximum number of encoder windows of one caption; a longer caption is an error that names it.", ge=1
+    )
 
 
 class LoraConfig(Settings):
-    """Which layers learn, and how much."""
+    """Which layers are adapted, and the size of their updates."""
 
     target: str = setting(
         "cross_attention",
-        "cross_attention, attention, all_linear, all_linear_conv, or a regular expression on layer names",
+        "Layers to adapt: cross_attention, attention, all_linear, all_linear_conv, or a regular expression on layer names.",
         flag="--target",
     )
-    rank: int = setting(16, "rank of every update", flag="--rank", ge=1)
+    rank: int = setting(16, "Rank of every LoRA update.", flag="--rank", ge=1)
     alpha: float | None = setting(
-        None, "scale: updates are multiplied by alpha / rank; default is the rank", flag="--alpha", gt=0
+        None, "LoRA alpha: updates are multiplied by alpha / rank; default: the rank.", flag="--alpha", gt=0
     )
-    dropout: float = setting(0.0, "dropout before the update", flag="--lora-dropout", ge=0, lt=1)
+    dropout: float = setting(
+        0.0, "Dropout probability on the input of every update.", flag="--lora-dropout", ge=0, lt=1
+    )
     text_encoder: bool = setting(
         False,
-        "the text encoder learns too: LoRA on its attention, or with method full all of it",
+        "Also train the text encoder: LoRA on its attention layers, or all its weights with method full.",
         flag="--text-encoder",
     )
     ema_decay: float | None = setting(
-        None, "keep an exponential moving average of the adapter and export it", flag="--ema-decay", gt=0, lt=1
+        None,
+        "Decay of an exponential moving average of the weights, which is exported instead of them; default: no average.",
+        flag="--ema-decay",
+        gt=0,
+        lt=1,
     )
 
 
 class OptimConfig(Settings):
-    """How the adapter moves."""
+    """Optimizer and learning rate."""
 
     optimizer: Literal["adamw", "muon", "adamw8bit", "prodigy"] = setting(
         "adamw",
-        "muon learns whole models from fewer images; adamw8bit and prodigy need the extra `optim`",
+        "Optimizer; adamw8bit and prodigy require the extra `optim`.",
         flag="--optimizer",
     )
-    learning_rate: float = setting(1e-4, "peak learning rate (prodigy: use 1.0)", flag="--learning-rate", gt=0)
-    text_encoder_learning_rate: float | None = setting(None, "for the text encoder's LoRA; default is the same", gt=0)
-    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the optimizer's two averages")
-    eps: float = setting(1e-8, "added to the denominator", gt=0)
-    weight_decay: float = setting(1e-2, "decoupled weight decay", flag="--weight-decay", ge=0)
+    learning_rate: float = setting(1e-4, "Peak learning rate; use 1.0 with prodigy.", flag="--learning-rate", gt=0)
+    text_encoder_learning_rate: float | None = setting(
+        None, "Peak learning rate of the text encoder's LoRA; default: learning_rate.", gt=0
+    )
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "Decay rates of the optimizer's running averages of gradient and squared gradient."
+    )
+    eps: float = setting(1e-8, "Added to the optimizer's denominator for numerical stability.", gt=0)
+    weight_decay: float = setting(1e-2, "Decoupled weight decay.", flag="--weight-decay", ge=0)
     max_grad_norm: float = setting(
-        1.0, "gradients are scaled down to this norm; 0 is off", flag="--max-grad-norm", ge=0
+        1.0, "Gradients with a larger norm are scaled down to it; 0: no clipping.", flag="--max-grad-norm", ge=0
     )
     scheduler: Literal["constant", "cosine", "linear"] = setting(
-        "constant", "learning rate after warm-up", flag="--lr-scheduler"
+        "constant", "Learning rate schedule after warm-up.", flag="--lr-scheduler"
     )
-    warmup_steps: int = setting(0, "steps over which the learning rate rises", flag="--warmup-steps", ge=0)
+    warmup_steps: int = setting(
+        0, "Optimizer steps over which the learning rate rises linearly from 0.", flag="--warmup-steps", ge=0
+    )
 
 
 class ObjectiveConfig(Settings):
-    """What counts as right, and at which noise."""
+    """Training objective: noise levels and loss weights."""
 
     snr_gamma: float | None = setting(
-        None, "min-SNR weighting (Hang et al. 2023), 5.0 is usual", flag="--snr-gamma", gt=0
+        None,
+        "Gamma of min-SNR loss weights (Hang et al. 2023), usually 5.0; default: no such weights.",
+        flag="--snr-gamma",
+        gt=0,
     )
     balance_noise: bool = setting(
         False,
-        "every noise level counts alike: losses are divided by their running mean there (Karras et al. 2024)",
+        "Divide each loss by its running mean at that noise level, so that all levels contribute equally (Karras et al. 2024).",
         flag="--balance-noise",
     )
     class_weights: tuple[str, ...] = setting(
         (),
-        "in colour-coded images latents that hold a class count more: NAME=WEIGHT, 'interior door=5' say, or '#a06400=5'",
+        "Loss weight of a class in colour-coded images, as NAME=WEIGHT: 'interior door=5', or '#a06400=5' for a colour.",
         flag="--class-weight",
     )
-    noise_offset: float = setting(0.0, "share of per-channel constant noise added", flag="--noise-offset", ge=0)
+    noise_offset: float = setting(
+        0.0,
+        "Amplitude of the constant offset per channel that is added to the noise; 0: none.",
+        flag="--noise-offset",
+        ge=0,
+    )
     timestep_sampling: Literal["uniform", "logit_normal"] = setting(
-        "uniform", "logit_normal (Esser et al. 2024) learns middle noise more often", flag="--timestep-sampling"
+        "uniform",
+        "Distribution of training timesteps; logit_normal (Esser et al. 2024) samples medium noise levels more often.",
+        flag="--timestep-sampling",
     )
     logit_mean: float = setting(
-        0.0, "of logit_normal: below 0 towards little noise, where details are decided", flag="--logit-mean"
+        0.0, "Mean of logit_normal; below 0 favours low noise levels, which determine details.", flag="--logit-mean"
     )
-    logit_std: float = setting(1.0, "of logit_normal: how wide", flag="--logit-std", gt=0)
+    logit_std: float = setting(1.0, "Standard deviation of logit_normal.", flag="--logit-std", gt=0)
     timestep_shift: float = setting(
         1.0,
-        "above 1 moves the timesteps to high noise, where the layout is decided (Esser et al. 2024); 1 leaves them",
+        "Timestep shift (Esser et al. 2024); above 1 favours high noise levels, which determine the layout; 1: no shift.",
         flag="--timestep-shift",
         gt=0,
     )
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
-        "auto", "auto is what the model's scheduler says"
+        "auto", "What the denoiser predicts; auto reads it from the model's scheduler config."
     )
 
     @field_validator("class_weights")
@@ -162,7 +196,7 @@ def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
     """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
 
     Raises:
-        ValueError: A text that is no such thing, or a name twice.
+        ValueError: A text of another form, or a duplicate name.
     """
     weights: dict[str, float] = {}
     for text in texts:
@@ -177,110 +211,153 @@ def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
 
 
 class TrainConfig(Settings):
-    """How long, how precise, how often."""
+    """Duration, precision, and intervals of the run."""
 
     method: Literal["lora", "full"] = setting(
         "lora",
-        "lora: an adapter beside frozen weights; full: every weight, ends in a model folder (needs some 16 bytes a weight)",
+        "lora: train an adapter; full: fine-tune all weights and write a model folder (about 16 bytes of memory per weight).",
         flag="--method",
     )
-    output: str = setting("runs/run", "folder of the run", flag="--out", resumable=True)
-    max_steps: int = setting(800, "optimizer steps", flag="--max-steps", ge=1)
-    gradient_accumulation: int = setting(
-        1, "forward passes for one optimizer step", flag="--gradient-accumulation", ge=1
-    )
+    output: str = setting("runs/run", "Folder of the run.", flag="--out", resumable=True)
+    max_steps: int = setting(800, "Number of optimizer steps.", flag="--max-steps", ge=1)
+    gradient_accumulation: int = setting(1, "Forward passes per optimizer step.", flag="--gradient-accumulation", ge=1)
     mixed_precision: Precision = setting(
-        "no", "no, fp16 or bf16; the adapter stays in float32", flag="--mixed-precision"
+        "no",
+        "Precision of the forward pass; no: float32. The trained weights stay in float32.",
+        flag="--mixed-precision",
     )
     gradient_checkpointing: bool = setting(
-        False, "recompute activations: less memory, slower", flag="--gradient-checkpointing", resumable=True
+        False,
+        "Recompute activations in the backward pass: less memory, slower steps.",
+        flag="--gradient-checkpointing",
+        resumable=True,
     )
     channels_last: bool = setting(
         True,
-        "memory layout of the convolutions on a GPU; a CPU never uses it: small models were 5x slower",
+        "Channels-last memory layout of convolutions on a GPU; never used on a CPU, where small models were 5 times slower.",
         resumable=True,
     )
     compile: bool = setting(
-        False, "torch.compile the denoiser: slower start, faster steps", flag="--compile", resumable=True
+        False, "Compile the denoiser with torch.compile: slower start, faster steps.", flag="--compile", resumable=True
     )
-    seed: int = setting(0, "decides every random number of the run", flag="--seed", ge=0)
-    log_every: int = setting(10, "steps between log lines", flag="--log-every", ge=1, resumable=True)
+    seed: int = setting(0, "Seed of the run; determines every random number.", flag="--seed", ge=0)
+    log_every: int = setting(10, "Optimizer steps between log lines.", flag="--log-every", ge=1, resumable=True)
     validation_every: int = setting(
         100,
-        "steps between validation losses on the held-out split; 0 is off",
+        "Optimizer steps between validations on the held-out split; 0: no validation.",
         flag="--validation-every",
         ge=0,
         resumable=True,
     )
     strict: bool = setting(
         False,
-        "a caption or sample prompt that is not read in full, or holds syntax that is text here, is an error",
+        "Treat as errors: captions and sample prompts that are not read in full, or contain syntax that is plain text here.",
         flag="--strict",
         resumable=True,
     )
-    max_non_finite: int = setting(10, "skipped updates in a row after which the run ends", ge=1, resumable=True)
+    max_non_finite: int = setting(
+        10,
+        "End the run after this many consecutive updates were skipped because of non-finite values.",
+        ge=1,
+        resumable=True,
+    )
 
 
 class CheckpointConfig(Settings):
-    """What survives a kill."""
+    """Checkpoints and resuming."""
 
     every: int = setting(
-        100, "steps between checkpoints; 0 saves at the end only", flag="--checkpoint-every", ge=0, resumable=True
+        100, "Optimizer steps between checkpoints; 0: only at the end.", flag="--checkpoint-every", ge=0, resumable=True
     )
-    keep: int = setting(3, "newest checkpoints kept, beside the best", flag="--keep-checkpoints", ge=1, resumable=True)
+    keep: int = setting(
+        3,
+        "Number of newest checkpoints to keep, in addition to the best one.",
+        flag="--keep-checkpoints",
+        ge=1,
+        resumable=True,
+    )
     resume: str = setting(
         "auto",
-        "auto: the newest whole one; never: refuse a used folder; or a directory",
+        "auto: resume from the newest complete checkpoint; never: error if the folder holds a run; or a checkpoint folder.",
         flag="--resume",
         resumable=True,
     )
 
 
 class SampleConfig(Settings):
-    """Images drawn while learning."""
+    """Sample images during training."""
 
     prompts: tuple[str, ...] = setting(
-        (), "what to draw; default is three captions of the dataset", flag="--sample-prompt", resumable=True
+        (), "Prompt of a sample image; default: three captions of the dataset.", flag="--sample-prompt", resumable=True
     )
-    negative_prompt: str = setting("", "what to avoid", resumable=True)
+    negative_prompt: str = setting("", "Negative prompt of all sample images.", resumable=True)
     enabled: bool = setting(
-        True, "draw at step 0, at every checkpoint, every epoch end and the end", flag="--samples", resumable=True
+        True,
+        "Generate sample images at step 0, at every checkpoint, at the end of every epoch, and at the end.",
+        flag="--samples",
+        resumable=True,
     )
     min_interval: int = setting(
-        50, "no samples at an epoch end when the last ones are fewer steps old", ge=1, resumable=True
+        50,
+        "Minimum number of optimizer steps since the last samples; fewer: no samples at the end of an epoch.",
+        ge=1,
+        resumable=True,
     )
-    steps: int = setting(10, "denoiser steps", flag="--sample-steps", ge=1, resumable=True)
+    steps: int = setting(10, "Denoising steps of a sample image.", flag="--sample-steps", ge=1, resumable=True)
     guidance_scale: float | None = setting(
         None,
-        "classifier-free guidance; default is what suits the model",
+        "Scale of classifier-free guidance; 1: off; default: the model's.",
         flag="--sample-guidance",
         ge=1,
         resumable=True,
     )
-    sampler: str = setting("auto", "solver; auto is what suits the model", resumable=True)
-    seed: int = setting(0, "of the first prompt; the next has the next", ge=0, resumable=True)
-    size: int | None = setting(None, "side, pixels; default is the dataset's most common size", ge=16, resumable=True)
-    deadline_s: float = setting(600.0, "drawing is broken off after this many seconds", gt=0, resumable=True)
+    sampler: str = setting("auto", "Sampler (solver); auto: the model's default.", resumable=True)
+    seed: int = setting(
+        0, "Seed of the first sample image; the following prompts use the following seeds.", ge=0, resumable=True
+    )
+    size: int | None = setting(
+        None,
+        "Side of a square sample image in pixels; default: the most common size of the dataset.",
+        ge=16,
+        resumable=True,
+    )
+    deadline_s: float = setting(
+        600.0,
+        "Time limit of one round of samples in seconds; after it the remaining images are skipped.",
+        gt=0,
+        resumable=True,
+    )
 
 
 class TrackingConfig(Settings):
-    """Where numbers go; JSON lines are always written."""
+    """Trackers; JSON lines are always written."""
 
-    tensorboard: bool = setting(False, "write TensorBoard files (extra `track`)", flag="--tensorboard", resumable=True)
-    wandb: bool = setting(
-        False, "log to Weights & Biases (extra `track`; WANDB_MODE=offline works)", flag="--wandb", resumable=True
+    tensorboard: bool = setting(
+        False, "Write TensorBoard files; requires the extra `track`.", flag="--tensorboard", resumable=True
     )
-    project: str = setting("loraloom", "Weights & Biases project", resumable=True)
+    wandb: bool = setting(
+        False,
+        "Log to Weights & Biases; requires the extra `track`; WANDB_MODE=offline is supported.",
+        flag="--wandb",
+        resumable=True,
+    )
+    project: str = setting("loraloom", "Name of the Weights & Biases project.", resumable=True)
 
 
 class ExportConfig(Settings):
-    """What is written for other programs."""
+    """Adapter files for other programs."""
 
     dtype: Literal["fp32", "fp16", "bf16"] = setting(
-        "fp16", "of the exported files; adapter.safetensors stays fp32", flag="--export-dtype", resumable=True
+        "fp16",
+        "Dtype of the exported files; adapter.safetensors is always fp32.",
+        flag="--export-dtype",
+        resumable=True,
     )
     verify: bool = setting(
-        True, "load every export into a fresh pipeline and compare images", flag="--verify-export", resumable=True
+        True,
+        "Load every exported file into a new pipeline and compare the images.",
+        flag="--verify-export",
+        resumable=True,
     )
 
 
@@ -308,22 +385,28 @@ class RunConfig(Settings):
             )
         if self.optim.optimizer == "prodigy" and self.optim.learning_rate < 0.1:
             raise ValueError(
-                f"optim.learning_rate is {self.optim.learning_rate} but prodigy finds its own step and expects about 1.0"
+                f"optim.learning_rate is {self.optim.learning_rate}, but prodigy estimates the step size itself: use about 1.0"
             )
         if self.optim.optimizer == "prodigy" and self.optim.text_encoder_learning_rate is not None:
             raise ValueError(
-                "optim.text_encoder_learning_rate cannot be set with prodigy, which finds one step for all"
+                "optim.text_encoder_learning_rate cannot be set with prodigy, which estimates one step size for all weights"
             )
         logit = (self.objective.logit_mean, self.objective.logit_std)
         if self.objective.timestep_sampling == "uniform" and logit != (0.0, 1.0):
             raise ValueError(
-                "objective.logit_mean and logit_std are for logit_normal, but objective.timestep_sampling is uniform"
+                "objective.logit_mean and logit_std require objective.timestep_sampling logit_normal, but it is uniform"
             )
         if self.objective.balance_noise and self.objective.snr_gamma is not None:
-            raise ValueError("objective.balance_noise and snr_gamma both weigh noise levels: choose one")
+            raise ValueError(
+                "objective.balance_noise and snr_gamma both set the loss weights of noise levels: choose one"
+            )
         of_adapter = self.lora.model_dump(exclude_defaults=True).keys() & {"target", "rank", "alpha", "dropout"}
         if self.train.method == "full" and of_adapter:
-            raise ValueError(f"lora.{min(of_adapter)} is for an adapter, but train.method is full: every weight learns")
+            raise ValueError(
+                f"lora.{min(of_adapter)} belongs to an adapter, but train.method is full: all weights are trained"
+            )
         if self.lora.text_encoder and self.data.caption_dropout == 1:
-            raise ValueError("lora.text_encoder has nothing to learn from when data.caption_dropout is 1")
+            raise ValueError(
+                "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"
+            )
         return self

@@ -1,6 +1,6 @@
 """Read and write YAML 1.2 as plain values, with the line of every key.
 
-In: YAML text. Out: plain values and the line of every key; and the way back.
+In: YAML text. Out: plain values and the line of every key; or values to YAML text.
 
 Scalars follow the core schema of YAML 1.2: `1e-4` and `010` are numbers, and only `true` and `false` are truth values.
 A duplicate key is an error. ruamel.yaml reads the text into nodes; values are built here, so that no tag of a document
@@ -28,7 +28,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import MAX_DEPTH, MAX_DIGITS, shown
 
 MAX_NODES = 10_000
-"""Keys and values of a document, those that aliases stand for counted each time: as many take about two seconds."""
+"""Maximum number of keys and values of a document, expanded aliases included; reading them takes about two seconds."""
 MAX_DIRECTIVES = 100
 
 _TAG = "tag:yaml.org,2002:"
@@ -58,7 +58,7 @@ class _Resolver(VersionedResolver):
 
 
 class _Scanner(Scanner):
-    """As the library's; a tag of a megabyte would take it a quarter of a minute to decode."""
+    """As the library's, but refuses long tags: decoding a tag of a megabyte would take 15 seconds."""
 
     def scan_tag_uri(self, name: Any, start_mark: Any) -> Any:
         uri = super().scan_tag_uri(name, start_mark)
@@ -75,7 +75,7 @@ class _Composer(Composer):
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
-        self.warn_double_anchors = False  # legal, and no business of the terminal
+        self.warn_double_anchors = False  # duplicate anchors are legal YAML
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.num_nodes += 1
@@ -93,7 +93,7 @@ class _Composer(Composer):
 
 
 class _Representer(SafeRepresenter):
-    """What YAML 1.1 reads alike, for programs that know no other; numbers of a list on one line; no aliases."""
+    """Writes YAML that 1.1 and 1.2 read alike; lists of numbers on one line; no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -155,7 +155,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
         what = error.problem or error.context or "cannot be read"
         raise UserError(f"{where}: not valid YAML: {what}", fix=_fix(what)) from None
     except (YAMLError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # The library's own slips on texts that are no YAML, such as a tag without a handle.
+        # Internal errors of the library on texts that are not YAML, such as a tag without a handle.
         raise UserError(f"{name}: not valid YAML: {type(error).__name__}", fix="write plain nested settings") from None
 
 
@@ -202,7 +202,7 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], depth: int) -> No
 
 
 def _check_aliases(root: Any) -> None:
-    """Refuse circles, and aliases that stand for more than `MAX_NODES` in all: nine of nine of nine, and so on."""
+    """Refuse cyclic aliases, and aliases that expand to more than `MAX_NODES` values in total."""
     sizes: dict[int, int] = {}
     open_: set[int] = set()
 
@@ -243,7 +243,7 @@ def _mapping(node: MappingNode) -> dict[str, Any]:
         key = _value(key_node)
         if not isinstance(key, str):
             raise _fault(f"a key must be a word, got {shown(key)}", key_node)
-        if key.endswith(":") and not key_node.style:  # the library takes the colon of `{rank:}` for a part of the word
+        if key.endswith(":") and not key_node.style:  # the library reads the colon of `{rank:}` as part of the key
             raise _fault(f"no blank between {shown(key)} and its value", key_node)
         if key in first:
             raise _fault(f"duplicate key {shown(key)}, first on line {first[key]}", key_node)
@@ -253,7 +253,7 @@ def _mapping(node: MappingNode) -> dict[str, Any]:
 
 
 def _checked(node: ScalarNode, tag: str) -> str:
-    """The text of a scalar; a number of thousands of digits is refused before it is one."""
+    """The text of a scalar; a number of thousands of digits is refused before it is parsed."""
     text = str(node.value)
     if tag in {"int", "float"} and len(text) > MAX_DIGITS:
         raise _fault(f"a number of more than {MAX_DIGITS} digits", node)

@@ -1,7 +1,7 @@
-"""From a plan's slots to a `Batch`: latents, noise, timesteps and conditioning.
+"""From slots of the bucket batch sampler to a `Batch`: latents, conditioning, loss weights, and seeds for the train step.
 
 In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a function of (seed, epoch, sample id, purpose),
-so an image gets the same noise whichever device it is learned on.
+so it does not depend on the number of devices. Noise and timesteps are sampled in the train step from the batch's seeds.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from loraloom.data.bucket_sampler import Pass
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.loss_weights import LatentWeights
-from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise
+from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.data import Batch, Example
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.model import ImageGeometry
@@ -20,21 +20,18 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.rng import normal, uniform
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchMaker:
     """Makes batches of a training or validation split.
 
     Attributes:
         examples: The split, in manifest order; a slot's index points here.
-        latents, texts: The stores.
+        latents, texts: The stores of latents and prompt embeddings.
         domain: Gives the captions of mirrored images.
-        seed: Of the run.
-        num_timesteps: Of the forward process.
-        noise_offset: See `draw_noise`.
-        sampling: Of timesteps.
-        random_flip: Mirror half of the images.
-        caption_dropout: Share of empty captions.
-        weighing: How much each latent of an image counts; None: all alike, as validation has it.
+        seed: Seed of the run; determines every random number.
+        random_flip: Whether half of the images are mirrored.
+        caption_dropout: Share of captions that are replaced by the empty text, 0 to 1.
+        loss_weights: The loss weight of each latent of an image; None gives all the same, as validation has it.
     """
 
     examples: Sequence[Example]
@@ -42,51 +39,48 @@ class BatchMaker:
     texts: TextStore
     domain: Domain
     seed: int
-    num_timesteps: int
-    noise_offset: float = 0.0
-    sampling: TimestepSampling = UNIFORM
     random_flip: bool = False
     caption_dropout: float = 0.0
-    weighing: LatentWeights | None = None
+    loss_weights: LatentWeights | None = None
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes the captions."""
+        return self.texts.encoder
 
     def make(self, epoch: int, slots: Pass) -> Batch:
         """The batch of some slots in an epoch; tensors on the CPU."""
-        latents, noise, timesteps, captions, geometry, weights = [], [], [], [], [], []
+        rng_parts, latents, captions, geometry, weights = [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
             place = (self.seed, epoch, example.id)
             mirrored = self.random_flip and uniform(*place, "flip") < 0.5
             drawn = self.latents.sample(example, mirrored, lambda shape, place=place: normal(shape, *place, "vae"))
+            rng_parts.append(place)
             latents.append(drawn)
-            c, h, w = drawn.shape
-            noise.append(draw_noise((c, h, w), self.noise_offset, *place))
-            timesteps.append(self.sampling.draw(self.num_timesteps, *place))
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
             captions.append("" if dropped else self.caption(example, mirrored))
             geometry.append(geometry_of(example, mirrored))
-            if self.weighing:
-                weights.append(self.weighing.of(example, mirrored))
+            if self.loss_weights:
+                weights.append(self.loss_weights.of(example, mirrored))
         return Batch(
             ids=tuple(self.examples[slot.index].id for slot in slots),
+            rng_parts=tuple(rng_parts),
             latents_bchw=torch.stack(latents),
-            noise_bchw=torch.stack(noise),
-            timesteps_b=torch.tensor(timesteps),
             conditioning=self.latents.model.condition(self.texts.states(captions), geometry, None),
             weights_b=torch.tensor([slot.weight for slot in slots]),
             latent_weights_bhw=torch.stack(weights) if weights else None,
         )
 
     def fixed(self, index: int, timesteps: Sequence[int]) -> Batch:
-        """An image at fixed timesteps, each with its fixed noise: what validation losses are made of."""
+        """An image once for each of some timesteps, with seeds that are fixed for all runs: for validation losses."""
         example = self.examples[index]
         drawn = self.latents.sample(example, False, lambda shape: torch.zeros(shape))
-        c, h, w = drawn.shape
         count = len(timesteps)
         return Batch(
             ids=(example.id,) * count,
+            rng_parts=tuple(("validation", timestep, example.id) for timestep in timesteps),
             latents_bchw=drawn[None].repeat(count, 1, 1, 1),
-            noise_bchw=torch.stack([draw_noise((c, h, w), 0.0, "validation", t, example.id) for t in timesteps]),
-            timesteps_b=torch.tensor(list(timesteps)),
             conditioning=self.latents.model.condition(
                 self.texts.states([example.caption]) * count, [geometry_of(example, False)] * count, None
             ),
@@ -130,5 +124,5 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
         raise UserError(
             f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
             got=f"{blind[0].id}: {blind[0].caption[:60]}",
-            fix="switch random_flip off: a mirrored image would be taught with a false caption",
+            fix="switch random_flip off: the caption would be wrong for a mirrored image",
         )

@@ -1,4 +1,4 @@
-"""What encoders said, on disk under a key made from all that decides it, and in memory up to a limit.
+"""Cache of latents and prompt embeddings: on disk under a key of all their inputs, and in memory up to a limit.
 
 In: a key (a sha256) and a way to compute what is missing. Out: tensors. An edited image, caption, VAE or tokenizer has
 another key, so nothing stale is ever read. Files appear whole; one that is damaged, or holds NaN or infinity, is

@@ -1,7 +1,7 @@
 """Images to latents and captions to states, by way of the cache.
 
 In: a dataset, a model, a prompt encoder. Out: two stores that hand out what a batch needs. All missing entries are
-encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is needed.
+encoded once at the start, shared out over the devices; afterwards neither VAE nor text encoder is used.
 """
 
 import warnings
@@ -123,7 +123,7 @@ class LatentStore:
         return len(missing)
 
     def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """(c, h, w) scaled latents drawn from the image's distribution with `noise(shape)`."""
+        """(c, h, w) scaled latents sampled from the image's distribution with `noise(shape)`."""
         found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored))
         mean_chw, logvar_chw = found["mean"], found["logvar"]
         return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))
@@ -155,7 +155,7 @@ class TextStore:
     Attributes:
         encoder: Encodes what is missing.
         cache: Where states are kept.
-        dtype: Of the kept states.
+        dtype: Dtype of the kept embeddings.
         live: Encode at every use instead, because the text encoder is learning.
         keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
         plans: For the same reason, how each text is cut, while the encoder is learning.

@@ -29,7 +29,7 @@ class LatentWeights:
     """Weights of prepared images' latents, each image's computed when it is first asked for.
 
     Attributes:
-        weights: Of a class or a colour (`#rrggbb`); what is named nowhere weighs 1.
+        weights: Class or colour (`#rrggbb`) -> loss weight; all others have weight 1.
         domain: Knows the classes' colours.
         folder: The dataset folder.
         latent_scale: Pixels along a side for one latent.
@@ -49,7 +49,7 @@ class LatentWeights:
         more than one with few.
 
         Raises:
-            UserError: The caption's images have no such class, or all of the image weighs 0.
+            UserError: The domain has no such class for this caption, or the whole image has weight 0.
         """
         key = example.id, mirrored
         if key not in self.held:
@@ -70,7 +70,7 @@ class LatentWeights:
         mean = cells.mean(dtype=np.float64)
         if mean == 0:
             raise UserError(
-                f"nothing of image {example.id} counts: all its classes weigh 0",
+                f"image {example.id} would not be trained on: all its classes have loss weight 0",
                 got=f"{dict(self.weights)}",
                 fix="give a class that it shows a weight above 0 in objective.class_weights, or leave the image out",
             )

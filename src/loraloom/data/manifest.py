@@ -34,7 +34,7 @@ JOURNAL_FILE = ".prepare.jsonl"
 
 MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
-"""Of a prepared image, 8192 x 8192: 200 MB as RGB."""
+"""Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
 _COLUMNS = fields(Example)
 _NO_INFO = (
@@ -145,9 +145,7 @@ def _no_manifest(folder: Path) -> UserError:
             "there is no such dataset", got=str(folder), fix="make one: loraloom prepare IMAGES --out DATASET"
         )
     if (folder / JOURNAL_FILE).exists():
-        return UserError(
-            f"{folder} is not finished", fix="run the same `loraloom prepare` again: it goes on where it ended"
-        )
+        return UserError(f"{folder} is not finished", fix="run the same `loraloom prepare` command again to finish it")
     return UserError(
         f"{folder} is not a prepared dataset",
         got=f"no {MANIFEST_FILE}",

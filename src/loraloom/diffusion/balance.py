@@ -6,20 +6,24 @@ training dynamics of diffusion models", after Kendall et al. 2018) goes there to
 It does not depend on the prediction type: each noise level contributes the same in all of them.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loraloom.utils.errors import UserError
+
 BUCKETS = 16
 DECAY = 0.98
-"""Of what was seen, each step: some fifty steps are remembered."""
+"""Share of the running mean that each step keeps: it remembers about fifty steps."""
 
 
 class NoiseBalance:
     """The running mean of the loss in `BUCKETS` equal parts of the forward process.
 
     Args:
-        num_timesteps: Of the forward process.
+        num_timesteps: Timesteps of the forward process.
         device: Where losses are; nothing here waits for it.
     """
 
@@ -58,3 +62,20 @@ class NoiseBalance:
         """Take in a step's tally, unless its loss or gradient was not finite."""
         told = self.seen_2k * DECAY + tally.view_as(self.seen_2k)
         self.seen_2k.copy_(torch.where(finite, told, self.seen_2k))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The decayed sums."""
+        return {"seen_2k": self.seen_2k}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with decayed sums.
+
+        Raises:
+            UserError: They have another shape.
+        """
+        seen_2k = state["seen_2k"]
+        if seen_2k.shape != self.seen_2k.shape:
+            raise UserError(
+                "the noise balance has another shape", got=tuple(seen_2k.shape), expected=tuple(self.seen_2k.shape)
+            )
+        self.seen_2k.copy_(seen_2k)

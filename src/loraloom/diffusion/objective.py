@@ -6,6 +6,7 @@ D); flow, Liu et al. 2022; min-SNR weight, Hang et al. 2023 (eq. 7, and its form
 Guttenberg 2023 ("Diffusion with offset noise"). Parity with diffusers' DDPMScheduler is tested.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -26,7 +27,7 @@ class Objective:
         timestep_t, signal_t, sigma_t: (t,) float32 on the training device, see `NoiseSchedule`.
         snr_t: (t,) float32: signal_t^2 / sigma_t^2; infinite where there is no noise.
         prediction_type: `epsilon`, `v_prediction` or `flow`.
-        snr_gamma: Limit of the SNR weight; None weighs all timesteps alike.
+        snr_gamma: Limit of the min-SNR loss weight; None: all timesteps have the same weight.
         noise_offset: Standard deviation of the noise that is constant over a channel.
     """
 
@@ -100,12 +101,18 @@ def make_objective(
     return Objective(timestep_t, signal_t, sigma_t, snr_t, schedule.prediction_type, snr_gamma, noise_offset)
 
 
-def draw_noise(shape_chw: tuple[int, int, int], noise_offset: float, *parts: str | int) -> Tensor:
-    """(c, h, w) float32 noise of one image, decided by the parts; offset noise is constant over a channel."""
-    source = generator(*parts, "noise")
-    noise_chw = torch.randn(shape_chw, generator=source)
+def draw_noise(
+    shape_chw: Sequence[int], noise_offset: float, *parts: str | int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """(c, h, w) float32 noise of one image on a device, decided by the parts; offset noise is constant over a channel.
+
+    The parts decide it on each kind of device; a GPU's noise is not the CPU's.
+    """
+    source = generator(*parts, "noise", device=device)
+    noise_chw = torch.randn(shape_chw, generator=source, device=device)
     if noise_offset:
-        noise_chw = noise_chw + noise_offset * torch.randn((shape_chw[0], 1, 1), generator=source)
+        offset_c11 = torch.randn((shape_chw[0], 1, 1), generator=source, device=device)
+        noise_chw = noise_chw + noise_offset * offset_c11
     return noise_chw
 
 
@@ -116,8 +123,8 @@ class TimestepSampling:
     Attributes:
         kind: `uniform`, or `logit_normal`: the share of the way to pure noise is sigmoid(mean + std * n), n standard normal
             (Esser et al. 2024, section 3.1; diffusers' `compute_density_for_timestep_sampling`).
-        mean, std: Of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
-        shift: Moves what was drawn, see `shifted`; 1 leaves it.
+        mean, std: Parameters of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
+        shift: Timestep shift, see `shifted`; 1: no shift.
     """
 
     kind: Literal["uniform", "logit_normal"] = "uniform"

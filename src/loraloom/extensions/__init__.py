@@ -1,1 +1,1 @@
-"""Everything that can be added without an edit elsewhere; loaded by `loraloom.plugins` only."""
+"""Extensions: formats, captioners, domains and families, loaded only by `loraloom.plugins`."""

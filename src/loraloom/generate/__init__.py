@@ -1,1 +1,1 @@
-"""Prompts x seeds x adapters to an iterable of images; the same one feeds samples, evaluation, API and web page."""
+"""Generate images from prompts, seeds and adapters: one iterable of images for samples, verification and saving."""

@@ -1,7 +1,7 @@
-"""Drawing: requests in, finished images out, one after another.
+"""Generate images: requests in, finished images out, one after another.
 
-In: a model with its adapters on, a way to encode prompts, requests. Out: an iterator of `Image`. Each image has its
-own seed for the first noise and for every later one, so image k is the same whatever its batch.
+In: a model with its adapters, a function that encodes prompts, requests. Out: an iterator of `GeneratedImage`. The seed of
+an image determines all its noise, so it does not depend on the other images of its batch.
 Guidance: Ho & Salimans 2022, uncond + scale (cond - uncond).
 """
 
@@ -24,33 +24,33 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.rng import generator, normal
 
 MAX_PIXELS = 1 << 26
-"""Of a drawn image, 8192 x 8192: more than the largest GPU decodes at once."""
+"""Maximum number of pixels of an image, 8192 x 8192: more than the largest GPU decodes at once."""
 
 Encode = Callable[[Sequence[str]], list[Tensors]]
-"""Prompts to their named tensors."""
+"""Encodes prompts to their named tensors."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """An image of which a part is to be drawn again.
+class InpaintRegion:
+    """An image of which a part is inpainted.
 
     Attributes:
         latents_bchw: (b, c, h, w) float32 scaled latents of the image.
-        redraw_hw: (h, w) bool, True where latents are free.
+        inpaint_hw: (h, w) bool, True where latents are replaced; the others are kept.
     """
 
     latents_bchw: Tensor
-    redraw_hw: Tensor
+    inpaint_hw: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Texts that lack something: what a prompt adds to them counts more.
+    """Prompts that lack details: guidance amplifies what the request's prompt adds to them.
 
     Attributes:
-        prompts: One for each request.
-        scale: Of the difference between the answers to the request's prompt and to this one, which is added to the guided
-            answer (as in SEGA, Brack et al. 2023, without its thresholds and momentum).
+        prompts: One prompt for each request.
+        scale: Factor of the difference between the predictions for the request's prompt and for this one, which is added
+            to the guided prediction (as in SEGA, Brack et al. 2023, without its thresholds and momentum).
     """
 
     prompts: Sequence[str]
@@ -58,7 +58,7 @@ class Contrast:
 
 
 class StoppedError(Exception):
-    """Drawing was broken off from outside."""
+    """Generation was stopped by its caller."""
 
 
 def generate(
@@ -71,20 +71,20 @@ def generate(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[GeneratedImage]:
-    """Draw every request, in order.
+    """Generate an image for every request, in order.
 
     Args:
-        model: With denoiser and VAE placed; adapters attached.
-        encode: The prompt encoder, or a look-up of tensors that were encoded before.
-        requests: Consecutive ones of equal settings share a batch.
-        batch_size: Most images at once.
+        model: Model with denoiser and VAE placed, and adapters attached.
+        encode: The prompt encoder, or a look-up of tensors that are already encoded.
+        requests: Consecutive requests with equal settings share a batch.
+        batch_size: Maximum number of images in a batch.
         autocast: Precision of denoiser and VAE.
-        progress: Called with (denoiser steps done, all denoiser steps).
-        stop: Asked before every denoiser step.
+        progress: Called with (denoising steps done, all denoising steps).
+        stop: Called before every denoising step; True stops.
 
     Raises:
-        UserError: A size that the model cannot draw, an unknown sampler.
-        StoppedError: `stop` said so.
+        UserError: A size that the model does not support, or an unknown sampler.
+        StoppedError: `stop` returned True.
     """
     total = sum(request.num_steps for request in requests)
     done = 0
@@ -121,13 +121,13 @@ def denoise(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[int], None] = lambda step: None,
     noise_bchw: Tensor | None = None,
-    held: Held | None = None,
+    region: InpaintRegion | None = None,
     contrast: Contrast | None = None,
 ) -> Tensor:
     """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
 
-    With `held`, latents outside its mask follow the given image's at every step (RePaint, Lugmayr et al. 2022,
-    equation 8, without resampling). With `contrast` a third answer is asked for at every step.
+    With `region`, latents outside its mask follow the given image at every step (RePaint, Lugmayr et al. 2022,
+    equation 8, without resampling). With `contrast` the denoiser predicts for its prompts too at every step.
     """
     first = requests[0]
     info = model.info
@@ -153,20 +153,20 @@ def denoise(
             answers_bchw = model.predict(seen_bchw, timesteps_b, conditioning).float()
         answer_bchw = _guided(answers_bchw.chunk(len(texts)), scale, contrast)
         latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
-        if held:
-            kept_bchw = sampler.noised(held.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
-            latents_bchw = torch.where(held.redraw_hw.to(latents_bchw.device), latents_bchw, kept_bchw)
+        if region:
+            kept_bchw = sampler.noised(region.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
+            latents_bchw = torch.where(region.inpaint_hw.to(latents_bchw.device), latents_bchw, kept_bchw)
     return latents_bchw
 
 
 @torch.inference_mode()
 def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
-    """RGB images; decoded one by one, because the decoder needs most memory of all, and in full precision, because
-    half precision overflows in some decoders."""
+    """Decode latents to RGB images: one by one, because decoding takes most memory, and in full precision, because half
+    precision overflows in some decoders."""
     if not bool(torch.isfinite(latents_bchw).all()):
         raise UserError(
-            "the image came out as NaN",
-            fix="draw in full precision (mixed_precision=no), or lower guidance and weights",
+            "the image is NaN: the denoiser overflowed",
+            fix="generate in full precision (mixed_precision=no), or lower the guidance and the scales of the adapters",
         )
     images: list[Image.Image] = []
     for one_chw in latents_bchw:
@@ -179,17 +179,17 @@ def to_images(model: DiffusionModel, latents_bchw: Tensor) -> list[Image.Image]:
 
 
 def check_size(model: DiffusionModel, request: ImageRequest) -> None:
-    """Raise `UserError` for a size that the model cannot draw."""
+    """Raise `UserError` for a size that the model does not support."""
     step = model.info.size_multiple
     if max(request.width, request.height) > MAX_SIDE_PX or request.width * request.height > MAX_PIXELS:
         raise UserError(
-            "this size cannot be drawn",
+            "images of this size cannot be generated",
             got=f"{request.width}x{request.height}",
-            expected=f"sides of at most {MAX_SIDE_PX:,} px, at most {MAX_PIXELS:,} px in all",
+            expected=f"sides of at most {MAX_SIDE_PX:,} px, at most {MAX_PIXELS:,} px in total",
         )
     if min(request.width, request.height) < step or request.width % step or request.height % step:
         raise UserError(
-            "this size cannot be drawn",
+            "images of this size cannot be generated",
             got=f"{request.width}x{request.height}",
             expected=f"multiples of {step}",
             fix=f"try {max(step, request.width // step * step)}x{max(step, request.height // step * step)}",
@@ -197,27 +197,27 @@ def check_size(model: DiffusionModel, request: ImageRequest) -> None:
 
 
 def negative_prompts(model: DiffusionModel, requests: Sequence[ImageRequest]) -> list[str]:
-    """The negative prompts that are read, each once: none with embedded guidance or a scale of 1."""
+    """The distinct negative prompts that the model reads: none with embedded guidance or a guidance scale of 1."""
     if model.info.guidance == "embedded":
         return []
     return list(dict.fromkeys(request.negative_prompt for request in requests if request.guidance_scale != 1.0))
 
 
 def unread_negative(model: DiffusionModel, requests: Sequence[ImageRequest]) -> str | None:
-    """One line about negative prompts that a model with embedded guidance cannot read; None where there is none."""
+    """A warning about negative prompts that a model with embedded guidance cannot read; None if there are none."""
     count = len({request.negative_prompt for request in requests} - {""})
     if model.info.guidance == "cfg" or not count:
         return None
     return (
         f"warning: this model reads no negative prompt (its guidance is embedded): {count} negative "
-        f"prompt{'s are' if count > 1 else ' is'} left out"
+        f"prompt{'s are' if count > 1 else ' is'} ignored"
     )
 
 
 def _conditioning(
     model: DiffusionModel, encode: Encode, texts: Sequence[Sequence[str]], request: ImageRequest, weight: Tensor
 ) -> Conditioning:
-    """Of some lists of prompts, one below the other, for images of one size, on the device of `weight`."""
+    """Conditioning of several lists of prompts, concatenated, for images of one size, on the device of `weight`."""
     encoded = [tensors for prompts in texts for tensors in encode(prompts)]
     size = (request.width, request.height)
     geometry = [ImageGeometry(original=size, crop=(0, 0), target=size)] * len(encoded)
@@ -227,7 +227,7 @@ def _conditioning(
 
 
 def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast | None) -> Tensor:
-    """One answer of those to negative prompts (unless `scale` is None), to prompts, and to contrasts if there are any."""
+    """The guided prediction from those for negative prompts (unless `scale` is None), prompts, and contrast prompts."""
     asked_bchw = answers[0] if scale is None else answers[1]
     answer_bchw = asked_bchw
     if scale is not None:
@@ -238,5 +238,5 @@ def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast |
 
 
 def _settings(request: ImageRequest) -> tuple[object, ...]:
-    """What images of one batch must share."""
+    """The settings that all images of a batch share."""
     return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height

@@ -1,7 +1,7 @@
-"""Every image carries its whole recipe: in its own PNG and as a line of `prompts.jsonl`.
+"""Recipes of images, in their PNG files and as lines of `prompts.jsonl`.
 
-In: images with the model and adapters that drew them. Out: files; and from a recipe file the requests that draw the
-same images again.
+In: images with the model and adapters that generated them. Out: files; and from a recipe file the requests that generate
+the same images again.
 """
 
 import json
@@ -36,7 +36,7 @@ from loraloom.utils.untrusted import (
 LIST_NAME = "prompts.jsonl"
 _PNG_KEY = "loraloom"
 MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
-"""Of `prompts.jsonl`: half a million images."""
+"""Maximum size of `prompts.jsonl`: half a million images."""
 
 _SAMPLERS = {
     "ddim": "DDIM",
@@ -45,23 +45,23 @@ _SAMPLERS = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
-"""Solvers by the names of AUTOMATIC1111's web UI."""
+"""Sampler -> its name in AUTOMATIC1111's web UI."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that decides an image.
+    """All that determines an image.
 
     Attributes:
-        request: Prompt, the words it was made from, seed, steps, guidance, sampler, size.
+        request: Prompt, the user's words, seed, steps, guidance, sampler, size.
         model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
         adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
-        prompt_method: How long prompts were read.
-        domain: Whose sentences.
-        weighting: Whether `(word:1.3)` was a weight.
+        prompt_method: How long prompts were encoded.
+        domain: Domain of the prompt.
+        weighting: Whether `(word:1.3)` was read as emphasis.
         precision: `no`, `fp16` or `bf16`.
-        repair_rounds: Tries of repair after drawing; 0 is none. They follow from the seed, so a second drawing is the same.
-        repair_guidance: Of these tries, towards what is not met; 0 is none, as in recipes that do not name it.
+        repair_rounds: Maximum number of repair attempts; 0: none. The seed determines them, so they are repeatable.
+        repair_guidance: Guidance scale of these attempts; 0: none, as in recipes without this field.
     """
 
     request: ImageRequest
@@ -75,13 +75,13 @@ class Recipe:
     repair_guidance: float = 0.0
 
     def as_row(self) -> dict[str, Any]:
-        """Plain values, the request's fields at the top."""
+        """Plain values; the fields of the request are on the top level."""
         row = asdict(self)
         return {**row.pop("request"), **row, "loraloom": __version__}
 
 
 def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -> Path:
-    """Write a PNG with its recipe inside; appears whole."""
+    """Write a PNG with its recipe inside, atomically."""
     path = folder / f"{name}.png"
     info = PngInfo()
     info.add_itxt(_PNG_KEY, json.dumps(recipe.as_row(), ensure_ascii=False))
@@ -93,8 +93,8 @@ def save_image(folder: Path, name: str, image: GeneratedImage, recipe: Recipe) -
 def parameters_text(recipe: Recipe) -> str:
     """A recipe as AUTOMATIC1111's web UI writes it into the PNG chunk `parameters`, which many programs read.
 
-    Hashes of adapters are that program's: the first 12 hex digits of the sha256 of what follows a safetensors header. One
-    is left out when its file is not there, or is another by now. Only names of files are written, never their folders.
+    Hashes of adapters are computed as there: the first 12 hex digits of the sha256 of the bytes after the safetensors
+    header. A hash is left out if the file is missing or has changed. File names are written without their folders.
     """
     request = recipe.request
     facts: dict[str, str] = {
@@ -142,7 +142,7 @@ def adapter_name(path: str) -> str:
 
 @lru_cache(64)
 def _lora_hash(path: str, sha256: str) -> str:
-    """The hash of an adapter file's tensors, or nothing."""
+    """The hash of an adapter file's tensors; empty if the file is missing or has changed."""
     try:
         data = Path(path).read_bytes()
     except OSError:
@@ -153,9 +153,9 @@ def _lora_hash(path: str, sha256: str) -> str:
 
 
 def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Add rows to a folder's `prompts.jsonl`; a row of the same file name is replaced."""
+    """Add rows to a folder's `prompts.jsonl`; a row with the same file name is replaced."""
     path = folder / LIST_NAME
-    # Rows without a file name are somebody else's and stay.
+    # Rows without a file name were not written here and are kept.
     before = enumerate(read_rows(path)) if is_there(path) else ()
     known: dict[str | int, Mapping[str, Any]] = {str(row["file"]) if "file" in row else n: row for n, row in before}
     known.update({str(row["file"]): dict(row) for row in rows})
@@ -164,31 +164,33 @@ def append_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a recipe: a `prompts.jsonl`, a folder that holds one, or a PNG with its recipe inside.
+    """Rows of a recipe: a `prompts.jsonl`, a folder that contains one, or a PNG with its recipe inside.
 
     Raises:
-        UserError: No recipe there, or a line that is not one.
+        UserError: There is no recipe, or a line is invalid.
     """
     if path.is_dir():
         path = path / LIST_NAME
     if not is_there(path):
         raise UserError(
-            "no such recipe", got=str(path), expected=f"{LIST_NAME}, a folder with one, or a PNG made by us"
+            "the recipe does not exist",
+            got=str(path),
+            expected=f"{LIST_NAME}, a folder with one, or a PNG made by loraloom",
         )
     if path.suffix.lower() == ".png":
         return [{"file": path.name, **_parse(_text_of(path), path.name)}]
-    # A prompt may hold other line ends than the one that ends a row.
+    # Rows end with \n only; a prompt may contain other line ends.
     text = read_text(path, "the recipe", max_bytes=MAX_RECIPE_BYTES)
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> ImageRequest:
-    """The request in a row. All that a row may say beside it is checked too.
+    """The request in a row. The other fields of the row are checked too.
 
     Raises:
-        UserError: A field is missing, unknown, of another type or out of its range.
+        UserError: A field is missing, unknown, of another type or out of range.
     """
-    line = parse_record(_Line, json.dumps(row), where, fix="use a line that we wrote")
+    line = parse_record(_Line, json.dumps(row), where, fix="use a recipe that loraloom wrote")
     values = {field.name: getattr(line, field.name) for field in fields(ImageRequest)}
     return ImageRequest(**{**values, "expanded_prompt": line.expanded_prompt or line.told})
 
@@ -199,7 +201,7 @@ def _text_of(path: Path) -> str:
     with library_errors("this image", path), Image.open(path, formats=["PNG"]) as image:
         text = image.info.get(_PNG_KEY)
     if not isinstance(text, str):
-        raise UserError("this image carries no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
+        raise UserError("this image contains no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
     return text
 
 
@@ -227,7 +229,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
-    """The base as a recipe names it."""
+    """The base model in a recipe."""
 
     source: str = ""
     revision: str | None = None
@@ -239,7 +241,7 @@ class _Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AdapterOf:
-    """An adapter as a recipe names it."""
+    """An adapter in a recipe."""
 
     path: str
     sha256: str
@@ -248,9 +250,9 @@ class _AdapterOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A recipe as JSON holds it: `ImageRequest` and `Recipe` in one, with the range of every number: that of the flags.
+    """A recipe in JSON: the fields of `ImageRequest` and `Recipe` with the ranges of the flags.
 
-    Fields with a default may lack: earlier versions did not write them.
+    Fields with a default may be missing: earlier versions did not write them.
     """
 
     prompt: str

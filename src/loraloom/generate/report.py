@@ -1,7 +1,6 @@
-"""One HTML file that shows images beside what was asked for, sentence by sentence.
+"""Write an HTML report that shows images with the verdict on each sentence of their prompts.
 
-In: rows of judged images. Out: a file without scripts and without links to other files, so that it can be sent to
-someone as it is.
+In: rows of verified images. Out: one file without scripts and without links to other files, so that it can be shared.
 """
 
 from collections.abc import Sequence
@@ -23,9 +22,9 @@ class Shown:
     """An image of a row.
 
     Attributes:
-        title: What it is.
-        image: RGB, shown as it is.
-        receipt: Listed below; None for images that nobody judged.
+        title: Caption of the figure.
+        image: RGB image, shown in its own size.
+        receipt: Receipt listed below the image; None if the image was not verified.
     """
 
     title: str
@@ -35,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one prompt has come to."""
+    """A prompt with its images."""
 
     prompt: str
     images: Sequence[Shown]
@@ -45,10 +44,10 @@ def write_report(path: Path, title: str, facts: Sequence[tuple[str, str]], rows:
     """Write the page.
 
     Args:
-        path: Of the HTML file; replaced as a whole.
-        title: Heading.
-        facts: Name and value, shown as a table.
-        rows: One section each.
+        path: Path of the HTML file; replaced atomically.
+        title: Heading of the page.
+        facts: Names and values, shown as a table.
+        rows: The sections of the page.
         note: A paragraph below the heading.
     """
     values: dict[str, object] = {

@@ -1,6 +1,6 @@
-"""Draw requests and keep the images with their recipes.
+"""Generate images and save them with their recipes.
 
-In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file is there as soon as it is drawn.
+In: a session, requests, a folder. Out: PNG files and `prompts.jsonl`; each file is written as soon as its image is ready.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,22 +16,22 @@ from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import shown
 
 
-def draw_into(
+def generate_into(
     session: Session, requests: Sequence[ImageRequest], lock: FolderLock, progress: Progress | None = None
 ) -> Iterator[tuple[Path, GeneratedImage]]:
-    """Draw and save in a folder that is held; yields (file, image) in order.
+    """Generate images and save them in a locked folder; yields (file, image) in order.
 
-    File names are numbers that go on where the folder ends.
+    File names are numbers that follow the highest one in the folder.
     """
     folder = lock.folder
     first = next_number(folder)
-    for image in session.draw(requests, progress):
+    for image in session.generate(requests, progress):
         lock.renew()
         yield keep_image(session, folder, f"{first + image.index:05d}", image), image
 
 
 def keep_image(session: Session, folder: Path, name: str, image: GeneratedImage) -> Path:
-    """Save one image with its recipe, in its PNG and as a line of the folder's list."""
+    """Save one image with its recipe, in the PNG and as a line of `prompts.jsonl`."""
     recipe = session.recipe(image.request)
     path = save_image(folder, name, image, recipe)
     append_rows(folder, [{"file": path.name, **recipe.as_row()}])
@@ -45,10 +45,10 @@ def next_number(folder: Path) -> int:
 
 
 def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[ImageRequest], dict[str, Any]]:
-    """The requests of a recipe and what they all share: model, adapters, prompt method, weighting, precision.
+    """The requests of a recipe and their shared settings: model, adapters, prompt method, weighting, precision.
 
     Raises:
-        UserError: No recipe, an incomplete line, or lines that need different models or adapters.
+        UserError: No recipe, or an invalid line.
     """
     rows = read_rows(place)
     if not rows:
@@ -56,7 +56,10 @@ def recipe_requests(place: Path, say: Callable[[str], None]) -> tuple[list[Image
     shared = _shared(rows[0])
     kept = [row for row in rows if _shared(row) == shared]
     if len(kept) < len(rows):
-        say(f"note: {len(rows) - len(kept)} of {len(rows)} lines need another model or adapter and are left out")
+        say(
+            f"note: {len(rows) - len(kept)} of {len(rows)} lines are left out: their model, adapters or settings "
+            "differ from the first line"
+        )
     return [
         request_of(row, f"the recipe of {shown(row['file'])}" if "file" in row else "a recipe line") for row in kept
     ], shared
@@ -73,5 +76,5 @@ def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
         "repair_rounds",
         "repair_guidance",
     )
-    # Lines from before there was guidance in repairs were drawn without.
+    # Lines of versions without repair guidance have no such field: 0 means none.
     return {key: row.get(key) for key in keys} | {"repair_guidance": row.get("repair_guidance") or 0.0}

@@ -56,14 +56,14 @@ class Session:
 
     @property
     def guidance(self) -> float:
-        """Classifier-free guidance; `open_session` has put what suits the model where the settings left it open."""
+        """Guidance scale; `open_session` has replaced None by the model's default."""
         assert self.config.guidance_scale is not None
         return self.config.guidance_scale
 
     def requests(self, prompts: Sequence[str], progress: Progress | None = None) -> list[ImageRequest]:
-        """`num_images` requests for each prompt, seeds counted up from the configured one for every prompt alike.
+        """`num_images` requests for each prompt; each prompt has the same consecutive seeds, from `config.seed`.
 
-        A prompt that leaves much open may take a second or two (`Verifier.filled`); `progress` counts requests.
+        Expanding a prompt may take a second or two (`Verifier.expand_prompt`); `progress` counts requests.
         """
         config = self.config
         width, height = self.size
@@ -87,12 +87,12 @@ class Session:
         return made
 
     def _expanded(self, prompt: str, seed: int) -> str:
-        """The expanded prompt; empty where it is the prompt itself."""
+        """The expanded prompt; empty if it equals the prompt."""
         verifier = self.encoder.domain.verifier
-        filled = verifier.expand_prompt(prompt, seed) if verifier and self.config.fill_in else prompt
-        return filled if filled != prompt else ""
+        expanded = verifier.expand_prompt(prompt, seed) if verifier and self.config.expand_prompts else prompt
+        return expanded if expanded != prompt else ""
 
-    def draw(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
+    def generate(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
         """Images of the requests, in order."""
         return generate(
             self.model,
@@ -104,7 +104,7 @@ class Session:
         )
 
     def recipe(self, request: ImageRequest) -> Recipe:
-        """All that decides the image of a request in this session."""
+        """All that determines the image of a request in this session."""
         source = self.model.info.source
         return Recipe(
             request=request,
@@ -129,10 +129,10 @@ class Session:
         )
 
     def losses(self, requests: Sequence[ImageRequest]) -> list[str]:
-        """Lines about prompts and negative prompts that are not read in full, and one about syntax that is text here, unless
-        weights were switched off: then it is meant as text."""
+        """Lines about prompts and negative prompts that are not read in full, and one line about unsupported emphasis syntax;
+        the latter not with `weighting` off, which asks for plain text."""
         weighting = self.config.weighting
-        prompts = {request.prompt: request.text for request in reversed(requests)}  # of several expansions the first
+        prompts = {request.prompt: request.text for request in reversed(requests)}  # the first of several expansions
         negative = negative_prompts(self.model, requests)
         lines: list[str | None] = [
             *cut_lines(self.encoder, reversed(prompts.values()), weighting=weighting),
@@ -149,7 +149,7 @@ class Session:
         if not any(request.expanded_prompt for request in requests):
             return []
         return [
-            f"note: what the prompt leaves open is decided first: `expanded_prompt` in {LIST_NAME}; off with --no-fill-in"
+            f"note: prompts were expanded; see `expanded_prompt` in {LIST_NAME}; --no-expand-prompts turns this off"
         ]
 
     def encode(self, prompts: Sequence[str]) -> list[Tensors]:
@@ -158,7 +158,7 @@ class Session:
             return self.encoder.encode(prompts, weighting=self.config.weighting)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision of the settings."""
+        """A context with the precision of the settings."""
         if self.config.mixed_precision == "no":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.config.mixed_precision])
@@ -228,7 +228,7 @@ def _by_name(files: Sequence[AdapterFile]) -> dict[str, AdapterFile]:
 
 
 def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, Any]:
-    """The model's own defaults for what the settings leave open."""
+    """The model's defaults for settings that are `auto` or None."""
     return {
         "sampler": defaults.sampler if config.sampler == "auto" else config.sampler,
         "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
@@ -239,7 +239,7 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
     """The base that the first adapter was trained on."""
     base = files[0].record.get("base") if files else None
     if not isinstance(base, dict) or not base.get("source"):
-        what = f"{files[0].path.name} does not say which model it belongs to" if files else "no model was named"
+        what = f"{files[0].path.name} does not record its base model" if files else "no model was given"
         raise UserError(what, expected=base_named(files[0].metadata) or None if files else None, fix="add --model")
     source, config = recorded_base(base, files[0].path)
     try:
@@ -351,7 +351,7 @@ def _load(
         trained_on = file.record.get("base_sha256")
         if trained_on and trained_on != model.modules.fingerprint(model.info.denoiser.name):
             other = (file.record.get("base") or {}).get("source")
-            losses.add(f"note: {file.path.name} was trained on another base ({other})")
+            losses.add(f"note: {file.path.name} was trained on another base model ({other})")
     losses.check()
     stack = LoraStack(model)
     for (name, update), scale in zip(updates.items(), scales, strict=True):

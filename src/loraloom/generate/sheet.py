@@ -1,6 +1,6 @@
 """Contact sheets: rows of images with headings.
 
-In: a grid of images, some perhaps missing. Out: one RGB image.
+In: a grid of images; some may be missing. Out: one RGB image.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def contact_sheet(
     *,
     cell_px: int = 192,
 ) -> Image.Image:
-    """A grid; row r has the heading `row_names[r]` above it, column names stand at the top.
+    """A grid of images; the heading `row_names[r]` is above row r, column names are at the top.
 
     Args:
-        rows: Images, None where there is none; shorter rows are filled with blanks.
-        row_names: One a row; cut with an ellipsis where they do not fit.
-        column_names: One a column.
-        cell_px: Side of the square that each image is fitted into.
+        rows: Images; None and missing cells of shorter rows are blank.
+        row_names: One name per row; cut with an ellipsis if too long.
+        column_names: One name per column.
+        cell_px: Side in pixels of the square that each image is fitted into.
     """
     columns = max([len(column_names), *(len(row) for row in rows)], default=0)
     width = max(_MARGIN + columns * (cell_px + _MARGIN), 240)
@@ -52,7 +52,7 @@ def contact_sheet(
 
 
 def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font, or for letters that it lacks (Korean, say) a font of the system where there is one."""
+    """Pillow's own font; for letters that it lacks, such as Korean, a font of the system if there is one."""
     if max(text, default=" ") > "\u024f":
         for name in _WIDE_FONTS:
             try:
@@ -67,7 +67,7 @@ def _paste(sheet: Image.Image, image: Image.Image | None, left: int, top: int, c
         sheet.paste(_BLANK, (left, top, left + cell_px, top + cell_px))
         return
     scale = cell_px / max(image.size)
-    # Small images are shown in whole pixels: a plan's walls must not blur on the sheet.
+    # Small images are enlarged without interpolation, so that thin lines stay sharp.
     kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     fitted = image.convert("RGB").resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind
@@ -79,7 +79,7 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | Image
     line = " ".join(text.split())
     if len(line) <= room_px and draw.textlength(line, font=font) <= room_px:
         return line
-    # Halving: a letter at a time took minutes for a prompt of some thousand letters.
+    # Bisection: removing one letter at a time took minutes for a prompt of thousands of letters.
     low, high = 0, min(len(line), room_px)
     while low < high:
         middle = (low + high + 1) // 2

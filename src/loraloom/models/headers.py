@@ -1,4 +1,4 @@
-"""Whether weights belong to their config and fit into memory, told by the headers of their files before they are read.
+"""Check from the headers of weight files, before reading them, that weights match their config and fit into memory.
 
 In: safetensors files of one part, and the part's module without memory (on torch's meta device). Out: nothing, or a
 `UserError` in a line: quantised weights, another shape than the config's, more than this machine holds, NaN.
@@ -28,9 +28,9 @@ from loraloom.utils.untrusted import (
 MAX_WEIGHT_BYTES = 1 << 40
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 _COUNTERS = frozenset({"I64", "I32"})
-"""Of `position_ids`, which are no weights."""
+"""Dtypes of `position_ids`, which are not weights."""
 _SLACK = 1_000_000
-"""Numbers that a config may ask for beyond its files; what is missing is told by name later."""
+"""Number of values that a config may require beyond its files; missing tensors are named later."""
 
 
 def check_files(folder: Path) -> None:
@@ -67,7 +67,7 @@ def check_fit(
 
     Args:
         part: The part's folder, for errors.
-        entries: Of all its files.
+        entries: Headers of all its files.
         empty: Builds the part without memory.
         same_names: Whether files and module name their tensors alike, so that shapes can be compared.
 

@@ -1,4 +1,4 @@
-"""Modules of an opened model by part: read at first use, frozen, placed, dropped, and identified by their sums.
+"""Modules of an opened model by part: read at first use, frozen, placed on devices, dropped, and identified by hashes.
 
 In: how a part is read, built without weights, and how its files are summed. Out: `ModuleStore`, which every family gives to
 the shared code. Training from cached latents and prompt embeddings therefore never holds a VAE or a text encoder.

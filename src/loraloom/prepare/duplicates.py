@@ -52,7 +52,7 @@ def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
 def _bits(low: npt.NDArray[np.float64]) -> int:
     values = low.ravel().copy()
     values[0] = 0.0  # brightness is no part of what an image shows
-    # What a symmetric image has at odd frequencies is rounding noise: its signs would be drawn by lot.
+    # The odd frequencies of a symmetric image are rounding noise: their signs would be random.
     values[np.abs(values) < _NOISE] = 0.0
     return int.from_bytes(np.packbits(values > np.median(values[1:])).tobytes(), "big")
 
@@ -127,7 +127,8 @@ def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed:
     Args:
         labels: Group of every image.
         contents: sha256 of every source file.
-        share: Of all images, 0 .. 1; above 0 at least one image is wanted, and one always stays for training.
+        share: Share of all images that is held out, 0 to 1; above 0 at least one image is wanted. One always stays for
+            training.
         seed: Another seed holds out other groups.
     """
     groups: dict[int, list[int]] = defaultdict(list)

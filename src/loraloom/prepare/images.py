@@ -112,7 +112,7 @@ class Decoded:
 
     Attributes:
         image: RGB, upright, sRGB; may be smaller than the source when that loses nothing.
-        width, height: Of the source, upright, pixels.
+        width, height: Size of the upright source in pixels.
         notes: What the user should know though the image is used.
     """
 
@@ -143,7 +143,7 @@ def decode(data: bytes, settings: ImageSettings) -> Decoded:
     """Decode a file's bytes.
 
     Raises:
-        RefusedError: Empty, not an image, of a kind that is not decoded, broken, too large (told from the header
+        RefusedError: Empty, not an image, of a kind that is not decoded, broken, too large (according to the header
             alone), too small, wholly transparent, or a JPEG of too many scans.
     """
     formats = decodable_formats(data)

@@ -43,7 +43,7 @@ class Leftovers:
         problems: One row a file, with the reason.
         lines: The same, counted, for terminal and report.
         captions: Rows of the files that look like captions and are none, the one with the plainest remedy first.
-        pairs: Of those whose names are nearly that of an image, the first: `img-0.txt for IMG_0.jpg?`.
+        pairs: The first of those whose names are nearly that of an image: `img-0.txt for IMG_0.jpg?`.
         num_images: Images of the folder, masks not counted.
     """
 
@@ -150,13 +150,13 @@ def _without_caption(entries: Sequence[Entry], items: Sequence[SourceItem], mask
 def _caption_files(
     unread: Sequence[tuple[Entry, str | None]], names: ImageNames, bare: ImageNames, layout: str
 ) -> tuple[list[Problem], list[str]]:
-    """Of the files that were not read those that look like captions, the plainest remedy first; and the nearly equal names.
+    """Unread files that look like captions, those with the plainest remedy first; and the nearly equal names.
 
     Args:
         unread: Each with what its layout says of it.
         names: All images.
         bare: The images without a caption.
-        layout: Of the folder.
+        layout: Layout of the folder.
     """
     exact: list[Problem] = []
     near: list[Problem] = []

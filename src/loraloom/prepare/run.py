@@ -1,7 +1,7 @@
 """A raw folder to a dataset.
 
 In: a folder of images and texts, and `PrepareConfig`. Out: a folder with `manifest.jsonl`, the prepared images,
-what was refused and why, and a report to look at. It can be killed at any time and goes on where it was.
+what was refused and why, and a report to look at. It can be killed at any time; the same command continues.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ def _prepare(
     console: Callable[[str], None],
     progress: Progress | None,
 ) -> PrepareReport:
-    """`prepare` in a folder that is held."""
+    """`prepare` in a locked folder."""
     started = time.perf_counter()
     options = format_options(config)
     choice = choose_format(source, config.format, options)
@@ -397,7 +397,7 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work,
     for row in [*problems, *sorted(work.captioned), *sorted(work.notes_on_reading())]:
         first_of_kind.setdefault(row.reason.partition(":")[0], f"{row.file}: {row.reason}")
     shown = list(first_of_kind.values())
-    fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to go on"
+    fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to continue"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
 
 

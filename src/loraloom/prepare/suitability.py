@@ -22,7 +22,7 @@ def unsuited_images(domain: Domain, folder: Path, examples: Sequence[Example]) -
 
     Args:
         domain: Its `check_image` names the fault: the kind, and behind a colon what that image shows.
-        folder: Of the dataset.
+        folder: Folder of the dataset.
         examples: All of its examples; at most `MAX_SAMPLED` are looked at.
     """
     number = min(len(examples), MAX_SAMPLED)

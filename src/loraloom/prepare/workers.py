@@ -31,7 +31,7 @@ from loraloom.utils.safe_paths import short_hash
 
 IN_FLIGHT_PER_WORKER = 4
 FEW = 8
-"""So many images are sooner done than processes are started."""
+"""Number of images up to which one process is faster than starting several."""
 TIME_LIMIT_S = 300.0
 """For one image. A JPEG of 50 megapixels and 39 scans took 5 s."""
 _CRASHED = "the decoder crashed on it"
@@ -125,7 +125,7 @@ def run_tasks(
 
     Args:
         tasks: What to do.
-        settings: Of every image.
+        settings: Settings that hold for every image.
         num_workers: Processes; 0 is one a core. One, or few tasks, are done in this process.
         time_limit_s: A process that needs longer for one image is ended, and the image refused. In this process only the
             limits of pixels and of scans hold.
@@ -208,8 +208,8 @@ def _context() -> BaseContext:
 
 
 def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: ImageSettings) -> Image.Image:
-    """What near-duplicates are told by: the prepared image, which is quicker to hash, unless chance, borders or the
-    rounding of a small crop have changed it (at 64 px mirrored copies were 8 bits off instead of 5)."""
+    """The image that near-duplicates are found by: the prepared image, which is faster to hash, unless a random crop,
+    borders or the rounding of a small crop have changed it (at 64 px mirrored copies were 8 bits off instead of 5)."""
     changed = settings.crop in {"random", "pad"} or min(fitted.image.size) < 8 * SIDE
     return decoded.image if changed else fitted.image
 

@@ -83,7 +83,7 @@ def cut_line(encoder: PromptEncoder, text: str, *, weighting: bool, what: str = 
         encoder: Knows the method.
         text: As the model is to read it.
         weighting: Whether `(word:1.3)` is a weight.
-        what: Goes before the text: "the negative prompt ", say.
+        what: Prefix of the text, such as "the negative prompt ".
     """
     plan = encoder.plan(text, weighting=weighting)
     if not plan.lost:

@@ -3,7 +3,7 @@
 In: a prompt such as `a (red:1.3) house`. Out: the plain text and a weight for every character. `(x)` multiplies by 1.1,
 `(x:1.3)` by 1.3, pairs nest, `\\(` is a bracket, an unpaired bracket is text. Square brackets are text, as in ComfyUI:
 structured prompts write their section headers in them. A weight beyond `MAX_WEIGHT` and brackets nested deeper than
-`MAX_DEPTH` are refused: the model would draw noise. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
+`MAX_DEPTH` are refused: the model would generate noise. Syntax: AUTOMATIC1111 stable-diffusion-webui, "Attention/emphasis".
 """
 
 import re
@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"\\[()\\]|[()]|[^\\()]+|\\", re.DOTALL)
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
 _STEP = 1.1
 MAX_WEIGHT = 100.0
-"""Of a word, to either side of 0. A1111 and ComfyUI draw noise from 2 or 3 on."""
+"""Largest absolute weight of a word. A1111 and ComfyUI generate noise above 2 or 3."""
 MAX_DEPTH = 64
 
 

@@ -1,7 +1,7 @@
 """Contract examples: what an extension gives to the test suite of its kind, as `CONTRACT` beside the extension.
 
-In: nothing. Out: small records that say how to make what the extension reads, and what it has to answer. With them the
-suites in `tests/contract/` test an extension that they do not know, ours or another package's.
+In: nothing. Out: small records that describe example inputs of an extension and the expected results. With them the
+suites in `tests/contract/` test any extension, ours or another package's.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 SaveImage = Callable[[Path], None]
-"""Writes a small image, another one each time, and makes its folder. Suffix of the path: `.png`."""
+"""Writes a small image, a different one each time, and creates its folder. Suffix of the path: `.png`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatContract:
-    """Of a `Format`.
+    """Contract example of a `Format`.
 
     Attributes:
-        write: Writes a folder of this layout. Given: an empty folder; the captions by image id (`a`, `sub/c`), to be found
-            again exactly; a function that writes an image. The last part of an image file's name is that of the id.
+        write: Writes a folder of this layout. Arguments: an empty folder; image id (`a`, `sub/c`) -> caption, which must be
+            read back exactly; a function that writes an image. An image file has the name of the last part of its id.
     """
 
     write: Callable[[Path, Mapping[str, str], SaveImage], None]
@@ -27,13 +27,13 @@ class FormatContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionExample:
-    """What a captioner writes.
+    """A caption that a captioner must write.
 
     Attributes:
-        options: Its own settings that differ from their defaults.
+        options: Settings of the captioner that differ from their defaults.
         trigger: The trigger word; may be empty.
         item_id: Id of the image; its file is `<item_id>.png`.
-        caption: The exact answer; None where only the rules of every captioner hold.
+        caption: The exact caption; None: only the rules of all captioners are tested.
     """
 
     options: Mapping[str, Any]
@@ -44,11 +44,11 @@ class CaptionExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionerContract:
-    """Of a `Captioner`.
+    """Contract example of a `Captioner`.
 
     Attributes:
         examples: At least one; no two of one captioner with settings give the same caption.
-        refused: Options with which it raises `UserError`.
+        refused: Settings with which it raises `UserError`.
     """
 
     examples: tuple[CaptionExample, ...]
@@ -57,12 +57,12 @@ class CaptionerContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainContract:
-    """Of a `Domain`.
+    """Contract example of a `Domain`.
 
     Attributes:
-        captions: Texts of this domain, at least one.
-        image_size: Width and height of what its artist draws, pixels; None without one.
-        hopeless: Texts in which its judge finds something wrong; at least one where there is a judge.
+        captions: Captions of this domain, at least one.
+        image_size: Width and height in pixels of the images of its dataset generator; None without one.
+        hopeless: Prompts in which its verifier finds a problem; at least one if there is a verifier.
     """
 
     captions: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What travels from a source folder to the loss: `SourceItem`, `Example`, `Batch`; who reads layouts and writes captions."""
+"""Records from a source folder to the loss: `SourceItem`, `Example`, `Batch`; interfaces `Format` and `Captioner`."""
 
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loraloom.protocols.model import Conditioning
 
-if TYPE_CHECKING:  # a verb's --help must not pay for torch
+if TYPE_CHECKING:  # a verb's --help must not import torch
     from PIL import Image
     from torch import Tensor
 
@@ -20,13 +20,13 @@ class SourceItem:
     """One image as a `Format` finds it.
 
     Attributes:
-        id: Path below the source or image folder, no suffix, `/` between parts: stable; unique where there is no problem.
+        id: Path below the source or image folder without suffix, parts separated by `/`; unique among items without problem.
         image: The image file.
-        caption: The text found for it, exactly as found; None when there is none.
-        problem: Why this item cannot be used, short, for the user; `image` is then the file it is about (a text
-            without image, a metadata file with a bad row). None when nothing is wrong so far.
-        source: The file that `caption` was looked up in, a sidecar or a table; None when there is none.
-        notes: What was read in another way than it is written, one line each for the user, the same for the same cause.
+        caption: The caption exactly as found; None if there is none.
+        problem: Why this item cannot be used, short, for the user; `image` is then the file with the problem (a caption
+            without image, a metadata file with a bad row). None if no problem is known.
+        source: The file that contains `caption`, a caption file or a table; None if there is none.
+        notes: Differences between the file and what was read, one line each for the user; equal causes give equal lines.
     """
 
     id: str
@@ -42,17 +42,17 @@ class Example:
     """One row of a prepared dataset's manifest.
 
     Attributes:
-        id: As in `SourceItem`.
-        image: Path of the prepared image relative to the dataset folder, `/` between parts.
-        caption: The final caption: what the encoder reads.
-        caption_found: The caption as found in the source; None when the captioner wrote it.
+        id: Id of the `SourceItem`.
+        image: Path of the prepared image relative to the dataset folder, parts separated by `/`.
+        caption: The final caption, which the text encoder reads.
+        caption_found: The caption as found in the source; None if the captioner wrote it.
         split: `train` or `validation`.
-        width, height: Of the prepared image, pixels.
-        sha256, source_sha256: Of the bytes of the prepared image's file and of the source file.
-        source_width, source_height: Of the source image after EXIF rotation, pixels.
-        crop: left, top, right, bottom of what was kept, in source pixels.
-        scale: Prepared pixels for one source pixel.
-        num_tokens: Of the final caption without BOS and EOS; None when no model was named.
+        width, height: Size of the prepared image in pixels.
+        sha256, source_sha256: Hashes of the prepared image file and of the source file.
+        source_width, source_height: Size of the source image in pixels after EXIF rotation.
+        crop: left, top, right, bottom of the kept area in source pixels.
+        scale: Prepared pixels per source pixel.
+        num_tokens: Number of tokens of the final caption without BOS and EOS; None if no model was given.
     """
 
     id: str
@@ -74,65 +74,66 @@ class Example:
 class Format(Protocol):
     """A folder layout. A module exports one as `FORMAT`, and its `FormatContract` as `CONTRACT`.
 
-    One with options of its own has a class of them as `settings` (`protocols.settings`).
+    Its settings, if any, are a class in the attribute `settings` (`protocols.settings`).
     """
 
     name: str
     expects: str
-    """One line for the user: what such a folder holds."""
+    """One line for the user: the content of such a folder."""
     priority: int
-    """`auto` asks layouts in falling order, the least mistakable first: metadata file 30, paired folders 20, names 10."""
+    """`auto` tries layouts in descending order, the most specific first: metadata file 30, paired folders 20, names 10."""
 
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
-        """Why `folder` has this layout, in a few words for the user with the number of images, or None when it has not."""
+        """Why `folder` has this layout, in a few words for the user with the number of images; None if it has another one."""
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
-        """All images, sorted by id, one at a time; opens no image. What cannot be used comes with its `problem`.
+        """All images, sorted by id; no image is opened. Items that cannot be used have a `problem`.
 
-        `options` holds at least the values of the format's own settings by key, checked. Files that no item names are
-        reported by `prepare`.
+        `options` contains at least the format's settings by key, already checked. `prepare` reports files that no item
+        names.
 
         Raises:
-            UserError: The folder does not follow the layout (a caption column that is missing, say).
+            UserError: The folder does not have this layout; for example, the caption column is missing.
         """
 
 
 class Captioner(Protocol):
-    """Writes a caption where none was found. A module exports one as `CAPTIONER`, and its `CaptionerContract` as `CONTRACT`.
+    """Writes captions for images without one. A module exports one as `CAPTIONER`, and its `CaptionerContract` as `CONTRACT`.
 
-    One with options of its own has a class of them as `settings` (`protocols.settings`).
+    Its settings, if any, are a class in the attribute `settings` (`protocols.settings`).
     """
 
     name: str
 
     def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
-        """The caption of an RGB image, which is read from disk only when its pixels are touched.
+        """The caption of an RGB image, which is read from disk only when its pixels are accessed.
 
-        The same image, item, options and trigger give the same caption. `options` holds the values of the captioner's own
-        settings by key, checked; `prepare` asks again when one of them changes. `trigger` is the user's trigger word, or
-        empty; `prepare` puts it before a caption that lacks it.
+        Deterministic in image, item, options and trigger. `options` contains the captioner's settings by key, already
+        checked; `prepare` captions again if one of them changes. `trigger` is the user's trigger word, or empty; `prepare`
+        prepends it to a caption without it.
 
         Raises:
-            UserError: The options ask for what cannot be done.
+            UserError: The options cannot be satisfied.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one device learns from in one forward pass.
+    """The training data of one forward pass on one device.
 
     Attributes:
-        ids: Sample ids, for messages.
-        latents_bchw, noise_bchw: (b, c, h, w) float32: scaled latents, and the noise for them.
-        timesteps_b, conditioning: (b,) int64 training steps; of the final captions, dropped ones empty.
+            ids: Sample ids, for messages.
+        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id). The training step
+            samples noise and timestep from them.
+        latents_bchw: (b, c, h, w) float32 scaled latents.
+        conditioning: The final captions' prompt embeddings; those of dropped captions are the empty text's.
         weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
         latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each image; None is all alike.
     """
 
     ids: tuple[str, ...]
+    rng_parts: tuple[tuple[str | int, ...], ...]
     latents_bchw: "Tensor"
-    noise_bchw: "Tensor"
-    timesteps_b: "Tensor"
     conditioning: Conditioning
     weights_b: "Tensor"
     latent_weights_bhw: "Tensor | None" = None

@@ -1,7 +1,7 @@
-"""What a domain can do beyond cutting texts: draw examples, judge an image by its text, measure many.
+"""Interfaces of a domain: split captions, synthesize datasets, verify images against prompts, compute metrics.
 
-In: images and the texts that asked for them. Out: a verdict for each sentence, a receipt for all of a text, numbers over
-many images. Here are the records and the interfaces `DatasetGenerator`, `Verifier`, `Metric`; a domain has those that it can.
+In: images and their prompts. Out: a verdict on each sentence, a receipt for the whole prompt, metrics over many images.
+Defines the records and the interfaces `Domain`, `DatasetGenerator`, `Verifier` and `Metric`; a domain may lack the last three.
 """
 
 # pyright: reportReturnType=false
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # a verb's --help must not pay for numpy
+if TYPE_CHECKING:  # a verb's --help must not import numpy
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
@@ -20,19 +20,19 @@ if TYPE_CHECKING:  # a verb's --help must not pay for numpy
     from loraloom.protocols.settings import Settings
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels of the judged image, the last two exclusive."""
+"""left, top, right, bottom in pixels of the verified image; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether an image does what one sentence of its text asks.
+    """Whether an image meets one sentence of its prompt.
 
     Attributes:
-        sentence: The sentence, or the item of an enumeration (`2 bedroom`), as the text has it.
-        section: Which part of the text it is from; a domain's own word (`count`, `connection`, `position`).
-        met: None when the image does not let one tell.
-        reason: What was seen, short, for the user.
-        regions: The pixels that prove it: boxes, the first the one to point at.
+        sentence: The sentence, or the item of an enumeration (`2 bedroom`), as in the prompt.
+        section: Part of the prompt that contains it, named by the domain (`count`, `connection`, `position`).
+        met: Whether the image meets it; None if the image does not show it clearly.
+        reason: What the image shows, in a few words for the user.
+        regions: Boxes of the pixels that prove it; the first is the most important one.
     """
 
     sentence: str
@@ -44,11 +44,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """What of a text is not read as it stands.
+    """Words of a prompt that are ignored, or read in one of several possible ways.
 
     Attributes:
-        not_understood: Words that came to nothing, and how often they stand there.
-        taken: Words that leave a choice, what they were taken as, and how often.
+        not_understood: Words that are ignored, each with its number of occurrences.
+        taken: Ambiguous words, each with the meaning that was chosen and its number of occurrences.
     """
 
     not_understood: tuple[tuple[str, int], ...] = ()
@@ -59,7 +59,7 @@ class Unread:
 
     @property
     def items(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Each of both kinds as a user reads it: `'study' (2 times)`; `'common room' as bedroom`."""
+        """Both kinds as lines for users: `'study' (2 times)`; `'common room' as bedroom`."""
         return (
             tuple(f"{words!r}{_times(times)}" for words, times in self.not_understood),
             tuple(f"{words!r} as {meaning}{_times(times)}" for words, meaning, times in self.taken),
@@ -67,7 +67,7 @@ class Unread:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each kind that there is."""
+        """One line for each kind that is not empty."""
         lost, taken = self.items
         named = (("not understood", lost), ("taken", taken))
         return tuple(f"{name}: {', '.join(items)}" for name, items in named if items)
@@ -79,13 +79,13 @@ def _times(number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Every sentence of a text with its verdict on one image.
+    """Every sentence of a prompt with the verdict on one image.
 
     Attributes:
-        verdicts: In the order of the text.
-        extras: What the image shows and the text does not ask for, a sentence each.
-        disorder: How far the image is from a well-formed one, 0 .. 1; breaks ties between equal receipts.
-        unread: What of the text no verdict is about.
+        verdicts: Verdicts in the order of the prompt.
+        extras: What the image shows beyond the prompt, one sentence each.
+        disorder: Distance of the image from a well-formed one, 0 .. 1; breaks ties between equal receipts.
+        unread: Words of the prompt that no verdict covers.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -94,12 +94,12 @@ class Receipt:
     unread: Unread = Unread()
 
     def count(self, met: bool | None) -> int:
-        """How many verdicts are `met`."""
+        """The number of verdicts whose `met` has this value."""
         return sum(verdict.met is met for verdict in self.verdicts)
 
     @property
     def share_met(self) -> float:
-        """Met sentences / all sentences, 0 .. 1; 1 for a text that asks for nothing. "Cannot tell" is not met."""
+        """Met sentences / all sentences, 0 .. 1; 1 for a prompt without sentences. "Cannot tell" is not met."""
         return self.count(True) / len(self.verdicts) if self.verdicts else 1.0
 
     @property
@@ -111,13 +111,13 @@ class Receipt:
     def rank(self) -> tuple[float, float, float]:
         """Sorting key, the best receipt first: fewest faults, then most sentences met, then least disorder.
 
-        What was not asked for is a fault like a sentence that is not met: a wrong door is no better than a missing one.
+        An extra counts as a fault like a sentence that is not met: a wrong door is no better than a missing one.
         """
         unmet = len(self.verdicts) - self.count(True)
         return float(unmet + len(self.extras)), float(unmet), self.disorder
 
     def as_json(self) -> dict[str, Any]:
-        """For receipt files."""
+        """The content of a receipt file."""
         return {
             "met": self.count(True),
             "not_met": self.count(False),
@@ -141,27 +141,27 @@ class Receipt:
 
 
 class DatasetGenerator(Protocol):
-    """A domain's hand: it draws images whose texts are true of them."""
+    """Synthesizes images with captions that describe them correctly."""
 
     styles: tuple[str, ...]
     kinds: Mapping[str, str]
-    """Words of `loraloom samples` beside the domain's name, each with the style that it means."""
+    """Further KINDs of `loraloom samples` besides the domain's name -> style."""
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """An RGB image of the domain's one size and its text; the same seed gives the same on every machine.
+        """An RGB image of the domain's fixed size and its caption; a seed gives the same result on every machine.
 
-        The empty style is the domain's usual one; an unknown one raises `UserError`."""
+        The empty style is the default; an unknown style raises `UserError`."""
 
     def paraphrase(self, text: str, seed: int) -> str:
-        """Another text that is true of the same image: sentences left out, moved, turned round. May be the same."""
+        """Another correct caption of the same image: sentences omitted, moved, reversed. May equal `text`."""
 
     def turned(self, image: "Image.Image", text: str) -> "Sequence[str | None]":
-        """The text of a drawn image in each of its eight layings: as it is and turned clockwise by 90, 180 and 270
-        degrees, then these four of the image whose left and right are exchanged. None where there is no true text."""
+        """The caption of an image in each of its eight orientations: rotated clockwise by 0, 90, 180 and 270 degrees,
+        then these four of the mirrored image. None for an orientation without a correct caption."""
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:
-        """What a text, or a part of one, says, as (subject, relation, object) in words; also turned round where that
-        follows. Empty where the text is not understood, or the domain tells no facts."""
+        """The facts of a caption or a part of it, as (subject, relation, object) in words, with the reversed facts that
+        follow from them. Empty if the text is not understood or the domain has no facts."""
 
     def write_dataset(
         self,
@@ -172,63 +172,65 @@ class DatasetGenerator(Protocol):
         style: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Write `count` images with texts, in a layout that a `Format` knows; may be interrupted and called again."""
+        """Write `count` images with captions in a layout that a `Format` reads; may be interrupted and called again."""
 
 
 class Verifier(Protocol):
-    """A domain's eye: it reads an image back and compares it with the text."""
+    """Reads the content of an image and compares it with the prompt."""
 
     def check(self, prompt: str) -> list[str]:
-        """What is wrong with a text before anything is drawn, a line each: contradictions, unknown words. Empty is well."""
+        """Problems of a prompt that are found without an image, one line each: contradictions, unknown words."""
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
-        """The prompt as models of this domain are taught it, and a line for whatever was assumed or not understood.
+        """The prompt in the form that models of this domain are trained on, and notes: one line for each assumption and for
+        each kind of words that were not understood.
 
         Raises:
-            UserError: It cannot be understood at all.
+            UserError: Nothing of the prompt is understood.
         """
 
     def unread(self, prompt: str) -> Unread:
-        """What of a prompt is not read as it stands; its lines are among the notes of `formal` too."""
+        """The words of a prompt that are ignored or ambiguous; the notes of `formal` contain its lines too."""
 
     def expand_prompt(self, prompt: str, seed: int) -> str:
-        """The prompt with what it leaves open decided, where models draw better then; the same for the same seed. Images are
-        judged by the prompt. The prompt itself where nothing is open, or it is not understood."""
+        """The expanded prompt: details that the prompt leaves open are chosen, because models then generate better images.
+        Deterministic in the seed. Images are verified against the prompt, not the expanded prompt. Returns the prompt if it
+        leaves nothing open or is not understood."""
 
     def verify(self, image: "Image.Image", prompt: str) -> Receipt:
         """The receipt of an RGB image of any size."""
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
-        """(height, width) of the image: where to draw again so that faults may go (see `Receipt.rank`) and the rooms of met
-        sentences stay. None when there are none."""
+        """(height, width) bool, True where inpainting may remove faults (see `Receipt.rank`); what met sentences are about is
+        kept. None if there are no faults."""
 
     def shown_text(self, image: "Image.Image", prompt: str) -> str:
-        """The prompt made true of the image: without what it does not meet, with what it shows beyond. A repair is guided
-        from this text towards the prompt. The prompt itself where no other text can be told."""
+        """The prompt changed to describe the image: without sentences that are not met, with extras. A repair is guided from
+        this text towards the prompt. Returns the prompt if no such text can be found."""
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
-        """The image with the verdicts drawn on it, larger, with a legend."""
+        """The image with its verdicts marked, enlarged, with a legend."""
 
 
 class Tally(Protocol):
-    """A metric's running state. Two that saw different images can be merged, in any order."""
+    """The state of a metric. States of different images can be merged in any order."""
 
     def add(self, image: "Image.Image", prompt: str, reference: "Image.Image | None" = None) -> None:
-        """Count one image; `reference` is the true image of the prompt where there is one."""
+        """Add one image; `reference` is the true image of the prompt, if there is one."""
 
     def merge(self, other: "Tally") -> None:
-        """Count what another tally of the same metric has counted."""
+        """Add the images of another tally of the same metric."""
 
     def result(self) -> Mapping[str, float]:
-        """Name to value; NaN where nothing was counted. `images` is how many were."""
+        """Name -> value; NaN without images. `images` is the number of images."""
 
 
 class Metric(Protocol):
-    """A number over many images."""
+    """A metric over many images."""
 
     name: str
     better: Mapping[str, int]
-    """Of each value in the result: 1 higher is better, -1 lower, 0 neither."""
+    """Name of a value in the result -> 1: higher is better; -1: lower is better; 0: neither."""
 
     def start(self) -> Tally:
         """An empty tally."""
@@ -236,16 +238,16 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A header and the sentences below it; the header is repeated in every window that carries one of its sentences."""
+    """A header and its sentences; every encoder window with one of the sentences repeats the header."""
 
     header: str
     sentences: tuple[str, ...]
 
 
 class Domain(Protocol):
-    """What texts of one kind are made of. A module exports one as `DOMAIN`, and its `DomainContract` as `CONTRACT`.
+    """A kind of captions and images. A module exports one as `DOMAIN`, and its `DomainContract` as `CONTRACT`.
 
-    None stands for what it cannot do. One with options of its own is a `ConfigurableDomain` too.
+    A part that it lacks is None. A domain with settings is a `ConfigurableDomain`.
     """
 
     name: str
@@ -253,26 +255,26 @@ class Domain(Protocol):
     verifier: Verifier | None
 
     def sections(self, caption: str) -> list[Section]:
-        """The caption cut at its natural borders. Joined by blanks, the parts are the caption up to white space."""
+        """The caption split at headers and sentences. Joined by blanks, the parts equal the caption except for white space."""
 
     def mirrored(self, caption: str) -> str | None:
-        """The caption of the mirrored image; None when that cannot be told, and so the image may not be flipped."""
+        """The caption of the mirrored image; None if it is unknown, so that the image must not be flipped."""
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
-        """What RGB colours stand for in an image of this caption, by name; empty where they stand for nothing."""
+        """Class -> RGB colour in an image of this caption; empty if colours do not encode classes."""
 
     def check_image(self, image: "Image.Image") -> str | None:
-        """Why an RGB image cannot be used in this domain as it is: the kind of fault, `: ` and what this image shows. None
-        where it can, and where the domain takes every image. The kind completes "12 of 40 images are ..."."""
+        """Why an RGB image cannot be used in this domain: the kind of fault, `: ` and what this image shows. None if it can
+        be used. The kind completes "12 of 40 images are ..."."""
 
 
 class ConfigurableDomain(Domain, Protocol):
-    """A domain with options of its own.
+    """A domain with settings.
 
-    `prepare` takes them and records them in the dataset; whatever uses that dataset or a run on it is given them again.
+    `prepare` records their values in the dataset; training, generation and token counts on that dataset use them again.
     """
 
     settings: "type[Settings]"
 
     def configured(self, options: Mapping[str, Any]) -> Domain:
-        """This domain with the values of its own settings, by key, checked."""
+        """This domain with these values of its settings, by key; already checked."""

@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back: `ImageRequest` and `Image`."""
+"""Records of image generation: `ImageRequest` and `GeneratedImage`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,17 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
-    """The whole recipe of one image beside model and adapters.
+    """All settings of one image except model and adapters.
 
     Attributes:
-        prompt, negative_prompt: Text; `(word:1.3)` weighs a word when `weighting` is on.
-        seed: Decides the first noise and every later one, whatever the batch.
-        guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0 switches it off.
-        sampler, num_steps: Name of the solver, and its steps.
-        width, height: Pixels, multiples of the model's latent scale.
-        expanded_prompt: The prompt with what it leaves open decided (`Verifier.expand_prompt`), for the model alone; empty
-            where it is the prompt.
-        words: What the user wrote, where the domain made the prompt out of it; empty where it is the prompt.
+        prompt, negative_prompt: Texts; `(word:1.3)` emphasises a word if `weighting` is on.
+        seed: Seed of the initial and all later noise, independent of the batch.
+        guidance_scale: Classifier-free guidance (Ho & Salimans 2022); 1.0: off.
+        sampler, num_steps: Name of the sampler, and its number of steps.
+        width, height: Size in pixels, multiples of the model's `size_multiple`.
+        expanded_prompt: The expanded prompt (`Verifier.expand_prompt`), which only the model reads; empty: the prompt.
+        words: The prompt as the user wrote it, if the domain rewrote it; empty: the prompt.
     """
 
     prompt: str
@@ -36,19 +35,19 @@ class ImageRequest:
     words: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `UserError` for a text that is no text, wherever it came from."""
+        """Raise `UserError` for a prompt that is not valid UTF-8."""
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
             check_text(text, f"the {name}")
 
     @property
     def text(self) -> str:
-        """What the model reads."""
+        """The prompt that the model reads."""
         return self.expanded_prompt or self.prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
-    """A finished image and its place in the request list."""
+    """A finished image, the index of its request, and the seconds that it took."""
 
     index: int
     request: ImageRequest

@@ -1,4 +1,4 @@
-"""What a model answers: `Family` opens it, `DiffusionModel` encodes, predicts and decodes.
+"""Interfaces of a model: `Family` opens it, `DiffusionModel` encodes, predicts and decodes.
 
 Legend of tensor shapes, used as suffixes of names:
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-if TYPE_CHECKING:  # a verb's --help must not pay for torch
+if TYPE_CHECKING:  # a verb's --help must not import torch
     import torch
     from torch import Tensor, nn
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:  # a verb's --help must not pay for torch
 
 
 Tensors = Mapping[str, "Tensor"]
-"""What the text encoders make of one prompt, without a batch axis; names are the family's own. Shared code caches it."""
+"""The prompt embeddings of one prompt, without a batch axis; the family chooses the names. Shared code caches them."""
 
 Conditioning = Mapping[str, "Tensor"]
-"""What the denoiser is given beside latents and timesteps, batch axis first; names are the family's own. Shared code moves it
-between devices and passes it on."""
+"""The inputs of the denoiser besides latents and timesteps, batch axis first; the family chooses the names. Shared code
+moves them between devices and passes them to `predict`."""
 
 
 class Tokenizer(Protocol):
@@ -58,13 +58,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt as text encoders read it. CLIP reads the windows; T5 and language models read the text.
+    """One prompt as input of text encoders. CLIP reads the windows; T5 and language models read the text.
 
     Attributes:
-        text: Plain text; the syntax of weights is taken out.
-        spans: The same text in runs of equal weight.
-        windows: Cut for `TextModel.tokenizer`, at least one.
-        num_tokens: Tokens of the whole text by that tokenizer.
+        text: Plain text without emphasis syntax.
+        spans: The same text as runs of equal weight.
+        windows: The encoder windows by `TextModel.tokenizer`, at least one.
+        num_tokens: Number of tokens of the whole text by that tokenizer.
         method: How several windows become one sequence: `attention` keeps all, `mean`, `max` and `weighted` combine them.
     """
 
@@ -82,7 +82,7 @@ class ImageGeometry:
     Attributes:
         original: (width, height) of the source image in pixels.
         crop: (left, top) of what was kept, in pixels of the scaled image.
-        target: (width, height) of the image that is learned or drawn.
+        target: (width, height) of the training image or generated image.
     """
 
     original: tuple[int, int]
@@ -94,11 +94,11 @@ class TextModel(Protocol):
     """The tokenizers and text encoders of a model."""
 
     max_windows: int | None
-    """Most windows of one prompt that the denoiser reads: 1 where its text length is fixed, None for any number."""
+    """Maximum number of windows of one prompt that the denoiser reads: 1 if its text length is fixed; None: no limit."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The one whose windows are cut."""
+        """The tokenizer that determines the windows."""
 
     @property
     def fingerprint(self) -> str:
@@ -108,9 +108,9 @@ class TextModel(Protocol):
         """The tensors of each prompt, on the encoders' device."""
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """The parts of a prompt's text that no encoder reads when its first window is all that is cut; empty where nothing is.
+        """The parts of a prompt's text that no encoder reads if only its first window is encoded; empty if all is read.
 
-        Asked where `max_windows` is 1.
+        Called if `max_windows` is 1.
         """
 
 
@@ -122,9 +122,9 @@ class NoiseSchedule:
     alike.
 
     Attributes:
-        timestep_t: (T,) float64 on the CPU: what the denoiser is given at each training step.
+        timestep_t: (T,) float64 on the CPU: timestep input of the denoiser at each training step.
         signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
-        prediction_type: What the denoiser answers: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
+        prediction_type: What the denoiser predicts: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
     """
 
@@ -147,7 +147,7 @@ class ModelSource:
         location: Hub id (`owner/name`), diffusers folder, or a single `.safetensors` checkpoint.
         revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
-        prediction_type: `epsilon` or `v_prediction` where the scheduler's config is wrong or missing; `auto` believes it.
+        prediction_type: `epsilon` or `v_prediction` if the scheduler's config is wrong or missing; `auto`: as in the config.
     """
 
     location: str
@@ -158,29 +158,29 @@ class ModelSource:
 
 
 class ModelFiles(Protocol):
-    """The files of one model, resolved once: nothing that a family asks here finds the source again.
+    """The files of one model; its source is resolved only once.
 
     Names are those of the diffusers layout: `unet` is a part's folder, `unet/config.json` its config.
     """
 
     @property
     def source(self) -> ModelSource:
-        """As the user named it."""
+        """The source as the user named it."""
 
     @property
     def folder(self) -> Path | None:
-        """Configs and tokenizers; None for a single file whose configs nobody named."""
+        """Folder of configs and tokenizers; None for a single file without them."""
 
     @property
     def single_file(self) -> Path | None:
-        """The checkpoint when all weights are in one file."""
+        """The checkpoint if all weights are in one file; otherwise None."""
 
     @property
     def variant(self) -> str | None:
         """Weight file variant such as `fp16`."""
 
     def has(self, name: str) -> bool:
-        """Whether a file or folder of the layout is there."""
+        """Whether a file or folder of the layout exists."""
 
     def path(self, name: str) -> Path:
         """The path of a file or folder of the layout."""
@@ -189,7 +189,7 @@ class ModelFiles(Protocol):
         """A JSON config.
 
         Raises:
-            UserError: Missing, not a JSON object, or asking for code of its own.
+            UserError: It is missing, not a JSON object, or requires custom code.
         """
 
     def tensor_names(self) -> frozenset[str]:
@@ -205,7 +205,7 @@ class ModelFiles(Protocol):
         """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
 
         Raises:
-            UserError: None there, or pickled ones only; says what to do.
+            UserError: There are none, or only pickled ones.
         """
 
     def fingerprint(self, folder: str) -> str:
@@ -219,7 +219,7 @@ class Modules(Protocol):
     """The modules of an opened model by part name; `models.module_store.ModuleStore` is the one in use."""
 
     def get(self, part: str) -> "nn.Module":
-        """The part's module, loaded if need be, frozen, in evaluation mode."""
+        """The part's module, loaded if necessary, frozen, in evaluation mode."""
 
     def skeleton(self, part: str) -> "nn.Module":
         """The part's module on the meta device: names and shapes of its layers, from configs alone."""
@@ -231,19 +231,19 @@ class Modules(Protocol):
         """The part's module on a device in a dtype."""
 
     def drop(self, part: str) -> None:
-        """Forget the part's weights; the next use reads them again."""
+        """Free the part's weights; the next use reads them again."""
 
     def fingerprint(self, part: str) -> str:
         """sha256 over a part's weights and config: the VAE's in cache keys, the denoiser's in adapters."""
 
     def file_sha256(self) -> str | None:
-        """sha256 of the whole model where it is one file: what other programs know a base by."""
+        """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
 
     def checkpoint_gradients(self, part: str) -> None:
-        """Compute activations of the part again in the backward pass instead of keeping them.
+        """Recompute activations of the part in the backward pass (gradient checkpointing).
 
         Raises:
-            UserError: The part cannot do so.
+            UserError: The part does not support it.
         """
 
 
@@ -252,22 +252,22 @@ class Sampler(Protocol):
 
     @property
     def timesteps(self) -> "Tensor":
-        """(num_steps,) what the denoiser is given at each step, from noise to image."""
+        """(num_steps,) timestep inputs of the denoiser, from noise to image."""
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation that the first noise is to have."""
+        """Standard deviation of the initial noise."""
 
     def scale_input(self, latents_bchw: "Tensor", timestep: "Tensor") -> "Tensor":
-        """What the denoiser is to be shown at this step."""
+        """The latents scaled to the denoiser's input at this step."""
 
     def noised(self, clean_bchw: "Tensor", noise_bchw: "Tensor", number: int) -> "Tensor":
-        """Finished latents as they would stand before step `number`; finished when it is the number of steps."""
+        """Clean latents with the noise of step `number`; without noise if `number` is the number of steps."""
 
     def step(
         self, prediction_bchw: "Tensor", timestep: "Tensor", latents_bchw: "Tensor", generators: "list[torch.Generator]"
     ) -> "Tensor":
-        """The latents one step nearer to the image; fresh noise comes from each image's own generator."""
+        """The latents one step nearer to the image; new noise comes from each image's own generator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +283,9 @@ class Part:
     """A part of a model that has weights of its own.
 
     Attributes:
-        name: The family's own, unique in the model: the key of `Modules`.
-        role: What shared code may use it for.
-        lora_targets: Name -> which layers carry LoRA, the default first; empty where the part does not learn.
+        name: Name that the family chooses, unique in the model: the key of `Modules`.
+        role: Role of the part for shared code.
+        lora_targets: Name -> layers that carry LoRA, the default first; empty if the part is never trained.
     """
 
     name: str
@@ -295,14 +295,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """How images are drawn where the user leaves it open.
+    """Generation settings for options that the user leaves open.
 
     Attributes:
         sampler: Name of the solver.
-        num_steps: Denoiser steps.
-        guidance_scale: Classifier-free or embedded, see `ModelInfo.guidance`.
-        size_px: Side of a square image.
-        exact_sampler: A solver without random numbers of its own, which exports are compared with.
+        num_steps: Number of denoising steps.
+        guidance_scale: Scale of classifier-free or embedded guidance, see `ModelInfo.guidance`.
+        size_px: Side of a square image in pixels.
+        exact_sampler: A deterministic sampler; exports are compared with it.
     """
 
     sampler: str
@@ -314,19 +314,19 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """All that is known of a model without its weights.
+    """Information about a model that does not require its weights.
 
     Attributes:
         family: Name of the family.
-        source: Where it comes from, as the user named it.
+        source: The source as the user named it.
         parts: One denoiser, one VAE, any number of text encoders.
         schedule: The forward process.
-        latent_channels: Of the latents that `DiffusionModel.predict` takes.
-        vae_scale_factor: Pixels along a side for one latent.
-        size_multiple: Sides of images are multiples of this many pixels.
+        latent_channels: Number of channels of the latents that `DiffusionModel.predict` takes.
+        vae_scale_factor: Pixels per latent along a side.
+        size_multiple: Width and height of images are multiples of this number of pixels.
         guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
-            is given the scale, and there is no negative prompt.
-        defaults: How images are drawn where the user leaves it open.
+            takes the scale as input, and there is no negative prompt.
+        defaults: Generation settings for options that the user leaves open.
     """
 
     family: str
@@ -387,10 +387,10 @@ class LoraFormat(Protocol):
         """The first word of the part's keys in kohya's layout (`lora_unet`)."""
 
     def diffusers_name(self, part: str, module_name: str) -> str:
-        """A module's name as adapter files spell it; differs where a library renamed its modules."""
+        """A module's name in adapter files; differs from `module_name` if a library renamed its modules."""
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Further stems of keys that mean one of the modules `names`, to that module."""
+        """Further stem of keys -> the module of `names` that it means."""
 
     def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
         """The layers of kohya's layout that hold several of the modules `names`."""
@@ -401,7 +401,7 @@ class DiffusionModel(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is known without weights."""
+        """Information that does not require weights."""
 
     @property
     def text(self) -> TextModel:
@@ -416,13 +416,13 @@ class DiffusionModel(Protocol):
         """How adapter files name its modules."""
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
-        """Write the whole model as it is now to a folder that `open` reads; appears whole."""
+        """Write the current model to a folder that `Family.open` reads, atomically."""
 
     def encode_images(self, pixels_bchw: "Tensor") -> "tuple[Tensor, Tensor]":
         """Mean and log-variance of the latents' distribution, (b, c, h, w) float32, **not** scaled."""
 
     def scale_latents(self, raw_bchw: "Tensor") -> "Tensor":
-        """Raw VAE latents to what the denoiser works on."""
+        """Raw VAE latents to scaled latents, the denoiser's input."""
 
     def decode_latents(self, latents_bchw: "Tensor") -> "Tensor":
         """Scaled latents to pixels (b, 3, H, W), float32, clipped to [-1, 1]."""
@@ -430,27 +430,27 @@ class DiffusionModel(Protocol):
     def condition(
         self, texts: Sequence[Tensors], geometry: Sequence[ImageGeometry], guidance_scale: float | None
     ) -> Conditioning:
-        """One batch of what the denoiser is given; one text and one geometry for each image.
+        """Conditioning of one batch.
 
         Args:
-            texts: As `TextModel.encode` gives them.
-            geometry: Of each image.
-            guidance_scale: For embedded guidance; None in training, where the family's own value holds.
+            texts: Results of `TextModel.encode`, one for each image.
+            geometry: Geometry of each image.
+            guidance_scale: Scale of embedded guidance; None in training: the family's value.
         """
 
     def predict(self, latents_bchw: "Tensor", timesteps_b: "Tensor", conditioning: Conditioning) -> "Tensor":
-        """The denoiser's answer (b, c, h, w); `timesteps_b` are float32 values of `NoiseSchedule.timestep_t` or a sampler's."""
+        """The denoiser's prediction (b, c, h, w); `timesteps_b`: float32 from `NoiseSchedule.timestep_t` or a sampler."""
 
     def sampler(self, name: str, num_steps: int, height: int, width: int) -> Sampler:
-        """A solver by name, for this model's schedule and an image of that many pixels.
+        """A sampler by name, for this model's schedule and an image of this size in pixels.
 
         Raises:
             UserError: The name is unknown; the known ones are listed.
         """
 
     def reference_latents(self, adapter_file: Path | None, request: "ImageRequest", noise_bchw: "Tensor") -> "Tensor":
-        """(1, c, h, w) float32 latents on the CPU: that first noise denoised in a fresh pipeline of the peer library with an
-        exported adapter (None: the base alone), its proof."""
+        """(1, c, h, w) float32 latents on the CPU: the noise, denoised by a new pipeline of the reference library with an
+        exported adapter (None: the base model alone). Used to check exports."""
 
 
 class Family(Protocol):
@@ -459,13 +459,13 @@ class Family(Protocol):
     name: str
 
     def matches(self, files: ModelFiles) -> bool:
-        """Whether the files look like this family, from configs or keys alone. Pure: nothing is downloaded or found again."""
+        """Whether the files look like this family, from configs or keys alone. Pure: nothing is downloaded."""
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open a model without reading weights.
 
         Raises:
-            UserError: Unreadable or of another family; says what to do.
+            UserError: The files cannot be read, or belong to another family.
         """
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:

@@ -1,12 +1,13 @@
-"""Settings that a verb or an extension declares: strict, frozen, and one truth for each setting.
+"""Settings that a verb or an extension declares: strict, frozen, each defined in one place.
 
-Default, unit, limit and help stand on the field; the command line, the commented YAML and the docs are made from them.
+Default, unit, limit and help are on the field; the command line, the commented YAML and the docs are made from them.
 A field with a `flag` in its extras also answers to that short name on the command line.
 
 An extension with settings of its own carries its class as `settings`; `config.extending` adds them to the verb's. Settings
 that several extensions share are one class here, which theirs inherit.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -19,22 +20,24 @@ class Settings(BaseModel):
     """A group of settings. An unknown key is an error; a value never changes after construction.
 
     Attributes:
-        verb: Of the command that takes the whole tree.
+        verb: Name of the command that takes the whole tree.
+        renamed: Former name of a setting -> its name. The former name, in a file or as a flag, is an error with the new one.
     """
 
     verb: ClassVar[str] = "train"
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_default=False)
 
 
 def setting(default: Any, help: str, *, flag: str | None = None, resumable: bool = False, **limits: Any) -> Any:  # noqa: A002
-    """A field with its help.
+    """A settings field with its help.
 
     Args:
-        default: The value when nothing is said; `...` makes the field required.
-        help: One line: what it does, with its unit.
+        default: The default value; `...` makes the field required.
+        help: One full sentence: what it does, with unit, range and the meaning of special values.
         flag: Short name on the command line, such as `--rank`.
-        resumable: Whether a run may go on after this setting was changed, because it does not touch what is learned.
+        resumable: Whether a run may be resumed after this setting changed: it does not affect what is learned.
         limits: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern`.
     """
     extra: dict[str, Any] = {"resumable": resumable}
@@ -47,7 +50,9 @@ class TextEncoding(Settings):
     """Settings of layouts that read texts."""
 
     encoding: str = setting(
-        "", "how captions and tables are saved where not in UTF-8, such as cp949 or utf-16-le", flag="--encoding"
+        "",
+        "Encoding of captions and tables that are not UTF-8, such as cp949 or utf-16-le; empty: UTF-8.",
+        flag="--encoding",
     )
 
     @field_validator("encoding")
@@ -64,14 +69,14 @@ class CaptionFiles(TextEncoding):
 
     caption_suffix: tuple[str, ...] = setting(
         (),
-        "endings of caption files that are looked for before .txt and .caption, such as .tags; repeat it, or use commas",
+        "Suffix of caption files, such as .tags; takes precedence over .txt and .caption; may be repeated or use commas.",
         flag="--caption-suffix",
     )
 
     @field_validator("caption_suffix")
     @classmethod
     def _endings(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        """`tags`, `.tags` and `*.tags` are one; `_caption.txt` stays as it is; `a,b` are two."""
+        """`tags` and `*.tags` become `.tags`; `_caption.txt` is unchanged; `a,b` becomes two suffixes."""
         return tuple(_ending(part) for text in texts for part in text.split(",") if part.strip())
 
 
@@ -83,7 +88,7 @@ def _ending(text: str) -> str:
     ending = f".{suffix.rpartition('.')[2].lower()}"
     if ending in TABLE_SUFFIXES | IMAGE_SUFFIXES:
         raise ValueError(
-            f"expected the ending of a text: {suffix!r} is that of a table or an image;"
+            f"expected the suffix of a text file: {suffix!r} belongs to tables or images;"
             " write the captions to .txt files, or to one metadata.jsonl"
         )
     return suffix

@@ -1,1 +1,1 @@
-"""One loop for every family: what is due, then the step, then the log."""
+"""Training: from settings to a finished adapter, by one loop for every family."""

@@ -1,10 +1,10 @@
-"""From settings to a run that stands ready: model, caches, adapter, optimizer, and where to go on.
+"""From settings to a run that can train: model, caches, adapter, optimizer.
 
-In: a `RunConfig`. Out: a `Run`. Order matters for memory: VAE and text encoder fill the caches and are dropped before
-the denoiser is read.
+In: a `RunConfig`. Out: a `Run`. Order matters for memory: latents and prompt embeddings are precomputed, and VAE
+and text encoder dropped, before the denoiser is read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from loraloom.data.manifest import Manifest, read_manifest
 from loraloom.data.sizes import check_sizes, common_size
 from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
-from loraloom.generate.images import check_size, negative_prompts, unread_negative
-from loraloom.lora.inject import Adapter, attach_new
+from loraloom.generate.images import check_size
+from loraloom.lora.inject import attach_new
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
+from loraloom.prompts.notes import Losses
 from loraloom.protocols.data import Example
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.generation import ImageRequest
@@ -35,6 +35,7 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.full import attach_full
+from loraloom.train.notices import announce, report_captions, report_weights, sample_losses, slots_line
 from loraloom.train.optim import (
     Ema,
     LossScale,
@@ -42,27 +43,18 @@ from loraloom.train.optim import (
     make_optimizer,
     weight_sums,
 )
-from loraloom.train.precompute import precompute_caches, stoppable
+from loraloom.train.precompute import precompute_caches
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
-from loraloom.train.state import Run
-from loraloom.train.step import TrainState
-from loraloom.utils.atomic_files import write_text
+from loraloom.train.state import Run, TrainState
 from loraloom.utils.errors import UserError
-from loraloom.utils.progress import Progress
-
-Say = Callable[[str], None]
-
-NUM_IMAGES_SEEN = 32
-"""So many images, evenly spread, are looked at to say how much of them the weighed classes are."""
+from loraloom.utils.reporting import log, log_line
 
 
 def set_up(
     config: RunConfig,
     runtime: Runtime,
     tracker: Tracker,
-    say: Say,
-    progress: Callable[[str], Progress],
     stop: StopRequest,
 ) -> Run:
     """Build a run from its settings. Every process calls this; the main one speaks.
@@ -95,33 +87,41 @@ def set_up(
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
-    losses = Losses(say, config.train.strict)
+    losses = Losses(log_line, config.train.strict)
     losses.add(*manifest.notes)
-    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, say, losses)
-    train_batches, held_batches = make_batches(config, model, encoder, domain, runtime, learned, held_out)
-    if train_batches.weighing:
-        report_weights(train_batches.weighing, learned, say)
-    sampler = make_sampler(config, folder, model, train_batches.texts, runtime, manifest.examples)
+    report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
+    train_batches, held_batches = make_batches(
+        config,
+        model=model,
+        encoder=encoder,
+        domain=domain,
+        runtime=runtime,
+        learned=learned,
+        held_out=held_out,
+    )
+    if train_batches.loss_weights:
+        report_weights(train_batches.loss_weights, learned)
+    sampler = make_sampler(
+        config, folder=folder, model=model, texts=train_batches.texts, runtime=runtime, examples=manifest.examples
+    )
     if sampler:
         losses.add(*sample_losses(sampler, encoder))
     losses.check()
     agree(runtime, manifest, model)
-    precompute_caches(config, runtime, (train_batches, held_batches), sampler, say, stoppable(progress, stop))
-    train_state = make_train_state(config, model, train_batches, runtime, say)
-    checkpoints = CheckpointFolder(folder / "checkpoints")
+    precompute_caches(config, runtime, (train_batches, held_batches), sampler, stop)
+    train_state = make_train_state(config, model, train_batches, runtime)
     return Run(
-        config,
-        folder,
-        manifest,
-        train_state,
-        held_batches,
-        sampler,
-        checkpoints,
-        tracker,
-        say,
+        config=config,
+        folder=folder,
+        manifest=manifest,
+        train_state=train_state,
+        held_out=held_batches,
+        sampler=sampler,
+        checkpoints=CheckpointFolder(folder / "checkpoints"),
+        tracker=tracker,
+        sums_at_start=weight_sums(train_state.adapter),
         base_sha256=model.modules.fingerprint(model.info.denoiser.name),
         notes=tuple(losses.lines),
-        sums_at_start=weight_sums(train_state.adapter),
     )
 
 
@@ -136,79 +136,9 @@ def agree(runtime: Runtime, manifest: Manifest, model: DiffusionModel) -> None:
         )
 
 
-def report_captions(
-    encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, say: Say, losses: Losses
-) -> None:
-    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted in `losses`, where
-    syntax that is text here is counted too.
-
-    Raises:
-        UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
-    """
-    unlimited = replace(encoder, max_windows=1 << 30)
-    plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
-    counts = [plan.num_tokens for _, plan in plans]
-    capacity = encoder.text.tokenizer.window_tokens - 2
-    say(
-        f"captions: {min(counts)} to {max(counts)} tokens, {sum(count > capacity for count in counts)} of {len(counts)} "
-        f"longer than one window of {capacity}"
-    )
-    over = [(id_, len(plan.windows)) for id_, plan in plans if len(plan.windows) > encoder.max_windows]
-    if over:
-        named = ", ".join(f"{id_} ({count})" for id_, count in over[:20]) + (" …" if len(over) > 20 else "")
-        raise UserError(
-            f"{len(over)} captions need more windows than prompts.max_windows",
-            got=named,
-            expected=f"at most {encoder.max_windows}",
-            fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
-            "choose prompts.method=smart",
-        )
-    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
-        losses.add(syntax)
-    cut = [(id_, plan) for id_, plan in plans if plan.lost]
-    if not cut:
-        return
-    nothing = sum(reads_nothing(plan) for _, plan in cut)
-    losses.add(
-        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
-        + (f"; nothing is read of {nothing} of them" if nothing else "")
-    )
-    if folder:
-        lines = [
-            f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut
-        ]
-        write_text(folder / "captions_cut.txt", "".join(lines))
-
-
-def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
-    """Lines about the sample prompts and their negative prompt, as `Session.losses`. Captions are counted as captions."""
-    prompts = [request.prompt for request in sampler.requests] if sampler.weighting else []
-    negative = negative_prompts(sampler.model, sampler.requests)
-    weighting = sampler.weighting
-    lines = [
-        *cut_lines(encoder, prompts, weighting=weighting, noun="sample prompts", what="the sample prompt "),
-        *cut_lines(encoder, negative, weighting=weighting, what="the negative prompt of samples "),
-        syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
-        unread_negative(sampler.model, sampler.requests),
-    ]
-    return [line for line in lines if line]
-
-
-def report_weights(weighing: LatentWeights, examples: Sequence[Example], say: Say) -> None:
-    """Say how much of the images each weighed class is, and warn of one that is nowhere.
-
-    Raises:
-        UserError: A class that the domain does not know.
-    """
-    seen = examples[:: max(1, len(examples) // NUM_IMAGES_SEEN)]
-    for name, weight in weighing.weights.items():
-        share = weighing.share(seen, name)
-        found = f"in {share:.1%} of the latents" if share else "warning: none is there"
-        say(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} images looked at)")
-
-
 def make_batches(
     config: RunConfig,
+    *,
     model: DiffusionModel,
     encoder: PromptEncoder,
     domain: Domain,
@@ -225,31 +155,20 @@ def make_batches(
     latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
     latents.check([*learned, *held_out])
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
-    common = (latents, texts, domain, config.train.seed, model.info.schedule.num_timesteps)
-    objective = config.objective
-    sampling = TimestepSampling(
-        objective.timestep_sampling, objective.logit_mean, objective.logit_std, objective.timestep_shift
+    held_batches = BatchMaker(examples=held_out, latents=latents, texts=texts, domain=domain, seed=config.train.seed)
+    weights = read_class_weights(config.objective.class_weights)
+    train_batches = replace(
+        held_batches,
+        examples=learned,
+        random_flip=data.random_flip,
+        caption_dropout=data.caption_dropout,
+        loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
-    weights = read_class_weights(objective.class_weights)
-    weighing = LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None
-    return (
-        BatchMaker(
-            learned,
-            *common,
-            noise_offset=objective.noise_offset,
-            sampling=sampling,
-            random_flip=data.random_flip,
-            caption_dropout=data.caption_dropout,
-            weighing=weighing,
-        ),
-        BatchMaker(held_out, *common),
-    )
+    return train_batches, held_batches
 
 
-def make_train_state(
-    config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime, say: Say
-) -> TrainState:
-    """Place the denoiser, put the adapter on, make optimizer, average and plan."""
+def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
+    """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, runtime.device, torch.float32 if full else runtime.weight_dtype
@@ -260,7 +179,7 @@ def make_train_state(
     adapter = (
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
-    announce(adapter, config, say)
+    announce(adapter, config)
     if config.train.gradient_checkpointing:
         for part in adapter.modules:
             model.modules.checkpoint_gradients(part)
@@ -279,17 +198,21 @@ def make_train_state(
     )
     sizes = tuple((example.width, example.height) for example in batches.examples)
     plan = Plan(
-        sizes, config.data.batch_size, runtime.num_devices, config.train.gradient_accumulation, config.train.seed
+        sizes=sizes,
+        batch_size=config.data.batch_size,
+        num_devices=runtime.num_devices,
+        accumulation=config.train.gradient_accumulation,
+        seed=config.train.seed,
     )
     if line := slots_line(plan):
-        say(line)
+        log.info(line)
     objective = make_objective(
         model.info.schedule,
         snr_gamma=config.objective.snr_gamma,
         noise_offset=config.objective.noise_offset,
         device=runtime.device,
     )
-    ema = Ema(parameters, config.lora.ema_decay) if config.lora.ema_decay else None
+    ema = Ema(adapter.parameters, config.lora.ema_decay) if config.lora.ema_decay else None
     balance = NoiseBalance(objective.num_timesteps, runtime.device) if config.objective.balance_noise else None
     return TrainState(
         model=model,
@@ -301,44 +224,21 @@ def make_train_state(
         epochs=EpochCache(plan),
         runtime=runtime,
         seed=config.train.seed,
+        timestep_sampling=TimestepSampling(
+            kind=config.objective.timestep_sampling,
+            mean=config.objective.logit_mean,
+            std=config.objective.logit_std,
+            shift=config.objective.timestep_shift,
+        ),
         channels_last=channels_last,
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )
 
 
-def slots_line(plan: Plan) -> str | None:
-    """A sentence about batches that some size cannot fill; None when each size fills at least one."""
-    fewest = plan.smallest_bucket()
-    if fewest >= plan.pass_size:
-        return None
-    slots, repeats = plan.slots()
-    batch = f"a batch of {plan.batch_size}" + (
-        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
-    )
-    return (
-        f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
-        f"{repeats} are repeats of weight zero, which teach nothing; --batch-size {max(1, fewest // plan.num_devices)} "
-        "has fewer"
-    )
-
-
-def announce(adapter: Adapter, config: RunConfig, say: Say) -> None:
-    """Which layers matched."""
-    if config.train.method == "full":
-        say(
-            f"all of the {' and the '.join(part.replace('_', ' ') for part in adapter.modules)} learns: "
-            f"{adapter.num_parameters:,} numbers, float32"
-        )
-        return
-    for part, names in adapter.modules.items():
-        shown = ", ".join(names[:2]) + (f", … {names[-1]}" if len(names) > 2 else "")
-        say(f"LoRA on {len(names)} layers of the {part.replace('_', ' ')}: {shown}")
-    say(f"rank {config.lora.rank}, {adapter.num_parameters:,} learning numbers, float32")
-
-
 def make_sampler(
     config: RunConfig,
+    *,
     folder: Path,
     model: DiffusionModel,
     texts: TextStore,
@@ -348,7 +248,7 @@ def make_sampler(
     """The sampler of fixed prompts, or None when samples are off.
 
     Raises:
-        UserError: A size that the model cannot draw, or a prompt that needs too many windows.
+        UserError: A size that the model does not support, or a prompt that needs too many windows.
     """
     samples = config.samples
     if not samples.enabled:
@@ -371,8 +271,17 @@ def make_sampler(
         )
         for number, prompt in enumerate(prompts)
     ]
-    method, weighting = config.train.method, bool(samples.prompts)
-    sampler = Sampler(folder / "samples", model, texts, runtime, samples, requests, weighting, method)
+    weighting = bool(samples.prompts)
+    sampler = Sampler(
+        folder=folder / "samples",
+        model=model,
+        texts=texts,
+        runtime=runtime,
+        config=samples,
+        requests=requests,
+        weighting=weighting,
+        method=config.train.method,
+    )
     for request in requests:
         check_size(model, request)
     for text, weighting in sampler.wanted():

@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there.
 
-In: an adapter, an optimizer, a few numbers. Out: `checkpoints/step_0000100/` with a manifest of sha256 sums, written
+In: the states of a run's components. Out: `checkpoints/step_0000100/` with a manifest of sha256 sums, written
 beside, fsynced and renamed; or the newest whole one read back. The old one goes only after the new one stands.
 """
 
@@ -20,7 +20,6 @@ from loraloom.utils.safe_paths import path_problem
 from loraloom.utils.safetensors_io import check_safetensors, read_tensors, write_tensors
 from loraloom.utils.untrusted import (
     MAX_RECORD_BYTES,
-    check_range,
     check_regular_file,
     is_file,
     library_errors,
@@ -30,33 +29,27 @@ from loraloom.utils.untrusted import (
     shown,
 )
 
+LAYOUT = 2
+"""Version of the files of a checkpoint. Those of version 1 named the optimizer's tensors and a few numbers by hand."""
+
 _NAME = re.compile(r"step_(\d{7,12})")
-_FILES = frozenset({"adapter.safetensors", "optimizer.safetensors", "state.json"})
-_NUMBERS = {"loss_scale": 0, "good_steps": 0, "best_step": 0, "best_loss": -1e300, "skipped_in_row": 0, "devices": 1}
-"""Numbers of the run's state, each with its lowest value."""
-_FRACTIONS = frozenset({"loss_scale", "best_loss"})
+_FILES = frozenset({"adapter.safetensors", "state.safetensors", "state.json"})
 MAX_STEP = 10**12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a run needs to go on as if nothing had happened.
+    """What a run needs to continue as if nothing had happened.
 
     Attributes:
         step: Finished optimizer steps.
-        adapter: Float32 weights by exchange key.
-        ema: Average of the weights by exchange key; empty without EMA.
-        optimizer: State tensors.
-        optimizer_rest: State that is not tensors.
-        state: Loss scale, best validation loss, skipped updates, plan fingerprint.
+        components: The state of each component of the run by its name: tensors and JSON values.
+        weights_of: The component whose state is all tensors and is what one would generate images with.
     """
 
     step: int
-    adapter: Mapping[str, Tensor]
-    ema: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    optimizer_rest: Mapping[str, Any]
-    state: Mapping[str, Any]
+    components: Mapping[str, Mapping[str, Any]]
+    weights_of: str
 
 
 class CheckpointFolder:
@@ -78,30 +71,41 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> Path:
         """Write a checkpoint that appears whole.
 
-        `adapter.safetensors` in it is what one would draw with: the average where there is one.
+        `adapter.safetensors` in it is what one would generate images with: the average where there is one. The tensors of
+        all other components are in `state.safetensors` as `component/name`, all that is not a tensor in `state.json`.
 
         Raises:
-            OSError: The disk is full, say; what stood before still stands.
+            OSError: The disk is full, say. Earlier checkpoints are not touched.
         """
         target = self.path(checkpoint.step)
         remove_leftovers(self.folder)
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, dict[str, Any]] = {}
+        for name, state in checkpoint.components.items():
+            own = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            values[name] = {key: value for key, value in state.items() if key not in own}
+            if name != checkpoint.weights_of:
+                tensors |= {f"{name}/{key}": value for key, value in own.items()}
         with whole_directory(target) as folder:
-            save_adapter(folder / "adapter.safetensors", checkpoint.ema or checkpoint.adapter, record)
-            if checkpoint.ema:
-                save_adapter(folder / "weights.safetensors", checkpoint.adapter, record)
-            write_tensors(folder / "optimizer.safetensors", checkpoint.optimizer)
+            save_adapter(folder / "adapter.safetensors", checkpoint.components[checkpoint.weights_of], record)
+            write_tensors(folder / "state.safetensors", tensors)
             write_json(
                 folder / "state.json",
-                {"step": checkpoint.step, "optimizer": checkpoint.optimizer_rest, "run": checkpoint.state},
+                {"step": checkpoint.step, "weights_of": checkpoint.weights_of, "components": values},
             )
             sums = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
-            write_json(folder / "manifest.json", {"step": checkpoint.step, "sha256": sums})
+            write_json(folder / "manifest.json", {"layout": LAYOUT, "step": checkpoint.step, "sha256": sums})
         return target
 
     def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and a sentence about every newer one that is damaged."""
+        """The newest whole checkpoint, and a sentence about every newer one that is damaged.
+
+        Raises:
+            UserError: A checkpoint that is not older than the newest whole one was written by another version.
+        """
         complaints: list[str] = []
         for step in reversed(self.steps()):
+            check_layout(self.path(step))
             fault = damage(self.path(step))
             if fault is None:
                 try:
@@ -118,10 +122,26 @@ class CheckpointFolder:
                 remove_directory(self.path(step))
 
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints newer than `step`: what a run that goes on from there will write again."""
+        """Delete checkpoints newer than `step`: a run that resumes there writes them again."""
         for newer in self.steps():
             if newer > step:
                 remove_directory(self.path(newer))
+
+
+def check_layout(folder: Path) -> None:
+    """Raise `UserError` for a checkpoint of another version; one without a readable manifest passes, it is damaged."""
+    try:
+        record = read_json_object(folder / "manifest.json", "manifest.json")
+    except UserError:
+        return
+    layout = record.get("layout", 1)
+    if layout != LAYOUT:
+        raise UserError(
+            f"checkpoint {folder.name} was written by another version of loraloom",
+            got=shown(layout),
+            expected=f"layout {LAYOUT}",
+            fix="finish the run with the version that began it, or train again in another --out",
+        )
 
 
 def damage(folder: Path) -> str | None:
@@ -158,36 +178,32 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint directory.
 
     Raises:
-        UserError: Not a whole checkpoint.
+        UserError: Not a whole checkpoint, or one of another version.
     """
+    check_layout(folder)
     fault = damage(folder)
     if fault:
         raise UserError("not a whole checkpoint", got=f"{folder} ({fault})", fix="choose another checkpoint directory")
     where = f"{folder.name}/state.json"
     text = read_text(folder / "state.json", where, max_bytes=MAX_RECORD_BYTES)
     record = parse_record(_State, text, where, fix="choose another checkpoint directory")
-    for key, low in _NUMBERS.items():
-        if record.run.get(key) is not None:
-            check_range(record.run[key], f"{where}: {key}", low, 1e300, whole=key not in _FRACTIONS)
-    drawn, _ = read_tensors(folder / "adapter.safetensors")
-    weights_file = folder / "weights.safetensors"
-    averaged = weights_file.is_file()
-    weights = read_tensors(weights_file)[0] if averaged else drawn
-    optimizer, _ = read_tensors(folder / "optimizer.safetensors")
-    return Checkpoint(
-        step=record.step,
-        adapter=weights,
-        ema=drawn if averaged else {},
-        optimizer=optimizer,
-        optimizer_rest=record.optimizer,
-        state=record.run,
-    )
+    components = {name: dict(state) for name, state in record.components.items()}
+    if record.weights_of not in components:
+        raise UserError(f"{where}: weights_of", got=shown(record.weights_of), expected="one of the components")
+    tensors, _ = read_tensors(folder / "state.safetensors")
+    for key, tensor in tensors.items():
+        name, _, own = key.partition("/")
+        if name not in components:
+            raise UserError("state.safetensors has a tensor of no component", got=shown(key))
+        components[name][own] = tensor
+    components[record.weights_of] |= read_tensors(folder / "adapter.safetensors")[0]
+    return Checkpoint(step=record.step, components=components, weights_of=record.weights_of)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
     """`state.json`."""
 
     step: Annotated[int, Field(ge=0, le=MAX_STEP)]
-    optimizer: dict[str, Any]
-    run: dict[str, Any]
+    weights_of: str
+    components: dict[str, dict[str, Any]]

@@ -118,7 +118,7 @@ def make_runtime(precision: Precision, *, cpu: bool = False) -> Runtime:
     """
     if not cpu and torch.cuda.is_available():
         check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
-    # Casting is ours: see `Runtime.autocast`. A process may draw until its deadline, or encode its share, while others wait.
+    # Casting is ours: see `Runtime.autocast`. A process may sample until its deadline, or encode its part, while others wait.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
     if precision == "fp16" and accelerator.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What happens when: one pure function of the step and the settings."""
+"""Actions after a step: one pure function of the step and the settings."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from loraloom.config.run import RunConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actions:
-    """What is to be done after a step."""
+    """The actions after a step."""
 
     log: bool
     validate: bool
@@ -16,14 +16,14 @@ class Actions:
 
 
 def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampled: int, has_held_out: bool) -> Actions:
-    """What is due when `done` steps are finished.
+    """The actions when `done` steps are finished.
 
     Args:
         done: Finished steps, from 1.
-        config: Of the run.
-        steps_per_epoch: Where epochs end.
-        last_sampled: Steps that were finished when samples were last drawn.
-        has_held_out: Whether there is anything to validate on.
+        config: Settings of the run.
+        steps_per_epoch: Steps of an epoch.
+        last_sampled: Finished steps when samples were last generated.
+        has_held_out: Whether there are images to validate with.
     """
     last = done == config.train.max_steps
     save = last or _every(done, config.checkpoints.every)
@@ -32,7 +32,7 @@ def actions_after(done: int, config: RunConfig, steps_per_epoch: int, last_sampl
         log=last or _every(done, config.train.log_every),
         validate=has_held_out
         and config.train.validation_every > 0
-        # With every save too: else the best checkpoint could not be told.
+        # With every save too: otherwise the best checkpoint is not known.
         and (save or _every(done, config.train.validation_every)),
         save=save,
         sample=config.samples.enabled and (save or epoch_end),

@@ -1,11 +1,10 @@
-"""The loop: the step, then what is due after it, then the log.
+"""The training loop: a step, then the actions after it: log, validate, save, sample.
 
-In: a `Run` that stands ready. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
+In: a `Run` after its setup. Out: `Finished`. One loop for every family; families answer questions, nobody subclasses.
 """
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +17,7 @@ from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
-from loraloom.utils.progress import Progress
+from loraloom.utils.reporting import log, reporter
 
 VALIDATION_TIMESTEPS = 8
 
@@ -48,27 +47,23 @@ class Window:
     began: float = field(default_factory=time.perf_counter)
 
 
-def train_loop(
-    run: Run, stop: StopRequest, report: Callable[[int, dict[str, float]], None], progress: Progress
-) -> Finished:
+def train_loop(run: Run, stop: StopRequest) -> Finished:
     """Train from `run.start` to the configured end.
 
     Args:
-        run: Everything, set up.
-        stop: Set by a signal.
-        report: Told (finished steps, numbers of the log line).
-        progress: Told (finished steps, all steps) after each step.
+        run: A run after its setup.
+        stop: Set by a signal or by the end of the run's time.
 
     Raises:
         UserError: Too many updates in a row were not finite, or the last checkpoint could not be saved.
     """
     config, train_state, runtime = run.config, run.train_state, run.train_state.runtime
-    steps_per_epoch = train_state.epochs.steps_per_epoch
+    steps_per_epoch = train_state.steps_per_epoch
     timesteps = validation_timesteps(train_state.objective.num_timesteps)
     began, window, done, stopped = time.perf_counter(), Window(), run.start, ""
-    last_sampled = run.start
+    last_sampled, progress = run.start, reporter().bar("steps")
     if run.sampler and (run.start == 0 or lacks_samples(run, steps_per_epoch)):
-        run.sampler.draw(run.start, train_state.ema, run.tracker, lambda: bool(stop), run.say)
+        run.sampler.sample(run.start, train_state.ema, run.tracker, lambda: bool(stop))
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
         result = train_step(train_state, step, stop=bool(stop))
@@ -86,11 +81,11 @@ def train_loop(
         if loss is not None:
             numbers["validation_loss"] = loss
         if due.log:
-            report(done, numbers)
+            reporter().numbers(done, numbers)
         if due.save or stopping:
             save(run, done, loss, last=done == config.train.max_steps or stopping)
         if due.sample and run.sampler and not stopping:
-            run.sampler.draw(done, train_state.ema, run.tracker, lambda: bool(stop), run.say)
+            run.sampler.sample(done, train_state.ema, run.tracker, lambda: bool(stop))
             last_sampled = done
         if due.log or due.save:
             window.began = time.perf_counter()
@@ -99,19 +94,19 @@ def train_loop(
         if stopping:
             stopped = stop.reason or "another process"
             break
-    return Finished(step=done, stopped=stopped, best_step=run.best_step, seconds=time.perf_counter() - began)
+    return Finished(step=done, stopped=stopped, best_step=run.best.step, seconds=time.perf_counter() - began)
 
 
 def lacks_samples(run: Run, steps_per_epoch: int) -> bool:
-    """Whether the run was killed after the save of the step that it goes on from and before that step's samples were all
-    drawn. Samples of earlier steps are complete: they come before the next step."""
+    """Whether the run was killed after the save of the step that it resumes from and before that step's samples were
+    complete. Samples of earlier steps are complete: they come before the next step."""
     due = actions_after(run.start, run.config, steps_per_epoch, run.start, has_held_out=False)
     lacking = run.train_state.runtime.gather_texts(["lack" if run.sampler and run.sampler.lack(run.start) else ""])
     return due.sample and any(lacking)
 
 
 def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
-    """Read the window's numbers from the device, look for poison, and record them.
+    """Read the window's numbers from the device, find non-finite updates, and record all.
 
     Raises:
         UserError: `train.max_non_finite` updates in a row were skipped.
@@ -124,23 +119,20 @@ def flush_metrics(run: Run, window: Window, done: int) -> dict[str, float]:
     for offset, (result, (loss, norm, finite)) in enumerate(zip(results, values, strict=True)):
         step = done - len(results) + offset + 1
         if finite:
-            run.skipped_in_row = 0
-            run.largest_norm = max(run.largest_norm, norm)
+            run.counts.applied(norm)
             continue
-        run.skipped += 1
-        if overflowed(result, loss):
+        overflow = overflowed(result, loss)
+        run.counts.skip(overflow=overflow)
+        if overflow:
             run.tracker.event("overflow", step, loss=loss, loss_scale=result.loss_scale)
         else:
-            run.skipped_in_row += 1
-            run.say(
-                f"warning: step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}"
-            )
+            log.warning(f"step {step} was skipped: loss {loss}, gradient norm {norm}; samples {', '.join(result.ids)}")
             run.tracker.event("skipped", step, loss=loss, grad_norm=norm, samples=list(result.ids))
-        if run.skipped_in_row >= run.config.train.max_non_finite:
+        if run.counts.skipped_in_row >= run.config.train.max_non_finite:
             # Of many updates in a row the images are innocent; of a single one they may be the cause.
-            images = f", or look at these samples: {', '.join(result.ids)}" if run.skipped_in_row == 1 else ""
+            images = f", or look at these samples: {', '.join(result.ids)}" if run.counts.skipped_in_row == 1 else ""
             raise UserError(
-                f"{run.skipped_in_row} updates in a row were not finite, the last at step {step}",
+                f"{run.counts.skipped_in_row} updates in a row were not finite, the last at step {step}",
                 got=f"loss {loss}, gradient norm {norm}",
                 fix=f"{standing(run)}; {calmer(run)}{images}",
             )
@@ -171,7 +163,7 @@ def calmer(run: Run) -> str:
 
 
 def standing(run: Run) -> str:
-    """Which checkpoint can be gone on from, for messages."""
+    """Which checkpoint a run can resume from, for messages."""
     whole = (step for step in reversed(run.checkpoints.steps()) if damage(run.checkpoints.path(step)) is None)
     newest = next(whole, None)
     return "there is no checkpoint yet" if newest is None else f"the checkpoint of step {newest} is whole"
@@ -199,31 +191,30 @@ def validate(run: Run, timesteps: tuple[int, ...], done: int) -> float | None:
 
 
 def save(run: Run, done: int, loss: float | None, *, last: bool) -> None:
-    """Save a checkpoint, then let old ones go. A full disk is reported and training goes on, unless it was the last save.
+    """Save a checkpoint, then let old ones go. A full disk is reported and training continues, unless it was the last save.
 
     Raises:
         UserError: The last checkpoint could not be saved.
     """
-    better = loss is not None and (run.best_loss is None or loss < run.best_loss)
-    before = run.best_step, run.best_loss
-    if better:
-        run.best_step, run.best_loss = done, loss
+    before = run.best.step, run.best.loss
+    if loss is not None and run.best.better(loss):
+        run.best.step, run.best.loss = done, loss
     if not run.train_state.runtime.is_main:
         return
     began = time.perf_counter()
     try:
         run.checkpoints.save(run.checkpoint(done), run.record(done))
     except OSError as error:
-        run.best_step, run.best_loss = before
+        run.best.step, run.best.loss = before
         message = f"step {done} could not be saved ({error.strerror or error})"
         if last:
             raise UserError(
                 message, got=str(run.checkpoints.folder), fix=f"{standing(run)}; free some space and run again"
             ) from error
-        run.say(f"warning: {message}; {standing(run)}; training goes on")
+        log.warning(f"{message}; {standing(run)}; training continues")
         run.tracker.event("save_failed", done, error=str(error))
         return
-    run.checkpoints.rotate(run.config.checkpoints.keep, run.best_step)
+    run.checkpoints.rotate(run.config.checkpoints.keep, run.best.step)
     run.tracker.event("checkpoint", done, seconds=time.perf_counter() - began)
 
 
@@ -239,10 +230,10 @@ def hold_on(run: Run) -> None:
         removed = run.lock.renew() if run.lock else False
         if removed or not (run.folder / "run.yaml").is_file():
             if not removed:
-                run.say(f"warning: {run.folder / 'run.yaml'} was removed while training: it is written again")
+                log.warning(f"{run.folder / 'run.yaml'} was removed while training: it is written again")
             write_text(run.folder / "run.yaml", to_yaml(run.config))
     except OSError as error:  # the save itself tells what this costs
-        run.say(f"warning: {run.folder} cannot be written ({error.strerror or error}); training goes on")
+        log.warning(f"{run.folder} cannot be written ({error.strerror or error}); training continues")
 
 
 def validation_timesteps(num_timesteps: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz iteration (Jordan et al. 2024): steep at zero, singular values end between 0.7 and 1.2."""
+"""Coefficients of the Newton-Schulz iteration (Jordan et al. 2024): steep at zero, singular values end between 0.7 and 1.2."""
 ITERATIONS = 5
 NOT_MATRICES = ("embed", "conv_in", "conv_out")
 """Words in the names of layers that Muon leaves to AdamW."""

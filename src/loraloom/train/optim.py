@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, and the update that refuses to be poisoned.
+"""The optimizer, its learning rate, and updates that are skipped when a gradient is not finite.
 
 In: an adapter with gradients. Out: moved weights, or untouched ones when a gradient is not finite. The learning rate is
 a function of the step alone, so a resume cannot shift it.
@@ -16,6 +16,7 @@ from loraloom.config.run import OptimConfig
 from loraloom.lora.inject import Adapter
 from loraloom.train.muon import Muon, by_kind
 from loraloom.utils.errors import UserError
+from loraloom.utils.untrusted import check_range
 
 
 def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
@@ -104,17 +105,31 @@ class LossScale:
         if self.good_steps == 2000:
             self.value, self.good_steps = self.value * 2, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The scale and its count."""
+        return {"value": self.value, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with a scale and its count.
+
+        Raises:
+            UserError: They are not numbers in their ranges.
+        """
+        check_range(state["value"], "loss scale", 0, 1e300, whole=False)
+        check_range(state["good_steps"], "good_steps of the loss scale", 0, 2000)
+        self.value, self.good_steps = state["value"], state["good_steps"]
+
 
 @dataclass(slots=True, kw_only=True)
 class Updater:
     """Applies gradients.
 
     Attributes:
-        optimizer: Moves the weights.
-        parameters: In the order of the adapter.
-        config: Clipping and schedule.
-        max_steps: Length of the schedule.
-        loss_scale: For fp16.
+        optimizer: Updates the weights.
+        parameters: The adapter's parameters, in its order.
+        config: Settings of clipping and of the learning rate's schedule.
+        max_steps: Length of the schedule in steps.
+        loss_scale: Dynamic loss scale; it does nothing unless the precision is fp16.
     """
 
     optimizer: torch.optim.Optimizer
@@ -159,6 +174,16 @@ class Updater:
         if self.loss_scale.enabled and bool(loss_is_finite):
             self.loss_scale.adjust(bool(finite))
         return norm, finite
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state; the learning rate is a function of the step, the loss scale a component of its own."""
+        tensors, rest = optimizer_tensors(self.optimizer)
+        return {**tensors, **rest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with an optimizer's state, exactly."""
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        restore_optimizer(self.optimizer, tensors, state)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -220,10 +245,11 @@ class Ema:
     The decay rises with the step, min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self._parameters = list(parameters)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._keys = list(parameters)
+        self._parameters = list(parameters.values())
         self._decay = decay
-        self.shadow = [parameter.detach().clone() for parameter in parameters]
+        self.shadow = [parameter.detach().clone() for parameter in self._parameters]
 
     def update(self, step: int) -> None:
         """Take in the weights after a step counted from 0."""
@@ -236,3 +262,20 @@ class Ema:
             kept = parameter.detach().clone()
             parameter.data.copy_(shadow)
             shadow.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average of each weight by its key."""
+        return dict(zip(self._keys, self.shadow, strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with an average.
+
+        Raises:
+            UserError: A key is missing or unknown, or an average has another shape than its weight.
+        """
+        if state.keys() != set(self._keys):
+            raise UserError("the average is of other layers than this run's", got=f"{len(state)} of {len(self._keys)}")
+        for key, shadow in zip(self._keys, self.shadow, strict=True):
+            if state[key].shape != shadow.shape:
+                raise UserError(f"the average of {key} has another shape", got=tuple(state[key].shape))
+            shadow.copy_(state[key])

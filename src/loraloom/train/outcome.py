@@ -1,7 +1,7 @@
 """Whether a finished run learned anything that can be used, decided before anything is exported.
 
 In: a `Run` after its last step. Out: nothing and the latents of a trial, or a `UserError`: no weight moved, the weights
-changed nothing, or the adapter itself draws NaN. So a fault of the adapter is never reported as a fault of an export.
+changed nothing, or the adapter itself generates NaN. So a fault of the adapter is never reported as a fault of an export.
 """
 
 import math
@@ -30,10 +30,10 @@ NEAR = 1e-2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One request drawn with the adapter and without, float32 on the CPU.
+    """Latents of one request with the adapter and without, float32 on the CPU.
 
     Attributes:
-        request: What is drawn.
+        request: What was asked for.
         ours_bchw: (1, c, h, w) final latents with the adapter.
         base_bchw: (1, c, h, w) final latents of the base, from a fresh pipeline.
     """
@@ -44,20 +44,20 @@ class Trial:
 
 
 def refuse_unmoved(run: Run, step: int) -> None:
-    """Raise `UserError` when no weight is another than before the first step: such an adapter draws what the base draws.
+    """Raise `UserError` when no weight has changed since the first step: such an adapter generates what the base generates.
 
     Whatever the reason: every update was skipped, the learning rate is too small for float32 (its schedule never reaches
     0 at a step), or no gradient arrives.
     """
-    if run.sums_at_start is None or not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
+    if not torch.equal(run.sums_at_start, weight_sums(run.train_state.adapter)):
         return
     got, fix = f"a peak learning rate of {run.config.optim.learning_rate:g}", "raise optim.learning_rate"
-    if run.skipped:
-        got = f"{run.skipped} of {step - run.start} updates skipped because they were not finite"
-        fix = calmer(run) + (", or look at the images named above" if run.skipped == 1 else "")
+    if run.counts.skipped:
+        got = f"{run.counts.skipped} of {step} updates skipped because they were not finite"
+        fix = calmer(run) + (", or look at the images named above" if run.counts.skipped == 1 else "")
         if run.train_state.updater.loss_scale.can_overflow:
-            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command goes on; or use bf16"
-    elif run.start < step and run.largest_norm == 0:
+            fix = "add --max-steps: fp16's loss scale is still coming down, and the same command resumes; or use bf16"
+    elif run.counts.largest_norm == 0:
         got = "a gradient norm of 0 at every step"
         fix = "check objective.class_weights and lora.target: what is learned does not depend on these layers"
     raise UserError(
@@ -71,7 +71,7 @@ def refuse_broken(run: Run, step: int) -> None:
     """Raise `UserError` for weights that are not finite, that are absurdly large, or that change nothing.
 
     A LoRA's update is compared with the weight that it is added to, both in float32: an update that rounding swallows
-    everywhere draws what the base draws.
+    everywhere generates what the base generates.
     """
     adapter = run.train_state.adapter
     with torch.no_grad():
@@ -96,16 +96,16 @@ def refuse_broken(run: Run, step: int) -> None:
         raise _without_effect(run, step, "its updates vanish when they are added to the base's weights in float32")
 
 
-def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
-    """Draw the first caption, cut to one window, with an adapter file and without, in float32 on the CPU.
+def run_trial(run: Run, file: AdapterFile, step: int) -> Trial:
+    """Generate the first caption, cut to one window, with an adapter file and without, in float32 on the CPU.
 
     Base and adapter are read from disk again: the trained ones may be rounded to half precision or compiled. The parts of
     the run's model are dropped.
 
     Raises:
-        UserError: Base or adapter draws NaN, or both draw the same.
+        UserError: Base or adapter generates NaN, or both generate the same.
     """
-    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
+    model, encoder = run.train_state.model, run.train_state.encoder
     tokenizer, defaults = encoder.text.tokenizer, model.info.defaults
     prompt = tokenizer.detokenize(tokenizer.tokenize(run.train_state.batches.examples[0].caption)[:40])
     size = min(defaults.size_px, 256)
@@ -120,30 +120,30 @@ def draw_trial(run: Run, file: AdapterFile, step: int) -> Trial:
         height=size,
     )
     noise_bchw = first_noise(model, request)
-    ours_bchw = _drawn(run, request, noise_bchw, file)
+    ours_bchw = _latents(run, request, noise_bchw, file)
     base_bchw = model.reference_latents(None, request, noise_bchw)
     if not bool(base_bchw.isfinite().all()):
         raise UserError(
-            "the base model draws NaN without any adapter, and nothing is exported",
+            "the base model generates NaN without any adapter, and nothing is exported",
             got=model.info.source.location,
             fix="use another base model or another copy of it",
         )
     if not bool(ours_bchw.isfinite().all()):
         raise UserError(
-            f"the adapter itself draws NaN after {step} steps, and nothing is exported",
-            got=f"{run.skipped} of {step - run.start} updates were skipped" if run.skipped else None,
+            f"the adapter itself generates NaN after {step} steps, and nothing is exported",
+            got=f"{run.counts.skipped} of {step} updates were skipped" if run.counts.skipped else None,
             fix=_remedy(run),
         )
     near = float((ours_bchw - base_bchw).abs().max()) < NEAR
-    # The fresh pipeline rounds in its own way: only our own drawing without the adapter tells "equal" from "nearly".
-    if near and torch.equal(ours_bchw, _drawn(run, request, noise_bchw, None)):
-        raise _without_effect(run, step, "it draws what the base draws, to the last bit")
+    # The fresh pipeline rounds in its own way: only our own latents without the adapter distinguish "equal" from "nearly".
+    if near and torch.equal(ours_bchw, _latents(run, request, noise_bchw, None)):
+        raise _without_effect(run, step, "it generates what the base generates, to the last bit")
     return Trial(request=request, ours_bchw=ours_bchw, base_bchw=base_bchw)
 
 
-def _drawn(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
+def _latents(run: Run, request: ImageRequest, noise_bchw: Tensor, file: AdapterFile | None) -> Tensor:
     """Final latents with the base read anew and an adapter file on it."""
-    model, encoder = run.train_state.model, run.train_state.batches.texts.encoder
+    model, encoder = run.train_state.model, run.train_state.encoder
     parts = [part.name for part in model.info.parts if part.role != "vae"]
     for part in parts:
         model.modules.drop(part)
@@ -184,5 +184,5 @@ def _without_effect(run: Run, step: int, why: str) -> UserError:
 
 def _remedy(run: Run) -> str:
     rate = f"optim.learning_rate is {run.config.optim.learning_rate:g}"
-    best = f"; lowest validation loss at step {run.best_step}" if run.best_step else ""
+    best = f"; lowest validation loss at step {run.best.step}" if run.best.step else ""
     return f"{rate}: {calmer(run)}, and start again in another --out; {standing(run)}{best}"

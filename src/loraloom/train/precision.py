@@ -32,5 +32,5 @@ def bf16_speed_up() -> float:
 
 
 def cpu_precision(speed_up: float) -> Precision:
-    """The quickest one on a CPU that multiplies in bfloat16 so many times as fast."""
+    """The quickest precision on a CPU, by how many times as fast it multiplies in bfloat16."""
     return "bf16" if speed_up >= BF16_WORTH else "no"

@@ -1,9 +1,9 @@
-"""Caches filled before the first step, shared out over the processes; a stop that was asked for ends it.
+"""Precompute latents and prompt embeddings before the first step, shared out over the processes; a stop request ends it.
 
 In: what an epoch can ask for. Out: full caches, and neither VAE nor text encoder in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -13,23 +13,18 @@ from loraloom.train.distributed import Runtime
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
 from loraloom.utils.progress import Progress
+from loraloom.utils.reporting import log, reporter
 
-Say = Callable[[str], None]
 
+def stoppable(title: str, stop: StopRequest) -> Progress:
+    """The progress callback of a titled piece of work, which raises `StoppedError` when a stop was asked for."""
+    advance = reporter().bar(title)
 
-def stoppable(progress: Callable[[str], Progress], stop: StopRequest) -> Callable[[str], Progress]:
-    """The same progress callbacks, which raise `StoppedError` when a stop was asked for."""
+    def both(done: int, total: int) -> None:
+        advance(done, total)
+        stop.check()
 
-    def make(title: str) -> Progress:
-        advance = progress(title)
-
-        def both(done: int, total: int) -> None:
-            advance(done, total)
-            stop.check()
-
-        return both
-
-    return make
+    return both
 
 
 def precompute_caches(
@@ -37,12 +32,14 @@ def precompute_caches(
     runtime: Runtime,
     batches: Sequence[BatchMaker],
     sampler: Sampler | None,
-    say: Say,
-    progress: Callable[[str], Progress],
+    stop: StopRequest,
 ) -> None:
     """Encode what is missing, shared out over the processes, then drop the encoders.
 
-    A progress callback may raise to stop. Without a common disk each process encodes what its own still lacks.
+    Without a common disk each process encodes what its own still lacks.
+
+    Raises:
+        StoppedError: A stop was asked for; what was encoded is kept.
     """
     maker = batches[0]
     model, size = maker.latents.model, config.data.encode_batch_size
@@ -54,12 +51,12 @@ def precompute_caches(
         maker.texts.cache.clean()
     missing = maker.latents.cache.missing([maker.latents.key(*item) for item in images])
     if missing:
-        say(f"encoding {len(missing)} images")
+        log.info(f"encoding {len(missing)} images")
     rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
     for part in rounds:
         if maker.latents.cache.missing([maker.latents.key(*item) for item in images[part]]):
             model.modules.place(vae, runtime.device, torch.float32)
-            maker.latents.fill(images[part], size, progress("encoding images"))
+            maker.latents.fill(images[part], size, stoppable("encoding images", stop))
         runtime.barrier()
     model.modules.drop(vae)
     if config.lora.text_encoder:
@@ -71,7 +68,7 @@ def precompute_caches(
         if maker.texts.missing(wanted[part]):
             for encoder in encoders:
                 model.modules.place(encoder, runtime.device, torch.float32)
-            maker.texts.fill(wanted[part], progress("encoding captions"))
+            maker.texts.fill(wanted[part], stoppable("encoding captions", stop))
         runtime.barrier()
     for encoder in encoders:
         model.modules.drop(encoder)

@@ -1,16 +1,15 @@
-"""`train`, whole: settings in, a run folder out.
+"""The whole of `train`: settings in, a run folder out.
 
 run/  run.yaml                            the resolved settings
       events.jsonl                        every number of the run
       checkpoints/step_0000100/           whole checkpoints, newest few and the best
-      samples/step_0000100/00.png, .txt   images drawn on the way; samples/sheet.png all of them
+      samples/step_0000100/00.png, .txt   images generated during training; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
       model/                              instead of the last two with method full: a diffusers folder
 """
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,18 @@ from loraloom.data.manifest import domain_of
 from loraloom.lora.export import ExportCheck, export_adapter, program_lines, verify_exports
 from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.tracking import open_tracker, silent_tracker
-from loraloom.train.build import Say, set_up
+from loraloom.train.build import set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
-from loraloom.train.outcome import draw_trial, refuse_broken, refuse_unmoved
+from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
-from loraloom.utils.progress import Progress
+from loraloom.utils.reporting import Bars, Numbers, Say, log, log_line, muted, reporting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +57,23 @@ class TrainResult:
 def train(
     config: RunConfig,
     *,
-    say: Say = print,
-    report: Callable[[int, dict[str, float]], None] = lambda done, numbers: None,
-    progress: Callable[[str], Progress] = lambda title: lambda done, total: None,
+    say: Say | None = print,
+    report: Numbers | None = None,
+    progress: Bars | None = None,
     cpu: bool = False,
     deadline: float = math.inf,
 ) -> TrainResult:
-    """Train an adapter, or go on where a killed run stopped.
+    """Train an adapter, or resume a run that was stopped or killed.
+
+    Lines for the user go through the logger `loraloom` (`utils/reporting.py`), in the main process only.
 
     Args:
-        config: Settings.
-        say: Told one line at a time; the main process only.
-        report: Told (finished steps, numbers) at each log line; the main process only.
+        config: Settings of the run.
+        say: Takes these lines too, one at a time; None leaves them to the logger's other handlers.
+        report: Takes finished steps and the numbers of each log line.
         progress: Makes a progress callback for a titled piece of work.
         cpu: Train on the CPU even where there is a GPU.
-        deadline: `time.monotonic` after which the run stops as if asked to: saved, and the same call goes on.
+        deadline: `time.monotonic` after which the run stops as if asked to: it is saved, and the same call resumes it.
 
     Raises:
         UserError: Whatever the user can repair.
@@ -85,15 +86,13 @@ def train(
     folder = Path(config.train.output)
     check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
-    if not runtime.is_main:
-        say, report = (lambda text: None), (lambda done, numbers: None)
-        progress = lambda title: lambda done, total: None  # noqa: E731
     with ExitStack() as held:
-        lock = hold_folder(held, runtime, folder, say)
-        return _train(config, runtime, folder, lock, say, report, progress, deadline)
+        held.enter_context(reporting(say=say, bar=progress, numbers=report) if runtime.is_main else muted())
+        lock = hold_folder(held, runtime, folder)
+        return _train(config, runtime, folder, lock, deadline)
 
 
-def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> FolderLock | None:
+def hold_folder(held: ExitStack, runtime: Runtime, folder: Path) -> FolderLock | None:
     """Lock the run folder, by the main process for all of them, and sweep what killed processes left in it.
 
     Returns the lock in the main process.
@@ -105,7 +104,7 @@ def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> Fo
     lock: FolderLock | None = None
     if runtime.is_main:
         try:
-            lock = held.enter_context(lock_folder(folder, say))
+            lock = held.enter_context(lock_folder(folder, log_line))
             remove_leftovers(folder, deep=True)
         except UserError as error:
             fault = error
@@ -115,42 +114,33 @@ def hold_folder(held: ExitStack, runtime: Runtime, folder: Path, say: Say) -> Fo
     return lock
 
 
-def _train(
-    config: RunConfig,
-    runtime: Runtime,
-    folder: Path,
-    lock: FolderLock | None,
-    say: Say,
-    report: Callable[[int, dict[str, float]], None],
-    progress: Callable[[str], Progress],
-    deadline: float,
-) -> TrainResult:
-    checkpoint = find_start(config, folder, say)
+def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock | None, deadline: float) -> TrainResult:
+    checkpoint = find_start(config, folder)
     agree_on_start(runtime, checkpoint)
     start = checkpoint.step if checkpoint else 0
     tracker = silent_tracker()
     if runtime.is_main:
         write_text(folder / "run.yaml", to_yaml(config))
-        tracker = open_tracker(folder, config.tracking, flatten(config), start, say)
+        tracker = open_tracker(folder, config.tracking, flatten(config), start)
     try:
         with listen_for_stop(deadline) as stop:
-            run = set_up(config, runtime, tracker, say, progress, stop)
+            run = set_up(config, runtime, tracker, stop)
             run.lock = lock
             if checkpoint:
                 run.restore(checkpoint)
                 run.checkpoints.forget_after(start)
-                say(f"going on from step {start}")
+                log.info(f"resuming from step {start}")
             for line in run.notes:
                 tracker.event("note", start, text=line)
-            finished = train_loop(run, stop, report, progress("steps"))
+            finished = train_loop(run, stop)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
-            say(f"stopped by {finished.stopped} at step {finished.step}; the same command goes on from here")
+            log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command resumes from here")
             return TrainResult(folder=folder, finished=finished, adapter=None, checks=(), is_main=runtime.is_main)
         adapter, checks = finish(run, finished)
         return TrainResult(folder=folder, finished=finished, adapter=adapter, checks=checks, is_main=runtime.is_main)
     except StoppedError:
-        say("stopped before the first step; the same command begins again with what is cached")
+        log.info("stopped before the first step; the same command begins again with what is cached")
         return TrainResult(
             folder=folder,
             finished=Finished(step=start, stopped="a signal", best_step=None, seconds=0.0),
@@ -168,11 +158,11 @@ def with_domain(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"domain": domain})})
 
 
-def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a fresh start.
+def find_start(config: RunConfig, folder: Path) -> Checkpoint | None:
+    """The checkpoint to resume from, or None for a fresh start.
 
     A directory named by `checkpoints.resume` is where a run without checkpoints of its own begins; once it has some, it
-    goes on from them, so that the same command after a kill loses nothing.
+    resumes from them, so that the same command after a kill loses nothing.
 
     Raises:
         UserError: The folder belongs to a run with other settings, all its checkpoints are damaged, or resuming was
@@ -182,14 +172,14 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
     if not checkpoints.steps():
         if wish in {"auto", "never"}:
             return None
-        say(f"beginning from {wish}")
+        log.info(f"beginning from {wish}")
         _refuse_other_settings(Path(wish).resolve().parent.parent, config)
         return load_checkpoint(Path(wish))
     if wish == "never":
         raise UserError(
             "this folder holds a run already",
             got=str(folder),
-            fix="choose another --out, or drop --resume never to go on",
+            fix="choose another --out, or drop --resume never to resume",
         )
     _refuse_other_settings(folder, config)
     if wish != "auto":
@@ -198,13 +188,13 @@ def find_start(config: RunConfig, folder: Path, say: Say) -> Checkpoint | None:
             raise UserError(
                 f"{Path(wish).name} is not the newest checkpoint: what came after it would be lost",
                 got=newest.name,
-                fix="drop --resume to go on from the newest, name another --out to branch off, or delete the newer ones",
+                fix="drop --resume to resume from the newest, name another --out to branch off, or delete the newer ones",
             )
         if Path(wish).resolve().parent != checkpoints.folder.resolve():
-            say(f"note: {folder} has checkpoints of its own and goes on from them, not from {wish}")
+            log.info(f"note: {folder} has checkpoints of its own and resumes from them, not from {wish}")
     checkpoint, complaints = checkpoints.load_newest()
     for complaint in complaints:
-        say(f"warning: {complaint}")
+        log.warning(f"{complaint}")
     if checkpoint is None:
         raise UserError(
             "all checkpoints of this run are damaged",
@@ -231,7 +221,7 @@ def agree_on_start(runtime: Runtime, checkpoint: Checkpoint | None) -> None:
 
 
 def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]:
-    """Write the adapter and its exports; verify the exports by drawing with them. The main process alone works here.
+    """Write the adapter and its exports; verify the exports by generating with them. The main process alone works here.
 
     With method full a model folder is written instead.
     """
@@ -247,16 +237,16 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     refuse_broken(run, finished.step)
     if full:
         train_state.model.save(path, config.export.dtype)
-        run.say(f"model written: {path}; draw with --model {path}")
+        log.info(f"model written: {path}; generate with --model {path}")
         _say_best(run)
         return path, ()
     record = run.record(finished.step)
     draft = beside(path)
-    try:  # it gets its name when it has been found to draw
+    try:  # it gets its name when it has been found to work
         save_adapter(draft, train_state.adapter.state(), record)
         file = read_adapter(draft)
         layers = file.layers(train_state.model)
-        trial = draw_trial(run, file, finished.step) if config.export.verify else None
+        trial = run_trial(run, file, finished.step) if config.export.verify else None
         draft.replace(path)
         fsync_path(path.parent)
     finally:
@@ -264,21 +254,21 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
     for line in program_lines(path, files):
-        run.say(line)
+        log.info(line)
     checks = verify_exports(train_state.model, files, trial.ours_bchw, trial.request, trial.base_bchw) if trial else []
     for check in checks:
-        run.say(
+        log.info(
             f"export {check.file.name}: {'good' if check.good else 'DIFFERENT'}, largest difference "
             f"{check.difference:.2e} where the adapter changes {check.effect:.2e}"
         )
         numbers = {"difference": check.difference, "effect": check.effect, "good": check.good}
         run.tracker.event("export", finished.step, file=check.file.name, **numbers)
     if not all(check.good for check in checks):
-        run.say("warning: an export does not draw what the adapter draws; use adapter.safetensors and report this")
+        log.warning("an export does not generate what the adapter generates; use adapter.safetensors and report this")
     _say_best(run)
     return path, tuple(checks)
 
 
 def _say_best(run: Run) -> None:
-    if run.best_step is not None:
-        run.say(f"lowest validation loss {run.best_loss:.4f} at step {run.best_step}")
+    if run.best.step is not None:
+        log.info(f"lowest validation loss {run.best.loss:.4f} at step {run.best.step}")

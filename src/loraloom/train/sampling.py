@@ -1,7 +1,7 @@
 """Samples while training, inside a fence: nothing that goes wrong here ends a training.
 
 In: a step. Out: `samples/step_0000100/00.png` with `00.txt` (its prompt) beside it, and `samples/sheet.png` (prompts x
-steps). Each process draws its own share without talking to the others, with a deadline; what went wrong is gathered
+steps). Each process generates its own part without talking to the others, with a deadline; what went wrong is gathered
 afterwards as text.
 """
 
@@ -28,19 +28,20 @@ from loraloom.train.distributed import Runtime
 from loraloom.train.optim import Ema
 from loraloom.utils.atomic_files import sha256_file, write_text
 from loraloom.utils.image_files import write_png
+from loraloom.utils.reporting import log
 
 _SHEET_COLUMNS = 12
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Sampler:
-    """Draws the fixed prompts of a run.
+    """Generates images of the fixed prompts of a run.
 
     Attributes:
-        requests: One a prompt, seeds counted up.
-        texts: Gives the prompts' states.
-        weighting: Whether the prompts were written by the user, who may weigh words; captions are literal.
-        method: `lora` or `full`: what a step leaves behind.
+        requests: One request for each prompt, with seeds that count up.
+        texts: Gives the prompt embeddings.
+        weighting: Whether `(word:1.3)` in a prompt is a weight: in those of the user, not in captions.
+        method: `lora` or `full`; names what a recipe records.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Sampler:
     method: str = "lora"
 
     def wanted(self) -> list[Wanted]:
-        """All texts whose states are needed."""
+        """All texts whose prompt embeddings the samples read."""
         both = {text: None for request in self.requests for text in (request.prompt, request.negative_prompt)}
         return [(text, self.weighting) for text in both]
 
@@ -93,17 +94,15 @@ class Sampler:
             precision=self.runtime.precision,
         )
 
-    def draw(
-        self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool], say: Callable[[str], None]
-    ) -> None:
-        """Draw after `step` finished steps. Never raises for what goes wrong while drawing."""
+    def sample(self, step: int, ema: Ema | None, tracker: Tracker, stop: Callable[[], bool]) -> None:
+        """Generate the samples of `step` finished steps. Never raises for what goes wrong in it."""
         began = time.perf_counter()
-        outcome = self._draw_share(step, ema, stop)
+        outcome = self._sample_share(step, ema, stop)
         faults = [text for text in self.runtime.gather_texts([outcome]) if text]
         if not self.runtime.is_main:
             return
         for fault in faults:
-            say(f"warning: samples at step {step}: {fault}; training goes on")
+            log.warning(f"samples at step {step}: {fault}; training continues")
         try:
             for index, request in enumerate(self.requests):
                 path = self._path(step, index)
@@ -111,11 +110,11 @@ class Sampler:
                     tracker.image(f"samples/{index:02d}", path, step, request.prompt)
             tracker.image("samples/sheet", self._write_sheet(), step, "prompts x steps")
         except (OSError, ValueError) as error:
-            say(f"warning: the contact sheet was not written ({error}); training goes on")
+            log.warning(f"the contact sheet was not written ({error}); training continues")
         tracker.event("samples", step, seconds=round(time.perf_counter() - began, 2), failed=len(faults))
 
-    def _draw_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
-        """Draw this process's prompts; returns what went wrong, or nothing."""
+    def _sample_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
+        """Generate this process's prompts; returns what went wrong, or nothing."""
         mine = range(self.runtime.rank, len(self.requests), self.runtime.num_devices)
         deadline = time.monotonic() + self.config.deadline_s
         modules, info = self.model.modules, self.model.info

@@ -22,8 +22,8 @@ class StopRequest:
     """Whether this process is to stop, and why.
 
     Attributes:
-        signal_name: Of the signal that asked, or empty.
-        deadline: `time.monotonic` after which it stops by itself.
+        signal_name: Name of the signal that asked, or empty.
+        deadline: `time.monotonic` after which the run stops by itself.
     """
 
     signal_name: str = ""

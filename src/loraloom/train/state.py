@@ -1,48 +1,111 @@
-"""A run while it trains: everything that a checkpoint keeps, and what the adapter records about itself."""
+"""What moves while a run trains: `TrainState`, which a step reads and updates, and `Run` around it.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Both name their components, so that a checkpoint is a loop over them.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from loraloom import __version__
 from loraloom.config.domains import recorded_options
 from loraloom.config.run import RunConfig
 from loraloom.data.batches import BatchMaker
+from loraloom.data.bucket_sampler import EpochCache
 from loraloom.data.manifest import Manifest
 from loraloom.data.sizes import common_size
+from loraloom.diffusion.balance import NoiseBalance
+from loraloom.diffusion.objective import UNIFORM, Objective, TimestepSampling
+from loraloom.lora.inject import Adapter
 from loraloom.lora.record import FORMAT, FULL_FORMAT, relative_base
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.protocols.model import DiffusionModel
 from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder
-from loraloom.train.optim import (
-    optimizer_tensors,
-    restore_optimizer,
-)
+from loraloom.train.components import AdapterWeights, BestLoss, Component, RunIdentity, UpdateCounts
+from loraloom.train.distributed import Runtime
+from loraloom.train.optim import Ema, Updater
 from loraloom.train.sampling import Sampler
-from loraloom.train.step import TrainState
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock
 from loraloom.utils.untrusted import library_errors, shown
 
-Say = Callable[[str], None]
 
-
-@dataclass(slots=True)
-class Run:
-    """A run that stands ready.
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """All that a step reads or updates.
 
     Attributes:
-        start: Finished steps of the checkpoint it goes on from, or 0.
-        best_step, best_loss: Of the lowest validation loss so far.
-        skipped_in_row: Updates that were not finite since the last good one; overflows of fp16's loss scale apart.
-        skipped: All updates that were skipped since `start`.
-        largest_norm: Of the gradients of all updates since `start` that were not skipped.
+        model: The base model; its denoiser is on the device.
+        adapter: The trained weights.
+        objective: Forward process, target and loss.
+        updater: Applies gradients to the weights.
+        ema: The average of the weights, or None.
+        batches: Makes batches of the training split.
+        epochs: The images of each step.
+        runtime: This process and its device.
+        seed: Seed of the run; determines every random number.
+        timestep_sampling: How often each timestep is trained on.
+        channels_last: Whether tensors of images are laid out with channels last, for CUDA.
+        balance: The noise balance, or None.
+        ragged: Whether repeats of weight zero are left out of batches: alone and uncompiled, nothing requires batches of
+            one size.
+    """
+
+    model: DiffusionModel
+    adapter: Adapter
+    objective: Objective
+    updater: Updater
+    ema: Ema | None
+    batches: BatchMaker
+    epochs: EpochCache
+    runtime: Runtime
+    seed: int
+    timestep_sampling: TimestepSampling = UNIFORM
+    channels_last: bool = True
+    balance: NoiseBalance | None = None
+    ragged: bool = False
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes captions and prompts."""
+        return self.batches.encoder
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.epochs.steps_per_epoch
+
+    def components(self) -> dict[str, Component]:
+        """What a checkpoint keeps of it, by name."""
+        found: dict[str, Component] = {
+            "adapter": AdapterWeights(self.adapter),
+            "optimizer": self.updater,
+            "loss_scale": self.updater.loss_scale,
+        }
+        if self.ema:
+            found["ema"] = self.ema
+        if self.balance:
+            found["noise_balance"] = self.balance
+        return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A run after its setup: settings, folder, and everything that moves.
+
+    Attributes:
+        train_state: What a step reads and updates.
+        held_out: Makes batches of the validation split.
+        start: Finished steps of the checkpoint that the run continues from, or 0.
+        best: The lowest validation loss so far.
+        counts: Skipped updates and the largest gradient norm.
         sums_at_start: `weight_sums` before anything was learned or restored.
-        notes: What was given and is not used as it was given, a line each.
-        lock: Of the run folder, in the main process.
+        base_sha256: Fingerprint of the denoiser's weights.
+        notes: One line for each thing that was given and is not used as it was given.
+        lock: The lock of the run folder, in the main process.
     """
 
     config: RunConfig
@@ -53,87 +116,51 @@ class Run:
     sampler: Sampler | None
     checkpoints: CheckpointFolder
     tracker: Tracker
-    say: Say
-    start: int = 0
-    best_step: int | None = None
-    best_loss: float | None = None
-    skipped_in_row: int = 0
-    skipped: int = 0
-    largest_norm: float = 0.0
-    sums_at_start: Tensor | None = None
-    base_sha256: str = ""
+    sums_at_start: Tensor
+    base_sha256: str
     notes: tuple[str, ...] = ()
+    start: int = 0
+    best: BestLoss = field(default_factory=BestLoss)
+    counts: UpdateCounts = field(default_factory=UpdateCounts)
     lock: FolderLock | None = None
 
-    def checkpoint(self, done: int) -> Checkpoint:
-        """Everything that a resume needs."""
-        train_state = self.train_state
-        tensors, rest = optimizer_tensors(train_state.updater.optimizer)
-        averaged = (
-            dict(zip(train_state.adapter.parameters, train_state.ema.shadow, strict=True)) if train_state.ema else {}
+    def components(self) -> dict[str, Component]:
+        """All that a checkpoint keeps, by name. The identity comes first: it refuses before anything is overwritten."""
+        identity = RunIdentity(
+            dataset=self.manifest.fingerprint,
+            devices=self.train_state.runtime.num_devices,
+            base_sha256=self.base_sha256,
         )
-        scale = train_state.updater.loss_scale
-        state = {
-            "best_step": self.best_step,
-            "best_loss": self.best_loss,
-            "skipped_in_row": self.skipped_in_row,
-            "loss_scale": scale.value,
-            "good_steps": scale.good_steps,
-            "dataset": self.manifest.fingerprint,
-            "devices": train_state.runtime.num_devices,
-            "base_sha256": self.base_sha256,
-            "balance": train_state.balance.seen_2k.tolist() if train_state.balance else None,
+        return {
+            "identity": identity,
+            **self.train_state.components(),
+            "best_loss": self.best,
+            "counts": self.counts,
         }
+
+    def checkpoint(self, done: int) -> Checkpoint:
+        """Everything that a resume needs after `done` finished steps."""
         return Checkpoint(
             step=done,
-            adapter=train_state.adapter.state(),
-            ema=averaged,
-            optimizer=tensors,
-            optimizer_rest=rest,
-            state=state,
+            components={name: component.state_dict() for name, component in self.components().items()},
+            weights_of="ema" if self.train_state.ema else "adapter",
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            UserError: The dataset, the base or the number of devices is not what it was.
+            UserError: The dataset, the base or the number of devices has changed, or the checkpoint holds other
+                components or other values than a run with these settings writes.
         """
-        train_state, state = self.train_state, checkpoint.state
-        now = {
-            "dataset": self.manifest.fingerprint,
-            "devices": train_state.runtime.num_devices,
-            "base_sha256": self.base_sha256,
-        }
-        for key, value in now.items():
-            if state.get(key) != value:
-                raise UserError(
-                    f"this run cannot go on: its {key} has changed",
-                    got=value,
-                    expected=shown(state.get(key)),
-                    fix="restore it, or start a new run with another --out",
-                )
-        train_state.adapter.load(checkpoint.adapter)
-        with library_errors("the checkpoint's state", f"step {checkpoint.step}", fix="choose another checkpoint"):
-            self._restore_state(checkpoint)
-
-    def _restore_state(self, checkpoint: Checkpoint) -> None:
-        """What a checkpoint holds beside the weights; a file from elsewhere may hold anything there."""
-        train_state, state = self.train_state, checkpoint.state
-        if train_state.ema and checkpoint.ema:
-            for shadow, key in zip(train_state.ema.shadow, train_state.adapter.parameters, strict=True):
-                shadow.copy_(checkpoint.ema[key])
-        restore_optimizer(train_state.updater.optimizer, checkpoint.optimizer, checkpoint.optimizer_rest)
-        train_state.updater.loss_scale.value = state["loss_scale"]
-        train_state.updater.loss_scale.good_steps = state["good_steps"]
-        if train_state.balance:
-            train_state.balance.seen_2k.copy_(torch.tensor(state["balance"]))
+        own, fix = self.components(), "choose another checkpoint"
+        if other := own.keys() ^ checkpoint.components.keys():
+            raise UserError("the checkpoint has other components than this run", got=shown(min(other)), fix=fix)
+        for name, component in own.items():
+            # A file from elsewhere may hold anything.
+            with library_errors(f"the checkpoint's {name}", f"step {checkpoint.step}", fix=fix):
+                component.load_state_dict(checkpoint.components[name])
         self.start = checkpoint.step
-        self.best_step, self.best_loss, self.skipped_in_row = (
-            state["best_step"],
-            state["best_loss"],
-            state["skipped_in_row"],
-        )
 
     def record(self, done: int) -> dict[str, Any]:
         """What the adapter says of itself."""
@@ -164,7 +191,7 @@ class Run:
             "num_images": len(self.train_state.batches.examples),
             "size": f"{width}x{height}",
             "step": done,
-            "epoch": done // self.train_state.epochs.steps_per_epoch,
+            "epoch": done // self.train_state.steps_per_epoch,
             "batch_size": config.data.batch_size,
             "accumulation": config.train.gradient_accumulation,
             "optimizer": config.optim.optimizer,

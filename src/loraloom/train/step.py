@@ -1,6 +1,10 @@
-"""One optimizer step: batches in, moved weights and a few numbers out.
+"""One optimizer step: batches in, updated weights and a few numbers out; and the validation loss.
 
-In: the step's forward passes. Out: `StepResult` on the device; nothing here waits for the device.
+In: a `TrainState` and a step. Out: `StepResult` on the device; nothing here waits for the device.
+
+Noise and timesteps are sampled here from the seeds of each image. The noise of training comes from a generator on the device
+that trains, so that it is not copied there. Timesteps, one number an image, and the noise of validation come from the
+CPU's, so that every machine trains on the same timesteps and validates with the same noise.
 """
 
 from dataclasses import dataclass
@@ -9,51 +13,28 @@ import torch
 from torch import Tensor
 
 from loraloom.data.batches import BatchMaker
-from loraloom.data.bucket_sampler import EpochCache
-from loraloom.diffusion.balance import BUCKETS, NoiseBalance
-from loraloom.diffusion.objective import Objective
-from loraloom.lora.inject import Adapter
+from loraloom.diffusion.balance import BUCKETS
+from loraloom.diffusion.objective import Objective, TimestepSampling, draw_noise
 from loraloom.protocols.data import Batch
-from loraloom.protocols.model import DiffusionModel
-from loraloom.train.distributed import Runtime
-from loraloom.train.optim import Ema, Updater
+from loraloom.train.state import TrainState
 from loraloom.utils.rng import derive_seed
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainState:
-    """All that moves or is read during a step."""
-
-    model: DiffusionModel
-    adapter: Adapter
-    objective: Objective
-    updater: Updater
-    ema: Ema | None
-    batches: BatchMaker
-    epochs: EpochCache
-    runtime: Runtime
-    seed: int
-    channels_last: bool = True
-    balance: NoiseBalance | None = None
-    ragged: bool = False
-    """Whether repeats of weight zero are left out: alone and uncompiled, nothing needs batches of one size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a step leaves behind.
+    """The numbers of a step.
 
     Attributes:
-        epoch: Of the images.
-        loss: () float32, weighted mean over the step's images of all devices; noise is not balanced in it.
+        epoch: Epoch of the step's images, from 0.
+        loss: () float32, weighted mean over the step's images of all devices; the noise balance is left out of it.
         grad_norm: () float32 before clipping.
         finite: () bool; False when the update was skipped.
         stop_votes: () float32: how many processes were asked to stop.
         num_images: Images learned from over all devices, repeats not counted.
-        ids: This device's samples.
-        learning_rate: Of the first group.
-        loss_scale: That the gradients were computed with; 1.0 without scaling.
-        can_overflow: Whether gradients that are not finite may be that scale's fault alone.
+        ids: Ids of this device's images.
+        learning_rate: Learning rate of the optimizer's first group.
+        loss_scale: Loss scale that the gradients were computed with; 1.0 without scaling.
+        can_overflow: Whether non-finite gradients may be caused by that scale alone.
     """
 
     epoch: int
@@ -86,13 +67,14 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         share = plan.share(forward, runtime.rank)
         if train_state.ragged:
             share = tuple(slot for slot in share if slot.weight > 0)
-        batch = to_device(train_state.batches.make(epoch, share), runtime, train_state.channels_last)
-        losses_b = batch_losses(train_state.model, train_state.objective, batch, runtime)
+        batch = to_device(train_state.batches.make(epoch, share), train_state)
+        noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, train_state.timestep_sampling)
+        losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         total += loss.detach()
         if balance:
-            tally += balance.tally(losses_b, batch.timesteps_b, batch.weights_b)
-            weights_b = balance.weights(batch.timesteps_b) * batch.weights_b
+            tally += balance.tally(losses_b, timesteps_b, batch.weights_b)
+            weights_b = balance.weights(timesteps_b) * batch.weights_b
             loss = (losses_b * weights_b).sum() / plan.step_size
         (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         ids += batch.ids
@@ -121,34 +103,48 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
     )
 
 
-def batch_losses(model: DiffusionModel, objective: Objective, batch: Batch, runtime: Runtime) -> Tensor:
+def noise_and_timesteps(batch: Batch, objective: Objective, sampling: TimestepSampling) -> tuple[Tensor, Tensor]:
+    """Noise (b, c, h, w) float32 and timesteps (b,) int64 of a batch's images, on the device of the latents.
+
+    They depend on each image's seeds alone, not on its neighbours in the batch.
+    """
+    latents_bchw, offset = batch.latents_bchw, objective.noise_offset
+    shape, device = latents_bchw.shape[1:], latents_bchw.device
+    noise_bchw = torch.stack([draw_noise(shape, offset, *parts, device=device) for parts in batch.rng_parts])
+    timesteps = [sampling.draw(objective.num_timesteps, *parts) for parts in batch.rng_parts]
+    return noise_bchw, send(torch.tensor(timesteps), device)
+
+
+def batch_losses(train_state: TrainState, batch: Batch, noise_bchw: Tensor, timesteps_b: Tensor) -> Tensor:
     """(b,) float32 loss of each image."""
-    noisy_bchw = objective.add_noise(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
-    target_bchw = objective.target(batch.latents_bchw, batch.noise_bchw, batch.timesteps_b)
-    with runtime.autocast():
-        prediction_bchw = model.predict(noisy_bchw, objective.timestep_t[batch.timesteps_b], batch.conditioning)
-    return objective.loss(prediction_bchw, target_bchw, batch.timesteps_b, batch.latent_weights_bhw)
+    objective = train_state.objective
+    if train_state.channels_last:
+        noise_bchw = noise_bchw.contiguous(memory_format=torch.channels_last)
+    noisy_bchw = objective.add_noise(batch.latents_bchw, noise_bchw, timesteps_b)
+    target_bchw = objective.target(batch.latents_bchw, noise_bchw, timesteps_b)
+    with train_state.runtime.autocast():
+        prediction_bchw = train_state.model.predict(noisy_bchw, objective.timestep_t[timesteps_b], batch.conditioning)
+    return objective.loss(prediction_bchw, target_bchw, timesteps_b, batch.latent_weights_bhw)
 
 
-def to_device(batch: Batch, runtime: Runtime, channels_last: bool) -> Batch:
-    """The batch on the runtime's device."""
-    device = runtime.device
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def send(tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+    """The tensor on a device, without waiting for it: only pinned memory travels so."""
+    source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return source.to(device, non_blocking=True, memory_format=layout)
 
-    def send(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
-        # Only pinned memory travels without waiting for the device.
-        source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
-        return source.to(device, non_blocking=True, memory_format=layout)
 
+def to_device(batch: Batch, train_state: TrainState) -> Batch:
+    """The batch on the device that trains."""
+    device = train_state.runtime.device
+    layout = torch.channels_last if train_state.channels_last else torch.contiguous_format
     weights = batch.latent_weights_bhw
     return Batch(
         ids=batch.ids,
-        latents_bchw=send(batch.latents_bchw, layout),
-        noise_bchw=send(batch.noise_bchw, layout),
-        timesteps_b=send(batch.timesteps_b),
-        conditioning={name: send(tensor) for name, tensor in batch.conditioning.items()},
-        weights_b=send(batch.weights_b),
-        latent_weights_bhw=send(weights) if weights is not None else None,
+        rng_parts=batch.rng_parts,
+        latents_bchw=send(batch.latents_bchw, device, layout),
+        conditioning={name: send(tensor, device) for name, tensor in batch.conditioning.items()},
+        weights_b=send(batch.weights_b, device),
+        latent_weights_bhw=send(weights, device) if weights is not None else None,
     )
 
 
@@ -165,8 +161,11 @@ def validation_loss(train_state: TrainState, held_out: BatchMaker, timesteps: tu
     runtime = train_state.runtime
     total = torch.zeros(2, device=runtime.device)
     for index in range(runtime.rank, count, runtime.num_devices):
-        batch = to_device(held_out.fixed(index, timesteps), runtime, train_state.channels_last)
-        losses_b = batch_losses(train_state.model, train_state.objective, batch, runtime)
+        batch = to_device(held_out.fixed(index, timesteps), train_state)
+        shape = batch.latents_bchw.shape[1:]
+        noise_bchw = torch.stack([draw_noise(shape, 0.0, *parts) for parts in batch.rng_parts])
+        noise_bchw, timesteps_b = send(noise_bchw, runtime.device), send(torch.tensor(timesteps), runtime.device)
+        losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
         total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
     total = runtime.sum_numbers(total)
     return float(total[0] / total[1])

@@ -1,4 +1,4 @@
-"""Why a file's bytes are not decoded, told before a decoder sees them.
+"""Refuse bytes that are not a decodable image, with the reason, before a decoder reads them.
 
 In: the bytes of a file that somebody else made. Out: the formats that it may be decoded as, or `RefusedError` with a short
 reason: what the file really is, a decoder that is not installed, or work without end (a JPEG of many scans).

@@ -76,7 +76,7 @@ _SYSTEM_FOLDERS = frozenset(
     }
 )
 _GROUND_TRUTH = re.compile(r"truth/[^/]+\.json|truth\.jsonl|scenes\.json")
-"""Beside images that `loraloom samples` drew: what is in them, for verifiers."""
+"""Beside images of `loraloom samples`: their content, for verifiers."""
 
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv")
 _ROWS_SUFFIXES = _words(".jsonl .ndjson .csv .tsv .parquet .xlsx .xls .ods")
@@ -197,7 +197,7 @@ def _entry(root: Path, name: str, path: Path) -> Entry:
     if last.lower() in _SYSTEM_FILES or last.startswith("._"):
         return Entry(_printable(name), path, "a file of the system or of a tool", system=True)
     if _GROUND_TRUTH.fullmatch(name):
-        return Entry(name, path, "ground truth of drawn images", system=True)
+        return Entry(name, path, "ground truth of synthesized images", system=True)
     if (shown := _printable(name)) != name:
         return Entry(shown, path, "its name is not valid Unicode: rename it")
     return Entry(name, path, _file_problem(root, last, path))

@@ -1,7 +1,7 @@
 """One process at a time in a folder, held by the system: a crash or a kill lets go of it.
 
 In: a folder that a command is about to fill. Out: the folder's `.lock`, locked while the block runs, with the holder's
-process id and host in it. Where the file system knows no locks, a warning, and the work goes on. A folder that is removed
+process id and host in it. On a file system without locks, a warning is printed and the work continues. A folder that is removed
 and made anew while the block runs has another lock: `FolderLock.renew` takes that one too, or ends the work.
 """
 
@@ -20,7 +20,7 @@ _FAR = 1 << 30
 """Windows locks bytes, and then nobody else may read them: a byte beyond the text is locked."""
 _MAX_TEXT = 200
 _descriptors: set[int] = set()
-"""Of the locks that this process holds."""
+"""File descriptors of the locks that this process holds."""
 
 
 def _forget_in_child() -> None:
@@ -39,9 +39,9 @@ class FolderLock:
     """The lock of a folder, held.
 
     Args:
-        folder: What is held.
-        descriptor: Of its locked file; None where the file system knows no locks.
-        say: Told a warning when the folder was removed.
+        folder: The locked folder.
+        descriptor: Descriptor of its locked file; None where the file system knows no locks.
+        say: Takes a warning if the folder was removed.
     """
 
     def __init__(self, folder: Path, descriptor: int | None, say: Callable[[str], None]) -> None:
@@ -51,7 +51,7 @@ class FolderLock:
         self._keep(descriptor)
 
     def renew(self) -> bool:
-        """See that the folder is still the one that is held; call it before writing there.
+        """Check that the folder is still the locked one; call it before writing there.
 
         Returns:
             Whether it was removed since the last call: it is there again, empty, and held.
@@ -72,7 +72,7 @@ class FolderLock:
         return True
 
     def release(self) -> None:
-        """Let go; nothing happens when nothing is held."""
+        """Release the lock; does nothing without a lock."""
         if self._descriptor is not None:
             _descriptors.discard(self._descriptor)
             _let_go(self.folder / LOCK_NAME, self._descriptor)
@@ -120,7 +120,7 @@ def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[Fo
 def refuse_if_held(folder: Path) -> None:
     """Ask whether another process holds `folder`; makes nothing there, and holds nothing afterwards.
 
-    For a command whose way to `lock_folder` is long, so that a busy folder is told at once.
+    For commands that reach `lock_folder` late, so that a busy folder is an error at once.
 
     Raises:
         UserError: As `lock_folder`.
@@ -168,7 +168,7 @@ def _let_go(path: Path, descriptor: int) -> None:
             path.unlink()
         return
     with suppress(OSError):
-        # Removed while it is held, and only when it is still ours: the folder may have been made anew.
+        # Removed while locked, and only if it is still ours: the folder may have been created again.
         if os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink()
     os.close(descriptor)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def total_memory_bytes() -> int | None:
-    """RAM of this machine, or the container's limit when that is lower; None when it cannot be told."""
+    """RAM of this machine, or the container's limit if that is lower; None if unknown."""
     if os.name == "nt":
         return _windows_memory_bytes()
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

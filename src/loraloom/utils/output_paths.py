@@ -52,7 +52,7 @@ def check_file(path: Path) -> None:
 
 
 def prepare_line(folder: Path, domain: str) -> str:
-    """The command that makes a dataset of a folder of drawn images."""
+    """The command that prepares a dataset from a folder of synthesized images."""
     name = folder.resolve().name or "images"
     source, dataset = shlex.quote(str(folder)), shlex.quote(f"datasets/{name}")
     return f"{COMMAND} prepare {source} --out {dataset} --domain {domain} --size 256 --resample nearest"

@@ -34,7 +34,7 @@ def spread(
 
     Args:
         work: A function that pickles; it is called in other processes when there is more than one worker.
-        items: Its arguments, taken as they are needed.
+        items: Its arguments, consumed lazily.
         workers: Processes; 1 works here.
         chunk: Items that a process does before it reports; so few in all are worked here, sooner than a process starts.
 
@@ -132,5 +132,7 @@ def end_pool(pool: ProcessPoolExecutor) -> None:
         process.join(GRACE_S)
         if process.is_alive():
             process.kill()
-    if manager is not None:  # else the interpreter's exit waits for it, where one more Ctrl-C would be told at length
+    if (
+        manager is not None
+    ):  # otherwise the interpreter waits for it at exit, where one more Ctrl-C would print a traceback
         manager.join(GRACE_S)

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: bars with rate and time left on a terminal, plain lines elsewhere.
+"""Show progress: bars with rate and remaining time on a terminal, plain lines elsewhere.
 
 In: progress callbacks and numbers. Out: text on stderr (bars) and stdout (what is worth keeping).
 """

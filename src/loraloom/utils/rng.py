@@ -18,11 +18,11 @@ def derive_seed(*parts: str | int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(*parts: str | int) -> "torch.Generator":
-    """A fresh CPU generator for the parts; numbers are drawn on the CPU so that every device sees the same ones."""
+def generator(*parts: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
+    """A fresh generator for the parts. The CPU's gives the same numbers on every machine, a GPU's gives others."""
     import torch
 
-    return torch.Generator().manual_seed(derive_seed(*parts))
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
 def permutation(count: int, *parts: str | int) -> list[int]:

@@ -1,1 +1,1 @@
-"""Who speaks when an image has no text. Contract: `contracts.Captioner`."""
+"""Write captions for images that have no text. Protocol: `protocols.data.Captioner`."""

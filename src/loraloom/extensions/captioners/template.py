@@ -1,8 +1,8 @@
 """Captions from a template: the same words for every image, with names inserted.
 
 In: a source item and a template such as `a photo of {trigger} {folder}`. Out: the caption. `{folder}` is the name of
-the folder that the image lies in and `{stem}` its file name without suffix, both with underscores and dashes as
-blanks; `{id}` is the id as it is, `{trigger}` the trigger word.
+the image's folder and `{stem}` its file name without suffix; in both, underscores and dashes become blanks. `{id}` is
+the unchanged id, `{trigger}` the trigger word.
 """
 
 import string
@@ -29,16 +29,16 @@ class TemplateSettings(Settings):
 
 
 class Template:
-    """The `template` captioner. It looks at no pixel."""
+    """The `template` captioner. It does not open the image."""
 
     name = "template"
     settings = TemplateSettings
 
     def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
-        """The option `caption_template` with its placeholders filled in; `{{` and `}}` stand for braces.
+        """The option `caption_template` with its placeholders replaced; `{{` and `}}` stand for braces.
 
         Raises:
-            UserError: A placeholder is unknown, a brace stands alone, or `{trigger}` is asked for and there is none.
+            UserError: A placeholder is unknown, a brace has no counterpart, or `{trigger}` is used and there is no trigger.
         """
         template = str(options["caption_template"])
         values = {
@@ -55,14 +55,15 @@ def _words(name: str) -> str:
 
 
 def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
-    """Literal text and the placeholder after it; `str.format` itself would let a template reach into objects."""
+    """Literal text and the placeholder after it; `str.format` itself would let a template read attributes of
+    objects."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(
-            "the caption template has a brace without its partner",
+            "the caption template has an unmatched brace",
             got=template,
-            fix="write {{ and }} for braces that are meant as such",
+            fix="write {{ and }} for literal braces",
         ) from error
     parts: list[tuple[str, str | None]] = []
     for literal, name, spec, conversion in parsed:
@@ -75,7 +76,7 @@ def _parts(template: str, trigger: str) -> list[tuple[str, str | None]]:
             )
         if name == "trigger" and not trigger:
             raise UserError(
-                "the caption template asks for {trigger}, and there is no trigger word",
+                "the caption template has {trigger}, but there is no trigger word",
                 got=template,
                 fix="name one with --trigger, or write another --caption: 'a photo of {folder}'",
             )

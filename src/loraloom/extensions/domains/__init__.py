@@ -1,1 +1,1 @@
-"""Kinds of text and image: how captions are built up and what they mean. Contract: `contracts.Domain`."""
+"""Domains: kinds of text and image, with the structure and meaning of their captions. Protocol: `protocols.domain.Domain`."""

@@ -1,1 +1,1 @@
-"""Kinds of model: how one is opened, what it answers. Contract: `contracts.Family`."""
+"""Families: kinds of diffusion models. Protocol: `protocols.model.Family`."""

@@ -1,1 +1,1 @@
-"""Folder layouts that `prepare` reads. Contract: `contracts.Format`."""
+"""Folder layouts that `prepare` reads. Protocol: `protocols.data.Format`."""

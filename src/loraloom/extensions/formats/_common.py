@@ -1,7 +1,7 @@
-"""What the folder layouts share: finding files by name, reading texts, keeping ids unique.
+"""Shared code of the folder layouts: finding files by name, reading texts, keeping ids unique.
 
-In: the files of a folder that somebody else filled. Out: texts, and source items with their problems. A file that
-cannot be used is reported, never skipped in silence.
+In: the files of an untrusted folder. Out: texts, and source items with their problems. A file that cannot be used is
+reported, never skipped silently.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,13 +32,13 @@ _MAGIC = {
     b"\x1f\x8b": "an archive",
     b"PAR1": "a Parquet table",
 }
-"""How files begin that are no texts, whatever their names."""
+"""First bytes of files that are not texts, whatever their names are."""
 _TRIED = ("cp949", "cp932", "gb18030", "big5", "cp1251", "cp1252")
-"""Encodings that are suggested where they can read a text: Korean, Japanese, Chinese, Cyrillic, Western European."""
+"""Encodings that are suggested if they can decode a text: Korean, Japanese, Chinese, Cyrillic, Western European."""
 
 
 def listed(folder: Path) -> list[Entry]:
-    """`walk`, with a problem at every mask."""
+    """The entries of `walk`, with a problem at every mask."""
     entries = walk(folder)
     masks = find_masks(entries)
     return [replace(entry, problem=_MASK) if entry.name in masks else entry for entry in entries]
@@ -50,7 +50,7 @@ def caption_suffixes(options: Mapping[str, Any]) -> list[str]:
 
 
 class ByName(Generic[Value]):
-    """Values by name, found by the name itself, then in Unicode NFC, then without case where only one is meant."""
+    """Values by name, found by the exact name, then in Unicode NFC, then without case if only one name matches."""
 
     def __init__(self, values: Iterable[tuple[str, Value]]) -> None:
         self._exact: dict[str, Value] = {}
@@ -62,7 +62,7 @@ class ByName(Generic[Value]):
             self._merged.setdefault(name_key(name).casefold(), []).append(value)
 
     def find(self, name: str) -> tuple[Value, bool] | None:
-        """The value, and whether the name differs in case; None when there is none, or several differ in case only."""
+        """The value, and whether the name differs in case; None if there is none, or if several differ only in case."""
         if (value := self._exact.get(name)) is not None or (value := self._nfc.get(name_key(name))) is not None:
             return value, False
         near = self._merged.get(name_key(name).casefold(), [])
@@ -70,7 +70,7 @@ class ByName(Generic[Value]):
 
 
 def read_text(path: Path, encoding: str = "") -> tuple[str | None, str | None]:
-    """The text of a file, line ends kept; or None and the reason why it cannot be read."""
+    """The text of a file with its line ends; or None and the reason why it cannot be read."""
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             return None, f"{path.name} is larger than 1 MiB: not a caption"
@@ -88,14 +88,14 @@ def read_text(path: Path, encoding: str = "") -> tuple[str | None, str | None]:
 
 
 def decode_text(data: bytes, encoding: str = "") -> tuple[str | None, str]:
-    """Bytes as text, a byte order mark dropped; or None and the reason as the end of a sentence.
+    """Bytes as text without a byte order mark; or None and the reason as the end of a sentence.
 
     Args:
-        data: Of a file.
-        encoding: What the user names; a byte order mark is believed before it. Empty is UTF-8.
+        data: Content of a file.
+        encoding: Name given by the user; a byte order mark overrides it. Empty is UTF-8.
 
     Raises:
-        UserError: There is no such encoding.
+        UserError: The encoding is unknown.
     """
     if encoding and (problem := encoding_problem(encoding)):
         raise UserError(problem, got=encoding, fix="write it as Python does: utf-8, cp949, utf-16, latin-1")
@@ -122,7 +122,7 @@ def _readable(data: bytes, encoding: str) -> bool:
 
 
 def _wide(data: bytes) -> str:
-    """A hint where every second byte is NUL: UTF-16 without a byte order mark."""
+    """A hint if every second byte is NUL: UTF-16 without a byte order mark."""
     even, odd = data[0:2000:2].count(0), data[1:2000:2].count(0)
     if max(even, odd) < len(data[:2000]) // 4:
         return ""
@@ -130,9 +130,9 @@ def _wide(data: bytes) -> str:
 
 
 def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """`items` sorted by id; of several with one id the later ones get a problem.
+    """`items` sorted by id; of several with the same id the later ones get a problem.
 
-    Ids that differ only in case or in Unicode form count as one: on some disks they are one file.
+    Ids that differ only in case or Unicode form count as the same, because some file systems treat them so.
     """
     seen: dict[str, SourceItem] = {}
     for item in sorted(items, key=lambda item: (item.id, item.image.name)):

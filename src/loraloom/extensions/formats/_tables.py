@@ -1,7 +1,7 @@
-"""Read tables of captions as people save them: JSON lines, and CSV with any usual separator.
+"""Read tables of captions: JSON lines, and CSV with any usual separator.
 
-In: the bytes' text of `metadata.jsonl` or `metadata.csv`. Out: one `Row` a record with the line it begins in, its values or
-why it cannot be read. Rows are the lines of the format: U+2028 and other breaks that only Python sees are part of a text.
+In: the text of `metadata.jsonl` or `metadata.csv`. Out: one `Row` per record: its first line, and its values or the reason
+why it cannot be read. Rows are the lines of the format: U+2028 and other line breaks of Python are part of a text.
 """
 
 import csv
@@ -20,7 +20,7 @@ _SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: the line it begins in, from 1, its values, or why it cannot be read."""
+    """One row: its first line, counted from 1, and its values or the reason why it cannot be read."""
 
     line: int
     values: Mapping[str, Any]
@@ -28,10 +28,10 @@ class Row:
 
 
 def rows_of_jsonl(name: str, text: str) -> list[Row]:
-    """One row a line that is not blank.
+    """One row per line that is not blank.
 
     Raises:
-        UserError: No line can be read; shows why the first cannot.
+        UserError: No line can be read; names the reason for the first one.
     """
     rows: list[Row] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -55,17 +55,17 @@ def rows_of_jsonl(name: str, text: str) -> list[Row]:
 
 
 def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
-    """One row a record after the header; the separator is the one by which the header has the column `column`.
+    """One row per record after the header; the separator is the one that gives the header the column `column`.
 
     Raises:
-        UserError: A quote that is never closed, or something else that is no CSV; no row has as many cells as the header.
+        UserError: A quote is never closed, or the text is not CSV; no row has the number of cells of the header.
     """
     skipped = 0
-    if marked := _SEPARATOR_LINE.match(text):  # Excel's own first line
+    if marked := _SEPARATOR_LINE.match(text):  # the first line that Excel writes
         text, separator, skipped = text[marked.end() :], marked[1], 1
     else:
         separator = _separator(text, column)
-    # Lines of the format, kept as they are: `str.splitlines` would cut texts at U+2028.
+    # Lines of the format, unchanged: `str.splitlines` would cut texts at U+2028.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] | None = None
     rows: list[Row] = []
@@ -98,7 +98,7 @@ def rows_of_csv(name: str, text: str, column: str) -> list[Row]:
 
 def _row(line: int, header: list[str], cells: list[str], separator: str) -> Row:
     if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
-        cells = cells[: len(header)]  # separators at the end of a line, and nothing between them
+        cells = cells[: len(header)]  # empty cells at the end of a line
     if len(cells) == len(header):
         return Row(line, dict(zip(header, cells, strict=True)))
     fix = f"put texts that hold {_shown(separator)} into double quotes"
@@ -106,7 +106,7 @@ def _row(line: int, header: list[str], cells: list[str], separator: str) -> Row:
         fix = "give it all its cells"
     other = [mark for mark in _SEPARATORS if mark != separator and len(cells) == 1 < len(cells[0].split(mark))]
     if other:
-        fix = f"separate its cells as the header's, by {_shown(separator)} and not by {_shown(other[0])}"
+        fix = f"separate its cells by {_shown(separator)}, as in the header, and not by {_shown(other[0])}"
     numbers = f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, the header has {len(header)}"
     named = dict(zip(header, cells, strict=False))
     return Row(line, named, f"line {line} has {numbers}: {fix}")
@@ -117,7 +117,7 @@ def _shown(separator: str) -> str:
 
 
 def _separator(text: str, column: str) -> str:
-    """The separator by which the first record has a cell `column`; else the most frequent in it, a comma in doubt."""
+    """The separator that gives the first record a cell `column`; else its most frequent one, else a comma."""
     first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
     for separator in _SEPARATORS:
         try:

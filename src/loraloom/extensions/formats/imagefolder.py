@@ -1,8 +1,8 @@
-"""Images with a table of captions, as Hugging Face's `imagefolder` has it: `metadata.jsonl` or `metadata.csv`.
+"""Images with a table of captions, as in Hugging Face's `imagefolder`: `metadata.jsonl` or `metadata.csv`.
 
-In: a folder with such a file in it or in sub-folders; the column `file_name` holds paths relative to the file, the
-option `caption_column` names the column of captions, `encoding` how the file is saved; other columns are passed over.
-Out: one source item a row; rows without an image, images without a row and rows that cannot be read are reported.
+In: a folder with such a file in it or in sub-folders; the column `file_name` has paths relative to the file, the option
+`caption_column` names the column of captions, `encoding` the encoding of the file; other columns are ignored. Out: one
+source item per row. Rows without an image, images without a row and rows that cannot be read are reported.
 """
 
 import json
@@ -59,7 +59,7 @@ class ImageFolder:
     priority = 30
 
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
-        """Which metadata files there are."""
+        """The metadata files that were found."""
         entries = walk(folder)
         files, _ = _metadata(entries)
         if not files:
@@ -96,7 +96,7 @@ class ImageFolder:
 
 
 def _metadata(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    """The metadata files; of two in one folder the `.jsonl`, and the other one with the reason why it is not read."""
+    """The metadata files (of two in one folder the `.jsonl`), and the others with the reason why they are not read."""
     chosen: dict[PurePosixPath, Entry] = {}
     second: list[tuple[Entry, str]] = []
     for name in METADATA_NAMES:
@@ -113,7 +113,7 @@ def _rows(file: Entry, column: str, encoding: str) -> list[Row]:
     """All rows of one metadata file.
 
     Raises:
-        UserError: The file is in another encoding, no row of it can be read, or it lacks a column.
+        UserError: The file has another encoding, no row can be read, or a column is missing.
     """
     text, problem = decode_text(read_bytes(file.path, file.name, max_bytes=MAX_TABLE_BYTES), encoding)
     if text is None:
@@ -129,7 +129,7 @@ def _rows(file: Entry, column: str, encoding: str) -> list[Row]:
 
 
 def _key(values: Mapping[str, Any], wanted: str) -> str | None:
-    """The name of a column as a row has it: in other cases of letters where only one such column is there."""
+    """The name of a column in a row; it may differ in case if there is only one such column."""
     if wanted in values:
         return wanted
     near = [key for key in values if key.strip().casefold() == wanted.casefold()]
@@ -141,7 +141,7 @@ def _no_column(table: str, wanted: str, columns: Sequence[str]) -> UserError:
     usual = _USUAL_FILE_COLUMNS if wanted == FILE_COLUMN else _USUAL_CAPTION_COLUMNS
     near += get_close_matches(wanted, columns, 3, 0.6) or [name for name in columns if name.strip().casefold() in usual]
     if not columns:
-        fix = "every row needs one"
+        fix = "every row requires one"
     elif len(near) > 1 and near[0].casefold() == near[1].casefold():
         fix = f"keep one of {near[0]!r} and {near[1]!r}, and rename it to {wanted!r}"
     elif wanted == FILE_COLUMN:
@@ -160,7 +160,7 @@ def _quoted(name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """The kind of a JSON value, as its writer knows it."""
+    """The kind of a JSON value in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -170,13 +170,13 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Rows become items.
+    """Converts rows to source items.
 
     Attributes:
-        column: Of the captions.
+        column: Name of the column of captions.
         files: All files by name.
         by_last_part: Images by the last part of their path, with and without its suffix.
-        named: Names of the files that rows are about.
+        named: Names of the files that rows refer to.
     """
 
     column: str
@@ -221,7 +221,7 @@ class _Work:
         caption = row.values[key] if key is not None else None
         notes += _other_name(key, self.column)
         if isinstance(caption, float) and caption != caption:
-            caption = None  # how pandas writes a cell without a value
+            caption = None  # an empty cell as pandas writes it
         if caption is not None and not isinstance(caption, str):
             problem = f"line {row.line}: its {self.column!r} is {_kind(caption)}, not a text"
             return SourceItem(id=entry.stem, image=entry.path, caption=None, problem=problem, source=table.path)
@@ -232,7 +232,7 @@ class _Work:
         return SourceItem(id=entry.stem, image=entry.path, caption=caption, source=table.path, notes=notes)
 
     def _file(self, table: Entry, file_name: str) -> tuple[Entry | None, tuple[str, ...], str | None]:
-        """The file that a row names, what was read otherwise than it is written, and why there is none."""
+        """The file that a row names, notes about a corrected name, and the problem if there is none."""
         notes: tuple[str, ...] = ()
         problem = path_problem(file_name)
         if problem and "\\" in file_name and path_problem(slashed := file_name.replace("\\", "/")) is None:
@@ -247,7 +247,7 @@ class _Work:
         return entry, notes + ((_OTHER_CASE,) if other_case else ()), None
 
     def _meant(self, table: Entry, file_name: str) -> str:
-        """A hint where the path is right from another folder, or only its suffix is wrong or missing."""
+        """A hint if the path is right from another folder, or if only its suffix is wrong or missing."""
         above = PurePosixPath(table.name).parent
         if (found := self.files.find(str(PurePosixPath(file_name)))) and (entry := found[0]).is_image:
             path = PurePosixPath(entry.name)

@@ -1,7 +1,7 @@
 """Texts in one folder, images in another, joined by name: `input_text/0.txt` with `label_floorplan/0.png`.
 
-In: a folder that holds both (or sub-folders that do), and their names from the options `text_folder` and
-`image_folder`. Out: one source item an image; a text without image and an image without text are reported.
+In: a folder that contains both (or sub-folders that do), and their names from the options `text_folder` and
+`image_folder`. Out: one source item per image; a text without image and an image without text are reported.
 """
 
 from collections.abc import Iterator, Mapping, Sized
@@ -42,14 +42,14 @@ class PairedFolders:
     priority = 20
 
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
-        """How many texts and images the two folders hold."""
+        """The number of texts and images in the two folders."""
         texts, images = _sides(folder, options)
         if not texts or not images:
             return None
         return _counts(texts, images, options)
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
-        """All pairs, and all halves of pairs with their problem."""
+        """All pairs, and all incomplete pairs with their problem."""
         texts, images = _sides(folder, options)
         image_folder = _folder_names(options)[1]
         if not texts or not images:
@@ -92,7 +92,7 @@ def _counts(texts: Sized, images: Sized, options: Mapping[str, Any]) -> str:
 
 
 def _sides(folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:
-    """Texts by key and images with their key; a key is the path without suffix and without the folder's own name."""
+    """Texts by key and images with their key; a key is the path without suffix and without the folder's name."""
     text_folder, image_folder = _folder_names(options)
     texts: dict[str, Entry] = {}
     entries = listed(folder)
@@ -108,7 +108,7 @@ def _sides(folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Entry], 
 
 
 def _without(stem: str, folder_name: str) -> str | None:
-    """`a/input_text/b/0` without `input_text` is `a/b/0`; None when no folder on the way has that name."""
+    """`a/input_text/b/0` without `input_text` is `a/b/0`; None if no folder in the path has that name."""
     *folders, last = PurePosixPath(stem).parts
     wanted = PurePosixPath(name_key(folder_name)).parts
     names = tuple(name_key(name) for name in folders)

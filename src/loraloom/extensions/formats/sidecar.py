@@ -1,8 +1,7 @@
-"""Images with a text of the same name beside them: `dog.jpg` with `dog.txt`, `dog.caption` or `dog.jpg.txt`.
+"""Images with a text of the same name in the same folder: `dog.jpg` with `dog.txt`, `dog.caption` or `dog.jpg.txt`.
 
-In: a folder; the options `caption_suffix` (looked for before `.txt` and `.caption`) and `encoding`. Out: one source item
-an image; the text may be missing, then the caption is None. A text without an image, and a second text of one image,
-are reported.
+In: a folder; the options `caption_suffix` (tried before `.txt` and `.caption`) and `encoding`. Out: one source item per
+image; without a text its caption is None. A text without an image and a second text of an image are reported.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ class Sidecar:
     priority = 10
 
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
-        """How many images there are, and how many have a text."""
+        """The number of images, and of images with a text."""
         entries = listed(folder)
         images = [entry for entry in entries if entry.is_image]
         if not images:
@@ -70,7 +69,7 @@ class Sidecar:
                 id=entry.stem, image=entry.path, caption=None, problem="a text without an image of the same name"
             )
             for entry in texts.all
-            # A text among images has lost its image; one in a folder without images is a note.
+            # A text in a folder with images lacks its image; in a folder without images it is a note.
             if entry.name not in used and entry.name not in second and _folder(entry) in image_folders
         ]
         yield from sorted_unique(items)
@@ -91,14 +90,14 @@ class _Texts:
         self._by_name = ByName((f"{entry.stem}{entry.suffix}", entry) for entry in self.all)
 
     def of(self, image: Entry) -> list[tuple[Entry, bool]]:
-        """All texts of one image, the one to read first, each with whether its name differs in case."""
+        """All texts of one image in order of precedence, each with whether its name differs in case."""
         names = [f"{base}{suffix}" for suffix in self._suffixes for base in (image.stem, image.name)]
         found = [hit for name in names if (hit := self._by_name.find(name)) is not None]
         return list({entry.name: (entry, other_case) for entry, other_case in reversed(found)}.values())[::-1]
 
 
 def _ending(image: Entry, text: Entry) -> str:
-    """What a text's name has after its image's stem: `.txt`, `.jpg.txt` or `_tags.txt`, in small letters."""
+    """The part of a text's name after its image's stem, in lower case: `.txt`, `.jpg.txt` or `_tags.txt`."""
     stem, name = name_key(image.stem).casefold(), name_key(text.name).casefold()
     return name.removeprefix(stem) if name.startswith(stem) else text.suffix
 

@@ -15,7 +15,11 @@ connections = st.lists(st.tuples(rooms, rooms), max_size=8).map(tuple)
 positions = st.lists(st.builds(Position, rooms, st.sampled_from(DIRECTIONS), rooms), max_size=8).map(tuple)
 
 specs = st.builds(
-    Spec, st.sampled_from(sorted(STYLES)), st.none() | counts, st.none() | connections, st.none() | positions
+    Spec,
+    style=st.sampled_from(sorted(STYLES)),
+    counts=st.none() | counts,
+    connections=st.none() | connections,
+    positions=st.none() | positions,
 ).filter(lambda spec: (spec.counts, spec.connections, spec.positions) != (None, None, None))
 """Anything that can be written down, sensible or not."""
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from loraloom.extensions.domains.floorplan.plan import Plan, annotate
 from loraloom.extensions.domains.floorplan.render.painting import labels_of_exact, paint, png_of
-from loraloom.extensions.domains.floorplan.synthesis import Drawn, synthesise
+from loraloom.extensions.domains.floorplan.synthesis import SynthesisedPlan, synthesise
 from loraloom.extensions.domains.floorplan.synthesis.dataset import write_dataset
 from loraloom.extensions.domains.floorplan.synthesis.graphs import graph_hash, split_of
 from loraloom.extensions.domains.floorplan.synthesis.grid import Rect, Run, covered, fits_block, runs
@@ -27,7 +27,7 @@ SEEDS = range(80)
 
 
 @cache
-def drawn(seed: int) -> Drawn:
+def drawn(seed: int) -> SynthesisedPlan:
     return synthesise(seed)
 
 

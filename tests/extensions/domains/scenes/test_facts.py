@@ -8,10 +8,10 @@ import pytest
 
 from loraloom.extensions.domains.scenes.catalogue import THINGS
 from loraloom.extensions.domains.scenes.compose import compose
-from loraloom.extensions.domains.scenes.drawing import words
 from loraloom.extensions.domains.scenes.facts import facts
 from loraloom.extensions.domains.scenes.mirroring import mirrored
 from loraloom.extensions.domains.scenes.pen import COLOURS
+from loraloom.extensions.domains.scenes.rendering import words
 from loraloom.extensions.domains.scenes.scene import Scene, in_a_row, relation
 from loraloom.extensions.domains.scenes.worlds import WORLDS
 

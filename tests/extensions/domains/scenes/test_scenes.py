@@ -18,8 +18,8 @@ from loraloom.extensions.domains.scenes.catalogue import THINGS
 from loraloom.extensions.domains.scenes.compose import compose
 from loraloom.extensions.domains.scenes.dataset import file_name, image_seed, write_dataset
 from loraloom.extensions.domains.scenes.dataset_generator import STYLES
-from loraloom.extensions.domains.scenes.drawing import draw, render, words
 from loraloom.extensions.domains.scenes.pen import COLOURS
+from loraloom.extensions.domains.scenes.rendering import render, synthesize, words
 from loraloom.extensions.domains.scenes.scene import relation
 from loraloom.utils.atomic_files import beside
 from loraloom.utils.errors import UserError
@@ -73,12 +73,12 @@ def test_the_registry_finds_the_domain() -> None:
     assert plugins.load("domains", "scenes").name == "scenes"
     dataset_generator = plugins.load("domains", "scenes").dataset_generator
     image, text = dataset_generator.draw(3, "")
-    assert (image.size, image.mode, text) == ((256, 256), "RGB", draw(3).caption)
+    assert (image.size, image.mode, text) == ((256, 256), "RGB", synthesize(3).caption)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_seed_always_draws_the_same(style: str) -> None:
-    first, second = draw(11, style), draw(11, style)
+    first, second = synthesize(11, style), synthesize(11, style)
     assert (first.caption, first.truth) == (second.caption, second.truth)
     assert first.image.tobytes() == second.image.tobytes()
     assert first.image.size == (256, 256)
@@ -186,7 +186,7 @@ def test_what_is_named_is_not_hidden_by_the_ground_or_by_other_things() -> None:
 def test_a_style_changes_the_look_and_keeps_the_layout(style: str) -> None:
     alike: list[float] = []
     for seed in (4, 8, 119):
-        flat, other = draw(seed), draw(seed, style)
+        flat, other = synthesize(seed), synthesize(seed, style)
         assert np.abs(pixels(flat.image) - pixels(other.image)).mean() > 4
         assert other.caption.endswith(f", {style} style")
         assert other.truth == flat.truth
@@ -196,7 +196,7 @@ def test_a_style_changes_the_look_and_keeps_the_layout(style: str) -> None:
 
 
 def test_styles_differ_from_each_other() -> None:
-    images = [pixels(draw(119, style).image) for style in STYLES]
+    images = [pixels(synthesize(119, style).image) for style in STYLES]
     for number, first in enumerate(images):
         for second in images[:number]:
             assert np.abs(first - second).mean() > 4
@@ -204,7 +204,7 @@ def test_styles_differ_from_each_other() -> None:
 
 def test_an_unknown_style_names_the_nearest() -> None:
     with pytest.raises(UserError, match="watercolour"):
-        draw(1, "watercolor")
+        synthesize(1, "watercolor")
 
 
 def test_mirroring_twice_changes_nothing(told: list[tuple[str, dict[str, Any]]]) -> None:
@@ -272,7 +272,7 @@ def test_an_interrupted_dataset_is_completed_and_not_drawn_again(tmp_path: Path)
     assert sorted(path.name for path in (folder / "images").iterdir()) == [f"{number:06d}.png" for number in range(40)]
     metadata, truth = rows(folder, "metadata.jsonl"), rows(folder, "truth.jsonl")
     assert [row["file_name"] for row in metadata] == [file_name(number) for number in range(40)]
-    drawn = draw(image_seed(5, 7))
+    drawn = synthesize(image_seed(5, 7))
     assert metadata[7] == {"file_name": file_name(7), "text": drawn.caption}
     assert truth[7] == {"file_name": file_name(7), "seed": image_seed(5, 7), **drawn.truth}
     with Image.open(folder / file_name(7)) as image:
@@ -294,5 +294,5 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     for count, seed, style in ((2, 1, "flat"), (2, 0, "cartoon"), (1, 0, "flat")):
         with pytest.raises(UserError, match="another dataset"):
             write_dataset(tmp_path / "a", count, seed, style)
-    with pytest.raises(UserError, match="count"):
+    with pytest.raises(UserError, match="number of images"):
         write_dataset(tmp_path / "b", 0, 0)

@@ -1,7 +1,7 @@
 """Floor plans: structured text to image and back, every sentence checked against the pixels.
 
-In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and images of plans. Out: what
-the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
+In: captions such as "[Connection Between Rooms] living room #1 and bedroom #2 are connected." and images of plans. Out:
+what the `Domain` contract asks for. The parts are imported when they are used, so that a caption alone costs little.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class PlanGenerator:
-    """Draws plans whose texts are true of them."""
+    """Synthesizes plans with texts that are true of them."""
 
     styles = tuple(STYLES)
     kinds: Mapping[str, str] = {"plans": styles[0]}
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """A plan and its full text in the file form; the empty style is `sjh`."""
+        """A plan and its full text in the file form; the empty style means `sjh`."""
         from PIL import Image
 
         from .render.painting import paint
@@ -46,7 +46,8 @@ class PlanGenerator:
         return Image.fromarray(paint(plan.labels, style)), print_spec(spec_of(plan, style))
 
     def paraphrase(self, text: str, seed: int) -> str:
-        """A third of all as they are; else sentences are shuffled, turned round, and in half of these lightly dropped."""
+        """One third of the texts stay unchanged. In the others sentences are shuffled and reversed; half of these also
+        lose a few sentences."""
         import numpy as np
 
         from loraloom.utils.rng import derive_seed
@@ -62,7 +63,7 @@ class PlanGenerator:
         return print_spec(drop(spec, rng) if way == 2 else spec)
 
     def turned(self, image: "Image.Image", text: str) -> Sequence[str | None]:
-        """Numbers follow the moved pixels, words turn with them; see `augment.turned_texts`."""
+        """Room numbers follow the moved pixels, direction words are turned; see `augment.turned_texts`."""
         import numpy as np
 
         from .augment import turned_texts
@@ -72,8 +73,8 @@ class PlanGenerator:
         return turned_texts(text, labels_of_exact(np.asarray(image.convert("RGB")), style_of(text)))
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:
-        """Of kinds of rooms, their numbers left out: (kitchen, left-of, living room), (kitchen, connected to, bedroom),
-        (bedroom, count, 2)."""
+        """Facts about kinds of rooms, without their numbers: (kitchen, left-of, living room), (kitchen, connected to,
+        bedroom), (bedroom, count, 2)."""
         from .text.spec import parse_spec
         from .vocabulary import inverse
 
@@ -98,7 +99,7 @@ class PlanGenerator:
         style: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`input_text/`, `label_floorplan/` and `truth/`; one process a core."""
+        """Write `input_text/`, `label_floorplan/` and `truth/`, with one process for each core."""
         from loraloom.utils.parallel import usable_cores
 
         from .synthesis.dataset import write_dataset
@@ -110,7 +111,7 @@ class PlanVerifier:
     """Reads a plan image and compares it with its text."""
 
     def check(self, prompt: str) -> list[str]:
-        """Mistakes and contradictions in a text, a line each."""
+        """Mistakes and contradictions in a text, one line each."""
         from .text.check import check_spec
         from .text.texts import spec_from_text
 
@@ -121,7 +122,7 @@ class PlanVerifier:
         return [problem.message for problem in check_spec(spec) if problem.kind == "error"]
 
     def formal(self, prompt: str) -> tuple[str, list[str]]:
-        """Plain words become structured text; structured text stays as it is."""
+        """Plain words become structured text; structured text is not changed."""
         from .text.spec import print_spec
         from .text.texts import spec_from_text
 
@@ -130,13 +131,13 @@ class PlanVerifier:
         return (prompt if "[" in prompt else print_spec(spec)), notes
 
     def unread(self, prompt: str) -> Unread:
-        """Rooms and phrases that plain rules do not reach, and names that may be another room."""
+        """Rooms and phrases that the rules do not understand, and names that may mean another room."""
         from .text.texts import unread_in
 
         return unread_in(prompt)
 
     def expand_prompt(self, prompt: str, seed: int) -> str:
-        """With positions for rooms that have none, from a drawn plan that fits the text."""
+        """The text with positions for rooms that have none, taken from a synthesized plan that fits the text."""
         from .text.filling import filled
         from .text.spec import print_spec
         from .text.texts import spec_from_text
@@ -153,7 +154,7 @@ class PlanVerifier:
         return _compared(image, prompt)[2]
 
     def repair_mask(self, image: "Image.Image", prompt: str) -> "NDArray[np.bool_] | None":
-        """Where to draw again, in the image's own size."""
+        """The inpaint region, in the image's own size."""
         import numpy as np
 
         from .verify.repairing import repair_mask
@@ -165,13 +166,13 @@ class PlanVerifier:
         return mask[rows][:, columns]
 
     def shown_text(self, image: "Image.Image", prompt: str) -> str:
-        """Without the connections and positions that are not met, with the counts and connections that are there."""
+        """The text without connections and positions that are not met, with the counts and connections of the image."""
         from .verify.repairing import shown_text
 
         return shown_text(prompt, *_compared(image, prompt))
 
     def overlay(self, image: "Image.Image", prompt: str) -> "Image.Image":
-        """The plan with its verdicts drawn on it."""
+        """The plan with the verdicts of its text marked on it."""
         from .render.overlay import draw_overlay
 
         _, reading, receipt = _compared(image, prompt)
@@ -179,7 +180,7 @@ class PlanVerifier:
 
 
 def _compared(image: "Image.Image", prompt: str) -> "tuple[Spec, Reading, Receipt]":
-    """What a prompt asks for, what an image shows, and the verdicts."""
+    """What a prompt asks for, what its image shows, and the verdicts."""
     from .text.texts import spec_from_text, unread_in
     from .verify.verifying import verify
     from .vision.reading import read
@@ -201,17 +202,17 @@ class FloorPlans:
         return sections_of(caption)
 
     def mirrored(self, caption: str) -> str | None:
-        """The text of the mirrored plan; None where numbers would change and words alone cannot tell how."""
+        """The text of the mirrored plan; None where room numbers would change and the text alone does not tell how."""
         from .augment import mirrored
 
         return mirrored(caption)
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
-        """Of `CLASS_NAMES`, in the style that the caption's header names."""
+        """The colours of `CLASS_NAMES` in the style that the caption's header names."""
         return dict(zip(CLASS_NAMES, style_of(caption).colours, strict=True))
 
     def check_image(self, image: "Image.Image") -> str | None:
-        """That its large flat areas have the colours of a style."""
+        """Whether the image's large flat areas have the colours of a style."""
         from .cli.inputs import foreign_colours
 
         if not (colours := foreign_colours(image)):

@@ -1,8 +1,8 @@
-"""More texts and more pairs from one: sentences left out, in another order, said the other way round; plans mirrored and
-turned with their words.
+"""Augment texts and pairs: leave sentences out, shuffle them, reverse them; mirror and turn plans together with their
+words.
 
-In: specs, maps of pixel classes, a random generator. Out: specs and maps in which every sentence that was true still is,
-ids included: a turned plan's rooms are numbered anew by the raster order of the turned image.
+In: specs, maps of pixel classes, a random generator. Out: specs and maps in which every sentence that was true is still
+true, ids included: the rooms of a turned plan are numbered anew by the raster order of the turned image.
 """
 
 import re
@@ -30,13 +30,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Dropping:
-    """How much `drop` leaves out. All are chances in 0 .. 1.
+    """How much `drop` leaves out. Every field is a probability in 0 .. 1; the default 0 leaves nothing out.
 
     Attributes:
-        counts: The counts are left out, as a whole: part of them would be a false total.
-        section: The connections are left out, and independently the positions.
-        few: Else at most two sentences of the section are kept.
-        sentence: Else each sentence is left out.
+        counts: Probability that the counts are left out, all of them: some of them would be a false total.
+        section: Probability that a section is left out, independently for connections and positions.
+        few: Probability that a section that stays keeps at most two sentences.
+        sentence: Probability that a sentence is left out of a section to which neither of the above happens.
     """
 
     counts: float = 0.0
@@ -48,19 +48,19 @@ class Dropping:
 DROPPINGS: Mapping[str, Dropping] = MappingProxyType(
     {"light": Dropping(counts=0.05, section=0.1, sentence=0.1), "heavy": Dropping(counts=0.4, few=0.55)}
 )
-"""`heavy` has the rates of JongHwa-Shim/text-to-image-generation, which keeps at most two room items in 40 % of draws and
-at most two sentences of a section in 55 %; the counts go as a whole here."""
+"""`heavy` has the rates of JongHwa-Shim/text-to-image-generation, which keeps at most two room items in 40 % of its
+samples and at most two sentences of a section in 55 %; the counts are left out as a whole here."""
 
 _FEW = 2
 
 
 def drop(spec: Spec, rng: np.random.Generator, how: Dropping = DROPPINGS["light"]) -> Spec:
-    """The spec with some sentences or whole sections left out; those that stay keep their ids and their order.
+    """The spec with some sentences or whole sections left out; the others keep their ids and their order.
 
-    A section that loses its last sentence is left out with its header: an empty one would say that there are none.
-    One section at least remains: when all would go, the counts stay, or what the spec has instead.
+    A section that loses its last sentence is left out with its header: an empty section would say that there are none.
+    At least one section remains: when all would be left out, the counts stay, or else the first section of the spec.
     """
-    # Every draw is made whatever the others come to, so that one section does not change another's chances.
+    # Every random number is taken whatever the others decide, so that one section does not change another's.
     drop_counts = rng.random() < how.counts
     connections = _thinned(spec.connections, rng, how)
     positions = _thinned(spec.positions, rng, how)
@@ -84,7 +84,7 @@ def _thinned(sentences: tuple[T, ...] | None, rng: np.random.Generator, how: Dro
 
 
 def shuffle(spec: Spec, rng: np.random.Generator) -> Spec:
-    """The sentences of each section in another order; the counts line keeps its own."""
+    """The sentences of each section in random order; the counts line keeps its own."""
     return replace(spec, connections=_permuted(spec.connections, rng), positions=_permuted(spec.positions, rng))
 
 
@@ -93,7 +93,7 @@ def _permuted(sentences: tuple[T, ...] | None, rng: np.random.Generator) -> tupl
 
 
 def swap(spec: Spec, rng: np.random.Generator, own_rng: float = 0.5) -> Spec:
-    """Some sentences said the other way round: "B and A", and with the inverse word "B is right-of A"."""
+    """Some sentences reversed: "B and A", and with the inverse word "B is right-of A"."""
     connections, positions = spec.connections, spec.positions
     if connections is not None:
         connections = tuple(pair[::-1] if rng.random() < own_rng else pair for pair in connections)
@@ -110,22 +110,22 @@ def swap(spec: Spec, rng: np.random.Generator, own_rng: float = 0.5) -> Spec:
 
 @dataclass(frozen=True, slots=True)
 class Symmetry:
-    """One of the eight ways to lay an image on itself: first mirrored or not, then turned.
+    """One of the eight symmetries of a square image: first mirrored or not, then turned.
 
     Attributes:
-        mirror: Left and right are exchanged.
-        quarter_turns: Clockwise, 0 .. 3.
+        mirror: Whether left and right are exchanged.
+        quarter_turns: Number of clockwise quarter turns, 0 .. 3.
     """
 
     mirror: bool = False
     quarter_turns: int = 0
 
     def labels(self, labels: Labels) -> Labels:
-        """The map moved."""
+        """The moved map."""
         return turn(mirror_x(labels) if self.mirror else labels, self.quarter_turns)
 
     def word(self, word: str) -> str:
-        """The direction moved."""
+        """The direction in the moved image."""
         word = mirrored_word(word) if self.mirror else word
         for _ in range(self.quarter_turns % 4):
             word = turned(word)
@@ -147,18 +147,18 @@ def mirror_y(labels: Labels) -> Labels:
 
 
 def turn(labels: Labels, quarter_turns: int) -> Labels:
-    """Turned clockwise by 90 degrees as often as asked."""
+    """Turned clockwise by a number of quarter turns."""
     return np.ascontiguousarray(np.rot90(labels, -quarter_turns))
 
 
 def transformed(spec: Spec, labels: Labels, transform: Symmetry) -> tuple[Spec, Labels]:
     """A pair of text and image, both moved by a symmetry.
 
-    Rooms get the numbers that they have in the moved image. Sentences come in the order and form of the rule, so
-    that the full text of a plan becomes, word for word, the full text of the moved plan; shuffle and swap afterwards.
+    Rooms get the numbers that they have in the moved image. Sentences are in the order and form of the rule, so that
+    the full text of a plan becomes, word for word, the full text of the moved plan; shuffle and swap afterwards.
 
     Args:
-        spec: Of that image; may lack sentences or sections, may not name rooms that the image lacks.
+        spec: The text of the image; may lack sentences or sections, must not name rooms that the image lacks.
         labels: (h, w) pixel classes.
         transform: One of `SYMMETRIES`.
 
@@ -191,8 +191,8 @@ def _turned(
     moved = upright(Position(new[position.subject], transform.word(position.direction), new[position.object]))
     if _seen(position, before) != position.direction:
         return moved
-    # A true sentence is read off the moved image, so that it stays true even for two rooms around one centre, whose
-    # word is `right-of` in every image.
+    # The word is read from the moved image, so that it is true even for two rooms with one centre, whose word is
+    # `right-of` in every image.
     return replace(moved, direction=_seen(moved, after))
 
 
@@ -206,12 +206,12 @@ def _seen(position: Position, plan: Plan) -> str:
 def turned_texts(text: str, labels: Labels) -> list[str | None]:
     """The text of a plan in all `SYMMETRIES` of its image; None where the text names a room that the image lacks.
 
-    What `transformed` tells one by one, much faster, for training on turned plans: numbers are read off the
-    pixels, words are turned. A text whose sentences stand in the order of the rule comes out so, another keeps its own
-    order. Two rooms around one centre, whose word no turn changes, are the one case that it tells wrong.
+    The same result as `transformed` for each symmetry, but much faster, for training on turned plans: numbers are read
+    from the pixels, words are turned. A text whose sentences follow the order of the rule keeps to that order; another
+    text keeps its own. The one wrong case is two rooms with one centre, whose word no turn changes.
 
     Args:
-        text: Full or in part.
+        text: The full text or a part of it.
         labels: (h, w) pixel classes of its image.
     """
     spec = parse_spec(text)
@@ -239,7 +239,7 @@ def _renamed(spec: Spec, new: Mapping[RoomId, RoomId], transform: Symmetry) -> S
 
 
 def _ruled(spec: Spec) -> Spec:
-    """The same sentences in the order and form of the rule."""
+    """The spec's sentences in the order and form of the rule."""
     connections, positions = spec.connections, spec.positions
     if connections is not None:
         pairs = [(a, b) if a.rank <= b.rank else (b, a) for a, b in connections]
@@ -252,7 +252,7 @@ def _ruled(spec: Spec) -> Spec:
 
 @cache
 def _orders(height: int, width: int) -> list[NDArray[np.int32]]:
-    """For each of `SYMMETRIES`: pixel by pixel its place in raster order once the image is moved."""
+    """For each of `SYMMETRIES`, (h, w): the place of each pixel in raster order after the image is moved."""
     places = np.arange(height * width, dtype=np.int32)
     orders: list[NDArray[np.int32]] = []
     for transform in SYMMETRIES:
@@ -264,7 +264,7 @@ def _orders(height: int, width: int) -> list[NDArray[np.int32]]:
 
 
 def _numbers(labels: Labels) -> list[dict[RoomId, RoomId]]:
-    """For each of `SYMMETRIES` the rooms' names by their names now: which pixel comes first decides."""
+    """For each of `SYMMETRIES`: old room name to new room name; the first pixel in raster order decides the number."""
     width = labels.shape[1]
     pixels: dict[str, list[NDArray[np.intp]]] = {}
     for label, where, mask in components(labels, ROOM_CLASSES):
@@ -288,10 +288,11 @@ _PLACED = re.compile(rf"(?<=\bis)(\s+)({'|'.join(sorted(OFFSETS, key=len, revers
 
 
 def mirrored(caption: str) -> str | None:
-    """The caption of the image with left and right exchanged, in the form that it has; None when that cannot be told.
+    """The caption of the image with left and right exchanged, in its own form; None when the text does not determine
+    it.
 
     Numbers follow the raster order, which mirroring changes: a sentence can be kept only if the text counts exactly one
-    room of each type that it names. A text that does not parse is not touched either.
+    room of each type that it names. For a text that does not parse the answer is None too.
     """
     try:
         spec = parse_spec(caption)

@@ -1,7 +1,7 @@
-"""What a plan is once it is known: rooms, openings, which are connected, which lies where.
+"""The record of a plan: rooms, openings, which rooms are connected, where each lies; made by the annotator's rule.
 
-In: a map of pixel classes. Out: `Plan`, by the annotator's rule that the real texts were made with (recovered exactly on
-five real pairs):
+In: a map of pixel classes. Out: `Plan`, by the annotator's rule with which the real texts were made (reproduced exactly
+on five real pairs):
 
 - rooms are the 4-connected components of a room colour, numbered by the raster order of their first pixels;
 - two rooms are connected when both touch the same 4-connected blob of interior-door pixels dilated by a 3x3 square;
@@ -24,10 +24,11 @@ NEAR_PX = 5
 """Rooms farther apart than this get no position sentence."""
 
 MOST_ROOMS = 255
-"""With more the image is no plan: openings and relations are not looked for."""
+"""With more rooms the image is no plan: openings and relations are not looked for."""
 
 SOFT_CONTACT_PX = 6
-"""A door along a room has a dozen pixels of it at hand; one that only passes its corner has one to four."""
+"""A door along a room has at least a dozen pixels of the room nearby; a door that only passes its corner has one to
+four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Room:
     Attributes:
         id: Type and number.
         box: Bounding box.
-        area_px: Pixels.
+        area_px: Area in pixels.
         centroid: x, y of the mean pixel centre, pixels.
     """
 
@@ -48,7 +49,7 @@ class Room:
 
     @property
     def area_m2(self) -> float:
-        """At RPLAN's scale."""
+        """Area in square metres at RPLAN's scale."""
         return self.area_px * M_PER_PX**2
 
 
@@ -78,13 +79,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A plan as read or drawn.
+    """A plan as it was read or synthesized.
 
     Attributes:
         labels: (h, w) uint8 pixel classes.
         instances: (h, w) uint8, 0 where there is no room, else 1 + index into `rooms`.
         rooms: In the order of `RoomId.rank`.
-        openings: Interior doors, front doors, windows, each in raster order.
+        openings: Interior doors, then front doors, then windows, each in raster order.
         connections: Pairs (lower, higher), sorted.
         positions: Sorted by (object, subject).
     """
@@ -98,16 +99,16 @@ class Plan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rooms of each type, every type listed."""
+        """Number of rooms of each type; every type is listed."""
         kinds = [room.id.kind for room in self.rooms]
         return {kind: kinds.count(kind) for kind in ROOM_TYPES}
 
     def room(self, name: RoomId) -> Room | None:
-        """The room of that name."""
+        """The room with that name."""
         return next((room for room in self.rooms if room.id == name), None)
 
     def mask(self, name: RoomId) -> NDArray[np.bool_]:
-        """(h, w) pixels of a room; all False when there is none of that name."""
+        """(h, w) bool: pixels of a room; all False when there is none of that name."""
         index = next((place for place, room in enumerate(self.rooms) if room.id == name), -1)
         return self.instances == index + 1 if index >= 0 else np.zeros(self.labels.shape, np.bool_)
 
@@ -119,10 +120,10 @@ _WORDS = {offset: word for word, offset in OFFSETS.items()}
 
 
 def direction(subject: tuple[float, float], origin: tuple[float, float]) -> str:
-    """The word for where `subject` lies as seen from `origin`, both (x, y), y downwards.
+    """The word for the direction of `subject` seen from `origin`, both (x, y), y downwards.
 
     A mirrored or turned vector gets the mirrored or turned word: sizes are compared, no angle is rounded (and no vector
-    between centroids lies on a border, whose slope is irrational). The same place is `right-of` itself, as atan2 has it.
+    between centroids lies on a border, whose slope is irrational). Two equal points give `right-of`, as atan2 does.
     """
     x, y = subject[0] - origin[0], subject[1] - origin[1]
     if max(abs(x), abs(y)) < 1e-6:
@@ -164,8 +165,8 @@ def annotate(labels: Labels, soft: bool = False, near_px: int = NEAR_PX, contact
         labels: (h, w) uint8 in 0 .. 12.
         soft: Edges may be off by a pixel: an opening also leads to rooms that have at least `SOFT_CONTACT_PX` pixels
             within a distance of 2.
-        near_px: Farthest distance that gets a position.
-        contact_px: How many of a room's pixels must lie within it.
+        near_px: Largest Chebyshev distance of two rooms that get a position, pixels.
+        contact_px: Number of a room's pixels that must lie within that distance.
     """
     numbers: dict[int, int] = {}
     rooms: list[tuple[Room, tuple[slice, slice], NDArray[np.bool_]]] = []

@@ -1,6 +1,6 @@
 """The words and colours of floor plans: room types, directions, pixel classes, styles.
 
-In: nothing. Out: constants that text, image and reader share. The words, their order and the palette `sjh` are those
+Constants that text, image and reader share. The words, their order and the palette `sjh` are those
 of JongHwa-Shim/text-to-image-generation (its texts, `configs/train_config.yaml`, `src/inference/post_processor.py`).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE_PX = 256
-"""Side of a plan image. Everything here is measured on this grid."""
+"""Side of a plan image in pixels. All lengths in pixels refer to this grid."""
 
 M_PER_PX = 18 / SIZE_PX
 """RPLAN's scale: 256 pixels are 18 m."""
@@ -27,7 +27,7 @@ ROOM_TYPES = (
     "storage",
     "entrance",
 )
-"""In the order of the counts line. A room's pixel class is its place here plus 1."""
+"""Room types in the order of the counts line. The pixel class of a room is its index here plus 1."""
 
 _PAIR_ORDER = (
     "living room",
@@ -39,10 +39,10 @@ _PAIR_ORDER = (
     "storage",
     "entrance",
 )
-"""In the order that rooms take within a sentence and sentences take within a section."""
+"""Room types in the order of rooms within a sentence and of sentences within a section."""
 
 EXTERNAL, WALL, FRONT_DOOR, DOOR, WINDOW = 0, 9, 10, 11, 12
-"""Pixel classes that are no room; 1 .. 8 are the room types."""
+"""Pixel classes that are not rooms; 1 .. 8 are the room types."""
 
 CLASS_NAMES = ("external", *ROOM_TYPES, "wall", "front door", "interior door", "window")
 NUM_CLASSES = len(CLASS_NAMES)
@@ -60,7 +60,7 @@ DIRECTIONS = (
     "above",
     "right-above",
 )
-"""By octant of the vector to the subject, clockwise on the image from the x axis, 45 degrees each."""
+"""Directions by octant of the vector to the subject, clockwise on the image from the x axis, 45 degrees each."""
 
 OFFSETS = {
     "right-of": (1, 0),
@@ -78,7 +78,7 @@ _BY_OFFSET = {offset: name for name, offset in OFFSETS.items()}
 
 
 def inverse(direction: str) -> str:
-    """What B is to A when A is `direction` B."""
+    """The direction of B from A when A is `direction` B."""
     x, y = OFFSETS[direction]
     return _BY_OFFSET[-x, -y]
 
@@ -111,7 +111,7 @@ class RoomId(NamedTuple):
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Sorting key: place of the type in sentences, then number."""
+        """Sorting key: order of the type in sentences, then number."""
         return _PAIR_ORDER.index(self.kind), self.number
 
     @property
@@ -122,11 +122,11 @@ class RoomId(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """One way to draw plans.
+    """One style of rendered plans.
 
     Attributes:
-        name: Key of the style.
-        header: First words of its texts.
+        name: Key of the style in `STYLES`.
+        header: First words of the style's texts.
         colours: RGB of each pixel class, 0 .. 255.
     """
 
@@ -158,11 +158,11 @@ STYLES = {
         ),
     ),
 }  # fmt: skip
-"""`sjh`: the palette of real pairs. `plain`: what the built-in base knows before anybody teaches it a look; its
-doors are far from every mixture of two other colours, so that soft images are read well."""
+"""`sjh`: the palette of real pairs. `plain`: the style that the built-in base was trained on; its doors are far from every
+mixture of two other colours, so that soft images are read well."""
 
 
 def style_of(text: str) -> Style:
-    """The style whose header the text begins with; `sjh` when none does."""
+    """The style whose header begins the text; `sjh` when there is none."""
     start = text.lstrip().lower()
     return next((style for style in STYLES.values() if start.startswith(style.header.lower())), STYLES["sjh"])

@@ -1,7 +1,7 @@
-"""Texts about anything: headers in brackets, sentences, and words that a mirrored image would belie.
+"""Texts about anything: headers in brackets, sentences, and words that are wrong for the mirrored image.
 
-In: a caption. Out: its sections (`[Header]` lines and the sentences below them), and whether it also fits the mirrored
-image.
+In: a caption. Out: its sections (`[Header]` lines and the sentences below them), and whether it is also true of the
+mirrored image.
 """
 
 import re
@@ -20,11 +20,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+")  # the last three
 # A stem counts at the beginning of a word: left-of, leftmost, rightward, eastern.
 _SIDED = re.compile(
     r"(?<![^\W_])(?:left|right|(?:counter|anti)?-?clockwise|(?:north|south)?-?(?:east|west)|port-side|starboard"
-    # What can be read is unreadable in the mirror; textures and textiles are not text.
+    # Writing is unreadable in a mirrored image; textures and textiles are not text.
     r"|text(?!ur|il)|letter|word|reads|alphabet|inscri|written|writing|handwrit|typograph|font|logo|caption|headline"
     r"|slogan|spells|spelled|signage|signpost|numeral|digit|monogram|calligraph"
     r"|links|rechts|gauche|droite|izquierd|derech|sinistra|destra)"
-    r"|[\"“”„«»]\s*\w"  # a quoted phrase is mostly one that can be read
+    r"|[\"“”„«»]\s*\w"  # a quoted phrase is mostly writing in the image
     r"|왼쪽|왼편|왼손|왼발|오른|좌측|우측|좌우|좌편|우편|좌상|우상|좌하|우하|좌회전|우회전|시계\s*방향|반시계"
     r"|동쪽|서쪽|동향|서향|동측|서측|북동|북서|남동|남서|동남|동북|서남|서북"
     r"|글자|글씨|문자|텍스트|문구|로고|자막|간판|한글|알파벳|숫자"
@@ -43,7 +43,7 @@ class FreeText:
     def sections(self, caption: str) -> list[Section]:
         """The caption cut at `[Header]` lines, sentence ends and line ends.
 
-        What stands before the first header is a section with the empty header. An empty caption has no sections.
+        Text before the first header is a section with an empty header. An empty caption has no sections.
         """
         sections: list[Section] = []
         header, sentences = "", list[str]()
@@ -59,7 +59,7 @@ class FreeText:
         return sections
 
     def mirrored(self, caption: str) -> str | None:
-        """The caption itself when no word of it tells left from right; None when one does, or may."""
+        """The unchanged caption if no word distinguishes left from right; None if one does, or may."""
         return None if _SIDED.search(caption) else caption
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:

@@ -1,6 +1,7 @@
-"""Simple scenes that this project renders itself: houses, cars, people, streets, each with a caption that is true.
+"""Simple synthetic scenes: houses, cars, people, streets, each with a true caption.
 
-In: a caption of such a scene. Out: its sentences, and its mirror image's caption; `artist` synthesizes captioned images.
+In: a caption of a scene. Out: its sentences, and the caption of the mirrored image. `dataset_generator` synthesizes
+captioned images.
 """
 
 import re
@@ -26,16 +27,16 @@ class Scenes:
     verifier: Verifier | None = None
 
     def sections(self, caption: str) -> list[Section]:
-        """One section without a header that holds the caption's sentences; none for an empty caption."""
+        """One section without a header that contains the caption's sentences; none for an empty caption."""
         text = caption.strip()
         return [Section("", tuple(_SENTENCE_END.split(text)))] if text else []
 
     def mirrored(self, caption: str) -> str | None:
-        """The caption with left and right exchanged; None where a word about sides is none that `draw` writes."""
+        """The caption with left and right exchanged; None if it has a word about sides outside the captions' grammar."""
         return mirrored(caption)
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
-        """None: a scene's colours are its things' own."""
+        """Empty: a scene has no fixed colours."""
         return {}
 
     def check_image(self, image: "Image.Image") -> str | None:

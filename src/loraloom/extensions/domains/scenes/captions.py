@@ -1,6 +1,7 @@
-"""Captions of scenes: short, medium and long ones, every word of them read off the scene.
+"""Captions of scenes: short, medium and long ones, every word computed from the scene.
 
-In: a scene and a number that picks the wording. Out: English in one exact grammar, which `mirrored` undoes word by word.
+In: a scene and a number that selects the wording. Out: English in one exact grammar, which `mirrored` converts word by
+word.
 """
 
 import numpy as np
@@ -33,7 +34,7 @@ class _Writer:
         return [groups[int(index)] for index in self._pick.permutation(len(groups))]
 
     def noun(self, group: Group, definite: bool = False) -> str:
-        """`red car`, `large red cars`, `people in red coats`; definite ones keep the words that tell them apart."""
+        """`red car`, `large red cars`, `people in red coats`; definite nouns keep the words that distinguish them."""
         many = len(group.items) > 1
         noun = group.kind.plural if many else group.thing
         only = sum(other.thing == group.thing for other in self.scene.groups) == 1
@@ -102,11 +103,11 @@ class _Writer:
         ending = f" under the {lights[0].thing}" if under else ""
         return opening + _joined(parts) + self.setting() + ending
 
-    def sentence(self, group: Group, told: list[Group]) -> str:
-        """One sentence that says what is there and where, by an anchor told before where there is one."""
+    def sentence(self, group: Group, named: list[Group]) -> str:
+        """One sentence about a group and its place, relative to an earlier named group if possible."""
         phrase = self.phrase(group, rich=True)
         verb = "are" if len(group.items) > 1 else "is"
-        for anchor in self.order(told):
+        for anchor in self.order(named):
             joint = relation(group, anchor)
             if joint and self.rng(0.75):
                 definite = self.noun(anchor, definite=True)
@@ -120,17 +121,17 @@ class _Writer:
 
     def long(self) -> str:
         scene = self.scene
-        told: list[Group] = []
+        named: list[Group] = []
         sentences: list[str] = []
         for group in scene.groups:
-            sentences.append(self.sentence(group, told))
-            told.append(group)
+            sentences.append(self.sentence(group, named))
+            named.append(group)
         if scene.background:
             rest = [f"the background is {scene.background}"]
         else:
             where = self.setting().strip()
             rest = [f"the scene is {where}"]
-            if scene.time == "day":  # by night grass is not green
+            if scene.time == "day":  # at night grass is not green
                 rest.append(WORLDS[scene.world].fact)
             if WORLDS[scene.world].horizon:
                 rest.append(f"the sky is {SKY_WORD[scene.time]}")
@@ -152,7 +153,7 @@ def _joined(parts: list[str]) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """The scene's caption without a word about style: about a third each short, medium and long."""
+    """The scene's caption without its style: about a third each short, medium and long."""
     writer = _Writer(scene, np.random.default_rng(derive_seed("scenes", "caption", scene.seed)))
     kind = writer.one("short", "medium", "long")
     if kind == "short":

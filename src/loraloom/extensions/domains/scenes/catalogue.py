@@ -1,6 +1,6 @@
-"""Every thing that can stand in a scene: its words, its size, its colours, where it may be.
+"""Every thing that a scene can contain: its words, size, colours and possible places.
 
-In: nothing. Out: `THINGS`, by name. What a thing looks like is in `things` and `living`.
+Defines `THINGS`, by name. `things` and `living` contain the functions that render them.
 """
 
 from collections.abc import Callable
@@ -22,16 +22,16 @@ class Thing:
     """A kind of thing.
 
     Attributes:
-        name, plural: Its words; of a person only what stands before `in a red coat`.
-        lane: Where in a world it may be.
-        aspect: Width / height.
-        height: Of a middling one, pixels of 256.
-        colours: What it may be painted in; the only one of a tuple of length one goes unsaid at times.
-        draw: What draws it.
-        most: How many of them there may be.
-        sized: Whether it may be called small or large.
-        looks: Whether it looks to one side, which may then be said.
-        kin: Things that a person would count together; only one of a kin is in a scene.
+        name, plural: Words of the thing; for a person only the words before `in a red coat`.
+        lane: Strip of a world that it belongs to.
+        aspect: Width divided by height.
+        height: Height at medium size, in pixels of an image of 256.
+        colours: Colours that it may have; a caption may omit the colour if there is only one.
+        render: Function that renders it.
+        most: Largest number of them in a group.
+        sized: Whether a caption may call it small or large.
+        looks: Whether it faces one side, which a caption may then name.
+        kin: Name of the things that a person would count together; a scene has only one thing of a kin. Empty is none.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Thing:
     aspect: float
     height: float
     colours: tuple[str, ...]
-    draw: Callable[[Pen, RGB, RGB, int], None]
+    render: Callable[[Pen, RGB, RGB, int], None]
     most: int = 4
     sized: bool = True
     looks: bool = False
@@ -48,7 +48,7 @@ class Thing:
 
     @property
     def width(self) -> float:
-        """Of a middling one, pixels of 256."""
+        """Width at medium size, in pixels of an image of 256."""
         return self.height * self.aspect
 
 

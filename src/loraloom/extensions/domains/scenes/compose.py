@@ -1,6 +1,6 @@
-"""Scenes out of a seed: which things, how many, in which colours, and where each one stands.
+"""Compose a scene from a seed: which things, their number, colours and places.
 
-In: a seed. Out: a `Scene` whose things hide each other little, so that every word about them can be seen.
+In: a seed. Out: a `Scene` whose things hardly hide each other, so that every word of a caption is visible.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from loraloom.utils.rng import derive_seed
 MARGIN = 5
 SCALE = {"small": 0.6, "": 1.0, "large": 1.45}
 SECOND = {"house": ("red", "brown", "black", "blue", "green", "orange"), "snowman": ("red", "blue", "green", "purple")}
-"""Things with a second colour that captions name, and the colours it comes in."""
+"""Things with a second colour that captions name, and the possible second colours."""
 MOST_HIDDEN = 0.04
 _PLAIN = tuple(name for name in THINGS if name not in {"cloud", "fence"})
 _FRONTS = {"road", "front"}
@@ -25,7 +25,7 @@ _BACKS = {"house", "tower", "tree", "sofa", "bus", "table", "tent"}
 
 @dataclass(slots=True, kw_only=True)
 class _Builder:
-    """A scene while it grows."""
+    """A scene that is being composed."""
 
     pick: np.random.Generator
     world: World | None
@@ -45,7 +45,7 @@ class _Builder:
     def free(self, box: Box, among: list[Box], thing: Thing, colour: str, ignored: Group | None = None) -> bool:
         """Whether a box is inside the image and clear of all others; it may cover some of `ignored`.
 
-        What has the same colour as something behind it would be lost, and so keeps away.
+        A thing must not cover anything of its own colour, because it would not be visible.
         """
         if box[0] < MARGIN - 1 or box[1] < 2 or box[2] > SIZE - MARGIN + 1 or box[3] > SIZE - 2:
             return False
@@ -61,7 +61,7 @@ class _Builder:
         return True
 
     def colour(self, thing: Thing) -> str | None:
-        """A colour that can be told from the ground and from other groups of the same thing."""
+        """A colour that differs from the ground and from other groups of the same thing."""
         taken = {group.colour for group in self.groups if group.thing == thing.name}
         clashes = {self.background} if self.background else set(self.world.clashes if self.world else ())
         if thing.name in {"snowman", "cloud"}:
@@ -74,7 +74,7 @@ class _Builder:
         return self.one(options) if options else None
 
     def allowed(self, thing: Thing) -> bool:
-        """Whether another group of the thing would leave counts unambiguous."""
+        """Whether counts stay unambiguous with another group of the thing."""
         return not any(
             thing.most == 1 if group.thing == thing.name else thing.kin and group.kind.kin == thing.kin
             for group in self.groups
@@ -130,7 +130,7 @@ class _Builder:
         return None
 
     def near_anchor(self, thing: Thing, colour: str, scale: float) -> list[Box] | None:
-        """A box in front of, or in the air above, a single thing that is there already."""
+        """A box in front of, or in the air above, a single thing that is already in the scene."""
         width, height = thing.width * scale, thing.height * scale
         for group in self.groups:
             if len(group.items) != 1 or group.depth or group.kind.lane in {"far", "air"}:
@@ -161,7 +161,7 @@ class _Builder:
         if thing.sized and count <= 2 and self.rng(0.3):
             size = self.one(["small", "large"])
         if size == "large" and count * (thing.width * SCALE[size] + 8) > SIZE:
-            size = ""  # they would be made smaller to fit
+            size = ""  # they would be reduced to fit
         scale = SCALE[size] * self.between(0.9, 1.1) * {1: 1.0, 2: 0.92}.get(count, 0.76)
         span = self.span(thing)
         assert self.world is not None
@@ -178,7 +178,7 @@ class _Builder:
 
 
 def _overlap(first: Box, second: Box) -> float:
-    """Common area / the smaller area."""
+    """Common area divided by the smaller area."""
     return max(_covered(first, second), _covered(second, first))
 
 
@@ -228,7 +228,7 @@ def _on_plain(pick: np.random.Generator) -> tuple[str, str, _Builder]:
 
 
 def _put(builder: _Builder, thing: Thing, count: int, share: float, span: tuple[float, float], size: str = "") -> None:
-    """Add a group to a plain background, each thing's longer side being `share` of the image's side."""
+    """Add a group to a plain background; `share` is the longer side of each thing as a share of the image's side."""
     colour = builder.colour(thing)
     if colour is None or not builder.allowed(thing):
         return
@@ -251,4 +251,4 @@ def compose(seed: int) -> Scene:
                 detail=int(pick.integers(1 << 31)),
                 groups=tuple(builder.groups),
             )
-    raise AssertionError(f"no scene has room for anything: seed {seed}")
+    raise AssertionError(f"no scene could be composed: seed {seed}")

@@ -1,7 +1,7 @@
-"""Folders of captioned images, drawn by several processes, that an interrupted run goes on with.
+"""Write a folder of captioned images in several processes; an interrupted run can be continued.
 
-In: a folder, a count, a seed, a style. Out: `images/000000.png` and so on with `metadata.jsonl` (the image folder
-layout: `file_name`, `text`) and `truth.jsonl` (what is where), both written last, so that a folder that has them is whole.
+In: a folder, a count, a seed, a style. Out: `images/000000.png` and so on with `metadata.jsonl` (the image folder layout:
+`file_name`, `text`) and `truth.jsonl` (things and their boxes). Both are written last, so a folder with them is complete.
 """
 
 import json
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loraloom.extensions.domains.scenes.drawing import check_style, draw, words
+from loraloom.extensions.domains.scenes.rendering import check_style, synthesize, words
 from loraloom.utils.atomic_files import remove_leftovers, write_json, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_files import write_png
@@ -19,16 +19,16 @@ from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 
-DRAWING = 1
-"""Counts up when the same seed begins to draw another image: folders of two kinds must not mix."""
+GENERATOR_VERSION = 1
+"""Increased when a seed gives another image than before, so that a folder never mixes two versions."""
 PIECE = 32
-"""Images that a process draws before it reports."""
+"""Images that a process renders before it reports."""
 FEW = 64
-"""So many images are sooner drawn than processes are started."""
+"""Up to this number of images a single process is faster than several."""
 
 
 def image_seed(seed: int, number: int) -> int:
-    """What image `number` of the dataset with `seed` is drawn from."""
+    """Seed of image `number` of the dataset with `seed`."""
     return derive_seed("scenes", "dataset", seed, number)
 
 
@@ -37,17 +37,17 @@ def file_name(number: int) -> str:
     return f"images/{number:06d}.png"
 
 
-def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tuple[int, str, dict[str, Any]]]:
-    """Draw what is missing of some images; number, caption and truth of each."""
+def _render_piece(folder: str, numbers: range, seed: int, style: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """Render the missing images of a range; returns number, caption and truth of each image."""
     rows: list[tuple[int, str, dict[str, Any]]] = []
     for number in numbers:
         path, own = Path(folder) / file_name(number), image_seed(seed, number)
         if path.is_file():
             text, facts = words(own, style)
         else:
-            drawn = draw(own, style)
-            write_png(path, drawn.image, level=4)
-            text, facts = drawn.caption, drawn.truth
+            made = synthesize(own, style)
+            write_png(path, made.image, level=4)
+            text, facts = made.caption, made.truth
         rows.append((number, text, facts))
     return rows
 
@@ -55,18 +55,18 @@ def _draw_piece(folder: str, numbers: range, seed: int, style: str) -> list[tupl
 def _pieces(
     folder: Path, count: int, seed: int, style: str, workers: int
 ) -> Generator[list[tuple[int, str, dict[str, Any]]]]:
-    """Rows of all images, a piece at a time and in order."""
+    """Rows of all images in order, one piece at a time."""
     pieces = [range(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
     if workers <= 1 or count <= FEW:
-        yield from (_draw_piece(str(folder), piece, seed, style) for piece in pieces)
+        yield from (_render_piece(str(folder), piece, seed, style) for piece in pieces)
         return
-    yield from spread(partial(_draw_piece, str(folder), seed=seed, style=style), pieces, workers)
+    yield from spread(partial(_render_piece, str(folder), seed=seed, style=style), pieces, workers)
 
 
 def _claim(folder: Path, count: int, seed: int, style: str) -> None:
-    """Write down what the folder is for, or see that it agrees with what is written there."""
+    """Record the settings of the dataset in the folder, or check that they agree with the record."""
     path = folder / "scenes.json"
-    wanted = {"seed": seed, "style": style, "drawing": DRAWING}
+    wanted = {"seed": seed, "style": style, "drawing": GENERATOR_VERSION}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         if {name: found.get(name) for name in wanted} != wanted or found.get("count", 0) > count:
@@ -74,10 +74,10 @@ def _claim(folder: Path, count: int, seed: int, style: str) -> None:
                 f"{folder} holds another dataset of scenes",
                 got=found,
                 expected={**wanted, "count": f"at most {count}"},
-                fix="name an empty folder, or ask for what is there",
+                fix="name an empty folder, or use the settings of that dataset",
             )
     elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no dataset of scenes", fix="name an empty folder")
+        raise UserError(f"{folder} is not empty and is not a dataset of scenes", fix="name an empty folder")
     write_json(path, {**wanted, "count": count})
 
 
@@ -89,28 +89,28 @@ def write_dataset(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> None:
-    """Draw `count` captioned images into `folder`; a folder that was begun is completed, or made larger.
+    """Write `count` captioned images into `folder`; an incomplete or smaller dataset is completed.
 
     Args:
-        folder: New, empty, or begun by this function with the same seed and style and no larger count.
-        count: How many images.
-        seed: Of the dataset; image n is the same whatever the count.
-        style: See `drawing.STYLES`.
-        progress: Called with (done, total).
-        workers: Processes; None is one for each core.
+        folder: New, empty, or written by this function with the same seed and style and at most the same count.
+        count: Number of images, at least 1.
+        seed: Seed of the dataset; image n is the same for every count.
+        style: A name in `rendering.STYLES`.
+        progress: Called with (done, total) after each piece; None reports nothing.
+        workers: Number of processes; None is one for each core.
 
     Raises:
         UserError: The count is not positive, the style is unknown, or the folder holds something else.
     """
     if count < 1:
-        raise UserError("count of pictures", got=count, expected="1 or more")
+        raise UserError("number of images", got=count, expected="1 or more")
     check_style(style)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     _claim(folder, count, seed, style)
     (folder / "images").mkdir(exist_ok=True)
     remove_leftovers(folder / "images")
-    for name in ("metadata.jsonl", "truth.jsonl"):  # of a smaller count: the folder is not whole until the end
+    for name in ("metadata.jsonl", "truth.jsonl"):  # of a smaller count: the folder is incomplete until the end
         (folder / name).unlink(missing_ok=True)
     metadata: list[str] = []
     truths: list[str] = []

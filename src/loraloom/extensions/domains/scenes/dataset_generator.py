@@ -1,7 +1,7 @@
-"""The domain's hand as the rest of the program knows it.
+"""The dataset generator of the domain.
 
-In: seeds and styles; the empty style is `flat`. Out: captioned images, alone or as a folder. What draws is imported when
-something is drawn.
+In: seeds and styles; the empty style is `flat`. Out: captioned images, single or as a folder. The rendering code is
+imported at the first image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,29 @@ from loraloom.extensions.domains.scenes.mirroring import mirrored
 from loraloom.extensions.domains.scenes.style_names import STYLES
 from loraloom.utils.progress import Progress
 
-if TYPE_CHECKING:  # who only cuts captions must not pay for Pillow
+if TYPE_CHECKING:  # cutting captions must not import Pillow
     from PIL import Image
 
 
 class SceneGenerator:
-    """An `DatasetGenerator`."""
+    """The `DatasetGenerator` of scenes."""
 
     styles: tuple[str, ...] = STYLES
     kinds: Mapping[str, str] = {"scenes": "flat", "styles": "watercolour"}
 
     def draw(self, seed: int, style: str) -> "tuple[Image.Image, str]":
-        """The image of a seed and its caption; see `drawing.draw`."""
-        from loraloom.extensions.domains.scenes.drawing import draw
+        """The image of a seed and its caption; see `rendering.synthesize`."""
+        from loraloom.extensions.domains.scenes.rendering import synthesize
 
-        drawn = draw(seed, style or "flat")
-        return drawn.image, drawn.caption
+        made = synthesize(seed, style or "flat")
+        return made.image, made.caption
 
     def paraphrase(self, text: str, seed: int) -> str:
-        """The text itself: captions are drawn short and long as they are."""
+        """The unchanged text: captions are already short and long."""
         return text
 
     def turned(self, image: "Image.Image", text: str) -> Sequence[str | None]:
-        """Scenes stand on the ground: as they are, or mirrored."""
+        """Scenes have a ground, so only the identity and the mirrored image have a text."""
         return [text, None, None, None, mirrored(text), None, None, None]
 
     def facts(self, text: str) -> list[tuple[str, str, str]]:

@@ -1,8 +1,8 @@
-"""What a scene's caption says, fact by fact.
+"""The facts that a scene's caption states.
 
 In: a caption of the grammar in `captions`, or a part of one. Out: (subject, relation, object) triples. Counts, sizes, places
-and the like are told of a kind and of a colour, but not of one that the caption speaks of twice: of a red car and two
-blue ones it says how many are red and how many blue. "Under the sun" says that there is a sun.
+and the like are facts of a kind and of a colour, except of one that the caption names twice: for a red car and two blue
+ones the facts are how many are red and how many are blue. "Under the sun" states that there is a sun.
 """
 
 import re
@@ -27,7 +27,7 @@ _TURNED = {
     "to the left of": "to the right of",
     "to the right of": "to the left of",
 }
-"""Relations that captions name, and what they are the other way round."""
+"""Relations that captions name, and their inverses."""
 _PLACES = {
     "on the left": "left",
     "on the right": "right",
@@ -60,14 +60,14 @@ _STYLE = re.compile(r", (?P<style>\w+) style$")
 
 
 def facts(text: str) -> list[Fact]:
-    """What a caption says of its things and of its scene; what follows the other way round as well. Empty for other texts."""
+    """The facts that a caption states of its things and its scene, with inverse relations. Empty for other texts."""
     found: dict[Fact, None] = {}
     mentions, anchored = list(_MENTION.finditer(text)), None
-    # What follows a relation, `next to the red car`, has been told before.
-    told = [
+    # The thing after a relation, as in `next to the red car`, was mentioned before.
+    first_mentions = [
         match for before, match in zip([None, *mentions], mentions, strict=False) if not (before and before["relation"])
     ]
-    times = Counter(name for match in told for name in _names(match))
+    times = Counter(name for match in first_mentions for name in _names(match))
     for match in mentions:
         noun, colour = _names(match)
         if colour:
@@ -84,12 +84,12 @@ def facts(text: str) -> list[Fact]:
 
 
 def _names(match: re.Match[str]) -> tuple[str, str]:
-    """Kind and colour of what is spoken of; the colour may go unsaid and is then empty."""
+    """Kind and colour of a mention; the colour is empty if it is not named."""
     return _KINDS[match["noun"]], match["colour"] or match["coat"] or ""
 
 
 def _said(match: re.Match[str]) -> Iterator[tuple[str, str]]:
-    """Subject and relation of what is said of it."""
+    """Subject and relation of the facts of a mention."""
     yield _COUNTS[match["number"]], "how-many"
     if match["size"]:
         yield match["size"], "size-of"

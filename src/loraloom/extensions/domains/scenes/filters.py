@@ -1,6 +1,6 @@
 # pyright: basic
-# scipy carries no types; this module is the one place where its image functions are called.
-"""Smoothing and widening of images.
+# scipy has no type annotations; its image functions are called only in this module.
+"""Blur, median and maximum filters of images.
 
 In: arrays of numbers in [0, 1], (height, width) or (height, width, 3). Out: arrays of the same shape.
 """
@@ -16,7 +16,7 @@ Pixels = NDArray[np.floating[Any]]
 
 
 def blur(values: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur along rows and columns, never between colours."""
+    """Gaussian blur along rows and columns, not across channels."""
     return ndimage.gaussian_filter(values, (sigma, sigma, 0) if values.ndim == 3 else sigma, truncate=3.0)
 
 
@@ -26,10 +26,10 @@ def without_specks(pixels: Pixels) -> Pixels:
 
 
 def widened(values: Pixels, size: int) -> Pixels:
-    """The largest number of each neighbourhood of (height, width)."""
+    """The maximum of each neighbourhood of `size` x `size` of a (height, width) array."""
     return ndimage.maximum_filter(values, size=size)
 
 
 def streaked(values: Pixels, length: int) -> Pixels:
-    """The mean over `length` rows; the first row follows the last."""
+    """The mean over `length` rows, with the first row after the last."""
     return ndimage.uniform_filter1d(values, length, axis=0, mode="wrap")

@@ -1,7 +1,7 @@
-"""People, animals and what is in the sky: drawn like `things`, one short function each.
+"""Render people, animals and things in the sky: one short function each, as in `things`.
 
-In: a pen set on the object's box, the colour that the caption names, a second colour, and a number that picks details.
-Out: ink within the box, the named colour covering more of it than any other. Animals and people look to the right.
+In: a pen for the object's box, the colour that the caption names, a second colour, and a number that selects details.
+Out: shapes within the box; the named colour covers more of it than any other. Animals and people face right.
 """
 
 import math
@@ -14,7 +14,7 @@ HAIR: tuple[RGB, ...] = ((60, 42, 34), (120, 78, 44), (226, 180, 88), (36, 34, 4
 def person(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
     """A person in a coat of the colour."""
     tone = variant % 4
-    skin, hair = SKIN[tone], HAIR[variant // 4 % 4 if tone < 2 else 3]  # hair must stand out from the face
+    skin, hair = SKIN[tone], HAIR[variant // 4 % 4 if tone < 2 else 3]  # hair must differ from the face
     pen.rect(30, 78, 46, 98, DARK, 2)
     pen.rect(54, 78, 70, 98, DARK, 2)
     pen.rect(28, 95, 48, 100, shade(DARK, 0.3), 2)
@@ -94,7 +94,7 @@ def fish(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
 
 
 def cloud(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """Puffs with a flat foot."""
+    """A cloud with a flat base."""
     under = mixed(colour, (150, 170, 200), 0.28)
     pen.rect(2, 52, 98, 100, under, 24)
     pen.oval(6, 28, 44, 94, colour)
@@ -139,6 +139,6 @@ def _unbroken(arc: list[Point]) -> list[Point]:
 
 
 def star(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """Five points."""
+    """A star with five points."""
     tips, notches = ring((50, 53), (50, 53), 5), ring((50, 53), (21, 22), 5, 36)
     pen.poly([point for pair in zip(tips, notches, strict=True) for point in pair], colour)

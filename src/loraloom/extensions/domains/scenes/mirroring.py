@@ -1,6 +1,6 @@
-"""What a scene's caption becomes when left and right are exchanged.
+"""Mirror a scene's caption: exchange left and right.
 
-In: a caption. Out: the caption of the mirrored image, or None where words alone cannot tell.
+In: a caption. Out: the caption of the mirrored image, or None if it cannot be derived from the words.
 """
 
 import re
@@ -19,7 +19,7 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def mirrored(caption: str) -> str | None:
-    """The caption with left and right exchanged; None where a word about sides is none that `draw` writes."""
+    """The caption with left and right exchanged; None if it has a word about sides outside the captions' grammar."""
     if _UNKNOWN.search(_SIDE.sub("", caption)):
         return None
 

@@ -1,7 +1,7 @@
-"""What everything is drawn with: ten named colours and a pen that works in percent of an object's box.
+"""Ten named colours, and a pen for flat shapes in percent of an object's box.
 
-In: a Pillow drawing in fine pixels, a box in image pixels. Out: smooth flat shapes, since the fine image is scaled
-down afterwards. Knows nothing of houses or cars.
+In: a Pillow canvas in fine pixels, a box in image pixels. Out: smooth flat shapes, because the fine image is reduced
+afterwards.
 """
 
 import math
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 SIZE = 256
 """Side of a finished image, pixels."""
 FINE = 3
-"""Fine pixels along a side for one finished pixel."""
+"""Fine pixels for one finished pixel, along each side."""
 
 COLOURS: dict[str, RGB] = {
     "red": (214, 48, 44),
@@ -46,25 +46,25 @@ def mixed(first: RGB, second: RGB, share: float) -> RGB:
 
 
 def shade(colour: RGB, amount: float = 0.2) -> RGB:
-    """The colour in shadow; black cannot grow darker and so becomes lighter."""
+    """The colour in shadow; black cannot become darker and becomes lighter."""
     if max(colour) < 70:
         return mixed(colour, (116, 116, 130), amount)
     return mixed(colour, (30, 24, 52), amount)
 
 
 def tint(colour: RGB, amount: float = 0.35) -> RGB:
-    """The colour in the light."""
+    """The colour in light."""
     return mixed(colour, (255, 255, 255), amount)
 
 
 class Pen:
-    """Draws in percent of a box: (0, 0) is its left top corner, (100, 100) its right bottom one.
+    """Pen in percent of a box: (0, 0) is its top left corner, (100, 100) its bottom right corner.
 
     Args:
-        canvas: Of the fine image, in mode RGBA so that colours may be transparent.
-        box: Where the object is.
+        canvas: Canvas of the fine image, in mode RGBA for transparent colours.
+        box: Box of the object, in image pixels.
         flipped: Whether left and right are exchanged.
-        lit: Whether lamps and windows shine.
+        lit: Whether lamps and windows are lit.
     """
 
     def __init__(self, canvas: ImageDraw.ImageDraw, box: Box, flipped: bool = False, lit: bool = False) -> None:
@@ -91,7 +91,7 @@ class Pen:
         self._canvas.ellipse(self._box(left, top, right, bottom), fill=fill)
 
     def rect(self, left: float, top: float, right: float, bottom: float, fill: RGB, radius: float = 0) -> None:
-        """A filled rectangle; `radius` of its corners in percent of the box's height."""
+        """A filled rectangle; `radius` is that of its corners in percent of the box's height."""
         box = self._box(left, top, right, bottom)
         if radius:
             self._canvas.rounded_rectangle(box, radius * self._height, fill=fill)

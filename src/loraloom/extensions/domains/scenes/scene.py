@@ -1,6 +1,6 @@
-"""What is in a scene, and what is true of it: places, relations and looks are read off the boxes, never remembered.
+"""The content of a scene; places, relations and directions are computed from the boxes, never stored.
 
-In: records of things with their boxes. Out: the words that may be said of them, and a truth record for files.
+In: records of things with their boxes. Out: the words that a caption may use for them, and a truth record for files.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from loraloom.extensions.domains.scenes.catalogue import THINGS, Thing
 from loraloom.extensions.domains.scenes.pen import SIZE, Box
 
 LEFT_ENDS, RIGHT_STARTS = 100.0, 156.0
-"""A thing whose centre is left of the first is on the left, right of the second on the right. Symmetric on purpose."""
+"""A thing with its centre left of the first is on the left, right of the second on the right. Symmetric for mirroring."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One thing in the image. `variant` picks details that no caption names."""
+    """One thing in the image. `variant` selects details that no caption names."""
 
     box: Box
     flipped: bool
@@ -30,12 +30,12 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Things of one kind and colour, which a caption names together.
+    """Things of one kind and colour that a caption names together.
 
     Attributes:
         thing: Name in `THINGS`.
-        colour, second: Names of colours; the second is a roof's or a scarf's, and empty where there is none.
-        size: `small`, `large`, or empty for a middling one.
+        colour, second: Names of colours; the second is that of a roof or a scarf, empty if there is none.
+        size: `small`, `large`, or empty for medium.
         depth: `far`, `near` or empty.
     """
 
@@ -48,12 +48,12 @@ class Group:
 
     @property
     def kind(self) -> Thing:
-        """What it is."""
+        """The catalogue entry of the thing."""
         return THINGS[self.thing]
 
     @property
     def place(self) -> str:
-        """`left`, `right`, `middle`, or empty where its things are in several places."""
+        """`left`, `right`, `middle`, or empty if its things are in several places."""
         centres = [item.centre for item in self.items]
         if max(centres) < LEFT_ENDS:
             return "left"
@@ -65,7 +65,7 @@ class Group:
 
     @property
     def facing(self) -> str:
-        """`left` or `right` where all of its things look there; else empty."""
+        """`left` or `right` if all of its things face that side; else empty."""
         sides = {item.flipped for item in self.items}
         if not self.kind.looks or len(sides) > 1:
             return ""
@@ -77,12 +77,12 @@ class Scene:
     """Everything that an image shows and a caption may say.
 
     Attributes:
-        seed: What it was made from.
+        seed: Seed of the scene.
         world: Name in `WORLDS`; empty on a plain background.
         background: Name of the plain background's colour; empty in a world.
         time: `day`, `sunset` or `night`; `day` indoors and on plain backgrounds.
-        detail: Seed of what the backdrop shows and no caption names.
-        groups: No two have the same thing and colour.
+        detail: Seed of details of the backdrop that no caption names.
+        groups: Groups of things; no two have the same thing and colour.
     """
 
     seed: int
@@ -94,7 +94,7 @@ class Scene:
 
 
 def relation(group: Group, anchor: Group) -> str:
-    """What joins two single things: `above`, `in front of`, `next to`, `to the left of`, `to the right of` or empty.
+    """The relation of two single things: `above`, `in front of`, `next to`, `to the left of`, `to the right of` or empty.
 
     The sentence reads "<group> <relation> <anchor>".
     """
@@ -118,7 +118,7 @@ def relation(group: Group, anchor: Group) -> str:
 
 
 def in_a_row(group: Group) -> bool:
-    """Whether three or more things stand beside each other at one height."""
+    """Whether the group is three or more things beside each other at one height."""
     feet = [item.box[3] for item in group.items]
     ordered = sorted(item.box for item in group.items)
     apart = all(0 <= right[0] - left[2] < 30 for left, right in pairwise(ordered))

@@ -1,6 +1,6 @@
-"""Manners of painting: each turns a flat image into another look and leaves everything where it is.
+"""Painting styles: each changes the look of a flat image and keeps every object in place.
 
-In: an RGB image, the name of a style, a seed for paper, strokes and wobble. Out: an RGB image of the same size.
+In: an RGB image, the name of a style, a seed for paper, strokes and distortion. Out: an RGB image of the same size.
 """
 
 import math
@@ -27,7 +27,7 @@ def _noise(shape: tuple[int, int], cell: float, pick: np.random.Generator) -> Pi
 
 
 def _edges(pixels: Pixels, sigma: float = 0.8) -> Pixels:
-    """How strongly the colour changes at each pixel, about 1 where two different flat colours meet."""
+    """Strength of the colour change at each pixel, about 1 at the edge between two flat colours."""
     soft = blur(pixels, sigma)
     down, right = np.gradient(soft, axis=(0, 1))
     return np.clip(np.sqrt(down**2 + right**2).max(axis=2) * 5.5, 0, 1)
@@ -43,7 +43,7 @@ def _blend(below: Pixels, colour: Pixels, share: Pixels) -> Pixels:
 
 
 def _wobbled(pixels: Pixels, pick: np.random.Generator, by: float, cell: float) -> Pixels:
-    """The image as an unsteady hand would trace it: moved by at most about 2 x `by` pixels."""
+    """The image with a smooth random distortion of at most about 2 x `by` pixels."""
     height, width = pixels.shape[:2]
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     rows = np.clip(np.rint(rows + by * _noise((height, width), cell, pick)), 0, height - 1).astype(np.int32)
@@ -52,9 +52,9 @@ def _wobbled(pixels: Pixels, pick: np.random.Generator, by: float, cell: float) 
 
 
 def _objects(pixels: Pixels) -> NDArray[np.bool_]:
-    """Where something stands out: what differs from the colours at both ends of its row and of the rows nearby.
+    """Mask of objects: pixels that differ from the colours at both ends of their row and of the rows nearby.
 
-    Nothing reaches the ends of a row in images of ours, so that sky and ground are what is found there.
+    No object reaches the ends of a row in our images, so these have the colours of sky and ground.
     """
     half = pixels[::2, ::2]
     nearest = np.full(half.shape[:2], np.inf, np.float32)
@@ -66,7 +66,7 @@ def _objects(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _watercolour(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """Pigment on grainy paper: it runs at the edges, gathers along them, and pools within a wash."""
+    """Watercolour on grainy paper: soft edges, darker along edges, uneven within areas."""
     shape = pixels.shape[0], pixels.shape[1]
     drawn = _wobbled(pixels, pick, 1.3, 18)
     wash = 0.5 * blur(drawn, 1.1) + 0.3 * blur(drawn, 3.5) + 0.2 * drawn
@@ -74,7 +74,7 @@ def _watercolour(pixels: Pixels, pick: np.random.Generator) -> Pixels:
     pools = 0.86 + 0.09 * _noise(shape, 44, pick) + 0.045 * _noise(shape, 11, pick)
     grain = blur(pick.standard_normal(shape).astype(np.float32), 0.7)
     density = np.clip(pools + 0.5 * rim + 0.14 * grain, 0.22, 1.5)
-    # Washes multiply: a double layer of pigment lets light through twice.
+    # Layers of pigment multiply.
     painted = np.power(np.clip(_saturated(wash, 1.12), 0.03, 1), density[..., None])
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     border = np.minimum(np.minimum(rows, shape[0] - 1 - rows), np.minimum(columns, shape[1] - 1 - columns))
@@ -83,17 +83,17 @@ def _watercolour(pixels: Pixels, pick: np.random.Generator) -> Pixels:
 
 
 def _cartoon(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """Few strong colours within thick ink."""
+    """Few strong colours within thick outlines."""
     loud = _saturated(pixels, 1.45)
     flat = np.rint(loud * 5) / 5
-    # Snow flakes and stars are too small for a thick line around them.
+    # Snowflakes and stars are too small for a thick line around them.
     large = without_specks(pixels)
     lines = widened(_edges(large, 0.6) * 0.8, 2)
     return _blend(0.9 * flat + 0.1 * loud, INK, np.clip((blur(lines, 0.5) - 0.36) * 4, 0, 1))
 
 
 def _anime(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """Light and airy: two tones on every thing, thin lines, a glowing sky."""
+    """Light colours: two tones on every thing, thin lines, a glowing sky."""
     height, width = pixels.shape[:2]
     things = _objects(pixels)
     bright = np.clip(_saturated(pixels, 1.25) ** 0.8 * 1.03, 0, 1)
@@ -120,7 +120,7 @@ def _anime(pixels: Pixels, pick: np.random.Generator) -> Pixels:
 
 
 def _strokes(shape: tuple[int, int], pick: np.random.Generator, rising: bool) -> Pixels:
-    """Parallel slanted pencil strokes, 0 .. 1, about as much dark as light."""
+    """Parallel slanted pencil strokes, 0 .. 1, about half dark and half light."""
     side = shape[0] + shape[1]
     noise = blur(pick.standard_normal((shape[0], side)).astype(np.float32), 0.55)
     streaks = streaked(noise, 19)
@@ -130,7 +130,7 @@ def _strokes(shape: tuple[int, int], pick: np.random.Generator, rising: bool) ->
 
 
 def _sketch(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """Pencil on paper: grey contours drawn twice, and hatching that keeps a breath of the colours."""
+    """Pencil on paper: grey double contours, and hatching with weak colours."""
     shape = pixels.shape[0], pixels.shape[1]
     dark = 1 - pixels @ np.array((0.299, 0.587, 0.114), np.float32)
     things = 0.45 + 0.55 * blur(_objects(pixels).astype(np.float32), 1.0)
@@ -149,7 +149,7 @@ def _sketch(pixels: Pixels, pick: np.random.Generator) -> Pixels:
 
 
 def _night(pixels: Pixels, pick: np.random.Generator) -> Pixels:
-    """The same place by moonlight: blue and dark, things lit from above, what is yellow or white glows."""
+    """The same place by moonlight: blue and dark, things lit from above, yellow and white parts glow."""
     height, width = pixels.shape[:2]
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
@@ -185,12 +185,12 @@ PAINTERS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 
 def stylise(image: Image.Image, style: str, seed: int) -> Image.Image:
-    """The image in a style; `flat` leaves it as it is.
+    """The image in a style; `flat` returns it unchanged.
 
     Args:
-        image: RGB, at least 16 pixels along each side.
+        image: RGB image of at least 16 pixels along each side.
         style: `flat` or a name in `PAINTERS`.
-        seed: Of the paper and the strokes.
+        seed: Seed of the paper and the strokes.
 
     Raises:
         UserError: The style is unknown; the nearest names are listed.

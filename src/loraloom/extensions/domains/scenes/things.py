@@ -1,7 +1,7 @@
-"""Buildings, vehicles and what grows or stands outdoors and in rooms: one short function draws one of them.
+"""Render buildings, vehicles, plants and objects outdoors and in rooms: one short function each.
 
-In: a pen set on the object's box, the colour that the caption names, a second colour, and a number that picks details.
-Out: ink within the box, the named colour covering more of it than any other.
+In: a pen for the object's box, the colour that the caption names, a second colour, and a number that selects details.
+Out: shapes within the box; the named colour covers more of it than any other.
 """
 
 from loraloom.extensions.domains.scenes.pen import COLOURS, DARK, RGB, WOOD, Pen, Point, mixed, ring, shade, tint
@@ -19,7 +19,7 @@ def _window(pen: Pen, left: float, top: float, right: float, bottom: float) -> N
 
 
 def house(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """A wall in the colour, a roof in the second."""
+    """A house with walls in the colour and a roof in the second colour."""
     pen.rect(68, 6, 79, 36, shade(WOOD, 0.1))
     pen.rect(66, 4, 81, 9, shade(WOOD, 0.3))
     roof: list[Point] = [(0, 41), (50, 1), (100, 41)] if variant % 2 else [(0, 41), (18, 8), (82, 8), (100, 41)]
@@ -55,7 +55,7 @@ def _wheel(pen: Pen, x: float, radius_x: float, radius_y: float) -> None:
 
 
 def car(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """A car from its side, its front on the right."""
+    """A car in side view, with its front on the right."""
     roof = 66 if variant % 2 else 60
     pen.poly([(13, 48), (27, 6), (31, 3), (roof - 3, 3), (roof + 2, 6), (83, 48)], colour)
     pen.poly([(22, 45), (32, 13), (46, 13), (46, 45)], pen.glass)
@@ -71,7 +71,7 @@ def car(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
 
 
 def bus(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """A bus from its side, its front on the right."""
+    """A bus in side view, with its front on the right."""
     pen.rect(0, 0, 100, 86, colour, 10)
     pen.rect(0, 62, 100, 68, WHITE if colour != WHITE else DARK)
     for left in (7, 25, 43, 61):
@@ -208,7 +208,7 @@ def snowman(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
 
 
 def chair(pen: Pen, colour: RGB, second: RGB, variant: int) -> None:
-    """A chair from its side, its back on the left."""
+    """A chair in side view, with its back on the left."""
     for left in (8, 78):
         pen.rect(left, 56, left + 12, 100, shade(colour, 0.3))
     pen.rect(4, 0, 24, 62, colour, 4)

@@ -1,6 +1,6 @@
-"""The places that scenes are set in: their strips of ground, what is found there, and how they are painted.
+"""The places of scenes: their strips of ground, the things found there, and functions that paint them.
 
-In: a world, a time of day and a number that picks details. Out: the fine image of its sky, and the ground over it.
+In: a world, a time of day and a number that selects details. Out: the fine image of its sky, and the ground over it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ SKIES: dict[str, tuple[RGB, RGB]] = {
     "sunset": ((236, 118, 96), (255, 210, 150)),
     "night": ((18, 22, 58), (64, 70, 130)),
 }
-"""Of each time of day: the sky's colour above and at the horizon."""
+"""The sky's colours above and at the horizon, by time of day."""
 SKY_WORD = {"day": "blue", "sunset": "orange", "night": "dark"}
 
 
 class Ground:
-    """Draws on the fine image in colours of the time of day."""
+    """Paints on the fine image in colours of the time of day."""
 
     def __init__(self, image: Image.Image, time: str, detail: np.random.Generator) -> None:
         self._draw = ImageDraw.Draw(image, "RGBA")
@@ -32,27 +32,27 @@ class Ground:
         self.detail = detail
 
     def lit(self, colour: RGB) -> RGB:
-        """The colour as this time of day shows it."""
+        """The colour at this time of day."""
         share = {"night": 0.58, "sunset": 0.14}.get(self.time, 0.0)
         return mixed(colour, NIGHT if self.time == "night" else (240, 110, 70), share)
 
     def band(self, top: float, bottom: float, colour: RGB) -> None:
-        """A strip over the whole width."""
+        """Paint a strip over the whole width."""
         self._draw.rectangle((0, top * FINE, SIZE * FINE, bottom * FINE), fill=self.lit(colour))
 
     def poly(self, points: list[Point], colour: RGB) -> None:
-        """A polygon in pixels of the finished image."""
+        """Paint a polygon in pixels of the finished image."""
         self._draw.polygon([(x * FINE, y * FINE) for x, y in points], fill=self.lit(colour))
 
     def hill(self, height: float, depth: float, waves: float, colour: RGB) -> None:
-        """Ground with a wavy upper edge at about `height`."""
+        """Paint ground with a wavy upper edge at about `height`."""
         start = float(self.detail.uniform(0, 6.28))
         xs = np.linspace(0, SIZE, 33)
         ys = height + depth * np.sin(start + xs / SIZE * 6.28 * waves)
         self.poly([(0, SIZE), *zip(xs.tolist(), ys.tolist(), strict=True), (SIZE, SIZE)], colour)
 
     def specks(self, count: int, top: float, bottom: float, size: Span, colour: RGB) -> None:
-        """Flat dashes scattered over a strip: tufts, ripples, stones."""
+        """Paint flat dashes scattered over a strip: tufts, ripples, stones."""
         x, y = self.detail.uniform(0, SIZE, count), self.detail.uniform(top, bottom, count)
         width, height = size
         for left, above in zip(x.tolist(), y.tolist(), strict=True):
@@ -145,15 +145,15 @@ class World:
     """A place.
 
     Attributes:
-        phrases: How a caption says where it is.
-        fact: A sentence about its ground.
-        lanes: Of each lane that it has: the highest and lowest foot of a thing there, pixels.
-        paint: Draws everything but the sky.
-        things: Names of what is found there, the more often the more likely.
-        clashes: Colours that would be lost on its ground.
-        times: Of day, the more often the more likely.
-        distance: Whether there is room for things far away.
-        horizon: Where the sky ends, pixels; 0 indoors.
+        phrases: Phrases of captions for the place.
+        fact: Sentence about its ground.
+        lanes: Highest and lowest foot of a thing, in pixels, by lane.
+        paint: Function that paints everything except the sky.
+        things: Names of the things found there; a repeated name is more likely.
+        clashes: Colours that are not visible on its ground.
+        times: Times of day; a repeated one is more likely.
+        distance: Whether things may be far away.
+        horizon: Lower edge of the sky in pixels; 0 indoors.
     """
 
     phrases: tuple[str, ...]
@@ -213,7 +213,7 @@ WORLDS: dict[str, World] = {
 
 
 def sky(world: str, time: str, detail: int) -> Image.Image:
-    """A fine RGB image of the sky alone, over the whole height."""
+    """A fine RGB image of the sky only, over the whole height."""
     side = SIZE * FINE
     horizon = max(1, round(WORLDS[world].horizon * FINE))
     above, below = (np.asarray(colour, np.float32) for colour in SKIES[time])
@@ -227,7 +227,7 @@ def sky(world: str, time: str, detail: int) -> Image.Image:
 
 
 def paint_ground(image: Image.Image, world: str, time: str, detail: int) -> None:
-    """Draw a world's ground, or its room, over a fine image of its sky and what stands behind the ground's edge."""
+    """Paint a world's ground, or its room, over a fine image of its sky and its far things."""
     WORLDS[world].paint(Ground(image, time, np.random.default_rng(detail + 1)))
 
 

@@ -1,1 +1,1 @@
-"""What families that are built on diffusers and transformers share."""
+"""Code shared by the families that are built on diffusers and transformers."""

@@ -1,7 +1,7 @@
-"""Prompts that are cut into windows: each window encoded on its own, then combined, then collated to a batch.
+"""Encode prompts that are cut into windows: encode each window, combine the windows, collate prompts to a batch.
 
-In: prompts with their windows, and an encoder of windows. Out: the prompt embeddings that cross-attention reads, and a batch
-whose length is the batch's own longest prompt.
+In: prompts with their windows, and an encoder of windows. Out: the prompt embeddings for cross-attention, and a batch
+of the length of its longest prompt.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,29 +13,29 @@ from loraloom.protocols.model import Prompt, Tokenizer
 
 
 def emphasise(hidden_nkd: Tensor, weights_nk: Tensor) -> Tensor:
-    """Multiply every token's state by its weight and give each window its mean back.
+    """Multiply the hidden state of every token by its weight and restore the mean of each window.
 
-    The rule of AUTOMATIC1111 ("Original"): the mean over all of a window's values stays what it was.
+    The rule of AUTOMATIC1111 ("Original"): the mean over all values of a window stays the same.
 
     Args:
-        hidden_nkd: (n, k, d) float.
-        weights_nk: (n, k) float, 1 for BOS, EOS and padding.
+        hidden_nkd: (n, k, d) float hidden states.
+        weights_nk: (n, k) float weights, 1 for BOS, EOS and padding.
     """
     weighted = hidden_nkd * weights_nk[..., None].to(hidden_nkd)
     before = hidden_nkd.mean(dim=(1, 2), keepdim=True)
     after = weighted.mean(dim=(1, 2), keepdim=True)
-    usable = after.abs() > 1e-8  # a mean of nothing cannot be restored
+    usable = after.abs() > 1e-8  # a mean of zero cannot be restored
     return weighted * torch.where(usable, before / torch.where(usable, after, torch.ones_like(after)), 1.0)
 
 
 def combine(hidden_nkd: Tensor, num_tokens: Sequence[int], method: str) -> Tensor:
-    """One prompt's windows (n, k, d) to the states that cross-attention reads: (n, k, d) or (1, k, d).
+    """Combine one prompt's windows (n, k, d) to its prompt embedding: (n, k, d) or (1, k, d).
 
     Args:
-        hidden_nkd: States of the prompt's windows.
-        num_tokens: Tokens in each window without BOS and EOS; the weights of `weighted`.
-        method: `attention` keeps all windows; `mean`, `max` and `weighted` fold them position by position; `truncate`
-            and `smart` have one window already.
+        hidden_nkd: Hidden states of the prompt's windows.
+        num_tokens: Number of tokens in each window without BOS and EOS; the weights of `weighted`.
+        method: `attention` keeps all windows; `mean`, `max` and `weighted` combine them position by position;
+            `truncate` and `smart` have only one window.
     """
     if hidden_nkd.shape[0] == 1 or method == "attention":
         return hidden_nkd
@@ -52,9 +52,9 @@ def encode_windows(prompts: Sequence[Prompt], tokenizer: Tokenizer, encode: Call
     """The prompt embeddings (n, k, d) of each prompt, n its number of windows (1 for every method but `attention`).
 
     Args:
-        prompts: Cut into windows for `tokenizer`.
+        prompts: Prompts, cut into windows for `tokenizer`.
         tokenizer: Adds BOS, EOS and padding.
-        encode: int64 ids (n, k) to hidden states (n, k, d).
+        encode: Function of int64 ids (n, k) that returns hidden states (n, k, d).
     """
     ids_nk = torch.tensor([tokenizer.window(window.ids) for prompt in prompts for window in prompt.windows])
     hidden_nkd = encode(ids_nk)
@@ -70,7 +70,7 @@ def encode_windows(prompts: Sequence[Prompt], tokenizer: Tokenizer, encode: Call
 
 
 def _weights(prompt: Prompt, window_tokens: int) -> Tensor:
-    """(n, k) weights, one at BOS, EOS and padding."""
+    """(n, k) weights, 1 at BOS, EOS and padding."""
     weights_nk = torch.ones(len(prompt.windows), window_tokens)
     for row, window in zip(weights_nk, prompt.windows, strict=True):
         row[1 : 1 + len(window.ids)] = torch.tensor(window.weights)
@@ -78,9 +78,9 @@ def _weights(prompt: Prompt, window_tokens: int) -> Tensor:
 
 
 def collate(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Prompts of (n_i, k, d) embeddings to a batch (b, l, d), l = max n_i x k, and its mask (b, l) where lengths differ.
+    """Collate prompt embeddings (n_i, k, d) to a batch (b, l, d), l = max n_i x k, with a mask (b, l) if lengths differ.
 
-    Windows that only a longer neighbour needs hold zeros and are masked, so that no image depends on its batch.
+    Missing windows of shorter prompts are zeros and masked, so that no image depends on the other prompts of its batch.
     """
     most = max(hidden.shape[0] for hidden in prompts)
     window = prompts[0].shape[1]

@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x: CLIP text encoder, AutoencoderKL, UNet2DConditionModel.
 
-In: the files of a model. Out: a `DiffusionModel` whose parts are read when they are first used.
+In: the files of a model. Out: a `DiffusionModel` whose parts are read at first use.
 """
 
 from pathlib import Path
@@ -20,17 +20,17 @@ class StableDiffusion:
         return is_stable_diffusion(files)
 
     def open(self, files: ModelFiles) -> DiffusionModel:
-        """Open without reading weights; raises `UserError` for what cannot be opened."""
+        """Open a model without reading weights; raises `UserError` if it cannot be opened."""
         from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
         from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS
 
         return StableDiffusionModel(files.with_configs(DEFAULT_CONFIGS))
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
-        """Write a random-weight model of this layout, for trials and tests; see `tiny.build_tiny`."""
+        """Write a model with random weights in this layout, for tests; see `tiny.build_tiny`."""
         from loraloom.utils.quiet import quiet
 
-        with quiet():  # the pipeline's imports speak of libraries that are not needed here
+        with quiet():  # the pipeline's imports warn about libraries that are not used here
             from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 
             return build_tiny(folder, seed=seed)

@@ -1,8 +1,8 @@
-"""What the configs of a Stable Diffusion model may say: a range for every number, checked before a library builds anything.
+"""Check the configs of a Stable Diffusion model: every number against its range, before a library builds anything.
 
-In: a config as JSON holds it. Out: nothing, or a `UserError` with file, key, value and range. A number that decides an
-allocation (widths, layers, heads, vocabulary) has its range here; so has what must fit together: blocks and their widths,
-groups that divide them, the width of the prompt embeddings. Keys that are not named here are the library's to ignore.
+In: a config as parsed JSON. Out: nothing, or a `UserError` with file, key, value and range. Every number that determines
+an allocation (widths, layers, heads, vocabulary) has a range. Values that depend on each other are also checked: blocks
+and their widths, groups that divide them, the width of the prompt embeddings. The library ignores all other keys.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import check_range, shown
 
 Rule = Callable[[Any, str], None]
-"""Given a value and what errors call it; raises `UserError`."""
+"""Function of a value and its name in errors; raises `UserError`."""
 
 
 def whole(low: int, high: int) -> Rule:
@@ -49,18 +49,20 @@ def one_of(*known: str) -> Rule:
 
 
 def nothing(value: Any, where: str) -> None:
-    """Null: the key stands for something that this family does not have."""
+    """Null: the key is for a feature that this family does not have."""
     if value is not None:
-        raise UserError(where, got=shown(value), expected="null", fix="this model needs inputs that are not known here")
+        raise UserError(
+            where, got=shown(value), expected="null", fix="the model requires inputs that this family lacks"
+        )
 
 
 def or_null(rule: Rule) -> Rule:
-    """What the rule takes, or null."""
+    """A value that the rule accepts, or null."""
     return lambda value, where: None if value is None else rule(value, where)
 
 
 def each(rule: Rule, most: int) -> Rule:
-    """A list of 1 to `most` values that the rule takes."""
+    """A list of 1 to `most` values that the rule accepts."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list) or not 1 <= len(value) <= most:
@@ -72,7 +74,7 @@ def each(rule: Rule, most: int) -> Rule:
 
 
 def one_or_each(rule: Rule, most: int) -> Rule:
-    """What the rule takes, or a list of that."""
+    """A value that the rule accepts, or a list of them."""
     several = each(rule, most)
     return lambda value, where: several(value, where) if isinstance(value, list) else rule(value, where)
 
@@ -284,11 +286,11 @@ def check_text_encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the text encoder.
 
     Raises:
-        UserError: Numbers out of range or that do not fit together.
+        UserError: A number is out of range, or numbers do not fit together.
     """
     where = "text_encoder/config.json"
     inner = config.get("text_config")
-    if config.get("model_type") == "clip" and inner is not None:  # of a whole CLIP, the half that reads
+    if config.get("model_type") == "clip" and inner is not None:  # the text half of a whole CLIP
         if not isinstance(inner, dict):
             raise UserError(f"{where}: text_config", got=shown(inner), expected="an object")
         refuse_foreign(inner, where)
@@ -301,7 +303,7 @@ def check_text_encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_schedule(config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a scheduler config that describes no schedule of this family."""
+    """Raise `UserError` for a scheduler config that is not a schedule of this family."""
     where = "scheduler/scheduler_config.json"
     check_config(config, SCHEDULE, where)
     if config.get("beta_start", 0.0001) > config.get("beta_end", 0.02):
@@ -314,7 +316,7 @@ def check_schedule(config: Mapping[str, Any]) -> None:
 
 
 def check_model_index(index: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless a model_index.json names parts of a Stable Diffusion pipeline and nothing of its own."""
+    """Raise `UserError` unless a model_index.json names only parts of a Stable Diffusion pipeline."""
     where = "model_index.json"
     refuse_foreign(index, where)
     _PIPELINES(index.get("_class_name", "StableDiffusionPipeline"), f"{where}: _class_name")
@@ -346,7 +348,7 @@ def check_together(unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder
             "unet/config.json: cross_attention_dim",
             got=reads,
             expected=f"the text encoder's hidden_size ({width})",
-            fix="the UNet and the text encoder are of different models",
+            fix="the UNet and the text encoder belong to different models",
         )
 
 

@@ -1,7 +1,7 @@
-"""How adapter files name the layers of Stable Diffusion: diffusers, kohya, and CompVis' block names.
+"""Names of the layers of Stable Diffusion in adapter files: diffusers, kohya, and CompVis' block names.
 
-In: names of modules. Out: stems of keys. `lora_unet_input_blocks_1_1_…` is sd-scripts on the CompVis names, which also stand
-dotted behind `diffusion_model.`.
+In: names of modules. Out: stems of keys. `lora_unet_input_blocks_1_1_…` is the sd-scripts form of the CompVis names; there
+is also a dotted form after `diffusion_model.`.
 """
 
 import re
@@ -45,20 +45,20 @@ class StableDiffusionFormat:
         return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
 
     def diffusers_name(self, part: str, module_name: str) -> str:
-        """Adapter files keep the `text_model.` that transformers 5 dropped from its module names."""
+        """The name with the `text_model.` that adapter files have and module names of transformers 5 do not."""
         if part == "text_encoder" and not module_name.startswith("text_model."):
             return f"text_model.{module_name}"
         return module_name
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Stems on the CompVis block names."""
+        """Stems made from the CompVis block names."""
         if part != "denoiser":
             return {}
         blocks = _layers_per_block(names)
         return {stem: name for name in reversed(names) for stem in _compvis_stems(name, blocks)}
 
     def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
-        """None: every program keeps these layers apart."""
+        """Empty: every program stores these layers separately."""
         return ()
 
 
@@ -67,7 +67,7 @@ def _compvis_stems(name: str, layers_per_block: int) -> Iterator[str]:
     if foreign is None:
         return
     spelled = [foreign]
-    if ".upsamplers." in name:  # a block without attention has no place 1, and its sampler moves up
+    if ".upsamplers." in name:  # a block without attention has no index 1, and its sampler takes it
         spelled.append(foreign.replace(".2.", ".1.", 1))
     for one in spelled:
         yield f"lora_unet_{one.replace('.', '_')}"
@@ -76,9 +76,9 @@ def _compvis_stems(name: str, layers_per_block: int) -> Iterator[str]:
 
 
 def compvis_name(name: str, layers_per_block: int) -> str | None:
-    """A UNet module's name in CompVis' and Stability's own code, as in `model.diffusion_model.<name>`; None without one.
+    """A UNet module's name in CompVis' and Stability's code, as in `model.diffusion_model.<name>`; None if it has none.
 
-    Their blocks are counted through: `layers_per_block` resnets and a sampler make one group (diffusers'
+    Their blocks are numbered consecutively: `layers_per_block` resnets and a sampler make one group (diffusers'
     `convert_ldm_unet_checkpoint`).
     """
     if name in _OUTER:

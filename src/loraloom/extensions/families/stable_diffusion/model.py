@@ -1,7 +1,7 @@
 """An opened Stable Diffusion 1.x / 2.x model.
 
-In: a located model. Out: the answers of `contracts.DiffusionModel`. Each part's weights are read at first use, frozen,
-and can be dropped again, so that training from cache never holds a VAE or text encoder.
+In: the files of a model. Out: an implementation of `protocols.model.DiffusionModel`. The weights of each part are read at
+first use, frozen, and can be dropped again, so that training from a cache keeps no VAE and no text encoder in memory.
 """
 
 import json
@@ -135,7 +135,7 @@ class StableDiffusionModel:
     # ------------------------------------------------------------------------------------------------------ parts
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
-        """Write a diffusers folder with the weights as they are now, a missing part read first."""
+        """Write a diffusers folder with the current weights; a part that was not used yet is read first."""
         with whole_directory(folder) as target, quiet():
             for entry in ("model_index.json", "scheduler", "tokenizer", "feature_extractor"):
                 found = self._files.path(entry)
@@ -147,11 +147,11 @@ class StableDiffusionModel:
                 module: Any = deepcopy(self.modules.get(part)).to("cpu", DTYPES[dtype])
                 module.save_pretrained(target / name, safe_serialization=True)
                 config = json.loads((target / name / "config.json").read_text(encoding="utf-8"))
-                config.pop("_name_or_path", None)  # where it was read from: a path of this machine
+                config.pop("_name_or_path", None)  # the path that it was read from, on this machine
                 write_json(target / name / "config.json", config)
 
     def _load(self, part: str) -> nn.Module:
-        files = self._files.weight_files(PART_FOLDER[part])  # refuses before anything is read
+        files = self._files.weight_files(PART_FOLDER[part])  # raises before anything is read
         self._check_fit(part, files)
         try:
             with quiet():
@@ -162,11 +162,11 @@ class StableDiffusionModel:
                     module, lacking = self._load_folder(part)
         except UserError:
             raise
-        except Exception as error:  # whatever the libraries make of a file
+        except Exception as error:  # any error of the libraries about a file
             lines = str(error).strip().splitlines()
             raise self._unreadable(part, lines[0][:300] if lines else type(error).__name__) from error
         if lacking:
-            # The libraries leave what is missing random, with a warning at most.
+            # The libraries leave missing weights random, with a warning at most.
             raise self._unreadable(part, f"{len(lacking)} of its weights are missing, the first is {lacking[0]}")
         check_finite(PART_FOLDER[part], module, files)
         return module
@@ -195,7 +195,7 @@ class StableDiffusionModel:
             return CLIPTextModel(self._text_config())
 
     def _text_config(self) -> Any:
-        """The text encoder's config of the keys that are known; others could name code or kernels to fetch."""
+        """The text encoder's config with known keys only; others could name code or kernels to download."""
         from transformers import CLIPTextConfig
 
         config = self._configs["text_encoder"]
@@ -243,7 +243,7 @@ class StableDiffusionModel:
     # ---------------------------------------------------------------------------------------------------- answers
 
     def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels in [-1, 1] to mean and log-variance, float32, not scaled."""
+        """Encode pixels in [-1, 1] to mean and log-variance, float32, not scaled."""
         vae: Any = self.modules.get("vae")
         weight = next(vae.parameters())
         posterior = vae.encode(pixels_bchw.to(weight), return_dict=False)[0]
@@ -254,7 +254,7 @@ class StableDiffusionModel:
         return (raw_bchw - self._vae_shift) * self._vae_scaling
 
     def decode_latents(self, latents_bchw: Tensor) -> Tensor:
-        """Scaled latents to pixels, float32 in [-1, 1]."""
+        """Decode scaled latents to pixels, float32 in [-1, 1]."""
         vae: Any = self.modules.get("vae")
         raw_bchw = latents_bchw.float() / self._vae_scaling + self._vae_shift
         return vae.decode(raw_bchw.to(next(vae.parameters())), return_dict=False)[0].float().clamp(-1, 1)
@@ -262,12 +262,12 @@ class StableDiffusionModel:
     def condition(
         self, texts: Sequence[Tensors], geometry: Sequence[ImageGeometry], guidance_scale: float | None
     ) -> Conditioning:
-        """`hidden`: (b, l, d) embeddings; `mask`: (b, l) bool, where prompts of a batch differ in length."""
+        """`hidden`: (b, l, d) prompt embeddings; `mask`: (b, l) bool, only if prompts of the batch differ in length."""
         hidden_bld, mask_bl = collate([text["hidden"] for text in texts])
         return {"hidden": hidden_bld} if mask_bl is None else {"hidden": hidden_bld, "mask": mask_bl}
 
     def predict(self, latents_bchw: Tensor, timesteps_b: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's answer to noisy latents, (b, c, h, w)."""
+        """The UNet's prediction for noisy latents, (b, c, h, w)."""
         denoiser = self.modules.get("denoiser")
         return denoiser(
             latents_bchw,
@@ -278,7 +278,7 @@ class StableDiffusionModel:
         )[0]
 
     def sampler(self, name: str, num_steps: int, height: int, width: int) -> DiffusersSampler:
-        """A solver with this model's schedule, the same for all sizes; timesteps on the denoiser's device."""
+        """A solver with the model's schedule, the same for all sizes; its timesteps are on the denoiser's device."""
         device = next(self.modules.get("denoiser").parameters()).device
         return make_sampler(name, self._scheduler_config, num_steps, device)
 
@@ -287,7 +287,7 @@ class StableDiffusionModel:
     def _fresh_pipeline(self) -> Any:
         """A diffusers pipeline with its own copy of all weights, float32 on the CPU.
 
-        Left alone, transformers 5 keeps a text encoder in the precision that its file has.
+        By default transformers 5 keeps a text encoder in the precision of its file.
         """
         folder, file = str(self._files.folder), self._files.single_file
         common: dict[str, Any] = {"local_files_only": True, "safety_checker": None, "image_encoder": None}
@@ -305,7 +305,7 @@ class StableDiffusionModel:
         return pipeline.to(dtype=torch.float32)
 
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
-        """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
+        """Latents from a fresh diffusers pipeline, float32 on the CPU; see the protocol."""
         with quiet():
             pipeline = self._fresh_pipeline()
         pipeline.set_progress_bar_config(disable=True)
@@ -329,7 +329,7 @@ class StableDiffusionModel:
 
 
 def _pipeline_class() -> Any:
-    """Imported where it is used: the pipeline module pulls in much that training does not need."""
+    """The pipeline class, imported at use: its module imports much that training does not use."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     return StableDiffusionPipeline

@@ -1,6 +1,6 @@
-"""Solvers by name, each a diffusers scheduler with the settings that its name promises.
+"""Solvers by name, each a diffusers scheduler with fixed settings.
 
-In: the model's scheduler config and a number of steps. Out: a `contracts.Sampler`.
+In: the model's scheduler config and a number of steps. Out: a `protocols.model.Sampler`.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ SAMPLERS: Mapping[str, tuple[type[Any], Mapping[str, Any]]] = {
     "unipc": (UniPCMultistepScheduler, {}),
     "lcm": (LCMScheduler, {}),
 }
-"""Name: diffusers class and what is set beyond the model's own scheduler config."""
+"""Name to diffusers class and settings that override the model's scheduler config."""
 
 _TAKES_GENERATOR = {"euler_a", "lcm"}
 
 
 @dataclass(frozen=True, slots=True)
 class DiffusersSampler:
-    """A diffusers scheduler behind the `Sampler` contract."""
+    """A diffusers scheduler that implements the `Sampler` protocol."""
 
     name: str
     scheduler: Any
@@ -43,7 +43,7 @@ class DiffusersSampler:
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation that the first noise is to have."""
+        """Standard deviation of the initial noise."""
         return float(self.scheduler.init_noise_sigma)
 
     def scale_input(self, latents_bchw: Tensor, timestep: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class DiffusersSampler:
         return self.scheduler.scale_model_input(latents_bchw, timestep)
 
     def noised(self, clean_bchw: Tensor, noise_bchw: Tensor, number: int) -> Tensor:
-        """Clean latents with the noise that the solver expects before a step; see the contract."""
+        """Clean latents with the noise that the solver expects before a step; see the protocol."""
         if number >= len(self.timesteps):
             return clean_bchw
         timesteps_b = self.timesteps[number].expand(clean_bchw.shape[0])
@@ -66,7 +66,7 @@ class DiffusersSampler:
 
 
 def make_sampler(name: str, config: Mapping[str, Any], num_steps: int, device: torch.device) -> DiffusersSampler:
-    """A solver with its timesteps set.
+    """Make a solver with its timesteps.
 
     Raises:
         UserError: Unknown name, or more steps than the solver can take.
@@ -75,10 +75,10 @@ def make_sampler(name: str, config: Mapping[str, Any], num_steps: int, device: t
         raise UserError("unknown sampler", got=name, fix=did_you_mean(name, SAMPLERS))
     kind, settings = SAMPLERS[name]
     scheduler = kind.from_config(dict(config), **settings)
-    # LCM picks its steps among few (Luo et al. 2023); the others would repeat timesteps beyond the schedule's length.
+    # LCM selects its steps from few (Luo et al. 2023); the others would repeat timesteps beyond the schedule's length.
     most = min(scheduler.config.num_train_timesteps, scheduler.config.get("original_inference_steps") or num_steps)
     if num_steps > most:
-        raise UserError(f"{name} cannot take so many steps", got=num_steps, expected=f"at most {most}")
+        raise UserError(f"too many steps for {name}", got=num_steps, expected=f"at most {most}")
     try:
         scheduler.set_timesteps(num_steps, device=device)
     except ValueError as error:

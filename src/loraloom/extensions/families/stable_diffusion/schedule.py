@@ -1,4 +1,4 @@
-"""The forward process of a scheduler config, and how images are drawn from a model that was trained with it.
+"""The forward process of a scheduler config, and the sampling defaults of a model that was trained with it.
 
 In: a diffusers scheduler config. Out: a `NoiseSchedule`; the sampling defaults of Stable Diffusion.
 """
@@ -30,18 +30,20 @@ def make_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
             prediction_type = "v_prediction"
         case other:
             raise UserError("unknown prediction type", got=other, expected="epsilon or v_prediction")
-    # The library would print every key that it does not know, a megabyte of them if need be.
+    # The library would print every unknown key, even a megabyte of them.
     with library_errors("scheduler/scheduler_config.json", "the model's schedule"), quiet():
         scheduler: Any = DDPMScheduler.from_config(dict(config))
     if not bool(scheduler.alphas_cumprod.isfinite().all()) or not bool((scheduler.alphas_cumprod > -1e-12).all()):
-        raise UserError("scheduler/scheduler_config.json makes no schedule", got="noise levels that are not finite")
+        raise UserError(
+            "scheduler/scheduler_config.json does not give a schedule", got="noise levels that are not finite"
+        )
     return ddpm_schedule(scheduler.alphas_cumprod, prediction_type)
 
 
 def ddpm_schedule(alphas_cumprod_t: Tensor, prediction_type: Literal["epsilon", "v_prediction"]) -> NoiseSchedule:
-    """The tables of Ho et al. 2020 from the share of signal variance that is left at each training step, float32.
+    """The tables of Ho et al. 2020 from the share of signal variance at each training step, float32.
 
-    Roots are taken in float32, as diffusers' `add_noise` does: rounded to float32 the tables are its values bit for bit.
+    Square roots are computed in float32, as in diffusers' `add_noise`, so the tables have exactly its values.
     """
     alphas_t = alphas_cumprod_t.float().clamp(min=0)
     return NoiseSchedule(
@@ -53,12 +55,12 @@ def ddpm_schedule(alphas_cumprod_t: Tensor, prediction_type: Literal["epsilon", 
 
 
 def sampling_defaults(schedule: NoiseSchedule, size_px: int) -> SamplingDefaults:
-    """How images are drawn from a Stable Diffusion.
+    """Default sampler settings of a Stable Diffusion model.
 
-    Karras' steps are spread between the model's least and largest noise-to-signal ratio. Where the last training step
-    holds no signal (Lin et al. 2024) that ratio has no limit, and half of the steps would be spent on pure noise. Such a
-    model is drawn from with fresh noise at every step, which mends what earlier steps got wrong (decision 0027), and with
-    less guidance: it takes guidance harder, and colours burn out (Lin et al. 2024, 3.4).
+    Karras' steps are distributed between the model's smallest and largest noise-to-signal ratio. If the last training
+    step has no signal (Lin et al. 2024), that ratio is infinite and half of the steps would be spent on pure noise. The
+    defaults for such a model are a sampler with new noise at every step, which corrects errors of earlier steps
+    (decision 0027), and less guidance, because guidance acts more strongly and colours saturate (Lin et al. 2024, 3.4).
     """
     ends_in_noise = float(schedule.signal_t[-1]) ** 2 < 1e-6
     return SamplingDefaults(

@@ -1,6 +1,6 @@
-"""Whether the files of a model are Stable Diffusion 1.x or 2.x, and its configs, checked.
+"""Recognise the files of a Stable Diffusion 1.x or 2.x model, and read its configs with checks.
 
-In: files that were resolved. Out: yes or no; or the four configs with every number in its range.
+In: resolved files of a model. Out: whether they match; the four configs with every number in its range.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from loraloom.utils.errors import UserError
 
 PART_FOLDER = {"denoiser": "unet", "vae": "vae", "text_encoder": "text_encoder"}
 DEFAULT_CONFIGS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""The hub model whose configs and tokenizer serve a single checkpoint for which nobody named others."""
+"""The hub model whose configs and tokenizer are the default for a single checkpoint file."""
 
 
 def is_stable_diffusion(files: ModelFiles) -> bool:
-    """One CLIP text encoder, cross-attention UNet, no added text-time conditions (which SDXL has)."""
+    """Whether there are one CLIP text encoder and a cross-attention UNet without added text-time conditions (as in SDXL)."""
     if files.single_file is not None and not _has_the_keys(files.tensor_names()):
         return False
-    if files.folder is None:  # a single file: its keys are all that is known
+    if files.folder is None:  # a single file: only its keys are known
         return True
     if not files.has("unet/config.json"):
         return False
@@ -41,13 +41,13 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     """The configs of unet, vae, text_encoder and scheduler, every number in its range.
 
     Raises:
-        UserError: One is missing, cannot be read, or says what this family does not have.
+        UserError: A config is missing, cannot be read, or has a value that this family does not support.
     """
     if files.has("model_index.json"):
         check_model_index(files.config("model_index.json"))
     if files.has("pipeline.py"):
         raise UserError(
-            "the model comes with a pipeline of its own (pipeline.py), which is not run",
+            "the model has its own pipeline code (pipeline.py), which is not run",
             got=str(files.folder),
             fix="use a model without custom code, or delete that file if the model works without it",
         )
@@ -61,7 +61,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
 
 
 def _has_the_keys(names: frozenset[str]) -> bool:
-    """Whether a single checkpoint has one text encoder beside the UNet; SDXL's has two, under another name."""
+    """Whether a single checkpoint has one text encoder beside the UNet; SDXL has two, with other names."""
     return any(name.startswith("model.diffusion_model.") for name in names) and not any(
         name.startswith("conditioner.embedders.") for name in names
     )

@@ -1,6 +1,6 @@
-"""The CLIP text encoder as the prompts room sees it.
+"""The CLIP text encoder with its tokenizer.
 
-In: text, or windows of ids. Out: ids, or the hidden states that the UNet was trained to read.
+In: text, or windows of ids. Out: ids, or the hidden states that the UNet was trained with.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,15 +29,15 @@ from loraloom.utils.untrusted import (
 
 MAX_IDS = 1_000_000
 MIN_IDS = 256 + 2
-"""CLIP's vocabulary holds every byte and two special tokens, else some text has no tokens."""
+"""Smallest vocabulary: every byte and two special tokens; with fewer, some texts could not be tokenized."""
 MAX_ADDED = 10_000
 _END = "</w>"
-"""Ends a token at the end of a word."""
+"""Suffix of a token at the end of a word."""
 _TRIED_WORDS = 64
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raise `UserError` unless all files of a tokenizer are regular, of sane size and of the right kind of content."""
+    """Raise `UserError` unless all files of a tokenizer are regular files of plausible size and content."""
     if not folder.is_dir():
         raise UserError("the model has no tokenizer", got=str(folder), fix="point to a complete diffusers folder")
     with library_errors("the model's tokenizer", folder):
@@ -57,7 +57,7 @@ def check_tokenizer_files(folder: Path) -> None:
     names = {entry.name for entry in entries}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise UserError(
-            "the model's tokenizer is not whole",
+            "the model's tokenizer is incomplete",
             got=", ".join(sorted(names)) or "an empty folder",
             expected="tokenizer.json, or vocab.json and merges.txt",
             fix="download the model again",
@@ -74,7 +74,7 @@ def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
             raise UserError(
                 f"{what}: the kind of tokenizer",
                 got=shown(kind),
-                expected="BPE, as CLIP has it",
+                expected="BPE, as in CLIP",
                 fix="the tokenizer belongs to another model: get the model's own",
             )
         value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
@@ -95,7 +95,7 @@ def _check_counts(value: dict[str, Any], what: str) -> None:
 
 
 class ClipText:
-    """Tokenizer and encoder; the encoder's weights are asked for when the first window is encoded."""
+    """Tokenizer and encoder; the encoder's weights are read when the first window is encoded."""
 
     max_windows: int | None = None
 
@@ -123,17 +123,17 @@ class ClipText:
             )
         if largest >= num_ids:
             raise UserError(
-                "the model's tokenizer has ids that its text encoder does not know",
+                "the model's tokenizer has ids that its text encoder does not have",
                 got=largest,
                 expected=f"below vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder are of different models",
+                fix="tokenizer and text encoder belong to different models",
             )
         if 2 * len(vocabulary) < num_ids:
             raise UserError(
-                "the model's tokenizer knows less than half of its text encoder's tokens",
+                "the model's tokenizer has less than half of its text encoder's tokens",
                 got=f"{len(vocabulary):,}",
                 expected=f"about vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder are of different models",
+                fix="tokenizer and text encoder belong to different models",
             )
         with library_errors("the model's tokenizer", folder):
             self._check_words(vocabulary)
@@ -142,14 +142,14 @@ class ClipText:
         self._folder = folder
         self._module = module
         self._weights_fingerprint = weights_fingerprint
-        # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
+        # Captions of one kind repeat their sentences, and a call of the tokenizer costs more than its work.
         self._ids = lru_cache(1 << 14)(self._tokenized)
 
     def _check_words(self, vocabulary: dict[str, int]) -> None:
-        """Raise `UserError` unless words of the vocabulary are read as themselves: without its merges a BPE reads letters."""
+        """Raise `UserError` unless words of the vocabulary are single tokens: without its merges a BPE gives letters."""
         if not all(letter + _END in vocabulary for letter in "aeiou"):
             raise UserError(
-                "the model's tokenizer is not CLIP's kind of BPE",
+                "the model's tokenizer is not a BPE as in CLIP",
                 expected=f"tokens that end in {_END}",
                 fix="get the model's own tokenizer",
             )
@@ -159,7 +159,7 @@ class ClipText:
         split = [word for word in tried if self._tokenized(word) != (vocabulary[word + _END],)]
         if 2 * len(split) > len(tried):
             raise UserError(
-                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or of another model",
+                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or foreign",
                 got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}",
                 expected="1",
                 fix="download the model's tokenizer again (merges.txt or tokenizer.json)",
@@ -167,7 +167,7 @@ class ClipText:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the tokenizer's files and the encoder's weights, read once."""
+        """sha256 of the tokenizer's files and the encoder's weights, read once."""
         return self._fingerprint
 
     @cached_property
@@ -177,18 +177,18 @@ class ClipText:
         return sha256_bytes((own + self._weights_fingerprint()).encode())
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids without BOS, EOS and padding, never cut."""
+        """Ids of a text without BOS, EOS and padding, never truncated."""
         return list(self._ids(text))
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Readable text of ids."""
+        """Text of ids."""
         return str(self._tokenizer.decode(list(ids)))
 
     def window(self, ids: Sequence[int]) -> list[int]:
-        """BOS, ids, EOS, padding as the model was trained with (EOS for SD 1.x, `!` for 2.x)."""
+        """BOS, ids, EOS, and the padding of training (EOS for SD 1.x, `!` for 2.x)."""
         tokenizer = self._tokenizer
         assert len(ids) <= self.window_tokens - 2, len(ids)
         row = [int(tokenizer.bos_token_id), *ids, int(tokenizer.eos_token_id)]
@@ -196,18 +196,18 @@ class ClipText:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Itself: there is one tokenizer."""
+        """The object itself, because there is one tokenizer."""
         return self
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
-        """`hidden`: (n, k, d) embeddings of each prompt."""
+        """`hidden`: the (n, k, d) prompt embedding of each prompt."""
         return [{"hidden": hidden_nkd} for hidden_nkd in encode_windows(prompts, self, self.encode_windows)]
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """Nothing: any number of windows is read."""
+        """Empty: any number of windows is encoded."""
         return ()
 
     def encode_windows(self, ids_nk: Tensor) -> Tensor:
-        """(n, k) ids to (n, k, d): the last hidden state after the final layer norm, padding attended to."""
+        """Encode (n, k) ids to (n, k, d): the last hidden state after the final layer norm, with attention to padding."""
         module = self._module()
         return module(ids_nk.to(next(module.parameters()).device))[0]

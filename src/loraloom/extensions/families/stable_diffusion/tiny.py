@@ -1,7 +1,7 @@
 """A random-weight model of the Stable Diffusion 1 layout, about a million parameters, made in seconds.
 
-In: a folder and a seed. Out: a diffusers folder with all that `from_pretrained` reads. It has learned nothing; it exists
-so that every path runs in tests and benchmarks through the real loading code.
+In: a folder and a seed. Out: a diffusers folder that `from_pretrained` reads. The model is not trained; tests and
+benchmarks use it to run the real loading code.
 """
 
 import json
@@ -34,14 +34,14 @@ def build_tiny(
     """Write the model and return its folder.
 
     Args:
-        folder: Where to save; created.
-        seed: Of the random weights.
-        widths: UNet channels of each level; all levels but the last carry cross-attention.
-        layers_per_block: ResNets of a UNet level.
+        folder: Folder to write; created if missing.
+        seed: Seed of the random weights.
+        widths: UNet channels of each level; all levels except the last have cross-attention.
+        layers_per_block: Number of ResNets of a level, in UNet and VAE.
         text_width, text_layers: Hidden width and depth of the text encoder.
-        vae_widths: VAE channels of each level; pixels a latent = 2 ** (levels - 1). ResNets as in the UNet.
-        sample_size: Default side in latents.
-        prediction_type: `epsilon` or `v_prediction`.
+        vae_widths: VAE channels of each level; pixels per latent = 2 ** (levels - 1).
+        sample_size: Default side of an image, in latents.
+        prediction_type: Prediction type of the schedule.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -110,7 +110,7 @@ def _text_config(tokenizer: Any, width: int, layers: int) -> CLIPTextConfig:
 
 @torch.no_grad()
 def _calm(vae: AutoencoderKL) -> None:
-    """Let random weights encode surely and at unit scale, as trained ones do: otherwise latents are mostly noise."""
+    """Make random weights encode with small variance and at unit scale, as trained ones do, not mostly noise."""
     assert vae.quant_conv is not None
     channels = vae.config["latent_channels"]
     vae.quant_conv.weight[channels:] = 0
@@ -123,10 +123,10 @@ def _calm(vae: AutoencoderKL) -> None:
 
 
 def _byte_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer of single bytes without merges: reads any text, a token a byte."""
+    """A CLIP tokenizer of single bytes without merges: one token per byte of any text."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
-    # Bytes that do not print stand at code points from 256 up, as in CLIP's own vocabulary.
+    # Unprintable bytes are at code points from 256 up, as in CLIP's vocabulary.
     letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)

@@ -393,7 +393,7 @@ def test_show_of_a_image_is_plain_where_there_is_no_terminal(pair: tuple[Path, P
 
 def test_show_of_a_text_says_that_it_has_no_image(pair: tuple[Path, Path]) -> None:
     output = run("show", pair[1]).output
-    assert "A text has no image until a model draws it" in output
+    assert "A text has no image until a model generates one" in output
     assert all(str(room.id) in output for room in plan(1).rooms)
 
 

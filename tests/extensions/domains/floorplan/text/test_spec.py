@@ -135,7 +135,7 @@ def check_changed(texts: list[str]) -> None:
         ("[Number and Type of Rooms] The floorplan have many", "many"),
         ("[Rooms] x", "[Rooms]"),
         ("A plan [Connection Between Rooms]", "A plan"),
-        ("[Connection Between Rooms] [Connection Between Rooms]", "twice"),
+        ("[Connection Between Rooms] [Connection Between Rooms]", "duplicate"),
         ("", "no section"),
     ],
 )  # fmt: skip

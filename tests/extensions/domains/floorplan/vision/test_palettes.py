@@ -356,7 +356,7 @@ def test_colours_too_near_each_other_are_read_in_exact_images_only(tmp_path: Pat
     file, palette = in_colours(1, colours, tmp_path / "a.png"), write_palette(tmp_path / "p.json", colours)
     assert run("read", file, "--palette", palette).stdout == print_spec(spec_of(plan(1)))
     jpeg(Image.fromarray(colours[plan(1).labels]), 90).save(file)
-    assert "'living room' can hardly be told apart: got #" in mistake("read", file, "--palette", palette)
+    assert "'living room' are too similar: got #" in mistake("read", file, "--palette", palette)
 
 
 GOOD = '"external": "#ffffff", "wall": "#000000", "kitchen": "#ff0000"'

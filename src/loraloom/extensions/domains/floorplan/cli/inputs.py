@@ -1,4 +1,4 @@
-"""What a person names on the command line, opened: texts, images, plans.
+"""Open what a person names on the command line: texts, images, plans.
 
 In: a path or a text as it was typed. Out: a text, an image, a reading, a plan. Every mistake is one `UserError`.
 """
@@ -24,7 +24,7 @@ from ..vision.flat_colours import (
     flat_colours,
     foreign,
     foreign_share,
-    is_drawn,
+    has_plain_colours,
     known_of,
     without_noise,
 )
@@ -42,11 +42,11 @@ _MAX_IMAGE_BYTES = 256 << 20
 _MAX_PIXELS = 16 << 20
 _MIN_SIDE_PX = 16
 
-# What a file must be to be worked on; an image that a model drew is judged however bad it is.
+# What a file must be before it is edited; an image that a model generated is verified however bad it is.
 _MOST_OFF_PALETTE = 0.35
 _MOST_NAMED = 12
 _LEAST_ENCLOSED = 0.55
-"""Plans have 1.0, badly compressed ones 0.8 and more, photographs in a plan's colours 0.52 and less."""
+"""Real plans have 1.0, badly compressed ones 0.8 or more, photographs in a plan's colours 0.52 or less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -55,12 +55,12 @@ class Opened:
 
     Attributes:
         path: The file.
-        reading: What was read; of a JSON file it is exact.
-        style: Of the image.
-        image: The image; of a JSON file that `export` wrote None.
-        scale: What a JSON file says; of an image None.
-        title: What a JSON file says; of an image None.
-        foreign: Flat colours that are no room's and not the outside's, too little area to be another palette.
+        reading: What was read from it; the reading of a JSON file is exact.
+        style: Style whose colours the image has.
+        image: The image; None for a JSON file that `export` wrote.
+        scale: Scale that a JSON file gives; None for an image.
+        title: Title that a JSON file gives; None for an image.
+        foreign: Flat colours that no room and no outside of the style has, of too little area to be another palette.
     """
 
     path: Path
@@ -73,12 +73,12 @@ class Opened:
 
     @property
     def plan(self) -> Plan:
-        """The plan read."""
+        """The plan that was read."""
         return self.reading.plan
 
 
 def text_of(given: str) -> str:
-    """The text itself, or what the file of that name holds.
+    """The text itself, or the content of the file with that name.
 
     Raises:
         UserError: It looks like a file and there is none, or the file holds no text.
@@ -108,12 +108,12 @@ def text_of(given: str) -> str:
 
 
 def is_plan_file(given: str) -> bool:
-    """Whether what was typed names an image or a JSON file, there or not."""
+    """Whether the typed text names an image or a JSON file, existing or not."""
     return "\n" not in given and len(given) <= 1000 and Path(given).suffix.lower() in IMAGES | {".json"}
 
 
 def _check_file(path: Path) -> None:
-    """That a path may be opened; near names where nothing is there.
+    """Check that a path may be opened; the error lists near names where nothing is there.
 
     Raises:
         UserError: It may not.
@@ -162,28 +162,28 @@ def style_named(name: str | None) -> Style | None:
 
 
 def open_image(path: Path) -> Image.Image:
-    """An image, RGB, or RGBA where parts of it are transparent.
+    """An image file as RGB, or as RGBA where parts of it are transparent.
 
     Raises:
-        UserError: No such file, or no image in it.
+        UserError: There is no such file, or it holds no image.
     """
     _check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # said below, in our words
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reported below, in our words
             with Image.open(path) as file:
                 _check_size(path, file.width, file.height)
                 return file.convert("RGBA" if file.has_transparency_data else "RGB")
     except UserError:
         raise
-    # Broken files end in many ways: Pillow has errors of its own, and of each decoder's making.
+    # Broken files fail in many ways: Pillow has errors of its own, and each decoder has others.
     except Exception as error:
         why = "no image format that is known" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise UserError(f"{path} cannot be read as an image: {why}", fix="give a PNG of a plan") from None
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
-    """Before a pixel of it is decoded."""
+    """Check an image's size and kind before any pixel of it is decoded."""
     if width * height > _MAX_PIXELS:
         raise UserError(
             f"{path} is too large for a plan", got=f"{width} x {height} pixels", expected="at most 16 megapixels"
@@ -201,12 +201,12 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
 
     Args:
         path: The file.
-        style: Whose colours the image has; None finds out, or takes what the .json says. With a palette: whose colours what
-            is written gets, `sjh` for None.
+        style: Style whose colours the image has; None detects it, or takes the one that the .json names. With a
+            palette: the style in which the plan is written, None means `sjh`.
         palette: The image's own colours, where they are no style's.
 
     Raises:
-        UserError: No such file, unreadable, no plan in it, or in colours that are not known.
+        UserError: No such file, not readable, no plan in it, or colours that are not known.
     """
     if path.suffix.lower() == ".json":
         return _open_json(path, style, palette)
@@ -218,7 +218,9 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
     if reading.exact:
         is_foreign = False
     elif fault:
-        is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN and is_drawn(as_array(image), colours)
+        is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN and has_plain_colours(
+            as_array(image), colours
+        )
     else:
         is_foreign = foreign_share(colours, known_of(chosen)) > MOST_FOREIGN
     if is_foreign:
@@ -236,7 +238,7 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
 
 
 def foreign_colours(image: Image.Image) -> str:
-    """The flat colours of an image that is in no style's palette, each with its share; empty where it is in one's."""
+    """The flat colours of an image that has no style's palette, each with its share; empty where it has one."""
     colours = flat_colours(as_array(image))
     if min(foreign_share(colours, known_of(style)) for style in STYLES.values()) <= MOST_FOREIGN:
         return ""
@@ -269,7 +271,7 @@ def _open_with(palette: Palette, path: Path, source_image: Image.Image, style: S
 
 
 def _unknown_palette(path: Path, style: Style | None, colours: Sequence[FlatColour]) -> UserError:
-    """What to say of an image whose flat colours are foreign to a style, or to all of them."""
+    """The message about an image whose flat colours are foreign to a style, or to all of them."""
     styles = [style] if style else list(STYLES.values())
     known = "; ".join(
         f"{each.name} ({', '.join(f'{CLASS_NAMES[label]} {hex_of(each.colours[label])}' for label in range(WALL))})"
@@ -285,13 +287,15 @@ def _unknown_palette(path: Path, style: Style | None, colours: Sequence[FlatColo
 
 
 def _colour_list(colours: Sequence[FlatColour]) -> Shown:
-    """The largest first, as many as a line takes."""
+    """The colours with the largest shares, as many as fit into a line."""
     named = [f"{each.hex} {each.share:.1%}" for each in colours[:_MOST_NAMED]]
     return Shown(", ".join(named) + (f" and {len(colours) - len(named)} more" if len(colours) > len(named) else ""))
 
 
 def _fault(reading: Reading, image: Image.Image, style: Style) -> str | None:
-    """Why what was read is no plan: a photograph, too, has pixels of every colour somewhere. Noise alone is no reason."""
+    """Why a reading is no plan; empty when it may be one.
+
+    A photograph has pixels of every colour too. Noise alone is no reason."""
     plan = reading.plan
     if reading.off_palette > _MOST_OFF_PALETTE:
         off = off_palette(without_noise(as_array(image)), style)
@@ -304,14 +308,14 @@ def _fault(reading: Reading, image: Image.Image, style: Style) -> str | None:
     share = _enclosed(plan.labels)
     if share < _LEAST_ENCLOSED:
         return f"only {share:.0%} of its rooms' edges are walls, doors or windows"
-    # In a thousand pieces nothing is looked for but rooms: how many they are is told elsewhere.
+    # In an image of a thousand pieces only rooms are looked for; their number is reported elsewhere.
     if len(plan.rooms) <= MOST_ROOMS and not any(opening.rooms for opening in plan.openings):
         return "no room of it has a door or a window"
     return None
 
 
 def _enclosed(labels: Labels) -> float:
-    """Share of the rooms' edges beyond which lies a wall or an opening, 0 .. 1; 1 in a plan by the rules."""
+    """Share of the rooms' edges that border on a wall or an opening, 0 .. 1; 1 in a plan by the rules."""
     pairs = ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]))
     first, second = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     is_edge = (first != second) & (np.isin(first, ROOM_CLASSES) | np.isin(second, ROOM_CLASSES))
@@ -326,8 +330,8 @@ def _check_rooms(path: Path, plan: Plan) -> None:
 def _best_reading(
     image: Image.Image, styles: Iterable[Style]
 ) -> tuple[Style, Image.Image, Reading, Sequence[FlatColour]]:
-    """The reading in the style whose colours the image comes nearest to, the image on that style's ground, and its flat
-    colours; of an exact reading none are looked for.
+    """The reading in the style with the nearest colours, the image on that style's ground, and its flat colours, which
+    are not looked for when the reading is exact.
     """
     best: tuple[Style, Image.Image, Reading] | None = None
     for style in styles:
@@ -342,7 +346,7 @@ def _best_reading(
 
 
 def _flattened(image: Image.Image, style: Style) -> Image.Image:
-    """What is transparent shows the outside."""
+    """The image with transparent parts replaced by the colour of the outside."""
     if image.mode == "RGB":
         return image
     ground = Image.new("RGBA", image.size, (*style.colours[EXTERNAL], 255))
@@ -350,7 +354,7 @@ def _flattened(image: Image.Image, style: Style) -> Image.Image:
 
 
 def _open_json(path: Path, style: Style | None, palette: Palette | None) -> Opened:
-    """A plan as `export` wrote it; the truth of a data set leads to its image."""
+    """A plan from a .json that `export` wrote; the truth file of a dataset leads to its image."""
     from ..export.json_file import load, parse, scale_in, style_in, words_in
 
     _check_file(path)

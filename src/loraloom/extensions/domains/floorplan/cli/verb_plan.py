@@ -1,7 +1,7 @@
-"""Floor plans: check and write texts, draw, read, verify, tidy and export plans.
+"""Floor plans: check and write texts, synthesise, read, verify, tidy and export plans.
 
-In: the words after `loraloom plan`. Out: text on stdout, files where asked for, mistakes as a line or two; exit status 1
-when a check found something. `plugins.verbs` finds this module by its name; everything heavy is imported in the commands.
+In: the arguments after `loraloom plan`. Out: text on stdout, files where requested, a mistake as one or two lines; exit
+status 1 when a check found something. `plugins.verbs` finds this module by its name; heavy imports are in the commands.
 """
 
 import sys
@@ -37,7 +37,7 @@ def check(
     text: Annotated[str, typer.Argument(help="text, structured or in plain words, or a file with one")],
     strict: Strict = False,
 ) -> None:
-    """Say what a text asks for and what is wrong with it, before anything is drawn."""
+    """Print what a text asks for and what is wrong with it, before an image is generated."""
     from ..text.check import check_spec
     from ..text.spec import print_spec
     from ..text.texts import spec_from_text
@@ -74,7 +74,7 @@ def synthesise(
         bool, typer.Option(help="doors at the very ends of walls and around corners too, as in real plans")
     ] = False,
 ) -> None:
-    """Draw plans with texts that are true of them; run it again to go on where it was stopped."""
+    """Synthesise plans with texts that are true of them; run it again to resume a stopped run."""
     from loraloom.utils.output_paths import check_folder, prepare_line
     from loraloom.utils.parallel import usable_cores
     from loraloom.utils.progress import bars
@@ -189,10 +189,8 @@ def _show_text(console: "Console", spec: "Spec") -> None:
     from ..render.showing import spec_table
 
     console.print(spec_table(spec))
-    typer.echo(
-        "A text has no image until a model draws it: `loraloom plan synthesise` invents plans and cannot be told"
-    )
-    typer.echo("what to draw. This is what the text asks for; `loraloom plan check` says whether it can be had.")
+    typer.echo("A text has no image until a model generates one: `loraloom plan synthesise` invents plans and takes no")
+    typer.echo("text. This is what the text asks for; `loraloom plan check` says whether it is possible.")
 
 
 def clean(
@@ -201,7 +199,7 @@ def clean(
     style: StyleName = None,
     palette: PaletteFile = None,
 ) -> None:
-    """Straighten walls and openings of a plan; all that it says still holds."""
+    """Straighten walls and openings of a plan; all sentences that are true of it stay true."""
     from loraloom.utils.atomic_files import write_bytes
 
     from ..plan import annotate
@@ -216,7 +214,7 @@ def clean(
     changed = float((labels != opened.plan.labels).mean())
     typer.echo(f"{out}: {changed:.1%} of the pixels changed" if changed else f"{out}: there was nothing to tidy")
     for position in annotate(labels).positions:
-        if position not in opened.plan.positions:  # thick walls: whether two rooms are near is a matter of a pixel
+        if position not in opened.plan.positions:  # thick walls: one pixel decides whether two rooms are near
             typer.echo(f"now also listed: {position_sentence(position)}")
 
 
@@ -225,11 +223,11 @@ def export(
     out: Annotated[Path, typer.Option(help="file to write: .svg .dxf .geojson .json .ifc .png")],
     m_per_px: Annotated[float | None, typer.Option(help="metres a pixel [default: .json's, 18 m in 256]")] = None,
     estimate_scale: Annotated[bool, typer.Option("--estimate-scale", help="take the scale from door widths")] = False,
-    title: Annotated[str | None, typer.Option(help="name of the drawing [default: the .json's, the file's]")] = None,
+    title: Annotated[str | None, typer.Option(help="title of the plan [default: the .json's, the file's]")] = None,
     style: StyleName = None,
     palette: PaletteFile = None,
 ) -> None:
-    """Write a plan as a drawing, for CAD, for maps or for building models."""
+    """Write a plan as a file for CAD, for maps or for building models."""
     from ..export import writer_of
     from ..vision.scale import estimate as estimated
     from ..vision.scale import given
@@ -256,11 +254,11 @@ def augment(
     text: Annotated[str, typer.Argument(help="its text, or a file with it")],
     out: Annotated[Path, typer.Option(help="folder for the pairs")],
     drop: Annotated[str | None, typer.Option(help="also leave sentences out: light or heavy")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="decides which")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the choice")] = 0,
     style: StyleName = None,
     palette: PaletteFile = None,
 ) -> None:
-    """Write a pair mirrored and turned all eight ways, words and room numbers with it."""
+    """Write a pair in all eight orientations (mirrored and turned), words and room numbers with it."""
     import numpy as np
 
     from loraloom.utils.atomic_files import write_bytes, write_text
@@ -297,14 +295,14 @@ COMMANDS = (check, synthesise, read, verify, show, clean, export, augment)
 
 
 def _console() -> "Console":
-    """Where tables go; what is piped is not broken into a terminal's width."""
+    """Console for tables; output to a pipe is not wrapped at a terminal's width."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _opened(path: Path, style: str | None, palette: Path | None) -> "Opened":
-    """A plan from a file; what was not plain about its colours is said on stderr."""
+    """A plan from a file; doubts about its colours are printed on stderr."""
     from ..vision.palette_file import load_palette
     from .inputs import open_plan, style_named
 
@@ -340,7 +338,7 @@ def _image_of(plan: "Plan", style: "Style") -> "Image":
 
 
 def _export(opened: "Opened", out: Path, scale: "Scale | None" = None, title: str | None = None) -> None:
-    """What flags do not say is the file's own."""
+    """Export with values from the file where the flags give none."""
     from ..export import Options
     from ..export import export as write
     from ..vision.scale import CONVENTION

@@ -19,16 +19,16 @@ FORMATS = {".svg": "svg", ".dxf": "dxf", ".geojson": "geojson", ".json": "json_f
 
 
 def writer_of(path: Path) -> Callable[[Plan, Options], bytes]:
-    """What makes the bytes of a file of that suffix.
+    """The function that makes the bytes of a file with that suffix.
 
     Raises:
-        UserError: Unknown suffix, or no file can stand there.
+        UserError: Unknown suffix, or no file can be written there.
     """
     check_file(path)
     name = FORMATS.get(path.suffix.lower())
     if name is None:
         raise UserError("unknown export format", got=path.suffix or path.name, expected=" ".join(FORMATS))
-    # Formats are loaded when used: two of them need libraries that not everybody has.
+    # Formats are imported when used: two of them need libraries that not everybody has.
     return import_module(f".{name}", __name__).as_bytes
 
 
@@ -37,8 +37,8 @@ def export(plan: Plan, path: Path, options: Options | None = None) -> Path:
 
     Args:
         plan: At least one room.
-        path: Where to; a file that stands there is replaced.
-        options: Scale, title and the like.
+        path: Where to write; an existing file is replaced.
+        options: Scale, title and the other settings of an export.
 
     Returns:
         The path.

@@ -1,6 +1,8 @@
-"""A plan as things to draw: shapes, door leaves, window panes, captions. What the vector formats have in common.
+"""The elements of a vector drawing of a plan: shapes, door leaves, window panes, captions; shared by the vector
+formats.
 
-In: a plan and `Options`. Out: `Drawing`, all in pixels of the plan (y downwards); each format turns them into its own units.
+In: a plan and `Options`. Out: `Drawing`, all in pixels of the plan (y downwards); each format converts to its own
+units.
 """
 
 from collections.abc import Iterator
@@ -25,27 +27,28 @@ _SINGLE_M, _DOUBLE_M = 1.25, 2.4
 """A door up to the first width has one leaf, up to the second two; a wider one slides."""
 
 _MIN_LEAF_PX = 5
-"""A shorter doorway gets no leaf: it would be a blot."""
+"""A shorter doorway gets no leaf: it would be an illegible mark."""
 
 _NAME_EM, _NOTE_EM = 0.66, 0.58
 """Mean width of a character of a wide sans serif, semibold and plain, in font heights."""
 
 NAME_PX, NOTE_PX = 5.4, 4.5
-"""Heights of a room's name and of the lines below it; 380 and 315 mm at RPLAN's scale, 3.8 and 3.2 mm on paper at 1:100."""
+"""Heights of a room's name and of the lines below it; 380 and 315 mm at RPLAN's scale, 3.8 and 3.2 mm on paper at
+1:100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to export.
+    """Settings of an export.
 
     Attributes:
-        scale: Metres per pixel and how sure that is.
-        title: Name of the drawing.
-        style: Key in `STYLES`: colours of .png and .json.
-        legend: Whether .svg lists the room colours.
-        north: Where north is, degrees clockwise from the top of the image; None leaves the mark out.
-        origin: Latitude and longitude of the image's centre, degrees, for .geojson.
-        hatch: Whether walls are filled in .dxf.
+        scale: Metres per pixel with its interval.
+        title: Title of the plan; empty means "Floor plan".
+        style: Key in `STYLES`; gives the colours of .png and .json.
+        legend: Whether the .svg lists the room colours.
+        north: Direction of north, degrees clockwise from the top of the image; None leaves the mark out.
+        origin: Latitude and longitude of the image's centre in degrees, for .geojson; None if not known.
+        hatch: Whether walls are hatched in .dxf.
         storey_m: Clear height of the storey in .ifc, metres.
     """
 
@@ -63,14 +66,15 @@ class Options:
 
 
 def one_line(text: str) -> str:
-    """A name that every format can hold: a line end would begin a new record of a .dxf, and XML knows no control characters."""
+    """A name that every format can hold: a line end would begin a new record in a .dxf, and XML has no control
+    characters."""
     return "".join(_plain(letter) for letter in text).strip()
 
 
 def _plain(letter: str) -> str:
     if category(letter) in {"Cc", "Zl", "Zp"}:
         return " "
-    # Half a pair and what Unicode says is no character: UTF-8 has no bytes for the one, XML none for the other.
+    # UTF-8 cannot encode half of a surrogate pair, and XML cannot hold Unicode's noncharacters.
     return "\ufffd" if category(letter) == "Cs" or ord(letter) & 0xFFFE == 0xFFFE else letter
 
 
@@ -81,8 +85,8 @@ class Shape:
     Attributes:
         kind: Name of the class.
         polygon: Its outline, pixel corners.
-        room: Its name when it is a room.
-        rooms: The rooms that an opening touches.
+        room: Name of the room; None for another class.
+        rooms: Names of the rooms that an opening touches.
     """
 
     kind: str
@@ -114,10 +118,10 @@ class Caption:
     """Lines of text centred on a spot inside a room.
 
     Attributes:
-        room: Whose.
-        lines: The name first.
+        room: Name of the room.
+        lines: Lines of text, the name first.
         at: Centre of the block.
-        factor: What `NAME_PX` and `NOTE_PX` are multiplied with so that it fits.
+        factor: Scale of `NAME_PX` and `NOTE_PX` at which the block fits.
         upright: Whether the text runs upwards, in a narrow room.
     """
 
@@ -130,7 +134,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """Everything that is drawn of a plan; `box` surrounds whatever is not outside."""
+    """All elements of a plan; `box` surrounds everything that is not outside."""
 
     rooms: tuple[Shape, ...]
     walls: tuple[Shape, ...]
@@ -142,7 +146,7 @@ class Drawing:
 
 
 def draw(plan: Plan, scale: Scale = CONVENTION) -> Drawing:
-    """The drawing of a plan."""
+    """The elements of a plan's drawing."""
     rooms = tuple(Shape(room.id.kind, polygons(plan.mask(room.id))[0], room.id) for room in plan.rooms)
     walls = tuple(Shape(CLASS_NAMES[WALL], polygon) for polygon in polygons(plan.labels == WALL))
     openings: list[Shape] = []
@@ -151,7 +155,7 @@ def draw(plan: Plan, scale: Scale = CONVENTION) -> Drawing:
     for label in (DOOR, FRONT_DOOR, WINDOW):
         kind = CLASS_NAMES[label]
         found = [opening for opening in plan.openings if opening.kind == kind]
-        # Both come from 4-connected components in raster order, so they go together one by one.
+        # Both come from 4-connected components in raster order, so they correspond one by one.
         for opening, polygon in zip(found, polygons(plan.labels == label), strict=True):
             openings.append(Shape(kind, polygon, rooms=opening.rooms))
             for box in opening_boxes(plan, opening.kind, polygon):
@@ -178,7 +182,7 @@ def draw(plan: Plan, scale: Scale = CONVENTION) -> Drawing:
 
 
 def opening_boxes(plan: Plan, kind: str, polygon: Polygon) -> list[Box]:
-    """The straight pieces of an opening: one, or two and more where a blob turns a corner."""
+    """The straight pieces of an opening: one, or more where a blob turns a corner."""
     left, top = (min(axis) for axis in zip(*polygon.outer, strict=True))
     right, bottom = (max(axis) for axis in zip(*polygon.outer, strict=True))
     mask = fill(polygon.rings, plan.labels.shape)[top:bottom, left:right]  # pyright: ignore[reportArgumentType]
@@ -233,8 +237,8 @@ def _door(plan: Plan, box: Box, kind: str, scale: Scale, leaves: list[Leaf], pan
 
 
 def _swing_side(plan: Plan, box: Box, flat: bool, reach: int) -> int:
-    """1 when a leaf of that length opens downwards (or rightwards), -1 when upwards (leftwards), 0 when on neither side
-    there is a room deep enough.
+    """1 when a leaf of that length opens downwards (or rightwards), -1 when upwards (leftwards), 0 when neither side
+    has a room that is deep enough.
 
     Doors open into the room they belong to: not into the living room, the entrance or a balcony when the other side is
     none of these, else into the smaller one; front doors inwards.
@@ -263,7 +267,8 @@ def _beside(grid: NDArray[np.uint8], box: Box, flat: bool, side: int, reach: int
 
 
 def _hinged_at_start(plan: Plan, box: Box, flat: bool, side: int) -> bool:
-    """Whether the room's wall is nearer to the left (upper) end: doors are hinged there so that they open against it."""
+    """Whether the room's wall is nearer to the left (upper) end: doors are hinged there so that they open against
+    it."""
     left, top, right, bottom = box
     grid = plan.instances if flat else plan.instances.T
     if not flat:
@@ -322,13 +327,13 @@ def _placed(
 
 
 def _turned(size: tuple[float, float], upright: bool) -> tuple[int, int]:
-    """Width and height in whole pixels, with a little air."""
+    """Width and height in whole pixels, with a small margin."""
     width, height = ceil(size[0]) + 1, ceil(size[1])
     return (height, width) if upright else (width, height)
 
 
 def _fitting(free: NDArray[np.bool_], size: tuple[int, int], wish: Spot) -> Spot | None:
-    """Centre of the box of that width and height that lies in the mask nearest to the wish; None when none does."""
+    """Centre of a box of that width and height inside the mask, nearest to the wish; None when there is none."""
     width, height = size
     if width > free.shape[1] or height > free.shape[0]:
         return None

@@ -1,8 +1,9 @@
 """Drawing for CAD: AutoCAD DXF (R2018) in millimetres, y upwards.
 
 In: a plan and options. Out: bytes of a .dxf by ezdxf. Layers: A-WALL, A-WALL-PATT (the optional hatch), A-DOOR, A-GLAZ,
-A-AREA, A-ANNO-TEXT, A-ANNO-DIMS. Walls, thresholds, windows and rooms are closed LWPOLYLINEs; leaves LINE and ARC, panes
-LINE. Each polyline carries its class and room as extended data of the application LORALOOM, so that the file reads back.
+A-AREA, A-ANNO-TEXT, A-ANNO-DIMS. Walls, thresholds, windows and rooms are closed LWPOLYLINEs; leaves LINE and ARC,
+panes LINE. Each polyline carries its class and room as extended data of the application LORALOOM, so that the file
+reads back.
 """
 
 # pyright: basic
@@ -48,7 +49,7 @@ def library() -> Any:
 
 
 class _Model:
-    """Adds entities to a model space; positions come in pixels and go out in millimetres, y upwards."""
+    """Adds entities to a model space; positions are given in pixels and written in millimetres, y upwards."""
 
     def __init__(self, document: Any, mm_per_px: float, height_px: int) -> None:
         self.space = document.modelspace()
@@ -68,7 +69,7 @@ class _Model:
         hinge, tip, jamb = self.at(leaf.hinge), self.at(leaf.tip), self.at(leaf.jamb)
         self.space.add_line(hinge, tip, dxfattribs={"layer": "A-DOOR"})
         angles = [degrees(atan2(end[1] - hinge[1], end[0] - hinge[0])) % 360 for end in (tip, jamb)]
-        # An ARC runs counter-clockwise: it starts at whichever end has the other one 90 degrees ahead.
+        # An ARC runs counter-clockwise: it starts at the end from which the other one is 90 degrees ahead.
         start, stop = angles if 0 < (angles[1] - angles[0]) % 360 < 180 else reversed(angles)
         radius = hypot(tip[0] - hinge[0], tip[1] - hinge[1])
         self.space.add_arc(hinge, radius, start, stop, dxfattribs={"layer": "A-DOOR"})
@@ -142,7 +143,7 @@ def _texts(model: _Model, drawing: Drawing) -> None:
 
 
 def _dimensions(model: _Model, drawing: Drawing) -> None:
-    """Outer width above the plan and outer depth to its left."""
+    """Dimension lines: the outer width above the plan and the outer depth to its left."""
     left, top, right, bottom = drawing.box
     look = {
         "dimtxt": 250,

@@ -1,9 +1,9 @@
 """Map features: GeoJSON (RFC 7946) with units, openings and walls.
 
-In: a plan and options. Out: bytes of a FeatureCollection. RFC 7946 wants longitude and latitude on WGS 84: the image's
-centre lies at `Options.origin` and its upper side is north (turned by `Options.north`); metres become degrees on the
-plane that touches the ellipsoid there. Without an origin it lies at 0, 0, and the foreign member `loraloom` says so.
-Each feature also carries its rings in local metres (x east, y north of the lower left corner), `local_m`.
+In: a plan and options. Out: bytes of a FeatureCollection. RFC 7946 requires longitude and latitude on WGS 84: the
+image's centre lies at `Options.origin` and its upper side is north (turned by `Options.north`); metres become degrees
+on the plane that touches the ellipsoid there. Without an origin the centre is 0, 0, and the foreign member `loraloom`
+says so. Each feature also carries its rings in local metres (x east, y north of the lower left corner), `local_m`.
 """
 
 import json
@@ -41,10 +41,10 @@ class Plane:
         size: Width and height of the plan, pixels.
         m_per_px: Metres per pixel.
         origin: Latitude and longitude of the centre, degrees.
-        north: Where north is, degrees clockwise from the top of the image.
+        north: Direction of north, degrees clockwise from the top of the image.
 
     Raises:
-        UserError: The origin is not on earth, or so near a pole that a plane's axes make no sense.
+        UserError: The origin is not on earth, or too near a pole for the axes of a plane.
     """
 
     def __init__(self, size: tuple[int, int], m_per_px: float, origin: tuple[float, float], north: float) -> None:

@@ -1,12 +1,12 @@
 """Building model: IFC4 by ifcopenshell, in millimetres, y upwards.
 
-In: a plan and options. Out: bytes of an .ifc: project, site, building, storey; an IfcSpace for each room, an IfcWall for each
-straight piece of wall, and for each straight piece of an opening an IfcOpeningElement that voids its wall and is filled
-by an IfcDoor or IfcWindow. All bodies are vertical extrusions.
+In: a plan and options. Out: bytes of an .ifc: project, site, building, storey; an IfcSpace for each room, an IfcWall
+for each straight piece of wall, and for each straight piece of an opening an IfcOpeningElement that voids its wall and
+is filled by an IfcDoor or IfcWindow. All bodies are vertical extrusions.
 """
 
 # pyright: basic
-# ifcopenshell's entities get their attributes from the schema when the program runs.
+# ifcopenshell's entities get their attributes from the schema at run time.
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ from ..vocabulary import WALL
 from .drawing import Options, Shape, draw, opening_boxes
 
 _DOOR_MM, _SILL_MM, _WINDOW_MM = 2100.0, 900.0, 1300.0
-"""Height of doors; sill and height of windows. A plan does not tell them."""
+"""Height of doors; sill and height of windows, metres. A plan does not contain them."""
 
 
 def library() -> Any:
@@ -42,7 +42,7 @@ def library() -> Any:
 
 
 class _Model:
-    """A file under construction; positions come in pixels of the plan and go out in millimetres, y upwards."""
+    """A file under construction; positions are given in pixels of the plan and written in millimetres, y upwards."""
 
     def __init__(self, options: Options, rows: int) -> None:
         self.ifc = library()
@@ -109,7 +109,7 @@ def _overlap(first: Box, second: Box) -> Box | None:
 
 
 def as_bytes(plan: Plan, options: Options) -> bytes:
-    """The file, ASCII as STEP wants it.
+    """The file, ASCII as STEP requires.
 
     Raises:
         UserError: ifcopenshell is not installed.
@@ -187,7 +187,7 @@ def _quantity(model: _Model, space: Any, square_metres: float) -> None:
 
 
 def _opening(model: _Model, shape: Shape, box: Box, walls: list[tuple[Box, Any]]) -> list[Any]:
-    """Holes in every wall that the box meets; the largest hole is filled by the door or window."""
+    """Cut holes into every wall that the box meets; the door or window is put into the largest hole."""
     window = shape.kind == "window"
     sill, high = (_SILL_MM, _WINDOW_MM) if window else (0.0, _DOOR_MM)
     parts = [(part, wall) for outer, wall in walls if (part := _overlap(box, outer))]

@@ -1,8 +1,9 @@
-"""The plan as our own JSON, which holds all of it, and back.
+"""Write a plan as our own JSON, which holds all of it, and read it back.
 
-In: a plan. Out: a record (and bytes of a .json) with everything of `docs`' JSON truth: rooms with polygons, doors, windows,
-walls, connections, positions, text, palette, the sum of the image. Back: the labels are rebuilt from the polygons and
-read again, so the plan is exactly the one that was written; in an edited file geometry wins over what sentences say.
+In: a plan. Out: a record (and bytes of a .json) with everything in the JSON truth of `docs`: rooms with polygons,
+doors, windows, walls, connections, positions, text, palette, the sum of the image. Back: the labels are rebuilt from
+the polygons and read again, so the plan is exactly the one that was written; in an edited file the geometry overrides
+the sentences.
 """
 
 import json
@@ -110,7 +111,7 @@ def _opening(shape: Shape) -> dict[str, Any]:
 
 
 def load(path: Path) -> Any:
-    """The JSON values of a file that somebody may have edited, or sent.
+    """The JSON values of a file that somebody may have edited or sent.
 
     Raises:
         UserError: It is no regular file, too large, no JSON, or nested too deeply.
@@ -122,7 +123,7 @@ def read_json(path: Path) -> Plan:
     """The plan of a .json that `record` describes.
 
     Raises:
-        UserError: The file is no JSON, or not of this form; says where.
+        UserError: The file is no JSON, or not of this form; the error names the place.
     """
     return parse(load(path), path.name)
 
@@ -177,10 +178,10 @@ def _coordinate(value: Any) -> float:
 
 
 def words_in(value: dict[str, Any], member: str, name: str) -> str | None:
-    """A short line of words that a record holds; None when it has none. It is written into other files.
+    """A short text of a record; None when it has none. It is written into other files.
 
     Raises:
-        UserError: It is no text, too long, or has signs that cannot be printed.
+        UserError: It is no text, too long, or has characters that cannot be printed.
     """
     words = value.get(member)
     if words is None:
@@ -195,7 +196,7 @@ def words_in(value: dict[str, Any], member: str, name: str) -> str | None:
 
 
 def style_in(value: dict[str, Any], name: str) -> Style:
-    """The style that a record, or the truth of a data set, names; `sjh` when none.
+    """The style that a record, or the truth of a dataset, names; `sjh` when it names none.
 
     Raises:
         UserError: There is no such style.

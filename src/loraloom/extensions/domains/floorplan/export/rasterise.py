@@ -1,7 +1,7 @@
-"""Read an exported drawing back into pixels: the proof that nothing was lost on the way.
+"""Read an exported drawing back into pixels: the proof that the export lost nothing.
 
-In: bytes of an .svg, .dxf or .geojson that this package wrote (polygons may have been edited). Out: a map of pixel classes.
-What decides are the areas of walls, doors, windows and rooms; leaves, panes and captions are decoration.
+In: bytes of an .svg, .dxf or .geojson that this package wrote (polygons may have been edited). Out: a map of pixel
+classes. Only areas of walls, doors, windows and rooms decide; leaves, panes and captions are decoration.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..vocabulary import CLASS_NAMES, ROOM_TYPES
 from .drawing import Spot
 
 _ORDER = (*ROOM_TYPES, "wall", "window", "interior door", "front door")
-"""Later ones are painted over earlier ones, should edited areas overlap."""
+"""Painting order: later classes are painted over earlier ones where edited areas overlap."""
 
 Area = tuple[str, list[list[Spot]]]
 """Class and rings in pixels."""
@@ -36,7 +36,7 @@ def _painted(areas: Sequence[Area], size: tuple[int, int]) -> Labels:
         raise UserError("size of the drawing out of range", got=f"{columns} x {rows}", expected=f"1 .. {_MAX_SIDE_PX}")
     labels = np.zeros((rows, columns), np.uint8)
     for kind, rings in sorted((area for area in areas if area[0] in _ORDER), key=lambda area: _ORDER.index(area[0])):
-        # A coordinate that was printed with a few decimals snaps back to the corner it came from.
+        # A coordinate that was printed with a few decimals snaps back to its original corner.
         snapped = [[(_snapped(x), _snapped(y)) for x, y in ring] for ring in rings if ring]
         if all(isfinite(value) for ring in snapped for spot in ring for value in spot):
             labels[fill(snapped, (rows, columns))] = CLASS_NAMES.index(kind)
@@ -55,7 +55,7 @@ def read_svg(data: bytes) -> Labels:
     """(h, w) pixel classes of an exported .svg.
 
     Raises:
-        UserError: It is not one.
+        UserError: It is no such file.
     """
     try:
         root = ElementTree.fromstring(data)
@@ -79,7 +79,7 @@ def read_geojson(data: bytes) -> Labels:
     """(h, w) pixel classes of an exported .geojson, from its longitudes and latitudes.
 
     Raises:
-        UserError: It is not one.
+        UserError: It is no such file.
     """
     from .geojson import Plane
 
@@ -103,7 +103,7 @@ def read_dxf(data: bytes) -> Labels:
     """(h, w) pixel classes of an exported .dxf.
 
     Raises:
-        UserError: It is not one, or ezdxf is not installed.
+        UserError: It is no such file, or ezdxf is not installed.
     """
     from .dxf import APP, library
 
@@ -121,5 +121,6 @@ def read_dxf(data: bytes) -> Labels:
                 rings.setdefault((kind, room), []).append(ring)
     except (ezdxf.DXFError, KeyError, ValueError, UnicodeDecodeError, ZeroDivisionError) as error:
         raise _refused(".dxf", error) from None
-    # Rings of one class go together by the even-odd rule, so holes need no bookkeeping: areas of one class never overlap.
+    # Rings of one class are filled by the even-odd rule, so holes need no bookkeeping: areas of one class never
+    # overlap.
     return _painted([(kind, group) for (kind, _), group in rings.items()], (columns, rows))

@@ -1,8 +1,9 @@
 """Scalable drawing: a sheet at 1:100 with one group for each layer.
 
 In: a plan and options. Out: bytes of an SVG whose user unit is one millimetre of the building (the sheet's size is a
-hundredth of that, so it prints true to scale). Groups: rooms, walls, windows, doors, names, dimensions, scale-bar, north,
-and legend when asked for. Every area carries `data-class` (and rooms `data-room`), so that the file reads back as a plan.
+hundredth of that, so it prints true to scale). Groups: rooms, walls, windows, doors, names, dimensions, scale-bar,
+north, and optionally legend. Every area carries `data-class` (and rooms `data-room`), so that the file reads back as a
+plan.
 """
 
 from html import escape
@@ -30,12 +31,12 @@ _FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 
 def number(value: float) -> str:
-    """At most four decimals, none that say nothing: a ten-thousandth of a millimetre is exact enough for any pixel."""
+    """A number with at most four decimals and no trailing zeros: a ten-thousandth of a millimetre is exact enough."""
     return f"{round(value, 4) + 0.0:.4f}".rstrip("0").rstrip(".")  # + 0.0 turns -0.0 into 0.0
 
 
 class _Sheet:
-    """Collects elements; positions come in pixels of the plan and go out in millimetres."""
+    """Collects elements; positions are given in pixels of the plan and written in millimetres."""
 
     def __init__(self, mm_per_px: float) -> None:
         self.mm = mm_per_px
@@ -111,7 +112,7 @@ def _document(sheet: _Sheet, drawing: Drawing, options: Options, plan: Plan, bot
 
 def _area(sheet: _Sheet, shape: Shape, colour: str) -> str:
     room = f' data-room="{shape.room}"' if shape.room else ""
-    # The threshold of an opening is an area like any other; its border is drawn by leaf, panes and walls.
+    # The threshold of an opening is an area like any other; leaf, panes and walls are its border.
     frame = ' stroke-width="0"' if "door" in shape.kind else ""
     return f'<path data-class="{shape.kind}"{room} fill="{colour}"{frame} d="{sheet.path(shape.polygon)}"/>'
 
@@ -148,7 +149,7 @@ def _names(sheet: _Sheet, drawing: Drawing) -> None:
 
 
 def _dimensions(sheet: _Sheet, drawing: Drawing, exact: bool) -> None:
-    """Outer width above the plan and outer depth to its left, in millimetres as is usual on plans."""
+    """Dimension lines: outer width above the plan and outer depth to its left, in millimetres as is usual on plans."""
     left, top, right, bottom = drawing.box
     y, x, tick = top - 9, left - 9, 1.2
     step, about = (10, "") if exact else (100, "about ")

@@ -1,1 +1,1 @@
-"""Plans, verdicts and sheets drawn with PIL or in a terminal."""
+"""Render plans, verdicts and sheets with PIL or in a terminal."""

@@ -1,7 +1,8 @@
-"""Beside and below a plan: every sentence with its verdict, what the marks mean, a scale bar, north.
+"""Render the legend beside and below a plan: every sentence with its verdict, the marks, a scale bar, north.
 
-In: a receipt and the words of a language. Out: marks and words on a sheet. The list is measured first, so that nothing is
-cut: letters shrink down to a limit, and then the sheet grows.
+In: a receipt and the words of a language. Out: marks and words on a sheet. The list is measured first, so that nothing
+is
+cut: letters shrink down to a limit, then the sheet grows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ from .sheet import AMBER, FAINT, GREEN, GREY, INK, PAPER, RED, SOFT, Colour, She
 _SIZES = (17, 16, 15, 14)
 _TITLE_PX = 30
 MOST_LISTED = 120
-"""Sentences beyond this are in the receipt's table and file only; an image of thousands would fill the memory."""
+"""Further sentences are in the receipt's table and file only; an image of thousands would need too much memory."""
 
 _ICON, _NUMBER = 1.5, 2.1
 """Widths of the columns of verdict discs and of numbers, in letter sizes."""
 
 SAID_ABOVE = ", which is not asked for"
-"""What extras end with; the heading above them says it."""
+"""Ending of the sentences that were not asked for; the heading above them says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class _Line:
     """One line of the list.
 
     Attributes:
-        down: From the top of the list to its baseline, pixels.
-        right: From the left edge.
-        text: What it says.
-        colour: Of its letters.
-        bold: Whether they are.
-        number: Of the sentence that begins here; 0 elsewhere.
-        met: Its verdict.
-        rule: Whether a thin line is drawn below.
+        down: Distance of its baseline from the top of the list, pixels.
+        right: Distance of its left end from the left edge of the list, pixels.
+        text: Text of the line.
+        colour: Colour of its letters.
+        bold: Whether its letters are bold.
+        number: Number of the sentence that begins here, from 1; 0 when none does.
+        met: Verdict of that sentence.
+        rule: Whether there is a thin line below it.
     """
 
     down: float
@@ -55,10 +56,10 @@ class Panel:
     """The list of sentences, laid out.
 
     Args:
-        receipt: What to list.
-        words: Of the language.
-        width: Pixels.
-        height: What there is; where the list needs more, `height` says how much.
+        receipt: The receipt to list.
+        words: Words of the language, by key.
+        width: Width of the list, pixels.
+        height: Available height, pixels; where the list needs more, the attribute `height` is the height needed.
     """
 
     def __init__(self, receipt: Receipt, words: Mapping[str, str], width: int, height: int) -> None:
@@ -104,7 +105,7 @@ class Panel:
         yield from self._unread(at, size, step)
 
     def _unread(self, at: float, size: int, step: float) -> Iterator[_Line]:
-        """What of the text no verdict is about; words in letters that the font lacks are counted."""
+        """The parts of the text without a verdict; words in letters that the font lacks are counted only."""
         words = self._words
         for key, items in zip(("not understood", "taken"), self._receipt.unread.items, strict=True):
             if not items:
@@ -121,7 +122,7 @@ class Panel:
                 yield _Line(at, size * _ICON, words["more"].format(count=len(items) - len(shown)), SOFT)
 
     def _in_columns(self, group: Sequence[tuple[int, Verdict]], size: int) -> Iterator[list[tuple[float, list[_Line]]]]:
-        """Rows of (left edge, lines of a sentence); short items such as counts stand in two columns."""
+        """Rows of (left edge, lines of a sentence); short items such as counts are in two columns."""
         half = self._width / 2
         widest = max(width_of(verdict.sentence, size) for _, verdict in group)
         columns = 2 if widest <= half - size * (_ICON + _NUMBER + 1) else 1
@@ -132,7 +133,7 @@ class Panel:
             yield [(half * column, lines) for column, lines in enumerate(cells[row::rows])]
 
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
-        """Put it on the sheet with its upper left corner at x, y."""
+        """Render it on the sheet with its upper left corner at x, y."""
         self._title(sheet, x, y)
         size = self._size
         for line in self._lines:
@@ -178,7 +179,7 @@ class Panel:
 
 
 def _sentence(number: int, verdict: Verdict, size: int, width: float) -> list[_Line]:
-    """A sentence and, unless it is met, the reason: behind it where both are short, else below; `down` counts lines."""
+    """A sentence and, unless it is met, the reason: after it where both are short, else below; `down` counts lines."""
     sentence = wrapped(verdict.sentence, size, width)
     lines = [
         _Line(place, 0, text, INK, number=0 if place else number, met=verdict.met)
@@ -197,7 +198,7 @@ def _sentence(number: int, verdict: Verdict, size: int, width: float) -> list[_L
 
 
 def strip(sheet: Sheet, left: float, top: float, width: float, scale: int, words: Mapping[str, str]) -> None:
-    """Scale bar and north at the ends, what the marks mean between them."""
+    """Render scale bar and north at the ends, the meaning of the marks between them."""
     _scale_bar(sheet, left + 2, top + 26, scale)
     _north(sheet, left + width, top + 26, words["north"])
     x, y = left + 5 / M_PER_PX * scale + 70, top + 12.0

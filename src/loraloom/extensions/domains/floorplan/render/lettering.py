@@ -1,7 +1,7 @@
-"""Names and words on drawings, in English and Korean, and the font that has all their letters.
+"""Names and words for rendered plans, in English and Korean, and the font that has all their letters.
 
-In: a language, a room, a size. Out: words and a Pillow font. The font is a part of Noto Sans CJK that has Latin 1 and the
-Hangul of this file only; after new Korean words run `scripts/subset_font.py`.
+In: a language, a room, a size. Out: words and a Pillow font. The font is a part of Noto Sans CJK that has Latin 1 and
+the Hangul of this file only; after new Korean words run `scripts/subset_font.py`.
 """
 
 from collections.abc import Mapping
@@ -49,14 +49,14 @@ _KOREAN = {
 }  # fmt: skip
 
 LANGUAGES: Mapping[str, Mapping[str, str]] = MappingProxyType({"en": _ENGLISH, "ko": _KOREAN})
-"""Room types and the words of a legend, by language. Sentences of a text are shown as they stand."""
+"""Room types and the words of a legend, by language. Sentences of a text are shown unchanged."""
 
 
 _LETTERS = frozenset("".join((*_ENGLISH.values(), *_KOREAN.values())))
 
 
 def can_letter(text: str) -> bool:
-    """Whether the font has all letters of a text; a user's own words may have others."""
+    """Whether the font has all letters of a text; a user's own words may have other letters."""
     return all(letter in _LETTERS or " " <= letter <= "~" or "\u00a1" <= letter <= "\u00ff" for letter in text)
 
 
@@ -80,5 +80,6 @@ def room_name(room: RoomId, language: str = "en") -> str:
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font at a size in pixels."""
     file = _FONTS / f"labels-{'bold' if bold else 'regular'}.otf"
-    # Pillow's own layout: the other one is a library that not every machine has, and texts must look the same everywhere.
+    # Pillow's own layout: the other one needs a library that not every machine has, and texts must look the same
+    # everywhere.
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)

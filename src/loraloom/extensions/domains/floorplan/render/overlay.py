@@ -1,8 +1,8 @@
-"""A plan with the verdicts of its text drawn on it.
+"""Render a plan with the verdicts of its text marked on it.
 
 In: an image, its reading and its receipt. Out: a larger RGB image: each room named with its area; doors that prove a
-connection ringed green, those of connections that nobody asked for amber; rooms of a sentence that is not met joined by a
-red dashed line, grey where one cannot tell; the number on a mark is the sentence's in the list beside the plan.
+connection ringed green, doors of connections that are not asked for ringed amber; rooms of a sentence that is not met
+joined by a red dashed line, of an undecided one by a grey line; the number on a mark is the sentence's in the list.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,13 +33,13 @@ _BADGE_LETTERS = 14
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Sentences that share a place on the plan.
+    """Sentences that share a mark on the plan.
 
     Attributes:
-        numbers: Of the sentences.
-        colour: Of the verdict.
-        rooms: The rooms that a line joins, or the one whose label is framed.
-        frame: Of a ring around a door; None for lines and labels.
+        numbers: Numbers of the sentences, from 1.
+        colour: Colour of their verdict.
+        rooms: The two rooms that a line joins, or the one room whose label is framed.
+        frame: Box of a ring around a door; None for lines and labels.
     """
 
     numbers: tuple[int, ...]
@@ -49,22 +49,22 @@ class _Mark:
 
     @property
     def text(self) -> str:
-        """What its badge says; a type with many failing sentences says how many more there are."""
+        """Text of its badge; for a type with many failing sentences, with the number of further ones."""
         shown = [str(number) for number in self.numbers[:4]]
         return " ".join(shown) + (f" +{len(self.numbers) - 4}" if len(self.numbers) > 4 else "")
 
 
 def draw_overlay(image: Image.Image, reading: Reading, receipt: Receipt, *, language: str = "en") -> Image.Image:
-    """Draw the verdicts on a plan.
+    """Render the verdicts on a plan.
 
     Args:
-        image: The image as it was judged, any size.
-        reading: What was read from it.
+        image: The image that was verified, any size.
+        reading: The reading of the image.
         receipt: The verdicts.
-        language: `en` or `ko`: names of rooms and words of the legend. Sentences stand as they are in the text.
+        language: `en` or `ko`: language of room names and legend. Sentences are shown as in the text.
 
     Returns:
-        RGB: the plan of 1024 x 1024 pixels, the list of sentences at its right, scale bar and legend below.
+        RGB image: the plan of 1024 x 1024 pixels, the list of sentences at its right, scale bar and legend below.
 
     Raises:
         UserError: Unknown language.
@@ -76,7 +76,7 @@ def draw_overlay(image: Image.Image, reading: Reading, receipt: Receipt, *, lang
     enlarged = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     sheet.image(Image.blend(enlarged, Image.new("RGB", enlarged.size, PAPER), _PALER), _MARGIN, _MARGIN)
     sheet.box((_MARGIN - 1, _MARGIN - 1, _MARGIN + _SIDE + 1, _MARGIN + _SIDE + 1), None, FAINT, 1)
-    if len(reading.plan.rooms) <= MOST_ROOMS:  # else it is no plan, and placing its names would take for ever
+    if len(reading.plan.rooms) <= MOST_ROOMS:  # else it is no plan, and placing names takes too long
         _Marks(sheet, reading.plan, receipt, language).draw()
     strip(sheet, _MARGIN, _MARGIN + _SIDE + 22, _SIDE, SCALE, words)
     panel.draw(sheet, _MARGIN + _SIDE + _GAP, _MARGIN)
@@ -89,7 +89,7 @@ def _on_sheet(box: Box) -> Frame:
 
 
 class _Marks:
-    """Everything that is drawn on the plan itself."""
+    """All marks on the plan itself."""
 
     def __init__(self, sheet: Sheet, plan: Plan, receipt: Receipt, language: str) -> None:
         self._sheet, self._plan, self._language = sheet, plan, language
@@ -187,7 +187,7 @@ def _ring_frame(box: Box) -> Frame:
 
 
 def _links(plan: Plan, receipt: Receipt) -> tuple[list[_Mark], list[_Mark]]:
-    """Sentences that are not met, or not told: lines between two rooms, and rooms that stand alone."""
+    """Sentences that are not met or undecided: lines between two rooms, and rooms of sentences with one room."""
     by_box = {room.box: room.id for room in plan.rooms}
     joined: dict[tuple[RoomId, RoomId, bool | None], list[int]] = {}
     alone: dict[tuple[RoomId, bool | None], list[int]] = {}
@@ -204,7 +204,7 @@ def _links(plan: Plan, receipt: Receipt) -> tuple[list[_Mark], list[_Mark]]:
     lines = [
         _Mark(tuple(numbers), verdict_colour(met), (first, second)) for (first, second, met), numbers in joined.items()
     ]
-    # A room has one frame: red goes before grey.
+    # A room has one frame: red overrides grey.
     frames: dict[RoomId, _Mark] = {}
     for (room, met), numbers in sorted(alone.items(), key=lambda item: item[0][1] is None):
         known = frames.get(room)
@@ -230,7 +230,7 @@ def _badge_at(x: float, y: float, width: float) -> Frame:
 
 
 def _around(ring: Frame, width: float) -> list[Frame]:
-    """Beside the ring's ends, then beside its sides."""
+    """Candidate places beside the ring's ends, then beside its sides."""
     left, top, right, bottom = ring
     x, y = (left + right) / 2, (top + bottom) / 2
     across, down = width / 2 + 4, _BADGE / 2 + 4
@@ -242,7 +242,7 @@ def _around(ring: Frame, width: float) -> list[Frame]:
 
 
 def _along(start: Point, stop: Point, width: float) -> list[Frame]:
-    """On a line, its middle first; where labels cover it, beside it."""
+    """Candidate places on a line, its middle first; where labels cover it, beside it."""
     across, down = stop[0] - start[0], stop[1] - start[1]
     length = max(1.0, hypot(across, down))
     shares = (0.5, 0.45, 0.55, 0.4, 0.6, 0.35, 0.65, 0.3, 0.7, 0.25, 0.75, 0.2, 0.8)
@@ -255,7 +255,7 @@ def _along(start: Point, stop: Point, width: float) -> list[Frame]:
 
 
 def _corners(label: Frame, width: float) -> list[Frame]:
-    """Around a label's frame, clear of its words."""
+    """Candidate places around a label's frame, clear of its words."""
     left, top, right, bottom = label
     x, y, down, across = (left + right) / 2, (top + bottom) / 2, _BADGE / 2 + 1, width / 2 + 1
     spots = [

@@ -1,7 +1,7 @@
-"""Colours: pixel classes become an image, and an exact image becomes pixel classes again.
+"""Convert pixel classes to an RGB image, and an RGB image with exact colours back to pixel classes.
 
-In: a map of classes, or RGB that holds nothing but the colours of a style. Out: the other. Images of a model, whose
-colours are only near, need a reader that decides; this one refuses them.
+In: a map of classes, or RGB with no other colours than those of a style. Out: the other. Generated images have colours
+that are only near a style's: they need `vision.reading`; this module refuses them.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Where words find room on an enlarged plan: in their own room, clear of doors and marks, as large as fits.
+"""Place words on an enlarged plan: in their own room, clear of doors and marks, as large as fits.
 
-In: a plan, how much it is enlarged, the texts of each room, what is taken already. Out: a `Label` for each room, and free
+In: a plan, its enlargement, the texts of each room, frames already taken. Out: a `Label` for each room, and free
 spots for small badges.
 """
 
@@ -16,23 +16,23 @@ from ..vocabulary import RoomId
 from .sheet import Frame, Point, width_of
 
 SIZES = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12)
-"""Sizes of a room's name, pixels; what stands below it is `NOTE` as large."""
+"""Sizes of a room's name, pixels; the lines below it have `NOTE` times that size."""
 
 NOTE = 0.82
 _LEADING = 1.28
 _PAD = 8
 _OVER_WALLS_PX = 4
-"""How far a label may leave its room where nothing else helps, pixels of the plan."""
+"""How far a label may leave its room where nothing else fits, pixels of the plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A block of lines, the first the name.
+    """A block of lines, the first of which is the name.
 
     Attributes:
-        room: Whose.
-        lines: Top to bottom; left to right when `upright`.
-        size: Of the name, pixels.
+        room: Name of the room.
+        lines: Lines from top to bottom; from left to right when `upright`.
+        size: Size of the name, pixels.
         frame: The block with its padding, pixels of the enlarged plan.
         upright: Whether the text runs upwards.
     """
@@ -49,7 +49,7 @@ class Label:
         return (self.frame[0] + self.frame[2]) / 2, (self.frame[1] + self.frame[3]) / 2
 
     def baselines(self) -> Iterator[tuple[Point, str, int, bool]]:
-        """Middle of each line, its text, its size, and whether it is the name."""
+        """Middle of each line, its text, its size in pixels, and whether it is the name."""
         x, y = self.centre
         heights = _heights(self.lines, self.size)
         at = -sum(heights) / 2
@@ -79,9 +79,9 @@ def place_labels(
 
     Args:
         plan: The plan.
-        scale: How many pixels of the enlarged plan a pixel is.
-        texts: Ways to write each room's label, the best first.
-        taken: Frames to keep clear of, pixels of the enlarged plan.
+        scale: Enlargement: pixels of the enlarged plan per pixel of the plan.
+        texts: For each room the variants of its label's lines, the best first.
+        taken: Frames that labels must not cover, pixels of the enlarged plan.
     """
     blocked = np.zeros(plan.labels.shape, np.bool_)
     for frame in taken:
@@ -103,7 +103,7 @@ def _block(blocked: Mask, frame: Frame, scale: int) -> None:
 
 
 def _place(plan: Plan, room: Room, ways: Sequence[tuple[str, ...]], blocked: Mask, scale: int) -> Label:
-    """In the room and clear; else in the room; else over its walls; at last at its middle whatever is there."""
+    """Place in the room and clear; else in the room; else over its walls; else at its middle, whatever is there."""
     inside = plan.mask(room.id)
     wider = dilate(inside, _OVER_WALLS_PX)
     clear = inside & ~blocked
@@ -125,7 +125,7 @@ def _place(plan: Plan, room: Room, ways: Sequence[tuple[str, ...]], blocked: Mas
 
 
 def _fitting(area: Mask, room: Room, lines: tuple[str, ...], size: int, upright: bool, scale: int) -> Label | None:
-    """The label at the spot nearest to the room's middle where its block lies in the area; None when there is none."""
+    """The label nearest to the room's middle where its block lies in the area; None when there is none."""
     width, height = _extent(lines, size)
     if upright:
         width, height = height, width
@@ -144,7 +144,8 @@ def _fitting(area: Mask, room: Room, lines: tuple[str, ...], size: int, upright:
 
 
 def windows(area: Mask, rows: int, columns: int) -> NDArray[np.bool_] | None:
-    """Where a block of rows x columns may have its upper left pixel so that it lies in the area; None when it is too large."""
+    """(h, w) bool: possible upper left pixels of a block of rows x columns inside the area; None when it is too
+    large."""
     if rows > area.shape[0] or columns > area.shape[1]:
         return None
     sums = np.pad(area.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -153,14 +154,14 @@ def windows(area: Mask, rows: int, columns: int) -> NDArray[np.bool_] | None:
 
 
 def overlap(first: Frame, second: Frame) -> float:
-    """Pixels that two frames share."""
+    """Number of pixels that two frames share."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     return max(0.0, width) * max(0.0, height)
 
 
 def clearest(candidates: Sequence[Frame], taken: Sequence[Frame], limits: Frame) -> Frame:
-    """The first of the frames that overlaps least with what is taken and with the world outside the limits."""
+    """The first of the frames that overlaps least with taken frames and with the area outside the limits."""
 
     def cost(frame: Frame) -> float:
         area = (frame[2] - frame[0]) * (frame[3] - frame[1])

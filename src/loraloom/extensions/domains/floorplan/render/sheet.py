@@ -1,7 +1,7 @@
-"""A sheet to draw on: an image below, smooth marks above it, text on top.
+"""A sheet to render on: an image below, smooth marks above it, text on top.
 
-In: shapes and words in pixels of the sheet, in any order. Out: an RGB image whose marks have soft edges. Marks lie in the
-order they were drawn, all text lies above all marks.
+In: shapes and words in pixels of the sheet, in any order. Out: an RGB image whose marks have soft edges. Marks are
+stacked in the order in which they were added, all text lies above all marks.
 """
 
 from bisect import bisect_right
@@ -23,7 +23,8 @@ INK, SOFT, FAINT, PAPER = (24, 29, 38), (92, 101, 115), (222, 226, 232), (255, 2
 GREEN, RED, GREY, AMBER = (18, 128, 62), (213, 31, 46), (98, 106, 118), (196, 98, 0)
 
 _FINE = 2
-"""Marks and words are drawn this much larger and reduced, which softens edges and spaces letters evenly."""
+"""Marks and words are rendered at this multiple of their size and reduced, which softens edges and spaces letters
+evenly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,19 @@ class _Words:
 
 
 def width_of(text: str, size: int, bold: bool = False) -> float:
-    """Width of a line in pixels."""
+    """Width of a line of text in pixels."""
     return sum(_advance(letter, size, bold) for letter in text)
 
 
 @cache
 def _advance(letter: str, size: int, bold: bool) -> float:
-    """Letters stand side by side: Pillow's own layout kerns by a table that the font does not have."""
+    """Letters side by side without kerning: Pillow's own layout kerns by a table that the font does not have."""
     return font(size * _FINE, bold).getlength(letter) / _FINE
 
 
 def wrapped(text: str, size: int, width: float, bold: bool = False) -> list[str]:
-    """Lines of at most `width` pixels, broken between words, and within a word only where it alone is too long."""
+    """Lines of at most `width` pixels, broken between words, and within a word only where the word alone is too
+    long."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -72,8 +74,8 @@ class Sheet:
     """Collects marks and words.
 
     Args:
-        width: Pixels.
-        height: Pixels.
+        width: Width of the sheet, pixels.
+        height: Height of the sheet, pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -83,7 +85,7 @@ class Sheet:
         self._words: list[_Words] = []
 
     def image(self, image: Image.Image, x: int, y: int) -> None:
-        """Lay an image below all marks."""
+        """Put an image below all marks."""
         self._base.paste(image, (x, y))
 
     def text(
@@ -126,7 +128,7 @@ class Sheet:
     def dashes(
         self, start: Point, stop: Point, colour: Colour, width: float, dash: float = 13.0, gap: float = 9.0
     ) -> None:
-        """A dashed line that begins and ends with a dash, on a white one so that it shows on every colour."""
+        """A dashed line that begins and ends with a dash, on a white line so that it shows on every colour."""
         length = hypot(stop[0] - start[0], stop[1] - start[1])
         if length < 1:
             return
@@ -139,7 +141,7 @@ class Sheet:
             self.line([(start[0] + along[0] * at, start[1] + along[1] * at) for at in ends], colour, width)
 
     def ring(self, frame: Frame, colour: Colour, width: float = 4.0) -> None:
-        """A rounded frame with a white halo within and without."""
+        """A rounded frame with a white halo on both sides."""
         left, top, right, bottom = frame
         radius = min(right - left, bottom - top) / 2
         self.box((left - 2, top - 2, right + 2, bottom + 2), None, PAPER, width + 4, radius + 2)
@@ -170,7 +172,7 @@ class Sheet:
             self.line(((x - reach, y + reach), (x + reach, y - reach)), PAPER, pen)
 
     def finish(self) -> Image.Image:
-        """The image."""
+        """The rendered image."""
         for words in self._words:
             face, at = font(words.size * _FINE, words.bold), (words.at[0] * _FINE, words.at[1] * _FINE)
             if words.upright:
@@ -191,5 +193,5 @@ class Sheet:
 
 
 def verdict_colour(met: bool | None) -> Colour:
-    """Green for met, red for not met, grey for what one cannot tell."""
+    """Green for met, red for not met, grey for undecided."""
     return GREEN if met else GREY if met is None else RED

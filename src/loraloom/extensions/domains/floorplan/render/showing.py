@@ -1,4 +1,4 @@
-"""Plans, texts and receipts in a terminal.
+"""Show plans, texts and receipts in a terminal.
 
 In: a plan, a spec or a receipt. Out: what `rich` prints: an image of half blocks in the plan's own colours, or of plain
 letters where there is no colour, and tables.
@@ -23,8 +23,8 @@ from ..vocabulary import EXTERNAL, NUM_CLASSES, STYLES, WALL, RoomId, Style, hex
 from .legend import SAID_ABOVE
 
 LETTERS = " LMKTBYSE#F+="
-"""One for each pixel class: Living, Master, Kitchen, baThroom, Bedroom, balconY, Storage, Entrance; # wall, F front door,
-+ interior door, = window."""
+"""One letter for each pixel class: Living, Master, Kitchen, baThroom, Bedroom, balconY, Storage, Entrance; # wall,
+F front door, + interior door, = window."""
 
 _SHORT = {
     "living room": "L",
@@ -38,11 +38,11 @@ _SHORT = {
 }
 
 _THIN_SHARE = 0.3
-"""A cell with this share of wall and openings shows them: of a wall of three pixels some cell always has it."""
+"""A cell with at least this share of wall and openings shows them: every wall of three pixels has such cells."""
 
 _MARGIN_PX = 2
 _NAMED_CELLS = 4
-"""A room narrower or lower than this many cells gets no name in the image; the table has it."""
+"""A room narrower or lower than this number of cells gets no name in the image; it is in the table."""
 
 
 def key_of_letters() -> str:
@@ -55,10 +55,10 @@ def terminal_image(plan: Plan, style: Style | str = "sjh", width: int = 72, *, c
     """A plan as lines of characters.
 
     Args:
-        plan: The plan; what surrounds it is cut off.
-        style: Whose colours.
-        width: Columns there are.
-        colour: Half blocks in 24-bit colour; else plain letters, see `LETTERS`.
+        plan: The plan; everything that surrounds it is cut off.
+        style: Style whose colours are used.
+        width: Number of columns.
+        colour: Whether to use half blocks in 24-bit colour; otherwise plain letters, see `LETTERS`.
     """
     left, top, right, bottom = _extent(plan.labels)
     cell = max(1, ceil((right - left) / max(8, width)))
@@ -88,7 +88,7 @@ def terminal_image(plan: Plan, style: Style | str = "sjh", width: int = 72, *, c
 
 
 def _extent(labels: Labels) -> Box:
-    """What is not outside, with a margin; everything when all is outside."""
+    """Box of everything that is not outside, with a margin; the whole plan when all is outside."""
     ys, xs = np.nonzero(labels != EXTERNAL)
     rows, columns = labels.shape
     if not len(ys):
@@ -98,7 +98,8 @@ def _extent(labels: Labels) -> Box:
 
 
 def reduced(labels: Labels, rows: int, columns: int) -> Labels:
-    """Blocks of rows x columns pixels become one: its commonest class, or wall and opening where they fill enough of it."""
+    """Blocks of rows x columns pixels become one: its most frequent class, or wall and opening where their share
+    suffices."""
     height, width = (ceil(size / step) * step for size, step in zip(labels.shape, (rows, columns), strict=True))
     padded = np.zeros((height, width), np.uint8)
     padded[: labels.shape[0], : labels.shape[1]] = labels
@@ -129,7 +130,7 @@ def _names(plan: Plan, corner: tuple[int, int], cell: int, shape: tuple[int, ...
 
 
 def short_name(room: RoomId) -> str:
-    """`B2`."""
+    """Short name of a room, such as `B2`."""
     return f"{_SHORT[room.kind]}{room.number}"
 
 
@@ -169,7 +170,7 @@ def plan_table(plan: Plan, scale: Scale = CONVENTION) -> Table:
 
 
 def receipt_table(receipt: Receipt) -> Table:
-    """Every sentence, its verdict, what was seen; then what was not asked for."""
+    """Table of every sentence, its verdict and the finding; then of everything that was not asked for."""
     table = _table((("", True), ("sentence", False), ("verdict", False), ("seen", False)))
     looks = {True: ("met", "green"), False: ("NOT MET", "bold red"), None: ("cannot tell", "yellow")}
     section = ""
@@ -186,7 +187,7 @@ def receipt_table(receipt: Receipt) -> Table:
 
 
 def spec_table(spec: Spec) -> Table:
-    """What a text asks for, room by room: which are connected with it, where it lies."""
+    """Table of what a text asks for, room by room: connections and positions."""
     table = _table((("", False), ("room", False), ("connected with", False), ("lies", False)))
     for room in spec.rooms():
         others = [str(pair[1 - pair.index(room)]) for pair in spec.connections or () if room in pair]

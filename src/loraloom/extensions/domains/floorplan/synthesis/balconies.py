@@ -13,20 +13,20 @@ from .programme import ASPECTS, Programme, RoomWish
 from .site import Layout, has_slot
 
 HOSTS = {"living room": 0.42, "kitchen": 0.22, "master room": 0.18, "bedroom": 0.11}
-"""How often a balcony lies at each type."""
+"""Relative frequency of balconies at each room type."""
 
 MIN_FACADE = 10
-"""Cells of straight facade that a balcony needs, 30 px."""
+"""Straight facade that a balcony needs, cells; 30 px."""
 
 DEPTH = 4, 10
-"""Cells, least and most."""
+"""Smallest and largest depth of a balcony, cells."""
 
 WITHOUT_DOOR = 0.17
-"""Share of balconies that nothing opens to: in real plans such ledges carry machines."""
+"""Share of balconies without a door: in real plans such ledges carry machines."""
 
 
 def _place(rng: np.random.Generator, layout: Layout, wish: RoomWish, wall_px: int) -> tuple[Rect, int] | None:
-    """Where a balcony goes and the owner that it lies at."""
+    """Rectangle of a balcony and the owner at whose wall it lies."""
     cells = layout.cells
     options = [run for run in runs(cells) if OUTSIDE in run.owners and run.length >= MIN_FACADE]
     hosts = [max(run.owners) for run in options]
@@ -55,7 +55,7 @@ def _with(cells: Cells, rect: Rect, owner: int) -> Cells:
 
 
 def attach_balconies(rng: np.random.Generator, layout: Layout, programme: Programme) -> Layout | None:
-    """The layout with all balconies of the programme; None when one found no facade."""
+    """The layout with all balconies of the programme; None when one of them found no facade."""
     for wish in programme.balconies:
         found = _place(rng, layout, wish, programme.wall_px)
         if found is None:

@@ -1,10 +1,10 @@
-"""Rooms get their places: they are carved from the plot along its facade, and the living room is what is left.
+"""Place rooms: they are carved from the plot along its facade, and the rest is the living room.
 
-In: a programme and a random generator. Out: `Layout`, cells with owners, or None when the wishes did not fit.
+In: a programme and a random generator. Out: `Layout`, cells with owners, or None when the rooms did not fit.
 
 In real plans nearly every private room is a rectangle on the facade and the living room is the hub between them. So a
-core of the hub is reserved first, rooms are placed where they lie flush with what stands, thin leftovers are given to
-their neighbours or to the outside, and the hub is trimmed to its wish at the facade.
+core of the hub is reserved first, rooms are placed flush with existing rooms, thin leftovers are given to their
+neighbours or to the outside, and the hub is trimmed at the facade to its intended area.
 """
 
 from dataclasses import replace
@@ -20,13 +20,13 @@ from .site import CONTACT, PASSAGE, Layout, Site, has_slot
 from .trimming import trimmed, without_leftovers
 
 MARGIN = 17
-"""Cells of outside around a finished plot: space for balconies and for looking at what is outside of them."""
+"""Cells of outside around a finished plot: space for balconies and for checks of their surroundings."""
 
 ROOM_FACADE = 8
-"""Cells of facade that a room must have, 24 px; as much as its shorter side when that is less."""
+"""Facade that a room must have, cells; 24 px, or its shorter side when that is less."""
 
 HUB_TOLERANCE = 0.8, 1.18
-"""The hub's area over its wish."""
+"""Smallest and largest area of the hub as a multiple of its intended area."""
 
 _MORE_DOORS = {
     ("master room", "bathroom"): 0.10,
@@ -37,11 +37,11 @@ _MORE_DOORS = {
     ("kitchen", "balcony"): 0.08,
     ("living room", "balcony"): 0.08,
 }
-"""How often neighbours get a door that nothing needs."""
+"""Probability that two neighbouring rooms get a door that neither requires."""
 
 
 def _sizes(rng: np.random.Generator, wish: RoomWish, wall_px: int) -> tuple[int, int]:
-    """Height and width in cells, half a wall on each side included."""
+    """Height and width in cells, including half a wall on each side."""
     aspect = max(1.0, wish.aspect * rng.uniform(0.85, 1.15))
     short, long = replace(wish, area_px=wish.area_px * rng.uniform(0.91, 1.03), aspect=aspect).sides_px
     sides = max(cells_of(short + wall_px), CONTACT - 1), max(cells_of(long + wall_px), CONTACT + 1)
@@ -49,7 +49,7 @@ def _sizes(rng: np.random.Generator, wish: RoomWish, wall_px: int) -> tuple[int,
 
 
 def _along(mask: Mask, height: int, width: int) -> tuple[Counts, Counts, Counts, Counts]:
-    """Set cells just above, below, left and right of each window that starts at (1, 1) or later."""
+    """Number of set cells just above, below, left and right of each window that starts at (1, 1) or later."""
     sums = integral(mask)
     rows, columns = window_counts(sums, 1, width), window_counts(sums, height, 1)
     high, wide = mask.shape[0] - height - 1, mask.shape[1] - width - 1
@@ -64,14 +64,14 @@ def _along(mask: Mask, height: int, width: int) -> tuple[Counts, Counts, Counts,
 def _scores(
     rng: np.random.Generator, site: Site, wish: RoomWish, size: tuple[int, int], annexe: bool
 ) -> NDArray[np.float64] | None:
-    """How well a room would lie at each place from (1, 1) on; -inf where it cannot; None if nowhere.
+    """Score of a room at each place from (1, 1) on; -inf where it cannot lie; None if it fits nowhere.
 
     Args:
-        chance: Adds what no rule decides.
-        site: Where.
-        wish: The room.
+        rng: Decides between places that the rules score alike.
+        site: The plot with the rooms placed so far.
+        wish: The room to place.
         size: Height and width, cells.
-        annexe: Whether it may stand out of the plot.
+        annexe: Whether it may extend beyond the plot.
     """
     (height, width), cells = size, site.cells
     free = cells == HUB
@@ -84,7 +84,7 @@ def _scores(
         return None
     score: NDArray[np.float64] = rng.random(fits.shape) * 0.5
     score[~fits] = -np.inf
-    if annexe:  # as little of it outside as possible
+    if annexe:  # prefer places with little of it outside
         score += inside * (2.0 / (height * width))
     core = np.zeros(cells.shape, np.bool_)
     core[site.core.where] = True
@@ -129,7 +129,8 @@ def _filled(site: Site, rect: Rect) -> Rect:
 
 
 def _placed(rng: np.random.Generator, site: Site, wish: RoomWish, wall_px: int) -> Site | None:
-    """The site with one room more, at the best place that keeps the hub whole; as an annexe when the plot is full."""
+    """The site with one more room, at the best place that keeps the hub whole; as an annexe when the plot has no
+    place."""
     for annexe in (False, False, True, True):
         height, width = _sizes(rng, wish, wall_px)
         used = site.padded(max(height, width)) if annexe else site
@@ -154,7 +155,7 @@ def _placed(rng: np.random.Generator, site: Site, wish: RoomWish, wall_px: int) 
 
 
 def _plot(rng: np.random.Generator, programme: Programme) -> tuple[Site, float] | None:
-    """An empty plot with the hub's core, and the cells that the hub should have."""
+    """An empty plot with the hub's core, and the number of cells that the hub should have."""
     wall = programme.wall_px
     hub_cells = (programme.living_px * 0.94 + 3 * wall * programme.living_px**0.5) / CELL_PX**2
     sides = [[side + wall for side in wish.sides_px] for wish in programme.rooms]
@@ -165,7 +166,7 @@ def _plot(rng: np.random.Generator, programme: Programme) -> tuple[Site, float] 
 
 
 def _more_doors(rng: np.random.Generator, layout: Layout) -> tuple[tuple[int, int], ...]:
-    """Neighbours that also get a door; which of them are neighbours shows when doors are placed."""
+    """Pairs of neighbours that also get a door; which of them are neighbours is known when doors are placed."""
     owners = range(HUB, len(layout.rooms) + 2)
     pairs = [(low, high) for low in owners for high in owners if low != high and (low, high) not in layout.doors]
     return tuple(
@@ -176,7 +177,7 @@ def _more_doors(rng: np.random.Generator, layout: Layout) -> tuple[tuple[int, in
 
 
 def carve(rng: np.random.Generator, programme: Programme) -> Layout | None:
-    """One try to lay out a programme; None when it did not fit."""
+    """One attempt to lay out a programme; None when it did not fit."""
     plot = _plot(rng, programme)
     if plot is None:
         return None

@@ -1,14 +1,14 @@
-"""A folder of drawn plans, laid out like the real pairs.
+"""Synthesise a folder of plans in the layout of the real pairs.
 
-In: a folder, how many, a seed. Out, for n = 0 .. count - 1 and named as in JongHwa-Shim/text-to-image-generation:
+In: a folder, a count, a seed. Out, for n = 0 .. count - 1 and named as in JongHwa-Shim/text-to-image-generation:
 
     input_text/<n>.txt          structured text
     label_floorplan/<n>.png     256 x 256 RGB
-    truth/<n>.json              all that is known about the plan, written last: an item is complete when it stands
+    truth/<n>.json              everything known about the plan, written last: an item with it is complete
     splits.json                 numbers of train and validation, by graph
 
-Interrupt it and run it again: complete items are kept, every file appears whole. The content depends on folder seed,
-number, style and kind of doors only, not on how many processes drew it.
+A run that was interrupted is resumed: complete items are kept, every file appears whole. The content depends on folder
+seed, number, style and kind of doors only, not on the number of processes.
 """
 
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from loraloom.utils.untrusted import MIB, read_bytes, read_json_object
 from ..render.painting import png_of
 from ..text.spec import print_spec, spec_of
 from ..vocabulary import M_PER_PX, SIZE_PX, STYLES
-from . import Drawn, synthesise
+from . import SynthesisedPlan, synthesise
 from .graphs import coarse_hash, graph_hash, split_of
 
 _MAX_BYTES = MIB
-"""Of one text, image or truth: each is some kilobytes."""
+"""Limit of bytes of one text, image or truth file, each of which has some kilobytes."""
 
 TEXTS, IMAGES, TRUTHS, SPLITS = "input_text", "label_floorplan", "truth", "splits.json"
 
 Progress = Callable[[int, int], None]
-"""Called with items done and items in all."""
+"""Called with the number of items done and the number of all items."""
 
 Key = tuple[str, str]
-"""Graph hash and coarse image hash; no two items share both."""
+"""Graph hash and coarse image hash; no two items have the same pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """Where and how a worker draws; the same for every item.
+    """Parameters of a worker, the same for every item.
 
     Attributes:
-        folder: The data set.
-        seed: Of the data set.
+        folder: Folder of the dataset.
+        seed: Seed of the dataset; determines every plan.
         style: Key in `STYLES`.
-        corner_doors: See `synthesise`.
+        corner_doors: Whether doors may lie in corners; see `synthesise`.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class _Job:
     corner_doors: bool
 
     def paths(self, number: int) -> tuple[Path, Path, Path]:
-        """Text, image, truth."""
+        """Paths of text, image and truth."""
         return (
             self.folder / TEXTS / f"{number}.txt",
             self.folder / IMAGES / f"{number}.png",
@@ -67,23 +67,23 @@ class _Job:
         )
 
 
-def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any]:
-    """Everything known about a drawn plan, as JSON.
+def truth_of(made: SynthesisedPlan, number: int, style: str, png: bytes) -> dict[str, Any]:
+    """Everything known about a synthesised plan, as JSON.
 
     Args:
-        drawn: The plan.
-        number: Its name in the data set.
+        made: The synthesised plan.
+        number: Its number in the dataset, which names its files.
         style: Key in `STYLES`.
-        png: The image's file.
+        png: Bytes of the image's file.
     """
-    plan = drawn.plan
+    plan = made.plan
     return {
         "id": number,
-        "seed": drawn.seed,
+        "seed": made.seed,
         "size": SIZE_PX,
         "m_per_px": M_PER_PX,
         "palette": style,
-        "wall_px": drawn.wall_px,
+        "wall_px": made.wall_px,
         "rooms": [
             {
                 "type": room.id.kind,
@@ -115,14 +115,14 @@ def truth_of(drawn: Drawn, number: int, style: str, png: bytes) -> dict[str, Any
 
 
 def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
-    """Draw item (number, attempt) and write its three files."""
+    """Synthesise item (number, attempt) and write its three files."""
     number, attempt = item
-    drawn = synthesise(derive_seed("floor plan data set", job.seed, number, attempt), job.corner_doors)
-    png = png_of(drawn.plan.labels, job.style)
-    truth: dict[str, Any] = truth_of(drawn, number, job.style, png)
+    made = synthesise(derive_seed("floor plan data set", job.seed, number, attempt), job.corner_doors)
+    png = png_of(made.plan.labels, job.style)
+    truth: dict[str, Any] = truth_of(made, number, job.style, png)
     truth |= {"dataset_seed": job.seed, "attempt": attempt, "corner_doors": job.corner_doors}
     text_path, image_path, truth_path = job.paths(number)
-    # A truth of an earlier attempt would vouch for files that are being replaced.
+    # The truth of an earlier attempt would declare files complete that are being replaced.
     truth_path.unlink(missing_ok=True)
     write_text(text_path, truth["text"])
     write_bytes(image_path, png)
@@ -131,14 +131,14 @@ def _write_item(job: _Job, item: tuple[int, int]) -> tuple[int, Key]:
 
 
 def _kept_item(job: _Job, number: int) -> Key | None:
-    """The key of an item that stands complete; None when it must be drawn."""
+    """The key of a complete item; None when it must be synthesised."""
     text_path, image_path, truth_path = job.paths(number)
     try:
         truth = read_json_object(truth_path, str(truth_path), max_bytes=_MAX_BYTES)
         text, png = (read_bytes(path, str(path), max_bytes=_MAX_BYTES) for path in (text_path, image_path))
         if truth["sha256_png"] != sha256_bytes(png) or truth["text"].encode() != text:
             return None
-        # Data sets of before there was a choice have corner doors.
+        # Datasets that record no choice have corner doors.
         origin = truth["dataset_seed"], truth["palette"], truth.get("corner_doors", True)
         key = truth["graph_hash"], truth["coarse_hash"]
     except (UserError, KeyError, TypeError, AttributeError):
@@ -159,7 +159,7 @@ def _settings_line(seed: int, style: str, corner_doors: bool) -> str:
 
 
 def _refuse_fewer(job: _Job, count: int) -> None:
-    """A folder that was begun with a larger count is not cut to a smaller one: its items would belong to no side."""
+    """Refuse a count below that of the existing dataset: the items beyond it would belong to no side of the split."""
     found = [
         int(path.stem)
         for name in (TEXTS, IMAGES, TRUTHS)
@@ -185,20 +185,20 @@ def write_dataset(
     validation_share: float = 0.1,
     corner_doors: bool = False,
 ) -> dict[str, list[int]]:
-    """Write, or complete, a data set of drawn plans; returns the numbers of each side of the split.
+    """Write, complete or extend a dataset of synthesised plans; returns the numbers of each side of the split.
 
     Args:
-        folder: Created when missing.
-        count: Items wanted, not fewer than stand already.
-        seed: Decides every plan.
+        folder: Folder of the dataset; created when missing.
+        count: Number of items, not fewer than the folder already has.
+        seed: Seed of the dataset; determines every plan.
         style: Key in `STYLES`: palette and header.
-        progress: Told after each item.
-        workers: Processes.
+        progress: Called after each item with items done and all items.
+        workers: Number of processes.
         validation_share: Expected share of the validation side, 0 .. 1.
-        corner_doors: See `synthesise`.
+        corner_doors: Whether doors may lie in corners; see `synthesise`.
 
     Raises:
-        UserError: A setting is out of range, or the folder holds another data set or a larger one.
+        UserError: A setting is out of range, or the folder holds another dataset or a larger one.
     """
     if style not in STYLES:
         raise UserError("unknown style", got=style, fix=did_you_mean(style, STYLES))
@@ -221,7 +221,7 @@ def write_dataset(
         for number in range(count):
             key = kept[number] or next(fresh)[1]
             attempt = 0
-            while key in keys:  # the same graph and nearly the same image: drawn again, here
+            while key in keys:  # the same graph and nearly the same image: synthesised again
                 attempt += 1
                 key = _write_item(job, (number, attempt))[1]
             keys[key] = number

@@ -11,7 +11,7 @@ from .grid import HUB, OUTSIDE, Cells, Mask, Rect, cells_over, integral, window_
 from .programme import quantile
 
 MAX_SIDE = cells_over(200)
-"""Cells; the longest side of a real plan is 213 px with its balconies."""
+"""Longest side of a plot, cells; the longest side of a real plan is 213 px with its balconies."""
 
 FILL = (0.83, 0.93, 1.0)
 ASPECT = (0.60, 0.93, 1.5)
@@ -22,7 +22,7 @@ def draw_footprint(rng: np.random.Generator, area: float) -> Cells:
     """(h, w) cells, `HUB` inside and `OUTSIDE` elsewhere, about `area` of them inside.
 
     Args:
-        area: Cells.
+        area: Area inside, cells.
     """
     fill = min(1.0, quantile(rng, FILL))
     aspect = quantile(rng, ASPECT)
@@ -46,7 +46,7 @@ def draw_footprint(rng: np.random.Generator, area: float) -> Cells:
 
 
 def draw_core(rng: np.random.Generator, cells: Cells, hub_cells: float) -> Rect | None:
-    """A rectangle of the plot that stays with the hub: most of the living room, at a facade when there is room."""
+    """The core of the living room, a rectangle that stays with the hub; it lies at a facade when there is space."""
     for _ in range(4):
         area = hub_cells * rng.uniform(0.45, 0.8)
         aspect = rng.uniform(1.0, 2.2)
@@ -57,7 +57,7 @@ def draw_core(rng: np.random.Generator, cells: Cells, hub_cells: float) -> Rect 
         fits: Mask = window_counts(integral(cells == HUB), height, width) == height * width
         if not fits.any():
             continue
-        # How many of its four sides lie on a facade: one or two is what real living rooms have.
+        # Number of its four sides on a facade: real living rooms have one or two.
         around = window_counts(integral(np.pad(cells, 1) == OUTSIDE), height + 2, width + 2)
         score = rng.random(fits.shape) * 0.9 + np.minimum(around / float(height + width), 1.0)
         score[~fits] = -np.inf

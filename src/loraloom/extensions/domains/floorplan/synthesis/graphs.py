@@ -1,7 +1,8 @@
-"""Which plans say the same, and on which side of a split they belong.
+"""Graph hash and coarse image hash of a plan, and the side of the split that follows from the graph.
 
-In: a `Plan`. Out: its graph hash, the hash of its coarse image, `train` or `validation`. Splits follow the graph, not
-the image: near-duplicates on both sides would make every score too good (RPLAN: about 70 % are near-duplicates).
+In: a `Plan`. Out: its graph hash, the hash of its coarse image, `train` or `validation`. The split depends on the
+graph,
+not on the image: near-duplicates on both sides would inflate every score (RPLAN: about 70 % are near-duplicates).
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from ..vision.pixels import Labels
 from ..vocabulary import RoomId, inverse
 
 COARSE_PX = 8
-"""The image hash looks at one pixel in 8 x 8: 32 x 32 of a plan."""
+"""The image hash uses one pixel of 8 x 8: 32 x 32 of a plan."""
 
 
 def _renumberings(plan: Plan) -> Iterator[dict[RoomId, RoomId]]:
@@ -38,7 +39,7 @@ def _graph_text(plan: Plan, names: dict[RoomId, RoomId]) -> str:
 
 
 def graph_hash(plan: Plan) -> str:
-    """sha256 in hex over the room types, the connections and the directions, whichever way rooms are numbered."""
+    """sha256 in hex over the room types, the connections and the directions; it does not depend on room numbers."""
     counts = sorted(plan.counts.items())
     return sha256(f"{counts}\n{min(_graph_text(plan, names) for names in _renumberings(plan))}".encode()).hexdigest()
 

@@ -1,7 +1,7 @@
-"""The coarse grid on which plans are laid out, and the few operations that laying out needs.
+"""The coarse grid on which plans are generated, and its operations.
 
-In: small arrays of cells, 3 px a side on average. Out: window counts, openings, straight runs between two owners.
-Cells instead of pixels: a ninth of the work; the pixel lines are spread later (`drawing.py`).
+In: small arrays of cells, 3 px a side on average. Out: window counts, openings, straight runs between two owners. Cells
+take a ninth of the work of pixels; `rasterising.py` converts them to pixels.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CELL_PX = 3
 """Mean side of a cell."""
 
 OUTSIDE, HUB = 0, 1
-"""Owners of cells; the hub is the living room, further rooms follow from 2."""
+"""Owners of cells; the hub is the living room, further rooms are numbered from 2."""
 
 Cells = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -33,20 +33,20 @@ class Rect:
 
     @property
     def area(self) -> int:
-        """In cells."""
+        """Area in cells."""
         return (self.bottom - self.top) * (self.right - self.left)
 
     @property
     def where(self) -> tuple[slice, slice]:
-        """As an index."""
+        """The rectangle as an index."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def moved(self, down: int, right: int) -> "Rect":
-        """Shifted."""
+        """The rectangle, shifted."""
         return Rect(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
     def strips(self, depth: int = 1) -> tuple["Rect", "Rect", "Rect", "Rect"]:
-        """What lies just outside of each side: above, below, left, right."""
+        """The cells just outside of each side: above, below, left, right."""
         return (
             Rect(self.top - depth, self.left, self.top, self.right),
             Rect(self.bottom, self.left, self.bottom + depth, self.right),
@@ -55,13 +55,13 @@ class Rect:
         )
 
     def overlaps(self, other: "Rect") -> bool:
-        """Whether they share a cell."""
+        """Whether two rectangles share a cell."""
         return (
             self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
         )
 
     def joined(self, other: "Rect") -> "Rect":
-        """The smallest rectangle that holds both."""
+        """The smallest rectangle that contains both."""
         return Rect(
             min(self.top, other.top),
             min(self.left, other.left),
@@ -75,11 +75,11 @@ class Run:
     """A straight piece of wall between two owners.
 
     Attributes:
-        vertical: Whether the wall is vertical, so that it parts left from right.
-        line: Number of the grid line it lies on.
+        vertical: Whether the wall is vertical, so that it separates left from right.
+        line: Number of the grid line on which it lies.
         start: First cell along it.
-        stop: One past the last cell.
-        owners: Left and right, or above and below.
+        stop: One past the last cell along it.
+        owners: Owners left and right of it, or above and below it.
     """
 
     vertical: bool
@@ -90,22 +90,22 @@ class Run:
 
     @property
     def length(self) -> int:
-        """In cells."""
+        """Length in cells."""
         return self.stop - self.start
 
 
 def cells_of(px: float) -> int:
-    """Pixels in cells, at least one."""
+    """A number of pixels in cells, at least one."""
     return max(1, round(px / CELL_PX))
 
 
 def cells_over(px: float) -> int:
-    """The fewest cells that hold so many pixels."""
+    """The smallest number of cells that contains that number of pixels."""
     return ceil(px / CELL_PX)
 
 
 def integral(mask: Mask) -> Counts:
-    """(h + 1, w + 1) sums over everything above and left."""
+    """(h + 1, w + 1) sums over all cells above and left."""
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
     np.cumsum(mask, axis=0, dtype=np.int32, out=sums[1:, 1:])
     np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
@@ -132,7 +132,7 @@ def fits_block(mask: Mask, side: int) -> Mask:
 
 
 def covered(blocks: Mask, side: int) -> Mask:
-    """(h + side - 1, w + side - 1): what blocks of `side` x `side` from the given cells on cover together."""
+    """(h + side - 1, w + side - 1): the union of blocks of `side` x `side` that start at the given cells."""
     around = np.ones((blocks.shape[0] + 2 * side - 2, blocks.shape[1] + 2 * side - 2), np.bool_)
     around[side - 1 : 1 - side, side - 1 : 1 - side] = ~blocks
     return ~fits_block(around, side)

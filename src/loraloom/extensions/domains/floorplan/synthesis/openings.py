@@ -2,8 +2,8 @@
 
 In: a `Layout`, the pixel of each grid line, a random generator. Out: boxes with the rooms that each must join. Windows
 follow the rule of the real images (zzilch/RPLAN-Toolbox, `rplan/decorate.py: add_window`); doors are 13 px, which is
-0.91 m, on a wall that the two rooms share. They keep away from corners and from each other (decision 0025), or, as in real
-plans, stand at the very ends of walls, some of them around a corner.
+0.91 m, on a wall that the two rooms share. They keep away from corners and from each other (decision 0025), or, as in
+real plans, lie at the very ends of walls, some of them around a corner.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,19 +21,20 @@ DOOR_PX = (12, 13, 13, 13, 14, 15)
 FRONT_DOOR_PX = (11, 13, 15, 15, 16, 17)
 MIN_DOOR_PX = 11
 CLEAR_PX = 2
-"""Openings keep this distance, or they would read as one."""
+"""Smallest distance of two openings, pixels: nearer ones would be read as one."""
 
 ROOMY_PX = 8
-"""Doors clear of corners keep this distance from other openings where there is room."""
+"""Distance of doors clear of corners from other openings where there is space, pixels."""
 
 CLEAR_END_PX = 3
-"""And this distance from the ends of their wall."""
+"""Distance of doors clear of corners from the ends of their wall, pixels."""
 
 CORNER_SHARE = 0.27
-"""With corner doors: of those at the end of their wall, how many reach into the corner and so join a third room."""
+"""With corner doors: share of the doors at the end of their wall that reach into the corner and so join a third
+room."""
 
 ELBOW_SHARE = 0.6
-"""Of those, how many go on around the corner and serve the third room too."""
+"""Share of those that continue around the corner and serve the third room too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Hole:
 
     Attributes:
         pixel_class: `DOOR`, `FRONT_DOOR` or `WINDOW`.
-        boxes: Pixels; two boxes that overlap where a door goes around a corner.
+        boxes: Boxes in pixels; two boxes that overlap where a door continues around a corner.
         owners: Rooms that it must touch, as owners of the layout, sorted.
     """
 
@@ -52,19 +53,19 @@ class Hole:
 
     @property
     def box(self) -> Box:
-        """Around all boxes."""
+        """Box around all boxes."""
         lefts, tops, rights, bottoms = zip(*self.boxes, strict=True)
         return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Where grid lines lie in the image.
+    """Positions of the grid lines in the image.
 
     Attributes:
         xs: (w + 1,) pixel of each vertical line.
         ys: (h + 1,) pixel of each horizontal line.
-        wall_px: Thickness of walls.
+        wall_px: Thickness of walls, pixels.
     """
 
     xs: NDArray[np.int32]
@@ -73,7 +74,7 @@ class Lines:
 
     @property
     def before(self) -> int:
-        """Pixels of a wall that lie before its line."""
+        """Number of pixels of a wall that lie before its line."""
         return (self.wall_px + 1) // 2
 
     def span(self, run: Run) -> tuple[int, int]:
@@ -90,7 +91,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """What placing doors needs to know."""
+    """Inputs of door placement."""
 
     layout: Layout
     lines: Lines
@@ -99,16 +100,16 @@ class _Task:
 
     @property
     def clearances(self) -> tuple[int, ...]:
-        """Distances from other openings that are tried, the best first."""
+        """Distances from other openings to try, the best first."""
         return (CLEAR_PX,) if self.corner_doors else (ROOMY_PX, CLEAR_PX)
 
     def ends(self, start: int, stop: int, size: int) -> tuple[int, int]:
-        """Where a door of that size begins at the first and at the last end of a wall's span."""
+        """Starts of a door of that size at the first and at the last end of a wall's span."""
         inset = 0 if self.corner_doors else min(CLEAR_END_PX, (stop - start - size) // 2)
         return start + inset, stop - size - inset
 
     def between(self, first: int, second: int) -> list[Run]:
-        """Runs that two owners share."""
+        """Runs between two owners."""
         pair = {first, second}
         return [run for run in self.walls if set(run.owners) == pair]
 
@@ -208,7 +209,7 @@ def _balcony_door(rng: np.random.Generator, task: _Task, pair: tuple[int, int], 
 
 
 def _front_door(rng: np.random.Generator, task: _Task) -> Hole | None:
-    """The way into the flat: on a facade of the hub, rather on a short one, which is where real flats have it."""
+    """The front door: on a facade of the hub, preferably on a short one, as in real flats."""
     kinds = {task.layout.kind(owner): owner for owner in range(HUB, len(task.layout.rooms) + 2)}
     owner = kinds.get("entrance", HUB)
     options = task.between(OUTSIDE, owner)
@@ -264,11 +265,11 @@ def place_openings(
     """All openings, or None when a door found no wall.
 
     Args:
-        chance: Where they go.
+        rng: Random generator that decides the places.
         layout: The rooms.
-        lines: Pixels of the grid.
-        walls: As `layout.walls()`.
-        corner_doors: Doors stand at the very ends of walls and around corners too.
+        lines: Pixels of the grid lines.
+        walls: The walls, as from `layout.walls()`.
+        corner_doors: Whether doors also lie at the very ends of walls and around corners.
     """
     task = _Task(layout=layout, lines=lines, walls=walls, corner_doors=corner_doors)
     front = _front_door(rng, task)

@@ -1,4 +1,4 @@
-"""What a plan shall contain before anything has a place: rooms, areas, aspects, thickness of the walls.
+"""The programme of a plan before anything has a place: rooms, areas, aspects, thickness of the walls.
 
 In: a random generator. Out: `Programme`. The figures were measured on 101 real plans (RPLAN 0 .. 100 as published with
 FloorDiffusion); each distribution is the straight line through its 5th, 50th and 95th percentile.
@@ -19,7 +19,7 @@ AREAS_PX = {
     "storage": (177, 406, 648),
     "entrance": (300, 480, 760),
 }
-"""Interior pixels, 5/50/95 %. No entrance was measured; its figures are set between storage and kitchen."""
+"""Interior pixels, 5/50/95 %. Entrances were not measured; their figures are set between storage and kitchen."""
 
 ASPECTS = {
     "master room": (1.0, 1.29, 1.84),
@@ -43,9 +43,9 @@ class RoomWish:
 
     Attributes:
         kind: Room type.
-        area_px: Interior pixels.
-        aspect: Long side over short side.
-        en_suite: Opens to the master room only.
+        area_px: Interior area, pixels.
+        aspect: Long side over short side, at least 1.
+        en_suite: Whether it opens to the master room only.
     """
 
     kind: str
@@ -55,19 +55,19 @@ class RoomWish:
 
     @property
     def sides_px(self) -> tuple[float, float]:
-        """Short and long side of the interior."""
+        """Short and long side of the interior, pixels."""
         return sqrt(self.area_px / self.aspect), sqrt(self.area_px * self.aspect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programme:
-    """All of a plan's wishes.
+    """Everything that a plan shall contain.
 
     Attributes:
         rooms: Rooms to carve, roughly from large to small.
         balconies: Balconies to attach.
-        living_px: Interior pixels that the living room should have.
-        wall_px: Thickness of all walls: 3 or 5.
+        living_px: Intended interior area of the living room, pixels.
+        wall_px: Thickness of all walls: 3 or 5 pixels.
     """
 
     rooms: tuple[RoomWish, ...]
@@ -77,7 +77,7 @@ class Programme:
 
 
 def quantile(rng: np.random.Generator, points: tuple[float, float, float]) -> float:
-    """One number from the distribution whose 5th, 50th and 95th percentile are given."""
+    """One random number from the distribution whose 5th, 50th and 95th percentile are given."""
     low, middle, high = points
     ends = low - (middle - low) * 0.11, high + (high - middle) * 0.11
     return float(np.interp(rng.random(), (0.0, 0.05, 0.5, 0.95, 1.0), (ends[0], low, middle, high, ends[1])))
@@ -93,7 +93,7 @@ def _wish(rng: np.random.Generator, kind: str, en_suite: bool = False) -> RoomWi
 
 
 def _kinds(rng: np.random.Generator) -> list[str]:
-    """Every room but the living room."""
+    """Types of all rooms but the living room."""
     while True:
         bedrooms = int(rng.choice(4, p=(0.04, 0.42, 0.50, 0.04)))
         bathrooms = 1 + int(rng.random() < 0.15)
@@ -107,19 +107,20 @@ def _kinds(rng: np.random.Generator) -> list[str]:
             return kinds
 
 
-def draw_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
-    """A programme as frequent as in the measured plans; or one of these rooms, the living room apart, with thin walls."""
+def random_programme(rng: np.random.Generator, kinds: Sequence[str] | None = None) -> Programme:
+    """A programme as frequent as in the measured plans; or one of the given rooms and a living room, with thin
+    walls."""
     asked, kinds = kinds is not None, _kinds(rng) if kinds is None else kinds
     wishes: list[RoomWish] = []
     for kind in kinds:
-        # A second bathroom is mostly the master room's own; never are all of them.
+        # A second bathroom is mostly en suite; never are all of them.
         second = any(wish.kind == "bathroom" for wish in wishes)
         chance_of_own = 0.0 if any(wish.en_suite for wish in wishes) else 0.85 if second else 0.12
         wishes.append(_wish(rng, kind, kind == "bathroom" and bool(rng.random() < chance_of_own)))
     share = quantile(rng, LIVING_SHARE)
     living_px = min(max(sum(wish.area_px for wish in wishes) * share / (1 - share), LIVING_PX[0]), LIVING_PX[1])
     rooms = [wish for wish in wishes if wish.kind != "balcony"]
-    # Large rooms first, with some freedom; an en-suite bathroom needs its master room to stand.
+    # Large rooms roughly first; an en-suite bathroom requires that its master room is placed.
     order = {id(wish): wish.area_px * rng.uniform(0.6, 1.4) * (0.1 if wish.en_suite else 1.0) for wish in rooms}
     rooms.sort(key=lambda wish: -order[id(wish)])
     balconies = [wish for wish in wishes if wish.kind == "balcony"]

@@ -1,7 +1,7 @@
-"""A plot while rooms are carved from it, and the layout that comes of it.
+"""A plot while rooms are carved from it, and the layout that results.
 
-In: cells, the hub's core, rectangles. Out: what every step of carving asks: how far the hub reaches, whether each room
-still has a wall for its door, whether the outside has become a slot.
+In: cells, the hub's core, rectangles. Out: the checks of every carving step: how far the hub reaches, whether each room
+still has a wall for its door, whether the outside forms a slot.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from .grid import HUB, OUTSIDE, Cells, Mask, Rect, Run, covered, fits_block, par
 from .programme import RoomWish
 
 PASSAGE = 6
-"""Cells: the least width of the hub, 18 px from wall to wall, 1.05 m between them."""
+"""Smallest width of the hub, cells: 18 px from wall to wall, 1.05 m between them."""
 
 CONTACT = 6
-"""Cells that two rooms must share for a door between them."""
+"""Length of wall that two rooms must share for a door between them, cells."""
 
 SLOT = 8
-"""Cells: no gap between two facades is narrower, 1.7 m."""
+"""Smallest gap between two facades, cells; 1.7 m."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Layout:
     Attributes:
         cells: (h, w) uint8 owners: 0 outside, 1 the hub, 2 + i the i-th of `rooms`.
         rooms: Rectangles and types of all rooms but the hub; balconies last.
-        doors: Pairs of owners that must get a door, the smaller first.
+        doors: Pairs of owners that must get a door, the smaller owner first.
         more_doors: Pairs of owners that get a door if there is space.
     """
 
@@ -42,18 +42,18 @@ class Layout:
         return tuple(runs(self.cells))
 
     def kind(self, owner: int) -> str:
-        """Type of an owner other than the outside."""
+        """Room type of an owner other than the outside."""
         return "living room" if owner == HUB else self.rooms[owner - 2][1]
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A plot in work.
+    """A plot under construction.
 
     Attributes:
         cells: (h, w) uint8 owners.
-        core: Stays with the hub.
-        rooms: So far, in order of their owners.
+        core: Rectangle that stays with the hub.
+        rooms: Rooms placed so far, in order of their owners.
     """
 
     cells: Cells
@@ -61,12 +61,12 @@ class Site:
     rooms: tuple[tuple[Rect, RoomWish], ...] = ()
 
     def padded(self, by: int) -> "Site":
-        """With so many more cells of outside on every side."""
+        """The site with that number of additional cells of outside on every side."""
         rooms = tuple((rect.moved(by, by), wish) for rect, wish in self.rooms)
         return Site(np.pad(self.cells, by), self.core.moved(by, by), rooms)
 
     def cropped(self) -> "Site":
-        """With one cell of outside on every side."""
+        """Its cells with one cell of outside on every side."""
         used = self.cells != OUTSIDE
         rows, columns = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
         top, left = int(rows[0]) - 1, int(columns[0]) - 1
@@ -89,6 +89,6 @@ class Site:
 
 
 def has_slot(cells: Cells) -> bool:
-    """Whether the outside enters somewhere through a gap too narrow to be one."""
+    """Whether the outside enters somewhere through a gap narrower than `SLOT`."""
     outside = np.pad(cells == OUTSIDE, SLOT, constant_values=True)
     return bool((covered(fits_block(outside, SLOT), SLOT) != outside).any())

@@ -1,6 +1,6 @@
-"""What is left after carving becomes a living room: thin leftovers go, and the hub shrinks to its wish.
+"""Trim the rest of the plot to a living room: thin leftovers are removed, and the hub shrinks to its intended area.
 
-In: a `Site` with all rooms. Out: a `Site` whose hub is one part, everywhere wide enough, about as large as wished.
+In: a `Site` with all rooms. Out: a `Site` whose hub is one part, everywhere wide enough, about as large as intended.
 """
 
 from dataclasses import replace
@@ -11,10 +11,10 @@ from .grid import HUB, OUTSIDE, Mask, Rect, Run, behind, parts, runs
 from .site import PASSAGE, Site, has_slot
 
 TRIMS = 16
-"""Cuts that are tried."""
+"""Number of cuts to try."""
 
 MIN_CUT = 3
-"""Cells; a facade does not jump by less."""
+"""Smallest depth of a cut, cells: a facade has no smaller steps."""
 
 
 def _into_leftovers(site: Site, rest: Mask) -> Site:
@@ -34,7 +34,7 @@ def _into_leftovers(site: Site, rest: Mask) -> Site:
 
 
 def without_leftovers(site: Site) -> Site | None:
-    """Parts of the hub that are too thin or cut off go to rooms or to the outside; None when one lies inside."""
+    """Give parts of the hub that are too thin or cut off to rooms or to the outside; None when one lies inside."""
     reach = site.reach()
     rest = (site.cells == HUB) & ~reach
     if not rest.any():
@@ -56,7 +56,7 @@ def without_leftovers(site: Site) -> Site | None:
 
 
 def _cut(rng: np.random.Generator, run: Run, surplus: int) -> Rect:
-    """A rectangle of the hub behind its facade `run`: the whole run or one end of it, about `surplus` cells at most."""
+    """A rectangle of the hub behind its facade `run`: the whole run or one end of it, at most about `surplus` cells."""
     whole = run.length < 2 * PASSAGE or rng.random() < 0.5
     length = run.length if whole else int(rng.integers(PASSAGE, run.length - PASSAGE + 1))
     start = run.start if rng.random() < 0.5 else run.stop - length
@@ -65,7 +65,7 @@ def _cut(rng: np.random.Generator, run: Run, surplus: int) -> Rect:
 
 
 def _without(site: Site, rect: Rect) -> Site | None:
-    """The site with a piece of the hub given to the outside; None when something would suffer."""
+    """The site with a piece of the hub given to the outside; None when the result breaks a rule."""
     piece = site.cells[rect.where] if min(rect.top, rect.left) > 0 else site.cells[:0]
     if piece.size < rect.area or rect.overlaps(site.core) or (piece != HUB).any():
         return None
@@ -87,7 +87,7 @@ def trimmed(rng: np.random.Generator, site: Site, hub_cells: float) -> Site:
             facade = [run for run in runs(site.cells) if set(run.owners) == {HUB, OUTSIDE} and run.length >= 4]
             if not facade:
                 break
-        # Short facades end arms that lead nowhere: those go first.
+        # Short facades end arms that lead nowhere: these are cut first.
         weights = np.array([run.length**-1.5 for run in facade])
         run = facade[int(rng.choice(len(facade), p=weights / weights.sum()))]
         cut = _without(site, _cut(rng, run, surplus))

@@ -1,1 +1,1 @@
-"""Texts of plans: parse, print, check, understand plain words."""
+"""Texts of plans: parse them, print them, check them, understand plain words."""

@@ -1,15 +1,16 @@
-"""What is wrong with a text before any model is loaded: contradictions, rooms that are not counted, plans that do not fit.
+"""Check a text before any model is loaded: contradictions, rooms that are not counted, plans that do not fit.
 
-In: a `Spec` or a text. Out: problems, each with the sentences in conflict. An error can never be drawn; a warning is
-unusual or says nothing new.
+In: a `Spec` or a text. Out: problems, each with the sentences in conflict. A plan with an error cannot exist; a warning
+is about something unusual or redundant.
 
-A position's word is an octant of the vector between two centroids, an open cone of 45 degrees, so a set of sentences can
-hold if and only if a system of strict linear inequalities in the centroids has a solution. Along each of the four axes
-that bound the octants (22.5, 67.5, 112.5 and 157.5 degrees) every word says which of its two rooms comes first; sentences
-that run in a circle along one axis contradict each other, and the shortest circle is looked for first. What no single
-axis shows is found by a linear programme: by Gordan's theorem the system has no solution exactly if a non-negative,
-non-zero combination of its rows vanishes. A reported set is irreducible (without any one of its sentences the others
-can hold), and it is the smallest there is whenever that has at most four sentences: so small a set is always a circle.
+A position's word is an octant of the vector between two centroids, an open cone of 45 degrees, so a set of sentences
+can hold if and only if a system of strict linear inequalities in the centroids has a solution. Along each of the four
+axes that bound the octants (22.5, 67.5, 112.5 and 157.5 degrees) every word says which of its two rooms comes first;
+sentences that form a cycle along one axis contradict each other, and the shortest cycle is looked for first.
+Contradictions that no single axis shows are found by a linear programme: by Gordan's theorem the system has no solution
+exactly if a non-negative, non-zero combination of its rows vanishes. A reported set is irreducible (without any one of
+its sentences the others can hold), and it is the smallest set whenever that has at most four sentences: such a set is
+always a cycle.
 """
 
 import re
@@ -30,13 +31,13 @@ from .spec import Spec, connection_sentence, count_item, parse_spec, position_se
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a text.
+    """One problem of a text.
 
     Attributes:
         message: One line for the user; it quotes the sentences.
-        sentences: The sentences in conflict as `print_spec` writes them, counts as `2 bedroom`. Empty when the problem
-            is no single sentence's.
-        kind: An `error` cannot be drawn; a `warning` can, but is unusual or redundant.
+        sentences: The sentences in conflict as `print_spec` writes them, counts as `2 bedroom`; empty when the problem
+            belongs to no single sentence.
+        kind: `error`: no plan meets the text; `warning`: one can, but it is unusual, or the text is redundant.
     """
 
     message: str
@@ -54,16 +55,16 @@ _MEDIAN_M2 = {
     "storage": 2.0,
     "entrance": 2.0,
 }
-"""Median areas of 101 real plans; the entrance, which hardly occurs there, is taken to be like the storage."""
+"""Median areas of 101 real plans; for the entrance, which is rare there, the area of the storage."""
 
 _SIDE_M = SIZE_PX * M_PER_PX
 
 _MOST_DOORS = {"bathroom": 4, "storage": 4, "entrance": 4, "balcony": 4, "kitchen": 6, "bedroom": 6, "master room": 6}
-"""More than this is a warning. The living room may have any number."""
+"""A larger number is a warning. The living room may have any number."""
 
 
 def check_text(text: str) -> list[Problem]:
-    """`check_spec` of a text; a text that does not parse has one problem, which is why."""
+    """`check_spec` of a text; for a text that does not parse, one problem with the reason."""
     try:
         spec = parse_spec(text)
     except UserError as error:
@@ -73,9 +74,9 @@ def check_text(text: str) -> list[Problem]:
 
 
 def check_spec(spec: Spec) -> list[Problem]:
-    """Everything that is wrong with what a text asks for, errors first. An empty list is well.
+    """All problems of a text, errors first; an empty list means that the text is good.
 
-    Contradicting positions are reported as sets that share no sentence; repairing them may bring further ones to light.
+    Contradicting positions are reported as sets that share no sentence; after a repair further ones may be found.
     """
     checks: tuple[Callable[[Spec], Iterable[Problem]], ...] = (
         _counts,
@@ -99,7 +100,7 @@ def _list(sentences: Iterable[str]) -> str:
 
 
 def _counts(spec: Spec) -> Iterator[Problem]:
-    """The counts by themselves."""
+    """Problems of the counts alone."""
     if spec.counts is None:
         return
     for kind, times in Counter(kind for kind, _ in spec.counts).items():
@@ -112,7 +113,7 @@ def _counts(spec: Spec) -> Iterator[Problem]:
 
 
 def _mentions(spec: Spec) -> Iterator[tuple[RoomId, str]]:
-    """Every room with a sentence that names it, in the order of the text."""
+    """Every named room with the sentence that names it, in the order of the text."""
     for pair in spec.connections or ():
         yield from ((room, connection_sentence(pair)) for room in pair)
     for position in spec.positions or ():
@@ -151,7 +152,7 @@ def _self_relations(spec: Spec) -> Iterator[Problem]:
 
 
 def _duplicates(spec: Spec) -> Iterator[Problem]:
-    """Sentences that say again what another one has said."""
+    """Sentences that repeat another one."""
     groups: dict[object, list[str]] = {}
     for pair in spec.connections or ():
         groups.setdefault(frozenset(pair), []).append(connection_sentence(pair))
@@ -192,7 +193,7 @@ def _contradictions(spec: Spec) -> Iterator[Problem]:
 
 
 def _shortest_circle(positions: Sequence[Position]) -> list[Position]:
-    """The fewest positions that run in a circle along one axis, in the order of the text; empty when none do."""
+    """The fewest positions that form a cycle along one axis, in the order of the text; empty when none do."""
     best: list[Position] = []
     for axis in range(len(_AXES)):
         after: dict[RoomId, dict[RoomId, Position]] = {}
@@ -209,7 +210,7 @@ def _shortest_circle(positions: Sequence[Position]) -> list[Position]:
 
 
 def _on_circles(after: dict[RoomId, dict[RoomId, Position]]) -> list[RoomId]:
-    """What remains when rooms with nothing before them are taken away again and again: every circle, and its tails."""
+    """The rooms that remain when rooms without predecessors are removed repeatedly: every cycle, and its tails."""
     before = Counter(room for followers in after.values() for room in followers)
     free = [room for room in after if not before[room]]
     taken: set[RoomId] = set()
@@ -224,7 +225,7 @@ def _on_circles(after: dict[RoomId, dict[RoomId, Position]]) -> list[RoomId]:
 
 
 def _circle_through(start: RoomId, after: dict[RoomId, dict[RoomId, Position]]) -> list[Position]:
-    """The shortest way from a room back to it."""
+    """The shortest path from a room back to it."""
     came: dict[RoomId, tuple[RoomId, Position]] = {}
     waiting = deque([start])
     while waiting:
@@ -260,7 +261,7 @@ def _vanishing(positions: Sequence[Position]) -> list[Position]:
     from scipy.optimize import linprog  # pyright: ignore  # slow to import, and most texts need it once
 
     rooms = list(dict.fromkeys(room for position in positions for room in (position.subject, position.object)))
-    if len(positions) < 3:  # two were compared along the axes
+    if len(positions) < 3:  # two positions were already compared along the axes
         return []
     place = {room: index for index, room in enumerate(rooms)}
     columns = np.zeros((2 * len(rooms) + 1, 2 * len(positions)))
@@ -294,7 +295,7 @@ def _size(spec: Spec) -> Iterator[Problem]:
 
 
 def _reach(spec: Spec) -> Iterator[Problem]:
-    """Rooms that no sentence connects, or not with the others."""
+    """Rooms that no sentence connects, or that are not connected with the others."""
     if spec.connections is None:
         return
     if spec.connections and spec.count("living room") == 0:
@@ -328,14 +329,15 @@ def _reached(start: RoomId, neighbours: dict[RoomId, set[RoomId]]) -> set[RoomId
 
 
 def _doors(spec: Spec) -> Iterator[Problem]:
-    """More doors than a room has walls for, or than a flat drawing has room for."""
+    """More doors than a room has walls for, or than a planar plan can have."""
     pairs = {frozenset(pair): pair for pair in spec.connections or () if pair[0] != pair[1]}
     rooms = sorted({room for pair in pairs for room in pair}, key=lambda room: room.rank)
     for room in rooms:
         said = tuple(connection_sentence(pair) for key, pair in pairs.items() if room in key)
         if len(said) > _MOST_DOORS.get(room.kind, len(said)):
             yield Problem(f"{room} has {len(said)} doors: {_list(said)}", said, "warning")
-    # Euler: a planar graph of n >= 3 nodes has at most 3 n - 6 edges. It finds the complete graph of five rooms, not all.
+    # Euler: a planar graph of n >= 3 nodes has at most 3 n - 6 edges. It finds the complete graph of five rooms, not
+    # all.
     if len(rooms) >= 3 and len(pairs) > 3 * len(rooms) - 6:
         said = tuple(map(connection_sentence, pairs.values()))
         yield Problem(

@@ -1,8 +1,8 @@
-"""Which room a clause of free text is about, and whether that is plain.
+"""Decide which room a clause of free text is about, and whether that is certain.
 
-In: a `Reading` and a room in it. Out: whether the room may be the subject of what comes behind it. Where an unknown word may be
-the subject ("the study overlooking the bathroom is ..."), or the room belongs to a relation that was not read ("the study is
-south of the bathroom and north of ..."), it may not: whatever followed would be invented.
+In: a `Reading` and a room in it. Out: whether the room may be the subject of the words that follow it. Where an unknown
+word may be the subject ("the study overlooking the bathroom is ..."), or the room belongs to a relation that was not
+read ("the study is south of the bathroom and north of ..."), it may not: the relation that follows would be invented.
 """
 
 from .reading import Item, Reading
@@ -29,25 +29,25 @@ PARTS = frozenset(
         "stairs",
     ]
 )
-"""Behind a room they are what is meant: "left of the kitchen window"."""
+"""Words that, after a room, are what the phrase means: "left of the kitchen window"."""
 
 _DETERMINERS = frozenset(["a", "an", "the", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d", "*", "all"])
 _RELATING = ("direction", "direction-after", "door", "doors", "door-after", "between", "near", "doubt")
 
 
 def is_determiner(reading: Reading, place: int) -> bool:
-    """Whether a phrase is an article, or a sign that says no more."""
+    """Whether a phrase is an article, or a sign that adds nothing."""
     return reading.kind(place) in ("filler", "all") and reading.phrases[place].value in _DETERMINERS
 
 
 def heads_clause(reading: Reading, item: Item, *, is_said: bool, elided: bool) -> bool:
-    """Whether a room may be the subject of a relation behind it.
+    """Whether a room may be the subject of a relation after it.
 
     Args:
-        reading: The text.
+        reading: The text that is read.
         item: The room.
-        is_said: A verb stands between room and relation, so that the clause's first noun is its subject: "the study with the
-            bath is above ...". Without one the nearest noun is meant: "a study, a bath above ...".
+        is_said: A verb stands between room and relation, so that the clause's first noun is its subject: "the study
+            with the bath is above ...". Without one the nearest noun is meant: "a study, a bath above ...".
         elided: "and" or a comma stands between them: "the study is above the bath and left of ...".
     """
     place, crossed = item.first - 1, False

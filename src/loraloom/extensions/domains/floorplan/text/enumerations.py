@@ -1,8 +1,9 @@
 """Enumerations of rooms on both sides of a relation, with members that the vocabulary does not know.
 
-In: a `Reading` and the phrase of a relation. Out: the known rooms of the enumeration before it or behind it. "living room
-connected to the kitchen, the study and the bathroom" has two known objects, and the study between them breaks nothing. Where
-it is not certain who belongs to an enumeration, the result is empty and the whole phrase is kept in `Reading.uncertain`.
+In: a `Reading` and the phrase of a relation. Out: the known rooms of the enumeration before it or after it. "living
+room connected to the kitchen, the study and the bathroom" has two known objects, and the study between them breaks
+nothing. Where it is not certain who belongs to an enumeration, the result is empty and the whole phrase is in
+`Reading.uncertain`.
 """
 
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ class Member:
     """One member of an enumeration.
 
     Attributes:
-        first, last: Its phrases, both inclusive, with its article and its adjectives.
-        item: The room; None where the vocabulary does not know it.
+        first, last: Indices of its phrases, both inclusive, with its article and its adjectives.
+        item: The room; None where the vocabulary does not contain it.
     """
 
     first: int
@@ -61,7 +62,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What stands behind a relation: the known rooms, whether the first member is one, and the last phrase."""
+    """The objects of a relation: the known rooms, whether the first member is known, and the last phrase."""
 
     items: list[Item]
     is_first_known: bool
@@ -69,7 +70,7 @@ class Objects:
 
 
 def objects_of(reading: Reading, index: int) -> Objects:
-    """The rooms behind a relation: the first, and what an "and" joins to it; for doors also a list with commas."""
+    """The rooms after a relation: the first, and those that an "and" joins to it; for doors also a list with commas."""
     nothing = Objects([], False, index)
     members, joints = _listed_behind(reading, index)
     if not members or (members[0].item and _is_part(reading, members[0].item)):
@@ -107,8 +108,8 @@ def objects_of(reading: Reading, index: int) -> Objects:
 
 
 def _open_number(joints: list[str], *, is_door: bool, is_said: bool) -> int:
-    """The last member of an enumeration of which it is not certain whether its numbered rooms belong to the relation, else 0:
-    "the kitchen, two bathrooms and a balcony", "is left of the kitchen and two bathrooms".
+    """Index of the last member of an enumeration of which it is not certain whether its numbered rooms belong to the
+    relation, else 0: "the kitchen, two bathrooms and a balcony", "is left of the kitchen and two bathrooms".
     """
     first = next((place for place, joint in enumerate(joints) if "number" in joint), None)
     if first is None or (joints[first] != "and number" and "and" in joints[:first]):
@@ -126,8 +127,8 @@ def _shares_article(reading: Reading, first: Member, second: Member) -> bool:
 
 
 def _listed_behind(reading: Reading, index: int) -> tuple[list[Member], list[str]]:
-    """All members from a relation on, and the joints between them: "and", "comma", and before a number "and number" (no comma),
-    "comma number", "and comma number".
+    """All members from a relation on, and the joints between them: "and", "comma", and before a number "and number" (no
+    comma), "comma number", "and comma number".
     """
     first = member_behind(reading, index + 1, adjectives=2)
     if first is None:
@@ -187,7 +188,7 @@ def listed_before(reading: Reading, place: int) -> list[Member]:
 
 
 def _has_verb_before(reading: Reading, place: int) -> bool:
-    """Whether an unknown word belongs to a clause of its own: "the study is large, the kitchen and the bath are ..."."""
+    """Whether an unknown word begins a clause of its own: "the study is large, the kitchen and the bath are ..."."""
     place -= 1
     while reading.kind(place) in ("other", "filler"):
         if _value(reading, place) in VERBS:
@@ -197,14 +198,14 @@ def _has_verb_before(reading: Reading, place: int) -> bool:
 
 
 def _ends_with(reading: Reading, member: Member | None, endings: tuple[str, ...]) -> bool:
-    """Whether an unknown Korean word ends with a particle that the table cannot cut off."""
+    """Whether an unknown Korean word ends with a particle that the table cannot separate."""
     return member is not None and member.item is None and _value(reading, member.last).endswith(endings)
 
 
 AND_WORDS = ("와", "과", "랑", "하고")
 TOPIC_ENDS = ("은", "는", "이", "가")
 TOPICS = frozenset(["은", "는", "이", "가", "도", "'", '"'])
-"""Behind a Korean subject; a verb there would end its clause."""
+"""Particles after a Korean subject; a verb there would end its clause."""
 
 
 def member_behind(reading: Reading, place: int, adjectives: int = 0) -> Member | None:
@@ -267,7 +268,7 @@ def subjects_of(reading: Reading, index: int) -> list[Item]:
             return []
         return [item] if item.count != 0 else []
     if last is not None:
-        return last.subjects if joint != place else []  # "left of the kitchen, below the bath": the subject goes on
+        return last.subjects if joint != place else []  # "left of the kitchen, below the bath": the subject is the same
     is_said = any(_value(reading, each) in VERBS for each in range(item.last + 1, index))
     if item.count == 0 or not heads_clause(reading, item, is_said=is_said, elided=joint != place):
         return []
@@ -278,7 +279,8 @@ def subjects_of(reading: Reading, index: int) -> list[Item]:
 
 
 def _with_unknown_end(reading: Reading, index: int, place: int) -> list[Item]:
-    """ "the bedroom and the study are left of ...": after one unknown room the verb's plural says that both are meant."""
+    """ "the bedroom and the study are left of ...": after one unknown room the verb's plural says that both are
+    meant."""
     unknown = member_before(reading, place)
     if unknown is None or not _is_plural(reading, place + 1, index):
         return []
@@ -322,8 +324,8 @@ def _joined_before(reading: Reading, index: int, own: Member, is_said: bool) -> 
 
 
 def _is_open(reading: Reading, previous: Member, group: list[Member], joints: set[str]) -> bool:
-    """Whether, without a verb, nobody can say if a member belongs to what follows: "kitchen, bath and bedroom left of ...",
-    "the kitchen and the bath left of ..."."""
+    """Whether, without a verb, nobody can say if a member belongs to what follows: "kitchen, bath and bedroom left of
+    ...", "the kitchen and the bath left of ..."."""
     if previous.item is not None and previous.item.count is not None:
         return False
     if "and" in joints:
@@ -346,7 +348,7 @@ def _is_plural(reading: Reading, first: int, last: int) -> bool:
 
 
 def is_pronoun_between(reading: Reading, item: Item, index: int) -> bool:
-    """Whether "it" stands between a room and `index`: nobody can say which room it is."""
+    """Whether "it" is between a room and `index`: the room that it means is not certain."""
     return any(_value(reading, each) in PRONOUNS for each in range(item.last + 1, index))
 
 

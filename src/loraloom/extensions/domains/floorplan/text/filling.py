@@ -1,10 +1,12 @@
-"""Fill in what a text leaves open, for a model that finds its way by positions.
+"""Expand a text by positions that it leaves open, for a model that depends on positions.
 
-In: a spec in which some rooms have no place. Out: the same with positions for them, taken from a drawn plan that has these
-rooms and comes nearest to all that the text does say; kinds of rooms that it does not count are counted as plans have them.
+In: a spec in which some rooms have no position. Out: the same with positions for them, taken from a synthesized plan
+that has these rooms and comes nearest to everything that the text says; kinds of rooms that it does not count get their
+usual counts.
 
-Where the text places every room a model of plans draws nearly what it says; where it places none, rooms come out in any
-number (decision 0024). Plans with thick walls have no positions by the annotator's rule, and people write few.
+When the text gives every room a position, a model of plans meets nearly all of it; when it gives none, the number of
+rooms is arbitrary (decision 0024). Plans with thick walls have no positions by the annotator's rule, and people write
+few.
 """
 
 from dataclasses import replace
@@ -15,25 +17,25 @@ from ..vocabulary import ROOM_TYPES, RoomId
 from .spec import Spec, upright
 
 MOST_ROOMS = 12
-"""With more a plan is seldom found."""
+"""Largest number of rooms: with more rooms a plan is seldom found."""
 TRIES = 120
-"""At drawing a plan, 10 to 20 ms each; most texts find one that fits among the first twenty."""
+"""Number of plans to synthesise, 10 to 20 ms each; most texts find one that fits among the first twenty."""
 USUAL = {"living room": 1, "master room": 1, "kitchen": 1, "bathroom": 1}
-"""Rooms of kinds that a text does not count; none of the others."""
+"""Counts of kinds of rooms that a text does not count; other kinds have none."""
 NEEDED = ("living room", "master room")
-"""One of each of these is in every plan that is drawn here."""
+"""Every synthesized plan has one of each of these."""
 
 
 def unplaced(spec: Spec) -> set[RoomId]:
-    """Rooms that no position speaks of."""
+    """Rooms without a position."""
     placed = {room for each in spec.positions or () for room in (each.subject, each.object)}
     return set(spec.rooms()) - placed
 
 
 def filled(given: Spec, seed: int) -> Spec:
-    """The spec with places for its unplaced rooms.
+    """The spec with positions for rooms that have none.
 
-    It stays as it is where all have a place, where it counts nothing, and where no plan with its rooms is drawn here.
+    The spec is unchanged when all rooms have one, when it has no counts, or when no plan with its rooms is synthesized.
     """
     if not given.counts or not unplaced(given):
         return given
@@ -54,7 +56,7 @@ def filled(given: Spec, seed: int) -> Spec:
 
 
 def misfit(spec: Spec, plan: Plan) -> int:
-    """How many of the spec's connections and positions the plan does not have, and how many connections too many."""
+    """Number of the spec's connections and positions that the plan lacks, plus the number of its extra connections."""
     asked = {frozenset(pair) for pair in spec.connections or ()}
     have = {frozenset(pair) for pair in plan.connections}
     missing = len({upright(each) for each in spec.positions or ()} - set(plan.positions))
@@ -62,7 +64,7 @@ def misfit(spec: Spec, plan: Plan) -> int:
 
 
 def with_places(spec: Spec, plan: Plan) -> Spec:
-    """The spec with the plan's positions of rooms that have none; with its connections too where the spec has none."""
+    """The spec with the plan's positions of rooms that have none; also with its connections where the spec has none."""
     rooms = unplaced(spec)
     new = [each for each in plan.positions if each.subject in rooms or each.object in rooms]
 

@@ -1,7 +1,7 @@
-"""Which rooms free text mentions, and how: how many, which number, none.
+"""Find the rooms that free text mentions, and for each its count, its number, or that there is none.
 
-In: free text. Out: a `Reading`: its phrases and the rooms among them, en-suites with their door; `words.py` relates the
-rooms and sums up.
+In: free text. Out: a `Reading`: its phrases and the rooms among them, en-suites with their door; `words.py` reads the
+relations and builds the spec.
 """
 
 from typing import Literal
@@ -37,7 +37,7 @@ def _find_items(reading: Reading) -> None:
 
 
 def _look_before(reading: Reading, item: Item) -> None:
-    """Number or ordinal in front, across at most two other words ("2 large bedrooms")."""
+    """Number or ordinal before a room, across at most two other words ("2 large bedrooms")."""
     taken = reading.items[-1].last if reading.items else -1
     place, others = item.first - 1, 0
     is_apart = False
@@ -67,7 +67,7 @@ def _look_before(reading: Reading, item: Item) -> None:
 
 
 def _look_behind(reading: Reading, item: Item) -> None:
-    """An id ("bedroom #2", "bedrooms 1 and 2") or a count ("bedrooms: 2", "침실 두 개") behind."""
+    """An id ("bedroom #2", "bedrooms 1 and 2") or a count ("bedrooms: 2", "침실 두 개") after a room."""
     place = reading.skip(item.last + 1, 1) if reading.kind(item.last + 1) == "filler" else item.last + 1
     kind = reading.kind(place)
     is_sign = item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in (":", "=", "x")
@@ -102,7 +102,8 @@ def _look_behind(reading: Reading, item: Item) -> None:
 
 
 def _find_doubts(reading: Reading) -> None:
-    """Rooms whose number or being is doubtful stay unread, and with them what names a type of no plain number."""
+    """Leave rooms unread whose number or existence is doubtful, and with them all mentions of a type without plain
+    number."""
     for before, item in zip((None, *reading.items), reading.items, strict=False):
         found = _doubt_before(reading, item, before.last if before else -1) or _doubt_behind(reading, item)
         inside = range(item.first, item.last + 1)
@@ -132,7 +133,7 @@ def _is_article(reading: Reading, place: int) -> bool:
 
 
 def _is_unread_number(reading: Reading, place: int) -> bool:
-    """1.5, 1000, a half sign."""
+    """Whether a token is a number that is no plain count: 1.5, 1000, a half sign."""
     return reading.kind(place) == "other" and any(sign.isnumeric() for sign in reading.phrases[place].value)
 
 
@@ -141,7 +142,8 @@ def _is_number(reading: Reading, place: int) -> bool:
 
 
 def _doubt_before(reading: Reading, item: Item, taken: int) -> Literal["", "number", "room"]:
-    """What stands before a room and its number, behind the room named before: "not", "about", another number."""
+    """The words between the previous room and this one's number that make it doubtful: "not", "about", another
+    number."""
     place, is_near, is_next, is_apart = item.first - 1, True, True, False
     while place > taken and not _is_unread_number(reading, place) and reading.kind(place) in ("filler", "other"):
         is_filler = reading.kind(place) == "filler"
@@ -196,7 +198,7 @@ def _is_range(reading: Reading, item: Item, place: int, taken: int) -> bool:
 
 
 def _doubt_behind(reading: Reading, item: Item) -> Literal["", "number", "room"]:
-    """What stands behind a room and its number: "at least", "or three", "is not needed", an area."""
+    """The words after a room and its number that make it doubtful: "at least", "or three", "is not needed", an area."""
     place = reading.skip(item.last + 1, 1)
     sign = item.last + 1 < len(reading.phrases) and reading.phrases[item.last + 1].value in (":", "=", "x")
     if sign and item.count is None:
@@ -220,7 +222,7 @@ def _doubt_behind(reading: Reading, item: Item) -> Literal["", "number", "room"]
 
 
 def _is_refused(reading: Reading, item: Item) -> bool:
-    """Whether "is not needed" or "if possible" ends the clause of a room, or ", maybe more" comes after it."""
+    """Whether "is not needed" or "if possible" ends the clause of a room, or ", maybe more" follows it."""
     place = reading.skip(item.last + 1, 1, ("filler", "other"))
     if reading.kind(place) == "comma":
         place = reading.skip(place, 1, ("filler", "comma"))
@@ -231,7 +233,7 @@ def _is_refused(reading: Reading, item: Item) -> bool:
 
 
 def _is_of_next(reading: Reading, place: int) -> bool:
-    """Whether a number leads to a room behind it."""
+    """Whether a number belongs to a room after it."""
     if reading.kind(place) == "counted":
         return False
     kinds = ("filler", "other", "number", "doubt", "or", "not", "unit", "ensuite")
@@ -239,7 +241,7 @@ def _is_of_next(reading: Reading, place: int) -> bool:
 
 
 def _doubt_alternatives(reading: Reading) -> None:
-    """ "A or B", "A, B or C": none of them is read, unless both words name the same."""
+    """ "A or B", "A, B or C": none of them is read, unless both words name the same type."""
     items = reading.items
     for index in range(1, len(items)):
         before, item = items[index - 1], items[index]
@@ -258,7 +260,7 @@ def _doubt_alternatives(reading: Reading) -> None:
 
 
 def _joints(reading: Reading, before: Item, item: Item) -> set[str]:
-    """What joins two rooms; empty when other words stand between them."""
+    """The joint between two rooms; empty when other words are between them."""
     kinds = {reading.kind(place) for place in range(before.last + 1, item.first)}
     return kinds - {"filler"} if kinds <= {"or", "comma", "filler"} else set()
 
@@ -271,7 +273,7 @@ def _find_ensuites(reading: Reading) -> None:
         before = reading.skip(index - 1, -1)
         owner = reading.item_at(before)
         if reading.kind(before) in ("none", "not", "or", "doubt", "other") or _is_number(reading, before):
-            continue  # "other": the study's en-suite is nobody's whom the vocabulary knows
+            continue  # "other": the study's en-suite belongs to no room of the vocabulary
         if owner is not None and (owner.count == 0 or owner.doubt):
             continue
         if (
@@ -283,9 +285,9 @@ def _find_ensuites(reading: Reading) -> None:
             owner = Item(kind="master room", first=index, last=index)
         if reading.unsure & {"bathroom", owner.kind}:
             continue
-        bath = Item(kind="bathroom", first=index, last=index, told=True)
+        bath = Item(kind="bathroom", first=index, last=index, stated=True)
         reading.items += [bath] if owner in reading.items else [bath, owner]
         first = min(index, owner.first)
         reading.relations.append(Relation(word="", subjects=[bath], objects=[owner], first=first, last=index))
-        owner.told = True
+        owner.stated = True
         reading.used.add(index)

@@ -1,10 +1,11 @@
-"""Which rooms free text refuses: "without a balcony or a storage room", "a balcony-free flat", "발코니가 없는 집".
+"""Find the rooms that free text refuses: "without a balcony or a storage room", "a balcony-free flat", "발코니가 없는 집".
 
-In: a `Reading` whose rooms have numbers. Out: the same, where a refused room has count 0, and a room of which it is not certain
-whether it is refused has a `doubt`, so that it is listed and never counted as wanted.
+In: a `Reading` whose rooms have numbers. Out: the same, where a refused room has count 0, and a room that may be
+refused has a `doubt`, so that it is listed and never counted as wanted.
 
-A negation reaches from its word over an enumeration. It ends where a new clause begins ("with", "but", "and has", a number
-after a comma). What lacks the room must be the whole plan: "a kitchen without a balcony" says nothing of the plan's balconies.
+A negation applies to an enumeration after its word. It ends where a new clause begins ("with", "but", "and has", a
+number after a comma). The whole plan must lack the room: "a kitchen without a balcony" does not refuse the plan's
+balconies.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ _CLAUSE = frozenset([
     "are", "contains", "contain", "containing", "includes", "include", "including", "consists", "comprising", "featuring",
     "wants", "needs", "keep", "they", "in",
 ])  # fmt: skip
-"""Behind "and" or a comma: what follows is a clause of its own."""
+"""Words that begin a clause of their own after "and" or a comma."""
 _VERBS = frozenset(
     ["is", "are", "was", "were", "has", "have", "lies", "lie", "sits", "stands", "goes", "should", "must", "will"]
 )
@@ -75,17 +76,17 @@ _KOREAN_ADVERBS = frozenset(["전혀", "아예", "따로", "절대", "필요", "
 _PARTICLES = frozenset(["은", "는", "이", "가", "을", "를", "도", "의", "에", "에는", "에서", "로", "으로", "만"])
 _EXCHANGES = ("instead", "rather", "in place", "in lieu")
 _CROSSES = frozenset(["x", "\u00d7", "✗", "✘", "❌"])
-"""Behind a room in a table, "발코니 X": there is none."""
+"""Sign after a room in a table that refuses it: "발코니 X"."""
 
 _MOST_MEMBERS = 100
-"""Of an enumeration with commas whose end is looked for."""
+"""Largest number of members of an enumeration with commas whose end is looked for."""
 
 Fate = Literal["refused", "doubtful", "wanted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Gap:
-    """What stands between a place and the next room or the next phrase that is no plain word."""
+    """The words between a place and the next room or the next phrase that is no plain word."""
 
     item: Item | None
     place: int
@@ -95,10 +96,10 @@ class _Gap:
     last: str
     """The word before the last "the"; empty where there is none."""
     is_odd: bool
-    """Something that is no article is among it."""
+    """Whether a word other than an article is among them."""
 
     def has(self, words: frozenset[str]) -> bool:
-        """Whether one of the words stands there."""
+        """Whether one of the given words is among them."""
         return bool(self.words & words)
 
 
@@ -109,17 +110,17 @@ class _Head:
     index: int
     is_sure: bool
     is_no: bool
-    """"no balcony" and a wish list: a comma and an article end it."""
+    """Whether a comma and an article end it, as in "no balcony" and a wish list."""
     is_exchange: bool
     item: Item | None
     has_article: bool
     has_the: bool
     is_listed: bool
-    """Something stands before the negation in its sentence: "two bedrooms, no balcony, kitchen" is a wish list."""
+    """Whether words come before the negation in its sentence: "two bedrooms, no balcony, kitchen" is a wish list."""
 
 
 def find_negations(reading: Reading) -> None:
-    """Give refused rooms the count 0, and those that may be refused a doubt."""
+    """Give refused rooms the count 0, and rooms that may be refused a doubt."""
     weak: set[int] = set()
     for index, phrase in enumerate(reading.phrases):
         is_cross = phrase.value in _CROSSES and reading.kind(index + 1) in ("comma", "stop")
@@ -177,7 +178,7 @@ def _gap(reading: Reading, place: int) -> _Gap:
 
 
 def _is_answer(reading: Reading, index: int) -> bool:
-    """ "balcony: no, kitchen: yes": refuse the room before the sign."""
+    """Refuse the room before the sign in "balcony: no, kitchen: yes"."""
     item = reading.item_at(index - 2)
     ends = reading.kind(index + 1) in ("comma", "stop", "and") or _words(reading, index + 1) in _CONTRAST
     if (
@@ -195,7 +196,7 @@ def _is_answer(reading: Reading, index: int) -> bool:
 
 
 def _refuse_behind(reading: Reading, index: int, weak: set[int]) -> None:
-    """The rooms behind a negation."""
+    """The rooms after a negation."""
     if reading.kind(index) == "none" and _ends_clause(reading, index):
         _refuse_before(reading, index)  # "the balcony is missing"
         return
@@ -241,7 +242,7 @@ def _refuse_behind(reading: Reading, index: int, weak: set[int]) -> None:
 
 
 def _ends_clause(reading: Reading, index: int) -> bool:
-    """Whether it says that the room before it is missing, and not what the room lacks."""
+    """Whether the negation refuses the room before it, rather than something that the room lacks."""
     is_behind = reading.item_at(reading.skip(index - 1, -1)) is not None
     if _words(reading, index) not in ("missing", "lacking", "none") or not is_behind:
         return False
@@ -255,7 +256,7 @@ def _is_presupposed(gap: _Gap) -> bool:
 
 
 def _is_of_plan(reading: Reading, index: int) -> bool:
-    """Whether it is the plan that has no such room, and not one of its rooms."""
+    """Whether the plan lacks the room, and not one of its rooms."""
     words, place, has_verb = reading.phrases[index].value, index - 1, False
     if words == "none":
         return False  # "none of the bedrooms has a balcony"
@@ -393,7 +394,8 @@ def _closing(reading: Reading, place: int) -> str:
 
 
 def _refuse_before(reading: Reading, index: int) -> None:
-    """The room before "-free", "is missing", "없는", "대신", and what an enumeration joins to it from the left."""
+    """The room before "-free", "is missing", "없는", "대신", and the rooms that an enumeration joins to it from the
+    left."""
     place, is_sure = index - 1, reading.kind(index) in ("none-after", "free-after")
     while reading.item_at(place) is None:
         word, kind = _words(reading, place), reading.kind(place)
@@ -416,7 +418,7 @@ def _refuse_before(reading: Reading, index: int) -> None:
 
 
 def _is_of_subject(reading: Reading, index: int) -> bool:
-    """Whether "not" denies the rooms before it, and no relation of theirs: "a balcony is not wanted by us"."""
+    """Whether "not" refuses the rooms before it, and not a relation of theirs: "a balcony is not wanted by us"."""
     place = index + 1
     while reading.item_at(place) is None and reading.kind(place) in ("filler", "other", "doubt", "all"):
         if _words(reading, place) in _CONTRAST:
@@ -430,7 +432,7 @@ def _is_of_subject(reading: Reading, index: int) -> bool:
 
 
 def _is_glued(reading: Reading, index: int) -> bool:
-    """Whether a suffix stands at its word, or behind a hyphen."""
+    """Whether a suffix is attached to its word, directly or by a hyphen."""
     start = reading.tokens[reading.phrases[index].first].start
     return start > 0 and (reading.text[start - 1] in HYPHENS or reading.text[start - 1].isalnum())
 
@@ -452,7 +454,7 @@ def _is_about_room(reading: Reading, index: int, item: Item) -> bool:
 
 
 def _refuse_joined(reading: Reading, index: int, item: Item, is_sure: bool) -> None:
-    """The members of an enumeration before a room that is refused from behind."""
+    """The members of an enumeration before a room that a word after it refuses."""
     is_list = reading.kind(index) in ("none-after", "not-after") and _value(reading, index) not in EXCHANGED
     is_list &= not _value(reading, index).isascii()  # in English the last "and" shows it
     while True:

@@ -1,6 +1,7 @@
-"""The words people use for plans, as a table: rooms, numbers, directions, doors; English, and Korean where plain rules reach.
+"""The words people use for plans, as a table: rooms, numbers, directions, doors; English, and Korean where plain rules
+reach.
 
-In: free text. Out: its tokens and the phrases among them, each with a kind and a value. `words.py` makes sense of their
+In: free text. Out: its tokens and the phrases among them, each with a kind and a value. `words.py` interprets their
 order.
 """
 
@@ -22,13 +23,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Tokens `first` .. `last` that mean one thing.
+    """Tokens `first` .. `last` with one common meaning.
 
     Attributes:
         kind: `room`, `number`, `counted`, `id`, `ordinal`, `none`, `all`, `direction`, `door`, `doors`, `between`,
             `ensuite`, `near`, `not`, `doubt`, `unit`, `and`, `or`, `who`, `comma`, `stop`, `filler`, `other`; for
-            words that come after their rooms, `direction-after`, `door-after`, `none-after`, `not-after`, and `free-after`
-            for "-free" and "-less".
+            words that come after their rooms, `direction-after`, `door-after`, `none-after`, `not-after`, and
+            `free-after` for "-free" and "-less".
         value: Room type, direction or number as text; else the phrase itself.
         first, last: Token indices, both inclusive.
     """
@@ -55,7 +56,7 @@ _LOOSE_NAMES = re.compile(
     r"(?:common|study|family|drawing|utility|box) rooms?|living hall|terraces?|closets?|pantr(?:y|ies)|larders?|stores?"
     r"|hallways?|lobb(?:y|ies)|팬트리"
 )
-"""Names of rooms that may be something else than the type they are taken as."""
+"""Names of rooms that may mean another type than the one that is assumed."""
 _KOREAN_ROOMS = {
     "living room": "거실",
     "master room": "안방|큰방",
@@ -108,7 +109,7 @@ _SIDES = {
 }
 _SIGNS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 _ALONE = re.compile("above|over|atop|below|under|underneath|beneath")
-"""Words of place that need no "of" behind them."""
+"""Words of place that require no "of" after them."""
 
 _SIDE = "(?:" + "|".join(f"(?:{words})" for words in _SIDES.values()) + ")"
 _CORNERS = "(?:north|south)(?:east|west)(?:ern)?|[북남][동서]쪽?|[동서][북남]쪽?|[좌우][상하]단?"
@@ -170,10 +171,10 @@ containing contains contain includes include including consisting consists compr
 ' " \u2018 \u2019 \u201c \u201d * \u2022 # = x +
 """
 FILLERS = frozenset(_FILLERS.split())
-"""Words that ask for nothing by themselves: all that may be left over without being reported."""
+"""Words that ask for nothing by themselves: only these may be left over without being reported."""
 
 EXCHANGED = ("말고", "대신", "대신에", "대신하여", "대신해", "빼고")
-"""Between what is not wanted and what is."""
+"""Words between a refused and a wanted room."""
 
 PLURAL_VERBS = frozenset(["are", "both", "all", "connect", "open", "lead", "were", "each", "have", "lie"])
 
@@ -232,7 +233,8 @@ def number_of(word: str) -> int:
 
 
 def tokens_of(text: str) -> list[Token]:
-    """Words, numbers and signs; a hyphen within a word is none of them, and Korean particles come off their words."""
+    """Words, numbers and signs; a hyphen within a word is no token, and Korean particles are separated from their
+    words."""
     found: list[Token] = []
     for match in _TOKEN.finditer(text):
         start, end = match.span()
@@ -310,7 +312,7 @@ _SHORT = {
 
 
 def _word(match: re.Match[str]) -> str | None:
-    """The direction of a match, or None when its parts do not add up to one or it needs an "of"."""
+    """The direction of a match, or None when its parts do not form one or an "of" is missing."""
     core = match["core"]
     korean = _KOREAN_DIRECTION.match(core) is not None
     if re.fullmatch(_CORNERS, core):

@@ -1,4 +1,4 @@
-"""One free text while it is read: its phrases, the rooms among them, their relations, and what was understood.
+"""The state of reading one free text: its phrases, the rooms among them, their relations, and what was understood.
 
 `mentions.py` finds the rooms, `negations.py` those that are refused, `words.py` the relations.
 """
@@ -12,16 +12,17 @@ from .phrases import Phrase, Token
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """A room or some of a type, as mentioned.
+    """A room, or some rooms of a type, as mentioned.
 
     Attributes:
         kind: Type of room.
-        first, last: Its phrases, both inclusive.
-        count: The number that stands with it, 0 for "no"; None for a mere mention.
-        ids: The numbers that it is called by.
-        every: All rooms of the type are meant: a plural, "both".
-        told: A relation's clause says it already.
-        doubt: Why it stays unread: its `number` is not plain, or whether there is such a `room`; empty for a plain one.
+        first, last: Indices of its phrases, both inclusive.
+        count: The number that the text gives, 0 for "no"; None for a mention without number.
+        ids: Numbers by which the text names it.
+        every: Whether all rooms of the type are meant: a plural, "both".
+        stated: Whether the clause of a relation already states it.
+        doubt: Why it is not read: `number` when its number is not plain, `room` when its existence is not certain;
+            empty when it is read.
     """
 
     kind: str
@@ -30,7 +31,7 @@ class Item:
     count: int | None = None
     ids: tuple[int, ...] = ()
     every: bool = False
-    told: bool = False
+    stated: bool = False
     doubt: Literal["", "number", "room"] = ""
 
 
@@ -48,7 +49,7 @@ class Relation:
 
 @dataclass(slots=True)
 class Reading:
-    """One text while it is read."""
+    """The state of reading one text."""
 
     text: str
     tokens: list[Token]
@@ -56,14 +57,14 @@ class Reading:
     items: list[Item] = field(default_factory=list[Item])
     relations: list[Relation] = field(default_factory=list[Relation])
     used: set[int] = field(default_factory=set[int])
-    """Phrases that came to something."""
+    """Indices of the phrases that were understood."""
     uncertain: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """First and last phrases of enumerations of which it is not certain who belongs to the relation."""
+    """First and last phrases of enumerations whose members are not certain."""
     unsure: set[str] = field(default_factory=set[str])
-    """Types of which the text gives only doubtful numbers; no mention of them is read."""
+    """Types for which the text gives only doubtful numbers; no mention of them is read."""
 
     def kind(self, index: int) -> str:
-        """A phrase's kind; beyond both ends a sentence stops."""
+        """A phrase's kind; `stop` beyond both ends."""
         return self.phrases[index].kind if 0 <= index < len(self.phrases) else "stop"
 
     def words(self, first: int, last: int) -> str:
@@ -75,7 +76,7 @@ class Reading:
         return next((item for item in self.items if item.first <= index <= item.last), None)
 
     def skip(self, index: int, step: int, kinds: Iterable[str] = ("filler",)) -> int:
-        """The first place from `index` on whose phrase is none of the kinds."""
+        """The first place from `index` on whose phrase has none of the kinds."""
         while self.kind(index) in kinds and 0 <= index < len(self.phrases):
             index += step
         return index

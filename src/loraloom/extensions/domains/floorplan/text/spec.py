@@ -30,13 +30,13 @@ _SECTIONS = {name.lower(): name for name in (COUNTS, CONNECTIONS, POSITIONS)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a text asks for.
+    """The content of a text.
 
     Attributes:
-        style: Key in `STYLES`; decides the header.
+        style: Key in `STYLES`; determines the header.
         counts: (type, number) in the order of the text; None when the section is missing.
         connections: Pairs as written; None when the section is missing.
-        positions: As written; None when the section is missing.
+        positions: Positions as written; None when the section is missing.
     """
 
     style: str = "sjh"
@@ -45,7 +45,7 @@ class Spec:
     positions: tuple[Position, ...] | None = None
 
     def count(self, kind: str) -> int | None:
-        """How many rooms of a type are asked for; None when the text does not say."""
+        """Number of rooms of a type that the text asks for; None when it does not say."""
         return dict(self.counts).get(kind) if self.counts is not None else None
 
     def rooms(self) -> list[RoomId]:
@@ -57,13 +57,13 @@ class Spec:
 
 
 def spec_of(plan: Plan, style: Style | str = "sjh") -> Spec:
-    """The full text's content for a plan: what the annotator would have written."""
+    """The full text of a plan, as the annotator would write it."""
     name = style if isinstance(style, str) else style.name
     return Spec(style=name, counts=tuple(plan.counts.items()), connections=plan.connections, positions=plan.positions)
 
 
 def upright(position: Position) -> Position:
-    """The same statement as texts by rule have it: the room of higher rank is the subject."""
+    """The same statement in the order of texts by rule: the room of higher rank is the subject."""
     if position.subject.rank >= position.object.rank:
         return position
     return Position(position.object, inverse(position.direction), position.subject)
@@ -88,7 +88,7 @@ def position_sentence(position: Position) -> str:
 
 
 def print_spec(spec: Spec) -> str:
-    """The file form, line end at the end included."""
+    """The file form, with a line end at the end."""
     blocks: list[list[str]] = [[f"{STYLES[spec.style].header} "]]
     if spec.counts is not None:
         blocks[0] += [f"{COUNTS} ", "The floorplan have " + ", ".join(count_item(*item) for item in spec.counts)]
@@ -154,7 +154,7 @@ def _parse_counts(body: str) -> tuple[tuple[str, int], ...]:
 
 
 def _sentences(body: str) -> Iterator[str]:
-    # White space becomes single blanks first: the patterns would try every way to share a long run of it.
+    # White space becomes single blanks first: on a long run of it the patterns would backtrack over every division.
     yield from (" ".join(part.split()) for part in re.split(r"\.(?=\s|$)", body) if part.strip())
 
 
@@ -192,7 +192,7 @@ def _parse_positions(body: str) -> tuple[Position, ...]:
 def parse_spec(text: str) -> Spec:
     """Read a structured text, in the file form or on one line.
 
-    Nothing is checked against anything else here (`check.py` does that); rooms keep their ids.
+    Nothing is compared with anything else here (`check.py` does that); rooms keep their ids.
 
     Raises:
         UserError: The text does not follow the grammar; names the sentence.
@@ -214,7 +214,7 @@ def parse_spec(text: str) -> Spec:
         if name is None:
             raise UserError("unknown section", got=mark[0], fix=did_you_mean(mark[0], _SECTIONS.values()))
         if name in bodies:
-            raise UserError(f"the section {name} stands twice", fix="put its sentences together")
+            raise UserError(f"the section {name} is a duplicate", fix="put its sentences together")
         bodies[name] = text[mark.end() : marks[index + 1].start() if index + 1 < len(marks) else len(text)]
     return Spec(
         style=style.name,
@@ -230,17 +230,17 @@ _SENTENCE = re.compile(r"[^.\[\]]+\.?")
 
 
 def without(text: str, sentences: Collection[str]) -> str:
-    """A structured text without some of its connections and positions; all else stays as it is written.
+    """A structured text without some of its connections and positions; everything else stays as it is written.
 
     Args:
-        text: In any form that `parse_spec` reads.
-        sentences: As `print_spec` writes them.
+        text: Text in any form that `parse_spec` reads.
+        sentences: Sentences to leave out, as `print_spec` writes them.
     """
     return _SENTENCE.sub(lambda match: "" if _as_printed(match[0]) in sentences else match[0], text)
 
 
 def also_connected(text: str, pairs: Collection[tuple[RoomId, RoomId]]) -> str:
-    """A structured text that asks for some connections more, first of its section; as it is where it has no such section."""
+    """A structured text with additional connections, first in their section; unchanged where it has no such section."""
     added = "".join(f"\n{connection_sentence(pair)}" for pair in pairs)
     heading = next(
         (mark for mark in _SECTION.finditer(text) if " ".join(mark[0].lower().split()) == CONNECTIONS.lower()), None
@@ -258,7 +258,7 @@ def _as_printed(sentence: str) -> str:
 
 
 def with_counts(text: str, counts: Mapping[str, int]) -> str:
-    """A structured text that asks for so many rooms of some types instead; types that it does not count stay so."""
+    """A structured text with other numbers for the types that it counts; types that it does not count are not added."""
     for kind, count in counts.items():
         words = r"\s+".join(kind.split())
         text = re.sub(rf"(?<![#\d])\d+(?=\s+{words}\b)", str(count), text, count=1, flags=re.IGNORECASE)

@@ -1,6 +1,6 @@
-"""Any text about a plan to a `Spec`: structured, or in plain words.
+"""Convert any text about a plan to a `Spec`: structured text or plain words.
 
-In: a text. Out: the spec, and a line for whatever was assumed or not understood.
+In: a text. Out: the spec, and a line for everything that was assumed or not understood.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from .words import spec_from_words
 
 
 def spec_from_text(text: str, say: Callable[[str], None] = lambda line: None, *, strict: bool = False) -> Spec:
-    """The spec of a structured text, or of plain words where no `[section]` stands in it.
+    """The spec of a structured text, or of plain words when the text has no `[section]`.
 
-    In: the text. Out: the spec; `say` gets one line with all that was not understood, one with what was taken where the text
-    leaves a choice, and one for all that was assumed.
+    In: the text. Out: the spec; `say` gets one line with everything that was not understood, one with the choices made
+    where the text leaves one, and one with everything that was assumed.
 
     Raises:
-        UserError: A structured text with a mistake, words of which nothing was understood (with `strict`: words of which
-            anything was not), or the path of a file.
+        UserError: A structured text with a mistake, words of which nothing was understood (with `strict`: of which a
+            part was not), or the path of a file.
     """
     _refuse_path(text)
     if "[" in text:
@@ -62,19 +62,20 @@ _SUFFIXES = (
 
 
 def unread_in(text: str) -> Unread:
-    """What of a text is not read as it stands; nothing of a structured one, which is read in full or refused."""
+    """The parts of a text that are not read as written; none of a structured text, which is read in full or refused."""
     return Unread() if "[" in text else spec_from_words(text).unread
 
 
 def _refuse_path(text: str) -> None:
-    """A prompt that is the path of what exists was meant as a file. The disk is asked only where it looks like a path."""
+    """Refuse a prompt that is the path of an existing file. The disk is read only where the prompt looks like a
+    path."""
     line = text.strip()
     if len(line) > 4096 or "\n" in line or not ("/" in line or "\\" in line or line.lower().endswith(_SUFFIXES)):
         return
     try:
         path = Path(line).expanduser()
         what = "folder" if path.is_dir() else "file" if path.exists() else ""
-    except (OSError, ValueError, RuntimeError):  # too long for a name, a null byte, a home that is unknown
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a null byte, an unknown home folder
         return
     if what:
         raise UserError(

@@ -1,10 +1,10 @@
-"""Plain free text to a spec, as far as plain rules reach.
+"""Convert plain free text to a spec, as far as the rules for plain words allow.
 
-In: a wish in everyday words ("two bedrooms, kitchen left of the living room"). Out: the spec, what was understood and
-from which words, and the words that were not. Nothing is dropped silently: every word but the few `FILLERS` stands in an
-understood clause or among the ignored words. A relation is taken only where its two sides are plain; words that make it
-doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary leave it to the user. So does a number
-that is not plain ("two or three", "at least two", "1.5"): the room and its number stay unread.
+In: a wish in everyday words ("two bedrooms, kitchen left of the living room"). Out: the spec, the understood words with
+their meaning, and the other words. Nothing is dropped silently: every word but the few `FILLERS` is in an understood
+clause or among the ignored words. A relation is read only where both of its sides are certain; words that make it
+doubtful (not, or, if), nearness without a door, and rooms outside the vocabulary are reported to the user. So is a
+number that is not plain ("two or three", "at least two", "1.5"): the room and its number are not read.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ from .spec import Spec, connection_sentence, count_item, position_sentence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """What free text came to.
+    """The result of reading free text.
 
     Attributes:
         spec: All three sections; counted are the types that are mentioned and no others, in the order of `ROOM_TYPES`.
@@ -43,8 +43,8 @@ class Understood:
         understood: (words, what they came to) in the order of the text, the words verbatim; they are empty for what was
             assumed.
         ignored: The words that were not understood, verbatim, in the order of the text.
-        unread: The same as rooms and phrases, each once and in lower case, with how often it stands there; and where the
-            text leaves a choice, what was taken: "common room" as bedroom, "bathroom" as bathroom #1 of 2.
+        unread: The same as rooms and phrases, each once and in lower case, with how often it stands there; and where
+            the text leaves a choice, what was taken: "common room" as bedroom, "bathroom" as bathroom #1 of 2.
     """
 
     spec: Spec
@@ -54,9 +54,10 @@ class Understood:
 
 
 def spec_from_words(text: str) -> Understood:
-    """Read a wish. Never raises; what it cannot read is returned as ignored.
+    """Read a wish. Never raises; words that it cannot read are returned as ignored.
 
-    It may stand under a style's header, which then names the spec's style: `Plain FloorPlan Generation: two bedrooms`.
+    The text may begin with a style's header, which then gives the spec's style: `Plain FloorPlan Generation: two
+    bedrooms`.
     """
     style, wish = style_of(text), text.lstrip()
     if wish.lower().startswith(style.header.lower()):
@@ -140,8 +141,8 @@ def _relate_korean(reading: Reading, index: int) -> None:
 
 
 def _relate_group(reading: Reading, index: int) -> None:
-    """ "a door between A and B", "A and B are connected", and the same in Korean: just two rooms. Which of three or more are
-    joined with which nobody can say, unless it is "connect A and B to C".
+    """ "a door between A and B", "A and B are connected", and the same in Korean: exactly two rooms. Of three or more
+    rooms it is not certain which are connected, unless the text is "connect A and B to C".
     """
     find = _joined_behind if reading.kind(index) == "between" else _joined_before
     group, others, is_split = find(reading, index)
@@ -160,11 +161,11 @@ def _relate_group(reading: Reading, index: int) -> None:
 
 
 Joined = tuple[list[Member], list[Member], bool]
-"""An enumeration, the one that it is joined with, and whether there is to be such a one."""
+"""An enumeration, the enumeration joined with it, and whether the second is required."""
 
 
 def _joined_behind(reading: Reading, index: int) -> Joined:
-    """Behind "connect" or "door between"."""
+    """Rooms after "connect" or "door between"."""
     group = listed_behind(reading, index + 1)
     place = group[-1].last + 1 if group else index
     towards = reading.kind(place) == "filler" and reading.phrases[place].value in ("to", "with")
@@ -175,7 +176,8 @@ def _joined_behind(reading: Reading, index: int) -> Joined:
 
 
 def _joined_before(reading: Reading, index: int) -> Joined:
-    """Before "are connected", or its Korean words, where a topic parts the two sides: "거실은 주방, 욕실과 연결된다"."""
+    """Rooms before "are connected", or the Korean words for it, where a topic separates the sides: "거실은 주방, 욕실과
+    연결된다"."""
     group = listed_before(reading, reading.skip(index - 1, -1, ("filler", "and")))
     place = group[0].first - 1 if group else -1
     if reading.kind(index) != "door-after" or place < 0:
@@ -188,7 +190,7 @@ def _joined_before(reading: Reading, index: int) -> Joined:
 
 
 def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item], first: int, last: int) -> None:
-    """Keep a relation unless a word between its rooms, or just behind them, makes it doubtful."""
+    """Keep a relation unless a word between its rooms, or just after them, makes it doubtful."""
     doubtful = any(reading.kind(place) in _DOUBT for place in (*range(first, last + 1), reading.skip(first - 1, -1)))
     doubtful |= reading.kind(reading.skip(last + 1, 1)) in ("not", "or")  # "... with no balcony" is another matter
     if doubtful or any(item.count == 0 or item.doubt for item in (*subjects, *objects)):
@@ -197,15 +199,15 @@ def _add(reading: Reading, index: int, subjects: list[Item], objects: list[Item]
     reading.relations.append(Relation(word=word, subjects=subjects, objects=objects, first=first, last=last))
     reading.used.add(index)
     for item in (*subjects, *objects):
-        item.told = True
+        item.stated = True
 
 
 # ------------------------------------------------------------------------------------------------------ the result
 
 
 def _counts(reading: Reading) -> dict[str, int]:
-    """Rooms of each type that is named. Of several numbers for one type the largest holds, whatever ids stand elsewhere;
-    "no" holds if nothing else is said.
+    """Number of rooms of each named type. Of several numbers for one type the largest counts, whatever ids are named;
+    "no" counts if nothing else is said.
     """
     counts: dict[str, int] = {}
     for kind in ROOM_TYPES:
@@ -224,7 +226,7 @@ def _rooms(item: Item, counts: dict[str, int]) -> list[RoomId]:
 
 
 _MOST_PAIRS = 100
-"""A clause that would come to more sentences ("200 bedrooms left of 200 baths") is not understood."""
+"""Largest number of sentences of a clause; one with more ("200 bedrooms left of 200 baths") is not understood."""
 
 
 def _pairs(relation: Relation, counts: dict[str, int]) -> list[tuple[RoomId, RoomId]]:
@@ -238,7 +240,7 @@ def _pairs(relation: Relation, counts: dict[str, int]) -> list[tuple[RoomId, Roo
 
 
 def _is_part(relation: Relation, counts: dict[str, int]) -> bool:
-    """Whether it speaks of some rooms of a type and nobody can say which: two of three."""
+    """Whether an item means some rooms of a type without saying which: two of three."""
     items = (*relation.subjects, *relation.objects)
     return any(item.count and item.every and item.count < counts[item.kind] for item in items)
 
@@ -277,7 +279,7 @@ def _result(reading: Reading) -> Understood:
     if not any(item.kind == "living room" for item in reading.items):
         counts = {"living room": 1, **counts}
         said.append((len(reading.phrases), "", "assumed: 1 living room, as every plan has one"))
-    # Sections that the words say nothing about are left out: an empty one would say that there are none.
+    # Sections without a word in the text are left out: an empty section would say that there are none.
     spec = Spec(
         style="sjh",
         counts=tuple(counts.items()) or None,
@@ -295,7 +297,7 @@ def _result(reading: Reading) -> Understood:
 
 
 def _taken_names(reading: Reading) -> Counter[tuple[str, str]]:
-    """Names that may be another room than the one they are taken as."""
+    """Names that may mean another room than the assumed one."""
     names: Counter[tuple[str, str]] = Counter()
     for item in reading.items:
         place = next((each for each in range(item.first, item.last + 1) if reading.kind(each) == "room"), None)
@@ -309,13 +311,13 @@ def _is_unclear(item: Item, counts: dict[str, int]) -> bool:
 
 
 def _tell_rooms(reading: Reading, counts: dict[str, int], said: list[tuple[int, str, str]]) -> None:
-    """Say what rooms outside relations came to; a "no" that another mention overrules is not understood."""
+    """Report the meaning of rooms outside relations; a "no" that another mention overrides is not understood."""
     for item in reading.items:
         if item.doubt:
             continue
         if item.count == 0 and counts[item.kind]:
             reading.used.difference_update(range(item.first, item.last + 1))
-        elif not item.told or item.count is not None or item.first not in reading.used:
+        elif not item.stated or item.count is not None or item.first not in reading.used:
             what = (
                 [str(room) for room in _rooms(item, counts)] if item.ids else [count_item(item.kind, counts[item.kind])]
             )
@@ -327,19 +329,19 @@ _OF_ITEMS = ("room", "number", "counted", "id", "ordinal", "none", "none-after",
 
 
 def _note(items: Sequence[Item], counts: dict[str, int]) -> str:
-    """Which number was taken where the text leaves it open."""
+    """The numbers that were chosen where the text leaves them open."""
     unclear = {item.kind for item in items if _is_unclear(item, counts)}
     return "".join(f" (of {counts[kind]}, {kind} #1 is taken)" for kind in sorted(unclear))
 
 
 def _left_over(reading: Reading) -> tuple[str, ...]:
-    """The words that came to nothing, verbatim."""
+    """The words that were not understood, verbatim."""
     return tuple(reading.words(first, last) for first, last in _runs(reading))
 
 
 def _unknown(reading: Reading) -> tuple[tuple[str, int], ...]:
-    """Runs cut where a relation or another phrase begins, so that "study" is one however it is related; an uncertain
-    enumeration is listed as a whole."""
+    """Runs of unread words, cut where a relation or another phrase begins, so that "study" is the same run in every
+    relation; an uncertain enumeration is listed as a whole."""
     found: Counter[str] = Counter()
     spans: set[tuple[int, int]] = set()
     for first, last in _runs(reading):
@@ -383,7 +385,7 @@ _RELATING = (
 
 
 def _runs(reading: Reading) -> list[list[int]]:
-    """First and last phrases of runs that came to nothing; fillers inside a run stay with it."""
+    """First and last phrases of runs that were not understood; fillers inside a run belong to it."""
     runs: list[list[int]] = []
     is_new = True
     for index, phrase in enumerate(reading.phrases):

@@ -1,13 +1,15 @@
-"""What answers score that know little or nothing of the text: no score of a model means much without them.
+"""Scores of reference answers that use little or nothing of the text, to compare a model's scores with.
 
 In: texts and their true images. Out: for each anchor the values of all `METRICS`.
 
-- `truth`: the true image. What is missing to a perfect score here is the reader's and the data's fault.
-- `another plan`: the true image of another text, drawn at random. It knows only what plans look like.
-- `same counts`: a synthesised plan with the rooms that the text counts, drawn at random. It knows the first line only.
-- `constant hub`: the same plan with its doors moved: the living room opens to every room beside it, and no other door is
-  left. "Everything is connected to the living room" is nearly always true, so this answer knows no connection and still
-  scores high on all of them; it has none without the living room.
+- `truth`: the true image. A score below the best possible one is due to the reader
+  or the data.
+- `another plan`: the true image of another text, chosen at random. It shows what plans look like and nothing of the
+  text.
+- `same counts`: a synthesised plan with the room counts of the text, chosen at random. It uses the first line only.
+- `constant hub`: the same plan with other doors: one from the living room to every room beside it, and no others.
+  "Everything is connected to the living room" is nearly always true, so this answer uses no connection of the text and
+  still scores high on all of them. It has no connection without the living room.
 - `blank`: an empty image.
 """
 
@@ -35,7 +37,7 @@ DOOR_PX = 13
 _WALLS_PX = (3, 4, 5)
 
 POOL = 200
-"""Plans synthesised to choose from: 99 of 100 texts of drawn plans find one with their very counts."""
+"""Number of synthesised plans to choose from: 99 of 100 texts of synthesised plans find one with exactly their counts."""
 
 Table = dict[str, dict[str, float]]
 """Anchor to values by name."""
@@ -47,12 +49,12 @@ def anchors(prompts: Sequence[str], references: Sequence[Image.Image], seed: int
     Args:
         prompts: Texts.
         references: Their true images, in the same order.
-        seed: Decides what is drawn at random.
-        pool: Plans to synthesise; where none of them has a text's counts, the nearest in the sum of differences is taken.
-            `counts_met` of the anchor `same counts` is the share of texts that found their own.
+        seed: Seed of every random choice.
+        pool: Number of plans to synthesise. For a text whose counts none of them has, the plan with the smallest sum of
+            differences is used. `counts_met` of the anchor `same counts` is the share of texts whose counts were found.
 
     Returns:
-        Values by name; `images` is how many texts there were.
+        Values by name; `images` is the number of texts.
     """
     plans = [synthesise(derive_seed("plan for an anchor", seed, number)).plan for number in range(pool)]
     table: Table = {}
@@ -101,7 +103,7 @@ def _nearest(prompt: str, plans: Sequence[Plan], rng: np.random.Generator) -> tu
 
 
 def _share_matched(prompts: Sequence[str], plans: Sequence[Plan]) -> float:
-    rng = np.random.default_rng(0)  # the difference does not depend on which of the nearest is drawn
+    rng = np.random.default_rng(0)  # the difference is the same for each of the nearest plans
     return sum(_nearest(prompt, plans, rng)[1] == 0 for prompt in prompts) / len(prompts) if prompts else nan
 
 
@@ -109,7 +111,8 @@ def hub_only(plan: Plan) -> Labels:
     """The plan with a door from the living room to every room beside it and with no other interior door.
 
     Returns:
-        (h, w) pixel classes. Rooms that no straight stretch of wall parts from the living room stay without a door.
+        (h, w) pixel classes. Rooms without a straight stretch of wall between them and the living room have no
+        door.
     """
     labels = plan.labels.copy()
     labels[labels == DOOR] = WALL
@@ -124,7 +127,7 @@ def _open(labels: Labels, plan: Plan, name: RoomId) -> None:
     hub, other = plan.mask(RoomId("living room", 1)), plan.mask(name)
     taken = dilate((labels == DOOR) | (labels == WINDOW) | (labels == FRONT_DOOR), 2)
     both = {int(plan.instances[mask][0]) for mask in (hub, other) if mask.any()}
-    for thickness in _WALLS_PX:  # with the wall's own thickness the band is the wall from one room to the other
+    for thickness in _WALLS_PX:  # at the wall's true thickness the band spans the wall from room to room
         band = dilate(hub, thickness) & dilate(other, thickness) & (labels == WALL) & ~taken
         doors = sorted(_stretches(band, thickness), key=_length, reverse=True)
         for rows, columns in doors:
@@ -139,7 +142,7 @@ def _length(where: Where) -> int:
 
 
 def _stretches(band: Mask, thickness: int) -> Iterator[Where]:
-    """Rectangles within a band of wall that are as thick as it and at most a door long."""
+    """Rectangles within a band of wall, as thick as the band and at most `DOOR_PX` long."""
     half = DOOR_PX // 2
     for y, x in np.argwhere(band).tolist():
         top, left = max(0, y - half), max(0, x - half)

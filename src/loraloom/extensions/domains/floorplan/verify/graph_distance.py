@@ -1,4 +1,4 @@
-"""How many edits turn one graph of rooms into another: exact for plans, bounded for anything.
+"""Graph edit distance between two graphs of rooms: exact for plans, with a bounded search for larger graphs.
 
 In: two graphs, nodes by type of room, edges by door. Out: their edit distance with unit costs. Rooms are interchangeable
 within a type; a room of another type costs one edit.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..vocabulary import RoomId
 
 MOST_LOOKS = 200_000
-"""Room compared with room before the search gives up, up to a second; two plans take a few hundred."""
+"""Comparisons of two rooms after which the search stops (up to a second); two plans take a few hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Graph:
 
     Attributes:
         kinds: Type of each node.
-        edges: Pairs of places in `kinds`.
+        edges: Pairs of indices into `kinds`.
     """
 
     kinds: tuple[str, ...]
@@ -32,8 +32,8 @@ class Distance:
     """Result of a search.
 
     Attributes:
-        edits: The fewest found.
-        exact: Whether fewer are impossible; False when the search was cut short.
+        edits: The smallest number of edits that was found.
+        exact: True when no smaller number is possible; False when the search was stopped at its limit.
     """
 
     edits: int
@@ -41,7 +41,7 @@ class Distance:
 
 
 def graph_of(rooms: Sequence[RoomId], pairs: Iterable[tuple[RoomId, RoomId]]) -> Graph:
-    """A graph of rooms, each listed once; a room paired with itself is left out, a pair told twice is one edge."""
+    """A graph of rooms, each listed once. A room paired with itself is left out; a repeated pair is one edge."""
     places = {room: place for place, room in enumerate(rooms)}
     edges = (frozenset((places[first], places[second])) for first, second in pairs)
     return Graph(tuple(room.kind for room in rooms), frozenset(edge for edge in edges if len(edge) == 2))
@@ -50,14 +50,14 @@ def graph_of(rooms: Sequence[RoomId], pairs: Iterable[tuple[RoomId, RoomId]]) ->
 def edit_distance(first: Graph, second: Graph, most_looks: int = MOST_LOOKS) -> Distance:
     """Graph edit distance with cost 1 to insert or delete a node or an edge and to change a node's type.
 
-    The measure is that of House-GAN's compatibility (Nauata et al. 2020, after Abu-Aisheh et al. 2015), but exact, where
-    published numbers take the first approximation of networkx. Deleting a node and inserting another never costs less
-    than changing the one into the other, so a cheapest way maps every node of the smaller graph to one of the larger:
+    This is the compatibility score of House-GAN (Nauata et al. 2020, after Abu-Aisheh et al. 2015), but exact, while
+    published numbers use the first approximation of networkx. Deleting a node and inserting another never costs less
+    than changing the type of one, so a cheapest sequence maps every node of the smaller graph to one of the larger:
 
-        distance = (nodes larger - nodes smaller) + mapped pairs of unlike types
+        distance = (nodes larger - nodes smaller) + mapped pairs of different types
                  + edges of either graph that have no counterpart in the other
 
-    The search maps nodes in order of falling degree and drops a branch that cannot get below the best so far.
+    The search maps nodes in order of decreasing degree and drops a branch that cannot improve on the best result.
     """
     small, large = sorted((first, second), key=lambda graph: len(graph.kinds))
     search = _Search(small, large, most_looks)
@@ -79,10 +79,10 @@ class _Search:
         self.looks_left, self.tired = most_looks, False
 
     def run(self, done: int, cost: int, images: list[int]) -> None:
-        """Map the nodes from the place `done` on; `cost` is paid for what is mapped, `images` are the earlier nodes'."""
+        """Map the nodes from index `done`. `cost` is that of the mapped nodes, `images` are the nodes that they map to."""
         used = sum(1 << image for image in images)
         if done == len(self.order):
-            # What is left of the larger graph is inserted with all its edges.
+            # The unmapped nodes of the larger graph are inserted with all their edges.
             left = self.all_large & ~used
             self.best = min(self.best, cost + self.num_spare + _edges_at(self.near[1], left))
             return
@@ -95,7 +95,7 @@ class _Search:
         tried: set[tuple[str, int]] = set()
         for image in range(len(self.kinds[1])):
             alike = self.kinds[1][image], self.near[1][image]
-            if used >> image & 1 or alike in tried:  # of two that look the same from everywhere one is enough
+            if used >> image & 1 or alike in tried:  # equivalent nodes: one is enough
                 continue
             tried.add(alike)
             paid = cost + (self.kinds[0][node] != self.kinds[1][image])
@@ -108,7 +108,7 @@ class _Search:
             self.run(done + 1, paid, [*images, image])
 
     def _least(self, done: int, images: list[int]) -> int:
-        """At least so much is still to be paid: for types, for edges from mapped nodes to open ones, among open ones."""
+        """Lower bound of the remaining cost: types, edges from mapped to unmapped nodes, edges among unmapped nodes."""
         open_small = sum(1 << node for node in self.order[done:])
         open_large = self.all_large & ~sum(1 << image for image in images)
         wanted = Counter(self.kinds[0][node] for node in self.order[done:])
@@ -120,7 +120,7 @@ class _Search:
 
 
 def _first_try(small: Graph, large: Graph) -> int:
-    """The cost of mapping like to like in the order of their numbers."""
+    """Cost of mapping nodes of equal type in the order of their numbers."""
     images: dict[int, int] = {}
     for like in (True, False):
         for node, kind in enumerate(small.kinds):
@@ -142,11 +142,11 @@ def _neighbours(graph: Graph) -> list[int]:
 
 
 def _edges_within(near: list[int], nodes: int) -> int:
-    """Edges with both ends in `nodes`."""
+    """Number of edges with both ends in `nodes`."""
     return sum((each & nodes).bit_count() for node, each in enumerate(near) if nodes >> node & 1) // 2
 
 
 def _edges_at(near: list[int], nodes: int) -> int:
-    """Edges with an end in `nodes`."""
+    """Number of edges with at least one end in `nodes`."""
     ends = sum(each.bit_count() for node, each in enumerate(near) if nodes >> node & 1)
     return ends - _edges_within(near, nodes)

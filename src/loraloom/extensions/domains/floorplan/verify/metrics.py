@@ -1,11 +1,11 @@
-"""How well many plan images do what their texts ask, from pixels alone.
+"""Metrics of plan images against their texts and true images, computed from pixels alone.
 
-In: images, their texts, and the true images where there are some. Out: `METRICS`: `plan_text` reads each image once
-and compares it with its text; `plan_iou` compares pixels with the true image. `by_windows` splits either by the length
-of the text. Sums are kept as exact fractions, so tallies merge to the same numbers in any order.
+In: images, their texts, and true images where they exist. Out: `METRICS`: `plan_text` reads each image once and compares
+it with its text; `plan_iou` compares pixels with the true image. `by_windows` splits both by the length of the text.
+Sums are exact fractions, so tallies merge to the same numbers in any order.
 
 An unreadable image counts as an empty plan. Rooms are compared by their numbers, which in text and image follow the
-image's raster order. The scores of a chance answer are in `anchors`; most of these numbers mean little without them.
+image's raster order. `anchors` gives the scores of reference answers to compare these numbers with.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,17 +27,17 @@ from .graph_distance import edit_distance, graph_of
 from .verifying import MOST_OFF_PALETTE, direction_in, octants_between, verify
 
 Share = tuple[str, float, float]
-"""Name, numerator, denominator of what one image adds; a value is the sum of the ones over the sum of the others."""
+"""Name, numerator and denominator of one image; a value is the sum of numerators over the sum of denominators."""
 
 Measure = Callable[[Image.Image, str, Image.Image | None], list[Share] | None]
-"""Shares of one image; None when it cannot be counted."""
+"""Shares of one image; None when the image is not counted."""
 
 SHELL_REACH_PX = 2
-"""A front door has the outside this near: it fills the wall, and a soft edge may be off by a pixel."""
+"""Largest distance from a front door to the outside: it fills the wall, and a soft edge may be off by a pixel."""
 
 
 class ShareTally:
-    """Sums of shares. Floats are dyadic fractions, so sums of `Fraction` are exact and forget the order."""
+    """Sums of shares. Floats are dyadic fractions, so sums of `Fraction` are exact and independent of order."""
 
     def __init__(self, metric: str, names: tuple[str, ...], measure: Measure) -> None:
         self._metric, self._measure = metric, measure
@@ -55,9 +55,9 @@ class ShareTally:
             self._sums[name] = sums[0] + Fraction(top), sums[1] + Fraction(bottom)
 
     def merge(self, other: Tally) -> None:
-        """Count what another tally of the same metric has counted."""
+        """Add the counts of another tally of the same metric."""
         if not isinstance(other, ShareTally) or other._metric != self._metric:
-            raise TypeError(f"a tally of {self._metric} merges with its like only")
+            raise TypeError(f"a tally of {self._metric} merges only with a tally of the same metric")
         self._images += other._images
         for name, (top, bottom) in other._sums.items():
             sums = self._sums[name]
@@ -111,7 +111,7 @@ def _counts(spec: Spec, plan: Plan) -> Iterator[Share]:
         return
     asked, found = dict(spec.counts), plan.counts
     yield "room_total_exact", sum(asked.values()) == len(plan.rooms), 1
-    # No room at all is no proof of "0 storage": the receipt says so too.
+    # An image without any room does not prove "0 storage"; the receipt treats it the same way.
     met = sum(found[kind] == count for kind, count in asked.items()) if plan.rooms else 0
     yield "count_items_met", met, len(asked)
     kinds = [kind for kind in found if asked.get(kind, 0) or found[kind]]
@@ -165,7 +165,7 @@ def _positions(spec: Spec, plan: Plan) -> Iterator[Share]:
 
 
 def _graph(spec: Spec, plan: Plan) -> Iterator[Share]:
-    """Only a text with counts and connections says what the graph is."""
+    """Shares of the graph; only a text with counts and connections defines one."""
     if spec.counts is None or spec.connections is None:
         return
     asked = graph_of(spec.rooms(), spec.connections)
@@ -177,19 +177,19 @@ def _graph(spec: Spec, plan: Plan) -> Iterator[Share]:
 
 
 class TextMetric:
-    """Every sentence and the graph of a text against what is read from the image.
+    """Every sentence and the graph of a text against the plan that is read from the image.
 
-    Over images: `parsed` (a living room and another room are read, and no more than `MOST_OFF_PALETTE` is off the
+    Shares of images: `parsed` (a living room and another room are read, and at most `MOST_OFF_PALETTE` is off the
     palette), `complete` (every sentence met), `room_total_exact`, `one_front_door` (exactly one, on the shell),
-    `graph_equal` are shares; `off_palette`, `room_count_score` (mean of `count_score` over the types asked for or found),
-    `extra_connections` (doors that are not asked for), `graph_edit_distance` are means. `graph_distance_is_exact` is the
-    share of searches that were not cut short.
+    `graph_equal`, and `graph_distance_is_exact` (searches that were not stopped at their limit). Means over images:
+    `off_palette`, `room_count_score` (mean of `count_score` over the types requested or found), `extra_connections`
+    (connections that are not requested), `graph_edit_distance`.
 
     Over all sentences, pairs or types of all images: `sentences_met` and `sentences_unsure` (cannot tell);
-    `count_items_met`; `rooms_in_one_piece`: of the types asked for and found, the share found in no more 4-connected parts
-    than rooms are asked for; precision (of the doors found), recall (of the doors asked for) and F1 = 2 hits / (found +
-    asked) of connections, also without those of the living room; positions whose word is exact or at most one octant
-    beside, `_of_present` over those whose two rooms are there, `_of_all` over all asked for.
+    `count_items_met`; `rooms_in_one_piece`: of the types requested and found, the share found in at most as many
+    4-connected parts as rooms are requested; precision (of the doors found), recall (of the doors requested) and F1 =
+    2 hits / (found + requested) of connections, also without those of the living room; positions whose direction is exact
+    or at most one octant away, `_of_present` over those whose two rooms exist, `_of_all` over all requested ones.
     """
 
     name = "plan_text"
@@ -219,7 +219,7 @@ def _measure_iou(image: Image.Image, prompt: str, reference: Image.Image | None)
 
 
 def overlaps(shown: Labels, truth: Labels) -> Iterator[Share]:
-    """The four IoU of one image; those over no type at all are left out."""
+    """The four IoU of one image; an IoU over an empty set of types is left out."""
     sizes = [
         (
             int(((shown == kind) & (truth == kind)).sum()),
@@ -242,8 +242,8 @@ class IouMetric:
 
     With I_r and U_r the pixels of type r in both and in either image, over the types r that the true image has:
     `iou_pooled` = sum I_r / sum U_r, `iou_per_type` = mean of I_r / U_r (Tell2Design, `T5/calculate_iou.py`, where the two
-    are called macro and micro). There a type that only the prediction has costs nothing, so `_both` has the same over the
-    types that either image has. Rooms of a type are merged. Chance is far from 0: see `anchors`.
+    are called macro and micro). These ignore a type that only the prediction has, so the values ending in `_both` are over
+    the types of either image. Rooms of a type are merged. The chance level is far from 0: see `anchors`.
     """
 
     name = "plan_iou"
@@ -261,14 +261,14 @@ class IouMetric:
 
 
 METRICS: tuple[Metric, ...] = (TextMetric(), IouMetric())
-"""What is measured on plans."""
+"""The metrics of plans."""
 
 
 # ------------------------------------------------------------------------------------------------------- by length
 
 
 class WindowTally:
-    """A tally for each number of windows that texts take."""
+    """One tally for each number of windows of the texts."""
 
     def __init__(self, metric: Metric, count_windows: Callable[[str], int]) -> None:
         self._metric, self._count_windows = metric, count_windows
@@ -278,13 +278,13 @@ class WindowTally:
         return self._groups.setdefault(windows, self._metric.start())
 
     def add(self, image: Image.Image, prompt: str, reference: Image.Image | None = None) -> None:
-        """Count one image with those whose texts are as long."""
+        """Count one image with those whose texts have the same number of windows."""
         self._group(self._count_windows(prompt)).add(image, prompt, reference)
 
     def merge(self, other: Tally) -> None:
-        """Count what another tally of the same metric and the same count of windows has counted."""
+        """Add the counts of another tally of the same metric, split by the same windows."""
         if not isinstance(other, WindowTally):
-            raise TypeError("a tally by windows merges with its like only")
+            raise TypeError("a tally by windows merges only with a tally by windows")
         for windows, tally in other._groups.items():
             self._group(windows).merge(tally)
 
@@ -301,7 +301,7 @@ def by_windows(metric: Metric, count_windows: Callable[[str], int]) -> Tally:
     """An empty tally of a metric that keeps texts of one, two, ... windows apart.
 
     Args:
-        metric: Any.
-        count_windows: How many windows of the text encoder a text takes.
+        metric: Any metric.
+        count_windows: Returns the number of windows of the text encoder for a text.
     """
     return WindowTally(metric, count_windows)

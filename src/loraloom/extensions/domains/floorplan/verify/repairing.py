@@ -1,8 +1,8 @@
-"""Where to draw again: rooms and walls of sentences not met, doors not asked for; rooms of met ones stay. And what is shown.
+"""The mask and the source text of a repair: rooms and walls of unmet sentences and unrequested doors are inpainted.
 
-In: a spec, a reading, its receipt. Out: a mask over the image, and the text made true of the image. The drawing itself is
-`generate`'s: latents under the mask are noised and denoised again, the rest is held (RePaint, Lugmayr et al. 2022, without its
-resampling loops), and guided from what is shown towards what is asked for.
+In: a spec, a reading, its receipt. Out: the inpaint mask, and a text that describes the image as it is. Rooms of met
+sentences stay. `generate` does the inpainting: latents under the mask are noised and denoised again, the others are kept
+(RePaint, Lugmayr et al. 2022, without its resampling loops), with guidance from the described text to the requested one.
 """
 
 import numpy as np
@@ -18,18 +18,18 @@ from ..vocabulary import EXTERNAL, RoomId
 from .verifying import doors_between, not_asked_for, unreadable
 
 _DOOR_REACH_PX = 9
-"""From two rooms into the wall between them: half a door's length on either side of the wall's middle."""
+"""Reach of two rooms into the wall between them: half a door's length on either side of the wall's centre line."""
 _MARGIN_PX = 6
 
 
 def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bool_] | None:
-    """(256, 256) bool: where to draw again. None without a fault, True everywhere when nothing was readable.
+    """(256, 256) bool: the inpaint region. None without a fault, True everywhere when nothing was readable.
 
-    - A missing connection frees the wall between its two rooms; where they do not touch, both rooms.
-    - A wrong position frees both rooms; the living room, which everything hangs on, stays.
-    - A wrong count frees all rooms of the type, or, when none is there, the living room and the outside beside it. A
-      sentence of which one cannot tell only for a wrong count frees nothing more.
-    - A connection that is not asked for frees its doors.
+    - A missing connection adds the wall between its two rooms; where they do not touch, both rooms.
+    - A wrong position adds both rooms, but never the living room, because all other rooms depend on it.
+    - A wrong count adds all rooms of the type, or, when there is none, the living room and the outside beside it. A
+      sentence that is unsure only because of a wrong count adds nothing more.
+    - An unrequested connection adds its doors.
     """
     unwanted = not_asked_for(spec, reading.plan)
     if receipt.complete and not unwanted:
@@ -58,8 +58,8 @@ def repair_mask(spec: Spec, reading: Reading, receipt: Receipt) -> NDArray[np.bo
 
 
 def shown_text(text: str, spec: Spec, reading: Reading, receipt: Receipt) -> str:
-    """The text made true of the image: without connections and positions that it does not meet, with its counts and with its
-    connections that are not asked for. The text itself when nothing was readable."""
+    """The text changed to describe the image: without unmet connections and positions, with the image's counts and with
+    its unrequested connections. The unchanged text when nothing was readable."""
     if unreadable(reading):
         return text
     counts = spec.counts or ()
@@ -85,7 +85,7 @@ def _for_connection(plan: Plan, first: RoomId, second: RoomId) -> NDArray[np.boo
 
 
 def _for_rooms(plan: Plan, rooms: tuple[RoomId, RoomId]) -> NDArray[np.bool_]:
-    """Both rooms, without the living room; for one that is not there, the place where it could come to be."""
+    """Both rooms, without the living room; for a missing room, the area where it could be added."""
     mask = _union(plan, [name for name in rooms if name.kind != "living room"])
     for name in rooms:
         if plan.room(name) is None:

@@ -1,11 +1,11 @@
-"""Text and image to a receipt: every sentence met, not met, or cannot tell, with the pixels that prove it.
+"""Text and image to a receipt: a verdict for every sentence (met, not met, cannot tell) with the pixels that prove it.
 
 In: a `Spec` and a `Reading`. Out: `Receipt`.
 
-A sentence names rooms by number, and numbers follow the image's raster order. As long as the image has as many rooms
-of a type as the text asks for, the numbers of both are the same. Where it has more or fewer, nobody can say which is
-which: then a sentence that holds for every choice of rooms is met, one that holds for none is not met, and for the rest
-one cannot tell. Where rooms lack, the one that a sentence means may be the one that is not there.
+A sentence names rooms by number, and numbers follow the image's raster order. If the image has the number of rooms of a
+type that the text requests, the numbers of both agree. If it has more or fewer, the assignment is unknown: then a
+sentence that is true for every choice of rooms is met, one that is true for none is not met, and any other gets the
+verdict "cannot tell". If there are too few rooms, the room that a sentence means may be a missing one.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from ..vision.reading import Reading
 from ..vocabulary import DIRECTIONS, RoomId
 
 MOST_OFF_PALETTE = 0.6
-"""With more pixels than this near no colour of the palette an image is not read at all."""
+"""An image with a larger share of pixels near no colour of the palette is not read at all."""
 
 
 def verify(spec: Spec, reading: Reading) -> Receipt:
@@ -37,7 +37,7 @@ def verify(spec: Spec, reading: Reading) -> Receipt:
 
 
 def unreadable(reading: Reading) -> str:
-    """Why nothing can be said about an image; empty when something can."""
+    """Why an image cannot be verified; empty when it can."""
     if reading.off_palette > MOST_OFF_PALETTE:
         return f"{reading.off_palette:.0%} of the image has no colour of a plan"
     if not reading.plan.rooms:
@@ -94,7 +94,7 @@ Test = Callable[[RoomId, RoomId], tuple[bool, str]]
 def _verifier(
     pair: tuple[RoomId, RoomId], spec: Spec, plan: Plan, test: Test
 ) -> tuple[bool | None, tuple[RoomId, ...], str]:
-    """Verdict of a relation between two rooms, the rooms it is about in the image, and the reason."""
+    """Verdict of a relation between two rooms, the rooms in the image that it concerns, and the reason."""
     choices = [_candidates(name, spec, plan) for name in pair]
     for name, found in zip(pair, choices, strict=True):
         if not found:
@@ -113,7 +113,7 @@ def _verifier(
 
 
 def _candidates(name: RoomId, spec: Spec, plan: Plan) -> list[RoomId]:
-    """Rooms of the image that a room of the text may be."""
+    """Rooms of the image that a room of the text may refer to."""
     same = [room.id for room in plan.rooms if room.id.kind == name.kind]
     asked = spec.count(name.kind)
     if asked is None or asked == len(same):
@@ -145,7 +145,7 @@ def _boxes(plan: Plan, rooms: tuple[RoomId, ...]) -> tuple[Box, ...]:
 
 
 def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
-    """What the image shows beyond a text that has the section."""
+    """Rooms and connections of the image that the text does not request, for the sections that the text has."""
     if spec.counts is not None:
         for kind, count in plan.counts.items():
             if count and spec.count(kind) is None:
@@ -155,22 +155,22 @@ def _extras(spec: Spec, plan: Plan) -> Iterator[str]:
 
 
 def not_asked_for(spec: Spec, plan: Plan) -> list[tuple[RoomId, RoomId]]:
-    """Connections that the image shows beyond a text that says how both of their rooms are connected.
+    """Connections of the image that the text does not request, though it states connections of both rooms.
 
     A text that names one door of a house does not mean that there are no others.
     """
     asked = {frozenset(pair) for pair in spec.connections or ()}
-    told = {room for pair in asked for room in pair}
-    return [pair for pair in plan.connections if told.issuperset(pair) and frozenset(pair) not in asked]
+    named = {room for pair in asked for room in pair}
+    return [pair for pair in plan.connections if named.issuperset(pair) and frozenset(pair) not in asked]
 
 
 def octants_between(first: str, second: str) -> int:
-    """How many steps of 45 degrees lie between two directions, 0 .. 4."""
+    """Number of steps of 45 degrees between two directions, 0 .. 4."""
     apart = abs(DIRECTIONS.index(first) - DIRECTIONS.index(second))
     return min(apart, 8 - apart)
 
 
 def direction_in(plan: Plan, position: Position) -> str | None:
-    """The direction that the image shows for a position's rooms; None when one of them is missing."""
+    """The direction between a position's rooms in the image; None when one of them is missing."""
     subject, origin = plan.room(position.subject), plan.room(position.object)
     return direction(subject.centroid, origin.centroid) if subject and origin else None

@@ -1,12 +1,12 @@
-"""Tidy a plan that was read from a drawn image, without changing what it says.
+"""Clean the pixel classes of a plan that was read from a generated image, without changing its meaning.
 
-In: a map of pixel classes, or the plan read from it. Out: a map of pixel classes in which specks are gone, walls and room
-borders are straight, walls have an even thickness and openings are rectangles through the whole wall.
+In: a map of pixel classes, or the plan read from it. Out: a map of pixel classes without specks, with straight walls and
+room borders, walls of uniform thickness, and openings that are rectangles through the whole wall.
 
-The promise: every room that is no speck, every connection (through a door that is no speck) and every position that was
-read before is read afterwards, and so are the rooms with windows and front doors. No room and no connection comes; a
-position may. Steps are tried from the strongest form to the weakest and count only when the plan reads like that; when
-none does, the labels stay as they were. A plan without ragged edges is returned unchanged.
+Invariants: every room and every connection that is not a speck, and every position, is still read afterwards, and so are
+the rooms with windows and front doors. No room and no connection is added; a position may be. The steps are tried from
+the strongest form to the weakest, and a form is used only if the result keeps these invariants. If none does, the labels
+stay unchanged. A plan without ragged edges is returned unchanged.
 """
 
 import numpy as np
@@ -26,24 +26,24 @@ from .straightening import (
 )
 
 _MAX_PARTS = 64
-"""An image with more rooms or more openings than this is no plan but noise, and stays as it is."""
+"""An image with more rooms or more openings than this is noise and not a plan; it is not changed."""
 
 _MIDDLE_PX = 4
-"""Walls that a rough image shows between 3 and 5 pixels: at 5 the rooms beside a wall are too far apart for a position
-sentence, at 3 rooms across a corner may come near enough for one."""
+"""Thickness for walls that a rough image shows between 3 and 5 pixels: at 5 the rooms beside a wall are too far apart for
+a position sentence, at 3 rooms across a corner may be near enough for one."""
 
 _RAGGED = 0.10
-"""Share of border runs of one or two pixels above which a plan is ragged; clean plans, real ones too, have up to 0.08."""
+"""Share of border runs of one or two pixels above which a plan is ragged; clean plans, also real ones, have up to 0.08."""
 
 
 def clean(plan: Plan | Labels) -> Labels:
-    """Tidy up a plan; see the module's promise.
+    """Clean a plan; see the invariants of the module.
 
     Args:
         plan: A plan, or its (h, w) uint8 pixel classes.
 
     Returns:
-        New (h, w) uint8 pixel classes. Room numbers stay as they are unless a speck had taken one.
+        New (h, w) uint8 pixel classes. Room numbers stay the same unless a speck had one.
     """
     original = plan.labels if isinstance(plan, Plan) else plan
     before = plan if isinstance(plan, Plan) else annotate(original)
@@ -80,8 +80,8 @@ def clean(plan: Plan | Labels) -> Labels:
 
 
 def _matched(before: Plan, after: Plan, least_px: int = 0) -> dict[RoomId, RoomId] | None:
-    """New name of each old room of at least `least_px`; None unless each lies on mostly its old place, is of its old
-    type, and no other room has come."""
+    """New name of each old room of at least `least_px`. None unless each of them keeps its type and most of its area,
+    and there is no other room."""
     names: dict[RoomId, RoomId] = {}
     for room in before.rooms:
         if room.area_px < least_px:
@@ -97,8 +97,8 @@ def _matched(before: Plan, after: Plan, least_px: int = 0) -> dict[RoomId, RoomI
 
 
 def _only_specks_went(before: Plan, after: Plan) -> bool:
-    """Whether every room that is no speck and every position between two of them is still there. (Connections are: what
-    is no speck keeps its pixels, so every door that is none touches what it touched.)"""
+    """Whether every room that is not a speck still exists, with every position between two of them. (Connections stay:
+    only specks lose their pixels, so every other door touches the same rooms.)"""
     names = _matched(before, after, MIN_ROOM_PX)
     if names is None:
         return False
@@ -111,8 +111,8 @@ def _only_specks_went(before: Plan, after: Plan) -> bool:
 
 
 def _same(before: Plan, after: Plan) -> bool:
-    """Whether two plans of one image say the same: the same rooms under the same names, the same connections, at least the
-    same positions, the same rooms with windows and with front doors."""
+    """Whether two plans of one image mean the same: the same rooms with the same names, the same connections, at least
+    the same positions, the same rooms with windows and with front doors."""
     names = _matched(before, after)
     if names is None or any(old != new for old, new in names.items()):
         return False
@@ -133,8 +133,8 @@ def _outer_openings(plan: Plan) -> set[tuple[str, RoomId]]:
 
 
 def _with_openings(walls: Labels, blobs: list[tuple[int, Mask]], reference: Plan) -> Labels | None:
-    """Walls with the openings put back, restored as far as the plan still reads as the reference; None when it does not
-    even with the openings as they were."""
+    """Walls with the openings restored, straightened as far as the plan still reads as the reference; None when it does
+    not even with the original openings."""
     shell = walls == WALL
     segments = segments_of(shell)
     restored = [through_wall(blob, segments) for _, blob in blobs]
@@ -161,8 +161,8 @@ def _with_openings(walls: Labels, blobs: list[tuple[int, Mask]], reference: Plan
 
 
 def _rough_where_needed(walls: Labels, blobs: list[tuple[int, Mask]], reference: Plan) -> Labels | None:
-    """A tidy plan that keeps its rough pixels between rooms whose position sentence or connection tidying would change;
-    None when the plan does not read the same even so."""
+    """A clean plan that keeps its rough pixels between rooms whose position sentence or connection would change; None
+    when the plan still does not read the same."""
     segments = segments_of(walls == WALL)
     labels = walls.copy()
     for label, blob in blobs:

@@ -1,8 +1,8 @@
-"""The colours of an image's large flat areas, and how much of them a style does not know.
+"""The colours of an image's large flat areas, and the share of them that a style does not contain.
 
-In: RGB on the grid of plans. Out: flat colours with their shares of the area, and the share in colours that no room and no
-outside of a style has. Noise, JPEG, blur and resizing change pixels, not the colour of a room's middle; another palette
-changes exactly that. `benchmarks/foreign_palettes.py` measures how well the share tells one from the other.
+In: RGB on the grid of plans. Out: flat colours with their shares of the area, and the share in colours that neither a room
+nor the outside of a style has. Noise, JPEG, blur and resizing change pixels, but not the colour in the middle of a room;
+another palette does. `benchmarks/foreign_palettes.py` measures how well the share separates the two.
 """
 
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ from ..vocabulary import WALL, Style, hex_of
 from .pixels import Mask, extremes
 
 MOST_FOREIGN = 0.014
-"""With more of an image flat in foreign colours it has another palette. Images in our own styles stay below 0.003 through
-JPEG 30, noise 25 and blur 2, samples of a half-trained adapter too; foreign ones have 0.016 and more, but for a pale copy of
-`plain` (`benchmarks/foreign_palettes.py`)."""
+"""An image with a larger share of foreign flat colours has another palette. Images in our own styles stay below 0.003 with
+JPEG 30, noise 25 and blur 2, and so do samples of a half-trained adapter. Foreign ones have at least 0.016, except a pale
+copy of `plain` (`benchmarks/foreign_palettes.py`)."""
 
 FOREIGN = 36.0
-"""A flat colour farther than this (Euclidean, 0 .. 442) from every class that has large areas is foreign; a
-model's areas are up to 31 off."""
+"""A flat colour farther than this (Euclidean, 0 .. 442) from every class that has large areas is foreign; areas that a
+model generated are up to 31 off."""
 _NEAR_THIN = 24.0
-"""Nor is it any of them where it is farther than this and a wall, door or window is nearer."""
+"""A flat colour farther than this from those classes is also foreign if a wall, door or window is nearer."""
 
 _MEDIAN_PX = 5
 _FLAT_PX = 7
-"""Side of the square that must be flat: an outer wall of five pixels has none."""
+"""Side of the square that must be flat, pixels: an outer wall of five pixels contains none."""
 _MOST_RANGE = 28
-"""Largest difference of one channel within that square, after the median: noise of 25 leaves less."""
+"""Largest difference of one channel within that square, after the median filter; noise of 25 leaves less."""
 _SAME = 14.0
-"""Pixels this near to a flat colour are of it."""
+"""Largest distance of a pixel from the flat colour that it counts as."""
 _MOST_COLOURS = 24
 _PLAIN = 8.0
 _LEAST_PLAIN = 0.75
-"""Share of an image within `_PLAIN` of one of its commonest flat colours: of drawn plans 0.81 and more, of 36 of 42 photographs
-less (a thing before an even ground has more)."""
+"""Smallest share of a plan within `_PLAIN` of one of its most common flat colours: rendered plans have at least 0.81, 36
+of 42 photographs less than this (an object on a uniform background has more)."""
 _COMMONEST = 8
 _LEAST_COLOURS, _LEAST_OF_DRAWN = 4, 0.004
 _LEAST_SHARE = 0.0005
@@ -48,8 +48,8 @@ class FlatColour:
     """One colour of large areas.
 
     Attributes:
-        rgb: 0 .. 255.
-        share: Of the image's area, 0 .. 1; edges are not counted.
+        rgb: The colour, 0 .. 255.
+        share: Share of the image's area, 0 .. 1; edges are not counted.
     """
 
     rgb: tuple[int, int, int]
@@ -85,7 +85,7 @@ def flat_colours(rgb: NDArray[np.uint8]) -> list[FlatColour]:
 
 
 def without_noise(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h, w, 3) the median of each pixel's neighbourhood: thin lines stay about, noise goes."""
+    """(h, w, 3) median of each pixel's neighbourhood; removes noise and mostly keeps thin lines."""
     return np.asarray(Image.fromarray(rgb).filter(ImageFilter.MedianFilter(_MEDIAN_PX)))
 
 
@@ -94,8 +94,8 @@ class Known:
     """Colours that an image may have.
 
     Attributes:
-        large: (n, 3) of classes with large areas: rooms and the outside.
-        thin: (m, 3) of walls, doors and windows.
+        large: (n, 3) colours of classes with large areas: rooms and the outside.
+        thin: (m, 3) colours of walls, doors and windows.
     """
 
     large: NDArray[np.float32]
@@ -103,13 +103,13 @@ class Known:
 
 
 def known_of(style: Style) -> Known:
-    """A style's colours."""
+    """The known colours of a style."""
     palette = style.palette.astype(np.float32)
     return Known(palette[:WALL], palette[WALL:])
 
 
 def foreign(colours: Sequence[FlatColour], known: Known) -> list[FlatColour]:
-    """Those that are no room's and not the outside's: far from all, or nearest to walls, doors or windows."""
+    """The flat colours that belong to no room and not to the outside: far from all, or nearest to a wall, door or window."""
     found: list[FlatColour] = []
     for each in colours:
         large, thin = (_apart(each, table) for table in (known.large, known.thin))
@@ -123,8 +123,8 @@ def foreign_share(colours: Sequence[FlatColour], known: Known) -> float:
     return sum(each.share for each in foreign(colours, known))
 
 
-def is_drawn(rgb: NDArray[np.uint8], colours: Sequence[FlatColour]) -> bool:
-    """Whether an image is drawn in a few plain colours, as plans are; a photograph's areas have shades.
+def has_plain_colours(rgb: NDArray[np.uint8], colours: Sequence[FlatColour]) -> bool:
+    """Whether an image consists of a few plain colours, as plans do; the areas of a photograph have shades.
 
     Args:
         rgb: (256, 256, 3) uint8.
@@ -150,7 +150,7 @@ def _flat(values: NDArray[np.uint8]) -> Mask:
 
 
 def _commonest(pixels: NDArray[np.float32]) -> tuple[int, int, int]:
-    """The colour that most of (n, 3) pixels have: what a drawn area's colour is, whatever its edges mix."""
+    """The most common colour of (n, 3) pixels: the colour of a flat area, independent of mixtures at its edges."""
     code = int(np.bincount(pixels.astype(np.int64) @ np.array([65536, 256, 1])).argmax())
     return code >> 16, (code >> 8) & 255, code & 255
 

@@ -1,7 +1,7 @@
-"""Rectilinear outlines of masks, rectangles that cover them, and the way back to pixels.
+"""Rectilinear outlines of masks, rectangles that cover them, and rasterising them again.
 
 In: boolean masks (height, width). Out: rings of (x, y) pixel corners, polygons, boxes; `fill` rasterises rings again.
-All of it is exact: what is outlined and filled again is the mask it came from.
+Both directions are exact: rasterising the outline of a mask gives the same mask.
 
 Vertices are integer pixel corners: pixel (x, y) is the square from (x, y) to (x + 1, y + 1), y downwards.
 """
@@ -23,8 +23,8 @@ class Polygon(NamedTuple):
     """A 4-connected area.
 
     Attributes:
-        outer: Counter-clockwise as seen on the image (so also in coordinates whose y axis points up).
-        holes: Clockwise as seen on the image.
+        outer: Outer ring, counter-clockwise as seen on the image (so also in coordinates whose y axis points up).
+        holes: Rings of the holes, clockwise as seen on the image.
     """
 
     outer: Ring
@@ -43,9 +43,9 @@ def outline(mask: Mask) -> list[Ring]:
         mask: (h, w) bool.
 
     Returns:
-        Simple rings (none visits a corner twice). Components that meet at a corner only have outlines of their own; a
-        component that meets itself at a corner has a hole that touches its outer ring there. Components come in raster
-        order of their first pixels.
+        Simple rings (none visits a corner twice). Components that touch only at a corner have separate outlines; a
+        component that touches itself at a corner has a hole that touches its outer ring there. Components are in
+        raster order of their first pixels.
     """
     return [ring for polygon in polygons(mask) for ring in polygon.rings]
 
@@ -66,7 +66,7 @@ def _signed_area(ring: Ring) -> float:
 
 
 def _trace(mask: Mask, left: int, top: int) -> list[Ring]:
-    """All boundary rings of one component, shifted by (left, top); inside on the left hand."""
+    """All boundary rings of one component, shifted by (left, top), with the inside on the left."""
     padded = np.pad(mask, 1)
     here = padded[1:-1, 1:-1]
     # A unit edge starts at a corner (x, y) and has a direction; each side of a pixel that faces outside gives one.
@@ -97,8 +97,8 @@ def _walk(leaving: dict[Point, list[Point]], start: Point, left: int, top: int) 
         if at == start:
             break
         ways = leaving[at]
-        # Where four pixels meet chequered, both inner ones belong to one component (others are traced apart): turning
-        # right crosses over to the other pixel, so that the two outer ones end up on different, simple rings.
+        # Where four pixels form a checkerboard, both inner ones belong to one component (other components are traced
+        # separately). Turning right crosses to the other pixel, so the two outer ones are on different, simple rings.
         right = -step[1], step[0]
         following = right if right in ways else ways[0]
         ways.remove(following)
@@ -114,7 +114,7 @@ def fill(rings: Iterable[Sequence[tuple[float, float]]], shape: tuple[int, int])
     """Pixels whose centres lie inside by the even-odd rule.
 
     Args:
-        rings: Closed lines in pixel coordinates; need be neither rectilinear nor integer, and may leave the image.
+        rings: Closed lines in pixel coordinates; any angles, any real coordinates, also outside the image.
         shape: Height and width of the mask.
 
     Returns:
@@ -137,10 +137,10 @@ def fill(rings: Iterable[Sequence[tuple[float, float]]], shape: tuple[int, int])
 
 
 def rectangles(mask: Mask) -> list[Box]:
-    """Disjoint boxes whose union is the mask, long ones first: how a network of walls becomes straight walls.
+    """Disjoint boxes whose union is the mask, long ones first: converts a network of walls to straight walls.
 
-    Greedy: again and again the longest box that still fits (ties: the larger area, then raster order). Works on the grid
-    of the mask's own corner coordinates, so it costs by corners, not by pixels.
+    Greedy: repeatedly takes the longest box that still fits (ties: the larger area, then raster order). Works on the
+    grid of the mask's corner coordinates, so the cost depends on corners, not on pixels.
 
     Args:
         mask: (h, w) bool.

@@ -1,7 +1,8 @@
-"""A palette that the user gives: which colours of an image are which class.
+"""A palette file of the user: the class of each colour of an image.
 
-In: a JSON file such as {"external": "#000000", "wall": "#5f5f5f", "bedroom": ["#ffd274", "#fde68a"]}. Out: a `Palette`: a
-style to read with, and images recoloured for it. Classes that are not named do not occur. Every mistake is one `UserError`.
+In: a JSON file such as {"external": "#000000", "wall": "#5f5f5f", "bedroom": ["#ffd274", "#fde68a"]}. Out: a `Palette`:
+a style for reading, and images recoloured for it. Classes that are not named do not occur. Every mistake is one
+`UserError`.
 """
 
 import json
@@ -25,8 +26,8 @@ from .pixels import Labels
 _MAX_BYTES = 64 << 10
 _MOST_COLOURS = 64
 LEAST_APART = 8.0
-"""In an image that is not exact, colours of two classes must be this far apart (Euclidean): the reader's tables have cells of
-four values a channel."""
+"""Smallest distance (Euclidean) between the colours of two classes in an image that is not exact, because the reader's
+tables have cells of four values a channel."""
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _FIX = 'write such as {"external": "#ffffff", "wall": "#5f5f5f", "bedroom": ["#1e8c32", "#ffd274"]}'
@@ -36,12 +37,12 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """Colours of classes, as a user gave them.
+    """The colours of each class, as the user gave them.
 
     Attributes:
-        name: Of the file, for messages.
-        colours: Class (index into `CLASS_NAMES`) to its colours, the first of which all are read as; at least the outside,
-            the wall and one room.
+        name: Name of the file, for messages.
+        colours: Class (index into `CLASS_NAMES`) to its colours, all of which are read as the first one. Contains at
+            least the outside, the wall and one room.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Palette:
 
     @property
     def style(self) -> Style:
-        """To read with. A class without a colour gets that of the outside, or of the wall, which then wins every tie."""
+        """The style for reading. A class without a colour gets that of the outside or of the wall, which wins every tie."""
         outside, wall = self.colours[EXTERNAL][0], self.colours[WALL][0]
         firsts = [
             self.colours[label][0] if label in self.colours else (wall if label > WALL else outside)
@@ -59,13 +60,13 @@ class Palette:
 
     @property
     def known(self) -> Known:
-        """All colours, to see which of an image's are none of them."""
+        """All colours, to find the foreign colours of an image."""
         large = [rgb for label, each in self.colours.items() if label < WALL for rgb in each]
         thin = [rgb for label, each in self.colours.items() if label >= WALL for rgb in each]
         return Known(np.array(large, np.float32), np.array(thin, np.float32))
 
     def exact_labels(self, rgb: NDArray[np.uint8]) -> Labels | None:
-        """(h, w) pixel classes of (h, w, 3) that has nothing but the palette's colours, else None."""
+        """(h, w) pixel classes of an (h, w, 3) image that has only colours of the palette, else None."""
         codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
         labels, known = np.zeros(codes.shape, np.uint8), np.zeros(codes.shape, np.bool_)
         for label, each in self.colours.items():
@@ -74,7 +75,7 @@ class Palette:
         return labels if known.all() else None
 
     def check_distance(self) -> None:
-        """That colours can be told apart in an image that is not exact.
+        """Check that the colours of two classes differ enough for an image that is not exact.
 
         Raises:
             UserError: Two classes' colours are too near each other.
@@ -84,13 +85,13 @@ class Palette:
             if label != other and np.linalg.norm(np.subtract(rgb, colour)) < LEAST_APART:
                 raise UserError(
                     f"the image is not exactly in the colours of {self.name}, and there {CLASS_NAMES[label]!r} and"
-                    f" {CLASS_NAMES[other]!r} can hardly be told apart",
+                    f" {CLASS_NAMES[other]!r} are too similar",
                     got=Shown(f"{hex_of(rgb)} and {hex_of(colour)}"),
-                    fix="give the image as it was drawn: a PNG, not resized",
+                    fix="give the original image: a PNG, not resized",
                 )
 
     def unify(self, image: Image.Image) -> Image.Image:
-        """An RGB image in which each further colour of a class is moved onto the first, whatever noise lies on it."""
+        """An RGB image in which every other colour of a class is shifted to the first; noise on it is kept."""
         rows = [(label, rgb) for label, each in self.colours.items() for rgb in each]
         if len(rows) == len(self.colours):
             return image
@@ -103,7 +104,7 @@ class Palette:
 
 
 def _nearest(pixels: NDArray[np.uint8], table: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Index of the nearest row of the table for each pixel; the rows one by one, as all at once may take gigabytes."""
+    """Index of the nearest row of the table for each pixel; computed row by row to bound the memory."""
     values = pixels.astype(np.int32)
     best = np.full(pixels.shape[:2], np.iinfo(np.int32).max, np.int32)
     index = np.zeros(pixels.shape[:2], np.uint8)
@@ -115,11 +116,11 @@ def _nearest(pixels: NDArray[np.uint8], table: NDArray[np.int32]) -> NDArray[np.
 
 
 def load_palette(path: Path) -> Palette:
-    """The palette of a file.
+    """Read the palette of a file.
 
     Raises:
-        UserError: The file cannot be read; a class is unknown, named twice or without a colour; a value is no colour; two
-            classes have one colour; the outside, the wall or every room is missing.
+        UserError: The file cannot be read; a class is unknown, named twice or without a colour; a value is not a colour; two
+            classes have the same colour; the outside, the wall or every room is missing.
     """
     what = f"the palette {path.name}"
     text = read_text(path, what, max_bytes=_MAX_BYTES)
@@ -140,7 +141,7 @@ def load_palette(path: Path) -> Palette:
 
 
 def _refuse_twice(text: str, what: str) -> None:
-    """Of two members of one name JSON's reader keeps the last: the first would be lost."""
+    """Refuse duplicate keys: JSON's reader would keep the last one and lose the first."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]

@@ -1,8 +1,8 @@
 # pyright: basic
-# scipy carries no types; this module is the one place where its image functions are called.
+# scipy has no type annotations; its image functions are called only in this module.
 """Sets of pixels: connected parts, dilation, flat neighbourhoods.
 
-In: masks and label maps as numpy arrays. Out: the same, and slices of where things are.
+In: masks and label maps as numpy arrays. Out: the same, and slices of the parts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,7 +38,7 @@ def _parts(mask: Mask) -> list[tuple[Where, Mask]]:
 
 
 def components(labels: Labels, classes: Iterable[int]) -> Iterator[tuple[int, Where, Mask]]:
-    """Class, slices and mask of each 4-connected component, class by class; only a class's bounding box is searched."""
+    """Class, slices and mask of each 4-connected component, class by class; searches only the class's bounding box."""
     wanted = tuple(classes)
     boxes = ndimage.find_objects(labels, max_label=max(wanted))
     for label in wanted:
@@ -63,7 +63,7 @@ def dilate(mask: Mask, by: int) -> Mask:
 
 
 def flat(labels: Labels, side: int) -> Mask:
-    """Pixels whose square of `side` (odd) pixels holds one class only."""
+    """Pixels whose surrounding square of `side` (odd) pixels contains one class only."""
     return ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
 
 
@@ -75,7 +75,7 @@ def extremes(values: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], N
 
 
 def necks(mask: Mask, by: int, least: int) -> Mask:
-    """Pixels of a mask, where it is narrower than 2 * `by` + 1, that join wider parts of at least `least` pixels each."""
+    """Pixels where a mask is narrower than 2 * `by` + 1 and that join wider parts of at least `least` pixels each."""
     found = np.zeros_like(mask)
     core = ~dilate(~np.pad(mask, by), by)
     wide = dilate(core, by)[by:-by, by:-by]

@@ -1,20 +1,20 @@
-"""Image to plan: exact on exact images, robust on noisy, blurred, compressed and generated ones.
+"""Read a plan from an image: exact on exact images, robust on noisy, blurred, compressed and generated ones.
 
-In: an RGB image of any size and a style. Out: `Reading`: the plan, and how far the image was from the palette.
+In: an RGB image of any size and a style. Out: `Reading`: the plan, and the distance of the image from the palette.
 
-The nearest palette colour alone is wrong at every soft edge: halfway between master room and wall lies bedroom, halfway
-between wall and living room lies window. So colour only decides what can be decided:
+The nearest palette colour alone is wrong at every soft edge: bedroom is halfway between master room and wall, window is
+halfway between wall and living room. So colour decides only the unambiguous pixels:
 
 1. *Cores*: pixels whose 3x3 mean snaps to one room colour or to the outside in a whole 5x5 neighbourhood. Rooms are at
    least seven pixels wide, so each has one; soft edges have none.
-2. *Traces*: pixels near the colour of a thin class (wall, door, window), tight enough that no mixture of two others
-   reaches it.
-3. Every other pixel is compared with the colours of cores and traces nearby only, which halves soft edges in the middle.
-4. What is open takes the class of the core that it is connected to; specks go to what surrounds them, and outside that
-   lies in a room goes to the room. In a soft image a faint line through a room is a wall (`faint_walls`).
-5. What is left are edges a pixel off here and there. Plans are drawn with straight walls: borders become straight, and
-   openings rectangles through their wall, unless a room would be lost by it. A blob of the door's class is a door when it
-   has the door's colour somewhere: a soft wall between two rooms of saturated colours comes near it too.
+2. *Traces*: pixels near the colour of a thin class (wall, door, window), nearer than any mixture of two other colours.
+3. Every other pixel is compared only with the colours of nearby cores and traces, which splits soft edges in the middle.
+4. Open pixels take the class of the core that they are connected to. Specks take the class around them, and outside
+   pixels within a room become part of the room. In a soft image a line of low contrast through a room is a wall
+   (`thin_walls`).
+5. The remaining errors are edges that are off by a pixel. Walls of plans are straight: borders become straight, and
+   openings become rectangles through their wall, unless a room would be lost. A blob of the door's class is a door only
+   if part of it has the door's colour: a soft wall between two rooms of saturated colours also comes near it.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,6 @@ from ..vocabulary import (
     WINDOW,
     Style,
 )
-from .faint_walls import close_leaks, draw_faint_walls
 from .pixels import Labels, Where, components, dilate, flat
 from .straightening import (
     openings_of,
@@ -49,52 +48,53 @@ from .straightening import (
     wall_thickness,
     without_specks,
 )
+from .thin_walls import add_thin_walls, close_leaks
 
 OFF_PALETTE = 24.0
 """A pixel farther than this from every colour of the palette (Euclidean, 0 .. 442) counts as off it."""
 
 _DOOR_LIKENESS = 0.62
-"""On the way from the wall's colour, 0, to the door's, 1: a fifth of a door's pixels are farther. Of 1,088 doors in images
-from an autoencoder 99 % have a fifth beyond 0.83, of 11 walls that looked like doors none beyond 0.58."""
+"""A blob is a door if a fifth of its pixels is beyond this, from 0 (the wall's colour) to 1 (the door's). Of 1,088 doors in
+images from an autoencoder 99 % have a fifth beyond 0.83; of 11 walls that looked like doors none has one beyond 0.58."""
 
 _SOFT = 0.25
-"""An image is soft when more of its borders are steps of a pixel or two; through an autoencoder it is 0.3 to 0.7, noisy and
-enlarged ones stay below 0.21."""
+"""An image is soft if a larger share of its borders are steps of one or two pixels: 0.3 to 0.7 after an autoencoder, below
+0.21 in noisy and enlarged images."""
 
 _STRAIGHT_PX = 2
-"""Borders this near to a better supported one are that border."""
+"""A border at most this far from a better supported one is merged with it."""
 
 _MOST_OPENINGS = 64
-"""With more an image is no plan but noise: nothing is straightened."""
+"""An image with more openings is noise and not a plan; it is not straightened."""
 
 _BITS = 6
 _OPEN = (EXTERNAL, *ROOM_CLASSES)
 _THIN = (WALL, FRONT_DOOR, DOOR, WINDOW)
 _CORE_REACH, _TRACE_REACH = 5, 2
 _OUTSIDE_REACH = 8
-"""Windows and front doors lie this near to a core of the outside: three pixels of edge and a thick wall."""
+"""Largest distance of windows and front doors from a core of the outside: three pixels of edge and a thick wall."""
 _BLOCK_PX = 8
 _PLAIN = 4.0
-"""A block whose mean is nearer than this to the outside's colour, in every channel, holds nothing."""
+"""A block whose mean differs from the outside's colour by less than this in every channel is empty."""
 _GAP_RUN = 5
-"""A gap between door and room is closed where it is at least this long."""
+"""A gap between door and room is closed if it is at least this long."""
 _SURE_WALL = 12
-"""A pixel whose channels are all within this of the wall's is wall whatever stands beside it."""
+"""A pixel whose channels all differ from the wall's by at most this is wall, whatever is beside it."""
 _THICK_CONTACT_PX = 12
-"""In a plan of thick walls a position needs as many pixels nearby: where soft edges eat into a thick wall there are fewer."""
+"""Pixels of contact that a position requires in a plan of thick walls; soft edges of a thick wall leave fewer."""
 _SPREAD = 6
-"""Steps that a core grows over open pixels: from three pixels inside an edge to the edge, and some."""
+"""Steps that a core grows over open pixels: from three pixels inside an edge to the edge, with a margin."""
 
 Rgb = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """An image read.
+    """The result of reading an image.
 
     Attributes:
-        plan: What it shows.
-        off_palette: Share of pixels that are near no colour of the palette, 0 .. 1, before anything was snapped.
+        plan: The plan that the image shows.
+        off_palette: Share of the original pixels that are near no colour of the palette, 0 .. 1.
         exact: Whether every pixel had a palette colour.
     """
 
@@ -117,7 +117,7 @@ def _tables(style: Style) -> _Tables:
     palette = style.palette.astype(np.float32)
     steps = (np.arange(1 << _BITS, dtype=np.float32) + 0.5) * (256 >> _BITS) - 0.5
     cells = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    # |a - b|^2 as a product: the plain difference would need a quarter of a gigabyte.
+    # |a - b|^2 as a product: the plain difference would take a quarter of a gigabyte.
     squared = (cells**2).sum(-1, keepdims=True) - 2 * cells @ palette.T + (palette**2).sum(-1)
     nearest = squared.argmin(-1).astype(np.uint8)
     traces = np.zeros(len(cells), np.uint16)
@@ -128,10 +128,10 @@ def _tables(style: Style) -> _Tables:
 
 
 def _trace_radius(palette: NDArray[np.float32], label: int) -> float:
-    """How far from a thin class's colour a pixel may be: not as far as the nearest mixture of wall and an open colour."""
+    """Largest distance of a trace from a thin class's colour: below that of the nearest mixture of wall and an open colour."""
     if label == WALL:
         apart = np.linalg.norm(palette - palette[WALL], axis=1)
-        return float(apart[apart > 0].min()) * 0.55  # classes that a palette lacks have the wall's own colour
+        return float(apart[apart > 0].min()) * 0.55  # classes that the palette lacks have the wall's colour
     reach = 90.0
     for other in _OPEN:
         along = palette[other] - palette[WALL]
@@ -147,7 +147,7 @@ def _cell(rgb: Rgb) -> NDArray[np.uint32]:
 
 
 def snap(rgb: Rgb, style: Style) -> Labels:
-    """The nearest palette colour of each pixel, (h, w); up to 6 bits a channel."""
+    """The nearest palette colour of each pixel, (h, w), at 6 bits a channel."""
     return _tables(style).nearest[_cell(rgb)]
 
 
@@ -157,7 +157,7 @@ def off_palette(rgb: Rgb, style: Style) -> float:
 
 
 def as_array(image: Image.Image) -> Rgb:
-    """(256, 256, 3) uint8. Whole multiples are reduced by the middle of each block's values, other sizes by area."""
+    """(256, 256, 3) uint8. Whole multiples are reduced by the median of each block, other sizes by area."""
     image = image.convert("RGB")
     width, height = image.size
     if (width, height) == (SIZE_PX, SIZE_PX):
@@ -174,36 +174,36 @@ def read(image: Image.Image, style: Style = STYLES["sjh"]) -> Reading:
 
     Args:
         image: Any size and mode; plans are read on a grid of 256 x 256.
-        style: Whose palette it is drawn in.
+        style: The style whose palette the image has.
     """
     rgb = as_array(image)
     tables = _tables(style)
     labels = np.full(rgb.shape[:2], EXTERNAL, np.uint8)
-    drawn = _drawn(rgb, style)
-    part = np.ascontiguousarray(rgb[drawn])
+    used = _not_empty(rgb, style)
+    part = np.ascontiguousarray(rgb[used])
     snapped = tables.nearest[_cell(part)]
     if np.array_equal(style.palette[snapped], part):
-        labels[drawn] = snapped
+        labels[used] = snapped
         return Reading(annotate(labels), 0.0, True)
     cells = _cell(rgb)
     where = _content(rgb, style)
-    found = _without_pockets(without_specks(_settle(rgb[where], cells[where], tables, style)))
+    found = _without_pockets(without_specks(_classified(rgb[where], cells[where], tables, style)))
     soft = raggedness(found) > _SOFT
     if soft:
-        draw_faint_walls(found, rgb[where], style.palette)
+        add_thin_walls(found, rgb[where], style.palette)
     inside = _straightened(found, rgb[where], style, soft)
     labels[where] = inside
     near_px, contact_px = NEAR_PX, 1
     if wall_thickness(inside >= WALL) > 3:
         # Rooms beside a thick wall are 6 px apart, one too far for a position; with soft edges 6 is easily read as 5, and as
-        # 4 where both rooms' colours run into the wall. A thin wall among thick ones can be told in a sharp image only.
+        # 4 where both rooms' colours run into the wall. Only a sharp image shows a thin wall among thick ones.
         near_px, contact_px = NEAR_PX - (2 if soft else 1), _THICK_CONTACT_PX
     plan = annotate(labels, soft=True, near_px=near_px, contact_px=contact_px)
     return Reading(plan, float(tables.off[cells].mean()), False)
 
 
-def _drawn(rgb: Rgb, style: Style) -> Where:
-    """The smallest part of the image beyond which every pixel has exactly the outside's colour."""
+def _not_empty(rgb: Rgb, style: Style) -> Where:
+    """The smallest part of the image outside which every pixel has exactly the outside's colour."""
     other = rgb != style.palette[EXTERNAL]
     rows, columns = np.flatnonzero(other.any((1, 2))), np.flatnonzero(other.any(0).any(-1))
     if not len(rows):
@@ -212,7 +212,7 @@ def _drawn(rgb: Rgb, style: Style) -> Where:
 
 
 def _content(rgb: Rgb, style: Style) -> Where:
-    """The part of the image that is not plain outside, with a rim: a plan covers a third of its image."""
+    """The part of the image that is not plain outside, with a margin: a plan covers a third of its image."""
     cells = SIZE_PX // _BLOCK_PX
     means = rgb.reshape(cells, _BLOCK_PX, cells, _BLOCK_PX, 3).mean((1, 3), dtype=np.float32)
     used = np.abs(means - style.palette[EXTERNAL]).max(-1) > _PLAIN
@@ -224,7 +224,7 @@ def _content(rgb: Rgb, style: Style) -> Where:
     return bounds[0], bounds[1]
 
 
-def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) -> Labels:
+def _classified(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) -> Labels:
     """Steps 1 to 4 of the module's method."""
     cores = _cores(rgb, tables)
     open_bits = _spread_bits(np.where(cores == _NONE, 0, 1 << cores.astype(np.uint16)).astype(np.uint16), _CORE_REACH)
@@ -250,9 +250,9 @@ def _settle(rgb: Rgb, cells: NDArray[np.uint32], tables: _Tables, style: Style) 
 
 
 def _widen_openings(labels: Labels, rgb: Rgb, style: Style) -> None:
-    """A wall pixel between an opening and a room is the opening's soft edge, in place.
+    """Turn each wall pixel between an opening and a room, which is the opening's soft edge, into opening, in place.
 
-    Door and balcony mix to the very grey of walls, so colour cannot tell; the place can: doors fill their wall's thickness.
+    Door and balcony mix to exactly the grey of walls, so colour does not decide. Position does: a door fills its wall.
     """
     padded = np.pad(labels, 1)  # the frame is outside
     rows, columns = np.nonzero(labels == WALL)
@@ -268,10 +268,10 @@ def _widen_openings(labels: Labels, rgb: Rgb, style: Style) -> None:
 
 
 def _close_gaps(labels: Labels) -> None:
-    """Two wall pixels all along between a door and a room become door, in place.
+    """Turn two rows of wall pixels between a door and a room into door, where they are `_GAP_RUN` long, in place.
 
-    JPEG halves the resolution of colour, and a door differs from a wall by little else: its last pixel and a blue room's
-    first both turn grey.
+    JPEG halves the resolution of colour, and a door differs from a wall almost only in colour: the last pixel of a door
+    and the first of a blue room both become grey.
     """
     for view in (labels, labels[::-1], labels.T, labels.T[::-1]):
         gap = (view[:-3] == DOOR) & (view[1:-2] == WALL) & (view[2:-1] == WALL)
@@ -302,7 +302,7 @@ def _cores(rgb: Rgb, tables: _Tables) -> Labels:
 
 
 def _spread_bits(bits: NDArray[np.uint16], reach: int) -> NDArray[np.uint16]:
-    """Each pixel gets the bits of all pixels within a Chebyshev distance."""
+    """The union of the bits of all pixels within a Chebyshev distance, for each pixel."""
     for _ in range(2):
         spread = bits.copy()
         for shift in range(1, reach + 1):
@@ -313,7 +313,7 @@ def _spread_bits(bits: NDArray[np.uint16], reach: int) -> NDArray[np.uint16]:
 
 
 def _follow_cores(labels: Labels, cores: Labels) -> None:
-    """Open pixels that are no core take the class of the core they are connected to, in place."""
+    """Give open pixels outside cores the class of the core that they are connected to, in place."""
     grown = cores.copy()
     _fill(grown, (labels < WALL) & (cores == _NONE), _SPREAD)
     reached = (labels < WALL) & (grown != _NONE)
@@ -338,7 +338,7 @@ def _fill(labels: Labels, holes: NDArray[np.bool_], steps: int) -> None:
 
 
 def _without_pockets(labels: Labels) -> Labels:
-    """Outside that lies in a room, with no wall in between, goes to the room: their colours may be much alike."""
+    """Turn outside pixels that touch a room, with no wall in between, into the room: the colours may be similar."""
     filled = labels.copy()
     height, width = labels.shape
     for _, (rows, columns), mask in components(labels == EXTERNAL, (1,)):
@@ -353,9 +353,9 @@ def _without_pockets(labels: Labels) -> Labels:
 
 
 def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
-    """Step 5 of the module's method; in a sharp image a door's pixels in a corner are what they seem to be."""
+    """Step 5 of the module's method; in a sharp image the door pixels in a corner are taken as they are."""
     rooms = (labels < WALL) & (labels != EXTERNAL)
-    # What opens to no room is no opening, and does not become one: photographs have such blobs.
+    # A blob beside no room is not an opening and does not become one: photographs have such blobs.
     openings = [(label, blob) for label, blob in openings_of(labels) if (dilate(blob, 1) & rooms).any()]
     if len(openings) > _MOST_OPENINGS:
         return labels
@@ -376,7 +376,7 @@ def _straightened(labels: Labels, rgb: Rgb, style: Style, soft: bool) -> Labels:
 
 
 def _same_rooms(labels: Labels, straight: Labels) -> bool:
-    """Whether each room is still there, mostly where it was, in the same order."""
+    """Whether each room still exists, mostly at its old place, in the same order."""
     before, after = (list(components(each, ROOM_CLASSES)) for each in (labels, straight))
     if [label for label, _, _ in before] != [label for label, _, _ in after]:
         return False

@@ -1,7 +1,7 @@
-"""How many metres a pixel is, and how sure that is; areas of rooms with their intervals.
+"""Estimate the metres per pixel of a plan with an interval, and the areas of its rooms.
 
 In: a plan. Out: `Scale` (metres per pixel with an interval) by convention or from the widths of its doors, and areas.
-A plan whose doors do not tell gives None, never a guess.
+A plan whose doors do not determine the scale gives None, never a guess.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _EDGE_PX = 1 / sqrt(12)
 """Standard deviation of an edge that was rounded to a whole pixel."""
 
 _SINGLE_LEAF = 1.45
-"""A door this much longer than the plan's shortest is a double or sliding one and tells nothing."""
+"""A door longer than the plan's shortest by this factor is a double or sliding one and is not used."""
 
 _MAX_SCATTER = 0.20
 """Relative standard deviation of the single doors above which they contradict each other."""
@@ -32,10 +32,10 @@ class Scale:
     """Metres per pixel.
 
     Attributes:
-        m_per_px: Best value.
+        m_per_px: Best estimate.
         low: Lower end of the 95 % interval; equal to `m_per_px` when the scale is given, not estimated.
-        high: Upper end.
-        source: Where it comes from, for the reader of a drawing.
+        high: Upper end of the 95 % interval; equal to `m_per_px` when the scale is given.
+        source: Origin of the scale, printed on exported plans.
     """
 
     m_per_px: float
@@ -45,7 +45,7 @@ class Scale:
 
     @property
     def exact(self) -> bool:
-        """Whether it was given rather than estimated."""
+        """Whether the scale was given, not estimated."""
         return self.low == self.high
 
     @property
@@ -55,7 +55,7 @@ class Scale:
 
 
 def given(m_per_px: float, source: str = "given") -> Scale:
-    """A scale without doubt."""
+    """A scale without an interval."""
     return Scale(m_per_px=m_per_px, low=m_per_px, high=m_per_px, source=source)
 
 
@@ -89,7 +89,7 @@ def _length_px(plan: Plan, opening: Opening) -> int | None:
     left, top, right, bottom = opening.box
     crop = plan.labels[top:bottom, left:right] == CLASS_NAMES.index(opening.kind)
     long, short = max(crop.shape), min(crop.shape)
-    # A doorway is an oblong that its colour fills; a square blob does not say which side lies in the wall.
+    # A doorway is a filled oblong; the direction of the wall is unknown for a square blob.
     if len(opening.rooms) > 2 or crop.mean() < 0.85 or long < 1.5 * short or len(rectangles(crop)) > 6:
         return None
     return long
@@ -98,13 +98,13 @@ def _length_px(plan: Plan, opening: Opening) -> int | None:
 def estimate(plan: Plan) -> Scale | None:
     """Scale from the widths of single doors: interior ones 0.90 m, front doors 1.00 m.
 
-    Each door of length L px says s = w / L, with relative variance (sd(w) / w)^2 + 2 (1/sqrt(12) / L)^2 (two edges that
-    were rounded to pixels). The values are averaged as logarithms with inverse variances. What all doors of a plan share
-    (this house may have 0.80 m doors) does not average out: the relative error of the mean is not taken below the interior
-    door's own 0.10 / 0.90. Balcony doors and those longer than 1.45 times the shortest are left out.
+    Each door of length L px gives s = w / L, with relative variance (sd(w) / w)^2 + 2 (1/sqrt(12) / L)^2 (two edges that
+    were rounded to pixels). The values are averaged as logarithms with inverse variances. A deviation that all doors of a
+    plan share (this house may have 0.80 m doors) does not average out, so the relative error of the mean is at least that
+    of interior doors, 0.10 / 0.90. Balcony doors and those longer than 1.45 times the shortest are left out.
 
     Returns:
-        The scale with a 95 % interval; None when it cannot be told: no single door, or doors that differ by more than 20 %.
+        The scale with a 95 % interval; None without a single door, or with doors that differ by more than 20 %.
     """
     balcony = {room.id for room in plan.rooms if room.id.kind == "balcony"}
     lengths = [

@@ -1,8 +1,8 @@
-"""Straight walls, and openings through the whole of them, out of a map with ragged edges.
+"""Straighten walls, and extend openings through the whole wall, in a map with ragged edges.
 
 In: a map of pixel classes, 0 .. 12. Out: the same with straight borders (`straight_walls`), its openings one by one
-(`openings_of`) and as rectangles through the walls that they lie in (`through_wall`). What a plan says may change: `reading`
-takes that as the better guess, `cleaning` looks whether it did.
+(`openings_of`) and as rectangles through their walls (`through_wall`). The meaning of a plan may change: `reading` takes
+the result as the better estimate, `cleaning` checks for changes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,22 +21,22 @@ _MIN_PX = {WALL: 12, DOOR: 15, FRONT_DOOR: 15, WINDOW: 15}
 """Smaller components of these are specks: a few pixels of a thin wall."""
 
 _WALL_MAX_PX = 7
-"""No wall is thicker; what is wider in both directions is a corner or a crossing."""
+"""Largest thickness of a wall; a part that is wider in both directions is a corner or a crossing."""
 
 _GAP_PX = 4
-"""A hole in a wall up to this long is a bite: no opening is that short, no room that narrow."""
+"""A hole in a wall up to this long is an error: no opening is that short, no room that narrow."""
 
 _CORNER_LIKENESS = 0.45
-"""A soft corner mixes with the rooms around it, so that a little less than half is the middle."""
+"""Below one half, because a soft corner is mixed with the rooms around it."""
 
 _STRETCH_PX, _STRETCH_SHARE = 11, 0.62
-"""A border of its own: on this length more than this share of its pixels lie at one coordinate."""
+"""A separate border: over this length, more than this share of its pixels are at one coordinate."""
 
 
 def without_specks(labels: Labels) -> Labels:
-    """Components that are too small to mean anything take the class of the nearest pixel that is none of them."""
+    """Give components that are specks the class of the nearest other pixel."""
     specks = np.zeros(labels.shape, np.bool_)
-    for shifted, where, mask in components(labels + 1, range(1, NUM_CLASSES + 1)):  # 0 would count as nothing there
+    for shifted, where, mask in components(labels + 1, range(1, NUM_CLASSES + 1)):  # 0 means "none" there
         if mask.sum() < _MIN_PX.get(shifted - 1, MIN_ROOM_PX):
             specks[where] |= mask
     filled = labels.copy()
@@ -44,7 +44,7 @@ def without_specks(labels: Labels) -> Labels:
         known = ~specks
         for axis, step in ((0, 1), (1, 1), (0, -1), (1, -1)):
             taken = specks & np.roll(known, step, axis)
-            # What comes round from the far side of the image is no neighbour.
+            # Pixels that wrap around from the other side of the image are no neighbours.
             edge = [slice(None), slice(None)]
             edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
             taken[tuple(edge)] = False
@@ -77,11 +77,11 @@ class _Lines:
 
 
 def _lines(grid: Labels, tolerance: int) -> dict[str, _Lines]:
-    """Vertical border lines of a map of rooms, walls and outside, by what they do: into a wall, out of one, other.
+    """Vertical border lines of a map of rooms, walls and outside, by kind: into a wall, out of one, other.
 
-    Clustering by peaks: the best supported coordinate of a kind takes all others of that kind within `tolerance`, except
-    those that hold a stretch of border of their own (another wall, a little aside). The two faces of a wall are of
-    different kinds, so they never merge however thin it is.
+    Clustering by peaks: the best supported coordinate of a kind absorbs all others of that kind within `tolerance`,
+    except those with a separate stretch of border (another wall nearby). The two faces of a wall are of different kinds,
+    so they never merge, however thin the wall is.
     """
     left, right = grid[:, :-1], grid[:, 1:]
     into, out = (left != WALL) & (right == WALL), (left == WALL) & (right != WALL)
@@ -104,8 +104,8 @@ def _lines(grid: Labels, tolerance: int) -> dict[str, _Lines]:
 
 
 def _evened(lines: dict[str, _Lines], size: int, nominal: int) -> tuple[list[int], list[int]]:
-    """Coordinates of all lines before and after walls that are one pixel too thin or too thick got the nominal
-    thickness: of such a wall's faces the one with less support moves, unless it would reach another line."""
+    """Coordinates of all lines before and after walls that are one pixel too thin or too thick get the nominal
+    thickness. The face with less support moves, unless it would reach another line."""
     before = sorted({0, size, *(at for group in lines.values() for at in group.at)})
     after = list(before)
     out = dict(zip(lines["out"].at, lines["out"].support, strict=True))
@@ -130,8 +130,8 @@ def wall_thickness(shell: Mask) -> int:
 
 
 def straight_walls(bare: Labels, tolerance: int, thickness: int | None) -> Labels:
-    """Cells between border lines take their commonest class; holes that were bitten into walls close.
-    Walls near `thickness` get it; None leaves them as they are."""
+    """Give cells between border lines their most common class and close small holes in walls. Walls of nearly `thickness`
+    get exactly it; None leaves their thickness unchanged."""
     labels = bare
     for turn in range(2):
         columns = _coordinates(labels, tolerance, thickness)
@@ -154,7 +154,7 @@ def _coordinates(grid: Labels, tolerance: int, nominal: int | None) -> tuple[lis
 
 
 def _painted(labels: Labels, columns: tuple[list[int], list[int]], rows: tuple[list[int], list[int]]) -> Labels:
-    """Each cell's commonest class, drawn at the cell's new coordinates."""
+    """Each cell's most common class, painted at the cell's new coordinates."""
     votes = np.stack([labels == label for label in range(WALL + 1)]).astype(np.int32)
     votes = np.add.reduceat(np.add.reduceat(votes, rows[0][:-1], axis=1), columns[0][:-1], axis=2)
     cells = votes.argmax(0).astype(np.uint8)
@@ -188,7 +188,7 @@ def _gaps(wall: Mask) -> Mask:
 
 
 def segments_of(shell: Mask) -> Segments:
-    """Of a mask of walls and openings."""
+    """The segments of a mask of walls and openings."""
     wide, high = _runs(shell), _runs(shell.T).T
     flat = shell & (high <= _WALL_MAX_PX) & (wide > high)
     steep = shell & (wide <= _WALL_MAX_PX) & (high > wide)
@@ -205,7 +205,7 @@ def _numbered(mask: Mask) -> NDArray[np.int32]:
 
 
 def openings_of(labels: Labels) -> Iterator[tuple[int, Mask]]:
-    """Class and (h, w) mask of each opening; where they would overlap later ones win, so doors come last."""
+    """Class and (h, w) mask of each opening; where they overlap the later one wins, so doors come last."""
     for label in (WINDOW, FRONT_DOOR, DOOR):
         for _, where, mask in components(labels, (label,)):
             blob = np.zeros(labels.shape, np.bool_)
@@ -214,13 +214,13 @@ def openings_of(labels: Labels) -> Iterator[tuple[int, Mask]]:
 
 
 def through_wall(blob: Mask, segments: Segments, likeness: NDArray[np.float32] | None = None) -> Mask:
-    """An opening as rectangles through the whole thickness of each wall that it lies in.
+    """An opening as rectangles through the whole thickness of each of its walls.
 
     Args:
-        blob: (h, w) the opening's pixels.
-        segments: Of the walls.
+        blob: (h, w) mask of the opening's pixels.
+        segments: The segments of the walls.
         likeness: (h, w) from 0 where a pixel has the wall's colour to 1 where it has the opening's. With it, a corner at
-            the opening's end is the opening's where it has its colour; without, where the opening covers half of it.
+            the end of the opening belongs to the opening if it has its colour; without it, if the opening covers half.
     """
     result = np.zeros_like(blob)
     for numbered, turned in ((segments.horizontal, False), (segments.vertical, True)):
@@ -230,7 +230,7 @@ def through_wall(blob: Mask, segments: Segments, likeness: NDArray[np.float32] |
             piece = numbered == number
             source, target, wall = (blob.T, result.T, piece.T) if turned else (blob, result, piece)
             rows = np.flatnonzero(wall.any(1))
-            # A pixel beside the wall counts too: straightening may have moved the wall under the opening.
+            # A pixel beside the wall also counts: straightening may have moved the wall under the opening.
             coverage = source[max(0, rows[0] - 1) : rows[-1] + 2].sum(0) * wall.any(0)
             for start, stop in _stretches(coverage):
                 target[rows[0] : rows[-1] + 1, start:stop] |= wall[rows[0] : rows[-1] + 1, start:stop]
@@ -247,7 +247,7 @@ def through_wall(blob: Mask, segments: Segments, likeness: NDArray[np.float32] |
 
 
 def _stretches(coverage: NDArray[np.intp]) -> Iterable[tuple[int, int]]:
-    """Runs along a wall where at least half of an opening's usual thickness shows; gaps of two pixels do not count."""
+    """Runs along a wall with at least half of an opening's usual thickness; gaps of up to two pixels are ignored."""
     present = coverage >= max(1, (np.median(coverage[coverage > 0]) if coverage.any() else 0) / 2)
     apart = ~present
     present |= (_runs(apart[None])[0] <= 2) & apart & present.any()

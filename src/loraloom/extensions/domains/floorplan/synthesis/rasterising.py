@@ -1,7 +1,7 @@
-"""A layout becomes a map of pixel classes.
+"""Rasterise a layout to a map of pixel classes.
 
-In: a `Layout` and its openings. Out: (256, 256) uint8 labels, and the plan as the generator knows it, for comparison with
-what the annotator reads.
+In: a `Layout` and its openings. Out: (256, 256) uint8 labels, and whether the annotator's reading of them equals the
+plan that the generator placed.
 """
 
 from itertools import combinations
@@ -16,11 +16,11 @@ from .openings import Hole, Lines
 from .site import Layout
 
 MAX_SIDE_PX = 216
-"""Longest side of a plan, walls included; real plans end at 213."""
+"""Longest side of a plan, walls included, pixels; the longest side of real plans is 213."""
 
 
 def spread_lines(rng: np.random.Generator, layout: Layout, wall_px: int) -> Lines | None:
-    """Pixels of the grid lines: uneven steps of 3 px on average, the plan centred; None when it is too large."""
+    """Pixels of the grid lines: uneven steps of 3 px on average, the plan centred; None when the plan is too large."""
     found: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
     for axis in (1, 0):
         inside = np.nonzero((layout.cells != OUTSIDE).any(axis=1 - axis))[0]
@@ -29,18 +29,18 @@ def spread_lines(rng: np.random.Generator, layout: Layout, wall_px: int) -> Line
         low, high = int(pixels[inside[0]]), int(pixels[inside[-1] + 1])
         if high - low > MAX_SIDE_PX - wall_px:
             return None
-        # The first wall begins `before` pixels ahead of its line; the whole lies centred on (128, 128).
+        # The first wall begins `before` pixels ahead of its line; the whole plan is centred on (128, 128).
         found.append((pixels - (low + high) // 2 + SIZE_PX // 2).astype(np.int32))
     return Lines(found[0], found[1], wall_px)
 
 
-def draw(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole, ...]) -> Labels:
+def rasterise(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole, ...]) -> Labels:
     """(256, 256) uint8 pixel classes: rooms, then walls between different owners, then openings."""
     labels = np.full((SIZE_PX, SIZE_PX), EXTERNAL, np.uint8)
     classes = np.array(
         [EXTERNAL, *(ROOM_TYPES.index(kind) + 1 for kind in ("living room", *(kind for _, kind in layout.rooms)))]
     )
-    # The margin may reach over the image's edge: only the plan's own cells are spread into pixels.
+    # The margin may extend beyond the image: only the plan's own cells are rasterised.
     rows, columns = (np.flatnonzero((layout.cells != OUTSIDE).any(axis=axis)) for axis in (1, 0))
     rows, columns = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     heights, widths = np.diff(lines.ys)[rows], np.diff(lines.xs)[columns]
@@ -49,7 +49,7 @@ def draw(layout: Layout, lines: Lines, walls: tuple[Run, ...], holes: tuple[Hole
     labels[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     for run in walls:
         start, stop = lines.span(run)
-        # Over both ends by a wall's thickness, so that corners close.
+        # Beyond both ends by a wall's thickness, so that corners close.
         left, top, right, bottom = lines.box(run, start - lines.wall_px, stop + lines.wall_px)
         labels[top:bottom, left:right] = WALL
     for hole in holes:
@@ -86,12 +86,12 @@ def agrees(plan: Plan, layout: Layout, lines: Lines, holes: tuple[Hole, ...]) ->
     if len(plan.rooms) != len(names) or read != {names[owner]: box for owner, box in boxes.items()}:
         return False
     for pixel_class, kind in ((DOOR, "interior door"), (FRONT_DOOR, "front door"), (WINDOW, "window")):
-        drawn = {
+        placed = {
             (hole.box, frozenset(names[owner] for owner in hole.owners))
             for hole in holes
             if hole.pixel_class == pixel_class
         }
-        if drawn != {(opening.box, frozenset(opening.rooms)) for opening in plan.openings if opening.kind == kind}:
+        if placed != {(opening.box, frozenset(opening.rooms)) for opening in plan.openings if opening.kind == kind}:
             return False
     joined = {
         frozenset((names[a], names[b]))

@@ -1,6 +1,6 @@
-"""Captioned images: a seed becomes a scene, the scene an image and its words.
+"""Render captioned images: a seed gives a scene, the scene an image and its caption.
 
-In: a seed and the name of a style. Out: a `Drawn`, the same for the same seed on every machine.
+In: a seed and the name of a style. Out: a `CaptionedImage`, the same for the same seed on every machine.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,18 @@ from loraloom.extensions.domains.scenes.worlds import paint_ground, plain_backdr
 from loraloom.utils.errors import UserError, did_you_mean
 
 _ORDER = {"far": 0, "air": 1}
-"""Of lanes, the rest is 2. What is far is drawn before the ground, which hides its foot; a skyline must not hide a star."""
+"""Rendering order of lanes; others have 2. Far things come before the ground, which hides their feet; a skyline must not
+hide a star."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """An image with words that are true of it.
+class CaptionedImage:
+    """An image with a true caption.
 
     Attributes:
-        seed: What it was drawn from.
-        image: RGB, 256 x 256.
-        caption: Ends in `, <style> style` where the style is not flat.
+        seed: Seed of the image.
+        image: RGB image, 256 x 256.
+        caption: Caption; ends in `, <style> style` if the style is not flat.
         truth: World, things, colours, counts and boxes as JSON values; see `scene.truth`.
     """
 
@@ -38,7 +39,7 @@ class Drawn:
 
 
 def check_style(style: str) -> None:
-    """Refuse what is not a style.
+    """Refuse an unknown style.
 
     Raises:
         UserError: The style is unknown; the nearest names are listed.
@@ -72,7 +73,7 @@ def _put(canvas: ImageDraw.ImageDraw, scene: Scene, group: Group, item: Placed) 
     if scene.world and group.kind.lane not in _ORDER:
         _shadow(canvas, item)
     pen = Pen(canvas, item.box, item.flipped, lit=scene.time == "night")
-    group.kind.draw(pen, COLOURS[group.colour], COLOURS[group.second or "brown"], item.variant)
+    group.kind.render(pen, COLOURS[group.colour], COLOURS[group.second or "brown"], item.variant)
 
 
 def _shadow(canvas: ImageDraw.ImageDraw, item: Placed) -> None:
@@ -82,13 +83,13 @@ def _shadow(canvas: ImageDraw.ImageDraw, item: Placed) -> None:
 
 
 def words(seed: int, style: str = "flat") -> tuple[str, dict[str, Any]]:
-    """Caption and truth of a seed's image, without drawing it."""
+    """Caption and truth of a seed's image, without rendering it."""
     check_style(style)
     scene = compose(seed)
     return styled(caption(scene), style, seed), truth(scene)
 
 
-def draw(seed: int, style: str = "flat") -> Drawn:
+def synthesize(seed: int, style: str = "flat") -> CaptionedImage:
     """The captioned image of a seed; the scene of a seed is the same in every style.
 
     Raises:
@@ -101,4 +102,4 @@ def draw(seed: int, style: str = "flat") -> Drawn:
         from loraloom.extensions.domains.scenes.styles import stylise  # scipy is not needed for flat images
 
         image = stylise(image, style, seed)
-    return Drawn(seed, image, styled(caption(scene), style, seed), truth(scene))
+    return CaptionedImage(seed, image, styled(caption(scene), style, seed), truth(scene))

@@ -1,0 +1,123 @@
+"""What a user reads before the first step: captions, loss weights, layers, and batches that cannot be filled.
+
+In: what was built from the settings. Out: lines of the log; what is not used as it was given is counted in `Losses`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from loraloom.config.run import RunConfig
+from loraloom.data.bucket_sampler import Plan
+from loraloom.data.loss_weights import LatentWeights
+from loraloom.generate.images import negative_prompts, unread_negative
+from loraloom.lora.inject import Adapter
+from loraloom.prompts.encoder import PromptEncoder
+from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
+from loraloom.protocols.data import Example
+from loraloom.train.sampling import Sampler
+from loraloom.utils.atomic_files import write_text
+from loraloom.utils.errors import UserError
+from loraloom.utils.reporting import log
+
+NUM_IMAGES_SEEN = 32
+"""Number of images, evenly spread, in which the share of each class with a loss weight is measured."""
+
+
+def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, losses: Losses) -> None:
+    """Count every caption; what the method leaves out is listed in `captions_cut.txt` and counted in `losses`, where
+    syntax that is text here is counted too.
+
+    Raises:
+        UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
+    """
+    unlimited = replace(encoder, max_windows=1 << 30)
+    plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
+    counts = [plan.num_tokens for _, plan in plans]
+    capacity = encoder.text.tokenizer.window_tokens - 2
+    log.info(
+        f"captions: {min(counts)} to {max(counts)} tokens, {sum(count > capacity for count in counts)} of {len(counts)} "
+        f"longer than one window of {capacity}"
+    )
+    over = [(id_, len(plan.windows)) for id_, plan in plans if len(plan.windows) > encoder.max_windows]
+    if over:
+        named = ", ".join(f"{id_} ({count})" for id_, count in over[:20]) + (" …" if len(over) > 20 else "")
+        raise UserError(
+            f"{len(over)} captions need more windows than prompts.max_windows",
+            got=named,
+            expected=f"at most {encoder.max_windows}",
+            fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
+            "choose prompts.method=smart",
+        )
+    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
+        losses.add(syntax)
+    cut = [(id_, plan) for id_, plan in plans if plan.lost]
+    if not cut:
+        return
+    nothing = sum(reads_nothing(plan) for _, plan in cut)
+    losses.add(
+        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+        + (f"; nothing is read of {nothing} of them" if nothing else "")
+    )
+    if folder:
+        lines = [
+            f"{id_}: {plan.lost_tokens} of {plan.num_tokens} tokens: {' | '.join(plan.lost)}\n" for id_, plan in cut
+        ]
+        write_text(folder / "captions_cut.txt", "".join(lines))
+
+
+def sample_losses(sampler: Sampler, encoder: PromptEncoder) -> list[str]:
+    """Lines about the sample prompts and their negative prompt, as `Session.losses`. Captions are counted as captions."""
+    prompts = [request.prompt for request in sampler.requests] if sampler.weighting else []
+    negative = negative_prompts(sampler.model, sampler.requests)
+    weighting = sampler.weighting
+    lines = [
+        *cut_lines(encoder, prompts, weighting=weighting, noun="sample prompts", what="the sample prompt "),
+        *cut_lines(encoder, negative, weighting=weighting, what="the negative prompt of samples "),
+        syntax_line([*prompts, *negative], encoder, weighting=weighting, noun="sample prompts"),
+        unread_negative(sampler.model, sampler.requests),
+    ]
+    return [line for line in lines if line]
+
+
+def report_weights(loss_weights: LatentWeights, examples: Sequence[Example]) -> None:
+    """Log the share of the images of each class with a loss weight; warn of a class that is in none.
+
+    Raises:
+        UserError: A class that the domain does not know.
+    """
+    seen = examples[:: max(1, len(examples) // NUM_IMAGES_SEEN)]
+    for name, weight in loss_weights.weights.items():
+        share = loss_weights.share(seen, name)
+        found = f"in {share:.1%} of the latents" if share else "warning: none is there"
+        log.info(f"class weights: {name} counts {weight:g} times, {found} ({len(seen)} images looked at)")
+
+
+def announce(adapter: Adapter, config: RunConfig) -> None:
+    """Which layers matched."""
+    if config.train.method == "full":
+        log.info(
+            f"all of the {' and the '.join(part.replace('_', ' ') for part in adapter.modules)} learns: "
+            f"{adapter.num_parameters:,} numbers, float32"
+        )
+        return
+    for part, names in adapter.modules.items():
+        shown = ", ".join(names[:2]) + (f", … {names[-1]}" if len(names) > 2 else "")
+        log.info(f"LoRA on {len(names)} layers of the {part.replace('_', ' ')}: {shown}")
+    log.info(f"rank {config.lora.rank}, {adapter.num_parameters:,} learning numbers, float32")
+
+
+def slots_line(plan: Plan) -> str | None:
+    """A sentence about batches that some size cannot fill; None when each size fills at least one."""
+    fewest = plan.smallest_bucket()
+    if fewest >= plan.pass_size:
+        return None
+    slots, repeats = plan.slots()
+    batch = f"a batch of {plan.batch_size}" + (
+        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
+    )
+    fewer = max(1, fewest // plan.num_devices)
+    return (
+        f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
+        f"{repeats} are repeats of weight zero, from which nothing is learned; --batch-size {fewer} has fewer"
+    )
