@@ -3,26 +3,22 @@
 In: the command line. Out: text on stdout, a user's mistake as one or two lines on stderr, and an exit status: 0 success,
 1 a check or a run failed, 2 an error that the user can fix, 130 interrupted.
 
-A new verb is a function here and a line in `VERBS`. Extensions add groups of verbs (see `plugins.verbs`). A verb whose
-flags come from settings takes them as its first parameter, `given`, and names its settings class in `VERBS`. The class
-is imported only when that verb runs.
+A new verb is a function here and a line in `VERBS`, a group of verbs a module and a line. Extensions add groups of verbs
+(see `plugins.verbs`). A verb whose flags come from settings takes them as its first parameter, `given`, and names its
+settings class in `VERBS`. The class is imported only when that verb runs.
 """
 
 import errno
 import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from loraloom import __version__, plugins
-from loraloom.config.flags import ConfigFile, Given, Overrides, add_flags
+from loraloom.cli.verbs import Group, LazyGroup, Verb, extension_group
+from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
@@ -272,37 +268,6 @@ _REPAIRABLE = {
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One verb of the command line.
-
-    Attributes:
-        function: Its implementation; the function's name is the verb, its docstring the help.
-        settings: `module:Class` of the settings whose flags it takes as its first parameter.
-    """
-
-    function: Callable[..., Any]
-    settings: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__.replace("_", "-")
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().splitlines()[0]
-
-    def command(self) -> Any:
-        """The typer command; imports the settings class."""
-        function = self.function
-        if self.settings:
-            module, _, kind = self.settings.partition(":")
-            function = add_flags(function, getattr(import_module(module), kind))
-        one = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        one.command(self.name, cls=_Command)(function)
-        return typer.main.get_command(one)
-
-
 VERBS = (
     Verb(quickstart),
     Verb(prepare, "loraloom.config.prepare:PrepareConfig"),
@@ -314,63 +279,11 @@ VERBS = (
     Verb(extensions),
     Verb(diff),
     Verb(doctor),
+    Group("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 
 
-class _Command(TyperCommand):
-    """A command whose help lists options by group. Plain text: rich would double the time of `--help`."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                default = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
-        for title, records in panels.items():
-            with formatter.section(title.rstrip(".")):
-                formatter.write_dl(records)
-
-
-class _LazyGroup(TyperGroup, ABC):
-    """A group that builds a command only when it runs, so that listing the verbs imports nothing."""
-
-    title = "Commands"
-
-    @abstractmethod
-    def table(self) -> dict[str, str]:
-        """Verb to summary, in the order of the help."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.table())
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section(self.title):
-            formatter.write_dl(list(self.table().items()))
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.table() and not args[0].startswith("-"):
-            place = ctx.command_path.partition(" ")[2]
-            what = f"unknown command of {place}" if place else "unknown verb"
-            raise UserError(what, got=args[0], fix=did_you_mean(args[0], self.table()))
-        return super().resolve_command(ctx, args)
-
-
-class _ExtensionGroup(_LazyGroup):
-    """The group of verbs that an extension folder defines in `verb_<word>.py`."""
-
-    def __init__(self, verb: plugins.VerbFile) -> None:
-        super().__init__(name=verb.word, help=verb.summary, no_args_is_help=True, rich_markup_mode=None)
-        self._verbs = {one.name: one for one in map(Verb, plugins.load_verb(verb.word).COMMANDS)}
-
-    def table(self) -> dict[str, str]:
-        return {word: verb.summary for word, verb in self._verbs.items()}
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return self._verbs[cmd_name].command() if cmd_name in self._verbs else None
-
-
-class _Verbs(_LazyGroup):
+class _Verbs(LazyGroup):
     """Built-in verbs, then those of extensions."""
 
     title = "Verbs"
@@ -382,7 +295,7 @@ class _Verbs(_LazyGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
         brought = plugins.verbs()
-        return own or (_ExtensionGroup(brought[cmd_name]) if cmd_name in brought else None)
+        return own or (extension_group(brought[cmd_name]) if cmd_name in brought else None)
 
     def invoke(self, ctx: Any) -> Any:
         try:

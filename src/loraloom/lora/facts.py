@@ -204,6 +204,7 @@ def _parts(
         )
         for part, layers in found.items()
     )
+    parts = tuple(sorted(parts, key=lambda part: (part.name != "denoiser", part.name)))
     many = [text if count == 1 else f"{text} ({count:,} layers alike)" for text, count in faults.items()]
     return parts, tuple(not_read), many[:5] + ([f"{len(many) - 5:,} faults more"] if len(many) > 5 else [])
 
@@ -335,4 +336,11 @@ def _is_told(key: str) -> bool:
         "ss_trigger_words",
         "ss_network_dim",
         "ss_network_alpha",
+        "ss_network_module",
+        "ss_output_name",
+        "sshs_model_hash",
+        "sshs_legacy_hash",
+        "modelspec.hash_sha256",
+        "modelspec.sai_model_spec",
+        "modelspec.title",
     }

@@ -135,13 +135,18 @@ def _check_bias(one: ToolInput, update: Delta) -> None:
         )
 
 
-def _check_together(inputs: Sequence[ToolInput], model: DiffusionModel | None) -> None:
-    """Refuse one file twice, several key formats without a model, and layers of other sizes."""
+def check_distinct(inputs: Sequence[ToolInput]) -> None:
+    """Raise `UserError` where one file is named twice."""
     seen: dict[str, ToolInput] = {}
     for one in inputs:
         if (first := seen.setdefault(one.file.sha256, one)) is not one:
             both = f"{first.file.path} and {one.file.path}"
             raise UserError("one LoRA is named twice", got=both, fix="name it once, with the sum of its scales")
+
+
+def _check_together(inputs: Sequence[ToolInput], model: DiffusionModel | None) -> None:
+    """Refuse one file twice, several key formats without a model, and layers of other sizes."""
+    check_distinct(inputs)
     if model is None and len({one.key_format for one in inputs}) > 1:
         got = ", ".join(f"{one.name} as {one.key_format}" for one in inputs)
         fix = "name the base with --model; of it only the configs are read"

@@ -71,22 +71,27 @@ class Origin:
         inputs: The files that were read.
         settings: What the user chose, as JSON values.
         error: Relative error of the tool in all, in the Frobenius norm; None where it is exact.
+        models: Whole models that were read: `file` and `sha256` of each.
     """
 
     tool: str
     inputs: Sequence[ToolInput]
     settings: Mapping[str, Any]
     error: float | None = None
+    models: Sequence[Mapping[str, str]] = ()
 
     def step(self) -> dict[str, Any]:
         """One step of a file's history, for its record."""
         files = [{"file": one.name, "sha256": one.file.sha256, "scale": one.scale} for one in self.inputs]
+        files += [dict(model) for model in self.models]
         step = {"tool": f"loraloom {__version__} {self.tool}", "inputs": files, "settings": dict(self.settings)}
         return step if self.error is None else {**step, "error": self.error}
 
 
-def check_output(out: Path, key_format: str, model: DiffusionModel | None, *, overwrite: bool) -> None:
-    """See that a tool can write there in this key format, before it works.
+def check_output(
+    out: Path, key_format: str, model: DiffusionModel | None, *, overwrite: bool, model_follows: bool = False
+) -> None:
+    """See that a tool can write there in this key format, before it works; `model_follows`: a model is opened later.
 
     Raises:
         UserError: An unknown key format, one that requires a model, or something is there already.
@@ -94,7 +99,7 @@ def check_output(out: Path, key_format: str, model: DiffusionModel | None, *, ov
     if key_format not in KEY_FORMATS:
         raise UserError("unknown key format", got=key_format, fix=did_you_mean(key_format, KEY_FORMATS))
     if key_format == "peft":
-        if model is None:
+        if model is None and not model_follows:
             raise UserError("peft's layout names the model's modules", fix="name the base with --model")
         check_folder(out)
     else:
