@@ -1,10 +1,10 @@
 """Files that the tools write: in a key format, with their origin in the metadata, read back and compared before they appear.
 
 In: `LoraLayer` records by place, and where they come from. Out: a file or a folder that appears whole, and how much rounding
-to its dtype changed. alpha / rank is multiplied into B, and alpha is the rank of each layer.
+to its dtype changed. alpha / rank is multiplied into B, so that the alpha is the rank of each layer.
 
     diffusers  one file; layers of several ranks are described in `lora_adapter_metadata`
-    kohya      one file; `.alpha` beside each layer
+    kohya      one file; one `.alpha` for all layers
     peft       a folder with `adapter_model.safetensors` and `adapter_config.json`; one in it for each part if there are several
 """
 
@@ -223,33 +223,51 @@ def _write_file(
     dtype: str,
     metadata: Mapping[str, str],
 ) -> None:
-    kind = DTYPES[dtype]
     if model is None:
-        tensors = _with_own_names(layers, key_format, kind)
+        tensors = _with_own_names(layers, key_format)
     else:
-        tensors = (to_kohya if key_format == "kohya" else to_diffusers)(model, layers.values(), kind)
-    if key_format == "kohya":  # bfloat16 holds whole numbers up to 256 only
-        for key in [key for key in tensors if key.endswith(".alpha")]:
-            rank = tensors[f"{key.removesuffix('.alpha')}.lora_down.weight"].shape[0]
-            tensors[key] = torch.tensor(float(rank))
-    elif len({layer.rank for layer in layers.values()}) > 1:
+        tensors = (to_kohya if key_format == "kohya" else to_diffusers)(model, layers.values(), torch.float32)
+    if key_format == "kohya":
+        tensors = _with_one_alpha(tensors, _common_rank(layers))
+    tensors = {key: tensor if key.endswith(".alpha") else tensor.to(DTYPES[dtype]) for key, tensor in tensors.items()}
+    if key_format == "diffusers" and len({layer.rank for layer in layers.values()}) > 1:
         metadata = {**metadata, METADATA_KEY: json.dumps(_described(model, layers), sort_keys=True)}
     _check_range(tensors, dtype)
     total = tensor_hash(tensors)
     write_tensors(file, tensors, {**metadata, "modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total})
 
 
-def _with_own_names(layers: Mapping[Place, LoraLayer], key_format: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def _with_own_names(layers: Mapping[Place, LoraLayer], key_format: str) -> dict[str, Tensor]:
     """Tensors by keys of the names that the places have."""
     tensors: dict[str, Tensor] = {}
     for (part, module), layer in layers.items():
-        down, up, alpha = layer.down.to(dtype), layer.up.to(dtype), torch.tensor(layer.alpha)
+        down, up, alpha = layer.down, layer.up, torch.tensor(layer.alpha)
         if key_format == "kohya":
             stem = f"{part}_{module}"
             tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": alpha}
         else:
             tensors |= {f"{part}.{module}.lora_A.weight": down, f"{part}.{module}.lora_B.weight": up}
     return tensors
+
+
+def _common_rank(layers: Mapping[Place, LoraLayer]) -> int:
+    return Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
+
+
+def _with_one_alpha(tensors: Mapping[str, Tensor], alpha: int) -> dict[str, Tensor]:
+    """kohya's tensors of layers whose alpha is their rank, with one alpha for all and the rest multiplied into B.
+
+    Every program reads that alike. Of several alphas in a file of kohya, diffusers (to 0.42) takes the most common one for all
+    layers: it looks for the others under names that no module has. The alpha stays float32: bfloat16 holds whole numbers up to
+    256 only.
+    """
+    found = dict(tensors)
+    for key in [key for key in found if key.endswith(".alpha")]:
+        stem = key.removesuffix(".alpha")
+        rank = found[f"{stem}.lora_down.weight"].shape[0]
+        found[f"{stem}.lora_up.weight"] = found[f"{stem}.lora_up.weight"] * (rank / alpha)
+        found[key] = torch.tensor(float(alpha))
+    return found
 
 
 def _described(model: DiffusionModel | None, layers: Mapping[Place, LoraLayer]) -> dict[str, Any]:
