@@ -45,8 +45,8 @@ def merge_into_base(
         model: The base; none of its parts is in memory, then or afterwards.
         inputs: Adapters, read with this model.
         out: The folder.
-        dtype: Of the weights on disk.
-        one_at_a_time: Of the model's `ModuleStore`.
+        dtype: The dtype of the weights on disk.
+        one_at_a_time: The method of the model's `ModuleStore`.
         reopen: Opens the folder as a model, to compare.
         record: Where it comes from, for `RECORD_NAME`.
 

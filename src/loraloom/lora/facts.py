@@ -1,6 +1,6 @@
 """What an adapter file says of itself, in words: kind, key format, rank and strength by part, base, trigger words, training.
 
-In: an adapter file; no model is needed. Out: `Facts`. Tensors are read one after another to look for NaN and infinity, and a
+In: an adapter file; no model is read. Out: `Facts`. Tensors are read one after another to look for NaN and infinity, and a
 file that holds some, or is refused for another reason, is still described.
 """
 
@@ -94,7 +94,7 @@ class Facts:
 
     Attributes:
         path: The file.
-        sha256: Of its bytes.
+        sha256: The sha256 of its bytes.
         num_bytes: Its size.
         dtypes: Dtype to number of tensors.
         tensors: Number of tensors.

@@ -52,7 +52,7 @@ class Checked:
 
     Attributes:
         file: The file.
-        fates: Of every key, in the order of the file.
+        fates: One for every key, in the order of the file.
         error: What `generate` says of it; None where it is read.
         notes: What the file does not state.
         unchanged: Layers of the same parts of the model that are not changed; 0 without a model.

@@ -1,7 +1,7 @@
 """How much two LoRAs act on the same weights: a figure to read before they are blended.
 
 In: the layers of two plain LoRAs. Out: the cosine of their changes of the weights, and the overlap of the inputs that they
-read, over all layers and for each. Everything is computed from the small matrices; no base weight and no image is needed.
+read, over all layers and for each. Everything is computed from the small matrices; no base weight and no image is required.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ class Interference:
     """How two LoRAs act on each other.
 
     Attributes:
-        cosine: Of the two changes as long vectors, -1 to 1: 0 is no interference in the weights, 1 the same change, below 0
-            they undo each other. 0 where no layer is shared.
+        cosine: Cosine of the two changes as long vectors, -1 to 1: 0 is no interference in the weights, 1 the same change,
+            below 0 they undo each other. 0 where no layer is shared.
         overlap: Mean over shared layers of the share of the smaller one's input directions that the other reads too, 0 to 1.
-            Directions drawn at random have about rank / inputs.
+            Random directions have about rank / inputs.
         layers: The cosine in each shared layer.
         shared: Layers that both change.
         only_first, only_second: Layers that one of them changes.

@@ -108,7 +108,7 @@ def _whole(
         merged = sum(scale * change for scale, change in zip(scales, changes, strict=True))
         assert isinstance(merged, Tensor)
     else:
-        with torch.random.fork_rng(devices=[]):  # DARE draws from the global random numbers
+        with torch.random.fork_rng(devices=[]):  # DARE uses the global random numbers
             torch.manual_seed(derive_seed(settings.seed, *place) % (1 << 63))
             merged = function(changes, scales, settings.density)
     return approximate(place, merged, settings.limit)
