@@ -25,7 +25,7 @@ from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.output_paths import COMMAND, check_folder
 from loraloom.utils.progress import bars
-from loraloom.utils.untrusted import is_there
+from loraloom.utils.untrusted import is_there, shown
 
 _WORST = 5
 """Layers that are listed without `--all`."""
@@ -185,9 +185,8 @@ def merge(texts: Sequence[str], model_name: str | None, target: Target, choice: 
         said |= {"seed": choice.seed}
     if limit != RankLimit():
         said |= {"rank": limit.rank, "error": limit.error}
-    typer.echo(
-        f"{len(inputs)} LoRAs merged by {choice.method}: " + ", ".join(f"{one.name} x {one.scale:g}" for one in inputs)
-    )
+    count = "1 LoRA" if len(inputs) == 1 else f"{len(inputs)} LoRAs"
+    typer.echo(f"{count} merged by {choice.method}: " + ", ".join(f"{one.name} x {one.scale:g}" for one in inputs))
     error = None
     if choice.method != "sum":
         _state_errors(found, target)
@@ -397,6 +396,11 @@ def _tell(inputs: Sequence[ToolInput], target: Target) -> None:
     bases = {str(one.file.record.get("base_sha256")): one.name for one in inputs if one.file.record.get("base_sha256")}
     if len(bases) > 1:
         losses.add(f"note: {' and '.join(bases.values())} were trained on different bases")
+    for field in ("prompt_method", "domain", "size"):
+        said = {str(shown(one.file.record[field])): one.name for one in inputs if one.file.record.get(field)}
+        if len(said) > 1:
+            listed = ", ".join(f"{value} of {name}" for value, name in said.items())
+            losses.add(f"note: the LoRAs differ in {field}: {listed}; the result states none")
     losses.check()
 
 
@@ -425,3 +429,5 @@ def _write(
         f"saved {written.path}: {len(layers):,} layers, {ranks}, {key_format}, {dtype}, {size_text(written.num_bytes)}; "
         f"read back and compared, rounding {written.rounding:.2g}"
     )
+    if key_format == "peft" and len({part for part, _ in layers}) > 1:
+        typer.echo("each part has a folder of its own there: PeftModel.from_pretrained loads one into one model")

@@ -31,6 +31,9 @@ _ENDINGS = {
     "kohya": (".lora_down.weight", ".lora_up.weight", ".alpha"),
     "diffusers": (".lora_A.weight", ".lora_B.weight"),
 }
+_OF_DORA = (
+    "merge it into a base with `loraloom lora merge --into-base`, then extract a LoRA with `loraloom lora extract`"
+)
 _ADD_MODEL = "name the base with --model; of it only the configs are read"
 
 
@@ -71,10 +74,11 @@ class ToolInput:
         """
         if self.deltas:
             kinds = sorted({_title(delta) for delta in self.deltas.values()})
+            fix = "`loraloom lora resize --rank N --model BASE` makes a plain LoRA of it, with the error stated"
             raise UserError(
                 f"{self.name} is not a plain LoRA: it cannot be {purpose}",
                 got=f"{len(self.deltas):,} layers of {', '.join(kinds)}",
-                fix="`loraloom lora resize --rank N --model BASE` makes a plain LoRA of it, with the error stated",
+                fix=_OF_DORA if "DoRA" in kinds else fix,
             )
         return self.layers
 
@@ -145,7 +149,7 @@ def change_of(update: Delta, model: DiffusionModel) -> Tensor:
         raise UserError(
             "a DoRA's change depends on the base's own weights",
             got=update.module,
-            fix="merge it with --into-base, and extract a LoRA from the result with `loraloom lora extract`",
+            fix=_OF_DORA,
         )
     return update.change(torch.zeros(weight_shapes(model, update.part)[update.module]), 1.0)
 

@@ -194,7 +194,9 @@ def _record(model: DiffusionModel | None, origin: Origin) -> dict[str, Any]:
     triggers = dict.fromkeys(trigger for one in records if isinstance(trigger := one.get("trigger"), str) and trigger)
     if triggers:
         record["trigger"] = ", ".join(triggers)[:4096]
-    if model is not None and not record.get("base"):
+    if isinstance(base := record.get("base"), dict):
+        record["base"] = {name: value for name, value in base.items() if name != "path"}  # relative to another folder
+    elif model is not None:
         record |= {"family": model.info.family, "base": base_record(model.info.source)}
     before = first.get("made_by") if len(records) == 1 else None
     steps = [*(before if isinstance(before, list) else []), origin.step()]
