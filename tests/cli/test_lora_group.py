@@ -1,6 +1,8 @@
 """`loraloom lora`: the tools from the command line, and what they say of mistakes."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from loraloom.cli.app import app
+from loraloom.lora.files import read_adapter, save_adapter
 from loraloom.lora.inject import base_layers
 from loraloom.models.module_store import ModuleStore
 from loraloom.utils.errors import UserError
 
-from ..lora.foreign import ATTENTION, LINEAR, kohya, load, random, weight_of, write
-from ..lora.test_exports import opened
+from ..lora.foreign import ATTENTION, LINEAR, changes, kohya, load, random, weight_of, write
+from ..lora.test_exports import RECORD, opened, shaken
 from ..lora.test_tools import two_files
 
 Run = Callable[..., str]
@@ -53,6 +56,15 @@ def test_info_and_check_fail_for_a_file_that_cannot_be_used(lora: Run, tiny_mode
     text = lora("check", path, "--model", tiny_model, code=1)
     assert "not used" in text
     assert "refused: x.safetensors holds half a layer" in text
+
+
+def test_files_that_cannot_be_compared_are_still_described(lora: Run, tmp_path: Path, files: tuple[Path, Path]) -> None:
+    stem = kohya(LINEAR)
+    names = [(f"hada_w{number}_{half}", (32, 2) if half == "a" else (2, 32)) for number in "12" for half in "ab"]
+    loha = write(tmp_path / "loha.safetensors", {f"{stem}.{name}": random(*shape) for name, shape in names})
+    text = lora("info", files[0], loha)
+    assert "1 layers of LoHa" in text
+    assert "no interference is computed: loha.safetensors holds LoHa" in text
 
 
 def test_a_merge_into_the_base_is_the_base_with_the_changes_of_both(
@@ -162,3 +174,67 @@ def test_strict_makes_what_is_not_stated_an_error(lora: Run, tmp_path: Path) -> 
 def test_an_output_is_replaced_only_if_asked_for(lora: Run, tmp_path: Path, files: tuple[Path, Path]) -> None:
     lora("resize", files[0], "--rank", "1", "--out", files[1], "--overwrite")
     assert load_file(files[1])[f"{kohya(ATTENTION[0])}.lora_down.weight"].shape[0] == 1
+
+
+def test_a_run_of_ours_is_converted_by_the_base_that_it_recorded(lora: Run, tiny_model: Path, tmp_path: Path) -> None:
+    model = opened(tiny_model)
+    adapter = shaken(model, rank=4, alpha=6.0)
+    base = {"source": str(tiny_model), "path": "gone/elsewhere"}
+    record = {**RECORD, "format": "loraloom.adapter.1", "base": base, "family": "stable_diffusion"}
+    save_adapter(tmp_path / "run" / "adapter.safetensors", adapter.state(), record)
+    out = tmp_path / "run.safetensors"
+    lora("convert", tmp_path / "run", "--format", "kohya", "--out", out)
+    names = list(adapter.modules["denoiser"])
+    now = changes(lambda: opened(tiny_model), out, names)
+    before = changes(lambda: opened(tiny_model), tmp_path / "run", names)
+    for name in names:
+        torch.testing.assert_close(now[name], before[name], atol=1e-6, rtol=1e-5)
+    kept = read_adapter(out).record
+    assert kept["trigger"] == "sks"
+    assert kept["base"] == {"source": str(tiny_model)}
+
+
+def test_a_loha_becomes_a_plain_lora_with_its_error_stated(lora: Run, tiny_model: Path, tmp_path: Path) -> None:
+    stem = kohya(LINEAR)
+    names = [(f"hada_w{number}_{half}", (32, 2) if half == "a" else (2, 32)) for number in "12" for half in "ab"]
+    loha = write(
+        tmp_path / "loha.safetensors",
+        {f"{stem}.{name}": random(*shape, seed=n) for n, (name, shape) in enumerate(names)},
+    )
+    out = tmp_path / "plain.safetensors"
+    text = lora("resize", loha, "--error", "0.001", "--model", tiny_model, "--out", out)
+    assert "rank 32 before, rank 4 now" in text  # a product of two rank-2 halves has rank 4
+    now = changes(lambda: opened(tiny_model), out, [LINEAR])[LINEAR]
+    torch.testing.assert_close(now, changes(lambda: opened(tiny_model), loha, [LINEAR])[LINEAR], atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match="not a plain LoRA"):
+        lora("convert", loha, "--format", "diffusers", "--model", tiny_model, "--out", tmp_path / "x.safetensors")
+
+
+def test_merged_loras_of_other_settings_are_noted(lora: Run, tmp_path: Path, files: tuple[Path, Path]) -> None:
+    made: list[Path] = []
+    for path, method in zip(files, ("attention", "mean"), strict=True):
+        record = {"format": "loraloom.adapter.1", "prompt_method": method, "trigger": method[:2], "base_sha256": method}
+        made.append(write(tmp_path / f"{method}.safetensors", load_file(path), {"loraloom": json.dumps(record)}))
+    words = ("merge", *made, "--out", tmp_path / "o.safetensors")
+    with pytest.raises(UserError, match="trained on different bases"):
+        lora(*words, "--strict")
+    assert not (tmp_path / "o.safetensors").exists()
+    text = lora(*words)
+    assert "note: attention.safetensors and mean.safetensors were trained on different bases" in text
+    assert "differ in prompt_method: 'attention' of attention.safetensors, 'mean' of mean.safetensors" in text
+    assert read_adapter(tmp_path / "o.safetensors").record["trigger"] == "at, me"
+
+
+def test_help_of_the_group_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom loraloom.cli.app import main\ntry: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'peft', 'diffusers'} & set(sys.modules)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, "lora", "merge", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--into-base" in found.stdout

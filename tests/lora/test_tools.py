@@ -239,7 +239,7 @@ def test_layers_of_several_ranks_have_the_same_strength_in_diffusers(
 
 
 def test_diffusers_is_given_rank_and_alpha_of_each_layer_of_mixed_ranks(tiny_model: Path, tmp_path: Path) -> None:
-    """Releases before 0.36 take one alpha for all layers of a file that does not state them."""
+    """Older releases take one alpha for all layers of a file that does not state them."""
     model = opened(tiny_model)
     found, inputs = mixed(model, tmp_path)
     out = saved(found, tmp_path / "out.safetensors", inputs, model, key_format="diffusers")

@@ -84,14 +84,16 @@ def show_info(places: Sequence[Path], model_name: str | None, *, as_json: bool) 
     from loraloom.lora.facts import read_facts
     from loraloom.lora.interference import interference
 
+    if model_name:
+        open_model(ModelSource(location=model_name))  # a mistake in it is no reason to leave the figure out
     found = [read_facts(place) for place in places]
     good = not any(facts.faults or facts.non_finite or facts.not_read for facts in found)
-    figure = None
+    figure, why_none = None, "one of the files cannot be used"
     if len(found) == 2 and good:
-        _, inputs = _read([facts.path for facts in found], model_name)
-        if len({one.key_format for one in inputs}) > 1 and model_name is None:
-            _, inputs = _read([facts.path for facts in found], model_name, required=True)
-        figure = interference(*(_pairs(one) for one in inputs))
+        try:
+            figure = interference(*(_pairs(one) for one in _read_alike([facts.path for facts in found], model_name)))
+        except UserError as error:
+            why_none = f"{error.what}; {error.fix}" if error.fix else error.what
     if as_json:
         typer.echo(facts_as_json(found, figure))
         return good
@@ -103,7 +105,7 @@ def show_info(places: Sequence[Path], model_name: str | None, *, as_json: bool) 
         for line in interference_lines(figure, [facts.path.name for facts in found]):
             typer.echo(line)
     elif len(found) == 2:
-        typer.echo("no interference is computed: one of the files cannot be used")
+        typer.echo(f"no interference is computed: {why_none}")
     return good
 
 
@@ -301,6 +303,14 @@ def _read(
         except UserError:
             raise error from None
     return model, [input_of(file, model, scale) for file, scale in zip(files, factors, strict=True)]
+
+
+def _read_alike(places: Sequence[Path], model_name: str | None) -> list[ToolInput]:
+    """Files whose layers have comparable names."""
+    model, inputs = _read(places, model_name)
+    if model is None and len({one.key_format for one in inputs}) > 1:
+        _, inputs = _read(places, model_name, required=True)
+    return inputs
 
 
 def _read_for(
