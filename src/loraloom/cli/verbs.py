@@ -1,7 +1,8 @@
 """The verbs of the command line. Each reads settings, calls a room and prints; heavy imports are inside the functions.
 
-A new verb is a function here and a line in `VERBS`. A verb whose flags come from settings takes them as its first
-parameter, `given`, and names its settings class in `VERBS`. The class is imported only when that verb runs.
+A new verb is a function here and a line in `VERBS`; a group of verbs is a module and a line in `GROUPS`. A verb whose flags
+come from settings takes them as its first parameter, `given`, and names its settings class in `VERBS`. The class is imported
+only when that verb runs.
 """
 
 import os
@@ -378,3 +379,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (doctor, None),
 )
 """Each verb, and `module:Class` of the settings whose flags it takes."""
+
+GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
+)
+"""Word, summary, and the module that has the verbs of the group as `COMMANDS`."""
