@@ -6,7 +6,7 @@ is also a dotted form after `diffusion_model.`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loraloom.protocols.model import FusedLayer
 
@@ -26,6 +26,7 @@ _OUTER = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
 }
+PROGRAMS = {"diffusers": "diffusers", "kohya": "A1111, ComfyUI, Forge and sd-scripts"}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
@@ -46,6 +47,11 @@ class LdmLoraFormat:
     components: Mapping[str, str]
     prefixes: Mapping[str, str]
     compvis_layers: int | None = None
+    programs: Mapping[str, str] = field(default_factory=lambda: dict(PROGRAMS))
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        """None: there is no native format."""
+        return ()
 
     def component(self, part: str) -> str:
         """`unet`, `vae` or a text encoder's."""

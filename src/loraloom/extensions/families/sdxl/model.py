@@ -45,13 +45,7 @@ class SdxlModel:
         self.modules = ModuleStore(
             self._load, self._weights.fingerprint, build=self._weights.build, file_sha256=files.file_sha256
         )
-        self.lora_format = LdmLoraFormat(
-            architecture="stable-diffusion-xl-v1-base",
-            kohya_version="sdxl_base_v1-0",
-            components={part: spec.folder for part, spec in PARTS.items()},
-            prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
-            compvis_layers=_layers_per_block(unet),
-        )
+        self.lora_format = format_of(unet)
         self._vae = LatentVae(self.modules, "vae", vae)
         self._scheduler_config = schedule_config(files, configs["scheduler"])
         schedule = make_schedule(self._scheduler_config)
@@ -62,12 +56,7 @@ class SdxlModel:
         self.info = ModelInfo(
             family="sdxl",
             source=source,
-            parts=(
-                Part(name="denoiser", role="denoiser", lora_targets=UNET_PRESETS),
-                Part(name="vae", role="vae"),
-                Part(name="text_encoder", role="text_encoder", lora_targets=attention_below(first_layers)),
-                Part(name="text_encoder_2", role="text_encoder", lora_targets=ATTENTION_OF_CLIP),
-            ),
+            parts=parts_of(first_layers),
             schedule=schedule,
             latent_channels=int(unet.get("in_channels", 4)),
             vae_scale_factor=scale,
@@ -138,6 +127,31 @@ class SdxlModel:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
         pipeline = fresh_pipeline(_pipeline_class, self._files, image_encoder=None)
         return reference_latents(pipeline, self._scheduler_config, adapter_file, request, noise_bchw)
+
+
+def format_of(unet: Mapping[str, Any]) -> LdmLoraFormat:
+    """How adapter files name the layers, by the UNet's config."""
+    return LdmLoraFormat(
+        architecture="stable-diffusion-xl-v1-base",
+        kohya_version="sdxl_base_v1-0",
+        components={part: spec.folder for part, spec in PARTS.items()},
+        prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+        compvis_layers=_layers_per_block(unet),
+    )
+
+
+def parts_of(num_read_layers: int) -> tuple[Part, ...]:
+    """The parts with what carries LoRA in each.
+
+    Args:
+        num_read_layers: Layers of the first text encoder up to the one that is read.
+    """
+    return (
+        Part(name="denoiser", role="denoiser", lora_targets=UNET_PRESETS),
+        Part(name="vae", role="vae"),
+        Part(name="text_encoder", role="text_encoder", lora_targets=attention_below(num_read_layers)),
+        Part(name="text_encoder_2", role="text_encoder", lora_targets=ATTENTION_OF_CLIP),
+    )
 
 
 def _layers_per_block(unet: Mapping[str, Any]) -> int:

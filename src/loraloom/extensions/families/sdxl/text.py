@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.extensions.families._ldm.clip import ClipTokenizer, encode
-from loraloom.protocols.model import ModelFiles, Modules, Prompt, Tensors, Tokenizer
+from loraloom.protocols.model import EncoderTokens, ModelFiles, Modules, Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 
@@ -71,6 +71,10 @@ class SdxlText:
             {"hidden": torch.cat([first_nkd, second_nkd], dim=-1), "pooled": pooled_p}
             for (first_nkd, _), (second_nkd, pooled_p) in zip(*hidden, strict=True)
         ]
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """Nothing to compare: both encoders read any number of windows of one vocabulary."""
+        return ()
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         """Empty: any number of windows is encoded."""

@@ -4,7 +4,7 @@ In: the files of a model. Out: the answers of `protocols.model.DiffusionModel`. 
 frozen, and can be dropped again, so that training from cache never holds a VAE or text encoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +39,7 @@ class StableDiffusionModel:
         self.modules = ModuleStore(
             self._load, self._weights.fingerprint, build=self._weights.build, file_sha256=files.file_sha256
         )
-        version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
-        self.lora_format = LdmLoraFormat(
-            architecture=f"stable-diffusion-{version}",
-            kohya_version=f"sd_{version}",
-            components={part: spec.folder for part, spec in PARTS.items()},
-            prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te"},
-        )
+        self.lora_format = format_of(unet)
         self._vae = LatentVae(self.modules, "vae", vae)
         self._scheduler_config = schedule_config(files, configs["scheduler"])
         schedule = make_schedule(self._scheduler_config)
@@ -56,15 +50,7 @@ class StableDiffusionModel:
         self.info = ModelInfo(
             family="stable_diffusion",
             source=source,
-            parts=(
-                Part(name="denoiser", role="denoiser", lora_targets=UNET_PRESETS),
-                Part(name="vae", role="vae"),
-                Part(
-                    name="text_encoder",
-                    role="text_encoder",
-                    lora_targets=attention_below(num_layers + 1 - self._clip_skip),
-                ),
-            ),
+            parts=parts_of(num_layers + 1 - self._clip_skip),
             schedule=schedule,
             latent_channels=int(unet.get("in_channels", 4)),
             vae_scale_factor=scale,
@@ -137,3 +123,27 @@ def _pipeline_class() -> Any:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     return StableDiffusionPipeline
+
+
+def format_of(unet: Mapping[str, Any]) -> LdmLoraFormat:
+    """How adapter files name the layers, by the UNet's config."""
+    version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
+    return LdmLoraFormat(
+        architecture=f"stable-diffusion-{version}",
+        kohya_version=f"sd_{version}",
+        components={part: spec.folder for part, spec in PARTS.items()},
+        prefixes={"denoiser": "lora_unet", "text_encoder": "lora_te"},
+    )
+
+
+def parts_of(num_read_layers: int) -> tuple[Part, ...]:
+    """The parts with what carries LoRA in each.
+
+    Args:
+        num_read_layers: Layers of the text encoder up to the one that is read.
+    """
+    return (
+        Part(name="denoiser", role="denoiser", lora_targets=UNET_PRESETS),
+        Part(name="vae", role="vae"),
+        Part(name="text_encoder", role="text_encoder", lora_targets=attention_below(num_read_layers)),
+    )
