@@ -234,8 +234,8 @@ def extensions(
 
 
 def families(
-    name: Annotated[str | None, typer.Argument(help="show this family in full")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    name: Annotated[str | None, typer.Argument(help="Family to show in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List model families: what each takes, the memory that training needs, text length, sizes, exports."""
     from loraloom.cli import families_command as command
