@@ -35,6 +35,11 @@ class ModelConfig(Settings):
         "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture.",
         flag="--model-config",
     )
+    options: tuple[str, ...] = setting(
+        (),
+        "Options of the model's family, NAME=VALUE; `loraloom extensions FAMILY` lists them. Recorded with the adapter.",
+        flag="--model-option",
+    )
 
 
 class DataConfig(Settings):

@@ -37,6 +37,7 @@ class BaseRecord:
     variant: Text | None = None
     config: Text | None = None
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class ResolvedFiles:
         single_file: The checkpoint when the weights are in one file, else None.
         variant: Weight file variant such as `fp16`, or None.
         hub: The hub id and revision that weights come from when they are first asked for, or None.
+        options: Values of the family's own settings.
     """
 
     source: ModelSource
@@ -40,6 +41,7 @@ class ResolvedFiles:
     single_file: Path | None = None
     variant: str | None = None
     hub: tuple[str, str | None] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def has(self, name: str) -> bool:
         """Whether a file or folder of the layout is there, such as `unet/config.json`."""

@@ -5,9 +5,11 @@ opened model of that family, no weights read.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from loraloom import plugins
+from loraloom.config.reading import read_settings
 from loraloom.models.files import ResolvedFiles
 from loraloom.models.hub import download
 from loraloom.protocols.model import DiffusionModel, Family, ModelSource
@@ -28,17 +30,38 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     files = resolve(source)
     if family != "auto":
         _refuse_other(family, files)
-        return plugins.load("families", family).open(files)
+        return _open(plugins.load("families", family), files)
     for name in plugins.names("families"):
         candidate: Family = plugins.load("families", name)
         if candidate.matches(files):
-            return candidate.open(files)
+            return _open(candidate, files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
+
+
+def _open(family: Family, files: ResolvedFiles) -> DiffusionModel:
+    """Open with the family's own settings, as `ModelSource.options` gives them.
+
+    Raises:
+        UserError: An option that the family does not have, or a value out of its limits; or as `Family.open`.
+    """
+    given, settings = files.source.options, getattr(family, "settings", None)
+    if settings is None:
+        if given:
+            raise UserError(
+                "this kind of model has no options", got=f"{family.name}, {given[0]}", fix="leave out --model-option"
+            )
+        return family.open(files)
+    try:
+        options = read_settings(settings, overrides=given).model_dump()
+    except UserError as error:
+        what = f"--model-option of {family.name}: {error.what}"
+        raise UserError(what, got=error.got, expected=error.expected, fix=error.fix) from None
+    return family.open(replace(files, options=options))
 
 
 def resolve(source: ModelSource) -> ResolvedFiles:

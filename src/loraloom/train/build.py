@@ -79,6 +79,7 @@ def set_up(
             variant=config.model.variant,
             config=config.model.config,
             prediction_type=config.objective.prediction_type,
+            options=config.model.options,
         ),
         config.model.family,
     )

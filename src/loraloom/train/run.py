@@ -255,7 +255,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         draft.unlink(missing_ok=True)
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
-    for line in program_lines(path, files):
+    for line in program_lines(train_state.model, path, files):
         log.info(line)
     checks = verify_exports(train_state.model, files, trial.ours_bchw, trial.request, trial.base_bchw) if trial else []
     for check in checks:

@@ -177,6 +177,7 @@ class Run:
                 "variant": source.variant,
                 "config": source.config,
                 "prediction_type": source.prediction_type,
+                **({"options": list(source.options)} if source.options else {}),
                 "path": relative_base(source.location, self.folder),
             },
             "base_sha256": self.base_sha256,

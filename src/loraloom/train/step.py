@@ -8,6 +8,7 @@ CPU's, so that every machine trains on the same timesteps and validates with the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,9 +130,16 @@ def batch_losses(train_state: TrainState, batch: Batch, noise_bchw: Tensor, time
         noise_bchw = noise_bchw.contiguous(memory_format=torch.channels_last)
     noisy_bchw = objective.add_noise(batch.latents_bchw, noise_bchw, timesteps_b)
     target_bchw = objective.target(batch.latents_bchw, noise_bchw, timesteps_b)
+    model: Any = train_state.model
+    given = (noisy_bchw, objective.timestep_t[timesteps_b], batch.conditioning)
+    more_b: Tensor | None = None
     with train_state.runtime.autocast():
-        prediction_bchw = train_state.model.predict(noisy_bchw, objective.timestep_t[timesteps_b], batch.conditioning)
-    return objective.loss(prediction_bchw, target_bchw, timesteps_b, batch.latent_weights_bhw)
+        if hasattr(model, "predict_and_loss"):
+            prediction_bchw, more_b = model.predict_and_loss(*given, clean_bchw=batch.latents_bchw, steps_b=timesteps_b)
+        else:
+            prediction_bchw = model.predict(*given)
+    losses_b = objective.loss(prediction_bchw, target_bchw, timesteps_b, batch.latent_weights_bhw)
+    return losses_b if more_b is None else losses_b + more_b
 
 
 def send(tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Tensor:

@@ -19,6 +19,7 @@ from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
+    EncoderTokens,
     FusedLayer,
     ImageGeometry,
     LoraPreset,
@@ -213,6 +214,13 @@ class TwoTexts:
             encoded.append({"pooled": short(windows)[0], "text": long(bytes_bl)[0], "mask": mask})
         return encoded
 
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        count = len(text.encode())
+        return [
+            EncoderTokens(name="short", capacity=WINDOW - 2, tokens=count, unknown=0),
+            EncoderTokens(name="long", capacity=LONG, tokens=count, unknown=0),
+        ]
+
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         rest = prompt.text.encode()[LONG:].decode(errors="replace")
         return (rest,) if rest else ()
@@ -222,6 +230,10 @@ class TinyFlowFormat:
     """Other programs hold q, k and v of a block in one matrix."""
 
     architecture, kohya_version = "tiny-flow", "tiny_flow"
+    programs: Mapping[str, str] = {"diffusers": "diffusers", "kohya": "ComfyUI"}
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        return ()
 
     def component(self, part: str) -> str:
         return FOLDERS[part]
@@ -231,6 +243,9 @@ class TinyFlowFormat:
 
     def diffusers_name(self, part: str, module_name: str) -> str:
         return module_name
+
+    def kohya_name(self, part: str, name: str) -> str:
+        return name
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         return {}

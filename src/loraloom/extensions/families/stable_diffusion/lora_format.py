@@ -6,7 +6,7 @@ is also a dotted form after `diffusion_model.`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER
 from loraloom.protocols.model import FusedLayer
@@ -25,6 +25,7 @@ _OUTER = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
 }
+PROGRAMS = {"diffusers": "diffusers", "kohya": "A1111, ComfyUI, Forge and sd-scripts"}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
@@ -35,6 +36,11 @@ class StableDiffusionFormat:
 
     architecture: str
     kohya_version: str
+    programs: Mapping[str, str] = field(default_factory=lambda: dict(PROGRAMS))
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        """None: there is no native format."""
+        return ()
 
     def component(self, part: str) -> str:
         """`unet`, `vae` or `text_encoder`."""
@@ -49,6 +55,10 @@ class StableDiffusionFormat:
         if part == "text_encoder" and not module_name.startswith("text_model."):
             return f"text_model.{module_name}"
         return module_name
+
+    def kohya_name(self, part: str, name: str) -> str:
+        """As in diffusers: sd-scripts trains on diffusers' modules."""
+        return self.diffusers_name(part, name)
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems made from the CompVis block names."""

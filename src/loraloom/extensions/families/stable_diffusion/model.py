@@ -5,7 +5,7 @@ first use, frozen, and can be dropped again, so that training from a cache keeps
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from shutil import copyfile, copytree
@@ -17,11 +17,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, make_sampler
+from loraloom.extensions.families._diffusers.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families._diffusers.windows import collate
 from loraloom.extensions.families.stable_diffusion.limits import check_together
 from loraloom.extensions.families.stable_diffusion.lora_format import StableDiffusionFormat
-from loraloom.extensions.families.stable_diffusion.samplers import DiffusersSampler, make_sampler
-from loraloom.extensions.families.stable_diffusion.schedule import make_schedule, sampling_defaults
 from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER, check_configs, is_stable_diffusion
 from loraloom.extensions.families.stable_diffusion.text import ClipText
 from loraloom.models.headers import check_finite, check_fit
@@ -45,7 +45,7 @@ _PRESETS = MappingProxyType(
 )
 
 
-_PARTS = (
+PARTS = (
     Part(name="denoiser", role="denoiser", lora_targets=_PRESETS),
     Part(name="vae", role="vae"),
     Part(
@@ -105,8 +105,7 @@ class StableDiffusionModel:
             )
         check_together(unet, vae, configs["text_encoder"])
         scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-        version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
-        self.lora_format = StableDiffusionFormat(f"stable-diffusion-{version}", f"sd_{version}")
+        self.lora_format = format_of(unet)
         self._vae_scaling = float(vae.get("scaling_factor") or 0.18215)
         self._vae_shift = float(vae.get("shift_factor") or 0.0)
         self._scheduler_config = dict(configs["scheduler"])
@@ -116,7 +115,7 @@ class StableDiffusionModel:
         self.info = ModelInfo(
             family="stable_diffusion",
             source=source,
-            parts=_PARTS,
+            parts=PARTS,
             schedule=schedule,
             latent_channels=latent_channels,
             vae_scale_factor=scale,
@@ -333,3 +332,9 @@ def _pipeline_class() -> Any:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     return StableDiffusionPipeline
+
+
+def format_of(unet: Mapping[str, Any]) -> StableDiffusionFormat:
+    """How adapter files name the layers, by the UNet's config."""
+    version = "v2" if int(unet.get("cross_attention_dim", 768)) == 1024 else "v1"
+    return StableDiffusionFormat(f"stable-diffusion-{version}", f"sd_{version}")

@@ -13,7 +13,7 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.models.files import refuse_foreign
-from loraloom.protocols.model import Prompt, Tensors, Tokenizer
+from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes, sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
@@ -202,6 +202,10 @@ class ClipText:
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
         """`hidden`: the (n, k, d) prompt embedding of each prompt."""
         return [{"hidden": hidden_nkd} for hidden_nkd in encode_windows(prompts, self, self.encode_windows)]
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """Nothing to compare: one encoder reads any number of windows."""
+        return ()
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         """Empty: any number of windows is encoded."""
