@@ -280,11 +280,7 @@ class Modules(Protocol):
         """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
 
     def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
-        """Keep blocks of a part in CPU memory, a number or a share of them; returns `models.block_swap.BlockSwap`.
-
-        Raises:
-            UserError: The part has no blocks, or fewer.
-        """
+        """Keep blocks of a part in CPU memory, a number or a share; the `BlockSwap`, or `UserError` if it has fewer."""
 
     def checkpoint_gradients(self, part: str) -> None:
         """Recompute activations of the part in the backward pass (gradient checkpointing).
