@@ -18,7 +18,7 @@ HEAD = """# Extensions
 
 What this version brings, by kind. `loraloom extensions` lists these and those of other packages;
 `loraloom extensions <name>` shows one. How to add one: [family](add-a-family.md),
-[domain](add-a-domain.md), [format](add-a-format.md).
+[domain](add-a-domain.md), [format](add-a-format.md), [metric](evaluating.md#add-a-metric).
 
 This page is made by `scripts/extensions_page.py` from the extensions themselves.
 """

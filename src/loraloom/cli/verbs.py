@@ -1,7 +1,8 @@
 """The verbs of the command line. Each reads settings, calls a room and prints; heavy imports are inside the functions.
 
-A new verb is a function here and a line in `VERBS`. A verb whose flags come from settings takes them as its first
-parameter, `given`, and names its settings class in `VERBS`. The class is imported only when that verb runs.
+A new verb is a function here and a line in `VERBS`; a group of verbs is a module and a line in `GROUPS`. A verb whose flags
+come from settings takes them as its first parameter, `given`, and names its settings class in `VERBS`. The class is imported
+only when that verb runs.
 """
 
 import os
@@ -12,10 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.evaluate_verb import evaluate
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+
+_MODEL_CONFIG = (
+    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
+)
 
 
 def prepare(
@@ -95,6 +101,18 @@ def generate(
     add_triggers: Annotated[
         bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
     ] = False,
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
+    prediction_type: Annotated[
+        str, typer.Option(help="What the base model predicts if its files do not say it: epsilon or v_prediction.")
+    ] = "auto",
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
+        ),
+    ] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
@@ -131,6 +149,9 @@ def generate(
             switch_every=switch_every,
             add_triggers=add_triggers,
             model=model,
+            model_config=model_config,
+            prediction_type=prediction_type,
+            clip_skip=clip_skip,
             prompt_method=prompt_method,
             domain=domain,
             prompts_file=prompts_file,
@@ -207,6 +228,7 @@ def tokens(
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer is used.")
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     domain: Annotated[str, typer.Option(help="Domain of the captions; auto takes the dataset's.")] = "auto",
     show: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
@@ -218,7 +240,7 @@ def tokens(
     """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show, model_option or ()))
+    typer.echo(tokens_text(dataset, model, domain, show, model_config, model_option or ()))
 
 
 def quickstart(
@@ -277,7 +299,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare or generate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -297,7 +319,7 @@ def config(
 def extensions(
     name: Annotated[str | None, typer.Argument(help="Show only this extension, with its settings.")] = None,
 ) -> None:
-    """List families, domains, formats and captioners, built in and from other packages."""
+    """List families, domains, formats, captioners and metrics, built in and from other packages."""
     from loraloom.cli.extension_pages import extension_page, list_extensions
 
     typer.echo(extension_page(name) if name else list_extensions())
@@ -347,6 +369,7 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
     (grid, "loraloom.config.generate:GenerateConfig"),
+    (evaluate, "loraloom.config.evaluate:EvaluateConfig"),
     (tokens, None),
     (samples, None),
     (config, None),
@@ -356,3 +379,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (doctor, None),
 )
 """Each verb, and `module:Class` of the settings whose flags it takes."""
+
+GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
+)
+"""Word, summary, and the module that has the verbs of the group as `COMMANDS`."""
