@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
@@ -69,7 +69,29 @@ class Verb:
         return typer.main.get_command(one)
 
 
-VERBS = tuple(Verb(function, settings) for function, settings in verbs.VERBS)
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of built-in verbs.
+
+    Attributes:
+        name: What the user types.
+        summary: Its line in the list of verbs.
+        module: Full name of the module that has its functions as `COMMANDS`.
+    """
+
+    name: str
+    summary: str
+    module: str
+
+    def command(self) -> Any:
+        """The group; imports its module."""
+        return _FunctionGroup(self.name, self.summary, import_module(self.module).COMMANDS)
+
+
+VERBS = (
+    *(Verb(function, settings) for function, settings in verbs.VERBS),
+    *(Group(name, summary, module) for name, summary, module in verbs.GROUPS),
+)
 
 
 class _Command(TyperCommand):
@@ -111,12 +133,12 @@ class _LazyGroup(TyperGroup, ABC):
         return super().resolve_command(ctx, args)
 
 
-class _ExtensionGroup(_LazyGroup):
-    """The group of verbs that an extension folder defines in `verb_<word>.py`."""
+class _FunctionGroup(_LazyGroup):
+    """A group whose verbs are functions."""
 
-    def __init__(self, verb: plugins.VerbFile) -> None:
-        super().__init__(name=verb.word, help=verb.summary, no_args_is_help=True, rich_markup_mode=None)
-        self._verbs = {one.name: one for one in map(Verb, plugins.load_verb(verb.word).COMMANDS)}
+    def __init__(self, name: str, summary: str, functions: Iterable[Callable[..., Any]]) -> None:
+        super().__init__(name=name, help=summary, no_args_is_help=True, rich_markup_mode=None)
+        self._verbs = {one.name: one for one in map(Verb, functions)}
 
     def table(self) -> dict[str, str]:
         return {word: verb.summary for word, verb in self._verbs.items()}
@@ -136,8 +158,11 @@ class _Verbs(_LazyGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
-        brought = plugins.verbs()
-        return own or (_ExtensionGroup(brought[cmd_name]) if cmd_name in brought else None)
+        brought = plugins.verbs().get(cmd_name)
+        if own is not None or brought is None:
+            return own
+        # The group of verbs that an extension folder defines in `verb_<word>.py`.
+        return _FunctionGroup(brought.word, brought.summary, plugins.load_verb(brought.word).COMMANDS)
 
     def invoke(self, ctx: Any) -> Any:
         try:

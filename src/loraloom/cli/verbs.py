@@ -1,7 +1,8 @@
 """The verbs of the command line. Each reads settings, calls a room and prints; heavy imports are inside the functions.
 
-A new verb is a function here and a line in `VERBS`. A verb whose flags come from settings takes them as its first
-parameter, `given`, and names its settings class in `VERBS`. The class is imported only when that verb runs.
+A new verb is a function here and a line in `VERBS`; a group of verbs is a module and a line in `GROUPS`. A verb whose flags
+come from settings takes them as its first parameter, `given`, and names its settings class in `VERBS`. The class is imported
+only when that verb runs.
 """
 
 import os
@@ -17,6 +18,10 @@ from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+
+_MODEL_CONFIG = (
+    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
+)
 
 
 def prepare(
@@ -96,6 +101,18 @@ def generate(
     add_triggers: Annotated[
         bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
     ] = False,
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
+    prediction_type: Annotated[
+        str, typer.Option(help="What the base model predicts if its files do not say it: epsilon or v_prediction.")
+    ] = "auto",
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
+        ),
+    ] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
@@ -132,6 +149,9 @@ def generate(
             switch_every=switch_every,
             add_triggers=add_triggers,
             model=model,
+            model_config=model_config,
+            prediction_type=prediction_type,
+            clip_skip=clip_skip,
             prompt_method=prompt_method,
             domain=domain,
             prompts_file=prompts_file,
@@ -208,6 +228,7 @@ def tokens(
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer is used.")
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     domain: Annotated[str, typer.Option(help="Domain of the captions; auto takes the dataset's.")] = "auto",
     show: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
@@ -219,7 +240,7 @@ def tokens(
     """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show, model_option or ()))
+    typer.echo(tokens_text(dataset, model, domain, show, model_config, model_option or ()))
 
 
 def quickstart(
@@ -358,3 +379,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (doctor, None),
 )
 """Each verb, and `module:Class` of the settings whose flags it takes."""
+
+GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
+)
+"""Word, summary, and the module that has the verbs of the group as `COMMANDS`."""

@@ -14,6 +14,10 @@ PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighte
 Precision = Literal["no", "fp16", "bf16"]
 
 
+MAX_CLIP_SKIP = 64
+"""Limit of `model.clip_skip`: as many layers as a text encoder may have."""
+
+
 class ModelConfig(Settings):
     """The base model."""
 
@@ -32,13 +36,22 @@ class ModelConfig(Settings):
     )
     config: str | None = setting(
         None,
-        "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture.",
+        "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture, or a folder "
+        "with CLIP's tokenizer.",
         flag="--model-config",
     )
     options: tuple[str, ...] = setting(
         (),
         "Options of the model's family, NAME=VALUE; `loraloom extensions FAMILY` lists them. Recorded with the adapter.",
         flag="--model-option",
+    )
+    clip_skip: int | None = setting(
+        None,
+        "Layer of the text encoders that is read, counted from the end as A1111 and sd-scripts do: 1 is the last one, 2 the "
+        "one before it; default: the one that the model was made with.",
+        flag="--clip-skip",
+        ge=1,
+        le=MAX_CLIP_SKIP,
     )
 
 

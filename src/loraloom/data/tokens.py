@@ -21,7 +21,14 @@ from loraloom.utils.untrusted import MAX_CONFIG_BYTES, read_text
 _BAR_WIDTH = 40
 
 
-def tokens_text(place: Path, model: str, domain: str, show: str | None, model_options: Sequence[str] = ()) -> str:
+def tokens_text(
+    place: Path,
+    model: str,
+    domain: str,
+    show: str | None,
+    model_config: str | None = None,
+    model_options: Sequence[str] = (),
+) -> str:
     """The whole answer of `loraloom tokens`.
 
     Raises:
@@ -36,7 +43,7 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None, model_op
         notes = manifest.notes if domain == "auto" else ()
         captions = [(example.id, example.caption) for example in manifest.examples]
         recorded = manifest.info.get("settings", {})
-    text = open_model(ModelSource(location=model, options=tuple(model_options))).text
+    text = open_model(ModelSource(location=model, config=model_config, options=tuple(model_options))).text
     kind = open_domain(domain_of(place, domain), recorded)
     encoder = PromptEncoder(text=text, domain=kind)
     if text.max_windows is not None:

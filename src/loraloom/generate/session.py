@@ -18,7 +18,7 @@ from loraloom.config.run import PromptMethod
 from loraloom.generate.blending import Blending, klora_table_of
 from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe
-from loraloom.generate.recorded import recorded_choices, recorded_options, trigger_words
+from loraloom.generate.recorded import difference, recorded_choices, recorded_options, stated_clip_skip, trigger_words
 from loraloom.lora.blend import Blend, Scale, Term, make_blend, name_of_place, parse_blend
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named
@@ -190,6 +190,7 @@ class Session:
                 "config": source.config,
                 "prediction_type": source.prediction_type,
                 "options": list(source.options),
+                "clip_skip": self.model.info.clip_skip,
                 "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
@@ -296,6 +297,7 @@ def open_session(
     switch_every: int = 1,
     method: PromptMethod | None = None,
     domain: str | None = None,
+    clip_skip: int | None = None,
     changing: bool = False,
     say: Callable[[str], None] = print,
 ) -> Session:
@@ -312,6 +314,8 @@ def open_session(
         switch_every: Steps between two changes of the method `switch`.
         method: Prompt method; None takes the first that an adapter states, or `attention`.
         domain: What the texts are about; None takes the first that an adapter states, or `freetext`.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None takes the first that an adapter states, or
+            the model's own.
         changing: Whether adapters or their scales will change; the merged weights are then kept twice.
         say: Takes lines for the user.
 
@@ -330,6 +334,7 @@ def open_session(
         model = open_model(replace(source, options=options or source.options), family)
     else:
         model = _open_recorded(list(files.values()), family, options)
+    model = _with_clip_skip(model, family, files, clip_skip, losses)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
@@ -405,6 +410,24 @@ def _open_recorded(files: Sequence[AdapterFile], family: str, options: tuple[str
             fix=f"{files[0].path.name} recorded {base['source']!r} as its base; --model overrides it"
             + (f". {error.fix}" if error.fix else ""),
         ) from None
+
+
+def _with_clip_skip(
+    model: DiffusionModel, family: str, files: Mapping[str, AdapterFile], asked: int | None, losses: Losses
+) -> DiffusionModel:
+    """The model with its text encoders read at the layer that the user or the first adapter that states one asks for."""
+    stated = {name: skip for name, file in files.items() if (skip := stated_clip_skip(file)) is not None}
+    used = asked
+    if asked is None and model.info.source.clip_skip is None and model.info.clip_skip is not None:
+        used = next(iter(stated.values()), None)
+        if line := difference("clip skip", stated, "--clip-skip"):
+            losses.add(line)
+    if used is None or used == model.info.clip_skip:
+        return model
+    first = next(iter(stated), "")
+    if asked is None and not files[first].record:
+        losses.add(f"note: {first} was trained with clip skip {used}, which is used; --clip-skip overrides it")
+    return open_model(replace(model.info.source, clip_skip=used), family)
 
 
 def _load_into(

@@ -169,6 +169,7 @@ def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: s
         "ss_gradient_accumulation_steps": record.get("accumulation"),
         "ss_optimizer": record.get("optimizer"),
         "ss_lr_scheduler": record.get("scheduler"),
+        "ss_clip_skip": model.info.clip_skip,
         "ss_mixed_precision": record.get("precision"),
         "ss_max_train_steps": record.get("max_steps", ""),
         "ss_learning_rate": record.get("learning_rate", ""),

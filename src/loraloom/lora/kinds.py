@@ -96,11 +96,13 @@ class OtherKind:
         pattern: Searched in the keys that have no place in the model.
         what: A clause after the file's name.
         fix: What its user can do.
+        base: Beginning of the architecture that it is for, where the kind is another base; empty where it is not.
     """
 
     pattern: str
     what: str
     fix: str
+    base: str = ""
 
 
 _OTHER_PROGRAM = (
@@ -148,7 +150,12 @@ OTHER: list[OtherKind] = [
     ),
     OtherKind(
         pattern=r"^lora_te[12]_|^text_encoder_2\.|transformer_blocks[._][1-9]|(^|[._])(add_embedding|label_emb)[._]",
-        what="was trained on Stable Diffusion XL", fix=_OTHER_BASE,
+        what="was trained on Stable Diffusion XL", fix=_OTHER_BASE, base="stable-diffusion-xl",
+    ),
+    OtherKind(  # the first level of these UNets has attention, and there is one text encoder
+        pattern=r"^lora_te_text_model_|(^|[._])down_blocks[._]0[._]attentions[._]|(^|[._])input_blocks[._][12][._]1[._]|"
+        r"(^|[._])up_blocks[._]3[._]attentions[._]",
+        what="was trained on Stable Diffusion 1 or 2", fix=_OTHER_BASE, base="stable-diffusion-v",
     ),
     OtherKind(
         pattern=r"^lora_prior_|^prior[._]", what="was trained on a model with a prior (Stable Cascade or Kandinsky)",
@@ -258,6 +265,8 @@ def refuse(
             fix=f"name a {family[1]} model with --model, or get an adapter for {made_for}",
         )
     for pattern, kind in _COMPILED:
+        if kind.base and made_for.startswith(kind.base):
+            continue  # other layers of the same base: not another base
         example = next((key for key in keys if pattern.search(key)), None)
         if example is not None:
             fix = kind.fix

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from loraloom.config.run import MAX_CLIP_SKIP
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json, parse_record, shown
 
@@ -51,6 +52,7 @@ class AdapterRecord:
     rank: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     alpha: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     prompt_method: Text = "attention"
+    clip_skip: Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)] | None = None
     domain: Text = "freetext"
     domain_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     trigger: Text = ""

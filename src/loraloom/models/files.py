@@ -80,6 +80,10 @@ class ResolvedFiles:
             return self
         return replace(self, folder=download(default, None, None, ()))
 
+    def at(self, folder: Path) -> "ResolvedFiles":
+        """The same weights with configs and tokenizers of `folder`."""
+        return replace(self, folder=folder)
+
     def weight_files(self, folder: str) -> list[Path]:
         """The safetensors files of a part's folder, sorted; the single file for every part when there is one.
 

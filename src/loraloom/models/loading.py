@@ -44,6 +44,18 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
 
 
 def _open(family: Family, files: ResolvedFiles) -> DiffusionModel:
+    """The model, unless the source asks for a choice that the family does not have."""
+    model, asked = _open_with_options(family, files), files.source.clip_skip
+    if asked is not None and model.info.clip_skip != asked:
+        raise UserError(
+            "the text encoders of this model are always read at the layer that it was made with",
+            got=f"clip_skip {asked}",
+            fix="leave clip_skip out",
+        )
+    return model
+
+
+def _open_with_options(family: Family, files: ResolvedFiles) -> DiffusionModel:
     """Open with the family's own settings, as `ModelSource.options` gives them.
 
     Raises:

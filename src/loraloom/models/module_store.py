@@ -5,7 +5,8 @@ the shared code. Training from cached latents and prompt embeddings therefore ne
 """
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -47,14 +48,36 @@ class ModuleStore:
         self._skeletons: dict[str, nn.Module] = {}
         self._swaps: dict[str, BlockSwap] = {}
         self._fingerprints: dict[str, str] = {}
+        self._edit: Callable[[str, nn.Module], None] | None = None
 
     def get(self, part: str) -> nn.Module:
         """The part's module: loaded if need be, frozen, in evaluation mode."""
         if part not in self._modules:
+            if self._edit is not None:
+                self._drop_all()
             module = self._load(part)
             module.requires_grad_(False)
+            if self._edit is not None:
+                self._edit(part, module)
             self._modules[part] = module.eval()
         return self._modules[part]
+
+    @contextmanager
+    def one_at_a_time(self, edit: Callable[[str, nn.Module], None]) -> Iterator[None]:
+        """Within the block one part is in memory at a time: the next one that is asked for replaces it.
+
+        No part may be in memory before; none is afterwards.
+
+        Args:
+            edit: Called with each part and its module when it is read; may change the weights.
+        """
+        assert not self._modules, "a part that is in use cannot be replaced"
+        self._edit = edit
+        try:
+            yield
+        finally:
+            self._edit = None
+            self._drop_all()
 
     def skeleton(self, part: str) -> nn.Module:
         """The part's module on the meta device: names and shapes of its layers; reads configs only."""
@@ -89,6 +112,10 @@ class ModuleStore:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _drop_all(self) -> None:
+        for part in list(self._modules):
+            self.drop(part)
 
     def fingerprint(self, part: str) -> str:
         """sha256 over a part's weight files and config, read once."""

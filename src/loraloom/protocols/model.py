@@ -180,6 +180,8 @@ class ModelSource:
         config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
         prediction_type: `epsilon` or `v_prediction` if the scheduler's config is wrong or missing; `auto`: as in the config.
         options: `NAME=VALUE` of settings that the model's family declares.
+        clip_skip: Layer of the text encoders that is read, counted from the end: 1 is the last one, 2 the one before it, as
+            A1111 and sd-scripts count. None: the one that the model was made with.
     """
 
     location: str
@@ -188,6 +190,7 @@ class ModelSource:
     config: str | None = None
     prediction_type: str = "auto"
     options: tuple[str, ...] = ()
+    clip_skip: int | None = None
 
 
 class ModelFiles(Protocol):
@@ -237,6 +240,9 @@ class ModelFiles(Protocol):
 
         The only call that may download; `Family.matches` does not make it.
         """
+
+    def at(self, folder: Path) -> "ModelFiles":
+        """The same weights with configs and tokenizers of `folder`, which the family has made."""
 
     def weight_files(self, folder: str) -> list[Path]:
         """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
@@ -382,6 +388,7 @@ class ModelInfo:
         guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
             takes the scale as input, and there is no negative prompt.
         defaults: Generation settings for options that the user leaves open.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None if the family has no such choice.
     """
 
     family: str
@@ -393,6 +400,7 @@ class ModelInfo:
     size_multiple: int
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
+    clip_skip: int | None = None
 
     @property
     def denoiser(self) -> Part:

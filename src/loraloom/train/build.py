@@ -80,6 +80,7 @@ def set_up(
             config=config.model.config,
             prediction_type=config.objective.prediction_type,
             options=config.model.options,
+            clip_skip=config.model.clip_skip,
         ),
         config.model.family,
     )

@@ -181,6 +181,7 @@ class Run:
                 "path": relative_base(source.location, self.folder),
             },
             "base_sha256": self.base_sha256,
+            "clip_skip": model.info.clip_skip,
             "rank": config.lora.rank,
             "alpha": config.lora.alpha or config.lora.rank,
             "target": config.lora.target,

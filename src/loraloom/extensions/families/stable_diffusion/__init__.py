@@ -24,10 +24,12 @@ class StableDiffusion:
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open a model without reading weights; raises `UserError` if it cannot be opened."""
+        from loraloom.extensions.families._ldm.single_file import complete
         from loraloom.extensions.families.stable_diffusion.model import StableDiffusionModel
-        from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS
+        from loraloom.extensions.families.stable_diffusion.source import DEFAULT_CONFIGS, check_kind
 
-        return StableDiffusionModel(files.with_configs(DEFAULT_CONFIGS))
+        check_kind(files)
+        return StableDiffusionModel(complete(files, DEFAULT_CONFIGS))
 
     def wrap(self, pipeline: Any) -> DiffusionModel | None:
         """A loaded pipeline of diffusers, for adapters."""
@@ -35,9 +37,14 @@ class StableDiffusion:
         if not kind.startswith("StableDiffusion") or kind.startswith(("StableDiffusionXL", "StableDiffusion3")):
             return None
         from loraloom.extensions.families._diffusers.pipelines import wrap_pipeline
-        from loraloom.extensions.families.stable_diffusion.model import PARTS, format_of
+        from loraloom.extensions.families.stable_diffusion.model import format_of, parts_of
 
-        return wrap_pipeline(pipeline, self.name, PARTS, format_of(pipeline.unet.config))
+        return wrap_pipeline(
+            pipeline,
+            self.name,
+            parts_of(pipeline.text_encoder.config.num_hidden_layers),
+            format_of(pipeline.unet.config),
+        )
 
     def build_tiny(self, folder: Path, seed: int = 0) -> Path:
         """Write a model with random weights in this layout, for tests; see `tiny.build_tiny`."""
