@@ -4,7 +4,6 @@ In: two opened models of one family and size. Out: layers by place with what eac
 norms, biases, embeddings and other parts. One part of each model is in memory at a time, float32.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +14,7 @@ from loraloom.lora.inject import base_layers
 from loraloom.lora.low_rank import RankLimit, Truncated, approximate
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
-
-Progress = Callable[[int, int], None]
+from loraloom.utils.progress import Progress
 
 
 @dataclass(slots=True, kw_only=True)
