@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"MultiLoRAGenerator": "loraloom.generate.multi_lora"}
+_PUBLIC = {"MultiLoRAGenerator": "loraloom.generate.multi_lora", "load_adapter": "loraloom.lora.pipelines"}
 """Public names and the modules that hold them, imported when they are asked for."""
 
 

@@ -62,6 +62,9 @@ class GenerateOptions:
     switch_every: int = 1
     add_triggers: bool = False
     model: str | ModelSource | None = None
+    model_config: str | None = None
+    prediction_type: str = "auto"
+    clip_skip: int | None = None
     prompt_method: str | None = None
     domain: str | None = None
     prompts_file: Path | None = None
@@ -111,7 +114,8 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
     changing = options.interactive or any(request.loras is not None for request in requests)
     session = open_session(
         config,
-        source=ModelSource(location=options.model) if isinstance(options.model, str) else options.model,
+        source=_source(options),
+        clip_skip=options.clip_skip,
         adapters=named.loaded,
         idle=named.idle,
         blend=named.method,
@@ -345,6 +349,25 @@ def _term_of(adapter: Mapping[str, Any]) -> Scale | Term:
     return Term(name=adapter["name"], scale=adapter["weight"]) if adapter.get("name") else adapter["weight"]
 
 
+def _source(options: GenerateOptions) -> ModelSource | None:
+    """The base that the user or a recipe names; None where the adapter is to say it.
+
+    Raises:
+        UserError: Something is said of a base that is not named, or is no kind of prediction.
+    """
+    known = ("auto", "epsilon", "v_prediction")
+    if options.prediction_type not in known:
+        fix = did_you_mean(options.prediction_type, known)
+        raise UserError("unknown --prediction-type", got=options.prediction_type, fix=fix)
+    if isinstance(options.model, str):
+        return ModelSource(location=options.model, config=options.model_config, prediction_type=options.prediction_type)
+    if options.model_config is not None or options.prediction_type != "auto":
+        raise UserError(
+            "--model-config and --prediction-type are about a --model", fix="add --model, or leave them out"
+        )
+    return options.model
+
+
 def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
     """The base model that a recipe names, with its revision, variant and config."""
     if not model.get("source"):
@@ -354,4 +377,7 @@ def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
         revision=model.get("revision"),
         variant=model.get("variant"),
         config=model.get("config"),
+        prediction_type=model.get("prediction_type") or "auto",
+        options=tuple(model.get("options") or ()),
+        clip_skip=model.get("clip_skip"),
     )

@@ -13,10 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.evaluate_verb import evaluate
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+
+_MODEL_CONFIG = (
+    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
+)
 
 
 def prepare(
@@ -96,6 +101,18 @@ def generate(
     add_triggers: Annotated[
         bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
     ] = False,
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
+    prediction_type: Annotated[
+        str, typer.Option(help="What the base model predicts if its files do not say it: epsilon or v_prediction.")
+    ] = "auto",
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
+        ),
+    ] = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
@@ -132,6 +149,9 @@ def generate(
             switch_every=switch_every,
             add_triggers=add_triggers,
             model=model,
+            model_config=model_config,
+            prediction_type=prediction_type,
+            clip_skip=clip_skip,
             prompt_method=prompt_method,
             domain=domain,
             prompts_file=prompts_file,
@@ -208,15 +228,19 @@ def tokens(
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer is used.")
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     domain: Annotated[str, typer.Option(help="Domain of the captions; auto takes the dataset's.")] = "auto",
     show: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the encoder windows of the caption with this id.")
+    ] = None,
+    model_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the model's family; repeat for several.")
     ] = None,
 ) -> None:
     """Count caption tokens and show what each prompt method would lose."""
     from loraloom.data.tokens import tokens_text
 
-    typer.echo(tokens_text(dataset, model, domain, show))
+    typer.echo(tokens_text(dataset, model, domain, show, model_config, model_option or ()))
 
 
 def quickstart(
@@ -275,7 +299,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare or generate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -295,10 +319,24 @@ def config(
 def extensions(
     name: Annotated[str | None, typer.Argument(help="Show only this extension, with its settings.")] = None,
 ) -> None:
-    """List families, domains, formats and captioners, built in and from other packages."""
+    """List families, domains, formats, captioners and metrics, built in and from other packages."""
     from loraloom.cli.extension_pages import extension_page, list_extensions
 
     typer.echo(extension_page(name) if name else list_extensions())
+
+
+def families(
+    name: Annotated[str | None, typer.Argument(help="Show this family in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List model families: what each takes, the memory that training needs, text length, sizes, exports."""
+    from loraloom.cli import families_command as command
+
+    rows = command.families(name, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(command.as_json(rows))
+    else:
+        command.print_families(rows, detailed=name is not None)
 
 
 def diff(
@@ -331,10 +369,12 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
     (grid, "loraloom.config.generate:GenerateConfig"),
+    (evaluate, "loraloom.config.evaluate:EvaluateConfig"),
     (tokens, None),
     (samples, None),
     (config, None),
     (extensions, None),
+    (families, None),
     (diff, None),
     (doctor, None),
 )

@@ -18,6 +18,7 @@ from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
+from loraloom.config.run import MAX_CLIP_SKIP
 from loraloom.generate.foreign_recipes import foreign_recipe
 from loraloom.lora.blend import name_of_place
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
@@ -42,6 +43,7 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 
 _SAMPLERS = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
     "euler_a": "Euler a",
     "unipc": "UniPC",
@@ -56,7 +58,8 @@ class Recipe:
 
     Attributes:
         request: Prompt, the user's words, seed, steps, guidance, sampler, size.
-        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
+        model: `source`, `revision`, `variant`, `config`, `prediction_type`, `options`, `clip_skip`, `family`, `sha256` of the
+            denoiser.
         adapters: `name`, `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were encoded.
         domain: Domain of the prompt.
@@ -236,6 +239,9 @@ class _Model:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[str, ...] = ()
+    clip_skip: Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)] | None = None
     family: str = "auto"
     sha256: str = ""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from loraloom.config.generate import GenerateConfig
-from loraloom.config.run import PromptMethod
+from loraloom.config.run import MAX_CLIP_SKIP, PromptMethod
 from loraloom.lora.files import AdapterFile
 from loraloom.prompts.notes import Losses
 from loraloom.utils.errors import UserError
@@ -54,7 +54,7 @@ def recorded_choices(
         ("set of domain settings", settings, ""),
         ("image size", sizes, "--width and --height"),
     ):
-        if line := _difference(what, stated, flag):
+        if line := difference(what, stated, flag):
             losses.add(line)
     first, used_method = next(iter(methods.items()), ("", "attention"))
     if method is None and used_method not in get_args(PromptMethod):
@@ -71,12 +71,22 @@ def recorded_choices(
     )
 
 
+def recorded_options(files: Mapping[str, AdapterFile], losses: Losses) -> tuple[str, ...]:
+    """The options of the family that the first adapter was trained with; one line where another differs."""
+    stated = {
+        name: tuple(file.record["base"].get("options", ())) for name, file in files.items() if file.record.get("base")
+    }
+    if line := difference("set of model options", stated, "--model-option"):
+        losses.add(line)
+    return next(iter(stated.values()), ())
+
+
 def _stated(files: Mapping[str, AdapterFile], field: str) -> dict[str, Any]:
     """The value of a field of the record, by name, of the adapters that have one."""
     return {name: file.record[field] for name, file in files.items() if file.record.get(field) is not None}
 
 
-def _difference(what: str, stated: Mapping[str, Any], flag: str) -> str | None:
+def difference(what: str, stated: Mapping[str, Any], flag: str) -> str | None:
     """One line about adapters that were trained with another value than the first; None where all agree."""
     if not stated:
         return None
@@ -101,3 +111,11 @@ def trigger_words(files: Mapping[str, AdapterFile]) -> dict[str, str]:
         for name, file in files.items()
     }
     return {name: trigger for name, trigger in stated.items() if trigger}
+
+
+def stated_clip_skip(file: AdapterFile) -> int | None:
+    """What an adapter says of the layer that its prompts were read at: our own record, or sd-scripts' metadata."""
+    if file.record:
+        return file.record.get("clip_skip")
+    text = file.metadata.get("ss_clip_skip", "")
+    return int(text) if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_CLIP_SKIP else None

@@ -18,7 +18,7 @@ from loraloom.config.run import PromptMethod
 from loraloom.generate.blending import Blending, klora_table_of
 from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe
-from loraloom.generate.recorded import recorded_choices, trigger_words
+from loraloom.generate.recorded import difference, recorded_choices, recorded_options, stated_clip_skip, trigger_words
 from loraloom.lora.blend import Blend, Scale, Term, make_blend, name_of_place, parse_blend
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named
@@ -27,7 +27,7 @@ from loraloom.lora.record import recorded_base
 from loraloom.lora.stack import LoraStack
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, syntax_line, unknown_letters
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaults, Tensors
 from loraloom.utils.dtypes import DTYPES
@@ -161,11 +161,12 @@ class Session:
                 raise UserError("this LoRA is not loaded", got=term.name, fix=did_you_mean(term.name, stack.names))
         if self._own is None:
             self._own = stack.scales
-        stack.unmerge()
         if blend.is_constant:
             scales = {term.name: term.scale for term in blend.terms}
             stack.set_scales({name: scales.get(name, 0.0) for name in stack.names})
+            stack.merge()  # takes less time than a step gains by it
             return None
+        stack.unmerge()
         return Blending(stack, blend, self._table(blend))
 
     def _table(self, blend: Blend) -> KloraTable | None:
@@ -187,6 +188,9 @@ class Session:
                 "revision": source.revision,
                 "variant": source.variant,
                 "config": source.config,
+                "prediction_type": source.prediction_type,
+                "options": list(source.options),
+                "clip_skip": self.model.info.clip_skip,
                 "family": self.model.info.family,
                 "sha256": self.model.modules.fingerprint(self.model.info.denoiser.name),
             },
@@ -245,6 +249,7 @@ class Session:
             *cut_lines(
                 self.encoder, negative, weighting=weighting, noun="negative prompts", what="the negative prompt "
             ),
+            *unknown_letters(self.encoder, [*reversed(prompts.values()), *negative], "prompts")[1],
         ]
         if weighting:
             lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
@@ -292,6 +297,7 @@ def open_session(
     switch_every: int = 1,
     method: PromptMethod | None = None,
     domain: str | None = None,
+    clip_skip: int | None = None,
     changing: bool = False,
     say: Callable[[str], None] = print,
 ) -> Session:
@@ -308,6 +314,8 @@ def open_session(
         switch_every: Steps between two changes of the method `switch`.
         method: Prompt method; None takes the first that an adapter states, or `attention`.
         domain: What the texts are about; None takes the first that an adapter states, or `freetext`.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None takes the first that an adapter states, or
+            the model's own.
         changing: Whether adapters or their scales will change; the merged weights are then kept twice.
         say: Takes lines for the user.
 
@@ -320,14 +328,19 @@ def open_session(
     places = [place for place, _ in (*adapters, *idle)]
     names = [term.name for term in (*terms, *(term for _, term in idle))]
     files = {name: read_adapter(place) for name, place in zip(names, places, strict=True)}
-    model = open_model(source, family) if source else _open_recorded(list(files.values()), family)
+    losses = Losses(say, config.strict)
+    options = config.model_options or recorded_options(files, losses)
+    if source:
+        model = open_model(replace(source, options=options or source.options), family)
+    else:
+        model = _open_recorded(list(files.values()), family, options)
+    model = _with_clip_skip(model, family, files, clip_skip, losses)
     config = config.model_copy(update=_left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in model.info.parts:
         # The VAE keeps full precision: half precision overflows in some of them and gains little.
         model.modules.place(part.name, device, torch.float32 if part.role == "vae" else dtype)
-    losses = Losses(say, config.strict)
     recorded = recorded_choices(files, config, method, domain, losses)
     stack = LoraStack(model)
     _load_into(stack, model, files, {term.name: term.scale for term in terms}, losses)
@@ -370,7 +383,7 @@ def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, 
     }
 
 
-def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
+def _open_recorded(files: Sequence[AdapterFile], family: str, options: tuple[str, ...]) -> DiffusionModel:
     """The base that the first adapter was trained on."""
     base = files[0].record.get("base") if files else None
     if not isinstance(base, dict) or not base.get("source"):
@@ -385,6 +398,7 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
                 variant=base.get("variant"),
                 config=config,
                 prediction_type=base.get("prediction_type", "auto"),
+                options=options,
             ),
             family,
         )
@@ -396,6 +410,24 @@ def _open_recorded(files: Sequence[AdapterFile], family: str) -> DiffusionModel:
             fix=f"{files[0].path.name} recorded {base['source']!r} as its base; --model overrides it"
             + (f". {error.fix}" if error.fix else ""),
         ) from None
+
+
+def _with_clip_skip(
+    model: DiffusionModel, family: str, files: Mapping[str, AdapterFile], asked: int | None, losses: Losses
+) -> DiffusionModel:
+    """The model with its text encoders read at the layer that the user or the first adapter that states one asks for."""
+    stated = {name: skip for name, file in files.items() if (skip := stated_clip_skip(file)) is not None}
+    used = asked
+    if asked is None and model.info.source.clip_skip is None and model.info.clip_skip is not None:
+        used = next(iter(stated.values()), None)
+        if line := difference("clip skip", stated, "--clip-skip"):
+            losses.add(line)
+    if used is None or used == model.info.clip_skip:
+        return model
+    first = next(iter(stated), "")
+    if asked is None and not files[first].record:
+        losses.add(f"note: {first} was trained with clip skip {used}, which is used; --clip-skip overrides it")
+    return open_model(replace(model.info.source, clip_skip=used), family)
 
 
 def _load_into(
