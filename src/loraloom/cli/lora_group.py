@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from loraloom.protocols.model import ModelSource
 
 LoraFile = Annotated[Path, typer.Argument(help="Run, checkpoint folder or LoRA file.")]
-Out = Annotated[
-    Path, typer.Option("--out", help="File to write; for the layout of peft, and with --into-base, a folder.")
-]
+Out = Annotated[Path, typer.Option("--out", help="File to write; a folder for peft and native, and with --into-base.")]
 Base = Annotated[
     str | None,
     typer.Option(
@@ -32,7 +30,10 @@ Configs = Annotated[
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the base's weight files, such as fp16.")]
 Format = Annotated[
-    str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft. [default: as the input]")
+    str,
+    typer.Option(
+        "--format", help="Key format of the output: diffusers, kohya, peft or native. [default: as the input]"
+    ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Dtype of the output: fp32, fp16 or bf16. [default: as the input]")]
 Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Largest rank of a layer.")]
@@ -91,14 +92,16 @@ def check(
 def convert(
     file: LoraFile,
     out: Out,
-    key_format: Annotated[str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft.")],
+    key_format: Annotated[
+        str, typer.Option("--format", help="Key format of the output: diffusers, kohya, peft or native.")
+    ],
     model: Base = None,
     model_config: Configs = None,
     dtype: Dtype = "auto",
     overwrite: Overwrite = False,
     strict: Strict = False,
 ) -> None:
-    """Convert a LoRA between the key formats of diffusers, kohya and peft."""
+    """Convert a LoRA between the key formats of diffusers, kohya, peft and the model's original code."""
     from loraloom.cli import lora_tools
 
     target = lora_tools.Target(out=out, key_format=key_format, dtype=dtype, overwrite=overwrite, strict=strict)
@@ -184,7 +187,7 @@ def extract(
         str | None, typer.Option(help="Variant of the fine-tuned model's weight files, such as fp16.")
     ] = None,
     key_format: Annotated[
-        str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft.")
+        str, typer.Option("--format", help="Key format of the output: diffusers, kohya, peft or native.")
     ] = "diffusers",
     dtype: Annotated[str, typer.Option("--dtype", help="Dtype of the output: fp32, fp16 or bf16.")] = "fp16",
     every: AllLayers = False,

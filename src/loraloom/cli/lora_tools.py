@@ -126,6 +126,8 @@ def check(place: Path, base: ModelSource | None, *, every: bool, strict: bool) -
         return False
     if model is None:
         typer.echo("well formed; whether it fits a model is checked with --model")
+    elif zeros := sum(not fate.used for fate in checked.fates):
+        typer.echo(f"it is read; the {zeros:,} tensors that are not used hold no change")
     else:
         rest = f"; {checked.unchanged:,} layers of the same parts are not changed by it" if checked.unchanged else ""
         typer.echo(f"it is used as a whole{rest}")
@@ -354,6 +356,7 @@ def _recorded(files: Sequence[AdapterFile]) -> DiffusionModel:
                 variant=base.get("variant"),
                 config=config,
                 prediction_type=base.get("prediction_type", "auto"),
+                options=tuple(base.get("options") or ()),
             )
         )
     except UserError as error:
