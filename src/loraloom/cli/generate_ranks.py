@@ -7,15 +7,31 @@ of that folder; what is finished is kept when a rank fails.
 import sys
 from pathlib import Path
 
+import typer
+
 from loraloom.cli.generate_command import write_sheet
-from loraloom.cli.processes import without
+from loraloom.cli.processes import count_processes, without
 from loraloom.generate.recipes import append_rows, read_rows, request_of
 from loraloom.generate.saving import next_number
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.atomic_files import remove_directory
+from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.ranks import run_ranks
+
+
+def generate_on_processes(wish: str, out: Path, clash: str) -> None:
+    """Run this command on as many processes as `wish` says and exit; return where that is one.
+
+    Raises:
+        UserError: `clash` names an option that cannot be used with it, or `wish` is no number of processes.
+    """
+    if clash:
+        raise UserError(f"--num-processes cannot be used with {clash}", fix="name --out, and type no prompts")
+    count = count_processes(wish, cpu=False)
+    if count > 1:
+        raise typer.Exit(generate_on_ranks(out, count))
 
 
 def generate_on_ranks(out: Path, count: int) -> int:

@@ -12,10 +12,16 @@ Legend of tensor shapes, used as suffixes of names:
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from loraloom.protocols.lora_format import FusedLayer as FusedLayer
+from loraloom.protocols.lora_format import LoraFormat as LoraFormat
+from loraloom.protocols.model_files import ModelFiles as ModelFiles
+from loraloom.protocols.model_files import ModelSource as ModelSource
 
 if TYPE_CHECKING:  # a verb's --help must not import torch
     import torch
@@ -90,11 +96,34 @@ class ImageGeometry:
     target: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTokens:
+    """How much of a text one encoder reads.
+
+    Attributes:
+        name: Name of the encoder, for tables.
+        capacity: Tokens that it reads, special ones left out.
+        tokens: Number of tokens of the whole text by its own tokenizer, never cut.
+        unknown: Those that stand for letters that its tokenizer does not know.
+    """
+
+    name: str
+    capacity: int
+    tokens: int
+    unknown: int
+
+
 class TextModel(Protocol):
     """The tokenizers and text encoders of a model."""
 
     max_windows: int | None
     """Maximum number of windows of one prompt that the denoiser reads: 1 if its text length is fixed; None: no limit."""
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """What each encoder reads of a text. Empty where one encoder reads any number of windows and knows all letters.
+
+        Asked where `max_windows` is a number.
+        """
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,9 +137,10 @@ class TextModel(Protocol):
         """The tensors of each prompt, on the encoders' device."""
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """The parts of a prompt's text that no encoder reads if only its first window is encoded; empty if all is read.
+        """The parts of a prompt's text that no encoder reads if only its first `max_windows` windows are encoded; empty if all
+        is read.
 
-        Called if `max_windows` is 1.
+        Called if `max_windows` is a number.
         """
 
 
@@ -126,93 +156,20 @@ class NoiseSchedule:
         signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
         prediction_type: What the denoiser predicts: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
+        shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
+            et al. 2024, eq. 23); training samples its noise levels with the same shift. None: they do not move them.
     """
 
     timestep_t: "Tensor"
     signal_t: "Tensor"
     sigma_t: "Tensor"
     prediction_type: Literal["epsilon", "v_prediction", "flow"]
+    shift: Callable[[int, int], float] | None = None
 
     @property
     def num_timesteps(self) -> int:
         """T: training steps of the forward process."""
         return int(self.signal_t.shape[0])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """Where a model comes from.
-
-    Attributes:
-        location: Hub id (`owner/name`), diffusers folder, or a single `.safetensors` checkpoint.
-        revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
-        config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
-        prediction_type: `epsilon` or `v_prediction` if the scheduler's config is wrong or missing; `auto`: as in the config.
-    """
-
-    location: str
-    revision: str | None = None
-    variant: str | None = None
-    config: str | None = None
-    prediction_type: str = "auto"
-
-
-class ModelFiles(Protocol):
-    """The files of one model; its source is resolved only once.
-
-    Names are those of the diffusers layout: `unet` is a part's folder, `unet/config.json` its config.
-    """
-
-    @property
-    def source(self) -> ModelSource:
-        """The source as the user named it."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of configs and tokenizers; None for a single file without them."""
-
-    @property
-    def single_file(self) -> Path | None:
-        """The checkpoint if all weights are in one file; otherwise None."""
-
-    @property
-    def variant(self) -> str | None:
-        """Weight file variant such as `fp16`."""
-
-    def has(self, name: str) -> bool:
-        """Whether a file or folder of the layout exists."""
-
-    def path(self, name: str) -> Path:
-        """The path of a file or folder of the layout."""
-
-    def config(self, name: str) -> Mapping[str, Any]:
-        """A JSON config.
-
-        Raises:
-            UserError: It is missing, not a JSON object, or requires custom code.
-        """
-
-    def tensor_names(self) -> frozenset[str]:
-        """Names of the tensors of a single file; empty for a folder. Reads the header only."""
-
-    def with_configs(self, default: str) -> "ModelFiles":
-        """The same files with a folder of configs; for a single file without one that of the hub model `default`.
-
-        The only call that may download; `Family.matches` does not make it.
-        """
-
-    def weight_files(self, folder: str) -> list[Path]:
-        """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
-
-        Raises:
-            UserError: There are none, or only pickled ones.
-        """
-
-    def fingerprint(self, folder: str) -> str:
-        """sha256 over the weight files and the config of a part."""
-
-    def file_sha256(self) -> str | None:
-        """sha256 of a single file; None for a folder."""
 
 
 class Modules(Protocol):
@@ -223,6 +180,9 @@ class Modules(Protocol):
 
     def skeleton(self, part: str) -> "nn.Module":
         """The part's module on the meta device: names and shapes of its layers, from configs alone."""
+
+    def put(self, part: str, module: "nn.Module") -> None:
+        """Use `module` as the part until it is dropped."""
 
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
@@ -238,6 +198,9 @@ class Modules(Protocol):
 
     def file_sha256(self) -> str | None:
         """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
+
+    def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
+        """Keep blocks of a part in CPU memory, a number or a share; the `BlockSwap`, or `UserError` if it has fewer."""
 
     def checkpoint_gradients(self, part: str) -> None:
         """Recompute activations of the part in the backward pass (gradient checkpointing).
@@ -286,11 +249,19 @@ class Part:
         name: Name that the family chooses, unique in the model: the key of `Modules`.
         role: Role of the part for shared code.
         lora_targets: Name -> layers that carry LoRA, the default first; empty if the part is never trained.
+        excluded: Pattern of full module names -> reason why these layers cannot carry LoRA: an adapter there would be dead, or
+            lost in other programs. A target that matches one is refused, and so is a file that changes one.
     """
 
     name: str
     role: Literal["denoiser", "vae", "text_encoder"]
     lora_targets: Mapping[str, LoraPreset] = field(default_factory=dict[str, LoraPreset])
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def why_excluded(self, module_name: str) -> str | None:
+        """Why a layer cannot carry LoRA; None where it can."""
+        found = (why for pattern, why in self.excluded.items() if re.fullmatch(pattern, module_name))
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +298,7 @@ class ModelInfo:
         guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
             takes the scale as input, and there is no negative prompt.
         defaults: Generation settings for options that the user leaves open.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None if the family has no such choice.
     """
 
     family: str
@@ -338,6 +310,7 @@ class ModelInfo:
     size_multiple: int
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
+    clip_skip: int | None = None
 
     @property
     def denoiser(self) -> Part:
@@ -359,45 +332,13 @@ class ModelInfo:
         return next(part for part in self.parts if part.name == name)
 
 
-@dataclass(frozen=True, slots=True)
-class FusedLayer:
-    """Several linear layers of a part that other programs hold as one, such as to_q, to_k and to_v as qkv.
-
-    Attributes:
-        name: The one layer's name there, as a module name: `blocks.0.attn.qkv`.
-        modules: The layers here, in the order of the one layer's output rows.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-
-
-class LoraFormat(Protocol):
-    """How adapter files of this and other programs name a family's layers, and which of them hold several as one."""
-
-    architecture: str
-    """Name in `modelspec.architecture`, such as `stable-diffusion-v1`."""
-    kohya_version: str
-    """Name in `ss_base_model_version`, such as `sd_v1`."""
-
-    def component(self, part: str) -> str:
-        """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""
-
-    def kohya_prefix(self, part: str) -> str:
-        """The first word of the part's keys in kohya's layout (`lora_unet`)."""
-
-    def diffusers_name(self, part: str, module_name: str) -> str:
-        """A module's name in adapter files; differs from `module_name` if a library renamed its modules."""
-
-    def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Further stem of keys -> the module of `names` that it means."""
-
-    def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
-        """The layers of kohya's layout that hold several of the modules `names`."""
-
-
 class DiffusionModel(Protocol):
-    """An opened model. Weights of a part are read when first used; they can be dropped."""
+    """An opened model. Weights of a part are read when first used; they can be dropped.
+
+    A model whose denoiser answers more than a prediction may also have `predict_and_loss(noisy_bchw, timesteps_b,
+    conditioning, *, clean_bchw, steps_b) -> (prediction_bchw, loss_b or None)`: what `predict` gives, and a loss of each image
+    that training adds to the objective's, such as the variational bound of a learned variance. `steps_b` are training steps.
+    """
 
     @property
     def info(self) -> ModelInfo:
@@ -454,7 +395,16 @@ class DiffusionModel(Protocol):
 
 
 class Family(Protocol):
-    """A kind of model. A module exports one as `FAMILY`."""
+    """A kind of model. A module exports one as `FAMILY`.
+
+    What a family may have beside the members below:
+
+    - `settings`, the class of its own options (`protocols.settings.Settings`, without groups); they reach it as
+      `ModelFiles.options`, and an adapter records them with its base;
+    - `wrap(pipeline) -> DiffusionModel | None`: a loaded pipeline of the reference library as a model whose parts are the
+      pipeline's own modules, with as much as adapters need; None for a pipeline of another family;
+    - `title` and `adapter_keys`: its name in sentences, and a pattern that is found in keys of adapter files made for it.
+    """
 
     name: str
 
