@@ -1,11 +1,11 @@
 """The registry is the folder: `extensions/<kind>/<name>.py` or `extensions/<kind>/<name>/` is the extension `<name>`.
 
 In: a kind and a name. Out: the extension object that the module carries under the kind's own attribute name (`FAMILY`,
-`DOMAIN`, `FORMAT`, `CAPTIONER`). Loading imports one module, listing names none. Adding an extension is
+`DOMAIN`, `FORMAT`, `CAPTIONER`, `TRANSPORT`). Loading imports one module, listing names none. Adding an extension is
 adding a file. So is adding a verb group: `verb_<word>.py` anywhere in `extensions/<kind>/<name>/` is `loraloom <word>`.
 
-Other packages bring extensions by entry points of the groups `loraloom.families`, `loraloom.domains`, `loraloom.formats` and
-`loraloom.captioners`: `<name> = <module>`. The installed packages are asked only when names are listed, or a name is
+Other packages bring extensions by entry points of the groups `loraloom.families`, `loraloom.domains`, `loraloom.formats`,
+`loraloom.captioners` and `loraloom.transports`: `<name> = <module>`. The installed packages are asked only when names are listed, or a name is
 not among ours.
 """
 
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parent / "extensions"
 
-ATTRIBUTE = {"families": "FAMILY", "domains": "DOMAIN", "formats": "FORMAT", "captioners": "CAPTIONER"}
+ATTRIBUTE = {
+    "families": "FAMILY",
+    "domains": "DOMAIN",
+    "formats": "FORMAT",
+    "captioners": "CAPTIONER",
+    "transports": "TRANSPORT",
+}
 """The name that a module of each kind exports its one extension under."""
 OURS = "loraloom itself"
 """The origin of an extension in our own folder."""
