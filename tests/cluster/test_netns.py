@@ -121,7 +121,7 @@ class Story:
 def undisturbed() -> str:
     """The stand-in's adapter, computed here."""
     value = ""
-    for step in range(1, 7):
+    for step in range(6):
         value = hashlib.sha256(f"{value}{step}".encode()).hexdigest()
     return value
 

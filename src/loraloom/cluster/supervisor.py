@@ -107,6 +107,7 @@ class Supervisor:
         self.views: dict[str, NodeView] = {}
         self._event = event
         self._min_nodes = config.min_nodes or len(self.members)
+        self._world = 0
 
     async def supervise(self) -> Outcome:
         """Run to the end.
@@ -216,6 +217,12 @@ class Supervisor:
             self.say(
                 f"attempt {attempt.id}: {attempt.world_size} processes on {names}, from {newest or 'the beginning'}"
             )
+            if self._world and self._world != attempt.world_size:
+                self.say(
+                    f"note: {attempt.world_size} processes in place of {self._world}: unless the training accumulates "
+                    "accordingly, an optimizer step learns from another number of images"
+                )
+            self._world = attempt.world_size
             self._event("start", {"number": number, "world_size": attempt.world_size, "from": newest})
 
             async def start(node: NodePlan) -> dict[str, Any]:
