@@ -18,7 +18,7 @@ HEAD = """# Extensions
 
 What this version brings, by kind. `loraloom extensions` lists these and those of other packages;
 `loraloom extensions <name>` shows one. How to add one: [family](add-a-family.md),
-[domain](add-a-domain.md), [format](add-a-format.md).
+[domain](add-a-domain.md), [format](add-a-format.md), [metric](evaluating.md#add-a-metric).
 
 This page is made by `scripts/extensions_page.py` from the extensions themselves.
 """
@@ -31,7 +31,8 @@ def page() -> str:
         parts.append(f"## {kind.capitalize()}\n")
         for name in plugins.names(kind):
             if plugins.origin(kind, name) == plugins.OURS:
-                more = f"More: [{name}]({name}.md)" if (DOCS / f"{name}.md").is_file() else ""
+                pages = [page for page in (f"{kind}/{name}.md", f"{name}.md") if (DOCS / page).is_file()]
+                more = f"More: [{name}]({pages[0]})" if pages else ""
                 parts.append(page_of(kind, name, link=more) + "\n")
     return "\n".join(parts)
 

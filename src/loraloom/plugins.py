@@ -1,12 +1,12 @@
 """The registry is the folder: `extensions/<kind>/<name>.py` or `extensions/<kind>/<name>/` is the extension `<name>`.
 
 In: a kind and a name. Out: the extension object that the module carries under the kind's own attribute name (`FAMILY`,
-`DOMAIN`, `FORMAT`, `CAPTIONER`, `TRANSPORT`). Loading imports one module, listing names none. Adding an extension is
+`DOMAIN`, `FORMAT`, `CAPTIONER`, `METRIC`, `TRANSPORT`). Loading imports one module, listing names none. Adding an extension is
 adding a file. So is adding a verb group: `verb_<word>.py` anywhere in `extensions/<kind>/<name>/` is `loraloom <word>`.
 
 Other packages bring extensions by entry points of the groups `loraloom.families`, `loraloom.domains`, `loraloom.formats`,
-`loraloom.captioners` and `loraloom.transports`: `<name> = <module>`. The installed packages are asked only when names are listed, or a name is
-not among ours.
+`loraloom.captioners`, `loraloom.metrics` and `loraloom.transports`: `<name> = <module>`. The installed packages are asked
+only when names are listed, or a name is not among ours.
 """
 
 import sys
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from loraloom.utils.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from loraloom.protocols.family_card import FamilyCard
+
 _ROOT = Path(__file__).parent / "extensions"
 
 ATTRIBUTE = {
@@ -30,11 +32,14 @@ ATTRIBUTE = {
     "domains": "DOMAIN",
     "formats": "FORMAT",
     "captioners": "CAPTIONER",
+    "metrics": "METRIC",
     "transports": "TRANSPORT",
 }
 """The name that a module of each kind exports its one extension under."""
 OURS = "loraloom itself"
 """The origin of an extension in our own folder."""
+CARD = "CARD"
+"""The name that a family's module, or `card.py` in its folder, exports its `FamilyCard` under."""
 CONTRACT = "CONTRACT"
 """The name that such a module exports its contract examples under, for the suite of its kind."""
 
@@ -99,6 +104,19 @@ def load_contract(kind: str, name: str) -> Any:
         fix = f"export {CONTRACT} beside {ATTRIBUTE[kind]}; see protocols/contracts.py"
         raise UserError(f"the {kind} extension {name!r} brings no contract examples", got=origin(kind, name), fix=fix)
     return contract
+
+
+def load_card(name: str) -> "FamilyCard | None":
+    """What a family says of itself: `CARD` of its module or of `card.py` in its folder; None where there is none.
+
+    Raises:
+        UserError: As `load`.
+    """
+    module = load_module("families", name)
+    card = getattr(module, CARD, None)
+    if card is None and hasattr(module, "__path__") and find_spec(f"{module.__name__}.card"):
+        card = getattr(import_module(f"{module.__name__}.card"), CARD, None)
+    return card
 
 
 def origin(kind: str, name: str) -> str:

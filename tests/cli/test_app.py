@@ -77,7 +77,7 @@ def test_an_unknown_word_of_a_group_names_the_nearest() -> None:
 
 def test_a_group_tells_its_words_in_full() -> None:
     text = " ".join(loraloom("plan", "-h").stdout.split())
-    assert "check Say what a text asks for and what is wrong with it, before anything is drawn." in text
+    assert "check Print what a text asks for and what is wrong with it, before an image is generated." in text
 
 
 def test_an_unknown_flag_is_told() -> None:

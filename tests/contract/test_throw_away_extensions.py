@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.images import drawn, save
 
@@ -53,7 +54,8 @@ class Gallery:
                 problem = entry.problem or ("another image has its name" if entry.stem in seen else None)
                 seen.add(entry.stem)
                 text = texts.get(entry.stem)
-                yield SourceItem(entry.stem, entry.path, text and json.loads(text), problem, source=table)
+                caption = text and json.loads(text)
+                yield SourceItem(id=entry.stem, image=entry.path, caption=caption, problem=problem, source=table)
 
 
 def write(folder, captions, save_image):
@@ -90,7 +92,10 @@ class MeanColour:
 
 CAPTIONER = MeanColour()
 CONTRACT = CaptionerContract(
-    examples=(CaptionExample({}, "", "a", None), CaptionExample({"mean_colour_noun": "photo"}, "sks", "b/c", None))
+    examples=(
+        CaptionExample(options={}, trigger="", item_id="a", caption=None),
+        CaptionExample(options={"mean_colour_noun": "photo"}, trigger="sks", item_id="b/c", caption=None),
+    )
 )
 '''
 
@@ -136,8 +141,69 @@ DOMAIN = Bars()
 CONTRACT = DomainContract(captions=("one | two | three",))
 '''
 
-BROUGHT = {"formats": "gallery", "captioners": "mean_colour", "domains": "bars"}
-FILES = {"formats": FORMAT, "captioners": CAPTIONER, "domains": DOMAIN}
+METRIC = '''"""Brightness: the mean grey value of generated images, 0 .. 1."""
+
+import numpy as np
+
+from loraloom.protocols.contracts import MetricContract
+from loraloom.protocols.evaluation import Figure
+from loraloom.protocols.settings import Settings, setting
+
+
+class BrightnessSettings(Settings):
+    """Settings of the metric brightness."""
+
+    brightness_offset: float = setting(0.0, "what is added to the mean grey value", flag="--brightness-offset", ge=0)
+
+
+class State:
+    def __init__(self, offset):
+        self._offset, self._values = offset, {}
+
+    def update(self, samples):
+        for sample in samples:
+            if sample.role == "generated":
+                self._values[sample.id] = float(np.asarray(sample.open().convert("L")).mean() / 255)
+
+    def merge_state(self, others):
+        for other in others:
+            if not isinstance(other, State):
+                raise TypeError("State merges with its like only")
+            self._values |= other._values
+
+    def compute(self):
+        if not self._values:
+            return []
+        value = float(np.mean([self._values[id_] for id_ in sorted(self._values)])) + self._offset
+        return [Figure(name="brightness", label="brightness", better=0, value=value, count=len(self._values))]
+
+    def state_dict(self):
+        ids = sorted(self._values)
+        return {"ids": np.array(ids), "values": np.array([self._values[id_] for id_ in ids])}
+
+    def load_state_dict(self, state):
+        self._values = {str(id_): float(value) for id_, value in zip(state["ids"], state["values"], strict=True)}
+
+
+class Brightness:
+    name = "brightness"
+    roles = ("generated",)
+    tower = ""
+    settings = BrightnessSettings
+
+    def missing(self, there):
+        return None if there.counts.get("generated") else "it needs images"
+
+    def start(self, setup):
+        return State(setup.options["brightness_offset"])
+
+
+METRIC = Brightness()
+CONTRACT = MetricContract(figures=("brightness",))
+'''
+
+BROUGHT = {"formats": "gallery", "captioners": "mean_colour", "domains": "bars", "metrics": "brightness"}
+FILES = {"formats": FORMAT, "captioners": CAPTIONER, "domains": DOMAIN, "metrics": METRIC}
 
 
 def package(folder: Path, name: str, points: dict[str, dict[str, str]]) -> None:
@@ -226,6 +292,22 @@ def test_a_run_uses_its_settings_and_records_them(brought: Path, tmp_path: Path)
     captions = [row["caption"] for row in rows if "caption" in row]
     assert captions[:2] == ["zero", "one"]
     assert captions[2].endswith(" blot")
+
+
+def test_a_metric_that_a_package_brings_is_computed_with_its_settings_beside_ours(
+    brought: Path, tmp_path: Path
+) -> None:
+    for number in range(3):
+        save(Image.new("RGB", (32, 32), (51 * number,) * 3), tmp_path / "images" / f"{number}.png")
+    given = ["--metrics", "brightness", "--brightness-offset", "0.5", "--json"]
+    arguments = ["-m", "loraloom", "evaluate", str(tmp_path / "images"), "--out", str(tmp_path / "out"), *given]
+    record = json.loads(run(brought, *arguments).stdout)
+    (score,) = record["scores"]
+    assert (score["metric"], score["count"]) == ("brightness", 3)
+    assert abs(score["value"] - 0.7) < 1e-6
+    assert record["settings"]["brightness_offset"] == 0.5
+    help_text = run(brought, "-m", "loraloom", "evaluate", "--help").stdout
+    assert "--brightness-offset" in help_text
 
 
 def test_a_name_that_two_bring_is_an_error_that_names_both(brought: Path, tmp_path: Path) -> None:

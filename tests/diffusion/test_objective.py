@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.diffusion.objective import UNIFORM, TimestepSampling, draw_noise, make_objective
-from loraloom.extensions.families.stable_diffusion.schedule import ddpm_schedule
+from loraloom.extensions.families._diffusers.schedule import ddpm_schedule
 from loraloom.protocols.model import NoiseSchedule
 from loraloom.utils.rng import derive_seed, normal, permutation
 

@@ -126,19 +126,23 @@ def test_an_inpainting_unet_is_refused(model: Path) -> None:
     assert "9 input channels" in text
 
 
-@pytest.mark.parametrize("sign", ["two text encoders", "added time conditions", "a transformer"])
+@pytest.mark.parametrize("sign", ["two text encoders", "added time conditions", "image conditions", "a transformer"])
 def test_a_model_of_another_family_is_not_recognised(sign: str, model: Path) -> None:
+    reason = "not a Stable Diffusion 1.x or 2.x"
     match sign:
         case "two text encoders":
             shutil.copytree(model / "text_encoder", model / "text_encoder_2")
         case "added time conditions":
             change(model / "unet" / "config.json", addition_embed_type="text_time")
+        case "image conditions":
+            change(model / "unet" / "config.json", addition_embed_type="image")
+            assert "no family knows this model" in refusal(lambda: open_model(ModelSource(location=str(model))))
         case _:
             (model / "unet").rename(model / "transformer")
+            reason = "the model lacks unet/config.json"
     source = ModelSource(location=str(model))
     assert not FAMILY.matches(resolve(source))
-    assert "no family knows this model" in refusal(lambda: open_model(source))
-    assert "not a Stable Diffusion 1.x or 2.x" in refusal(lambda: open_model(source, "stable_diffusion"))
+    assert reason in refusal(lambda: open_model(source, "stable_diffusion"))
 
 
 @pytest.mark.parametrize("part", ["denoiser", "vae", "text_encoder"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion.samplers import SAMPLERS, make_sampler
+from loraloom.extensions.families._diffusers.samplers import SAMPLERS, make_sampler
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.generate.images import denoise
 from loraloom.models.loading import open_model
@@ -199,7 +199,7 @@ def test_an_unknown_sampler_names_the_nearest_and_all_are_in_the_help(model: Dif
 
     with pytest.raises(UserError, match="unknown sampler: got 'euler'\n  did you mean 'euler_a'"):
         model.sampler("euler", 5, 64, 64)
-    with pytest.raises(UserError, match="known: ddim, dpmpp_2m_karras, euler_a, lcm, unipc"):
+    with pytest.raises(UserError, match="known: ddim, ddpm, dpmpp_2m_karras, euler_a, lcm, unipc"):
         model.sampler("???", 5, 64, 64)
     help_text = str(GenerateConfig.model_fields["sampler"].description)
     assert all(name in help_text for name in SAMPLERS)

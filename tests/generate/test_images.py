@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from loraloom import plugins
-from loraloom.extensions.families.stable_diffusion.schedule import ddpm_schedule, sampling_defaults
+from loraloom.extensions.families._diffusers.schedule import ddpm_schedule, sampling_defaults
 from loraloom.generate.images import (
     Contrast,
     StoppedError,

@@ -52,7 +52,7 @@ def test_every_image_carries_its_whole_recipe(
         ("방 두 개, é 🏠", 7), ("방 두 개, é 🏠", 8), ("a (plan:1.3)", 7), ("a (plan:1.3)", 8)
     ]  # fmt: skip
     file = adapter / "adapter.safetensors"
-    assert rows[0]["adapters"] == [{"path": str(file), "sha256": sha256_file(file), "weight": 0.5}]
+    assert rows[0]["adapters"] == [{"name": "dog", "path": str(file), "sha256": sha256_file(file), "weight": 0.5}]
     assert rows[0]["model"]["source"] == str(tiny_model)
     assert rows[0]["model"]["sha256"] == session.model.modules.fingerprint("denoiser")
     assert (rows[0]["prompt_method"], rows[0]["weighting"], rows[0]["precision"]) == ("attention", True, "no")

@@ -18,11 +18,15 @@ from loraloom.config.reading import flatten, read_settings
 from loraloom.config.run import RunConfig
 from loraloom.data.encode import load_pixels
 from loraloom.data.manifest import make_manifest, read_manifest, write_manifest
+from loraloom.evaluate.extractors import resolve_extractor
+from loraloom.extensions.metrics._towers import Tower
 from loraloom.generate.recipes import append_rows
 from loraloom.generate.saving import recipe_requests
 from loraloom.models.loading import open_model
 from loraloom.prepare.journal import ImageRow, Journal
 from loraloom.protocols.data import Example
+from loraloom.protocols.domain import Section
+from loraloom.protocols.evaluation import Sample
 from loraloom.protocols.model import ModelSource
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.components import BestLoss, UpdateCounts
@@ -246,6 +250,49 @@ def build_index(build: Callable[[Path], object], folder: Path) -> None:
     whole.with_name("diffusion_pytorch_model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
+# --------------------------------------------------------------------------------------------------------- extractors
+
+
+@torch.inference_mode()
+def use_extractor(folder: Path) -> None:
+    """Open an extractor, and ask it about an image and a text of two windows."""
+    tower = Tower(resolve_extractor(str(folder), "--extractor").folder, "cpu")
+    image = Image.new("RGB", (40, 30), "red")
+    (row,) = tower.images([Sample(role="generated", id="a", open=lambda: image)])
+    tower.styles([Sample(role="generated", id="a", open=lambda: image)])
+    texts = tower.texts("a", [Section("a house", ("a red house and a tree. " * 6,) * 3)])
+    assert row.shape[0] == texts.shape[1]
+
+
+EXTRACTOR_FIELDS: dict[str, list[tuple[str, ...]]] = {
+    "config.json": [
+        ("model_type",), ("architectures",), ("projection_dim",), ("logit_scale_init_value",), ("dtype",), ("auto_map",),
+        ("quantization_config",), ("vision_config",), ("text_config",), ("attn_implementation",), ("initializer_factor",),
+        *(
+            ("vision_config", name)
+            for name in (
+                "hidden_size", "intermediate_size", "image_size", "patch_size", "num_channels", "num_hidden_layers",
+                "num_attention_heads", "hidden_act", "layer_norm_eps", "attention_dropout", "model_type",
+            )
+        ),
+        *(
+            ("text_config", name)
+            for name in (
+                "vocab_size", "max_position_embeddings", "eos_token_id", "bos_token_id", "pad_token_id", "hidden_size",
+                "hidden_act", "num_attention_heads",
+            )
+        ),
+    ],
+    "preprocessor_config.json": [
+        ("size",), ("crop_size",), ("crop_size", "height"), ("size", "shortest_edge"), ("resample",), ("image_mean",),
+        ("image_std",), ("image_std", 0), ("do_center_crop",), ("rescale_factor",),
+    ],
+    "tokenizer_config.json": [("bos_token",), ("eos_token",), ("pad_token",), ("unk_token",), ("auto_map",)],
+    "vocab.json": [("a",)],
+}  # fmt: skip
+OTHER_EXTRACTOR_FILES = ["merges.txt", "model.safetensors"]
+
+
 def artefacts(model: Path) -> list[Artefact]:
     """All of them; `model` is a good model folder, which is copied."""
     build_model = partial(hard_links, model)
@@ -292,6 +339,10 @@ def artefacts(model: Path) -> list[Artefact]:
         fields = [("model", "vocab", "a") if key == "vocab" else (key,) for key in keys]
         found.append(Artefact(file, build_model, file, use_model, fields))
     found += [Artefact(file, build_model, file, use_model) for file in OTHER_MODEL_FILES]
+    build_extractor = partial(hard_links, resolve_extractor("builtin:mini", "--extractor").folder)
+    for file, fields in EXTRACTOR_FIELDS.items():
+        found.append(Artefact(f"extractor {file}", build_extractor, file, use_extractor, fields))
+    found += [Artefact(f"extractor {file}", build_extractor, file, use_extractor) for file in OTHER_EXTRACTOR_FILES]
     index = "unet/diffusion_pytorch_model.safetensors.index.json"
     found.append(
         Artefact("shard index", partial(build_index, build_model), index, use_model, [("weight_map",), ("metadata",)])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraloom.extensions.families.stable_diffusion.limits import (
+from loraloom.extensions.families._ldm.limits import (
     check_schedule,
     check_text_encoder,
     check_unet,
@@ -154,7 +154,7 @@ def test_a_recipe_with_any_values_is_read_or_a_user_error(
 @given(data=st.data())
 def test_a_config_of_any_values_is_in_its_limits_or_a_user_error(data: st.DataObject) -> None:
     """Nothing is built here: the check itself must not fail, whatever stands in a field."""
-    from loraloom.extensions.families.stable_diffusion.limits import SCHEDULE, TEXT_ENCODER, UNET, VAE
+    from loraloom.extensions.families._ldm.limits import SCHEDULE, TEXT_ENCODER, UNET, VAE
 
     checks = [(check_unet, UNET), (check_vae, VAE), (check_text_encoder, TEXT_ENCODER), (check_schedule, SCHEDULE)]
     check, rules = data.draw(st.sampled_from(checks))

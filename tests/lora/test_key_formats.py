@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loraloom.extensions.families.stable_diffusion.lora_format import compvis_name
+from loraloom.extensions.families._ldm.lora_format import compvis_name
 from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
 from loraloom.lora.files import read_adapter
 from loraloom.lora.names import base_modules

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loraloom.prepare.duplicates import held_out, near_duplicate_groups, perceptual_hashes
+from loraloom.prepare.duplicates import held_out, near_duplicate_groups
+from loraloom.utils.perceptual_hash import perceptual_hashes
 from tests.support.images import drawn, encoded, shared_data
 
 TURNS = [None, *Image.Transpose]

@@ -14,14 +14,15 @@ from typing import Any, get_args
 from PIL import Image
 
 from loraloom.cli.interactive import Bars, Interactive
+from loraloom.cli.lora_options import NamedLoras, named_loras, with_triggers
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_SEED, GenerateConfig
 from loraloom.config.run import PromptMethod
 from loraloom.generate.report import Row, Shown, write_report
 from loraloom.generate.saving import generate_into, keep_image, next_number, recipe_requests
 from loraloom.generate.session import Session, open_session
 from loraloom.generate.sheet import contact_sheet
+from loraloom.lora.blend import Scale, Term
 from loraloom.lora.files import find_adapter
-from loraloom.lora.stack import Scale
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
@@ -30,6 +31,7 @@ from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.image_files import write_png
 from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder, images_folder
+from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import check_range, check_text, read_text
 from loraloom.verify.best_of import (
     VerifiedImage,
@@ -53,8 +55,16 @@ class GenerateOptions:
 
     prompts: Sequence[str] = ()
     adapters: Sequence[Path] = ()
-    weights: Sequence[Scale] = ()
+    weights: Sequence[Scale | Term] = ()
+    loras: Sequence[str] = ()
+    lora_dir: Path | None = None
+    blend: str = "sum"
+    switch_every: int = 1
+    add_triggers: bool = False
     model: str | ModelSource | None = None
+    model_config: str | None = None
+    prediction_type: str = "auto"
+    clip_skip: int | None = None
     prompt_method: str | None = None
     domain: str | None = None
     prompts_file: Path | None = None
@@ -77,7 +87,8 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
         UserError: No prompt, options that exclude each other, or something is missing.
     """
     _check(config, options)
-    out = images_folder(options.out, () if options.recipe else options.adapters)
+    named = _named(options)
+    out = images_folder(options.out, () if options.recipe else named.paths)
     check_folder(out)
     refuse_if_held(out)  # before a model is opened, which is slow
     prompts = [*options.prompts, *(read_prompts(options.prompts_file) if options.prompts_file else [])]
@@ -88,6 +99,8 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
         requests, shared = recipe_requests(options.recipe, losses.add)
         wanted_model = (shared["model"] or {}).get("sha256")
         config, options = _from_recipe(config, options, shared, given, losses.add)
+        named = _named(options)
+        requests = [_without_tags(request, named) for request in requests]
         # Every request has its own size: those that the adapters recorded do not matter.
         config = config.model_copy(update={"width": requests[0].width, "height": requests[0].height})
     elif not prompts and not options.interactive:
@@ -97,23 +110,23 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             'generate --adapter runs/dog "a photo of sksdog on the beach"',
         )
     method = _method(options.prompt_method)
-    weights = _weights(options)
+    read = [named.read_prompt(prompt) for prompt in prompts]
+    changing = options.interactive or any(request.loras is not None for request in requests)
     session = open_session(
         config,
-        source=ModelSource(location=options.model) if isinstance(options.model, str) else options.model,
-        adapters=list(zip(options.adapters, weights, strict=True)),
+        source=_source(options),
+        clip_skip=options.clip_skip,
+        adapters=named.loaded,
+        idle=named.idle,
+        blend=named.method,
+        switch_every=named.switch_every,
         method=method,
         domain=options.domain,
-        changing=options.interactive,
+        changing=changing or any(blend is not None for _, blend in read),
         say=say,
     )
     if config.best_of > 1 or config.repair:
         require_verifier(session)
-        if options.interactive:
-            raise UserError(
-                "--best-of and --repair cannot be used with --interactive",
-                fix="leave them out; each image is verified there too",
-            )
     if wanted_model and session.model.modules.fingerprint(session.model.info.denoiser.name) != wanted_model:
         losses.add("note: the recipe was made with another model; images will differ")
     if options.interactive:
@@ -122,14 +135,16 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             import readline  # noqa: F401 - gives input() its arrow keys and history; not on Windows
         Interactive(session, out, say, bars).run(lambda: input("> "))
         return
-    formal = formal_prompts(session, prompts, losses)
+    requests = [session.completed(request) for request in requests]
+    if options.add_triggers:
+        read = [(with_triggers(prompt, session.triggers_of(blend)), blend) for prompt, blend in read]
+    formal = formal_prompts(session, [prompt for prompt, _ in read], losses)
     verifier = session.encoder.domain.verifier
     if verifier:
         say_unread(verifier, requests, losses)
     losses.check()
-    written = [prompt for prompt in prompts for _ in range(session.config.num_images)]
     with lock_folder(out, say) as lock, bars() as bar:
-        wanted = requests or with_words(session.requests(formal, bar("texts")), written)
+        wanted = requests or _requests(session, formal, read, bar("texts"))
         losses.add(*session.losses(wanted))
         losses.check()
         for note in session.notes(wanted):
@@ -138,6 +153,18 @@ def generate(config: GenerateConfig, options: GenerateOptions, given: Mapping[st
             _generate_verified(session, wanted, lock, say, bar)
         else:
             _generate_all(session, wanted, lock, say, bar)
+
+
+def _requests(
+    session: Session, formal: Sequence[str], read: Sequence[tuple[str, str | None]], progress: Progress
+) -> list[ImageRequest]:
+    """The requests of all prompts; `read` has each prompt as written, and the blend that its tags ask for."""
+    each = range(session.config.num_images)
+    made = with_words(session.requests(formal, progress), [prompt for prompt, _ in read for _ in each])
+    blends = [blend for _, blend in read for _ in each]
+    return [
+        request if blend is None else replace(request, loras=blend) for request, blend in zip(made, blends, strict=True)
+    ]
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -242,6 +269,13 @@ def _check(config: GenerateConfig, options: GenerateOptions) -> None:
         check_range(weight, "--adapter-weight", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
     if config.seed + config.num_images - 1 > MAX_SEED:
         raise UserError("--seed is too large for --num-images", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
+    if options.interactive and (config.best_of > 1 or config.repair):
+        raise UserError(
+            "--best-of and --repair cannot be used with --interactive",
+            fix="leave them out; each image is verified there too",
+        )
+    if options.weights and options.loras:
+        raise UserError("--adapter-weight belongs to --adapter", fix="write the scale behind the path: --lora PATH:0.6")
     if options.recipe and (options.prompts or options.prompts_file or options.interactive):
         raise UserError("--recipe contains its own prompts", fix="leave out the prompts, or leave out --recipe")
     if len(options.weights) > len(options.adapters):
@@ -250,12 +284,28 @@ def _check(config: GenerateConfig, options: GenerateOptions) -> None:
             got=len(options.weights),
             expected=f"at most {len(options.adapters)}",
         )
-    if not options.adapters and not options.model and not options.recipe:
+    if not options.adapters and not options.loras and not options.model and not options.recipe:
         raise UserError("no model", fix="add --adapter RUN, which names its base model, or --model")
 
 
-def _weights(options: GenerateOptions) -> list[Scale]:
-    return [*options.weights, *([1.0] * (len(options.adapters) - len(options.weights)))]
+def _named(options: GenerateOptions) -> NamedLoras:
+    """The LoRAs that were named; adapters without a weight get 1."""
+    weights = [*options.weights, *([1.0] * (len(options.adapters) - len(options.weights)))]
+    return named_loras(
+        list(zip(options.adapters, weights, strict=True)),
+        options.loras,
+        method=options.blend,
+        switch_every=options.switch_every,
+        folder=options.lora_dir,
+    )
+
+
+def _without_tags(request: ImageRequest, named: NamedLoras) -> ImageRequest:
+    """A request of a recipe whose prompt may hold `<lora:...>` of another program."""
+    if request.loras is not None:
+        return request
+    prompt, blend = named.read_prompt(request.prompt)
+    return request if blend is None else replace(request, prompt=prompt, loras=blend)
 
 
 def _method(name: str | None) -> PromptMethod | None:
@@ -270,7 +320,7 @@ def _from_recipe(
 ) -> tuple[GenerateConfig, GenerateOptions]:
     """Model, adapters and other options from a recipe; options that the user gave override it."""
     model, adapters = shared["model"] or {}, shared["adapters"] or []
-    for adapter in adapters if not options.adapters else []:
+    for adapter in adapters if not (options.adapters or options.loras) else []:
         if sha256_file(find_adapter(Path(adapter["path"]))) != adapter["sha256"]:
             say(f"note: {adapter['path']} is not the file that the recipe was made with; images will differ")
     guidance = shared["repair_guidance"] if shared["repair_rounds"] else config.repair_guidance
@@ -283,15 +333,39 @@ def _from_recipe(
             "repair_guidance": given.get("repair_guidance", guidance),
         }
     )
-    own = bool(options.adapters)
+    own = bool(options.adapters or options.loras)
     return config, replace(
         options,
         model=options.model or _source_of(model),
         adapters=options.adapters if own else tuple(Path(adapter["path"]) for adapter in adapters),
-        weights=options.weights if own else tuple(adapter["weight"] for adapter in adapters),
+        weights=options.weights if own else tuple(_term_of(adapter) for adapter in adapters),
         prompt_method=options.prompt_method or shared["prompt_method"],
         domain=options.domain or shared["domain"],
     )
+
+
+def _term_of(adapter: Mapping[str, Any]) -> Scale | Term:
+    """How an adapter of a recipe acts; recipes of earlier versions have no names."""
+    return Term(name=adapter["name"], scale=adapter["weight"]) if adapter.get("name") else adapter["weight"]
+
+
+def _source(options: GenerateOptions) -> ModelSource | None:
+    """The base that the user or a recipe names; None where the adapter is to say it.
+
+    Raises:
+        UserError: Something is said of a base that is not named, or is no kind of prediction.
+    """
+    known = ("auto", "epsilon", "v_prediction")
+    if options.prediction_type not in known:
+        fix = did_you_mean(options.prediction_type, known)
+        raise UserError("unknown --prediction-type", got=options.prediction_type, fix=fix)
+    if isinstance(options.model, str):
+        return ModelSource(location=options.model, config=options.model_config, prediction_type=options.prediction_type)
+    if options.model_config is not None or options.prediction_type != "auto":
+        raise UserError(
+            "--model-config and --prediction-type are about a --model", fix="add --model, or leave them out"
+        )
+    return options.model
 
 
 def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
@@ -303,4 +377,7 @@ def _source_of(model: Mapping[str, Any]) -> ModelSource | None:
         revision=model.get("revision"),
         variant=model.get("variant"),
         config=model.get("config"),
+        prediction_type=model.get("prediction_type") or "auto",
+        options=tuple(model.get("options") or ()),
+        clip_skip=model.get("clip_skip"),
     )

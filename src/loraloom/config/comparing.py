@@ -11,6 +11,7 @@ from typing import Any
 
 from loraloom.config.base import Settings
 from loraloom.config.describing import leaves, show
+from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings
@@ -26,7 +27,7 @@ def template(verb: str) -> str:
     Raises:
         UserError: The verb has no settings.
     """
-    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig)}
+    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig, EvaluateConfig)}
     if verb not in kinds:
         raise UserError("this verb has no settings", got=verb, fix=did_you_mean(verb, kinds))
     return commented_yaml(kinds[verb])

@@ -23,6 +23,7 @@ _WORDS = {
     "formats": ("layout", "--format"),
     "captioners": ("captioner", "--captioner"),
     "domains": ("domain", "--domain"),
+    "metrics": ("metric", "--metrics"),
 }
 """Kind of extensions -> its name for users, and the flag that selects one."""
 

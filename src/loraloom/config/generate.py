@@ -20,6 +20,11 @@ class GenerateConfig(Settings):
     verb = "generate"
     renamed: ClassVar[Mapping[str, str]] = {"fill_in": "expand_prompts"}
 
+    model_options: tuple[str, ...] = setting(
+        (),
+        "Options of the model's family, NAME=VALUE; default: those that the adapter was trained with.",
+        flag="--model-option",
+    )
     negative_prompt: str = setting("", "Negative prompt.", flag="--negative")
     num_images: int = setting(
         1, "Images for each prompt; image k (from 0) has the seed SEED + k.", flag="--num-images", ge=1
@@ -34,7 +39,9 @@ class GenerateConfig(Settings):
         le=MAX_GUIDANCE,
     )
     sampler: str = setting(
-        "auto", "Sampler: ddim, dpmpp_2m_karras, euler_a, unipc or lcm; auto: the model's default.", flag="--sampler"
+        "auto",
+        "Sampler: ddim, ddpm, dpmpp_2m_karras, euler_a, unipc or lcm; auto: the model's default.",
+        flag="--sampler",
     )
     width: int | None = setting(
         None,

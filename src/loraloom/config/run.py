@@ -14,6 +14,10 @@ PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighte
 Precision = Literal["no", "fp16", "bf16"]
 
 
+MAX_CLIP_SKIP = 64
+"""Limit of `model.clip_skip`: as many layers as a text encoder may have."""
+
+
 class ModelConfig(Settings):
     """The base model."""
 
@@ -32,8 +36,22 @@ class ModelConfig(Settings):
     )
     config: str | None = setting(
         None,
-        "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture.",
+        "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture, or a folder "
+        "with CLIP's tokenizer.",
         flag="--model-config",
+    )
+    options: tuple[str, ...] = setting(
+        (),
+        "Options of the model's family, NAME=VALUE; `loraloom extensions FAMILY` lists them. Recorded with the adapter.",
+        flag="--model-option",
+    )
+    clip_skip: int | None = setting(
+        None,
+        "Layer of the text encoders that is read, counted from the end as A1111 and sd-scripts do: 1 is the last one, 2 the "
+        "one before it; default: the one that the model was made with.",
+        flag="--clip-skip",
+        ge=1,
+        le=MAX_CLIP_SKIP,
     )
 
 
@@ -177,7 +195,8 @@ class ObjectiveConfig(Settings):
     logit_std: float = setting(1.0, "Standard deviation of logit_normal.", flag="--logit-std", gt=0)
     timestep_shift: float = setting(
         1.0,
-        "Timestep shift (Esser et al. 2024); above 1 favours high noise levels, which determine the layout; 1: no shift.",
+        "Timestep shift (Esser et al. 2024) beside the model's own; above 1 favours high noise levels, which determine the "
+        "layout; 1: the noise levels that the model's samplers visit.",
         flag="--timestep-shift",
         gt=0,
     )
@@ -230,6 +249,14 @@ class TrainConfig(Settings):
         False,
         "Recompute activations in the backward pass: less memory, slower steps.",
         flag="--gradient-checkpointing",
+        resumable=True,
+    )
+    block_swap: float = setting(
+        0.0,
+        "Blocks of the frozen denoiser that stay in CPU memory and are copied to the GPU while they compute, as a number of "
+        "blocks or a share below 1; their activations are recomputed; 0: off.",
+        flag="--block-swap",
+        ge=0,
         resumable=True,
     )
     channels_last: bool = setting(
@@ -405,6 +432,12 @@ class RunConfig(Settings):
             raise ValueError(
                 f"lora.{min(of_adapter)} belongs to an adapter, but train.method is full: all weights are trained"
             )
+        if self.train.block_swap and self.train.method == "full":
+            raise ValueError(
+                "train.block_swap is for frozen weights, but train.method is full: all weights are trained"
+            )
+        if self.train.block_swap and self.train.compile:
+            raise ValueError("train.block_swap and train.compile exclude each other: choose one")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError(
                 "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"

@@ -4,6 +4,7 @@ In: a prepared dataset or one text file, and a model's tokenizer. Out: a table f
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from loraloom.config.domains import open_domain
 from loraloom.data.manifest import domain_of, read_manifest
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import syntax_line
+from loraloom.prompts.notes import syntax_line, unknown_letters
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError, did_you_mean
@@ -20,7 +21,14 @@ from loraloom.utils.untrusted import MAX_CONFIG_BYTES, read_text
 _BAR_WIDTH = 40
 
 
-def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
+def tokens_text(
+    place: Path,
+    model: str,
+    domain: str,
+    show: str | None,
+    model_config: str | None = None,
+    model_options: Sequence[str] = (),
+) -> str:
     """The whole answer of `loraloom tokens`.
 
     Raises:
@@ -35,8 +43,12 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
         notes = manifest.notes if domain == "auto" else ()
         captions = [(example.id, example.caption) for example in manifest.examples]
         recorded = manifest.info.get("settings", {})
-    text = open_model(ModelSource(location=model)).text
+    text = open_model(ModelSource(location=model, config=model_config, options=tuple(model_options))).text
     kind = open_domain(domain_of(place, domain), recorded)
+    encoder = PromptEncoder(text=text, domain=kind)
+    if text.max_windows is not None:
+        answer = _fixed_length(captions, encoder, show)
+        return "\n\n".join([*notes, *answer]) if show is None else answer[0]
     reports = report_captions(captions, text.tokenizer, kind)
     if show is not None:
         wanted = [report for report in reports if report.id == show]
@@ -44,10 +56,52 @@ def tokens_text(place: Path, model: str, domain: str, show: str | None) -> str:
             raise UserError("no such caption", got=show, fix=did_you_mean(show, [report.id for report in reports]))
         return _windows(wanted[0])
     parts = [*notes, _lengths(reports, text.tokenizer.window_tokens - 2), _losses(reports), _longest(reports)]
-    encoder = PromptEncoder(text=text, domain=kind)
-    if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
-        parts.append(syntax)
+    parts += _syntax(encoder, [caption for _, caption in captions])
     return "\n\n".join(parts)
+
+
+def _fixed_length(captions: Sequence[tuple[str, str]], encoder: PromptEncoder, show: str | None) -> list[str]:
+    """Parts of the answer for a model whose text length is fixed: what each encoder reads, and what none does.
+
+    Raises:
+        UserError: No caption has the id `show`.
+    """
+    counts = {id_: list(encoder.text.counts(caption)) for id_, caption in captions}
+    plans = {id_: encoder.plan(caption) for id_, caption in captions}
+    if show is not None:
+        if show not in counts:
+            raise UserError("no such caption", got=show, fix=did_you_mean(show, list(counts)))
+        lines = [f"{show}:"]
+        for one in counts[show]:
+            unknown = f", {one.unknown} of them unknown" if one.unknown else ""
+            lines.append(f"  {one.name}: {one.tokens} tokens{unknown}; it reads {min(one.tokens, one.capacity)}")
+        lines += [f"  not read by any encoder: {' '.join(part.split())}" for part in plans[show].lost]
+        return ["\n".join(lines)]
+    lines = [f"{len(captions)} captions; the model's text length is fixed", ""]
+    lines.append("encoder        reads   shortest   median   longest   longer captions   with unknown letters")
+    for place in zip(*counts.values(), strict=True):
+        lengths = sorted(one.tokens for one in place)
+        longer = sum(one.tokens > one.capacity for one in place)
+        unknown = sum(one.unknown > 0 for one in place)
+        lines.append(
+            f"{place[0].name:12s} {place[0].capacity:7d} {lengths[0]:10d} {lengths[len(lengths) // 2]:8d} {lengths[-1]:9d} "
+            f"{longer:17d} {unknown:22d}"
+        )
+    cut = {id_: plan for id_, plan in plans.items() if plan.lost}
+    parts = ["\n".join(lines)]
+    parts.append(f"{len(cut)} of {len(captions)} captions have text that no encoder reads")
+    if cut:
+        longest = sorted(cut, key=lambda id_: (-cut[id_].lost_tokens, id_))[:5]
+        parts[-1] += " (--show ID prints which):\n" + "\n".join(
+            f"  {id_}  {cut[id_].lost_tokens} of {cut[id_].num_tokens} tokens" for id_ in longest
+        )
+    texts = [caption for _, caption in captions]
+    return [*parts, *unknown_letters(encoder, texts, "captions")[1], *_syntax(encoder, texts)]
+
+
+def _syntax(encoder: PromptEncoder, captions: list[str]) -> list[str]:
+    line = syntax_line(captions, encoder, weighting=False, noun="captions")
+    return [line] if line else []
 
 
 def _lengths(reports: list[CaptionReport], capacity: int) -> str:

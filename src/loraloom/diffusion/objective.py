@@ -7,7 +7,7 @@ Guttenberg 2023 ("Diffusion with offset noise"). Parity with diffusers' DDPMSche
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -124,13 +124,17 @@ class TimestepSampling:
         kind: `uniform`, or `logit_normal`: the share of the way to pure noise is sigmoid(mean + std * n), n standard normal
             (Esser et al. 2024, section 3.1; diffusers' `compute_density_for_timestep_sampling`).
         mean, std: Parameters of `logit_normal`; a mean below 0 learns little noise more often, where details are decided.
-        shift: Timestep shift, see `shifted`; 1: no shift.
+        shift: Timestep shift, see `shifted`, on top of the model's own shift; 1: no other shift.
     """
 
     kind: Literal["uniform", "logit_normal"] = "uniform"
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+
+    def for_size(self, schedule: NoiseSchedule, height: int, width: int) -> "TimestepSampling":
+        """The same with the shift that the model's samplers have for images of that many pixels: two shifts multiply."""
+        return self if schedule.shift is None else replace(self, shift=self.shift * schedule.shift(height, width))
 
     def draw(self, num_timesteps: int, *parts: str | int) -> int:
         """A timestep in 0 .. num_timesteps - 1, decided by the parts."""

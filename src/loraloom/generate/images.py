@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from loraloom.generate.blending import Blending
 from loraloom.generate.recipes import MAX_SIDE_PX
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.protocols.model import Conditioning, DiffusionModel, ImageGeometry, Tensors
@@ -70,6 +71,7 @@ def generate(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    blending: Callable[[ImageRequest], Blending | None] = lambda request: None,
 ) -> Iterator[GeneratedImage]:
     """Generate an image for every request, in order.
 
@@ -81,6 +83,8 @@ def generate(
         autocast: Precision of denoiser and VAE.
         progress: Called with (denoising steps done, all denoising steps).
         stop: Called before every denoising step; True stops.
+        blending: Called before each batch with its first request: sets the scales of the LoRAs, or returns a blend that
+            changes them during the batch.
 
     Raises:
         UserError: A size that the model does not support, or an unknown sampler.
@@ -102,7 +106,15 @@ def generate(
                 if progress:
                     progress(before + step * size, total)
 
-            latents_bchw = denoise(model, encode, [request for _, request in batch], autocast=autocast, on_step=count)
+            batch_requests = [request for _, request in batch]
+            latents_bchw = denoise(
+                model,
+                encode,
+                batch_requests,
+                autocast=autocast,
+                on_step=count,
+                blending=blending(batch_requests[0]),
+            )
             images = to_images(model, latents_bchw)
             done += sum(request.num_steps for _, request in batch)
             seconds = (time.perf_counter() - began) / len(batch)
@@ -123,11 +135,13 @@ def denoise(
     noise_bchw: Tensor | None = None,
     region: InpaintRegion | None = None,
     contrast: Contrast | None = None,
+    blending: Blending | None = None,
 ) -> Tensor:
     """(b, c, h, w) float32 latents of requests with equal settings; `noise_bchw` replaces the seeds' first noise.
 
     With `region`, latents outside its mask follow the given image at every step (RePaint, Lugmayr et al. 2022,
-    equation 8, without resampling). With `contrast` the denoiser predicts for its prompts too at every step.
+    equation 8, without resampling). With `contrast` the denoiser predicts for its prompts too at every step. With
+    `blending` the scales of the LoRAs change from step to step, those of text encoders too.
     """
     first = requests[0]
     info = model.info
@@ -138,7 +152,17 @@ def denoise(
         texts.insert(0, [request.negative_prompt for request in requests])
     if contrast:
         texts.append(list(contrast.prompts))
-    conditioning = _conditioning(model, encode, texts, first, weight)
+    conditionings: dict[object, Conditioning] = {}
+
+    def conditioning() -> Conditioning:
+        """What the prompts say; once for each setting of the text encoders."""
+        key = blending.text_setting() if blending else None
+        if key not in conditionings:
+            conditionings[key] = _conditioning(model, encode, texts, first, weight)
+        return conditionings[key]
+
+    if not blending:
+        conditioning()
     sampler = model.sampler(first.sampler, first.num_steps, first.height, first.width)
     shape = (info.latent_channels, first.height // info.vae_scale_factor, first.width // info.vae_scale_factor)
     if noise_bchw is None:
@@ -148,10 +172,15 @@ def denoise(
     for number, timestep in enumerate(sampler.timesteps):
         on_step(number)
         seen_bchw = torch.cat([sampler.scale_input(latents_bchw, timestep)] * len(texts))
-        with autocast():
-            timesteps_b = timestep.float().expand(seen_bchw.shape[0])
-            answers_bchw = model.predict(seen_bchw, timesteps_b, conditioning).float()
-        answer_bchw = _guided(answers_bchw.chunk(len(texts)), scale, contrast)
+
+        def evaluate(seen_bchw: Tensor = seen_bchw, timestep: Tensor = timestep) -> Tensor:
+            with autocast():
+                timesteps_b = timestep.float().expand(seen_bchw.shape[0])
+                answers_bchw = model.predict(seen_bchw, timesteps_b, conditioning()).float()
+            return _guided(answers_bchw.chunk(len(texts)), scale, contrast)
+
+        num_steps = len(sampler.timesteps)
+        answer_bchw = blending.answer(number, num_steps, latents_bchw, evaluate) if blending else evaluate()
         latents_bchw = sampler.step(answer_bchw, timestep, latents_bchw, generators)
         if region:
             kept_bchw = sampler.noised(region.latents_bchw.to(latents_bchw), noise_bchw.to(latents_bchw), number + 1)
@@ -239,4 +268,4 @@ def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast |
 
 def _settings(request: ImageRequest) -> tuple[object, ...]:
     """The settings that all images of a batch share."""
-    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height
+    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height, request.loras

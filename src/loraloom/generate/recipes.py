@@ -18,6 +18,9 @@ from pydantic import Field, PlainValidator
 
 from loraloom import __version__
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
+from loraloom.config.run import MAX_CLIP_SKIP
+from loraloom.generate.foreign_recipes import foreign_recipe
+from loraloom.lora.blend import name_of_place
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
 from loraloom.utils.atomic_files import sha256_bytes, write_text
 from loraloom.utils.errors import UserError
@@ -40,6 +43,7 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 
 _SAMPLERS = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
     "euler_a": "Euler a",
     "unipc": "UniPC",
@@ -54,8 +58,9 @@ class Recipe:
 
     Attributes:
         request: Prompt, the user's words, seed, steps, guidance, sampler, size.
-        model: `source`, `revision`, `variant`, `config`, `family`, `sha256` of the denoiser.
-        adapters: `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
+        model: `source`, `revision`, `variant`, `config`, `prediction_type`, `options`, `clip_skip`, `family`, `sha256` of the
+            denoiser.
+        adapters: `name`, `path`, `sha256` and `weight` of each; the weight is a number, or numbers by part and block.
         prompt_method: How long prompts were encoded.
         domain: Domain of the prompt.
         weighting: Whether `(word:1.3)` was read as emphasis.
@@ -107,11 +112,13 @@ def parameters_text(recipe: Recipe) -> str:
     source = str(recipe.model.get("source") or "")
     if source:
         facts["Model"] = re.split(r"[/\\]", source.rstrip("/\\"))[-1].removesuffix(".safetensors")
-    names = [adapter_name(str(adapter["path"])) for adapter in recipe.adapters]
+    names = [str(adapter.get("name") or name_of_place(str(adapter["path"]))) for adapter in recipe.adapters]
     hashes = [_lora_hash(str(adapter["path"]), str(adapter["sha256"])) for adapter in recipe.adapters]
     if known := [f"{name}: {found}" for name, found in zip(names, hashes, strict=True) if found]:
         facts["Lora hashes"] = ", ".join(known)
-    if names:
+    if request.loras is not None:
+        facts["Lora blend"] = request.loras or "none"
+    elif names:
         weights = [weight_text(adapter["weight"]) for adapter in recipe.adapters]
         facts["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in zip(names, weights, strict=True))
     facts["Version"] = f"loraloom {__version__}"
@@ -130,14 +137,6 @@ def weight_text(weight: float | Mapping[str, float]) -> str:
 
 def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(letter in value for letter in ',:\n"') else value
-
-
-def adapter_name(path: str) -> str:
-    """An adapter's name: the file's, or the run's where all files are called alike."""
-    parts = re.split(r"[/\\]", path)
-    stem = parts[-1].removesuffix(".safetensors")
-    folders = parts[:-1]
-    return folders[-1] if stem in {"adapter", "weights", "pytorch_lora_weights"} and folders else stem
 
 
 @lru_cache(64)
@@ -178,7 +177,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             expected=f"{LIST_NAME}, a folder with one, or a PNG made by loraloom",
         )
     if path.suffix.lower() == ".png":
-        return [{"file": path.name, **_parse(_text_of(path), path.name)}]
+        return [{"file": path.name, **_row_of(path)}]
     # Rows end with \n only; a prompt may contain other line ends.
     text = read_text(path, "the recipe", max_bytes=MAX_RECIPE_BYTES)
     return [_parse(line, f"{path.name}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -195,14 +194,19 @@ def request_of(row: Mapping[str, Any], where: str = "a recipe line") -> ImageReq
     return ImageRequest(**{**values, "expanded_prompt": line.expanded_prompt or line.told})
 
 
-def _text_of(path: Path) -> str:
-    """The recipe inside a PNG."""
+def _row_of(path: Path) -> dict[str, Any]:
+    """The row of the recipe inside a PNG: ours, or what another program wrote that is read here."""
     check_regular_file(path, "this image", max_bytes=MAX_TABLE_BYTES)
     with library_errors("this image", path), Image.open(path, formats=["PNG"]) as image:
-        text = image.info.get(_PNG_KEY)
-    if not isinstance(text, str):
-        raise UserError("this image contains no recipe", got=str(path), expected="a PNG made by `loraloom generate`")
-    return text
+        chunks = {key: value for key, value in image.info.items() if isinstance(key, str)}
+    text = chunks.get(_PNG_KEY)
+    if isinstance(text, str):
+        return _parse(text, path.name)
+    foreign = foreign_recipe(chunks, path.name)
+    if foreign is None:
+        expected = "a PNG made by `loraloom generate`, AUTOMATIC1111 or ComfyUI"
+        raise UserError("this image contains no recipe", got=str(path), expected=expected)
+    return foreign.as_row()
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
@@ -235,6 +239,9 @@ class _Model:
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[str, ...] = ()
+    clip_skip: Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)] | None = None
     family: str = "auto"
     sha256: str = ""
 
@@ -246,6 +253,7 @@ class _AdapterOf:
     path: str
     sha256: str
     weight: Annotated[Any, PlainValidator(_weight)]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +273,7 @@ class _Line:
     height: Side
     expanded_prompt: str = ""
     words: str = ""
+    loras: str | None = None
     told: str = ""
     """`expanded_prompt` as versions before 0.2 wrote it."""
     model: _Model | None = None

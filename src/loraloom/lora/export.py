@@ -1,7 +1,8 @@
 """Exports for other programs, each reloaded and compared before it is called saved.
 
-In: an adapter's layers and its record. Out: `pytorch_lora_weights.safetensors` (diffusers) and `<name>.safetensors`
-(kohya, A1111, ComfyUI) with the metadata those programs read, and the measured difference of each.
+In: an adapter's layers and its record. Out: `pytorch_lora_weights.safetensors` (diffusers), `<name>.safetensors` (kohya,
+A1111, ComfyUI) and for some families `native/adapter_model.safetensors` (peft's own, on the original code's names), with the
+metadata those programs read, and the measured difference of each.
 """
 
 import json
@@ -14,16 +15,20 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from loraloom.lora.key_formats import to_diffusers, to_kohya
+from loraloom.lora.key_formats import to_diffusers, to_kohya, to_native
 from loraloom.lora.layers import LoraLayer
+from loraloom.lora.record import KEY
+from loraloom.lora.strength import CONFIG_NAME
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel
-from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.atomic_files import sha256_bytes, write_json
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.rng import normal
 from loraloom.utils.safetensors_io import write_tensors
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+NATIVE_NAME = "native/adapter_model.safetensors"
+"""As peft names its file, in a folder of its own with `adapter_config.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +54,58 @@ class ExportCheck:
 def export_adapter(
     model: DiffusionModel, layers: Sequence[LoraLayer], record: Mapping[str, Any], folder: Path, name: str, dtype: str
 ) -> list[Path]:
-    """Write both key formats and return the paths; no weights of the model are read. `dtype` is fp32, fp16 or bf16."""
+    """Write every key format of the family and return the paths; no weights of the model are read.
+
+    The native format is left out where other parts than the denoiser learned: see `program_lines`.
+
+    Args:
+        model: Names and fuses layers.
+        layers: The adapter's layers.
+        record: What the adapter says of itself.
+        folder: Where to write; created.
+        name: Name of the adapter, for its files.
+        dtype: fp32, fp16 or bf16.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     metadata = diffusers_metadata(model, record, name)
-    files: list[Path] = []
-    for file, tensors in (
-        (folder / DIFFUSERS_NAME, to_diffusers(model, layers, DTYPES[dtype])),
-        (folder / f"{name}.safetensors", to_kohya(model, layers, DTYPES[dtype])),
-    ):
-        total = tensor_hash(tensors)
-        sums = {"modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total}
-        write_tensors(file, tensors, {**metadata, **sums})
-        files.append(file)
+    files = [folder / DIFFUSERS_NAME, folder / f"{name}.safetensors"]
+    _write(files[0], to_diffusers(model, layers, DTYPES[dtype]), metadata)
+    _write(files[1], to_kohya(model, layers, DTYPES[dtype]), metadata)
+    if "native" in model.lora_format.programs and {layer.part for layer in layers} == {model.info.denoiser.name}:
+        files.append(folder / NATIVE_NAME)
+        files[2].parent.mkdir(exist_ok=True)
+        tensors, config = to_native(model, layers, DTYPES[dtype])
+        _write(files[2], tensors, _without_rank(metadata))
+        write_json(files[2].parent / CONFIG_NAME, config)
     return files
 
 
-def program_lines(adapter: Path, files: list[Path]) -> list[str]:
-    """Which file is for which program: one line each, for the end of a training."""
+def _write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    total = tensor_hash(tensors)
+    write_tensors(file, tensors, {**metadata, "modelspec.hash_sha256": f"0x{total}", "sshs_model_hash": total})
+
+
+def _without_rank(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata without rank and alpha of the whole file: layers that are fused have another rank."""
+    record = {key: value for key, value in json.loads(metadata[KEY]).items() if key not in ("rank", "alpha")}
+    kept = {key: value for key, value in metadata.items() if key not in ("ss_network_dim", "ss_network_alpha")}
+    return {**kept, KEY: json.dumps(record, sort_keys=True)}
+
+
+def program_lines(model: DiffusionModel, adapter: Path, files: list[Path]) -> list[str]:
+    """Which file is for which program, and for which there is none: one line each, for the end of a training."""
+    programs = model.lora_format.programs
     lines = [f"for loraloom: {adapter}"]
     for file in files:
-        programs = "diffusers" if file.name == DIFFUSERS_NAME else "A1111, ComfyUI, Forge and sd-scripts"
-        lines.append(f"for {programs}: {file}")
+        lines.append(f"for {programs[_format_of(file)]}: {file}")
+    if "native" in programs and not any(_format_of(file) == "native" for file in files):
+        lines.append(f"note: no file in the layout of {programs['native']}: it holds the denoiser's layers only")
     return lines
+
+
+def _format_of(file: Path) -> str:
+    """The key format of an exported file."""
+    return {DIFFUSERS_NAME: "diffusers", Path(NATIVE_NAME).name: "native"}.get(file.name, "kohya")
 
 
 def verify_exports(
@@ -118,7 +153,7 @@ def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: s
     said = {**record, "base": base, "alpha": rank}  # the scale is baked in
     values: dict[str, Any] = {
         "format": "pt",
-        "loraloom": json.dumps(said, sort_keys=True),
+        KEY: json.dumps(said, sort_keys=True),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": float(rank) if rank is not None else "",
@@ -134,6 +169,7 @@ def diffusers_metadata(model: DiffusionModel, record: Mapping[str, Any], name: s
         "ss_gradient_accumulation_steps": record.get("accumulation"),
         "ss_optimizer": record.get("optimizer"),
         "ss_lr_scheduler": record.get("scheduler"),
+        "ss_clip_skip": model.info.clip_skip,
         "ss_mixed_precision": record.get("precision"),
         "ss_max_train_steps": record.get("max_steps", ""),
         "ss_learning_rate": record.get("learning_rate", ""),

@@ -104,7 +104,7 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
     """Inject fresh LoRA layers as the settings ask; the first weights are decided by `seed`.
 
     Raises:
-        UserError: No layer matches.
+        UserError: No layer matches, or one that cannot carry LoRA.
     """
     part = model.info.denoiser
     module = model.modules.get(part.name)
@@ -118,6 +118,7 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
             expected=f"one of {', '.join(part.lora_targets)}, or a regular expression on names such as {linear[0]}",
             fix=did_you_mean(config.target, part.lora_targets),
         )
+    check_allowed(part, chosen[part.name], config.target)
     if config.text_encoder:
         for encoder in learning_text_encoders(model):
             first = next(iter(encoder.lora_targets.values()))
@@ -130,6 +131,18 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
                 model.modules.get(name), names, ADAPTER_NAME, config.rank, config.alpha or config.rank, config.dropout
             )
     return collect(model, ADAPTER_NAME, list(chosen))
+
+
+def check_allowed(part: Part, names: Sequence[str], target: str) -> None:
+    """Raise `UserError` where a target matches layers that cannot carry LoRA."""
+    barred = {name: why for name in names if (why := part.why_excluded(name))}
+    if barred:
+        name, why = next(iter(barred.items()))
+        raise UserError(
+            f"lora.target matches {len(barred)} layers that cannot carry LoRA: {name} ({why})",
+            got=target,
+            fix=f"narrow the expression, or use one of {', '.join(part.lora_targets)}",
+        )
 
 
 def learning_text_encoders(model: DiffusionModel) -> list[Part]:

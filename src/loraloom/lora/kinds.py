@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from loraloom import plugins
 from loraloom.lora.names import plain_stem
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import Shown, shown
@@ -95,11 +96,13 @@ class OtherKind:
         pattern: Searched in the keys that have no place in the model.
         what: A clause after the file's name.
         fix: What its user can do.
+        base: Beginning of the architecture that it is for, where the kind is another base; empty where it is not.
     """
 
     pattern: str
     what: str
     fix: str
+    base: str = ""
 
 
 _OTHER_PROGRAM = (
@@ -147,7 +150,12 @@ OTHER: list[OtherKind] = [
     ),
     OtherKind(
         pattern=r"^lora_te[12]_|^text_encoder_2\.|transformer_blocks[._][1-9]|(^|[._])(add_embedding|label_emb)[._]",
-        what="was trained on Stable Diffusion XL", fix=_OTHER_BASE,
+        what="was trained on Stable Diffusion XL", fix=_OTHER_BASE, base="stable-diffusion-xl",
+    ),
+    OtherKind(  # the first level of these UNets has attention, and there is one text encoder
+        pattern=r"^lora_te_text_model_|(^|[._])down_blocks[._]0[._]attentions[._]|(^|[._])input_blocks[._][12][._]1[._]|"
+        r"(^|[._])up_blocks[._]3[._]attentions[._]",
+        what="was trained on Stable Diffusion 1 or 2", fix=_OTHER_BASE, base="stable-diffusion-v",
     ),
     OtherKind(
         pattern=r"^lora_prior_|^prior[._]", what="was trained on a model with a prior (Stable Cascade or Kandinsky)",
@@ -233,12 +241,32 @@ def kind_of(roles: Iterable[str], where: str, stem: str) -> ReadKind:
     raise UserError(f"{where} holds half a layer", got=got, expected=expected, fix=fix)
 
 
-def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, str], made_for: str) -> UserError:
-    """The error about a file with keys that have no place in the model."""
+def refuse(
+    rest: Iterable[str], total: int, where: str, metadata: Mapping[str, str], made_for: str, own_family: str
+) -> UserError:
+    """The error about a file with keys that have no place in the model.
+
+    Args:
+        rest: Those keys.
+        total: Keys of the file.
+        where: The file's name.
+        metadata: The file's metadata.
+        made_for: The model's architecture.
+        own_family: The model's family.
+    """
     keys = sorted(rest)
     base = base_named(metadata)
     named = f"; its metadata names {base}" if base else ""
+    family = _family_of(keys) if 2 * len(keys) > total else None
+    if family is not None and family[0] != own_family:
+        return UserError(
+            f"{where} was trained on {family[1]}, this model is {own_family}{named}",
+            got=f"{len(keys):,} of {total:,} tensors without a place in {made_for}, such as {shown(keys[0])}",
+            fix=f"name a {family[1]} model with --model, or get an adapter for {made_for}",
+        )
     for pattern, kind in _COMPILED:
+        if kind.base and made_for.startswith(kind.base):
+            continue  # other layers of the same base: not another base
         example = next((key for key in keys if pattern.search(key)), None)
         if example is not None:
             fix = kind.fix
@@ -269,6 +297,16 @@ def refuse(rest: Iterable[str], total: int, where: str, metadata: Mapping[str, s
         got=f"{len(keys):,} of {total:,} tensors without a place, {example}",
         fix=fix,
     )
+
+
+def _family_of(keys: Iterable[str]) -> tuple[str, str] | None:
+    """Name and title of the first family whose layers these keys name, as families declare it; None without one."""
+    for name in plugins.names("families"):
+        family = plugins.load("families", name)
+        pattern = getattr(family, "adapter_keys", None)
+        if pattern and any(re.search(pattern, key) for key in keys):
+            return name, getattr(family, "title", name)
+    return None
 
 
 def base_named(metadata: Mapping[str, str]) -> str:

@@ -112,7 +112,7 @@ def locate(
             raise UserError(f"{where} holds a layer twice", got=twice, fix="get a file in one key format")
         roles[found[1]] = key
     if rest or not grouped:
-        raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture)
+        raise refuse(rest, len(infos), where, metadata, model.lora_format.architecture, model.info.family)
     places: list[Place] = []
     parts = {part for part, _ in grouped}
     shapes = {part: weight_shapes(model, part) for part in parts}
@@ -181,10 +181,31 @@ def read_updates(
                 bias=bias,
             )
         )
-    layers = split_layers(model, layers)
+    layers = _allowed(model, split_layers(model, layers), deltas, where)
     _check_unique([*layers, *deltas], where)
     notes = tuple(_notes(model, metadata, unstated, stated, len(places), where))
     return Updates(layers=tuple(layers), deltas=tuple(deltas), notes=notes)
+
+
+def _allowed(
+    model: DiffusionModel, layers: Sequence[LoraLayer], deltas: Sequence[Delta], where: str
+) -> list[LoraLayer]:
+    """The layers without those that cannot carry LoRA, which may be there as zeros.
+
+    Raises:
+        UserError: One of them is not zero.
+    """
+    kept: list[LoraLayer] = []
+    for update in (*layers, *deltas):
+        why = model.info.part(update.part).why_excluded(update.module)
+        if why is None:
+            kept += [update] if isinstance(update, LoraLayer) else []
+        elif not isinstance(update, LoraLayer) or bool(update.up.any()):
+            raise UserError(
+                f"{where} changes {update.module}, which cannot be loaded: {why}",
+                fix="ask its author for a file without this layer, or merge it in the program that made it",
+            )
+    return kept
 
 
 def _check_unique(updates: Sequence[LoraLayer | Delta], where: str) -> None:
@@ -263,7 +284,8 @@ def _factor(
         return 1.0
     component = model.lora_format.component(place.part)
     if "alpha" not in place.keys:
-        names = (model.lora_format.diffusers_name(place.part, place.name), place.name)
+        form = model.lora_format
+        names = (form.diffusers_name(place.part, place.name), form.kohya_name(place.part, place.name), place.name)
         factor = strength.factor(component, names, rank)
         return factor if factor is not None or rank is not None else 1.0
     key = place.keys["alpha"]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from loraloom.config.run import MAX_CLIP_SKIP
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json, parse_record, shown
 
@@ -37,6 +38,7 @@ class BaseRecord:
     variant: Text | None = None
     config: Text | None = None
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    options: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class AdapterRecord:
     rank: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     alpha: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     prompt_method: Text = "attention"
+    clip_skip: Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)] | None = None
     domain: Text = "freetext"
     domain_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     trigger: Text = ""

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT
+from loraloom.lora.blend import REST, Scale
 from loraloom.lora.deltas import Delta
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.inject import base_layers
@@ -27,13 +28,6 @@ from loraloom.lora.reading import Updates
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.untrusted import check_range
-
-Scale = float | Mapping[str, float]
-"""One number for the whole adapter: 0 is the base, 1 as trained.
-
-Or numbers by part (`denoiser`) and by block (`down_blocks.1`, or `denoiser.down_blocks.1`). Of several that hold for a layer
-the longest block counts, and 1 where none holds.
-"""
 
 
 class LoraStack:
@@ -125,6 +119,27 @@ class LoraStack:
             return
         before = dict(self._scales)
         self._change(lambda: self._set(scales), lambda: self._set(before))
+
+    def changes(self, name: str) -> Iterator[tuple[tuple[str, str], Tensor, int]]:
+        """Part and module, the change of the weight at scale 1 (float32), and the rank, of each layer of an adapter.
+
+        The rank is that of a plain LoRA; of other kinds it is the largest that the layer's weight can have.
+
+        Raises:
+            UserError: No adapter has this name.
+        """
+        self._check_name(name)
+        self.unmerge()
+        for place, site in self._sites.items():
+            if name in site.entries:
+                update, weight = site.entries[name].update, site.layer.weight.detach()
+                rank = update.rank if isinstance(update, LoraLayer) else min(weight.flatten(1).shape)
+                yield place, update.change(weight, 1.0), rank
+
+    def changes_text(self, name: str) -> bool:
+        """Whether an adapter changes a text encoder, so that prompt embeddings depend on its scale."""
+        encoders = {part.name for part in self._model.info.parts if part.role == "text_encoder"}
+        return any(part in encoders and name in site.entries for (part, _), site in self._sites.items())
 
     def merge(self, *, keep_base: bool = True) -> None:
         """Add all changes into the float32 weights.
@@ -320,6 +335,8 @@ def _check_scale(name: str, scale: Scale, places: list[tuple[str, str]]) -> None
     for block, number in scale.items():
         what = f"the scale of {name} in {block}"
         check_range(number, what, -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
+        if block == REST:
+            continue
         if block not in known:
             fix = did_you_mean(block, _few(block, known))
             raise UserError(f"{name} changes no layer in this part or block", got=block, fix=fix)
@@ -342,7 +359,7 @@ def _scale_of(scale: Scale, part: str, module: str) -> float:
     """The scale of one layer."""
     if not isinstance(scale, Mapping):
         return float(scale)
-    found, longest = 1.0, -1
+    found, longest = float(scale.get(REST, 1.0)), -1
     for block, number in scale.items():
         inner = block.removeprefix(f"{part}.")
         length = 0 if block == part else len(inner)

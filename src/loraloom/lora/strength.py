@@ -177,8 +177,8 @@ def _by_part(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _kohya_alpha(text: str, where: str) -> float | None:
-    """`ss_network_alpha` as sd-scripts writes it; `None` stands for the rank."""
-    if text.strip() in {"", "None"}:
+    """`ss_network_alpha` as sd-scripts writes it; `None` is the rank, `Dynamic` (resize_lora.py) the layers' own alphas."""
+    if text.strip() in {"", "None", "Dynamic"}:
         return None
     try:
         alpha = float(text)

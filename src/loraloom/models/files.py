@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class ResolvedFiles:
         single_file: The checkpoint when the weights are in one file, else None.
         variant: Weight file variant such as `fp16`, or None.
         hub: The hub id and revision that weights come from when they are first asked for, or None.
+        options: Values of the family's own settings.
     """
 
     source: ModelSource
@@ -40,6 +41,7 @@ class ResolvedFiles:
     single_file: Path | None = None
     variant: str | None = None
     hub: tuple[str, str | None] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def has(self, name: str) -> bool:
         """Whether a file or folder of the layout is there, such as `unet/config.json`."""
@@ -77,6 +79,10 @@ class ResolvedFiles:
         if self.folder is not None:
             return self
         return replace(self, folder=download(default, None, None, ()))
+
+    def at(self, folder: Path) -> "ResolvedFiles":
+        """The same weights with configs and tokenizers of `folder`."""
+        return replace(self, folder=folder)
 
     def weight_files(self, folder: str) -> list[Path]:
         """The safetensors files of a part's folder, sorted; the single file for every part when there is one.
@@ -155,7 +161,7 @@ def file_sum(path: Path) -> str:
     if real.stat().st_size < (64 << 20):
         return sha256_file(real)
     state = real.stat()
-    memo = _memo_folder() / f"{sha256_bytes(f'{real}|{state.st_size}|{state.st_mtime_ns}'.encode())[:32]}.json"
+    memo = cache_folder("sums") / f"{sha256_bytes(f'{real}|{state.st_size}|{state.st_mtime_ns}'.encode())[:32]}.json"
     try:
         return str(json.loads(memo.read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError):
@@ -164,6 +170,7 @@ def file_sum(path: Path) -> str:
         return total
 
 
-def _memo_folder() -> Path:
+def cache_folder(name: str) -> Path:
+    """A folder of that name in the user's cache; may not be there yet."""
     root = os.environ.get("LORALOOM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "loraloom" / "sums"
+    return Path(root) / "loraloom" / name

@@ -18,15 +18,32 @@ def download(repo: str, revision: str | None, variant: str | None, weights: Sequ
     Raises:
         UserError: Gated, not there, no such revision, or neither the hub nor the cache has it.
     """
-    from huggingface_hub import errors, snapshot_download
-
     suffix = f".{variant}" if variant else ""
     patterns = list(_SMALL_FILES)
     patterns += [f"{folder}/*model{suffix}*.safetensors" for folder in weights]
     ignore = None if variant else ["*.fp16.*", "*.non_ema.*"]
-    page = f"https://huggingface.co/{repo}"
+    return download_files(repo, revision, patterns, ignore, complete="model_index.json")
+
+
+def download_files(
+    repo: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    ignore: Sequence[str] | None = None,
+    *,
+    complete: str = "config.json",
+) -> Path:
+    """The hub's snapshot folder with the files that match; without a network the cache's, if it has the file `complete`.
+
+    Raises:
+        UserError: As `download`.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    page, wanted = f"https://huggingface.co/{repo}", list(patterns)
+    left_out = list(ignore) if ignore else None
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=ignore))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=left_out))
     except errors.GatedRepoError:
         fix = f"accept its licence at {page}, then run `hf auth login`"
         raise UserError("this model is gated", got=repo, fix=fix) from None
@@ -39,10 +56,10 @@ def download(repo: str, revision: str | None, variant: str | None, weights: Sequ
             fix=f"check the name at {page}; for a private model run `hf auth login`",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        return _from_cache(repo, revision, patterns, error)
+        return _from_cache(repo, revision, wanted, error, complete)
 
 
-def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Exception) -> Path:
+def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Exception, complete: str) -> Path:
     """What the hub's cache holds when the hub cannot be reached."""
     from huggingface_hub import errors, snapshot_download
 
@@ -50,7 +67,7 @@ def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Ex
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
     except (errors.LocalEntryNotFoundError, OSError, ValueError):
         folder = None
-    if folder is None or not (folder / "model_index.json").is_file():
+    if folder is None or not (folder / complete).is_file():
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({type(reason).__name__})"
         raise UserError(

@@ -5,9 +5,11 @@ opened model of that family, no weights read.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from loraloom import plugins
+from loraloom.config.reading import read_settings
 from loraloom.models.files import ResolvedFiles
 from loraloom.models.hub import download
 from loraloom.protocols.model import DiffusionModel, Family, ModelSource
@@ -23,21 +25,55 @@ def open_model(source: ModelSource, family: str = "auto") -> DiffusionModel:
     """Open a model; `auto` takes the first family that matches its files.
 
     Raises:
-        UserError: No family matches it, or it cannot be opened.
+        UserError: No family matches it, another one than the named family does, or it cannot be opened.
     """
     files = resolve(source)
     if family != "auto":
-        return plugins.load("families", family).open(files)
+        _refuse_other(family, files)
+        return _open(plugins.load("families", family), files)
     for name in plugins.names("families"):
         candidate: Family = plugins.load("families", name)
         if candidate.matches(files):
-            return candidate.open(files)
+            return _open(candidate, files)
     raise UserError(
         "no family knows this model",
         got=source.location,
         expected="one of " + ", ".join(plugins.names("families")),
         fix="if you know its kind, set --family",
     )
+
+
+def _open(family: Family, files: ResolvedFiles) -> DiffusionModel:
+    """The model, unless the source asks for a choice that the family does not have."""
+    model, asked = _open_with_options(family, files), files.source.clip_skip
+    if asked is not None and model.info.clip_skip != asked:
+        raise UserError(
+            "the text encoders of this model are always read at the layer that it was made with",
+            got=f"clip_skip {asked}",
+            fix="leave clip_skip out",
+        )
+    return model
+
+
+def _open_with_options(family: Family, files: ResolvedFiles) -> DiffusionModel:
+    """Open with the family's own settings, as `ModelSource.options` gives them.
+
+    Raises:
+        UserError: An option that the family does not have, or a value out of its limits; or as `Family.open`.
+    """
+    given, settings = files.source.options, getattr(family, "settings", None)
+    if settings is None:
+        if given:
+            raise UserError(
+                "this kind of model has no options", got=f"{family.name}, {given[0]}", fix="leave out --model-option"
+            )
+        return family.open(files)
+    try:
+        options = read_settings(settings, overrides=given).model_dump()
+    except UserError as error:
+        what = f"--model-option of {family.name}: {error.what}"
+        raise UserError(what, got=error.got, expected=error.expected, fix=error.fix) from None
+    return family.open(replace(files, options=options))
 
 
 def resolve(source: ModelSource) -> ResolvedFiles:
@@ -74,6 +110,20 @@ def resolve(source: ModelSource) -> ResolvedFiles:
     folder = download(source.location, source.revision, source.variant, ())
     hub = (source.location, source.revision)
     return ResolvedFiles(source=source, folder=folder, variant=source.variant, hub=hub)
+
+
+def _refuse_other(named: str, files: ResolvedFiles) -> None:
+    """Raise `UserError` where the named family does not match the files and another one does."""
+    if plugins.load("families", named).matches(files):
+        return
+    for name in plugins.names("families"):
+        if name != named and plugins.load("families", name).matches(files):
+            raise UserError(
+                f"this model is of another family: {files.source.location}",
+                got=name,
+                expected=named,
+                fix="leave --family off, or name another model",
+            )
 
 
 def _builtin(name: str) -> Path:

@@ -5,7 +5,8 @@ the shared code. Training from cached latents and prompt embeddings therefore ne
 """
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from loraloom.models.block_swap import BlockSwap, count_blocks, recomputes, repeated_blocks
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 
@@ -44,15 +46,38 @@ class ModuleStore:
         self._blocks = dict(blocks or {})
         self._modules: dict[str, nn.Module] = {}
         self._skeletons: dict[str, nn.Module] = {}
+        self._swaps: dict[str, BlockSwap] = {}
         self._fingerprints: dict[str, str] = {}
+        self._edit: Callable[[str, nn.Module], None] | None = None
 
     def get(self, part: str) -> nn.Module:
         """The part's module: loaded if need be, frozen, in evaluation mode."""
         if part not in self._modules:
+            if self._edit is not None:
+                self._drop_all()
             module = self._load(part)
             module.requires_grad_(False)
+            if self._edit is not None:
+                self._edit(part, module)
             self._modules[part] = module.eval()
         return self._modules[part]
+
+    @contextmanager
+    def one_at_a_time(self, edit: Callable[[str, nn.Module], None]) -> Iterator[None]:
+        """Within the block one part is in memory at a time: the next one that is asked for replaces it.
+
+        No part may be in memory before; none is afterwards.
+
+        Args:
+            edit: Called with each part and its module when it is read; may change the weights.
+        """
+        assert not self._modules, "a part that is in use cannot be replaced"
+        self._edit = edit
+        try:
+            yield
+        finally:
+            self._edit = None
+            self._drop_all()
 
     def skeleton(self, part: str) -> nn.Module:
         """The part's module on the meta device: names and shapes of its layers; reads configs only."""
@@ -61,6 +86,11 @@ class ModuleStore:
                 self._skeletons[part] = self._build(part).requires_grad_(False).eval()
         return self._skeletons[part]
 
+    def put(self, part: str, module: nn.Module) -> None:
+        """Use `module` as the part until it is dropped: one without data, on which a step is tried."""
+        self.drop(part)
+        self._modules[part] = module
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
         return part in self._modules
@@ -68,22 +98,41 @@ class ModuleStore:
     def place(self, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The part's module on `device` in `dtype`."""
         module = self.get(part)
+        if part in self._swaps:  # some of its weights are meant to stay on the CPU
+            assert self._swaps[part].device == device, "a part with swapped blocks does not move"
+            return module
         with quiet():  # diffusers warns of an empty list of modules to keep in float32
             module.to(device=device, dtype=dtype)
         return module
 
     def drop(self, part: str) -> None:
         """Forget the part's weights; the next use reads them again."""
+        self._swaps.pop(part, None)
         if self._modules.pop(part, None) is not None:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _drop_all(self) -> None:
+        for part in list(self._modules):
+            self.drop(part)
 
     def fingerprint(self, part: str) -> str:
         """sha256 over a part's weight files and config, read once."""
         if part not in self._fingerprints:
             self._fingerprints[part] = self._sum(part)
         return self._fingerprints[part]
+
+    def swap_blocks(self, part: str, device: torch.device, wish: float) -> BlockSwap:
+        """Keep blocks of a part, which lies on the CPU with its adapters, in CPU memory; all else moves to `device`.
+
+        Raises:
+            UserError: The part has no blocks, or fewer than `wish` asks for.
+        """
+        module = self.get(part)
+        count = count_blocks(wish, len(repeated_blocks(module)), part.replace("_", " "))
+        self._swaps[part] = BlockSwap(module, device, count)
+        return self._swaps[part]
 
     def checkpoint_gradients(self, part: str) -> None:
         """Compute activations of the part again in the backward pass instead of keeping them.
@@ -108,7 +157,7 @@ class ModuleStore:
 
 def _recompute(block: Any) -> None:
     """Wrap a block's forward so that training keeps its inputs only. Wrapping twice changes nothing."""
-    if isinstance(block.forward, partial) and block.forward.func is _checkpointed:
+    if recomputes(block) or (isinstance(block.forward, partial) and block.forward.func is _checkpointed):
         return
     block.forward = partial(_checkpointed, block, block.forward)
 

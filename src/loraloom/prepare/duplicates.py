@@ -1,8 +1,8 @@
 """Near-duplicates, and a split that does not tear them apart.
 
-In: images, as 64-bit perceptual hashes (DCT hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
-Functions", 2010) of all eight flips and quarter turns. Out: groups of images that are nearly the same, and the choice
-of groups that are held out. Without the eight a mirrored copy looks like another image and leaks into validation.
+In: images, as 64-bit perceptual hashes (`utils.perceptual_hash`) of all eight flips and quarter turns. Out: groups of
+images that are nearly the same, and the choice of groups that are held out. Without the eight a mirrored copy looks like
+another image and leaks into validation.
 """
 
 import hashlib
@@ -13,48 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from scipy.fft import dctn
 
 from loraloom.utils.errors import UserError
+from loraloom.utils.perceptual_hash import NUM_VARIANTS
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, is_there, read_json_object
 
 SPLITS_FILE = "splits.json"
 """A source that has this file decides itself what is held out."""
-
-SIDE = 32
-LOW = 8
-NUM_VARIANTS = 8
-_NOISE = 2.0
-"""Coefficients of grey values 0..255 that are smaller than this say nothing; rounding alone gives 0.3."""
-
-_ALTERNATING = np.where(np.arange(LOW) % 2, -1.0, 1.0)
-
-
-def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
-    """Hashes of the image's eight flips and quarter turns, 64 bits each, the image's own first.
-
-    A mirrored image has the same DCT but for the sign of every odd frequency, and a turned one has it transposed, so
-    the eight cost one transform.
-    """
-    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    # Orthonormal but for the first frequencies, whose factor no bit should depend on.
-    low = np.asarray(dctn(np.asarray(small, dtype=np.float64)))[:LOW, :LOW] / (2 * SIDE)
-    variants = [
-        turned * flip_rows * flip_columns
-        for turned in (low, low.T)
-        for flip_rows in (1.0, _ALTERNATING[:, None])
-        for flip_columns in (1.0, _ALTERNATING[None, :])
-    ]
-    return tuple(_bits(variant) for variant in variants)
-
-
-def _bits(low: npt.NDArray[np.float64]) -> int:
-    values = low.ravel().copy()
-    values[0] = 0.0  # brightness is no part of what an image shows
-    # The odd frequencies of a symmetric image are rounding noise: their signs would be random.
-    values[np.abs(values) < _NOISE] = 0.0
-    return int.from_bytes(np.packbits(values > np.median(values[1:])).tobytes(), "big")
 
 
 def near_duplicate_groups(hashes: npt.NDArray[np.uint64], max_bits: int) -> npt.NDArray[np.int64]:
@@ -64,7 +29,7 @@ def near_duplicate_groups(hashes: npt.NDArray[np.uint64], max_bits: int) -> npt.
     `max_bits`. One row of the distance matrix is in memory at a time: 20,000 images need 4 MB and some seconds.
 
     Args:
-        hashes: (n, 8) uint64 from `perceptual_hashes`.
+        hashes: (n, 8) uint64 from `utils.perceptual_hash.perceptual_hashes`.
         max_bits: 0 .. 64.
 
     Returns:
@@ -127,7 +92,8 @@ def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed:
     Args:
         labels: Group of every image.
         contents: sha256 of every source file.
-        share: Share of all images that is held out, 0 to 1; above 0 at least one image is wanted, and one always stays for training.
+        share: Share of all images that is held out, 0 to 1; above 0 at least one image is wanted. One always stays for
+            training.
         seed: Another seed holds out other groups.
     """
     groups: dict[int, list[int]] = defaultdict(list)

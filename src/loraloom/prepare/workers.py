@@ -19,7 +19,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from loraloom.prepare.duplicates import SIDE, perceptual_hashes
 from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, thumbnail_bytes
 from loraloom.prepare.journal import ImageRow
 from loraloom.utils.atomic_files import sha256_bytes
@@ -27,6 +26,7 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.image_files import png_bytes
 from loraloom.utils.parallel import end_pool, start_worker, usable_cores
+from loraloom.utils.perceptual_hash import SIDE, perceptual_hashes
 from loraloom.utils.safe_paths import short_hash
 
 IN_FLIGHT_PER_WORKER = 4

@@ -34,15 +34,21 @@ class PromptEncoder:
     def plan(self, prompt: str, *, weighting: bool = False) -> PromptPlan:
         """How the prompt is cut; needs no weights.
 
-        Where the text length of the model is fixed the windows hold the beginning, and `lost` is what no encoder reads.
+        Where the number of windows is fixed they hold the beginning, and `lost` is what no encoder reads.
         """
         text, limit = self.text, self.text.max_windows
-        if limit == 1 and self.method not in {"truncate", "smart"}:
+        if limit is None:
+            return self._cut(prompt, self.method, self.max_windows, weighting)
+        if self.method in {"truncate", "smart"}:
+            return self._cut(prompt, self.method, min(limit, self.max_windows), weighting)
+        if limit == 1:
             cut = self._cut(prompt, "truncate", 1, weighting)
-            lost = text.unread(_prompt(cut, "truncate")) if cut.lost else ()
-            return replace(cut, lost=lost, lost_tokens=sum(len(text.tokenizer.tokenize(part)) for part in lost))
-        most = self.max_windows if limit is None else min(limit, self.max_windows)
-        return self._cut(prompt, self.method, most, weighting)
+        else:
+            whole = self._cut(prompt, "attention", 1 << 30, weighting)
+            left = tuple(window.text for window in whole.windows[limit:])
+            cut = replace(whole, windows=whole.windows[:limit], lost=left)
+        lost = text.unread(_prompt(cut, "attention")) if cut.lost else ()
+        return replace(cut, lost=lost, lost_tokens=sum(len(text.tokenizer.tokenize(part)) for part in lost))
 
     def _cut(self, prompt: str, method: PromptMethod, most: int, weighting: bool) -> PromptPlan:
         return plan_prompt(prompt, self.text.tokenizer, self.domain, method, max_windows=most, weighting=weighting)

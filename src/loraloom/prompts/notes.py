@@ -76,6 +76,42 @@ class Losses:
         )
 
 
+def what_cuts(encoder: PromptEncoder) -> str:
+    """What leaves text out: the prompt method, or the model where its text length is fixed."""
+    if encoder.text.max_windows is None or encoder.method in {"truncate", "smart"}:
+        return f"prompts.method={encoder.method}"
+    return "the model's fixed text length"
+
+
+def unknown_letters(encoder: PromptEncoder, texts: Iterable[str], noun: str) -> tuple[list[str], list[str]]:
+    """Lines about letters that a tokenizer does not know: notes where another encoder reads them, and warnings where none.
+
+    Only models whose text length is fixed are asked (`TextModel.counts`).
+    """
+    if encoder.text.max_windows is None:
+        return [], []
+    by_encoder: dict[str, int] = {}
+    nowhere: list[str] = []
+    distinct = list(dict.fromkeys(texts))
+    for text in distinct:
+        counts = encoder.text.counts(text)
+        if counts and all(count.unknown for count in counts):
+            nowhere.append(text)
+        else:
+            for count in counts:
+                by_encoder[count.name] = by_encoder.get(count.name, 0) + (count.unknown > 0)
+    notes = [
+        f"note: {name} does not know some letters of {count} of {len(distinct)} {noun}; another encoder reads them"
+        for name, count in by_encoder.items()
+        if count
+    ]
+    if not nowhere:
+        return notes, []
+    return notes, [
+        f"warning: no encoder knows all letters of {len(nowhere)} of {len(distinct)} {noun}, such as {_short(nowhere[0])}"
+    ]
+
+
 def cut_line(encoder: PromptEncoder, text: str, *, weighting: bool, what: str = "") -> str | None:
     """One line about a text of which the prompt method leaves something out, however much; None when it reads all.
 
@@ -95,8 +131,9 @@ def cut_line(encoder: PromptEncoder, text: str, *, weighting: bool, what: str = 
             f"warning: {encoder.method} reads nothing of {what}{_short(text)}: all {plan.num_tokens} tokens are left out; "
             "shorten its sentences, or choose another prompt method"
         )
+    reader = encoder.method if what_cuts(encoder).startswith("prompts.") else "the model"
     return (
-        f"warning: {encoder.method} does not read all of {what}{_short(text)}: {plan.lost_tokens} of {plan.num_tokens} "
+        f"warning: {reader} does not read all of {what}{_short(text)}: {plan.lost_tokens} of {plan.num_tokens} "
         f"tokens are left out: {lost[:_SHOWN_LOST]}{more}"
     )
 

@@ -68,3 +68,14 @@ class DomainContract:
     captions: tuple[str, ...]
     image_size: tuple[int, int] | None = None
     hopeless: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricContract:
+    """Contract of an `EvaluationMetric`.
+
+    Attributes:
+        figures: Names of all figures that it gives, in order.
+    """
+
+    figures: tuple[str, ...]

@@ -21,6 +21,8 @@ class ImageRequest:
         width, height: Size in pixels, multiples of the model's `size_multiple`.
         expanded_prompt: The expanded prompt (`Verifier.expand_prompt`), which only the model reads; empty: the prompt.
         words: The prompt as the user wrote it, if the domain rewrote it; empty: the prompt.
+        loras: Blend of the loaded LoRAs for this image, as text (see `lora.blend`); empty for the base model alone, None for
+            the blend of the session.
     """
 
     prompt: str
@@ -33,6 +35,7 @@ class ImageRequest:
     height: int = 512
     expanded_prompt: str = ""
     words: str = ""
+    loras: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a prompt that is not valid UTF-8."""

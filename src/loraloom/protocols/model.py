@@ -12,10 +12,14 @@ Legend of tensor shapes, used as suffixes of names:
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from loraloom.protocols.lora_format import FusedLayer as FusedLayer
+from loraloom.protocols.lora_format import LoraFormat as LoraFormat
 
 if TYPE_CHECKING:  # a verb's --help must not import torch
     import torch
@@ -90,11 +94,34 @@ class ImageGeometry:
     target: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTokens:
+    """How much of a text one encoder reads.
+
+    Attributes:
+        name: Name of the encoder, for tables.
+        capacity: Tokens that it reads, special ones left out.
+        tokens: Number of tokens of the whole text by its own tokenizer, never cut.
+        unknown: Those that stand for letters that its tokenizer does not know.
+    """
+
+    name: str
+    capacity: int
+    tokens: int
+    unknown: int
+
+
 class TextModel(Protocol):
     """The tokenizers and text encoders of a model."""
 
     max_windows: int | None
     """Maximum number of windows of one prompt that the denoiser reads: 1 if its text length is fixed; None: no limit."""
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """What each encoder reads of a text. Empty where one encoder reads any number of windows and knows all letters.
+
+        Asked where `max_windows` is a number.
+        """
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,9 +135,10 @@ class TextModel(Protocol):
         """The tensors of each prompt, on the encoders' device."""
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
-        """The parts of a prompt's text that no encoder reads if only its first window is encoded; empty if all is read.
+        """The parts of a prompt's text that no encoder reads if only its first `max_windows` windows are encoded; empty if all
+        is read.
 
-        Called if `max_windows` is 1.
+        Called if `max_windows` is a number.
         """
 
 
@@ -126,12 +154,15 @@ class NoiseSchedule:
         signal_t, sigma_t: (T,) float64 on the CPU, in [0, 1].
         prediction_type: What the denoiser predicts: the noise (`epsilon`), signal_t noise - sigma_t x_0 (`v_prediction`,
             Salimans & Ho 2022) or noise - x_0 (`flow`).
+        shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
+            et al. 2024, eq. 23); training samples its noise levels with the same shift. None: they do not move them.
     """
 
     timestep_t: "Tensor"
     signal_t: "Tensor"
     sigma_t: "Tensor"
     prediction_type: Literal["epsilon", "v_prediction", "flow"]
+    shift: Callable[[int, int], float] | None = None
 
     @property
     def num_timesteps(self) -> int:
@@ -148,6 +179,9 @@ class ModelSource:
         revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
         config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
         prediction_type: `epsilon` or `v_prediction` if the scheduler's config is wrong or missing; `auto`: as in the config.
+        options: `NAME=VALUE` of settings that the model's family declares.
+        clip_skip: Layer of the text encoders that is read, counted from the end: 1 is the last one, 2 the one before it, as
+            A1111 and sd-scripts count. None: the one that the model was made with.
     """
 
     location: str
@@ -155,6 +189,8 @@ class ModelSource:
     variant: str | None = None
     config: str | None = None
     prediction_type: str = "auto"
+    options: tuple[str, ...] = ()
+    clip_skip: int | None = None
 
 
 class ModelFiles(Protocol):
@@ -166,6 +202,10 @@ class ModelFiles(Protocol):
     @property
     def source(self) -> ModelSource:
         """The source as the user named it."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Values of the family's `settings`, checked, with defaults for what the user did not name."""
 
     @property
     def folder(self) -> Path | None:
@@ -201,6 +241,9 @@ class ModelFiles(Protocol):
         The only call that may download; `Family.matches` does not make it.
         """
 
+    def at(self, folder: Path) -> "ModelFiles":
+        """The same weights with configs and tokenizers of `folder`, which the family has made."""
+
     def weight_files(self, folder: str) -> list[Path]:
         """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
 
@@ -224,6 +267,9 @@ class Modules(Protocol):
     def skeleton(self, part: str) -> "nn.Module":
         """The part's module on the meta device: names and shapes of its layers, from configs alone."""
 
+    def put(self, part: str, module: "nn.Module") -> None:
+        """Use `module` as the part until it is dropped."""
+
     def loaded(self, part: str) -> bool:
         """Whether the part's weights are in memory."""
 
@@ -238,6 +284,13 @@ class Modules(Protocol):
 
     def file_sha256(self) -> str | None:
         """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
+
+    def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
+        """Keep blocks of a part in CPU memory, a number or a share of them; returns `models.block_swap.BlockSwap`.
+
+        Raises:
+            UserError: The part has no blocks, or fewer.
+        """
 
     def checkpoint_gradients(self, part: str) -> None:
         """Recompute activations of the part in the backward pass (gradient checkpointing).
@@ -286,11 +339,19 @@ class Part:
         name: Name that the family chooses, unique in the model: the key of `Modules`.
         role: Role of the part for shared code.
         lora_targets: Name -> layers that carry LoRA, the default first; empty if the part is never trained.
+        excluded: Pattern of full module names -> reason why these layers cannot carry LoRA: an adapter there would be dead, or
+            lost in other programs. A target that matches one is refused, and so is a file that changes one.
     """
 
     name: str
     role: Literal["denoiser", "vae", "text_encoder"]
     lora_targets: Mapping[str, LoraPreset] = field(default_factory=dict[str, LoraPreset])
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def why_excluded(self, module_name: str) -> str | None:
+        """Why a layer cannot carry LoRA; None where it can."""
+        found = (why for pattern, why in self.excluded.items() if re.fullmatch(pattern, module_name))
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +388,7 @@ class ModelInfo:
         guidance: `cfg`: a negative prompt is encoded and the difference scaled (Ho & Salimans 2022); `embedded`: the denoiser
             takes the scale as input, and there is no negative prompt.
         defaults: Generation settings for options that the user leaves open.
+        clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None if the family has no such choice.
     """
 
     family: str
@@ -338,6 +400,7 @@ class ModelInfo:
     size_multiple: int
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
+    clip_skip: int | None = None
 
     @property
     def denoiser(self) -> Part:
@@ -359,45 +422,13 @@ class ModelInfo:
         return next(part for part in self.parts if part.name == name)
 
 
-@dataclass(frozen=True, slots=True)
-class FusedLayer:
-    """Several linear layers of a part that other programs hold as one, such as to_q, to_k and to_v as qkv.
-
-    Attributes:
-        name: The one layer's name there, as a module name: `blocks.0.attn.qkv`.
-        modules: The layers here, in the order of the one layer's output rows.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-
-
-class LoraFormat(Protocol):
-    """How adapter files of this and other programs name a family's layers, and which of them hold several as one."""
-
-    architecture: str
-    """Name in `modelspec.architecture`, such as `stable-diffusion-v1`."""
-    kohya_version: str
-    """Name in `ss_base_model_version`, such as `sd_v1`."""
-
-    def component(self, part: str) -> str:
-        """The part's name in a diffusers pipeline (`unet`), the first word of keys in adapter files."""
-
-    def kohya_prefix(self, part: str) -> str:
-        """The first word of the part's keys in kohya's layout (`lora_unet`)."""
-
-    def diffusers_name(self, part: str, module_name: str) -> str:
-        """A module's name in adapter files; differs from `module_name` if a library renamed its modules."""
-
-    def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Further stem of keys -> the module of `names` that it means."""
-
-    def fused(self, part: str, names: Sequence[str]) -> Sequence[FusedLayer]:
-        """The layers of kohya's layout that hold several of the modules `names`."""
-
-
 class DiffusionModel(Protocol):
-    """An opened model. Weights of a part are read when first used; they can be dropped."""
+    """An opened model. Weights of a part are read when first used; they can be dropped.
+
+    A model whose denoiser answers more than a prediction may also have `predict_and_loss(noisy_bchw, timesteps_b,
+    conditioning, *, clean_bchw, steps_b) -> (prediction_bchw, loss_b or None)`: what `predict` gives, and a loss of each image
+    that training adds to the objective's, such as the variational bound of a learned variance. `steps_b` are training steps.
+    """
 
     @property
     def info(self) -> ModelInfo:
@@ -454,7 +485,16 @@ class DiffusionModel(Protocol):
 
 
 class Family(Protocol):
-    """A kind of model. A module exports one as `FAMILY`."""
+    """A kind of model. A module exports one as `FAMILY`.
+
+    What a family may have beside the members below:
+
+    - `settings`, the class of its own options (`protocols.settings.Settings`, without groups); they reach it as
+      `ModelFiles.options`, and an adapter records them with its base;
+    - `wrap(pipeline) -> DiffusionModel | None`: a loaded pipeline of the reference library as a model whose parts are the
+      pipeline's own modules, with as much as adapters need; None for a pipeline of another family;
+    - `title` and `adapter_keys`: its name in sentences, and a pattern that is found in keys of adapter files made for it.
+    """
 
     name: str
 

@@ -24,6 +24,7 @@ from loraloom.diffusion.balance import NoiseBalance
 from loraloom.diffusion.objective import TimestepSampling, make_objective
 from loraloom.generate.images import check_size
 from loraloom.lora.inject import attach_new
+from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses
@@ -47,6 +48,7 @@ from loraloom.train.precompute import precompute_caches
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
+from loraloom.train.swapping import swap_line
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log, log_line
 
@@ -77,6 +79,8 @@ def set_up(
             variant=config.model.variant,
             config=config.model.config,
             prediction_type=config.objective.prediction_type,
+            options=config.model.options,
+            clip_skip=config.model.clip_skip,
         ),
         config.model.family,
     )
@@ -170,8 +174,10 @@ def make_batches(
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
+    # Blocks that are swapped never lie on the device together.
+    first_device = torch.device("cpu") if config.train.block_swap else runtime.device
     denoiser: Any = model.modules.place(
-        model.info.denoiser.name, runtime.device, torch.float32 if full else runtime.weight_dtype
+        model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
     channels_last = config.train.channels_last and runtime.device.type == "cuda"
     if channels_last:
@@ -180,6 +186,8 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config)
+    if config.train.block_swap:
+        swap_denoiser(config, model, runtime)
     if config.train.gradient_checkpointing:
         for part in adapter.modules:
             model.modules.checkpoint_gradients(part)
@@ -234,6 +242,16 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )
+
+
+def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:
+    """Move the denoiser to the device but for the blocks that stay in CPU memory, and say what that saves."""
+    part = model.info.denoiser.name
+    denoiser = model.modules.get(part)
+    frozen = sum(p.numel() * p.element_size() for p in denoiser.parameters() if not p.requires_grad)
+    num_blocks = len(repeated_blocks(denoiser))
+    swap = model.modules.swap_blocks(part, runtime.device, config.train.block_swap)
+    log_line(swap_line(swap, num_blocks, frozen))
 
 
 def make_sampler(

@@ -13,7 +13,7 @@ from loraloom.data.loss_weights import LatentWeights
 from loraloom.generate.images import negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter
 from loraloom.prompts.encoder import PromptEncoder
-from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
+from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line, unknown_letters, what_cuts
 from loraloom.protocols.data import Example
 from loraloom.train.sampling import Sampler
 from loraloom.utils.atomic_files import write_text
@@ -51,12 +51,16 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
         )
     if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
         losses.add(syntax)
+    unknown, lost_letters = unknown_letters(encoder, [example.caption for example in examples], "captions")
+    for line in unknown:
+        log.info(line)
+    losses.add(*lost_letters)
     cut = [(id_, plan) for id_, plan in plans if plan.lost]
     if not cut:
         return
     nothing = sum(reads_nothing(plan) for _, plan in cut)
     losses.add(
-        f"warning: prompts.method={encoder.method} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
+        f"warning: {what_cuts(encoder)} leaves out part of {len(cut)} captions, listed in captions_cut.txt"
         + (f"; nothing is read of {nothing} of them" if nothing else "")
     )
     if folder:

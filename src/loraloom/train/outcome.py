@@ -163,8 +163,8 @@ def _sizes(run: Run) -> tuple[bool, float, float]:
     changed, update, base = False, 0.0, 0.0
     for part in run.train_state.adapter.modules:
         for _, layer in lora_layers(run.train_state.model.modules.get(part)):
-            own = layer.get_base_layer().weight.float()
             delta = layer.get_delta_weight(run.train_state.adapter.name).float()
+            own = layer.get_base_layer().weight.float().to(delta.device)  # a swapped block lies on the CPU
             update += float(delta.double().square().sum())
             base += float(own.double().square().sum())
             # Beside a weight of exactly 0 any number counts, so it must be one that another weight would feel.

@@ -28,6 +28,7 @@ from loraloom.train.loop import Finished, hold_on, train_loop
 from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
+from loraloom.train.swapping import check_block_swap
 from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
@@ -86,6 +87,7 @@ def train(
     folder = Path(config.train.output)
     check_folder(folder)
     runtime = make_runtime(config.train.mixed_precision, cpu=cpu)
+    check_block_swap(config, runtime.device)
     with ExitStack() as held:
         held.enter_context(reporting(say=say, bar=progress, numbers=report) if runtime.is_main else muted())
         lock = hold_folder(held, runtime, folder)
@@ -253,7 +255,7 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         draft.unlink(missing_ok=True)
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
-    for line in program_lines(path, files):
+    for line in program_lines(train_state.model, path, files):
         log.info(line)
     checks = verify_exports(train_state.model, files, trial.ours_bchw, trial.request, trial.base_bchw) if trial else []
     for check in checks:

@@ -8,6 +8,7 @@ CPU's, so that every machine trains on the same timesteps and validates with the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         if train_state.ragged:
             share = tuple(slot for slot in share if slot.weight > 0)
         batch = to_device(train_state.batches.make(epoch, share), train_state)
-        noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, train_state.timestep_sampling)
+        noise_bchw, timesteps_b = noise_and_timesteps(batch, train_state.objective, sampling_for(train_state, batch))
         losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
         loss = (losses_b * batch.weights_b).sum() / plan.step_size
         total += loss.detach()
@@ -103,6 +104,13 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
     )
 
 
+def sampling_for(train_state: TrainState, batch: Batch) -> TimestepSampling:
+    """The timestep sampling for images of the batch's size: noise levels are those that the model's samplers visit."""
+    info = train_state.model.info
+    height, width = (side * info.vae_scale_factor for side in batch.latents_bchw.shape[2:])
+    return train_state.timestep_sampling.for_size(info.schedule, height, width)
+
+
 def noise_and_timesteps(batch: Batch, objective: Objective, sampling: TimestepSampling) -> tuple[Tensor, Tensor]:
     """Noise (b, c, h, w) float32 and timesteps (b,) int64 of a batch's images, on the device of the latents.
 
@@ -122,9 +130,16 @@ def batch_losses(train_state: TrainState, batch: Batch, noise_bchw: Tensor, time
         noise_bchw = noise_bchw.contiguous(memory_format=torch.channels_last)
     noisy_bchw = objective.add_noise(batch.latents_bchw, noise_bchw, timesteps_b)
     target_bchw = objective.target(batch.latents_bchw, noise_bchw, timesteps_b)
+    model: Any = train_state.model
+    given = (noisy_bchw, objective.timestep_t[timesteps_b], batch.conditioning)
+    more_b: Tensor | None = None
     with train_state.runtime.autocast():
-        prediction_bchw = train_state.model.predict(noisy_bchw, objective.timestep_t[timesteps_b], batch.conditioning)
-    return objective.loss(prediction_bchw, target_bchw, timesteps_b, batch.latent_weights_bhw)
+        if hasattr(model, "predict_and_loss"):
+            prediction_bchw, more_b = model.predict_and_loss(*given, clean_bchw=batch.latents_bchw, steps_b=timesteps_b)
+        else:
+            prediction_bchw = model.predict(*given)
+    losses_b = objective.loss(prediction_bchw, target_bchw, timesteps_b, batch.latent_weights_bhw)
+    return losses_b if more_b is None else losses_b + more_b
 
 
 def send(tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Tensor:

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from loraloom import plugins
+from loraloom.config.prepare import PrepareConfig
+from loraloom.models.loading import open_model
+from loraloom.prepare.run import prepare
+from loraloom.protocols.model import DiffusionModel, ModelSource
 
 PACKAGE = "tests.contract.families.tiny_flow"
 
@@ -51,3 +55,19 @@ def case(request: pytest.FixtureRequest, brought: None, tmp_path_factory: pytest
 
         return Case("stable_diffusion", build_tiny(folder, seed=1, prediction_type="v_prediction"))
     return Case(request.param, plugins.load("families", request.param).build_tiny(folder, seed=1))
+
+
+@pytest.fixture
+def model(case: Case) -> DiffusionModel:
+    """The tiny model, opened anew for each test; no weights read."""
+    return open_model(ModelSource(location=str(case.folder)))
+
+
+@pytest.fixture(scope="package")
+def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+    """Five images of two sizes, prepared."""
+    root = tmp_path_factory.mktemp("dataset")
+    source = draw_folder(root / "source", 5, [(64, 64), (96, 48)], text="a drawn image, number {n}")
+    settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
+    prepare(source, root / "dataset", settings, console=lambda text: None)
+    return root / "dataset"

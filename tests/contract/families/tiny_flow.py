@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loraloom.models.module_store import ModuleStore
+from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
+    EncoderTokens,
     FusedLayer,
     ImageGeometry,
     LoraPreset,
@@ -31,6 +33,7 @@ from loraloom.protocols.model import (
 )
 from loraloom.utils.atomic_files import whole_directory
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.untrusted import library_errors
 
 WIDTH, HEADS, BLOCKS = 32, 4, 2
 LATENTS, SCALE, SHIFT, FACTOR = 4, 0.6, 0.1, 4
@@ -211,6 +214,13 @@ class TwoTexts:
             encoded.append({"pooled": short(windows)[0], "text": long(bytes_bl)[0], "mask": mask})
         return encoded
 
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        count = len(text.encode())
+        return [
+            EncoderTokens(name="short", capacity=WINDOW - 2, tokens=count, unknown=0),
+            EncoderTokens(name="long", capacity=LONG, tokens=count, unknown=0),
+        ]
+
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         rest = prompt.text.encode()[LONG:].decode(errors="replace")
         return (rest,) if rest else ()
@@ -220,6 +230,10 @@ class TinyFlowFormat:
     """Other programs hold q, k and v of a block in one matrix."""
 
     architecture, kohya_version = "tiny-flow", "tiny_flow"
+    programs: Mapping[str, str] = {"diffusers": "diffusers", "kohya": "ComfyUI"}
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        return ()
 
     def component(self, part: str) -> str:
         return FOLDERS[part]
@@ -229,6 +243,9 @@ class TinyFlowFormat:
 
     def diffusers_name(self, part: str, module_name: str) -> str:
         return module_name
+
+    def kohya_name(self, part: str, name: str) -> str:
+        return name
 
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         return {}
@@ -268,7 +285,8 @@ class TinyFlowModel:
                 Part(name="text_encoder_2", role="text_encoder"),
             ),
             schedule=NoiseSchedule(
-                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow"
+                timestep_t=STEPS * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow",
+                shift=time_shift,
             ),
             defaults=SamplingDefaults(sampler="euler", num_steps=4, guidance_scale=3.5, size_px=32, exact_sampler="euler"),
         )  # fmt: skip
@@ -276,7 +294,8 @@ class TinyFlowModel:
     def _load(self, part: str) -> nn.Module:
         module = KINDS[part]()
         for file in self._files.weight_files(FOLDERS[part]):
-            module.load_state_dict(load_file(file))
+            with library_errors(f"{FOLDERS[part]} of the model", file):
+                module.load_state_dict(load_file(file))
         return module
 
     def encode_images(self, pixels_bchw: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,3 +384,16 @@ class TinyFlow:
 
 
 FAMILY = TinyFlow()
+CARD = FamilyCard(
+    takes="models of this test",
+    base="nobody/tiny-flow",
+    configs={},
+    size_px=32,
+    text_tokens={"text_encoder": WINDOW, "text_encoder_2": LONG},
+    text_tensors={
+        "pooled": TextTensor(shape=(24,)),
+        "text": TextTensor(shape=(LONG, WIDTH)),
+        "mask": TextTensor(shape=(LONG,), dtype="bool"),
+    },
+    licence="as this repository's",
+)

@@ -1,100 +1,21 @@
-"""The CLIP text encoder with its tokenizer.
+"""The text encoder of Stable Diffusion 1.x and 2.x as the prompts room sees it.
 
-In: text, or windows of ids. Out: ids, or the hidden states that the UNet was trained with.
+In: prompts that are cut into windows. Out: the hidden states that the UNet was trained to read.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from loraloom.extensions.families._diffusers.windows import encode_windows
-from loraloom.models.files import refuse_foreign
-from loraloom.protocols.model import Prompt, Tensors, Tokenizer
-from loraloom.utils.atomic_files import sha256_bytes, sha256_file
-from loraloom.utils.errors import UserError
-from loraloom.utils.quiet import quiet
-from loraloom.utils.untrusted import (
-    MAX_TOKENIZER_BYTES,
-    check_range,
-    check_regular_file,
-    library_errors,
-    read_json_object,
-    read_text,
-    shown,
-)
-
-MAX_IDS = 1_000_000
-MIN_IDS = 256 + 2
-"""Smallest vocabulary: every byte and two special tokens; with fewer, some texts could not be tokenized."""
-MAX_ADDED = 10_000
-_END = "</w>"
-"""Suffix of a token at the end of a word."""
-_TRIED_WORDS = 64
+from loraloom.extensions.families._ldm.clip import ClipTokenizer, encode
+from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
+from loraloom.utils.atomic_files import sha256_bytes
 
 
-def check_tokenizer_files(folder: Path) -> None:
-    """Raise `UserError` unless all files of a tokenizer are regular files of plausible size and content."""
-    if not folder.is_dir():
-        raise UserError("the model has no tokenizer", got=str(folder), fix="point to a complete diffusers folder")
-    with library_errors("the model's tokenizer", folder):
-        entries = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
-    for entry in entries:
-        what = f"{folder.name}/{entry.name} of the model"
-        if entry.suffix != ".json":
-            check_regular_file(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
-        elif entry.name in {"vocab.json", "tokenizer.json"}:
-            _check_vocabulary(read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES), entry.name, what)
-        else:
-            value = read_json_object(entry, what)
-            refuse_foreign(value, what)
-            _check_counts(value, what)
-        if entry.name == "merges.txt":
-            read_text(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
-    names = {entry.name for entry in entries}
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        raise UserError(
-            "the model's tokenizer is incomplete",
-            got=", ".join(sorted(names)) or "an empty folder",
-            expected="tokenizer.json, or vocab.json and merges.txt",
-            fix="download the model again",
-        )
-
-
-def _check_vocabulary(value: dict[str, Any], name: str, what: str) -> None:
-    if name == "tokenizer.json":
-        refuse_foreign(value, what)
-        _check_counts(value, what)
-        model = value.get("model")
-        kind = model.get("type", "BPE") if isinstance(model, dict) else None
-        if kind is not None and kind != "BPE":
-            raise UserError(
-                f"{what}: the kind of tokenizer",
-                got=shown(kind),
-                expected="BPE, as in CLIP",
-                fix="the tokenizer belongs to another model: get the model's own",
-            )
-        value = model.get("vocab") if isinstance(model, dict) else None  # pyright: ignore[reportAssignmentType]
-    if not isinstance(value, dict) or not MIN_IDS <= len(value) <= MAX_IDS:
-        expected = f"{MIN_IDS} to {MAX_IDS:,} tokens with their ids"
-        got = f"{len(value):,} tokens" if isinstance(value, dict) else shown(value)
-        raise UserError(f"{what}: vocabulary", got=got, expected=expected, fix="get the model's own tokenizer")
-    for token, index in value.items():
-        check_range(index, f"{what}: {shown(token)}", 0, MAX_IDS)
-
-
-def _check_counts(value: dict[str, Any], what: str) -> None:
-    for key in ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
-        if isinstance(value.get(key), (list, dict)) and len(value[key]) > MAX_ADDED:
-            raise UserError(f"{what}: {key}", got=f"{len(value[key]):,} tokens", expected=f"at most {MAX_ADDED:,}")
-    if "model_max_length" in value:
-        check_range(value["model_max_length"], f"{what}: model_max_length", 3, 10**31, whole=False)
-
-
-class ClipText:
+class ClipText(ClipTokenizer):
     """Tokenizer and encoder; the encoder's weights are read when the first window is encoded."""
 
     max_windows: int | None = None
@@ -107,92 +28,22 @@ class ClipText:
         *,
         num_ids: int,
         num_positions: int,
+        clip_skip: int = 1,
     ) -> None:
-        check_tokenizer_files(folder)
-        with library_errors("the model's tokenizer", folder), quiet():
-            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            vocabulary = self._tokenizer.get_vocab()
-            largest = max(vocabulary.values())
-        length = check_range(self._tokenizer.model_max_length, f"{folder.name}: model_max_length", 3, 10**31)
-        self.window_tokens = min(length, 77)
-        if self.window_tokens > num_positions:
-            raise UserError(
-                f"{folder.name}: model_max_length",
-                got=length,
-                expected=f"at most the text encoder's max_position_embeddings ({num_positions})",
-            )
-        if largest >= num_ids:
-            raise UserError(
-                "the model's tokenizer has ids that its text encoder does not have",
-                got=largest,
-                expected=f"below vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder belong to different models",
-            )
-        if 2 * len(vocabulary) < num_ids:
-            raise UserError(
-                "the model's tokenizer has less than half of its text encoder's tokens",
-                got=f"{len(vocabulary):,}",
-                expected=f"about vocab_size ({num_ids:,})",
-                fix="tokenizer and text encoder belong to different models",
-            )
-        with library_errors("the model's tokenizer", folder):
-            self._check_words(vocabulary)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            check_range(getattr(self._tokenizer, name), f"{folder.name}: {name}", 0, num_ids - 1)
-        self._folder = folder
+        super().__init__(folder, num_ids=num_ids, num_positions=num_positions)
         self._module = module
         self._weights_fingerprint = weights_fingerprint
-        # Captions of one kind repeat their sentences, and a call of the tokenizer costs more than its work.
-        self._ids = lru_cache(1 << 14)(self._tokenized)
-
-    def _check_words(self, vocabulary: dict[str, int]) -> None:
-        """Raise `UserError` unless words of the vocabulary are single tokens: without its merges a BPE gives letters."""
-        if not all(letter + _END in vocabulary for letter in "aeiou"):
-            raise UserError(
-                "the model's tokenizer is not a BPE as in CLIP",
-                expected=f"tokens that end in {_END}",
-                fix="get the model's own tokenizer",
-            )
-        ends = (word.removesuffix(_END) for word in sorted(vocabulary) if word.endswith(_END))
-        words = [word for word in ends if len(word) > 1 and word.isascii() and word.isalpha() and word.islower()]
-        tried = words[:: max(1, len(words) // _TRIED_WORDS)]
-        split = [word for word in tried if self._tokenized(word) != (vocabulary[word + _END],)]
-        if 2 * len(split) > len(tried):
-            raise UserError(
-                "the model's tokenizer splits words that are in its vocabulary: its merges are missing or foreign",
-                got=f"{len(self._tokenized(split[0]))} tokens for {split[0]!r}",
-                expected="1",
-                fix="download the model's tokenizer again (merges.txt or tokenizer.json)",
-            )
+        self._clip_skip = clip_skip
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the tokenizer's files and the encoder's weights, read once."""
+        """sha256 over the tokenizer's files, the encoder's weights and the layer that is read, read once."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        files = [file for file in sorted(self._folder.iterdir()) if file.is_file()]
-        own = "".join(f"{file.name}{sha256_file(file)}" for file in files)
-        return sha256_bytes((own + self._weights_fingerprint()).encode())
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text without BOS, EOS and padding, never truncated."""
-        return list(self._ids(text))
-
-    def _tokenized(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-        return str(self._tokenizer.decode(list(ids)))
-
-    def window(self, ids: Sequence[int]) -> list[int]:
-        """BOS, ids, EOS, and the padding of training (EOS for SD 1.x, `!` for 2.x)."""
-        tokenizer = self._tokenizer
-        assert len(ids) <= self.window_tokens - 2, len(ids)
-        row = [int(tokenizer.bos_token_id), *ids, int(tokenizer.eos_token_id)]
-        return row + [int(tokenizer.pad_token_id)] * (self.window_tokens - len(row))
+        layer = f"\nclip skip {self._clip_skip}" if self._clip_skip > 1 else ""
+        return sha256_bytes((self.files_sha256 + self._weights_fingerprint() + layer).encode())
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -203,11 +54,14 @@ class ClipText:
         """`hidden`: the (n, k, d) prompt embedding of each prompt."""
         return [{"hidden": hidden_nkd} for hidden_nkd in encode_windows(prompts, self, self.encode_windows)]
 
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """Nothing to compare: one encoder reads any number of windows."""
+        return ()
+
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         """Empty: any number of windows is encoded."""
         return ()
 
     def encode_windows(self, ids_nk: Tensor) -> Tensor:
-        """Encode (n, k) ids to (n, k, d): the last hidden state after the final layer norm, with attention to padding."""
-        module = self._module()
-        return module(ids_nk.to(next(module.parameters()).device))[0]
+        """(n, k) ids to (n, k, d): the hidden state of the layer that is read, after the final layer norm."""
+        return encode(self._module(), ids_nk, self._clip_skip, final_norm=True).hidden_nkd

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
@@ -19,6 +20,7 @@ from loraloom.utils.errors import UserError, did_you_mean
 
 SAMPLERS: Mapping[str, tuple[type[Any], Mapping[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
+    "ddpm": (DDPMScheduler, {}),
     "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True, "algorithm_type": "dpmsolver++"}),
     "euler_a": (EulerAncestralDiscreteScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
@@ -26,7 +28,7 @@ SAMPLERS: Mapping[str, tuple[type[Any], Mapping[str, Any]]] = {
 }
 """Name to diffusers class and settings that override the model's scheduler config."""
 
-_TAKES_GENERATOR = {"euler_a", "lcm"}
+_TAKES_GENERATOR = {"ddpm", "euler_a", "lcm"}
 
 
 @dataclass(frozen=True, slots=True)

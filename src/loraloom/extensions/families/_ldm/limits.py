@@ -1,11 +1,11 @@
-"""Check the configs of a Stable Diffusion model: every number against its range, before a library builds anything.
+"""Check the configs of a UNet, a VAE, CLIP and a schedule: every number against its range, before anything is built.
 
 In: a config as parsed JSON. Out: nothing, or a `UserError` with file, key, value and range. Every number that determines
 an allocation (widths, layers, heads, vocabulary) has a range. Values that depend on each other are also checked: blocks
 and their widths, groups that divide them, the width of the prompt embeddings. The library ignores all other keys.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from loraloom.models.files import refuse_foreign
@@ -107,8 +107,8 @@ UNET: Mapping[str, Rule] = {
     "norm_num_groups": whole(1, 1024),
     "norm_eps": number(1e-12, 1),
     "cross_attention_dim": whole(1, MAX_WIDTH),
-    "transformer_layers_per_block": one_or_each(whole(1, 4), MAX_BLOCKS),
-    "reverse_transformer_layers_per_block": or_null(each(whole(1, 4), MAX_BLOCKS)),
+    "transformer_layers_per_block": one_or_each(whole(1, 16), MAX_BLOCKS),
+    "reverse_transformer_layers_per_block": or_null(each(whole(1, 16), MAX_BLOCKS)),
     "attention_head_dim": one_or_each(whole(1, 256), MAX_BLOCKS),
     "num_attention_heads": nothing,
     "dual_cross_attention": flag,
@@ -134,6 +134,7 @@ UNET: Mapping[str, Rule] = {
             "class_embed_type",
             "num_class_embeds",
             "time_cond_proj_dim",
+            "addition_embed_type",
             "projection_class_embeddings_input_dim",
             "addition_time_embed_dim",
         ),
@@ -230,17 +231,13 @@ _COMPONENTS = {
     "unet": {"UNet2DConditionModel"},
     "vae": {"AutoencoderKL"},
     "text_encoder": {"CLIPTextModel"},
+    "text_encoder_2": {"CLIPTextModelWithProjection"},
     "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "tokenizer_2": {"CLIPTokenizer", "CLIPTokenizerFast"},
 }
-_PIPELINES = one_of(
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionInpaintPipelineLegacy",
-    "StableDiffusionPipelineSafe",
-)
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
+_FLAGS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
 
 
 def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> None:
@@ -250,10 +247,10 @@ def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: st
             rule(config[key], f"{where}: {key}")
 
 
-def check_unet(config: Mapping[str, Any]) -> None:
+def check_unet(config: Mapping[str, Any], rules: Mapping[str, Rule] = UNET) -> None:
     """Raise `UserError` for a UNet config whose numbers are out of range or do not fit together."""
     where = "unet/config.json"
-    check_config(config, UNET, where)
+    check_config(config, rules, where)
     widths = config.get("block_out_channels", [320, 640, 1280, 1280])
     down = config.get("down_block_types", [""] * 4)
     up = config.get("up_block_types", [""] * 4)
@@ -282,13 +279,13 @@ def check_vae(config: Mapping[str, Any]) -> None:
     _groups_divide(where, config.get("norm_num_groups", 32), widths)
 
 
-def check_text_encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_text_encoder(config: Mapping[str, Any], folder: str = "text_encoder") -> Mapping[str, Any]:
     """The part of a config that describes the text encoder.
 
     Raises:
         UserError: A number is out of range, or numbers do not fit together.
     """
-    where = "text_encoder/config.json"
+    where = f"{folder}/config.json"
     inner = config.get("text_config")
     if config.get("model_type") == "clip" and inner is not None:  # the text half of a whole CLIP
         if not isinstance(inner, dict):
@@ -315,17 +312,23 @@ def check_schedule(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_model_index(index: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless a model_index.json names only parts of a Stable Diffusion pipeline."""
+def check_model_index(index: Mapping[str, Any], pipelines: Collection[str], parts: Collection[str]) -> None:
+    """Raise `UserError` unless a model_index.json names only parts of a known pipeline.
+
+    Args:
+        index: The file's content.
+        pipelines: Known pipeline classes, the plain one first.
+        parts: Folders that the family reads.
+    """
     where = "model_index.json"
     refuse_foreign(index, where)
-    _PIPELINES(index.get("_class_name", "StableDiffusionPipeline"), f"{where}: _class_name")
+    one_of(*pipelines)(index.get("_class_name", next(iter(pipelines))), f"{where}: _class_name")
     for name, entry in index.items():
-        if name.startswith("_") or name == "requires_safety_checker":
+        if name.startswith("_") or name in _FLAGS:
             continue
-        if name not in _COMPONENTS and name not in _UNUSED:
+        if name not in parts and name not in _UNUSED:
             raise UserError(f"{where} names a part that this family does not have", got=shown(name))
-        if entry in (None, [None, None]) and name not in _COMPONENTS:
+        if entry in (None, [None, None]) and name not in parts:
             continue
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
             raise UserError(f"{where}: {name}", got=shown(entry), expected="a library and a class")
@@ -337,19 +340,36 @@ def check_model_index(index: Mapping[str, Any]) -> None:
             )
 
 
-def check_together(unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless the parts of a model fit each other."""
+def check_together(
+    unet: Mapping[str, Any], vae: Mapping[str, Any], text_width: int, of_what: str = "the text encoder's hidden_size"
+) -> None:
+    """Raise `UserError` unless the parts of a model fit each other; `text_width` is that of a prompt embedding."""
     latent, out = vae.get("latent_channels", 4), unet.get("out_channels", 4)
     if out != latent:
         raise UserError("unet/config.json: out_channels", got=out, expected=f"the VAE's latent_channels ({latent})")
-    width, reads = text_encoder.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
-    if width != reads:
+    reads = unet.get("cross_attention_dim", 1280)
+    if text_width != reads:
         raise UserError(
             "unet/config.json: cross_attention_dim",
             got=reads,
-            expected=f"the text encoder's hidden_size ({width})",
+            expected=f"{of_what} ({text_width})",
             fix="the UNet and the text encoder belong to different models",
         )
+
+
+def refuse_more_than_latents(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a UNet that takes more than noisy latents, with the kind that it is by its channels."""
+    taken, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if taken == latents:
+        return
+    kinds = {9: "inpainting: a mask and a masked image", 5: "depth: a depth map", 8: "editing: a second image"}
+    kind = kinds.get(taken if latents == 4 else 0, "something beside the latents")
+    raise UserError(
+        f"this UNet takes more than latents ({kind}), which training does not give it",
+        got=f"{taken} input channels",
+        expected=f"{latents}",
+        fix="train on the text-to-image model that it was made from; the LoRA usually works on both",
+    )
 
 
 def _same_length(where: str, lists: Mapping[str, list[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Names of the layers of Stable Diffusion in adapter files: diffusers, kohya, and CompVis' block names.
+"""Names of the layers of a UNet and its CLIP text encoders in adapter files: diffusers, kohya, and CompVis' block names.
 
 In: names of modules. Out: stems of keys. `lora_unet_input_blocks_1_1_…` is the sd-scripts form of the CompVis names; there
 is also a dotted form after `diffusion_model.`.
@@ -6,9 +6,8 @@ is also a dotted form after `diffusion_model.`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from loraloom.extensions.families.stable_diffusion.source import PART_FOLDER
 from loraloom.protocols.model import FusedLayer
 
 _RESNET = {
@@ -24,35 +23,60 @@ _OUTER = {
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
+PROGRAMS = {"diffusers": "diffusers", "kohya": "A1111, ComfyUI, Forge and sd-scripts"}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-@dataclass(slots=True)
-class StableDiffusionFormat:
-    """See `protocols.model.LoraFormat`."""
+@dataclass(slots=True, kw_only=True)
+class LdmLoraFormat:
+    """See `protocols.model.LoraFormat`.
+
+    Attributes:
+        architecture, kohya_version: As in the protocol.
+        components: Part -> its name in a diffusers pipeline.
+        prefixes: Part that learns -> first word of its keys in kohya's layout.
+        compvis_layers: ResNets of a UNet level where kohya's layout has CompVis' block names; None where it has diffusers'.
+    """
 
     architecture: str
     kohya_version: str
+    components: Mapping[str, str]
+    prefixes: Mapping[str, str]
+    compvis_layers: int | None = None
+    programs: Mapping[str, str] = field(default_factory=lambda: dict(PROGRAMS))
+
+    def unlearned(self, part: str) -> Sequence[str]:
+        """None: there is no native format."""
+        return ()
 
     def component(self, part: str) -> str:
-        """`unet`, `vae` or `text_encoder`."""
-        return PART_FOLDER[part]
+        """`unet`, `vae` or a text encoder's."""
+        return self.components[part]
 
     def kohya_prefix(self, part: str) -> str:
-        """`lora_unet` or `lora_te`."""
-        return {"denoiser": "lora_unet", "text_encoder": "lora_te"}[part]
+        """`lora_unet`, `lora_te` and so on."""
+        return self.prefixes[part]
 
     def diffusers_name(self, part: str, module_name: str) -> str:
-        """The name with the `text_model.` that adapter files have and module names of transformers 5 do not."""
-        if part == "text_encoder" and not module_name.startswith("text_model."):
+        """The name with the `text_model.` that adapter files have and some module names of transformers 5 do not."""
+        text = self.components[part].startswith("text_encoder")
+        if text and not module_name.startswith(("text_model.", "text_projection")):
             return f"text_model.{module_name}"
         return module_name
 
+    def kohya_name(self, part: str, name: str) -> str:
+        """CompVis' name of a UNet layer where sd-scripts trains on a UNet of its own, else as in diffusers."""
+        if self.compvis_layers is not None and self.components[part] == "unet":
+            return compvis_name(name, self.compvis_layers) or name
+        return self.diffusers_name(part, name)
+
     def other_stems(self, part: str, names: Sequence[str]) -> Mapping[str, str]:
         """Stems made from the CompVis block names."""
-        if part != "denoiser":
+        if self.components[part] != "unet":
             return {}
         blocks = _layers_per_block(names)
         return {stem: name for name in reversed(names) for stem in _compvis_stems(name, blocks)}
@@ -66,10 +90,10 @@ def _compvis_stems(name: str, layers_per_block: int) -> Iterator[str]:
     foreign = compvis_name(name, layers_per_block)
     if foreign is None:
         return
-    spelled = [foreign]
+    variants = [foreign]
     if ".upsamplers." in name:  # a block without attention has no index 1, and its sampler takes it
-        spelled.append(foreign.replace(".2.", ".1.", 1))
-    for one in spelled:
+        variants.append(foreign.replace(".2.", ".1.", 1))
+    for one in variants:
         yield f"lora_unet_{one.replace('.', '_')}"
         yield f"diffusion_model.{one}"
         yield f"model.diffusion_model.{one}"

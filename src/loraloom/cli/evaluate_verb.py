@@ -1,0 +1,59 @@
+"""The verb `loraloom evaluate`: its arguments; heavy imports are inside the function.
+
+In: the command line. Out: what `cli.evaluate_command` does with it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loraloom.config.flags import ConfigFile, Given, Overrides
+
+
+def evaluate(
+    given: Given,
+    images: Annotated[
+        Path | None, typer.Argument(help="Folder of generated images with prompts.jsonl, or a run.")
+    ] = None,
+    lora: Annotated[
+        Path | None,
+        typer.Option(
+            "--lora", "--adapter", help="Run, checkpoint folder or adapter file; it generates its own images."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Dataset, or folder of real images, to compare with. [default: the dataset of the run]"),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", "--model", help="Base model. [default: the one that the adapter was trained on]"),
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the scores. [default: RUN/evaluation, or evaluation]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print scores.json instead of a table.")] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score images, or an adapter by images that it generates: likeness, fit to prompts, drift, memorisation."""
+    from loraloom.config.evaluate import EvaluateConfig
+    from loraloom.config.reading import read_settings
+
+    settings = read_settings(EvaluateConfig, config, overrides or (), given)
+    from loraloom.cli import evaluate_command as command
+    from loraloom.utils.progress import bars
+
+    command.evaluate_on_terminal(
+        settings,
+        command.given_options(images, lora, reference, base, domain, out),
+        as_json=as_json,
+        say=typer.echo,
+        note=lambda line: typer.echo(line, err=True),
+        bars=bars,
+    )

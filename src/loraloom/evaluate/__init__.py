@@ -1,0 +1,1 @@
+"""Images to scores: mergeable metrics with their intervals and anchors, and the report."""

@@ -1,0 +1,222 @@
+"""A run that generates the images it is scored by: which prompts, which dataset, which roles.
+
+In: a run or an adapter file, perhaps references. Out: a plan that says what there will be to score before a model is
+opened, and then the samples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraloom.config.comparing import read_run
+from loraloom.config.domains import open_domain
+from loraloom.config.evaluate import EvaluateConfig
+from loraloom.config.generate import MAX_SEED, GenerateConfig
+from loraloom.evaluate.generating import ADAPTER_ON, UNRELATED, generate_role, requests_of, set_scale, without_trigger
+from loraloom.evaluate.inputs import References, read_references
+from loraloom.evaluate.probing import probes
+from loraloom.generate.session import Session, open_session
+from loraloom.lora.files import AdapterFile, read_adapter
+from loraloom.prompts.notes import Losses
+from loraloom.protocols.evaluation import ROLE_NAMES, Available, EvaluationMetric, Role, Sample
+from loraloom.protocols.model import ModelSource
+from loraloom.utils.errors import UserError
+from loraloom.utils.progress import Progress
+from loraloom.utils.rng import permutation
+from loraloom.utils.untrusted import is_file, is_there
+
+RUN_FILE = "run.yaml"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunImages:
+    """What is to be generated and scored.
+
+    Attributes:
+        config: Settings of the evaluation.
+        file: The adapter.
+        base: Source of the model; None where nobody knows.
+        model: The same, where the user named it.
+        domain: Name of the prompts' domain; None is the adapter's.
+        references: With held-out images where there are some.
+        prompts: That are generated.
+        trigger: Word of the adapter; empty without one.
+        captions: For probes: each with whether it was held out.
+    """
+
+    config: EvaluateConfig
+    file: AdapterFile
+    base: str | None
+    model: str | None
+    domain: str | None
+    references: References
+    prompts: tuple[str, ...]
+    trigger: str
+    captions: tuple[tuple[str, bool], ...]
+
+    @property
+    def has_trigger(self) -> bool:
+        """Whether some prompt has the trigger word in it."""
+        return any(without_trigger(prompt, self.trigger) != prompt for prompt in self.prompts)
+
+    def available(self) -> Available:
+        """What there will be to score."""
+        images = len(self.prompts) * self.config.num_seeds
+        counts: dict[str, int] = {"generated": images, "base": images, "probe": len(self.captions)}
+        counts |= {"drift": len(UNRELATED), "drift_base": len(UNRELATED)}
+        if self.has_trigger:
+            counts |= {"no_trigger": images, "no_trigger_base": images}
+        for role in ("reference", "held_out"):
+            counts[role] = sum(sample.role == role for sample in self.references.samples)
+        domain = open_domain(self._domain, self.file.record.get("domain_settings", {}))
+        return Available(
+            counts=counts,
+            prompts=images,
+            most_seeds=self.config.num_seeds,
+            verifies=domain.verifier is not None,
+        )
+
+    @property
+    def _domain(self) -> str:
+        return self.domain or str(self.file.record.get("domain", "freetext"))
+
+    def open(self, losses: Losses) -> Session:
+        """The model with the adapter, ready to generate."""
+        config = self.config
+        settings = GenerateConfig(
+            num_images=config.num_seeds,
+            seed=config.seed,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            batch_size=config.batch_size,
+            mixed_precision=config.mixed_precision,
+            strict=config.strict,
+        )
+        return open_session(
+            settings,
+            source=ModelSource(location=self.model) if self.model else None,
+            adapters=[(self.file.path, config.adapter_weight)],
+            domain=self.domain,
+            changing=True,
+            say=losses.say,
+        )
+
+    def samples(
+        self,
+        session: Session,
+        out: Path,
+        metrics: Sequence[EvaluationMetric],
+        losses: Losses,
+        bar: Callable[[str], Progress],
+        say: Say,
+    ) -> list[Sample]:
+        """References, and of the rest what the metrics read; `base` also as the anchor of `generated`."""
+        roles: set[Role] = {role for metric in metrics for role in metric.roles}
+        if "generated" in roles:
+            roles |= {"base", "held_out"}
+        samples = [sample for sample in self.references.samples if sample.role in roles]
+        asked: list[Role] = [role for role in ADAPTER_ON if role in roles]
+        for role in asked:
+            if role in ("no_trigger", "no_trigger_base") and not self.has_trigger:
+                continue
+            requests = requests_of(session, role, self.prompts, self.trigger, bar(f"{ROLE_NAMES[role]}: texts"))
+            if role == "generated":  # the other roles lack the trigger on purpose, or repeat these prompts
+                losses.add(*session.losses(requests))
+                losses.check()
+            set_scale(session, self.config.adapter_weight if ADAPTER_ON[role] else 0.0)
+            samples += generate_role(
+                session, role, requests, out / "images" / role, bar(f"{ROLE_NAMES[role]}: denoiser steps"), say
+            )
+        if "probe" in roles:
+            weight, progress = self.config.adapter_weight, bar("captions that the denoiser is asked about")
+            samples += probes(session, self.captions, weight, self.config.seed, progress)
+        return samples
+
+    def facts(self) -> dict[str, str]:
+        """For the record: what was scored."""
+        facts = {"adapter": f"{self.file.path} (sha256 {self.file.sha256[:12]})", "base": self.base or "not known"}
+        if self.references.manifest:
+            facts["dataset"] = str(self.references.manifest.folder)
+        facts["trigger"] = self.trigger or "none"
+        held = any(sample.role == "held_out" and sample.prompt for sample in self.references.samples)
+        facts["prompts are"] = "held-out captions" if held else "captions of the references: none is held out"
+        return facts
+
+
+def plan_run(
+    config: EvaluateConfig, lora: Path, base: str | None, domain: str | None, references: References, losses: Losses
+) -> RunImages:
+    """What a run will be scored by.
+
+    Raises:
+        UserError: No adapter there, its dataset is gone and no other was named, or there are no captions to generate.
+    """
+    if config.seed + config.num_seeds - 1 > MAX_SEED:
+        raise UserError("--seed is too large for --num-seeds", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
+    file = read_adapter(lora)
+    record: Mapping[str, Any] = file.record
+    if not references.samples:
+        references = read_references(dataset_of(lora), losses)
+    if references.manifest and record.get("dataset") not in (None, references.manifest.fingerprint):
+        losses.add(f"note: {references.manifest.folder} is not as it was when the adapter was trained, or another one")
+    captions = {
+        held: list(
+            dict.fromkeys(sample.prompt for sample in references.samples if sample.prompt and sample.role == role)
+        )
+        for role, held in (("reference", False), ("held_out", True))
+    }
+    usable = captions[True] or captions[False]
+    if not usable:
+        raise UserError(
+            "there are no prompts to generate: the references have no captions",
+            fix="name a prepared dataset with --reference, or score a folder of images",
+        )
+    if not captions[True]:
+        losses.say("note: no caption is held out: the prompts are captions that the adapter may have been trained on")
+    chosen = [usable[place] for place in permutation(len(usable), "evaluate", "prompts", config.seed)]
+    prompts = chosen[: config.num_prompts]
+    if len(prompts) < config.num_prompts:
+        losses.say(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
+    asked = [
+        (captions[held][place], held)
+        for held in (False, True)
+        for place in permutation(len(captions[held]), "evaluate", "probes", str(held), config.seed)[: config.num_probes]
+    ]
+    return RunImages(
+        config=config,
+        file=file,
+        base=base or str((record.get("base") or {}).get("source") or "") or None,
+        model=base,
+        domain=domain,
+        references=references,
+        prompts=tuple(prompts),
+        trigger=str(record.get("trigger") or references.info.get("trigger") or ""),
+        captions=tuple(asked) if references.manifest else (),
+    )
+
+
+def dataset_of(lora: Path) -> Path:
+    """The dataset of a run, by its settings.
+
+    Raises:
+        UserError: No settings there, or the dataset is gone.
+    """
+    folder = lora if lora.is_dir() else lora.parent
+    file = next(
+        (place / RUN_FILE for place in (folder, *folder.resolve().parents[:2]) if is_file(place / RUN_FILE)), None
+    )
+    if file is None:
+        raise UserError(
+            "nobody says which dataset this adapter was trained on",
+            got=str(lora),
+            fix="name it, or a folder of images, with --reference",
+        )
+    named = read_run(file).data.dataset
+    for place in (Path(named), file.parent / named):
+        if named and is_there(place):
+            return place
+    raise UserError(
+        "the dataset of this run is gone", got=named, fix="name it, or a folder of reference images, with --reference"
+    )

@@ -1,0 +1,244 @@
+"""The two text encoders of HunyuanDiT as the prompts room sees them.
+
+In: prompts. Out: for each the embeddings of BERT ("CLIP" in the paper: 77 positions) and of mT5 (256 positions) with their
+masks. BERT reads one window of its own tokenizer, or more by an option, and knows English and Chinese; mT5 reads the whole
+text in any language, up to 255 tokens. What is beyond both is named by `unread`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.bert.tokenization_bert import BertTokenizer
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from loraloom.extensions.families._diffusers.windows import emphasise, encode_windows
+from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS, T5_TOKENS
+from loraloom.models.files import refuse_foreign
+from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
+from loraloom.utils.atomic_files import sha256_bytes, sha256_file
+from loraloom.utils.errors import UserError
+from loraloom.utils.quiet import quiet
+from loraloom.utils.untrusted import MAX_TOKENIZER_BYTES, check_regular_file, library_errors, read_json_object
+
+_WHOLE = {
+    "tokenizer": ("vocab.txt", "tokenizer.json"),
+    "tokenizer_2": ("spiece.model", "tokenizer.json"),
+}
+"""A tokenizer's folder to the files of which one must be there."""
+
+
+class HunyuanText:
+    """Both tokenizers and encoders; an encoder's weights are asked for when the first prompt is encoded.
+
+    Args:
+        folder: The model's folder, with `tokenizer` and `tokenizer_2`.
+        module: Part name to its module.
+        weights_fingerprint: Part name to the sum of its weights.
+        num_ids: Vocabulary size of both encoders, by part.
+        num_windows: Windows that the first encoder reads. Every prompt gets as many rows, whatever its length: the denoiser
+            attends to padding too, so that the number must not depend on the batch.
+    """
+
+    window_tokens = CLIP_TOKENS
+
+    def __init__(
+        self,
+        folder: Path,
+        module: Callable[[str], nn.Module],
+        weights_fingerprint: Callable[[str], str],
+        num_ids: dict[str, int],
+        num_windows: int = 1,
+    ) -> None:
+        self.max_windows: int | None = num_windows
+        self._clip: Any = _tokenizer(folder / "tokenizer", BertTokenizer, num_ids["text_encoder"])
+        self._t5: Any = _tokenizer(folder / "tokenizer_2", T5Tokenizer, num_ids["text_encoder_2"])
+        self._folder = folder
+        self._module = module
+        self._weights_fingerprint = weights_fingerprint
+        # Captions of one kind repeat their sentences, and the tokenizer takes longer to be called than to work.
+        self._ids = lru_cache(1 << 14)(self._tokenized)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """BERT's: its window is cut."""
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the files of both tokenizers, the weights of both encoders and the number of windows."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        own = "".join(
+            f"{name}/{file.name}{sha256_file(file)}"
+            for name in _WHOLE
+            for file in sorted((self._folder / name).iterdir())
+            if file.is_file()
+        )
+        weights = "".join(self._weights_fingerprint(part) for part in ("text_encoder", "text_encoder_2"))
+        return sha256_bytes(f"{own}{weights}{self.max_windows}".encode())
+
+    def tokenize(self, text: str) -> list[int]:
+        """BERT's ids without [CLS], [SEP] and padding, never cut."""
+        return list(self._ids(text))
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        return tuple(self._clip(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Readable text of BERT's ids."""
+        return str(self._clip.decode(list(ids)))
+
+    def window(self, ids: Sequence[int]) -> list[int]:
+        """[CLS], ids, [SEP], padding."""
+        assert len(ids) <= self.window_tokens - 2, len(ids)
+        row = [int(self._clip.cls_token_id), *ids, int(self._clip.sep_token_id)]
+        return row + [int(self._clip.pad_token_id)] * (self.window_tokens - len(row))
+
+    def counts(self, text: str) -> Sequence[EncoderTokens]:
+        """BERT reads 75 tokens a window, mT5 255; letters that one does not know are [UNK] or <unk> to it."""
+        found: list[EncoderTokens] = []
+        for name, tokenizer, capacity in (
+            ("CLIP (BERT)", self._clip, (self.max_windows or 1) * (self.window_tokens - 2)),
+            ("mT5", self._t5, T5_TOKENS - 1),
+        ):
+            ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            unknown = sum(index == tokenizer.unk_token_id for index in ids)
+            found.append(EncoderTokens(name=name, capacity=capacity, tokens=len(ids), unknown=unknown))
+        return found
+
+    def unread(self, prompt: Prompt) -> tuple[str, ...]:
+        """The text beyond mT5's 255 tokens."""
+        places = self._t5_places(prompt.text)
+        if len(places) <= T5_TOKENS - 1:
+            return ()
+        return (prompt.text[places[T5_TOKENS - 1][0] :],)
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
+        """`clip` (75 n + 2, d) and `t5` (256, d5) embeddings, `clip_mask` (75 n + 2,) and `t5_mask` (256,) bool."""
+        clip = self._encode_clip(prompts)
+        t5_bld, mask_bl = self._encode_t5(prompts)
+        return [
+            {"clip": own, "clip_mask": clip_mask, "t5": t5_ld, "t5_mask": mask_l}
+            for (own, clip_mask), t5_ld, mask_l in zip(clip, t5_bld, mask_bl, strict=True)
+        ]
+
+    def _encode_clip(self, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor]]:
+        module = self._module("text_encoder")
+        device = next(module.parameters()).device
+        places = torch.arange(self.window_tokens)
+        lengths_n = torch.tensor([len(window.ids) + 2 for prompt in prompts for window in prompt.windows])
+        mask_nk = places < lengths_n[:, None]
+
+        def encode(ids_nk: Tensor) -> Tensor:
+            return module(ids_nk.to(device), attention_mask=mask_nk.long().to(device))[0]
+
+        embeddings = encode_windows(prompts, self, encode)
+        return [
+            self._join(hidden_nkd, (places < torch.tensor([[len(window.ids) + 2] for window in prompt.windows])))
+            for prompt, hidden_nkd in zip(prompts, embeddings, strict=True)
+        ]
+
+    def _join(self, hidden_nkd: Tensor, mask_nk: Tensor) -> tuple[Tensor, Tensor]:
+        """A prompt's windows to one row of embeddings and mask: [CLS] of the first, 75 of each, the last of the last one.
+
+        kohya's hydit branch joins them so; windows that a prompt does not fill are masked, as padding is.
+        """
+        lacking = (self.max_windows or 1) - len(hidden_nkd)
+        if mask_nk.shape[0] != hidden_nkd.shape[0]:  # windows that were combined to one
+            mask_nk = mask_nk.any(dim=0, keepdim=True)
+        hidden_nkd = torch.cat([hidden_nkd, hidden_nkd.new_zeros(lacking, *hidden_nkd.shape[1:])])
+        mask_nk = torch.cat([mask_nk, mask_nk.new_zeros(lacking, mask_nk.shape[1])]).to(hidden_nkd.device)
+        return (
+            torch.cat([hidden_nkd[0, :1], hidden_nkd[:, 1:-1].flatten(0, 1), hidden_nkd[-1, -1:]]),
+            torch.cat([mask_nk[0, :1], mask_nk[:, 1:-1].flatten(), mask_nk[-1, -1:]]),
+        )
+
+    def _encode_t5(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        module = self._module("text_encoder_2")
+        device = next(module.parameters()).device
+        texts = [prompt.text for prompt in prompts]
+        inputs = self._t5(texts, padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt")
+        mask_bl = inputs["attention_mask"].to(device)
+        hidden_bld = module(inputs["input_ids"].to(device), attention_mask=mask_bl)[0]
+        for row, prompt in enumerate(prompts):
+            if any(weight != 1.0 for _, weight in prompt.spans):
+                hidden_bld[row] = emphasise(hidden_bld[row][None], self._t5_weights(prompt)[None])[0]
+        return hidden_bld, mask_bl.bool()
+
+    def _t5_weights(self, prompt: Prompt) -> Tensor:
+        """(256,) the weight of the run that each token begins in, one at </s> and padding."""
+        of_char = [weight for text, weight in prompt.spans for _ in text]
+        weights_l = torch.ones(T5_TOKENS)
+        for index, (start, _) in enumerate(self._t5_places(prompt.text)[: T5_TOKENS - 1]):
+            weights_l[index] = of_char[start]
+        return weights_l
+
+    def _t5_places(self, text: str) -> list[tuple[int, int]]:
+        """Where each of mT5's tokens begins and ends in the text, </s> left out."""
+        found = self._t5(text, add_special_tokens=False, truncation=False, verbose=False, return_offsets_mapping=True)
+        return found["offset_mapping"]
+
+
+def _tokenizer(folder: Path, kind: Any, num_ids: int) -> Any:
+    """A tokenizer whose files are of sane size and whose ids the encoder knows."""
+    if not folder.is_dir():
+        raise UserError(
+            f"the model lacks {folder.name}", got=str(folder.parent), fix="point to a complete diffusers folder"
+        )
+    entries = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
+    for entry in entries:
+        what = f"{folder.name}/{entry.name} of the model"
+        check_regular_file(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
+        if entry.suffix == ".json":
+            refuse_foreign(read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES), what)
+    names = {entry.name for entry in entries}
+    if not names & set(_WHOLE[folder.name]):
+        raise UserError(
+            f"the model's {folder.name} is not whole",
+            got=", ".join(sorted(names)) or "an empty folder",
+            expected=" or ".join(_WHOLE[folder.name]),
+            fix="download the model again",
+        )
+    if "tokenizer.json" not in names and folder.name == "tokenizer_2":
+        _require_sentencepiece(folder)
+    with library_errors(f"the model's {folder.name}", folder), quiet():
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        largest = max(index for word, index in tokenizer.get_vocab().items() if not word.startswith("<extra_id_"))
+    if largest >= num_ids:
+        raise UserError(
+            f"the model's {folder.name} has ids that its text encoder does not know",
+            got=largest,
+            expected=f"below vocab_size ({num_ids:,})",
+            fix="tokenizer and text encoder are of different models",
+        )
+    return tokenizer
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    """transformers reads a SentencePiece model by two packages that nothing else here needs."""
+    from importlib.util import find_spec
+
+    missing = [
+        name
+        for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
+        if not _found(find_spec, module)
+    ]
+    if missing:
+        raise UserError(
+            f"the model's {folder.name} is a SentencePiece model, which needs more packages",
+            got=f"{' and '.join(missing)} not installed",
+            fix=f"pip install {' '.join(missing)}",
+        )
+
+
+def _found(find_spec: Callable[[str], object], module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it
+        return False

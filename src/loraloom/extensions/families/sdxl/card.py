@@ -1,0 +1,76 @@
+"""What `loraloom families` says of Stable Diffusion XL, with the configs of its base 1.0."""
+
+from loraloom.protocols.family_card import FamilyCard, TextTensor
+
+_CLIP = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "max_position_embeddings": 77}
+
+CARD = FamilyCard(
+    takes="Stable Diffusion XL base models: diffusers folders, hub ids, single .safetensors checkpoints",
+    base="stabilityai/stable-diffusion-xl-base-1.0",
+    size_px=1024,
+    text_tokens={"text_encoder": 77, "text_encoder_2": 77},
+    text_tensors={"hidden": TextTensor(shape=(1, 77, 2048)), "pooled": TextTensor(shape=(1280,))},
+    licence="CreativeML Open RAIL++-M: commercial use allowed, with a list of forbidden uses",
+    gaps=("The refiner and inpainting UNets are refused.",),
+    configs={
+        "unet/config.json": {
+            "_class_name": "UNet2DConditionModel",
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "attention_head_dim": [5, 10, 20],
+            "block_out_channels": [320, 640, 1280],
+            "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "in_channels": 4,
+            "layers_per_block": 2,
+            "out_channels": 4,
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
+            "transformer_layers_per_block": [1, 2, 10],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "use_linear_projection": True,
+        },
+        "vae/config.json": {
+            "_class_name": "AutoencoderKL",
+            "block_out_channels": [128, 256, 512, 512],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "force_upcast": True,
+            "latent_channels": 4,
+            "layers_per_block": 2,
+            "sample_size": 1024,
+            "scaling_factor": 0.13025,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+        },
+        "text_encoder/config.json": {
+            **_CLIP,
+            "hidden_act": "quick_gelu",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "projection_dim": 768,
+            "vocab_size": 49408,
+        },
+        "text_encoder_2/config.json": {
+            **_CLIP,
+            "architectures": ["CLIPTextModelWithProjection"],
+            "hidden_act": "gelu",
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_attention_heads": 20,
+            "num_hidden_layers": 32,
+            "projection_dim": 1280,
+            "vocab_size": 49408,
+        },
+        "scheduler/scheduler_config.json": {
+            "_class_name": "EulerDiscreteScheduler",
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "num_train_timesteps": 1000,
+            "prediction_type": "epsilon",
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        },
+    },
+)

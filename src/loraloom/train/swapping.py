@@ -1,0 +1,35 @@
+"""Block swap in a training run: whether this run can use it, and what it saves.
+
+In: settings, the device, and the swap that was made. Out: nothing, or a `UserError` before anything is encoded; one line.
+"""
+
+import os
+
+import torch
+
+from loraloom.config.run import RunConfig
+from loraloom.models.block_swap import MOST_UNFINISHED, BlockSwap
+from loraloom.utils.errors import UserError
+
+ON_CPU = "LORALOOM_BLOCK_SWAP_ON_CPU"
+"""Environment variable that lets tests swap on a machine without a GPU, where it saves nothing."""
+
+
+def check_block_swap(config: RunConfig, device: torch.device) -> None:
+    """Raise `UserError` for a block swap that cannot save memory: there is no GPU whose memory could be saved."""
+    if config.train.block_swap and device.type == "cpu" and not os.environ.get(ON_CPU):
+        raise UserError(
+            "block swap moves weights from CPU memory to a GPU, and this run has no GPU",
+            got=f"train.block_swap={config.train.block_swap:g}",
+            fix="leave train.block_swap off",
+        )
+
+
+def swap_line(swap: BlockSwap, num_blocks: int, frozen_bytes: int) -> str:
+    """How much of the frozen weights is left on the device, and what is there beside it for a moment."""
+    left = (frozen_bytes - swap.swapped_bytes) / 2**30
+    beside = min(len(swap.names), MOST_UNFINISHED + 2) * swap.largest_bytes / 2**30
+    return (
+        f"block swap: {len(swap.names)} of {num_blocks} blocks stay in CPU memory; {left:.2f} of {frozen_bytes / 2**30:.2f} "
+        f"GiB of frozen weights are on the device, and copies of at most {beside:.2f} GiB beside them"
+    )

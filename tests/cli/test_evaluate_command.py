@@ -1,0 +1,76 @@
+"""`loraloom evaluate` as typed: what is printed, what is JSON, and what a mistake costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loraloom.cli.app import app
+from loraloom.cli.evaluate_command import given_options
+from loraloom.utils.errors import UserError
+from tests.generate.conftest import adapter, make_adapter
+from tests.support.images import drawn, folder_of, save
+
+__all__ = ["adapter", "make_adapter"]
+
+FLAGS = ("--metrics", "--extractor", "--num-seeds", "--copy-bits", "--reference", "--lora", "--json")
+
+
+def test_help_names_the_flags_of_settings_and_of_metrics_and_never_imports_torch() -> None:
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom loraloom.cli.app import app\n"
+        "shown = CliRunner().invoke(app, ['evaluate', '--help'])\nassert shown.exit_code == 0\n"
+        f"assert all(flag in shown.output for flag in {FLAGS!r}), shown.output\n"
+        "heavy = {'torch', 'transformers', 'scipy'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(5):
+        save(drawn(number, 32, 32), folder / f"{number}.png", f"image {number}")
+    return folder
+
+
+def test_json_is_all_of_stdout_and_what_scores_json_holds(images: Path, tmp_path: Path) -> None:
+    command = [
+        "evaluate", str(images), "--reference", str(folder_of(tmp_path / "real", 5)), "--out", str(tmp_path / "out"),
+        "--extractor", "builtin:mini", "--metrics", "clip_score,fid", "--json",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+
+
+def test_the_table_has_a_row_for_each_score_and_a_sentence_for_what_says_nothing(images: Path, tmp_path: Path) -> None:
+    command = [
+        "evaluate", str(images), "--reference", str(folder_of(tmp_path / "real", 5)), "--out", str(tmp_path / "out"),
+        "--extractor", "builtin:mini", "--metrics", "clip_score,kid,fid",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    rows = done.stdout.splitlines()
+    assert [row.split("  ")[0] for row in rows[:4]] == ["score", "CLIP score", "CLIP cosine", "KID"]
+    assert "FID of 5 images says nothing: it needs 2,000 of each set" in rows
+    assert not any(row.startswith("FID ") and "says nothing" not in row for row in rows)
+    assert "builtin:mini (sha256 " in done.stdout
+
+
+def test_an_adapter_in_the_place_of_the_images_is_a_run(adapter: Path, images: Path) -> None:
+    assert given_options(adapter, None, None, None, None, None).lora == adapter
+    file = adapter / "adapter.safetensors"
+    assert given_options(file, None, None, None, None, None).lora == file
+    assert given_options(images, None, None, None, None, None).images == images
+    assert given_options(None, adapter, None, None, None, None).out == adapter / "evaluation"
+
+
+def test_nothing_to_score_and_two_things_to_score_are_one_line(adapter: Path, images: Path) -> None:
+    with pytest.raises(UserError, match="nothing to score"):
+        given_options(None, None, None, None, None, None)
+    with pytest.raises(UserError, match="images and a run were both named"):
+        given_options(images, adapter, None, None, None, None)
