@@ -160,7 +160,7 @@ def test_a_link_cut_within_the_suspect_window_restarts_nothing(lab: Laboratory, 
     time.sleep(12)  # longer than the keepalives of SSH: the connection itself is lost
     lab.join(2)
     assert story.finish() == undisturbed()
-    assert story.outcome() == ["finished"]
+    assert story.outcome() == ["finished"], story.log.read_text()[-3000:]
 
 
 def test_a_link_cut_beyond_the_window_leaves_the_node_out_and_takes_it_in_again(lab: Laboratory, project: Path) -> None:

@@ -116,13 +116,10 @@ class Laboratory:
 
     def firewall(self, host: int, *rules: str) -> None:
         """Drop what comes in except what the rules of nftables accept; needs `nft`."""
-        lines = ["ct state established,related accept", "iif lo accept", *rules]
-        table = (
-            "table inet lab { chain input { type filter hook input priority 0; policy drop; "
-            + "; ".join(lines)
-            + "; } }"
-        )
-        subprocess.run(["ip", "netns", "exec", self.space(host), "nft", table], check=True)
+        hook = "type filter hook input priority 0; policy drop;"
+        lines = [hook, "ct state established,related accept", "iifname lo accept", *rules]
+        table = "table inet lab {\nchain input {\n" + "\n".join(lines) + "\n}\n}\n"
+        subprocess.run(["ip", "netns", "exec", self.space(host), "nft", "-f", "-"], input=table, text=True, check=True)
 
     def slow(self, host: int, *, mbit: int) -> None:
         """Limit what a host sends."""

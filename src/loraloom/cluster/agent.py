@@ -221,8 +221,8 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
         return {"agent": "taken", "owner": owner}
     if question.get("extend", True):
         write_text(attempt.folder / "lease", f"{question['owner']} {time.monotonic_ns()}")
+    running = attempt.agent.running()  # before its state is read: it writes why it ends, then it ends
     state, ranks = attempt.state, attempt.ranks
-    running = attempt.agent.running()
     logs: dict[str, str] = {}
     sizes = 0
     for rank in attempt.plan.get("ranks", []):
