@@ -126,7 +126,7 @@ class Laboratory:
         subprocess.run(
             [
                 *("tc", "-n", self.space(host), "qdisc", "replace", "dev", "eth0", "root", "tbf"),
-                *("rate", f"{mbit}mbit", "burst", "64k", "latency", "100ms"),
+                *("rate", f"{mbit}mbit", "burst", f"{mbit}k", "latency", "100ms"),
             ],
             check=True,
         )

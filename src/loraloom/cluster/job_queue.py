@@ -14,9 +14,10 @@ from loraloom.cluster.deploying import deploy, make_archive
 from loraloom.cluster.hosts import Host
 from loraloom.cluster.launching import Cluster, Job, Say, member_of, plan_of, processes_of, ship_inputs
 from loraloom.cluster.links import Link
+from loraloom.cluster.outcomes import Outcome
 from loraloom.cluster.plan import RunPlan
 from loraloom.cluster.preflight import compare, explain, inspect_nodes
-from loraloom.cluster.supervisor import Outcome, Supervisor
+from loraloom.cluster.supervisor import Supervisor
 from loraloom.config.cluster import ClusterConfig
 from loraloom.protocols.transport import LinkLostError
 from loraloom.utils.errors import UserError

@@ -26,6 +26,7 @@ from loraloom.cluster.deploying import (
 from loraloom.cluster.hosts import DEFAULT_ROOT, Host
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
 from loraloom.cluster.node_facts import own_address
+from loraloom.cluster.outcomes import Outcome
 from loraloom.cluster.plan import Member, RunPlan, as_text, plan_attempt, run_name
 from loraloom.cluster.preflight import (
     Finding,
@@ -36,7 +37,7 @@ from loraloom.cluster.preflight import (
     explain,
     inspect_nodes,
 )
-from loraloom.cluster.supervisor import Outcome, Supervisor
+from loraloom.cluster.supervisor import Supervisor
 from loraloom.cluster.trees import Manifest
 from loraloom.config.cluster import ClusterConfig
 from loraloom.config.reading import to_yaml

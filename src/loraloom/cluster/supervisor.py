@@ -17,43 +17,21 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from loraloom.cluster.checkpoints import fetch_checkpoint, fetch_run, is_here, newest_whole, spread
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
+from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, end_of, how_to_end, last_error, where
 from loraloom.cluster.plan import AttemptPlan, Member, NodePlan, RunPlan, plan_attempt
 from loraloom.config.cluster import ClusterConfig
 from loraloom.protocols.transport import LinkLostError
 from loraloom.utils.errors import UserError
-
-Kind = Literal["finished", "stopped", "failed", "lost", "stalled", "back", "taken"]
 
 ASK_S = 10.0
 """Seconds for an answer. A node that is slow, busy with importing say, is not lost: only silence counts."""
 TAIL_LINES = 30
 GPU_EVERY = 10
 """Questions between two for GPU figures: nvidia-smi takes a while."""
-USER_MISTAKE = 2
-"""Exit status of `loraloom train` for what the user can repair: another attempt would end the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How an attempt ended.
-
-    Attributes:
-        kind: `finished`, `stopped` (asked to), or the fault.
-        node: Name of the host that showed it; empty where none did.
-        text: What happened.
-        status: Exit status of the rank that ended, if one did.
-        rank: That rank.
-    """
-
-    kind: Kind
-    node: str = ""
-    text: str = ""
-    status: int | None = None
-    rank: int | None = None
 
 
 @dataclass(slots=True)
@@ -132,7 +110,7 @@ class Supervisor:
                 if outcome.kind == "finished":
                     await self._collect(attempt)
                     return outcome
-                await self.end(attempt, "abort" if outcome.kind == "stalled" else _how(outcome.kind))
+                await self.end(attempt, "abort" if outcome.kind == "stalled" else how_to_end(outcome.kind))
                 if outcome.kind == "stopped" or self.stopping.is_set():
                     await self._collect(attempt)
                     return outcome
@@ -142,7 +120,7 @@ class Supervisor:
                 best = max(best, newest)
                 if restarts > self.config.max_restarts:
                     raise self._given_up(outcome, restarts - 1)
-                self.say(f"{_where(outcome)}{outcome.text}; the gang is restarted from {newest or 'the beginning'}")
+                self.say(f"{where(outcome)}{outcome.text}; the gang is restarted from {newest or 'the beginning'}")
                 await self._pause(min(30.0, 2.0 ** max(0, restarts - 1)) - 1.0)
                 attempt = None
         finally:
@@ -162,9 +140,9 @@ class Supervisor:
             if outcome.kind == "finished":
                 await self._collect(attempt)
             elif outcome.kind != "lost":
-                await self.end(attempt, "abort" if outcome.kind == "stalled" else _how(outcome.kind))
+                await self.end(attempt, "abort" if outcome.kind == "stalled" else how_to_end(outcome.kind))
             if outcome.status == USER_MISTAKE:
-                return replace(outcome, text=_last_error(self.views[outcome.node].tail))
+                return replace(outcome, text=last_error(self.views[outcome.node].tail))
             return outcome
         except asyncio.CancelledError:
             await self.end(attempt, "polite")
@@ -329,7 +307,7 @@ class Supervisor:
                 return Outcome(kind="taken", node=name, text=str(answer.get("owner", "")))
             self._take_logs(name, view, answer)
             view.answer = {**answer, "gpus": answer.get("gpus") or view.answer.get("gpus")}
-            if (end := _end_of(name, answer)) is not None:
+            if (end := end_of(name, answer)) is not None:
                 view.finished = end.kind == "finished"
                 return end
             if node is attempt.nodes[0]:
@@ -439,7 +417,7 @@ class Supervisor:
         if outcome.status == USER_MISTAKE:
             raise UserError(
                 f"rank {outcome.rank} of {outcome.node} refused to train",
-                got=_last_error(self.views[outcome.node].tail),
+                got=last_error(self.views[outcome.node].tail),
                 fix="repair it and launch again: another attempt would end the same",
             )
 
@@ -447,8 +425,8 @@ class Supervisor:
         tail = self.views[outcome.node].tail if outcome.node in self.views else []
         return UserError(
             f"the run was restarted {restarts} times without a new checkpoint; the last fault: "
-            f"{_where(outcome)}{outcome.text}",
-            got=_last_error(tail) or None,
+            f"{where(outcome)}{outcome.text}",
+            got=last_error(tail) or None,
             fix="see the log of that node: `loraloom cluster logs`",
         )
 
@@ -461,44 +439,3 @@ class Supervisor:
 
     def _member(self, name: str) -> Member:
         return next(member for member in self.members if member.host.name == name)
-
-
-def _how(kind: Kind) -> str:
-    """How to end an attempt: with a checkpoint where its processes are well."""
-    return "polite" if kind in {"stopped", "back"} else "now"
-
-
-def _end_of(name: str, answer: dict[str, Any]) -> Outcome | None:
-    """What an answer says of the end of a node's part; None while it runs."""
-    if answer["agent"] == "running":
-        return None
-    if answer["agent"] == "absent":
-        return Outcome(kind="failed", node=name, text="does not know the attempt")
-    if answer["agent"] == "dead":
-        return Outcome(kind="failed", node=name, text="the node agent was killed")
-    if any(answer["logs"].values()):
-        return None  # read the last lines first
-    reason = str(answer["reason"])
-    if reason == "finished":
-        return Outcome(kind="finished", node=name)
-    if reason == "stopped":
-        return Outcome(kind="stopped", node=name, text="was stopped there")
-    row = next((row for row in answer["ranks"] if row["status"]), None)
-    return Outcome(
-        kind="failed",
-        node=name,
-        text=reason,
-        status=row["status"] if row else None,
-        rank=row["rank"] if row else None,
-    )
-
-
-def _where(outcome: Outcome) -> str:
-    return f"{outcome.node}: " if outcome.node else ""
-
-
-def _last_error(lines: Sequence[str]) -> str:
-    """The lines of a log that say what went wrong: from the last `error:` on, or the last one."""
-    begins = [index for index, line in enumerate(lines) if line.startswith("error:")]
-    chosen = lines[begins[-1] :][:3] if begins else [line for line in lines if line.strip()][-1:]
-    return " ".join(line.strip() for line in chosen)[:400]
