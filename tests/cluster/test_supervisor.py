@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,12 @@ def test_a_second_master_makes_the_first_one_leave(lab: Lab, tmp_path: Path, gat
         assert (await second).kind == "finished"
 
     run_async(story())
+
+
+def test_strict_settings_forbid_to_train_with_fewer_nodes(lab: Lab, tmp_path: Path) -> None:
+    supervisor = lab.supervisor("strict", tmp_path, min_nodes=1)
+    supervisor.run = replace(supervisor.run, strict=True)
+    lab.fake.cut.add("bob")
+    with pytest.raises(UserError, match="fewer nodes than planned"):
+        run_async(supervisor.supervise())
+    assert not lab.outcomes()

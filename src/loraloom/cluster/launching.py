@@ -233,6 +233,7 @@ def plan_of(job: Job, config: ClusterConfig, model: str | None = None) -> RunPla
         lease_s=config.lease_s,
         grace_s=config.grace_s,
         env={},
+        strict=settings.train.strict,
     )
 
 
@@ -304,10 +305,14 @@ async def launch(
         reports, found = await preflight(cluster, config, cpu=job.cpu)
         findings += [one for one in found if (one.node, one.what) not in {(f.node, f.what) for f in findings}]
         present = [report for report in reports if not report.error]
-        present = refuse_or_leave_out(findings, present, config, len(cluster.hosts), say)
+        present = refuse_or_leave_out(
+            findings, present, config, len(cluster.hosts), say, strict=job.settings.train.strict
+        )
         hosts = [report.host for report in present]
         dataset, model, data_findings = await ship_inputs(cluster, hosts, job, say)
-        present = refuse_or_leave_out(data_findings, present, config, len(cluster.hosts), say)
+        present = refuse_or_leave_out(
+            data_findings, present, config, len(cluster.hosts), say, strict=job.settings.train.strict
+        )
         members = [
             member_of(cluster, report.host, job, dataset, processes_of(report, cpu=job.cpu)) for report in present
         ]
@@ -335,18 +340,24 @@ def dry_text(cluster: Cluster, job: Job, config: ClusterConfig) -> str:
 
 
 def refuse_or_leave_out(
-    findings: Sequence[Finding], present: Sequence[NodeReport], config: ClusterConfig, total: int, say: Say
+    findings: Sequence[Finding],
+    present: Sequence[NodeReport],
+    config: ClusterConfig,
+    total: int,
+    say: Say,
+    *,
+    strict: bool,
 ) -> list[NodeReport]:
     """Show all findings; the nodes without an error, when they are enough.
 
     Raises:
-        UserError: A node is not fit and `--min-nodes` does not allow to leave it out.
+        UserError: A node is not fit, and `--min-nodes` or strict settings do not allow to leave it out.
     """
     for finding in findings:
         say(str(finding))
     bad = {finding.node for finding in findings if finding.fatal}
     good = [report for report in present if report.host.name not in bad]
-    if len(good) < (config.min_nodes or total) or not good:
+    if len(good) < (total if strict else config.min_nodes or total) or not good:
         raise UserError(
             f"{len(bad)} of {total} nodes cannot train",
             got=", ".join(sorted(bad)),

@@ -62,6 +62,7 @@ class RunPlan:
         grace_s: As `ClusterConfig.grace_s`.
         env: More variables of every rank.
         program: What Python runs.
+        strict: Whether an attempt with fewer processes than planned is an error.
     """
 
     name: str
@@ -72,6 +73,7 @@ class RunPlan:
     grace_s: float
     env: Mapping[str, str]
     program: tuple[str, ...] = ("-m", "loraloom", "train")
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,14 @@ class Supervisor:
         if not present:
             return None
         attempt = plan_attempt(self.run, present, number)
+        planned = sum(member.processes for member in self.members)
+        if self.run.strict and attempt.world_size != planned:
+            raise UserError(
+                "fewer nodes than planned answer, and --strict forbids to train with them",
+                got=f"{attempt.world_size} processes",
+                expected=f"{planned}: another number changes the images of an optimizer step",
+                fix="repair the nodes, or set train.strict to false",
+            )
         try:
             newest = await spread(self.links, present, self.home)
             names = ", ".join(f"{node.member.host.name} ({len(node.ranks)})" for node in attempt.nodes)
