@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loraloom import plugins
 from loraloom.cli import doctor
 from loraloom.cli.doctor import GIB, Check
 
@@ -96,7 +97,7 @@ def test_a_model_folder_is_told_from_a_folder(tmp_path: Path, tiny_model: Path) 
     check = doctor.check_model(str(tmp_path))
     assert (check.verdict, check.found) == (
         "fail",
-        f"no family knows this model: got '{tmp_path}', expected one of stable_diffusion",
+        f"no family knows this model: got '{tmp_path}', expected one of {', '.join(plugins.names('families'))}",
     )
     assert doctor.check_model(str(tiny_model)).verdict == "ok"
 

@@ -17,6 +17,7 @@ from loraloom.lora.inject import base_layers
 from loraloom.models.module_store import ModuleStore
 from loraloom.utils.errors import UserError
 
+from ..families.test_single_file import write_ldm
 from ..lora.foreign import ATTENTION, LINEAR, changes, kohya, load, random, weight_of, write
 from ..lora.test_exports import RECORD, opened, shaken
 from ..lora.test_tools import two_files
@@ -223,6 +224,22 @@ def test_merged_loras_of_other_settings_are_noted(lora: Run, tmp_path: Path, fil
     assert "note: attention.safetensors and mean.safetensors were trained on different bases" in text
     assert "differ in prompt_method: 'attention' of attention.safetensors, 'mean' of mean.safetensors" in text
     assert read_adapter(tmp_path / "o.safetensors").record["trigger"] == "at, me"
+
+
+def test_a_lora_is_extracted_from_a_single_checkpoint_with_the_configs_of_the_base(
+    lora: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Fine-tuned models are shared as one file, without configs and tokenizer."""
+    tuned = opened(tiny_model)
+    down, up = random(2, 32), random(32, 2)
+    layers: dict[str, Any] = dict(base_layers(tuned.modules.get("denoiser")))
+    layers[LINEAR].weight.data += up @ down
+    tuned.save(tmp_path / "tuned", "fp32")
+    file = write_ldm(tmp_path / "tuned", tmp_path / "tuned.safetensors", layers=1, num_levels=2)
+    text = lora("extract", file, "--model", tiny_model, "--rank", "2", "--out", tmp_path / "x.safetensors")
+    assert "saved" in text
+    now = changes(lambda: opened(tiny_model), tmp_path / "x.safetensors", [LINEAR])[LINEAR]
+    torch.testing.assert_close(now, up @ down, atol=1e-2, rtol=1e-2)
 
 
 def test_help_of_the_group_imports_nothing_heavy() -> None:

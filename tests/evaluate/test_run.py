@@ -164,6 +164,7 @@ def test_an_adapter_that_changes_nothing_drifts_by_nothing(
     by_name = {score.figure.name: score.figure for score in evaluation.scores}
     assert by_name["drift"].value == pytest.approx(0, abs=1e-6)
     assert by_name["score_norm_ratio"].value == pytest.approx(1)
+    assert {score.seeds for score in evaluation.scores} == {(100_000_000,)}
     assert files_below(tmp_path / "out" / "images" / "drift")
     assert not (tmp_path / "out" / "images" / "generated").exists(), "drift reads none of them"
 

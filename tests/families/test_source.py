@@ -132,8 +132,10 @@ def test_a_model_of_another_family_is_not_recognised(sign: str, model: Path) -> 
     match sign:
         case "two text encoders":
             shutil.copytree(model / "text_encoder", model / "text_encoder_2")
+            reason = "got 'sdxl', expected stable_diffusion"
         case "added time conditions":
             change(model / "unet" / "config.json", addition_embed_type="text_time")
+            reason = "got 'sdxl', expected stable_diffusion"
         case "image conditions":
             change(model / "unet" / "config.json", addition_embed_type="image")
             assert "no family knows this model" in refusal(lambda: open_model(ModelSource(location=str(model))))

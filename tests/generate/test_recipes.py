@@ -199,7 +199,7 @@ def test_parameters_name_files_not_folders_and_leave_out_hashes_that_are_not_kno
     assert parameters_text(RECIPE).split("\n") == [
         "a",
         'Steps: 25, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, Size: 512x512, Model: "my, model", '
-        f'Lora weights: "step_0000100: 1, ink: 0.25", Version: loraloom {__version__}',
+        f'Lora weights: "dog: 1, ink: 0.25", Version: loraloom {__version__}',
     ]
 
 

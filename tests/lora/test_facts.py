@@ -11,13 +11,14 @@ from torch import Tensor
 
 from loraloom.lora.facts import read_facts
 from loraloom.lora.fates import check_file
+from loraloom.lora.tool_input import read_input
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
 
 from .foreign import ATTENTION, LINEAR, TEXT, kohya, pairs_of, random, write
 from .test_exports import opened
 from .test_hostile_adapters import KINDS, SAMPLE, Make
-from .test_tools import kohya_file, two_files
+from .test_tools import kohya_file, saved, two_files
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,28 @@ def test_a_hostile_file_is_described_or_refused_in_a_sentence(tmp_path: Path, na
         assert len(str(error)) < 1500
     else:
         assert facts.tensors >= 0
+
+
+STEPS: list[Any] = [
+    3,
+    "x",
+    {},
+    [None, 3, {}],
+    [{"tool": 3, "inputs": "x"}],
+    [{"inputs": [3, {"file": None}], "error": True}],
+    [{"tool": "\x1b[2J", "settings": {"a": "\n"}, "error": 1e308}],
+]
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=[json.dumps(steps)[:30] for steps in STEPS])
+def test_a_history_that_is_none_is_told_without_harm(tmp_path: Path, steps: Any) -> None:
+    pair = {f"unet.{LINEAR}.lora_A.weight": random(2, 32), f"unet.{LINEAR}.lora_B.weight": random(32, 2)}
+    record = json.dumps({"format": "loraloom.adapter.1", "made_by": steps})
+    facts = read_facts(write(tmp_path / "x.safetensors", pair, {"loraloom": record}))
+    assert all(line.isprintable() and len(line) < 1000 for line in facts.made_by)
+    one = read_input(facts.path, None)
+    again = saved(one.layers, tmp_path / "y.safetensors", [one], key_format="diffusers")
+    assert read_facts(again).made_by[-1].startswith("loraloom ")
 
 
 # -------------------------------------------------------------------------------------------------------------- fates

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 PRECISION = "bf16"
 YES = "yes"
-USUAL_PROGRAMS = {"diffusers": "diffusers", "kohya": "A1111, ComfyUI, Forge and sd-scripts"}
 NATIVE = "native"
 """The layout of a model's original code, which adapts the denoiser only."""
 
@@ -125,20 +124,15 @@ def family_row(name: str, card: "FamilyCard", say: Callable[[str], None]) -> Fam
             step_gib=step_gib(model, name, card, say),
             # One after the other: first the VAE, then all text encoders, float32.
             caching_gib=round(4 * max(numbers[info.vae.name], sum(numbers[one] for one in encoders)) / GIB, 2),
-            programs=programs(model),
+            programs=dict(model.lora_format.programs),
             exports=exports(model),
             gaps=list(card.gaps),
         )
 
 
-def programs(model: "DiffusionModel") -> dict[str, str]:
-    """Layout of an export -> programs that read it, as the family's format says; the usual two where it says nothing."""
-    return dict(getattr(model.lora_format, "programs", USUAL_PROGRAMS))
-
-
 def exports(model: "DiffusionModel") -> dict[str, dict[str, str]]:
     """What can learn -> layout -> `yes` or the reason. The contract suite takes every `yes` through its export and back."""
-    layouts = list(programs(model))
+    layouts = list(model.lora_format.programs)
     cells = {target: dict.fromkeys(layouts, YES) for target in model.info.denoiser.lora_targets}
     for part in model.info.text_encoders:
         cells[part.name] = dict.fromkeys(layouts, YES if part.lora_targets else "does not learn")

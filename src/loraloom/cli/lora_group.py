@@ -5,22 +5,35 @@ where `check` or `info` finds a file that cannot be used. Everything heavy is im
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loraloom.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from loraloom.protocols.model import ModelSource
+
 LoraFile = Annotated[Path, typer.Argument(help="Run, checkpoint folder or LoRA file.")]
-Out = Annotated[
-    Path, typer.Option("--out", help="File to write; for the layout of peft, and with --into-base, a folder.")
-]
+Out = Annotated[Path, typer.Option("--out", help="File to write; a folder for peft and native, and with --into-base.")]
 Base = Annotated[
     str | None,
     typer.Option(
         "--model", help="Base model; only its configs are read. [default: the base that the file recorded, if required]"
     ),
 ]
+Configs = Annotated[
+    str | None,
+    typer.Option(
+        "--model-config", help="Folder or hub id with configs and tokenizer, if --model is a single checkpoint."
+    ),
+]
+Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the base's weight files, such as fp16.")]
 Format = Annotated[
-    str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft. [default: as the input]")
+    str,
+    typer.Option(
+        "--format", help="Key format of the output: diffusers, kohya, peft or native. [default: as the input]"
+    ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Dtype of the output: fp32, fp16 or bf16. [default: as the input]")]
 Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Largest rank of a layer.")]
@@ -46,12 +59,13 @@ def info(
         list[Path], typer.Argument(help="One or more LoRA files or runs; of two the interference is computed.")
     ],
     model: Base = None,
+    model_config: Configs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe LoRA files: kind, rank, base, trigger words, training, NaN; of two files also their interference."""
     from loraloom.cli import lora_tools
 
-    if not lora_tools.show_info(files, model, as_json=as_json):
+    if not lora_tools.show_info(files, _source(model, model_config), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -64,30 +78,34 @@ def check(
             help="Base model; only its configs are read. Without it keys and halves are checked, and no layers.",
         ),
     ] = None,
+    model_config: Configs = None,
     every: AllLayers = False,
     strict: Strict = False,
 ) -> None:
     """Say of every key whether it is used, where, and why not; exit status 1 if the file would be refused."""
     from loraloom.cli import lora_tools
 
-    if not lora_tools.check(file, model, every=every, strict=strict):
+    if not lora_tools.check(file, _source(model, model_config), every=every, strict=strict):
         raise typer.Exit(1)
 
 
 def convert(
     file: LoraFile,
     out: Out,
-    key_format: Annotated[str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft.")],
+    key_format: Annotated[
+        str, typer.Option("--format", help="Key format of the output: diffusers, kohya, peft or native.")
+    ],
     model: Base = None,
+    model_config: Configs = None,
     dtype: Dtype = "auto",
     overwrite: Overwrite = False,
     strict: Strict = False,
 ) -> None:
-    """Convert a LoRA between the key formats of diffusers, kohya and peft."""
+    """Convert a LoRA between the key formats of diffusers, kohya, peft and the model's original code."""
     from loraloom.cli import lora_tools
 
     target = lora_tools.Target(out=out, key_format=key_format, dtype=dtype, overwrite=overwrite, strict=strict)
-    lora_tools.convert(file, model, target)
+    lora_tools.convert(file, _source(model, model_config), target)
 
 
 def merge(
@@ -110,6 +128,8 @@ def merge(
         typer.Option("--into-base", help="Merge into the base's weights and write a whole model, a diffusers folder."),
     ] = False,
     model: Base = None,
+    model_config: Configs = None,
+    variant: Variant = None,
     key_format: Format = "auto",
     dtype: Dtype = "auto",
     every: AllLayers = False,
@@ -122,12 +142,13 @@ def merge(
     target = lora_tools.Target(
         out=out, key_format=key_format, dtype=dtype, overwrite=overwrite, strict=strict, every=every
     )
+    source = _source(model, model_config, variant)
     if into_base:
         given = {"method": method != "sum", "rank": rank, "error": error, "energy": energy}
-        lora_tools.merge_into_base(loras, model, target, [name for name, value in given.items() if value])
+        lora_tools.merge_into_base(loras, source, target, [name for name, value in given.items() if value])
         return
     choice = lora_tools.MergeChoice(method=method, density=density, seed=seed)
-    lora_tools.merge(loras, model, target, choice, lora_tools.rank_limit(rank, error, energy))
+    lora_tools.merge(loras, source, target, choice, lora_tools.rank_limit(rank, error, energy))
 
 
 def resize(
@@ -137,6 +158,7 @@ def resize(
     error: Error = None,
     energy: Energy = None,
     model: Base = None,
+    model_config: Configs = None,
     key_format: Format = "auto",
     dtype: Dtype = "auto",
     every: AllLayers = False,
@@ -149,7 +171,7 @@ def resize(
     target = lora_tools.Target(
         out=out, key_format=key_format, dtype=dtype, overwrite=overwrite, strict=strict, every=every
     )
-    lora_tools.resize(file, model, target, lora_tools.rank_limit(rank, error, energy))
+    lora_tools.resize(file, _source(model, model_config), target, lora_tools.rank_limit(rank, error, energy))
 
 
 def extract(
@@ -159,8 +181,13 @@ def extract(
     rank: Rank = None,
     error: Error = None,
     energy: Energy = None,
+    model_config: Configs = None,
+    variant: Variant = None,
+    tuned_variant: Annotated[
+        str | None, typer.Option(help="Variant of the fine-tuned model's weight files, such as fp16.")
+    ] = None,
     key_format: Annotated[
-        str, typer.Option("--format", help="Key format of the output: diffusers, kohya or peft.")
+        str, typer.Option("--format", help="Key format of the output: diffusers, kohya, peft or native.")
     ] = "diffusers",
     dtype: Annotated[str, typer.Option("--dtype", help="Dtype of the output: fp32, fp16 or bf16.")] = "fp16",
     every: AllLayers = False,
@@ -173,7 +200,25 @@ def extract(
     target = lora_tools.Target(
         out=out, key_format=key_format, dtype=dtype, overwrite=overwrite, strict=strict, every=every
     )
-    lora_tools.extract(tuned, model, target, lora_tools.rank_limit(rank, error, energy))
+    base, other = _source(model, model_config, variant), _source(tuned, None, tuned_variant)
+    assert base is not None, "both are named"
+    assert other is not None, "both are named"
+    lora_tools.extract(other, base, target, lora_tools.rank_limit(rank, error, energy))
+
+
+def _source(model: str | None, config: str | None = None, variant: str | None = None) -> "ModelSource | None":
+    """The model that options name; None where they name none.
+
+    Raises:
+        UserError: Something is said of a model that is not named.
+    """
+    from loraloom.protocols.model import ModelSource
+
+    if model is None:
+        if config or variant:
+            raise UserError("--model-config and --variant are about a --model", fix="add --model, or leave them out")
+        return None
+    return ModelSource(location=model, config=config, variant=variant)
 
 
 COMMANDS = (info, check, convert, merge, resize, extract)

@@ -5,7 +5,7 @@ In: what was typed. Out: lines on stdout, files. Weights of a model are read by 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from loraloom.lora.low_rank import Place, RankLimit, Truncated, approximate, tot
 from loraloom.lora.record import recorded_base
 from loraloom.lora.tool_input import ModelRequiredError, ToolInput, change_of, input_of, parse_place
 from loraloom.lora.tool_output import Origin, check_output, metadata_of, write_lora
-from loraloom.models.loading import open_model
+from loraloom.models.loading import open_model, resolve
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.atomic_files import sha256_bytes
@@ -78,20 +78,20 @@ def rank_limit(rank: int | None, error: float | None, energy: float | None) -> R
 # ------------------------------------------------------------------------------------------------------------- verbs
 
 
-def show_info(places: Sequence[Path], model_name: str | None, *, as_json: bool) -> bool:
+def show_info(places: Sequence[Path], base: ModelSource | None, *, as_json: bool) -> bool:
     """Print what files are; False where one cannot be used."""
     from loraloom.cli.lora_text import facts_as_json, facts_lines, interference_lines
     from loraloom.lora.facts import read_facts
     from loraloom.lora.interference import interference
 
-    if model_name:
-        open_model(ModelSource(location=model_name))  # a mistake in it is no reason to leave the figure out
+    if base:
+        open_model(base)  # a mistake in it is no reason to leave the figure out
     found = [read_facts(place) for place in places]
     good = not any(facts.faults or facts.non_finite or facts.not_read for facts in found)
     figure, why_none = None, "one of the files cannot be used"
     if len(found) == 2 and good:
         try:
-            figure = interference(*(_pairs(one) for one in _read_alike([facts.path for facts in found], model_name)))
+            figure = interference(*(_pairs(one) for one in _read_alike([facts.path for facts in found], base)))
         except UserError as error:
             why_none = f"{error.what}; {error.fix}" if error.fix else error.what
     if as_json:
@@ -109,12 +109,12 @@ def show_info(places: Sequence[Path], model_name: str | None, *, as_json: bool) 
     return good
 
 
-def check(place: Path, model_name: str | None, *, every: bool, strict: bool) -> bool:
+def check(place: Path, base: ModelSource | None, *, every: bool, strict: bool) -> bool:
     """Print the fate of every key; False where the file is refused."""
     from loraloom.cli.lora_text import fate_lines
     from loraloom.lora.fates import check_file
 
-    model = open_model(ModelSource(location=model_name)) if model_name else None
+    model = open_model(base) if base else None
     checked = check_file(place, model)
     losses = Losses(typer.echo, strict)
     for line in fate_lines(checked, len(checked.fates) if every else _KEYS, with_used=every):
@@ -126,17 +126,19 @@ def check(place: Path, model_name: str | None, *, every: bool, strict: bool) -> 
         return False
     if model is None:
         typer.echo("well formed; whether it fits a model is checked with --model")
+    elif zeros := sum(not fate.used for fate in checked.fates):
+        typer.echo(f"it is read; the {zeros:,} tensors that are not used hold no change")
     else:
         rest = f"; {checked.unchanged:,} layers of the same parts are not changed by it" if checked.unchanged else ""
         typer.echo(f"it is used as a whole{rest}")
     return True
 
 
-def convert(place: Path, model_name: str | None, target: Target) -> None:
+def convert(place: Path, base: ModelSource | None, target: Target) -> None:
     """Write the same LoRA in another key format."""
     _check_target(target)
     check_output(target.out, target.key_format, None, overwrite=target.overwrite, model_follows=True)
-    model, (one,) = _read([place], model_name, required=True)
+    model, (one,) = _read([place], base, required=True)
     assert model is not None, "required"
     layers = one.plain("converted")
     _tell([one], target)
@@ -144,13 +146,13 @@ def convert(place: Path, model_name: str | None, target: Target) -> None:
     _write(model, layers, origin, target, target.key_format)
 
 
-def resize(place: Path, model_name: str | None, target: Target, limit: RankLimit) -> None:
+def resize(place: Path, base: ModelSource | None, target: Target, limit: RankLimit) -> None:
     """Write a LoRA of a smaller rank."""
     _check_target(target)
     if limit == RankLimit():
         raise UserError("resize requires a rank, an error or an energy share", fix="such as --rank 16 or --error 0.05")
     _check_early(target)
-    model, (one,), key_format = _read_for(target, [place], model_name)
+    model, (one,), key_format = _read_for(target, [place], base)
     found = [truncate(layer, limit) for layer in one.layers.values()]
     for where, delta in one.deltas.items():
         assert model is not None, "without a model there are no other kinds"
@@ -168,7 +170,9 @@ def resize(place: Path, model_name: str | None, target: Target, limit: RankLimit
     _write(model, _layers(found), origin, target, key_format)
 
 
-def merge(texts: Sequence[str], model_name: str | None, target: Target, choice: MergeChoice, limit: RankLimit) -> None:
+def merge(
+    texts: Sequence[str], base: ModelSource | None, target: Target, choice: MergeChoice, limit: RankLimit
+) -> None:
     """Write one LoRA of several."""
     from loraloom.lora.merging import MergeSettings, merge_layers
 
@@ -177,8 +181,9 @@ def merge(texts: Sequence[str], model_name: str | None, target: Target, choice: 
     settings.check()
     _check_early(target)
     places, scales = _places(texts)
-    model, inputs, key_format = _read_for(target, places, model_name, scales)
-    found = merge_layers(inputs, settings, model)
+    model, inputs, key_format = _read_for(target, places, base, scales)
+    with bars() as bar:
+        found = merge_layers(inputs, settings, model, bar("layers"))
     _tell(inputs, target)
     said = {"method": choice.method}
     if choice.method in {"ties", "dare-linear", "dare-ties"}:
@@ -197,7 +202,7 @@ def merge(texts: Sequence[str], model_name: str | None, target: Target, choice: 
     _write(model, _layers(found), origin, target, key_format)
 
 
-def merge_into_base(texts: Sequence[str], model_name: str | None, target: Target, not_taken: Sequence[str]) -> None:
+def merge_into_base(texts: Sequence[str], base: ModelSource | None, target: Target, not_taken: Sequence[str]) -> None:
     """Write the base with LoRAs merged into its weights."""
     from loraloom import __version__
     from loraloom.lora import base_merge
@@ -215,7 +220,7 @@ def merge_into_base(texts: Sequence[str], model_name: str | None, target: Target
             "the output is there already", got=str(target.out), fix="name another folder, or add --overwrite"
         )
     places, scales = _places(texts)
-    model, inputs = _read(places, model_name, scales, required=True)
+    model, inputs = _read(places, base, scales, required=True)
     assert model is not None, "required"
     check_distinct(inputs)
     if not isinstance(model.modules, ModuleStore):
@@ -223,11 +228,10 @@ def merge_into_base(texts: Sequence[str], model_name: str | None, target: Target
     _tell(inputs, target)
     dtype: Any = "fp32" if target.dtype == "auto" else target.dtype
     files = [{"file": one.name, "sha256": one.file.sha256, "scale": one.scale} for one in inputs]
-    base = model.info.source
     record = {
         "tool": f"loraloom {__version__} lora merge --into-base",
         "inputs": files,
-        "base": base.location,
+        "base": model.info.source.location,
         "dtype": dtype,
     }
     count = base_merge.merge_into_base(
@@ -237,16 +241,16 @@ def merge_into_base(texts: Sequence[str], model_name: str | None, target: Target
         dtype,
         one_at_a_time=model.modules.one_at_a_time,
         reopen=lambda folder: open_model(
-            ModelSource(location=str(folder), prediction_type=base.prediction_type), model.info.family
+            ModelSource(location=str(folder), prediction_type=model.info.source.prediction_type), model.info.family
         ),
         record=record,
     )
-    typer.echo(f"{len(inputs)} LoRAs merged into {count:,} layers of {base.location}")
+    typer.echo(f"{len(inputs)} LoRAs merged into {count:,} layers of {model.info.source.location}")
     typer.echo(f"saved {target.out}: {dtype}, read back and equal bit by bit")
     typer.echo(f'next: {COMMAND} generate "your prompt" --model {target.out}')
 
 
-def extract(tuned: str, base: str, target: Target, limit: RankLimit) -> None:
+def extract(tuned: ModelSource, base: ModelSource, target: Target, limit: RankLimit) -> None:
     """Write the LoRA that makes a base nearly a fine-tuned model."""
     from loraloom.lora import extracting
 
@@ -254,7 +258,7 @@ def extract(tuned: str, base: str, target: Target, limit: RankLimit) -> None:
     if limit == RankLimit():
         raise UserError("extract requires a rank, an error or an energy share", fix="such as --rank 32 or --error 0.1")
     check_output(target.out, target.key_format, None, overwrite=target.overwrite, model_follows=True)
-    model, other = open_model(ModelSource(location=base)), open_model(ModelSource(location=tuned))
+    model, other = open_model(base), open_model(_with_configs_of(tuned, base))
     with bars() as bar:
         found = extracting.extract(model, other, limit, bar("layers"))
     losses = Losses(typer.echo, target.strict)
@@ -276,7 +280,9 @@ def extract(tuned: str, base: str, target: Target, limit: RankLimit) -> None:
         inputs=[],
         settings=settings,
         error=total_error(found.layers),
-        models=[{"file": name, "sha256": _model_sum(one)} for name, one in ((tuned, other), (base, model))],
+        models=[
+            {"file": name, "sha256": _model_sum(one)} for name, one in ((tuned.location, other), (base.location, model))
+        ],
     )
     _write(model, _layers(found.layers), origin, target, target.key_format)
 
@@ -285,12 +291,12 @@ def extract(tuned: str, base: str, target: Target, limit: RankLimit) -> None:
 
 
 def _read(
-    places: Sequence[Path], model_name: str | None, scales: Sequence[float] = (), *, required: bool = False
+    places: Sequence[Path], base: ModelSource | None, scales: Sequence[float] = (), *, required: bool = False
 ) -> tuple[DiffusionModel | None, list[ToolInput]]:
     """Files and the model that names their layers: the user's, or where one is required the recorded base."""
     files = [read_adapter(place) for place in places]
     factors = scales or [1.0] * len(files)
-    model = open_model(ModelSource(location=model_name)) if model_name else None
+    model = open_model(base) if base else None
     if model is None and required:
         model = _recorded(files)
     try:
@@ -305,25 +311,25 @@ def _read(
     return model, [input_of(file, model, scale) for file, scale in zip(files, factors, strict=True)]
 
 
-def _read_alike(places: Sequence[Path], model_name: str | None) -> list[ToolInput]:
+def _read_alike(places: Sequence[Path], base: ModelSource | None) -> list[ToolInput]:
     """Files whose layers have comparable names."""
-    model, inputs = _read(places, model_name)
+    model, inputs = _read(places, base)
     if model is None and len({one.key_format for one in inputs}) > 1:
-        _, inputs = _read(places, model_name, required=True)
+        _, inputs = _read(places, base, required=True)
     return inputs
 
 
 def _read_for(
-    target: Target, places: Sequence[Path], model_name: str | None, scales: Sequence[float] = ()
+    target: Target, places: Sequence[Path], base: ModelSource | None, scales: Sequence[float] = ()
 ) -> tuple[DiffusionModel | None, list[ToolInput], str]:
     """Files, and the key format of the output. A model is required where that is not the one of all files."""
-    model, inputs = _read(places, model_name, scales)
+    model, inputs = _read(places, base, scales)
     formats = {one.key_format for one in inputs}
     key_format = target.key_format
     if key_format == "auto":
         key_format = "kohya" if formats == {"kohya"} else "diffusers"
     if model is None and formats != {key_format}:
-        model, inputs = _read(places, model_name, scales, required=True)
+        model, inputs = _read(places, base, scales, required=True)
     return model, inputs, key_format
 
 
@@ -350,12 +356,19 @@ def _recorded(files: Sequence[AdapterFile]) -> DiffusionModel:
                 variant=base.get("variant"),
                 config=config,
                 prediction_type=base.get("prediction_type", "auto"),
+                options=tuple(base.get("options") or ()),
             )
         )
     except UserError as error:
         more = f". {error.fix}" if error.fix else ""
         fix = f"{file.path.name} recorded {base['source']!r} as its base; --model overrides it{more}"
         raise UserError(error.what, got=error.got, expected=error.expected, fix=fix) from None
+
+
+def _with_configs_of(tuned: ModelSource, base: ModelSource) -> ModelSource:
+    """A fine-tuned model in one file has the configs and tokenizer of its base, where that has some."""
+    folder = resolve(base).folder
+    return tuned if tuned.config or folder is None else replace(tuned, config=str(folder))
 
 
 def _model_sum(model: DiffusionModel) -> str:

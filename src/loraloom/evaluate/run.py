@@ -26,7 +26,7 @@ from loraloom.evaluate.generating import without_trigger
 from loraloom.evaluate.inputs import Images, References, read_images, read_references, say_sizes
 from loraloom.evaluate.of_run import RunImages, plan_run
 from loraloom.evaluate.report import Page, write_report
-from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, per_image, score
+from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, per_image, score, seeds_of
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.evaluation import ROLE_NAMES, EvaluationMetric, MetricSetup, Sample
@@ -189,7 +189,7 @@ def _record(
     losses: Losses,
 ) -> dict[str, Any]:
     generated = [sample for sample in samples if sample.role == "generated"]
-    seeds = sorted({sample.seed for sample in generated if sample.seed is not None})
+    seeds = seeds_of(samples)
     counts = {role: sum(sample.role == role for sample in samples) for role in dict.fromkeys(s.role for s in samples)}
     scored = {
         **facts,

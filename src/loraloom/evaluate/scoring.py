@@ -129,7 +129,6 @@ def score(
     by_role: dict[Role, list[Sample]] = {role: [] for role in get_args(Role)}
     for sample in samples:
         by_role[sample.role].append(sample)
-    seeds = tuple(sorted({sample.seed for sample in by_role["generated"] if sample.seed is not None}))
     scores: list[Score] = []
     for metric in metrics:
         progress = bar(f"{metric.name}: images")
@@ -148,17 +147,23 @@ def score(
                     figure.name: figure for figure in figures_of(metric, setup, others, batch_size, progress)
                 }
         extractor = extractors[metric.tower].location if metric.tower else ""
+        seeds = seeds_of([sample for role in metric.roles for sample in by_role[role]])
         scores += [
             Score(
                 metric=metric.name,
                 figure=figure,
                 anchors={role: found[figure.name] for role, found in anchors.items() if figure.name in found},
                 extractor=extractor,
-                seeds=seeds if "probe" not in metric.roles else (),
+                seeds=seeds,
             )
             for figure in figures
         ]
     return scores
+
+
+def seeds_of(samples: Sequence[Sample]) -> tuple[int, ...]:
+    """The seeds of samples, each once, sorted; those that nobody knows are left out."""
+    return tuple(sorted({sample.seed for sample in samples if sample.seed is not None}))
 
 
 def role_free(metric: EvaluationMetric) -> bool:

@@ -4,7 +4,6 @@ In: two opened models of one family and size. Out: layers by place with what eac
 norms, biases, embeddings and other parts. One part of each model is in memory at a time, float32.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from loraloom.lora.inject import base_layers
 from loraloom.lora.low_rank import RankLimit, Truncated, approximate
-from loraloom.protocols.model import DiffusionModel
+from loraloom.protocols.model import DiffusionModel, Part
 from loraloom.utils.errors import UserError
-
-Progress = Callable[[int, int], None]
+from loraloom.utils.progress import Progress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +60,7 @@ def extract(
             continue
         mine, other = base.modules.get(part.name), tuned.modules.get(part.name)
         if part.lora_targets:
-            _extract_part(part.name, mine, other, limit, found, progress)
+            _extract_part(part, mine, other, limit, found, progress)
         else:
             _count_others(part.name, mine, other, set(), found)
         base.modules.drop(part.name)
@@ -99,13 +97,15 @@ def _check_sizes(part: str, base: DiffusionModel, tuned: DiffusionModel) -> None
 
 
 def _extract_part(
-    part: str, base: nn.Module, tuned: nn.Module, limit: RankLimit, found: Extracted, progress: Progress
+    allowed: Part, base: nn.Module, tuned: nn.Module, limit: RankLimit, found: Extracted, progress: Progress
 ) -> None:
-    layers, others = base_layers_of(base), base_layers_of(tuned)
+    part, layers, others = allowed.name, base_layers_of(base), base_layers_of(tuned)
     for number, (name, layer) in enumerate(layers.items(), 1):
         own, other = layer.weight.detach().float(), others[name].weight.detach().float()
         if torch.equal(own, other):
             found.equal += 1
+        elif allowed.why_excluded(name) is not None:
+            found.not_held.append(f"{part}: {name}.weight")
         elif _is_rounding(own, other):
             found.rounded += 1
         else:

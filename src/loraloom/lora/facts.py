@@ -317,7 +317,7 @@ def _made_by(record: Mapping[str, Any]) -> tuple[str, ...]:
         files = [one for one in inputs if isinstance(one, dict)] if isinstance(inputs, list) else []
         names = [f"{_shown(str(one.get('file')))} (sha256 {_shown(str(one.get('sha256')))[:12]})" for one in files]
         error = step.get("error")
-        lost = f", error {error:.2%}" if isinstance(error, float) else ""
+        lost = f", error {error:.2%}" if isinstance(error, float) and 0 <= error <= 10 else ""
         settings = _shown(json.dumps(step.get("settings"), sort_keys=True))
         lines.append(f"{_shown(str(step.get('tool')))} of {' and '.join(names) or 'no file'}, {settings}{lost}")
     return tuple(lines)

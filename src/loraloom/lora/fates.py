@@ -101,7 +101,7 @@ def key_fates(file: AdapterFile, model: DiffusionModel | None) -> tuple[Fate, ..
     for key in file.infos:
         split = split_key(key)
         if split is None:
-            why = refuse([key], 1, file.path.name, {}, "a LoRA").what.removeprefix(f"{file.path.name} ")
+            why = refuse([key], 1, file.path.name, {}, "a LoRA", None).what.removeprefix(f"{file.path.name} ")
             why = "of a kind that is not known" if why.startswith("does not fit") else f"the file {why}"
             fates[key] = Fate(key=key, used=False, where="", why=why)
             continue
@@ -117,6 +117,8 @@ def key_fates(file: AdapterFile, model: DiffusionModel | None) -> tuple[Fate, ..
     shapes = {part: weight_shapes(model, part) for part in {part for part, _ in grouped}} if model is not None else {}
     for place, keys in grouped.items():
         problem = _problem(file, place, keys, shapes.get(place[0], {}).get(place[1]))
+        if model is not None and not problem and (why := model.info.part(place[0]).why_excluded(place[1])):
+            problem = f"the layer cannot carry LoRA: {why}"
         for role, key in keys.items():
             where = "" if problem else f"{place[0]} {place[1]}".strip()
             fates[key] = Fate(key=key, used=not problem, where=where, why=problem or _ROLES.get(role, role))

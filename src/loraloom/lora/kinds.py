@@ -242,7 +242,12 @@ def kind_of(roles: Iterable[str], where: str, stem: str) -> ReadKind:
 
 
 def refuse(
-    rest: Iterable[str], total: int, where: str, metadata: Mapping[str, str], made_for: str, own_family: str
+    rest: Iterable[str],
+    total: int,
+    where: str,
+    metadata: Mapping[str, str],
+    made_for: str,
+    own_family: str | None = None,
 ) -> UserError:
     """The error about a file with keys that have no place in the model.
 
@@ -252,13 +257,13 @@ def refuse(
         where: The file's name.
         metadata: The file's metadata.
         made_for: The model's architecture.
-        own_family: The model's family.
+        own_family: The model's family; None where no model is compared with.
     """
     keys = sorted(rest)
     base = base_named(metadata)
     named = f"; its metadata names {base}" if base else ""
     family = _family_of(keys) if 2 * len(keys) > total else None
-    if family is not None and family[0] != own_family:
+    if own_family and family and family[0] != own_family:
         return UserError(
             f"{where} was trained on {family[1]}, this model is {own_family}{named}",
             got=f"{len(keys):,} of {total:,} tensors without a place in {made_for}, such as {shown(keys[0])}",

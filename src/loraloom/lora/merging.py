@@ -13,7 +13,7 @@ scales s_i:
 TIES and DARE work on whole changes, by peft's functions, and are truncated to a rank afterwards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from loraloom.lora.low_rank import Place, RankLimit, Truncated, approximate, con
 from loraloom.lora.tool_input import ToolInput, change_of
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 
 METHODS = {
@@ -65,30 +66,43 @@ class MergeSettings:
             raise UserError(f"{self.method} requires a rank or an error", fix="add --rank N or --error X")
 
 
-def merge_layers(inputs: Sequence[ToolInput], settings: MergeSettings, model: DiffusionModel | None) -> list[Truncated]:
+def merge_layers(
+    inputs: Sequence[ToolInput],
+    settings: MergeSettings,
+    model: DiffusionModel | None,
+    progress: Progress = lambda done, total: None,
+) -> list[Truncated]:
     """One layer for each place that any of the files changes.
+
+    Args:
+        inputs: The files with their scales.
+        settings: How they are merged.
+        model: The model whose names the layers have; None for the files' own names.
+        progress: Called after each layer.
 
     Raises:
         UserError: Files that cannot be merged: one twice, of several key formats without a model, of other sizes; or an update
             that is no plain LoRA where the method is exact.
     """
     _check_together(inputs, model)
-    if settings.method in {"sum", "svd"}:
-        plain = settings.method == "sum"
-        found = [one.plain("merged exactly") if plain else one.layers for one in inputs]
-        if not any(one.deltas for one in inputs):
-            return [_sum(place, inputs, found, settings) for place in _places(inputs)]
-    return [_whole(place, inputs, settings, model) for place in _places(inputs)]
+    if settings.method == "sum":
+        for one in inputs:
+            one.plain("merged exactly")
+    small = settings.method in {"sum", "svd"} and not any(one.deltas for one in inputs)
+    places = _places(inputs)
+    found: list[Truncated] = []
+    for number, place in enumerate(places, 1):
+        found.append(_sum(place, inputs, settings) if small else _whole(place, inputs, settings, model))
+        progress(number, len(places))
+    return found
 
 
 def _places(inputs: Sequence[ToolInput]) -> list[Place]:
     return sorted({place for one in inputs for place in (*one.layers, *one.deltas)})
 
 
-def _sum(
-    place: Place, inputs: Sequence[ToolInput], found: Sequence[Mapping[Place, LoraLayer]], settings: MergeSettings
-) -> Truncated:
-    entries = [(layers[place], one.scale) for one, layers in zip(inputs, found, strict=True) if place in layers]
+def _sum(place: Place, inputs: Sequence[ToolInput], settings: MergeSettings) -> Truncated:
+    entries = [(one.layers[place], one.scale) for one in inputs if place in one.layers]
     whole = concatenate(entries)
     if settings.method == "svd":
         return truncate(whole, settings.limit)

@@ -163,7 +163,7 @@ def _without_model(file: AdapterFile, scale: float) -> ToolInput:
     where = file.path.name
     split = {key: split_key(key) for key in file.infos}
     if rest := [key for key, found in split.items() if found is None]:
-        raise refuse(rest, len(split), where, file.metadata, "a LoRA")
+        raise refuse(rest, len(split), where, file.metadata, "a LoRA", None)
     key_format = key_format_of(file.infos)
     grouped: dict[str, dict[str, str]] = {}
     for key, found in split.items():

@@ -6,6 +6,7 @@ to its dtype changed. alpha / rank is multiplied into B, so that the alpha is th
     diffusers  one file; layers of several ranks are described in `lora_adapter_metadata`
     kohya      one file; one `.alpha` for all layers
     peft       a folder with `adapter_model.safetensors` and `adapter_config.json`; one in it for each part if there are several
+    native     the same on the names of the model's original code, such as Tencent's for HunyuanDiT; the denoiser only
 """
 
 import json
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from loraloom import __version__
 from loraloom.lora.export import tensor_hash
-from loraloom.lora.key_formats import to_diffusers, to_kohya
+from loraloom.lora.key_formats import to_diffusers, to_kohya, to_native
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.low_rank import Place, difference
 from loraloom.lora.record import FORMAT, KEY
@@ -36,7 +37,9 @@ from loraloom.utils.output_paths import check_file, check_folder
 from loraloom.utils.safetensors_io import write_tensors
 from loraloom.utils.untrusted import is_there
 
-KEY_FORMATS = ("diffusers", "kohya", "peft")
+KEY_FORMATS = ("diffusers", "kohya", "peft", "native")
+FOLDERS = ("peft", "native")
+"""Those that are folders."""
 PEFT_NAME = "adapter_model.safetensors"
 MAX_STEPS = 20
 """Tools in a row that a file's record names, the last ones."""
@@ -98,9 +101,9 @@ def check_output(
     """
     if key_format not in KEY_FORMATS:
         raise UserError("unknown key format", got=key_format, fix=did_you_mean(key_format, KEY_FORMATS))
-    if key_format == "peft":
+    if key_format in FOLDERS:
         if model is None and not model_follows:
-            raise UserError("peft's layout names the model's modules", fix="name the base with --model")
+            raise UserError(f"the layout {key_format} names the model's modules", fix="name the base with --model")
         check_folder(out)
     else:
         if out.suffix != ".safetensors":
@@ -128,20 +131,21 @@ def write_lora(
     Args:
         model: Names the layers; None where the places are the file's own names (see `tool_input`).
         layers: By place.
-        out: A file, or for peft a folder.
+        out: A file; for peft and native a folder.
         key_format: One of `KEY_FORMATS`.
         dtype: fp32, fp16 or bf16.
         metadata: See `metadata_of`.
 
     Raises:
-        UserError: The dtype loses too much, or what is read back is not what was written.
+        UserError: The dtype loses too much, what is read back is not what was written, or the key format cannot hold the
+            layers.
     """
     baked = {
         place: replace(layer, up=layer.up * layer.factor, alpha=float(layer.rank)) for place, layer in layers.items()
     }
-    if key_format == "peft":
+    if key_format in FOLDERS:
         assert model is not None, "checked by check_output"
-        return _write_peft(model, baked, out, dtype, metadata)
+        return _write_folder(model, baked, out, key_format, dtype, metadata)
     with _whole_file(out) as file:
         _write_file(model, baked, file, key_format, dtype, metadata)
         rounding = _compare(baked, read_input(file, model).layers, dtype, out)
@@ -211,6 +215,7 @@ def base_record(source: ModelSource) -> dict[str, Any]:
         "variant": source.variant,
         "config": source.config,
         "prediction_type": source.prediction_type,
+        **({"options": list(source.options)} if source.options else {}),
     }
 
 
@@ -304,38 +309,67 @@ def peft_config(ranks: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _write_peft(
-    model: DiffusionModel, layers: Mapping[Place, LoraLayer], out: Path, dtype: str, metadata: Mapping[str, str]
+def _write_folder(
+    model: DiffusionModel,
+    layers: Mapping[Place, LoraLayer],
+    out: Path,
+    key_format: str,
+    dtype: str,
+    metadata: Mapping[str, str],
 ) -> Written:
-    """One folder for a part, as `PeftModel.save_pretrained` writes it."""
+    """A folder for each part, as `PeftModel.save_pretrained` writes it."""
     found: dict[Place, LoraLayer] = {}
     parts = sorted({part for part, _ in layers})
-    # The strength is in the config; the record's rank holds for the whole file and would have to be right for each part.
+    if key_format == "native":
+        _check_native(model, parts)
+    # The strength is in the config: rank and alpha of the whole file would have to be right for each part and fused layer.
+    record = {name: value for name, value in json.loads(metadata[KEY]).items() if name not in ("rank", "alpha")}
     kept = {key: value for key, value in metadata.items() if key not in _OF_STRENGTH}
+    kept[KEY] = json.dumps(record, sort_keys=True)
     with whole_directory(out) as folder:
         for part in parts:
             place = folder if len(parts) == 1 else folder / model.lora_format.component(part)
             place.mkdir(exist_ok=True)
             mine = {module: layer for (one, module), layer in layers.items() if one == part}
-            tensors: dict[str, Tensor] = {}
-            for module, layer in mine.items():
-                tensors[f"base_model.model.{module}.lora_A.weight"] = layer.down.to(DTYPES[dtype])
-                tensors[f"base_model.model.{module}.lora_B.weight"] = layer.up.to(DTYPES[dtype])
+            if key_format == "native":
+                tensors, config = to_native(model, list(mine.values()), DTYPES[dtype])
+            else:
+                tensors, config = _to_peft(model, mine, DTYPES[dtype])
             _check_range(tensors, dtype)
-            config = peft_config({module: layer.rank for module, layer in mine.items()})
-            base = model.info.source.location
-            more = {
-                "base_model_name_or_path": base,
-                "inference_mode": True,
-                "init_lora_weights": True,
-                "task_type": None,
-            }
-            write_json(place / CONFIG_NAME, {**config, **more})
+            write_json(place / CONFIG_NAME, config)
             write_tensors(place / PEFT_NAME, tensors, kept)
             found |= read_input(place / PEFT_NAME, model).layers
         rounding = _compare(layers, found, dtype, out)
         num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Written(path=out, rounding=rounding, num_bytes=num_bytes)
+
+
+def _check_native(model: DiffusionModel, parts: Sequence[str]) -> None:
+    """Raise `UserError` where a model has no native format, or other parts than the denoiser are changed."""
+    if "native" not in model.lora_format.programs:
+        known = ", ".join(name for name in KEY_FORMATS if name != "native")
+        raise UserError(
+            f"models of the kind {model.info.family} have no native key format",
+            expected=f"one of {known}",
+            fix="use --format",
+        )
+    if other := [part.replace("_", " ") for part in parts if part != model.info.denoiser.name]:
+        fix = "use --format diffusers or kohya, which hold all parts"
+        raise UserError("the native key format holds the denoiser only", got=", ".join(other), fix=fix)
+
+
+def _to_peft(
+    model: DiffusionModel, layers: Mapping[str, LoraLayer], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the config of one part."""
+    tensors: dict[str, Tensor] = {}
+    for module, layer in layers.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = layer.down.to(dtype)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = layer.up.to(dtype)
+    config = peft_config({module: layer.rank for module, layer in layers.items()})
+    base = model.info.source.location
+    more = {"base_model_name_or_path": base, "inference_mode": True, "init_lora_weights": True, "task_type": None}
+    return tensors, {**config, **more}
 
 
 # ---------------------------------------------------------------------------------------------------------- checking

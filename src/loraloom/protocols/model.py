@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loraloom.protocols.lora_format import FusedLayer as FusedLayer
 from loraloom.protocols.lora_format import LoraFormat as LoraFormat
+from loraloom.protocols.model_files import ModelFiles as ModelFiles
+from loraloom.protocols.model_files import ModelSource as ModelSource
 
 if TYPE_CHECKING:  # a verb's --help must not import torch
     import torch
@@ -170,94 +172,6 @@ class NoiseSchedule:
         return int(self.signal_t.shape[0])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """Where a model comes from.
-
-    Attributes:
-        location: Hub id (`owner/name`), diffusers folder, or a single `.safetensors` checkpoint.
-        revision, variant: Hub branch, tag or commit, None is the default branch; file variant such as `fp16`.
-        config: For a single file: hub id or folder of a diffusers model whose configs and tokenizer fit; None: the family's.
-        prediction_type: `epsilon` or `v_prediction` if the scheduler's config is wrong or missing; `auto`: as in the config.
-        options: `NAME=VALUE` of settings that the model's family declares.
-        clip_skip: Layer of the text encoders that is read, counted from the end: 1 is the last one, 2 the one before it, as
-            A1111 and sd-scripts count. None: the one that the model was made with.
-    """
-
-    location: str
-    revision: str | None = None
-    variant: str | None = None
-    config: str | None = None
-    prediction_type: str = "auto"
-    options: tuple[str, ...] = ()
-    clip_skip: int | None = None
-
-
-class ModelFiles(Protocol):
-    """The files of one model; its source is resolved only once.
-
-    Names are those of the diffusers layout: `unet` is a part's folder, `unet/config.json` its config.
-    """
-
-    @property
-    def source(self) -> ModelSource:
-        """The source as the user named it."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Values of the family's `settings`, checked, with defaults for what the user did not name."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of configs and tokenizers; None for a single file without them."""
-
-    @property
-    def single_file(self) -> Path | None:
-        """The checkpoint if all weights are in one file; otherwise None."""
-
-    @property
-    def variant(self) -> str | None:
-        """Weight file variant such as `fp16`."""
-
-    def has(self, name: str) -> bool:
-        """Whether a file or folder of the layout exists."""
-
-    def path(self, name: str) -> Path:
-        """The path of a file or folder of the layout."""
-
-    def config(self, name: str) -> Mapping[str, Any]:
-        """A JSON config.
-
-        Raises:
-            UserError: It is missing, not a JSON object, or requires custom code.
-        """
-
-    def tensor_names(self) -> frozenset[str]:
-        """Names of the tensors of a single file; empty for a folder. Reads the header only."""
-
-    def with_configs(self, default: str) -> "ModelFiles":
-        """The same files with a folder of configs; for a single file without one that of the hub model `default`.
-
-        The only call that may download; `Family.matches` does not make it.
-        """
-
-    def at(self, folder: Path) -> "ModelFiles":
-        """The same weights with configs and tokenizers of `folder`, which the family has made."""
-
-    def weight_files(self, folder: str) -> list[Path]:
-        """The safetensors files of a part, sorted; the single file for every part when there is one. May download them.
-
-        Raises:
-            UserError: There are none, or only pickled ones.
-        """
-
-    def fingerprint(self, folder: str) -> str:
-        """sha256 over the weight files and the config of a part."""
-
-    def file_sha256(self) -> str | None:
-        """sha256 of a single file; None for a folder."""
-
-
 class Modules(Protocol):
     """The modules of an opened model by part name; `models.module_store.ModuleStore` is the one in use."""
 
@@ -286,11 +200,7 @@ class Modules(Protocol):
         """sha256 of a single-file model, by which other programs identify a base model; None for a folder."""
 
     def swap_blocks(self, part: str, device: "torch.device", wish: float) -> Any:
-        """Keep blocks of a part in CPU memory, a number or a share of them; returns `models.block_swap.BlockSwap`.
-
-        Raises:
-            UserError: The part has no blocks, or fewer.
-        """
+        """Keep blocks of a part in CPU memory, a number or a share; the `BlockSwap`, or `UserError` if it has fewer."""
 
     def checkpoint_gradients(self, part: str) -> None:
         """Recompute activations of the part in the backward pass (gradient checkpointing).

@@ -27,9 +27,10 @@ def check_block_swap(config: RunConfig, device: torch.device) -> None:
 
 def swap_line(swap: BlockSwap, num_blocks: int, frozen_bytes: int) -> str:
     """How much of the frozen weights is left on the device, and what is there beside it for a moment."""
-    left = (frozen_bytes - swap.swapped_bytes) / 2**30
-    beside = min(len(swap.names), MOST_UNFINISHED + 2) * swap.largest_bytes / 2**30
+    left = (frozen_bytes - swap.swapped_bytes) / 2**20
+    beside = min(len(swap.names), MOST_UNFINISHED + 2) * swap.largest_bytes / 2**20
     return (
-        f"block swap: {len(swap.names)} of {num_blocks} blocks stay in CPU memory; {left:.2f} of {frozen_bytes / 2**30:.2f} "
-        f"GiB of frozen weights are on the device, and copies of at most {beside:.2f} GiB beside them"
+        f"block swap: {len(swap.names)} of {num_blocks} blocks stay in CPU memory; {left:,.1f} of "
+        f"{frozen_bytes / 2**20:,.1f} MiB of frozen weights are on the device, and copies of at most {beside:,.1f} MiB beside "
+        "them"
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loraloom import plugins
-from loraloom.cli.families_command import families, programs
+from loraloom.cli.families_command import families
 from loraloom.config.run import LoraConfig
 from loraloom.lora.export import export_adapter
 from loraloom.lora.inject import attach_new
@@ -51,7 +51,7 @@ def test_declared_text_tensors_are_those_that_the_encoders_give(card: FamilyCard
 
 def test_every_layout_of_the_table_is_exported(model: DiffusionModel, tmp_path: Path) -> None:
     files = export_adapter(model, layers_of(shaken(model), model, tmp_path), {"rank": 3}, tmp_path / "e", "x", "fp32")
-    assert len(files) == len(programs(model)) >= 2
+    assert len(files) == len(model.lora_format.programs) >= 2
 
 
 def test_the_usual_base_opens_from_the_card_without_weights(case: Case, card: FamilyCard) -> None:
