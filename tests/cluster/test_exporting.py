@@ -16,7 +16,7 @@ from loraloom.config.yaml_text import parse
 from loraloom.utils.errors import UserError
 
 SETTINGS = RunConfig.model_validate(
-    {"data": {"dataset": "/work/it's data"}, "train": {"output": "/work/runs/My_Run", "max_steps": 7}}
+    {"data": {"dataset": "/data/it's style"}, "train": {"output": "/data/runs/My_Run", "max_steps": 7}}
 )
 
 
