@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 HEADING = "## The tree\n"
 ROOMS = [
     "protocols", "utils", "config", "models", "diffusion", "prompts", "lora", "data", "prepare", "generate", "verify",
-    "evaluate", "train", "compat", "cli", "extensions",
+    "evaluate", "train", "cluster", "compat", "cli", "extensions",
 ]  # fmt: skip
 """Rooms in the order of imports; modules beside the rooms come first."""
 

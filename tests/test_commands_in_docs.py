@@ -23,8 +23,8 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.match("experiments/[0-9]*.md")),
 ]
-OTHER_PROGRAMS = {"--standalone", "--nproc-per-node", "--extra", "--ar", "--help"}
-"""torchrun's, uv's, Midjourney's, everybody's."""
+OTHER_PROGRAMS = {"--standalone", "--nproc-per-node", "--extra", "--ar", "--help", "--torch-backend", "--undo"}
+"""torchrun's, uv's, Midjourney's, everybody's, uv's, that of `scripts/worker_setup.sh`."""
 
 
 def name(path: Path) -> str:

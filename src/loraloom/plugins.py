@@ -1,12 +1,12 @@
 """The registry is the folder: `extensions/<kind>/<name>.py` or `extensions/<kind>/<name>/` is the extension `<name>`.
 
 In: a kind and a name. Out: the extension object that the module carries under the kind's own attribute name (`FAMILY`,
-`DOMAIN`, `FORMAT`, `CAPTIONER`, `METRIC`). Loading imports one module, listing names none. Adding an extension is
+`DOMAIN`, `FORMAT`, `CAPTIONER`, `METRIC`, `TRANSPORT`). Loading imports one module, listing names none. Adding an extension is
 adding a file. So is adding a verb group: `verb_<word>.py` anywhere in `extensions/<kind>/<name>/` is `loraloom <word>`.
 
 Other packages bring extensions by entry points of the groups `loraloom.families`, `loraloom.domains`, `loraloom.formats`,
-`loraloom.captioners` and `loraloom.metrics`: `<name> = <module>`. The installed packages are asked only when names are
-listed, or a name is not among ours.
+`loraloom.captioners`, `loraloom.metrics` and `loraloom.transports`: `<name> = <module>`. The installed packages are asked
+only when names are listed, or a name is not among ours.
 """
 
 import sys
@@ -33,6 +33,7 @@ ATTRIBUTE = {
     "formats": "FORMAT",
     "captioners": "CAPTIONER",
     "metrics": "METRIC",
+    "transports": "TRANSPORT",
 }
 """The name that a module of each kind exports its one extension under."""
 OURS = "loraloom itself"

@@ -68,6 +68,12 @@ def test_files_that_cannot_be_compared_are_still_described(lora: Run, tmp_path: 
     assert "no interference is computed: loha.safetensors holds LoHa" in text
 
 
+def test_every_key_is_listed_in_full(lora: Run, tiny_model: Path, files: tuple[Path, Path]) -> None:
+    text = lora("check", files[1], "--model", tiny_model, "--all")
+    for key in load_file(files[1]):
+        assert f"  used      {key} -> " in text
+
+
 def test_a_merge_into_the_base_is_the_base_with_the_changes_of_both(
     lora: Run, tiny_model: Path, tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,8 @@ VERBS = (
     *(Verb(function, settings) for function, settings in verbs.VERBS),
     *(Group(name, summary, module) for name, summary, module in verbs.GROUPS),
 )
+CLUSTER_SUMMARY = "Train on many machines: deploy, launch, watch, stop, export."
+"""The summary of the group `loraloom cluster`, whose verbs are in `cli/cluster_command.py`."""
 
 
 class _Command(TyperCommand):
@@ -148,6 +150,22 @@ class _FunctionGroup(_LazyGroup):
         return self._verbs[cmd_name].command() if cmd_name in self._verbs else None
 
 
+class _ClusterGroup(_LazyGroup):
+    """The verbs of `loraloom cluster`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="cluster", help=CLUSTER_SUMMARY, no_args_is_help=True, rich_markup_mode=None)
+        from loraloom.cli.cluster_command import COMMANDS
+
+        self._verbs = {verb.name: verb for verb in (Verb(function, settings) for function, settings in COMMANDS)}
+
+    def table(self) -> dict[str, str]:
+        return {word: verb.summary for word, verb in self._verbs.items()}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self._verbs[cmd_name].command() if cmd_name in self._verbs else None
+
+
 class _Verbs(_LazyGroup):
     """Built-in verbs, then those of extensions."""
 
@@ -155,9 +173,11 @@ class _Verbs(_LazyGroup):
 
     def table(self) -> dict[str, str]:
         brought = {verb.word: verb.summary for verb in plugins.verbs().values()}
-        return {verb.name: verb.summary for verb in VERBS} | brought
+        return {verb.name: verb.summary for verb in VERBS} | {"cluster": CLUSTER_SUMMARY} | brought
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name == "cluster":
+            return _ClusterGroup()
         own = next((verb.command() for verb in VERBS if verb.name == cmd_name), None)
         brought = plugins.verbs().get(cmd_name)
         if own is not None or brought is None:

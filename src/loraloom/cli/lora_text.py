@@ -99,9 +99,9 @@ def fate_lines(checked: Checked, most: int, *, with_used: bool) -> Iterator[str]
     yield f"{checked.file.path.name}: {len(checked.fates):,} tensors, {len(used):,} used, {len(unused):,} not used"
     if with_used:
         for fate in used:
-            yield f"  used      {shown(fate.key)} -> {fate.where}: {fate.why}"
+            yield f"  used      {_whole(fate.key)} -> {fate.where}: {fate.why}"
     for fate in unused[:most]:
-        yield f"  not used  {shown(fate.key)}: {fate.why}"
+        yield f"  not used  {_whole(fate.key)}: {fate.why}"
     if len(unused) > most:
         yield f"  and {len(unused) - most:,} more that are not used; --all lists them"
 
@@ -120,6 +120,11 @@ def error_lines(found: Sequence[Truncated], most: int | None) -> Iterator[str]:
     rest = len(lossy) - len(shown_ones)
     if most is not None and rest > 0:
         yield f"  {rest:,} more layers have an error, each smaller; --all lists every layer"
+
+
+def _whole(key: str) -> str:
+    """A key in full, printable."""
+    return key if key.isprintable() else ascii(key)
 
 
 def _strength(factors: Mapping[float | None, int]) -> str:

@@ -192,8 +192,9 @@ def merge(
         said |= {"seed": choice.seed}
     if limit != RankLimit():
         said |= {"rank": limit.rank, "error": limit.error}
-    count = "1 LoRA" if len(inputs) == 1 else f"{len(inputs)} LoRAs"
-    typer.echo(f"{count} merged by {choice.method}: " + ", ".join(f"{one.name} x {one.scale:g}" for one in inputs))
+    typer.echo(
+        f"{_counted(inputs)} merged by {choice.method}: " + ", ".join(f"{one.name} x {one.scale:g}" for one in inputs)
+    )
     error = None
     if choice.method != "sum":
         _state_errors(found, target)
@@ -245,7 +246,7 @@ def merge_into_base(texts: Sequence[str], base: ModelSource | None, target: Targ
         ),
         record=record,
     )
-    typer.echo(f"{len(inputs)} LoRAs merged into {count:,} layers of {model.info.source.location}")
+    typer.echo(f"{_counted(inputs)} merged into {count:,} layers of {model.info.source.location}")
     typer.echo(f"saved {target.out}: {dtype}, read back and equal bit by bit")
     typer.echo(f'next: {COMMAND} generate "your prompt" --model {target.out}')
 
@@ -369,6 +370,10 @@ def _with_configs_of(tuned: ModelSource, base: ModelSource) -> ModelSource:
     """A fine-tuned model in one file has the configs and tokenizer of its base, where that has some."""
     folder = resolve(base).folder
     return tuned if tuned.config or folder is None else replace(tuned, config=str(folder))
+
+
+def _counted(inputs: Sequence[ToolInput]) -> str:
+    return "1 LoRA" if len(inputs) == 1 else f"{len(inputs)} LoRAs"
 
 
 def _model_sum(model: DiffusionModel) -> str:

@@ -23,6 +23,26 @@ _MODEL_CONFIG = (
     "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
 )
 
+_ClipSkip = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
+    ),
+]
+_Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]PLACE[:SCALE]",
+        help="A LoRA with its scale, as --adapter; also with scales by block, a region and a part of the steps: "
+        "runs/anime:0.8,up_blocks.1=0[0,0,0.5,1]@0-0.5; may be repeated.",
+    ),
+]
+_AddTriggers = Annotated[
+    bool, typer.Option("--add-triggers", help="Put the trigger words of the LoRAs first where a prompt lacks them.")
+]
+
 
 def prepare(
     given: Given,
@@ -111,32 +131,18 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help="Base model. [default: the one that the adapter was trained on]")
     ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]PLACE[:SCALE]",
-            help="a LoRA with its scale, as --adapter; also with scales by block, a region and a part of the steps: "
-            "runs/anime:0.8,up_blocks.1=0[0,0,0.5,1]@0-0.5; repeatable",
-        ),
-    ] = None,
-    lora_dir: Annotated[Path | None, typer.Option(help="folder in which <lora:NAME:0.8> of a prompt is found")] = None,
-    blend: Annotated[str, typer.Option(help="how several LoRAs act together: sum, switch, composite or klora")] = "sum",
-    switch_every: Annotated[int, typer.Option(min=1, help="steps between two changes of --blend switch")] = 1,
-    add_triggers: Annotated[
-        bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
-    ] = False,
+    lora: _Loras = None,
+    lora_dir: Annotated[Path | None, typer.Option(help="Folder in which <lora:NAME:0.8> of a prompt is found.")] = None,
+    blend: Annotated[
+        str, typer.Option(help="How several LoRAs act together: sum, switch, composite or klora.")
+    ] = "sum",
+    switch_every: Annotated[int, typer.Option(min=1, help="Steps between two changes of --blend switch.")] = 1,
+    add_triggers: _AddTriggers = False,
     model_config: Annotated[str | None, typer.Option(help=_MODEL_CONFIG)] = None,
     prediction_type: Annotated[
         str, typer.Option(help="What the base model predicts if its files do not say it: epsilon or v_prediction.")
     ] = "auto",
-    clip_skip: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            help="Layer of the text encoders that is read; 2 is the one before the last. [default: as the adapter was trained]",
-        ),
-    ] = None,
+    clip_skip: _ClipSkip = None,
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
@@ -202,33 +208,31 @@ def generate(
 
 def grid(
     given: Given,
-    prompts: Annotated[list[str], typer.Argument(help="one or more prompts: an axis of the grid")],
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts: an axis of the grid.")],
     lora: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]PLACE[:SCALE]", help="a LoRA with its scale; repeatable")
+        list[str] | None, typer.Option(metavar="[NAME=]PLACE[:SCALE]", help="A LoRA with its scale; may be repeated.")
     ] = None,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="BLEND",
-            help="a setting of the loaded LoRAs, such as 'anime:0.6 + watercolor:0.4', 'switch: anime + watercolor' or "
-            "base; repeatable [default: base, each alone, all together]",
+            help="A setting of the loaded LoRAs, such as 'anime:0.6 + watercolor:0.4', 'switch: anime + watercolor' or "
+            "base; may be repeated. [default: base, each alone, all together]",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="LIST", help="seeds, such as 0,1,5-8 [default: --seed]")] = "",
-    grid_steps: Annotated[str, typer.Option(metavar="LIST", help="numbers of steps [default: --steps]")] = "",
-    guidances: Annotated[str, typer.Option(metavar="LIST", help="guidance scales [default: --guidance]")] = "",
-    samplers: Annotated[str, typer.Option(metavar="LIST", help="samplers [default: --sampler]")] = "",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds, such as 0,1,5-8. [default: --seed]")] = "",
+    grid_steps: Annotated[str, typer.Option(metavar="LIST", help="Numbers of steps. [default: --steps]")] = "",
+    guidances: Annotated[str, typer.Option(metavar="LIST", help="Guidance scales. [default: --guidance]")] = "",
+    samplers: Annotated[str, typer.Option(metavar="LIST", help="Samplers. [default: --sampler]")] = "",
     across: Annotated[
-        str | None, typer.Option(metavar="AXIS", help="columns: prompt, lora, seed, steps, guidance or sampler")
+        str | None, typer.Option(metavar="AXIS", help="Columns: prompt, lora, seed, steps, guidance or sampler.")
     ] = None,
-    down: Annotated[str | None, typer.Option(metavar="AXIS", help="rows; any further axis makes pages")] = None,
+    down: Annotated[str | None, typer.Option(metavar="AXIS", help="Rows; any further axis makes pages.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="base model [default: the one the first LoRA was trained on]")
+        str | None, typer.Option(help="Base model. [default: the one that the first LoRA was trained on]")
     ] = None,
-    add_triggers: Annotated[
-        bool, typer.Option("--add-triggers", help="put the trigger words of the LoRAs first where a prompt lacks them")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="folder of the grid")] = Path("grid"),
+    add_triggers: _AddTriggers = False,
+    out: Annotated[Path, typer.Option(help="Folder of the grid.")] = Path("grid"),
 ) -> None:
     """Compare LoRA settings, prompts, seeds, steps and guidance side by side."""
     refuse_if_held(out)  # before torch is imported

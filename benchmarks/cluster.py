@@ -1,0 +1,168 @@
+"""Many machines, measured: deployment, recovery from faults, messages between hosts, and a model of 2 to 64 nodes.
+
+    python -m benchmarks.cluster deploy      seconds to ship the package to 1, 2 and 3 hosts
+    python -m benchmarks.cluster recovery    seconds to see each fault and to train again
+    python -m benchmarks.cluster messages    seconds of an all-reduce at LoRA sizes, full speed, 1 Gbit/s, 100 Mbit/s
+    python -m benchmarks.cluster simulate    a model of larger clusters from given step and message times
+
+All but `simulate` need root, sshd and asyncssh: hosts are network namespaces of one machine (tests/support/netns_lab.py).
+Their processes share the machine's cores, so times of computing say nothing; times of detection and of messages do.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+EXPECTED = {(4, 1): 350, (8, 2): 650, (16, 4): 1200}
+"""Speed in percent of one GPU that people expect of (GPUs, nodes)."""
+
+
+def simulate(step_s: float, megabytes: float, mbit: float, latency_s: float) -> None:
+    """Print speeds of a ring all-reduce without overlap with computing.
+
+    Model: a step of n machines takes step_s + 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency. GPUs of one machine
+    count as one link: they share its network card, and their own exchange is taken as free. Every GPU has the same work.
+    """
+    print(f"one step: {step_s:g} s, message {megabytes:g} MB, {mbit:g} Mbit/s, latency {latency_s * 1000:g} ms")
+    print("| nodes | GPUs of each | speed | share of the network | expected |")
+    print("|---|---|---|---|---|")
+    for nodes, gpus in [(1, 4), (2, 1), (2, 4), (4, 1), (4, 4), (8, 1), (16, 1), (32, 1), (64, 1)]:
+        sent = 2 * (nodes - 1) / nodes * megabytes * 8 / mbit + 2 * (nodes - 1) * latency_s if nodes > 1 else 0.0
+        speed = 100 * nodes * gpus * step_s / (step_s + sent)
+        usual = EXPECTED.get((nodes * gpus, nodes))
+        expected = f"{usual} %" if usual else "-"
+        print(f"| {nodes} | {gpus} | {speed:.0f} % | {100 * sent / (step_s + sent):.1f} % | {expected} |")
+
+
+def deploy() -> None:
+    """Print the seconds of a first and of a second deployment."""
+    from tests.support.netns_lab import laboratory
+
+    print("| hosts | first | again |\n|---|---|---|")
+    for hosts in (1, 2, 3):
+        with tempfile.TemporaryDirectory() as folder, laboratory(Path(folder), hosts + 1) as lab:
+            seconds = [_driver(lab, hosts + 1, preflight=True).seconds("deployed") for _ in range(2)]
+            print(f"| {hosts} | {seconds[0]:.1f} s | {seconds[1]:.1f} s |", flush=True)
+
+
+def recovery() -> None:
+    """Print how long each fault takes to be seen, and until a new attempt starts."""
+    from tests.support.netns_lab import Laboratory, laboratory
+
+    def kill_rank(lab: Laboratory) -> None:
+        ranks = [pid for pid in lab.processes_of(2) if b"stand_in" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(ranks[0], signal.SIGKILL)
+
+    def kill_agent(lab: Laboratory) -> None:
+        os.kill(lab.agents(2)[0], signal.SIGKILL)
+
+    faults: dict[str, Callable[[Laboratory], None]] = {
+        "kill -9 of a rank": kill_rank,
+        "kill -9 of an agent": kill_agent,
+        "link cut for good, --suspect 10, --min-nodes 1": lambda lab: lab.cut(2),
+    }
+    print("| fault | seen after | next attempt after |\n|---|---|---|")
+    for name, fault in faults.items():
+        with tempfile.TemporaryDirectory() as folder, laboratory(Path(folder), 2) as lab:
+            story = _driver(lab, 2, min_nodes=1, suspect_s=10.0)
+            story.wait_for_gate()
+            began = time.time()
+            fault(lab)
+            story.wait(lambda story=story: sum(row["word"] == "start" for row in story.events) > 1, "another attempt")
+            seen = next(row["time"] for row in story.events if row["word"] == "outcome") - began
+            again = [row["time"] for row in story.events if row["word"] == "start"][1] - began
+            print(f"| {name} | {seen:.1f} s | {again:.1f} s |", flush=True)
+
+
+class _Driver:
+    """A story of the tests, and when things happened in it."""
+
+    def __init__(self, story: Any) -> None:
+        self.story = story
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.story, name)
+
+    def seconds(self, word: str) -> float:
+        self.story.process.wait(600)
+        return [row for row in self.story.events if row["word"] == word][-1]["seconds"]
+
+
+def _driver(lab: Any, hosts: int, **options: Any) -> _Driver:
+    from tests.cluster.test_netns import Story
+
+    return _Driver(Story(lab, ROOT, hosts=hosts, **options))
+
+
+def messages(sizes: list[float]) -> None:
+    """Print seconds of an all-reduce between two hosts."""
+    from tests.support.netns_lab import laboratory
+
+    print("| network | " + " | ".join(f"{size:g} MB" for size in sizes) + " |\n|---|" + "---|" * len(sizes))
+    with tempfile.TemporaryDirectory() as folder, laboratory(Path(folder), 2) as lab:
+        for name, mbit in (("not limited", None), ("1 Gbit/s", 1000), ("100 Mbit/s", 100)):
+            if mbit:
+                lab.slow(1, mbit=mbit)
+                lab.slow(2, mbit=mbit)
+            line = [sys.executable, "-m", "benchmarks.cluster", "rank", *map(str, sizes)]
+            common = {"WORLD_SIZE": "2", "MASTER_ADDR": lab.address(1), "MASTER_PORT": "29500", "PYTHONPATH": str(ROOT)}
+            common |= {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
+            logs = [Path(folder) / f"rank-{rank}.log" for rank in (0, 1)]
+            ran = [lab.start(rank + 1, line, logs[rank], RANK=str(rank), **common) for rank in (0, 1)]
+            for process in ran:
+                process.wait(600)
+            rows = [text for text in logs[0].read_text().splitlines() if text.startswith("[")]
+            if not rows:
+                raise SystemExit(logs[0].read_text())
+            print(f"| {name} | " + " | ".join(f"{value:.3f} s" for value in json.loads(rows[-1])) + " |", flush=True)
+
+
+def rank(sizes: list[float]) -> None:
+    """One of the two processes of `messages`: median of five all-reduces of each size."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    medians: list[float] = []
+    for size in sizes:
+        tensor, times = torch.zeros(int(size * 250_000)), list[float]()
+        for _ in range(6):
+            dist.barrier()
+            began = time.perf_counter()
+            dist.all_reduce(tensor)
+            times.append(time.perf_counter() - began)
+        medians.append(sorted(times[1:])[2])
+    print(json.dumps(medians), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name in ("deploy", "recovery"):
+        verbs.add_parser(name)
+    for name in ("messages", "rank"):
+        verbs.add_parser(name).add_argument("sizes", type=float, nargs="*", default=[1.5, 6.0, 25.0])
+    model = verbs.add_parser("simulate")
+    model.add_argument("--step-s", type=float, default=0.5)
+    model.add_argument("--megabytes", type=float, default=6.0)
+    model.add_argument("--mbit", type=float, default=940.0)
+    model.add_argument("--latency-s", type=float, default=0.0005)
+    given = parser.parse_args()
+    if given.verb == "simulate":
+        simulate(given.step_s, given.megabytes, given.mbit, given.latency_s)
+    elif given.verb in {"messages", "rank"}:
+        (messages if given.verb == "messages" else rank)(given.sizes)
+    else:
+        {"deploy": deploy, "recovery": recovery}[given.verb]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The supervisor with node agents and processes that run: every fault ends in the adapter of an undisturbed run."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraloom.cluster.agent import Attempt
+from loraloom.utils.errors import UserError
+
+from .conftest import Lab, run_async
+
+Soon = Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]
+pytestmark = pytest.mark.slow
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="kills by signals")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(deployed: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The adapter of a run that nothing disturbs."""
+    from .conftest import Fake
+
+    home = tmp_path_factory.mktemp("home")
+    lab = Lab(deployed[0], deployed[1], Fake())
+    assert run_async(lab.supervisor("calm", home).supervise()).kind == "finished"
+    assert lab.outcomes() == ["finished"]
+    return (home / "adapter.safetensors").read_text()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """The file that lets ranks pass step 3."""
+    return tmp_path / "gate"
+
+
+def adapter(home: Path) -> str:
+    return (home / "adapter.safetensors").read_text()
+
+
+def attempt_of(lab: Lab, node: int, run: str, number: int = 1) -> Attempt:
+    return Attempt(Path(lab.hosts[node].root), run, number)
+
+
+def test_ranks_are_dealt_over_unequal_nodes_and_every_log_line_names_node_and_rank(lab: Lab, tmp_path: Path) -> None:
+    run_async(lab.supervisor("unequal", tmp_path, processes=(1, 2)).supervise())
+    for line in (
+        "[ada 0] rank 0 of 3 from step 0",
+        "[bob 1] rank 1 of 3 from step 0",
+        "[bob 2] rank 2 of 3 from step 0",
+    ):
+        assert line in lab.said
+    assert lab.said.count("[bob 2] done") == 1
+
+
+@needs_signals
+def test_a_killed_rank_restarts_the_gang_from_the_newest_checkpoint(lab: Lab, tmp_path: Path, undisturbed: str) -> None:
+    run_async(lab.supervisor("killed", tmp_path, "--die", "1:3:kill").supervise())
+    assert adapter(tmp_path) == undisturbed
+    assert lab.outcomes() == ["failed", "finished"]
+    assert [values["number"] for word, values in lab.events if word == "start"] == [1, 2]
+    assert any("rank 1 was killed by SIGKILL" in line and "restarted from step_" in line for line in lab.said)
+
+
+@needs_signals
+def test_a_killed_agent_takes_its_ranks_with_it_and_the_run_ends_as_if_undisturbed(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    async def story() -> None:
+        supervisor = lab.supervisor("agentless", tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(supervisor.supervise())
+        attempt = attempt_of(lab, 1, "agentless")
+        await soon(lambda: bool(attempt.ranks))
+        ranks = [process for _, process, _ in attempt.ranks]
+        os.kill(attempt.agent.pid, signal.SIGKILL)
+        await soon(lambda: "failed" in lab.outcomes())
+        await soon(lambda: not any(process.running() for process in ranks))
+        gate.touch()
+        await work
+
+    run_async(story())
+    assert adapter(tmp_path) == undisturbed
+    assert any("node agent was killed" in line for line in lab.said)
+
+
+def test_a_link_that_is_cut_for_less_than_the_suspect_window_costs_nothing(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    async def story() -> None:
+        supervisor = lab.supervisor("blip", tmp_path, "--gate", str(gate), suspect_s=60.0, lease_s=90.0)
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: "bob" in supervisor.views and bool(supervisor.views["bob"].answer))
+        lab.fake.cut.add("bob")
+        await asyncio.sleep(1.0)
+        lab.fake.cut.clear()
+        gate.touch()
+        await work
+
+    run_async(story())
+    assert lab.outcomes() == ["finished"]
+    assert adapter(tmp_path) == undisturbed
+
+
+def test_a_lost_node_is_left_out_its_orphans_end_with_the_lease_and_it_joins_again(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    """The story of a cable: node 2 is cut off, node 1 continues alone, the cable is back, both train."""
+
+    async def story() -> None:
+        supervisor = lab.supervisor("cable", tmp_path, "--gate", str(gate), suspect_s=1.0, lease_s=10.0, min_nodes=1)
+        work = asyncio.create_task(supervisor.supervise())
+        orphan = attempt_of(lab, 1, "cable")
+        await soon(lambda: bool(orphan.ranks) and (tmp_path / "checkpoints").is_dir())
+        lab.fake.cut.add("bob")
+        await soon(lambda: "lost" in lab.outcomes())
+        await soon(lambda: not orphan.agent.running() and not any(p.running() for _, p, _ in orphan.ranks))
+        assert "lease ran out" in orphan.state["reason"]
+        lab.fake.cut.clear()
+        await soon(lambda: "back" in lab.outcomes())
+        gate.touch()
+        await work
+
+    run_async(story())
+    assert adapter(tmp_path) == undisturbed
+    assert [values["world_size"] for word, values in lab.events if word == "start"] == [2, 1, 2]
+    assert sum("another number of images" in line for line in lab.said) == 2
+
+
+def test_a_run_that_the_user_has_to_repair_is_not_started_again(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="refused to train") as refused:
+        run_async(lab.supervisor("mistake", tmp_path, "--die", "1:2:mistake").supervise())
+    assert "the dataset is not there" in str(refused.value)
+    assert lab.outcomes() == ["failed"]
+
+
+@needs_signals
+def test_restarts_without_a_new_checkpoint_are_bounded(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="restarted 1 times"):
+        run_async(
+            lab.supervisor("hopeless", tmp_path, "--die", "0:0:always", max_restarts=1, processes=(1,)).supervise()
+        )
+
+
+@needs_signals
+def test_a_rank_that_hangs_is_found_by_its_missing_progress_and_its_stack_is_in_the_log(
+    lab: Lab, tmp_path: Path, undisturbed: str
+) -> None:
+    run_async(lab.supervisor("hang", tmp_path, "--die", "0:3:hang", stall_s=5.0, processes=(1,)).supervise())
+    assert lab.outcomes() == ["stalled", "finished"]
+    assert "in fail" in attempt_of(lab, 0, "hang").log(0).read_text()
+    assert adapter(tmp_path) == undisturbed
+
+
+@needs_signals
+def test_stop_saves_and_the_same_command_continues(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    async def story() -> None:
+        supervisor = lab.supervisor("paused", tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: "ada" in supervisor.views and supervisor.views["ada"].answer.get("checkpoint", "") != "")
+        supervisor.stopping.set()
+        assert (await work).kind == "stopped"
+
+    run_async(story())
+    assert not (tmp_path / "adapter.safetensors").exists()
+    for host in lab.hosts:
+        rows = lab.ask(host, "runs", {"run": "paused"})["runs"]["paused"]
+        assert not rows["agent"] and not any(row["running"] for row in rows["ranks"])
+    gate.touch()
+    run_async(lab.supervisor("paused", tmp_path, "--gate", str(gate)).supervise())
+    assert adapter(tmp_path) == undisturbed
+
+
+def test_a_master_that_died_is_replaced_without_a_restart_of_the_ranks(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    async def story() -> None:
+        first = lab.supervisor("reboot", tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(first.supervise())
+        await soon(lambda: "bob" in first.views and bool(first.views["bob"].answer))
+        work.cancel()  # as a kill: nothing is said to the nodes
+        await asyncio.gather(work, return_exceptions=True)
+        second = lab.supervisor("reboot", tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(second.supervise())
+        await soon(lambda: bool(second.views) and all(view.answer for view in second.views.values()))
+        gate.touch()
+        await work
+
+    run_async(story())
+    assert any("taking over attempt reboot-1" in line for line in lab.said)
+    assert [values["number"] for word, values in lab.events if word == "start"] == [1]
+    assert adapter(tmp_path) == undisturbed
+
+
+def test_a_second_master_makes_the_first_one_leave(lab: Lab, tmp_path: Path, gate: Path, soon: Soon) -> None:
+    async def story() -> None:
+        first = lab.supervisor("two", tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(first.supervise())
+        await soon(lambda: "bob" in first.views and bool(first.views["bob"].answer))
+        second = asyncio.create_task(lab.supervisor("two", tmp_path, "--gate", str(gate)).supervise())
+        with pytest.raises(UserError, match="took this run over"):
+            await work
+        gate.touch()
+        assert (await second).kind == "finished"
+
+    run_async(story())
+
+
+def test_strict_settings_forbid_to_train_with_fewer_nodes(lab: Lab, tmp_path: Path) -> None:
+    supervisor = lab.supervisor("strict", tmp_path, min_nodes=1)
+    supervisor.run = replace(supervisor.run, strict=True)
+    lab.fake.cut.add("bob")
+    with pytest.raises(UserError, match="fewer nodes than planned"):
+        run_async(supervisor.supervise())
+    assert not lab.outcomes()
