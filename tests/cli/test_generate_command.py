@@ -252,10 +252,10 @@ def test_a_long_negative_prompt_that_is_cut_is_said_once_however_many_images(ada
 
 
 def test_foreign_syntax_is_one_note_a_run_and_none_without_weighting(adapter: Path, tmp_path: Path) -> None:
-    options = GenerateOptions(prompts=["a BREAK b", "a <lora:x:0.8>", "plain"], adapters=[adapter], out=tmp_path)
+    options = GenerateOptions(prompts=["a BREAK b", "a <hypernet:x:1>", "plain"], adapters=[adapter], out=tmp_path)
     said = run(options, num_images=2, negative_prompt="[blurry]")
     (note,) = [line for line in said if "syntax of" in line]
-    assert "in 3 of 4 prompts: 'BREAK' (1), '<lora:x:0.8>' (1), '[blurry]' (1)" in note
+    assert "in 3 of 4 prompts: 'BREAK' (1), '<hypernet:x:1>' (1), '[blurry]' (1)" in note
     assert not any("syntax of" in line for line in run(options, weighting=False))
 
 

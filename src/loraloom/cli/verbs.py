@@ -39,6 +39,18 @@ _Loras = Annotated[
         "runs/anime:0.8,up_blocks.1=0[0,0,0.5,1]@0-0.5; may be repeated.",
     ),
 ]
+_NumProcesses = Annotated[
+    str | None,
+    typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
+]
+_PromptDomain = Annotated[
+    str | None,
+    typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
+]
+_AdapterWeights = Annotated[
+    list[float] | None,
+    typer.Option(help="Scale of each --adapter, in the same order; may be repeated. [default: 1]"),
+]
 _AddTriggers = Annotated[
     bool, typer.Option("--add-triggers", help="Put the trigger words of the LoRAs first where a prompt lacks them.")
 ]
@@ -80,10 +92,7 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
-    num_processes: Annotated[
-        str | None,
-        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
-    ] = None,
+    num_processes: _NumProcesses = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps, write no run, and predict how more processes scale.")
     ] = False,
@@ -124,10 +133,7 @@ def generate(
     adapter: Annotated[
         list[Path] | None, typer.Option(help="Run folder, checkpoint folder or adapter file; may be repeated.")
     ] = None,
-    adapter_weight: Annotated[
-        list[float] | None,
-        typer.Option(help="Scale of each --adapter, in the same order; may be repeated. [default: 1]"),
-    ] = None,
+    adapter_weight: _AdapterWeights = None,
     model: Annotated[
         str | None, typer.Option(help="Base model. [default: the one that the adapter was trained on]")
     ] = None,
@@ -146,10 +152,7 @@ def generate(
     prompt_method: Annotated[
         str | None, typer.Option(help="How long prompts are encoded. [default: as the adapter was trained]")
     ] = None,
-    domain: Annotated[
-        str | None,
-        typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
-    ] = None,
+    domain: _PromptDomain = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line, or the name of a built-in set of prompts.")
     ] = None,
