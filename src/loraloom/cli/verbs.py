@@ -163,10 +163,7 @@ def generate(
         bool, typer.Option("--interactive", help="Type prompts and change settings in between.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the images. [default: RUN/generated, or images]")] = None,
-    num_processes: Annotated[
-        str | None,
-        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
-    ] = None,
+    num_processes: _NumProcesses = None,
 ) -> None:
     """Generate images with a model and adapters."""
     if out or not lora:  # a LoRA's place is known after its text is read
