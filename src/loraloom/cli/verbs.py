@@ -44,6 +44,16 @@ _AddTriggers = Annotated[
 ]
 
 
+_NumProcesses = Annotated[
+    str | None,
+    typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
+]
+_PromptsFile = Annotated[
+    Path | None, typer.Option(help="Text file with one prompt per line, or the name of a built-in set of prompts.")
+]
+_Interactive = Annotated[bool, typer.Option("--interactive", help="Type prompts and change settings in between.")]
+
+
 def prepare(
     given: Given,
     source: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
@@ -80,10 +90,7 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
-    num_processes: Annotated[
-        str | None,
-        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
-    ] = None,
+    num_processes: _NumProcesses = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps, write no run, and predict how more processes scale.")
     ] = False,
@@ -150,20 +157,13 @@ def generate(
         str | None,
         typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
-    prompts_file: Annotated[
-        Path | None, typer.Option(help="Text file with one prompt per line, or the name of a built-in set of prompts.")
-    ] = None,
+    prompts_file: _PromptsFile = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Generate the images of a prompts.jsonl, or of one of our PNG files, again.")
     ] = None,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", help="Type prompts and change settings in between.")
-    ] = False,
+    interactive: _Interactive = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the images. [default: RUN/generated, or images]")] = None,
-    num_processes: Annotated[
-        str | None,
-        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
-    ] = None,
+    num_processes: _NumProcesses = None,
 ) -> None:
     """Generate images with a model and adapters."""
     if out or not lora:  # a LoRA's place is known after its text is read
