@@ -51,6 +51,9 @@ _NumProcesses = Annotated[
 _PromptsFile = Annotated[
     Path | None, typer.Option(help="Text file with one prompt per line, or the name of a built-in set of prompts.")
 ]
+_RecipeFile = Annotated[
+    Path | None, typer.Option(help="Generate the images of a prompts.jsonl, or of one of our PNG files, again.")
+]
 _Interactive = Annotated[bool, typer.Option("--interactive", help="Type prompts and change settings in between.")]
 
 
@@ -158,9 +161,7 @@ def generate(
         typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
     prompts_file: _PromptsFile = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="Generate the images of a prompts.jsonl, or of one of our PNG files, again.")
-    ] = None,
+    recipe: _RecipeFile = None,
     interactive: _Interactive = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the images. [default: RUN/generated, or images]")] = None,
     num_processes: _NumProcesses = None,
