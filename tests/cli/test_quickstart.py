@@ -38,7 +38,7 @@ def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
     monkeypatch.setattr(quickstart, "LEAST_STEPS", 4)
     monkeypatch.setattr(quickstart, "PROBE_STEPS", 4)
     monkeypatch.setattr(quickstart, "PROBE_WARM", 1)
-    monkeypatch.setattr(quickstart, "DRAW_STEPS", 4)
+    monkeypatch.setattr(quickstart, "GENERATE_STEPS", 4)
     folder = tmp_path / "q"
     folder.mkdir()
     (folder / "plans" / "of an earlier one").mkdir(parents=True)
