@@ -74,7 +74,7 @@ THEIR_WORDS = {
     "optim.optimizer=adamw8bit": "--use_8bit_adam",
     "--snr-gamma": "--snr_gamma", "objective.snr_gamma": "--snr_gamma",
     "--noise-offset": "--noise_offset", "objective.noise_offset": "--noise_offset",
-    "objective.prediction_type": "--prediction_type",
+    "objective.prediction_type": "--prediction_type", "--prediction-type": "--prediction_type",
     "--sample-prompt": "--validation_prompt", "samples.prompts": "--validation_prompt",
     "--checkpoint-every": "--checkpointing_steps", "checkpoints.every": "--checkpointing_steps",
     "--keep-checkpoints": "--checkpoints_total_limit", "checkpoints.keep": "--checkpoints_total_limit",
@@ -117,7 +117,15 @@ def _our_flags() -> set[str]:
     of_settings = {
         leaf.flag for kind in (complete(PrepareConfig), RunConfig, GenerateConfig) for leaf in leaves(kind) if leaf.flag
     }
-    return of_settings | {"--cpu", "--adapter", "--adapter-weight", "--prompt-method", "--config", "--set"}
+    return of_settings | {
+        "--cpu",
+        "--adapter",
+        "--adapter-weight",
+        "--prompt-method",
+        "--config",
+        "--set",
+        "--num-processes",
+    }
 
 
 def flag(default: Any, text: str, kind: type | None = None, choices: Sequence[str] | None = None) -> Any:
