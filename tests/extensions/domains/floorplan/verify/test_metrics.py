@@ -183,7 +183,7 @@ def test_tallies_merge_to_the_same_in_any_order_and_partition(metric: Metric) ->
             parts[0].merge(part)
         merged = dict(parts[0].result())
         assert repr(merged) == repr(whole)  # to the last digit; nan is not equal to itself
-    with pytest.raises(TypeError, match="its like"):
+    with pytest.raises(TypeError, match="same metric"):
         TEXT.start().merge(IOU.start())
 
 
