@@ -236,7 +236,7 @@ class Sampler:
                     write_text(self._prompt(path), image.request.prompt + "\n")
                     made += 1
         except StoppedError:
-            late = f"broken off after {limit:g} s (samples.deadline_s) with {made} of {len(mine)} images"
+            late = f"broken off after {limit:.0f} s (samples.deadline_s) with {made} of {len(mine)} images"
             return "" if stop() else late
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
