@@ -513,7 +513,9 @@ def test_a_flag_that_the_layout_does_not_know_is_a_line_and_an_error_under_stric
     run(source, tmp_path / "out", said, **changes)
     flags = [f"--{name.replace('_', '-')}" for name in changes if name != "format"]
     for flag in flags:
-        assert f"  {flag} is not used: the layout {layout} has no such setting; choose another one with --format" in said
+        assert (
+            f"  {flag} is not used: the layout {layout} has no such setting; choose another one with --format" in said
+        )
     with pytest.raises(UserError, match=f"{flags[0]} is not used"):
         run(source, tmp_path / "strict", strict=True, **changes)
 
