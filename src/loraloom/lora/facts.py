@@ -165,7 +165,7 @@ def read_facts(place: Path) -> Facts:
         tags=_tags(metadata),
         training={word: _shown(metadata[key]) for key, word in _WORDS.items() if _says(metadata.get(key))},
         made_by=_made_by(record),
-        other_metadata=tuple(sorted(key for key in metadata if not _is_told(key))),
+        other_metadata=tuple(sorted(key for key in metadata if not _is_shown(key))),
     )
 
 
@@ -323,7 +323,7 @@ def _made_by(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _is_told(key: str) -> bool:
+def _is_shown(key: str) -> bool:
     return key in _WORDS or key in {
         KEY,
         METADATA_KEY,
