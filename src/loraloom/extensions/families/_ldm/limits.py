@@ -5,47 +5,13 @@ an allocation (widths, layers, heads, vocabulary) has a range. Values that depen
 and their widths, groups that divide them, the width of the prompt embeddings. The library ignores all other keys.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from loraloom.extensions.families._diffusers.limits import Rule, check_config, flag, number, one_of, text, whole
 from loraloom.models.files import refuse_foreign
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import check_range, shown
-
-Rule = Callable[[Any, str], None]
-"""Function of a value and its name in errors; raises `UserError`."""
-
-
-def whole(low: int, high: int) -> Rule:
-    """A whole number from low to high."""
-    return lambda value, where: check_range(value, where, low, high)
-
-
-def number(low: float, high: float) -> Rule:
-    """A finite number from low to high."""
-    return lambda value, where: check_range(value, where, low, high, whole=False)
-
-
-def flag(value: Any, where: str) -> None:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise UserError(where, got=shown(value), expected="true or false")
-
-
-def text(value: Any, where: str) -> None:
-    """A text of at most 1,000 characters."""
-    if not isinstance(value, str) or len(value) > 1000:
-        raise UserError(where, got=shown(value), expected="a text")
-
-
-def one_of(*known: str) -> Rule:
-    """One of some words."""
-
-    def check(value: Any, where: str) -> None:
-        if not isinstance(value, str) or value not in known:
-            raise UserError(where, got=shown(value), expected=" or ".join(known))
-
-    return check
+from loraloom.utils.untrusted import shown
 
 
 def nothing(value: Any, where: str) -> None:
@@ -238,13 +204,6 @@ _COMPONENTS = {
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
 _FLAGS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
-
-
-def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> None:
-    """Raise `UserError` unless every known key has a value in its range."""
-    for key, rule in rules.items():
-        if key in config:
-            rule(config[key], f"{where}: {key}")
 
 
 def check_unet(config: Mapping[str, Any], rules: Mapping[str, Rule] = UNET) -> None:
