@@ -17,7 +17,7 @@ from loraloom.cli.evaluate_verb import evaluate
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
-from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+from loraloom.utils.output_paths import check_folder, images_folder, prepare_line
 
 _MODEL_CONFIG = (
     "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
