@@ -60,6 +60,8 @@ class Parts:
     def __init__(self, folder: Path, say: Say) -> None:
         self.folder, self._say = folder, say
         self.known: dict[str, Part] = {}
+        self.asked: list[str] = []
+        """Names of the parts of this call, in order."""
         self.failed: dict[str, str] = {}
         """Reason of each part that failed in this call."""
         if is_there(folder / STATE_FILE):
@@ -83,6 +85,7 @@ class Parts:
             work: Returns JSON values.
             outputs: Files without which it is not done.
         """
+        self.asked.append(name)
         before = self.known.get(name)
         if before and before.status == "done" and before.key == key and all(map(is_there, outputs)):
             self._say(f"{name}: done before, in {duration(before.seconds)}")
@@ -112,6 +115,7 @@ class Parts:
 
     def skip(self, name: str, reason: str) -> None:
         """Record that a part cannot be done because an earlier one failed."""
+        self.asked.append(name)
         self.failed[name] = reason
         self._keep(name, Part("failed", "", 0.0, reason=reason))
         self._say(f"{name}: left out: {reason}")

@@ -84,6 +84,9 @@ def run_recipe(folder: Path, config: StylesConfig, say: Say, bar: Bar, *, cpu: b
         write_text(folder / RECIPE_FILE, to_yaml(config))
         parts = Parts(folder, say)
         datasets = make_datasets(styles, folder, config, parts, say, bar)
+        for style in styles:
+            if style.name not in datasets:
+                parts.skip(f"lora {style.name}", "its dataset could not be made")
         runs = make_loras(datasets, folder, config, parts, say, bar, cpu=cpu)
         figures = _compare(styles, datasets, runs, folder, config, parts, say, bar)
         _evaluate(styles, datasets, runs, folder, config, parts, say, bar)

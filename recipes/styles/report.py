@@ -47,7 +47,7 @@ def write_report(
         "prompt": _prompt(figures["prompt"]) if figures else [],
         "scores": _scores(folder, styles, parts),
         "grids": _grids(folder, figures),
-        "parts": [(name, part.status, duration(part.seconds)) for name, part in parts.known.items()],
+        "parts": [(name, parts.known[name].status, duration(parts.known[name].seconds)) for name in parts.asked],
     }
     write_text(page, render_page(_TEMPLATE, values))
     return page
