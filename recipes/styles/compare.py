@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from loraloom.cli.lora_options import with_triggers
 from loraloom.config.generate import GenerateConfig
 from loraloom.data.manifest import read_manifest
@@ -189,7 +191,7 @@ def _page(
     config: CompareConfig,
     seed: int,
     title: str,
-) -> tuple[Page, list[list["object"]]]:
+) -> tuple[Page, Sequence[Sequence[Image.Image | None]]]:
     """Prompts down, rows of the comparison across, of one seed."""
     places = range(seed, len(compared.prompts) * config.num_seeds, config.num_seeds)
     requests = tuple(tuple(asked[row.name][place] for row in rows) for place in places)
@@ -198,6 +200,6 @@ def _page(
     return page, images
 
 
-def _opened(sample: Sample) -> "object":
+def _opened(sample: Sample) -> Image.Image:
     assert sample.open is not None
     return sample.open()
