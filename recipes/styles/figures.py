@@ -23,6 +23,8 @@ from loraloom.utils.rng import derive_seed
 from recipes.styles.compare import BASE, Compared
 
 NUM_RESAMPLES = 2000
+MAX_WRONG = 15
+"""Wrong prompts that each image is scored with."""
 MIN_PROMPTS = 4
 """Prompts below which no interval is given."""
 Values = NDArray[np.float64]
@@ -156,11 +158,13 @@ class Prompted:
 
     Attributes:
         own: With its own prompts, without trigger words.
-        wrong: With the prompts of other images: the score of images that know nothing of the prompt.
+        wrong: With the prompts of other images, their mean: the score of images that know nothing of the prompt.
+        lead: The difference of the two, a mean over images.
     """
 
     own: Estimate
     wrong: Estimate
+    lead: Estimate
 
 
 def prompt_kept(
@@ -176,19 +180,27 @@ def prompt_kept(
     for row, (samples, num_prompts) in rows.items():
         if len(samples) < 2 or num_prompts < 2:
             continue
+        groups = [sample.group for sample in samples]
+        own = _clip(metric, setup, samples, batch_size)
         step = max(1, len(samples) // num_prompts)
-        shifted = [*samples[step:], *samples[:step]]
-        moved = [replace(sample, prompt=other.prompt) for sample, other in zip(samples, shifted, strict=True)]
+        shifts = range(step, len(samples), step)[:MAX_WRONG]
+        wrong = np.mean([_clip(metric, setup, _shifted(samples, shift), batch_size) for shift in shifts], axis=0)
         found[row] = Prompted(
-            own=_clip(metric, setup, samples, batch_size), wrong=_clip(metric, setup, moved, batch_size)
+            own=estimate(own, groups), wrong=estimate(wrong, groups), lead=estimate(own - wrong, groups)
         )
     return found
 
 
-def _clip(metric: EvaluationMetric, setup: MetricSetup, samples: list[Sample], batch_size: int) -> Estimate:
+def _shifted(samples: list[Sample], shift: int) -> list[Sample]:
+    """The images with the prompts of others."""
+    others = [*samples[shift:], *samples[:shift]]
+    return [replace(sample, prompt=other.prompt) for sample, other in zip(samples, others, strict=True)]
+
+
+def _clip(metric: EvaluationMetric, setup: MetricSetup, samples: list[Sample], batch_size: int) -> Values:
     figures = figures_of(metric, setup, {"generated": samples}, batch_size)
     figure = next(one for one in figures if one.name == "clip_score")
-    return estimate(np.array([figure.values[sample.id] for sample in samples]), [sample.group for sample in samples])
+    return np.array([figure.values[sample.id] for sample in samples])
 
 
 # -------------------------------------------------------------------------------------------------------- in words
@@ -228,12 +240,11 @@ KEPT = 0.8
 
 
 def _prompt_finding(row: str, prompted: Mapping[str, Prompted]) -> Finding:
-    base, mine = prompted[BASE], prompted[row]
-    lead, own = base.own.value - base.wrong.value, mine.own.value - mine.wrong.value
-    share = own / lead if lead > 0 else 0.0
+    base, mine = prompted[BASE].lead, prompted[row].lead
+    share = mine.value / base.value if base.value > 0 else 0.0
     text = (
-        f"{row}: CLIP score {words(mine.own, 1)} with its prompts, {mine.wrong.value:.1f} with wrong ones; the base has "
-        f"{base.own.value:.1f} and {base.wrong.value:.1f}, so {share:.0%} of its lead is kept"
+        f"{row}: with its own prompts the CLIP score is {words(mine, 1)} above that with wrong prompts; of the base it is "
+        f"{words(base, 1)}, so {share:.0%} is kept"
     )
     return Finding(text=text, metric="clip_score", kind="prompt", shown=share >= KEPT)
 

@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         status: Whether it is done.
-        key: Of what it depends on, when it was done.
+        key: Sum over what it depended on when it was done.
         seconds: Wall time of the work.
         reason: Why it failed; empty where it is done.
         made: What it returned: JSON values.

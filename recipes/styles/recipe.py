@@ -20,7 +20,7 @@ from loraloom.evaluate.run import EvaluateOptions, evaluate
 from loraloom.prepare.styles import Style, parse_styles
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import MetricSetup
-from loraloom.utils.atomic_files import sha256_file, write_json, write_text
+from loraloom.utils.atomic_files import sha256_file, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.output_paths import check_folder
@@ -131,7 +131,7 @@ def _compare(
         size = config.evaluate.batch_size
         matrices = [likeness(name, compared, references, setup, size, bar) for name in config.compare.metrics]
         prompted = prompt_kept(compared, references, setup, size)
-        write_json(
+        _write_figures(
             place,
             {
                 "styles": {style.name: style.trigger for style in styles if style.name in runs},
@@ -149,6 +149,11 @@ def _compare(
     if parts.do("comparison", key, work, outputs) is None:
         return None
     return read_json_object(place, FIGURES_FILE, max_bytes=MAX_RECORD_BYTES)
+
+
+def _write_figures(path: Path, figures: Mapping[str, Any]) -> None:
+    """JSON whose rows keep their order: base, styles, blends, real images."""
+    write_text(path, json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _extractor(config: StylesConfig) -> Extractor:
@@ -200,8 +205,3 @@ def summary(result: Result) -> str:
     """The findings, one a line."""
     rows = result.figures["findings"] if result.figures else []
     return "\n".join(f"{'shown    ' if row['shown'] else 'NOT SHOWN'} {row['metric']}: {row['text']}" for row in rows)
-
-
-def figures_text(result: Result) -> str:
-    """The figures as JSON."""
-    return json.dumps(result.figures, indent=1, ensure_ascii=False)

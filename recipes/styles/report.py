@@ -101,8 +101,11 @@ def _matrix(one: Mapping[str, Any]) -> dict[str, object]:
     return {"metric": one["metric"], "columns": one["columns"], "rows": rows}
 
 
-def _prompt(rows: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    return [(name, *_number(one["own"], 1), _number(one["wrong"], 1)[0]) for name, one in rows.items()]
+def _prompt(rows: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (name, _number(one["own"], 1)[0], _number(one["wrong"], 1)[0], *_number(one["lead"], 1))
+        for name, one in rows.items()
+    ]
 
 
 def _scores(folder: Path, styles: Sequence[Style], parts: Parts) -> dict[str, object]:

@@ -126,13 +126,18 @@ def test_an_interval_holds_the_mean_and_is_not_given_for_few_prompts() -> None:
 
 def test_a_row_that_loses_what_the_prompt_asks_for_is_named() -> None:
     def scores(own: float, wrong: float) -> Prompted:
-        return Prompted(own=estimate(np.full(4, own), list("abcd")), wrong=estimate(np.full(4, wrong), list("abcd")))
+        return Prompted(
+            **{
+                name: estimate(np.full(4, value), list("abcd"))
+                for name, value in (("own", own), ("wrong", wrong), ("lead", own - wrong))
+            }
+        )
 
     rows = (Row(name=BASE, styles=(), loras=""), *(Row(name=name, styles=(name,), loras=f"{name}:1") for name in "xy"))
     compared = Compared(rows=rows, samples={}, prompts=("a", "b"), triggers={})
     found = findings(compared, [], {BASE: scores(30, 20), "x": scores(29, 20), "y": scores(23, 20)})
     assert [one.shown for one in found] == [True, False]
-    assert "90% of its lead is kept" in found[0].text
+    assert "90% is kept" in found[0].text
 
 
 def test_given_prompts_are_used_as_they_are() -> None:

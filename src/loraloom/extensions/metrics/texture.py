@@ -1,6 +1,6 @@
 """Texture similarity: how like the references' colours, lines and grain the images are, by statistics of their pixels.
 
-No extractor is needed. Each image, its shorter side resized to 128 pixels, becomes 30 numbers: brightness, contrast and
+It takes no extractor. Each image, its shorter side resized to 128 pixels, becomes 30 numbers: brightness, contrast and
 saturation; and in each of four bands of a Laplacian pyramid (Burt & Adelson 1983) the energy of brightness and of two
 opponent colours, and how sparse and how skewed the brightness is, as in texture synthesis by joint statistics (Portilla &
 Simoncelli 2000). The similarity of two images is exp(-d^2 / (2 x 0.35^2)) with d^2 the mean squared difference of these
@@ -22,7 +22,7 @@ from loraloom.protocols.evaluation import Available, EvaluationMetric, Figure, M
 SIDE_PX = 128
 NUM_BANDS = 4
 WIDTH = 0.35
-"""Width of the kernel. Energies are natural logarithms: 0.35 is a factor of 1.4. Real images of the drawn styles are each most
+"""Width of the kernel. Energies are natural logarithms: 0.35 is a factor of 1.4. Real images of the rendered styles are each most
 like their own style at this width; at 0.5 anime is as like cartoon as cartoon is."""
 _OPPONENT = ((0.299, 0.5, 0.5), (0.587, -0.5, 0.0), (0.114, 0.0, -0.5))
 """Red, green and blue to brightness, red - green and red - blue."""
