@@ -168,7 +168,11 @@ class Prompted:
 
 
 def prompt_kept(
-    compared: Compared, sets: Mapping[str, tuple[list[Sample], list[Sample]]], setup: MetricSetup, batch_size: int
+    compared: Compared,
+    sets: Mapping[str, tuple[list[Sample], list[Sample]]],
+    setup: MetricSetup,
+    batch_size: int,
+    bar: Bar,
 ) -> dict[str, Prompted]:
     """CLIP scores of every row, and of held-out real images with their captions."""
     metric: EvaluationMetric = plugins.load("metrics", "clip_score")
@@ -177,7 +181,9 @@ def prompt_kept(
         plain = [replace(one, prompt=without_trigger(one.prompt, compared.triggers[style])) for one in held]
         rows[f"real, held out: {style}"] = ([one for one in plain if one.prompt], len(plain))
     found: dict[str, Prompted] = {}
-    for row, (samples, num_prompts) in rows.items():
+    progress = bar("clip_score: rows")
+    for number, (row, (samples, num_prompts)) in enumerate(rows.items()):
+        progress(number, len(rows))
         if len(samples) < 2 or num_prompts < 2:
             continue
         groups = [sample.group for sample in samples]
@@ -188,6 +194,7 @@ def prompt_kept(
         found[row] = Prompted(
             own=estimate(own, groups), wrong=estimate(wrong, groups), lead=estimate(own - wrong, groups)
         )
+    progress(len(rows), len(rows))
     return found
 
 

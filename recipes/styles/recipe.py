@@ -130,7 +130,7 @@ def _compare(
         setup = MetricSetup(tower=extractor.folder, device=_device(), seed=config.compare.seed, shared=shared)
         size = config.evaluate.batch_size
         matrices = [likeness(name, compared, references, setup, size, bar) for name in config.compare.metrics]
-        prompted = prompt_kept(compared, references, setup, size)
+        prompted = prompt_kept(compared, references, setup, size, bar)
         _write_figures(
             place,
             {
