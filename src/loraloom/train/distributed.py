@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from loraloom.config.run import Precision
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import LostRankError, UserError
+from loraloom.utils.sharded import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,13 @@ class Runtime:
             return self.accelerator.reduce(numbers, "sum")  # pyright: ignore[reportReturnType]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
-        """Sum all gradients in place over all processes, and `numbers` (float32, 1-d) with them in the same message."""
+        """Sum all gradients in place over all processes, and `numbers` (float32, 1-d) with them in the same message.
+
+        Gradients of split parameters are summed in the backward pass already.
+        """
         if self.num_devices == 1:
             return numbers
+        parameters = [parameter for parameter in parameters if not is_sharded(parameter)]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([numbers, *(gradient.flatten() for gradient in gradients)])
         summed = self.sum_numbers(flat)

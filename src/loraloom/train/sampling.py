@@ -59,11 +59,12 @@ class Outcome:
     files: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def spread(requests: Sequence[ImageRequest], num_ranks: int) -> list[ImageRequest]:
-    """At least one request for each rank: fewer prompts than ranks are repeated with further seeds."""
+def spread(requests: Sequence[ImageRequest], num_ranks: int, *, equal: bool = False) -> list[ImageRequest]:
+    """At least one request for each rank, or `equal` numbers of them: prompts are repeated with further seeds."""
     count = len(requests)
     last = max(request.seed for request in requests)
-    more = [replace(requests[k % count], seed=last + 1 + k - count) for k in range(count, num_ranks)]
+    wanted = -(-count // num_ranks) * num_ranks if equal else num_ranks
+    more = [replace(requests[k % count], seed=last + 1 + k - count) for k in range(count, wanted)]
     return [*requests, *more]
 
 
@@ -76,6 +77,8 @@ class Sampler:
         texts: Gives the prompt embeddings.
         weighting: Whether `(word:1.3)` in a prompt is a weight: in those of the user, not in captions.
         method: `lora` or `full`; names what a recipe records.
+        together: The denoiser's weights are split over the ranks, which gather them together: all generate equally many
+            images, none breaks off, and an error of one ends the run.
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class Sampler:
     requests: Sequence[ImageRequest]
     weighting: bool
     method: str = "lora"
+    together: bool = False
 
     def wanted(self) -> list[Wanted]:
         """All texts whose prompt embeddings the samples read."""
@@ -210,7 +214,7 @@ class Sampler:
         """Sample these prompts from now on."""
         first = self.requests[0]
         requests = [replace(first, prompt=text, seed=self.config.seed + k) for k, text in enumerate(prompts)]
-        self.requests = spread(requests, self.runtime.num_devices)
+        self.requests = spread(requests, self.runtime.num_devices, equal=self.together)
         log.info(f"sample prompts: {len(prompts)} from {self.config.prompt_file}")
 
     def _sample_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
@@ -228,7 +232,7 @@ class Sampler:
                     self._encode,
                     [self.requests[index] for index in mine],
                     autocast=self.runtime.autocast,
-                    stop=lambda: stop() or time.monotonic() > deadline,
+                    stop=lambda: not self.together and (stop() or time.monotonic() > deadline),
                 )
                 for image in images:
                     path = self._image(step, mine[image.index])
@@ -239,9 +243,13 @@ class Sampler:
             late = f"broken off after {limit:.0f} s (samples.deadline_s) with {made} of {len(mine)} images"
             return "" if stop() else late
         except torch.OutOfMemoryError as error:
+            if self.together:
+                raise
             torch.cuda.empty_cache()
             return f"out of memory: {_first_line(error)}"
         except Exception as error:  # the fence: a full disk, a bug, all alike
+            if self.together:
+                raise
             return f"{type(error).__name__}: {_first_line(error)}"
         return ""
 
