@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from loraloom.config.run import Precision
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import LostRankError, UserError
+from loraloom.utils.ranks import BACKEND
 from loraloom.utils.sharded import is_sharded
 
 
@@ -173,6 +174,20 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
         )
 
 
+def choose_backend() -> str:
+    """`nccl`, which on a CPU means gloo, or `gloo` for GPUs too: without NCCL (Windows), and where a node has none.
+
+    Raises:
+        UserError: The environment names another one.
+    """
+    given = os.environ.get(BACKEND, "")
+    if given not in ("", "nccl", "gloo"):
+        raise UserError(f"the variable {BACKEND}", got=given, expected="nccl or gloo")
+    if given:
+        return given
+    return "nccl" if torch.distributed.is_nccl_available() or not torch.cuda.is_available() else "gloo"
+
+
 def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float = 0.0) -> Runtime:
     """Join the other processes, if any.
 
@@ -187,8 +202,9 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
     if not cpu and torch.cuda.is_available():
         check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     # Casting is ours: see `Runtime.autocast`. A process may sample until its deadline, or encode its part, while others wait.
-    patience = InitProcessGroupKwargs(timeout=max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s)))
-    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
+    patience = max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s))
+    group = InitProcessGroupKwargs(backend=choose_backend(), timeout=patience)
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")
     if precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():
