@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loraloom.cli.app import app
-from loraloom.cli.evaluate_command import given_options
+from loraloom.cli.evaluate_command import Named, given_options
 from loraloom.utils.errors import UserError
 from tests.generate.conftest import adapter, make_adapter
 from tests.support.images import drawn, folder_of, save
@@ -62,15 +62,15 @@ def test_the_table_has_a_row_for_each_score_and_a_sentence_for_what_says_nothing
 
 
 def test_an_adapter_in_the_place_of_the_images_is_a_run(adapter: Path, images: Path) -> None:
-    assert given_options(adapter, None, None, None, None, None).lora == adapter
+    assert given_options(Named(images=adapter)).lora == adapter
     file = adapter / "adapter.safetensors"
-    assert given_options(file, None, None, None, None, None).lora == file
-    assert given_options(images, None, None, None, None, None).images == images
-    assert given_options(None, adapter, None, None, None, None).out == adapter / "evaluation"
+    assert given_options(Named(images=file)).lora == file
+    assert given_options(Named(images=images)).images == images
+    assert given_options(Named(lora=adapter)).out == adapter / "evaluation"
 
 
 def test_nothing_to_score_and_two_things_to_score_are_one_line(adapter: Path, images: Path) -> None:
     with pytest.raises(UserError, match="nothing to score"):
-        given_options(None, None, None, None, None, None)
+        given_options(Named())
     with pytest.raises(UserError, match="images and a run were both named"):
-        given_options(images, adapter, None, None, None, None)
+        given_options(Named(images=images, lora=adapter))
