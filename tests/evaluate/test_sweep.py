@@ -1,6 +1,7 @@
 """`evaluate --sweep`: every checkpoint at every scale with the same seeds, resumed where it stopped, and what to keep."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from loraloom.cli.evaluate_command import sweep_lines
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.reading import read_settings
 from loraloom.evaluate.run import EvaluateOptions
 from loraloom.evaluate.sweep import Sweep, sweep
 from loraloom.evaluate.sweep_report import RECORD_FILE, REPORT_FILE, SHEET_FILE, write_sweep
 from loraloom.generate.recipes import read_rows
+from loraloom.lora.blend import parse_lora_option
 from loraloom.utils.errors import UserError
 from tests.generate.conftest import MakeAdapter
 
@@ -183,6 +186,17 @@ def test_the_report_is_one_file_without_scripts_and_the_record_has_every_setting
     assert sum(record["averages"]["ema_0.2"].values()) == pytest.approx(1)
     for row in record["leaderboard"]:
         assert {"score", "gain", "drift", "verdict", "reasons", "figures", "sha256"} <= row.keys()
+
+
+def test_the_terminal_shows_a_leaderboard_the_advice_and_a_command_that_uses_it(done: Sweep) -> None:
+    lines = sweep_lines(done)
+    rows = lines[0].splitlines()
+    assert rows[0].split() == ["setting", "score", "gain", "drift", "prompts", "followed", "less", "copies", "verdict"]
+    assert [row.split("  ")[1].strip() for row in rows[1:]] == [row.cell.label for row in done.ranking.rows]
+    assert sum("advised: " in line for line in lines) == 1
+    best = next(cell for cell in done.cells if cell.name == done.ranking.advised.cell.name)
+    place, term = parse_lora_option(shlex.split(lines[-1])[-1])
+    assert (Path(place), term.scale) == (best.candidate.place, best.scale)
 
 
 def test_more_seeds_compare_seeds_of_one_prompt_and_prompts_of_a_file_are_all_used(run: Path, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def advice_lines(ranking: Ranking) -> list[str]:
     if len(equal) > 1:
         mildest = min(equal, key=lambda row: (abs(row.cell.scale), row.cell.step, row.cell.is_average))
         lines.append(
-            f"{len(equal):,} of {len(ranking.others):,} other settings do not surely differ from it in these images; the mildest of "
-            f"them is {mildest.cell.label}"
+            f"{len(equal):,} of {len(ranking.others):,} other settings do not surely differ from it in these images; the "
+            f"mildest of them is {mildest.cell.label}"
         )
     return lines
 
