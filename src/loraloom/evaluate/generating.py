@@ -5,7 +5,6 @@ recipe. Images that an earlier evaluation left there with the same recipe are us
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from loraloom.evaluate.inputs import images_of
 from loraloom.generate.recipes import LIST_NAME, read_rows
 from loraloom.generate.saving import generate_into, part_of
 from loraloom.generate.session import Session
+from loraloom.prompts.triggers import without_trigger
 from loraloom.protocols.evaluation import ROLE_NAMES, Role, Sample
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.locks import lock_folder
@@ -46,15 +46,6 @@ ADAPTER_ON: Mapping[Role, bool] = {
     "drift_base": False,
 }
 """Roles whose images are generated, in this order."""
-
-
-def without_trigger(prompt: str, trigger: str) -> str:
-    """The prompt without the trigger word and the comma or blank beside it; whole words only."""
-    if not trigger:
-        return prompt
-    word = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-    text = re.sub(rf"{word}\s*,?\s*|\s*,\s*{word}", "", prompt)
-    return re.sub(r"[ \t]{2,}", " ", text).strip().strip(",").strip()
 
 
 def set_scale(session: Session, scale: float) -> None:

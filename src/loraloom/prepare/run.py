@@ -35,6 +35,7 @@ from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_proble
 from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
+from loraloom.prompts.triggers import has_trigger, with_trigger_first
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
@@ -172,7 +173,7 @@ def _prepare(
 def final_caption(text: str, trigger: str) -> str:
     """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
     text = text.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
+    if not trigger or has_trigger(text, trigger):
         return text
     return f"{trigger}, {text}" if text else trigger
 
@@ -227,7 +228,7 @@ class _Work:
         self.notes += [
             Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
         ]
-        caption = final_caption(self._text(item, row), self.config.trigger)
+        caption = self._caption(item, row)
         if not caption:
             self.problems.append(Problem(self._shown(item), "its caption is empty"))
             return
@@ -282,6 +283,16 @@ class _Work:
             listed = "; ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common())
             lines.append(f"{_to_look_at(self.notes)}: {listed}")
         return lines
+
+    def _caption(self, item: SourceItem, row: ImageRow) -> str:
+        """The final caption; one whose trigger word was moved to the front is noted."""
+        text, trigger = self._text(item, row), self.config.trigger
+        if not self.config.trigger_first or not has_trigger(text, trigger):
+            return final_caption(text, trigger)
+        caption = with_trigger_first(text, trigger)
+        if caption != text.strip():
+            self.notes.append(Problem(self._shown(item), f"its trigger word was moved to the front: {caption[:60]!r}"))
+        return caption
 
     def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""
