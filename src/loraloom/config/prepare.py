@@ -20,9 +20,10 @@ class PrepareConfig(Extended):
     size: int = setting(
         512, "Side in pixels of the square whose area a prepared image has.", flag="--size", ge=16, le=4096
     )
-    crop: Literal["bucket", "center", "random", "pad"] = setting(
+    crop: Literal["bucket", "center", "random", "pad", "smart", "subject"] = setting(
         "bucket",
-        "bucket: crop to the nearest aspect ratio; center, random: crop to a square; pad: pad to a square, crop nothing.",
+        "bucket: crop the centre to the nearest aspect ratio; smart: the same where most is to see; subject: crop around what "
+        "stands out; center, random: crop to a square; pad: pad to a square, crop nothing.",
         flag="--crop",
     )
     bucket_step: int = setting(
@@ -33,6 +34,12 @@ class PrepareConfig(Extended):
     )
     resample: Literal["lanczos", "bicubic", "box", "nearest"] = setting(
         "lanczos", "Filter for resizing; nearest keeps the exact colours of plans and pixel art.", flag="--resample"
+    )
+    upscaler: str = setting(
+        "",
+        "Super-resolution model for images that are enlarged: a .safetensors file that spandrel reads, which is to be "
+        "installed; empty: the filter of --resample.",
+        flag="--upscaler",
     )
     background: str = setting(
         "#ffffff", "Colour behind transparent pixels and around padded images.", flag="--background"
