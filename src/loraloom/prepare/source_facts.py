@@ -35,6 +35,10 @@ class SourceFacts:
     transparent: bool = False
 
 
+PLAIN = SourceFacts()
+"""A still RGB image of 8 bits, of which nothing else is known."""
+
+
 def facts_of(image: Image.Image) -> SourceFacts:
     """The facts that are known before pixels are decoded."""
     frames = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) and image.format != "MPO" else 1
