@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT
 from loraloom.protocols.data import Example
 from loraloom.utils.atomic_files import write_json, write_text
 from loraloom.utils.errors import UserError
@@ -36,8 +37,6 @@ MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
 """Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
-MAX_REPEATS = 10_000
-MAX_WEIGHT = 1000.0
 _COLUMNS = fields(Example)
 _USUAL = {"repeats": 1, "weight": 1.0}
 _NO_INFO = (

@@ -80,6 +80,7 @@ class ImageSettings:
     seed: int
     upscaler: str = ""
     upscaler_sha256: str = ""
+    max_enlargement: float | None = None
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "ImageSettings":
@@ -93,11 +94,12 @@ class ImageSettings:
         except ValueError as error:
             fix = "write it as #rrggbb or by its name"
             raise UserError("background is not a colour", got=config.background, fix=fix) from error
-        if config.crop in BUCKETED:
-            aspect_buckets(config.size, config.bucket_step, config.max_aspect)
-        elif config.size % 8:
-            nearest = round(config.size / 8) * 8
-            raise UserError("size", got=config.size, expected="a multiple of 8", fix=f"use --size {nearest}")
+        for size in (config.size, *config.also_size):
+            if config.crop in BUCKETED:
+                aspect_buckets(size, config.bucket_step, config.max_aspect)
+            elif size % 8:
+                nearest = round(size / 8) * 8
+                raise UserError("size", got=size, expected="a multiple of 8", fix=f"use --size {nearest}")
         return cls(
             size=config.size,
             crop=config.crop,
@@ -110,12 +112,13 @@ class ImageSettings:
             seed=config.seed if config.crop == "random" else 0,
             upscaler=config.upscaler,
             upscaler_sha256=upscaler_sha256(config.upscaler),
+            max_enlargement=config.max_enlargement,
         )
 
     def fingerprint(self) -> str:
         """16 hex digits that change when a prepared image may change."""
         values = asdict(self)
-        del values["upscaler"]  # its content counts, not its place
+        del values["upscaler"], values["max_enlargement"]  # content counts, not its place; a limit changes no pixel
         if not self.upscaler_sha256:
             del values["upscaler_sha256"]  # datasets from before there were upscalers stay as they are
         text = json.dumps([PIPELINE_VERSION, values], sort_keys=True)

@@ -5,7 +5,7 @@ In: a task, one an image, and the settings of all of them. Out: its row for the 
 
 import os
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Task:
         image: Path of the file that is written, relative to the dataset.
         known: What an earlier run made of it.
         thumbnail: Whether a small JPEG is wanted for the report.
+        item: Id of the `SourceItem`.
+        size: Another side in pixels than that of the settings; such an image is never enlarged.
     """
 
     id: str
@@ -44,6 +46,8 @@ class Task:
     image: str
     known: ImageRow | None
     thumbnail: bool
+    item: str = ""
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,7 @@ class Outcome:
         problem: Why it was refused.
         reused: Whether the row is an earlier run's.
         thumbnail: JPEG bytes when they were wanted.
+        too_small: Whether it is left out at a further size because it would be enlarged.
     """
 
     task: Task
@@ -63,6 +68,7 @@ class Outcome:
     problem: str | None = None
     reused: bool = False
     thumbnail: bytes | None = None
+    too_small: bool = False
 
 
 def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
@@ -71,14 +77,19 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
     Raises:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
     """
+    settings = settings if task.size is None else replace(settings, size=task.size)
     try:
         data = read_image(task.source, settings)
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
+            check_enlargement(known.scale, (known.source_width, known.source_height), settings)
             return Outcome(task=task, row=known, reused=True, thumbnail=_thumbnail_of_file(task, target))
         decoded = decode(data, settings)
-        fitted = fit(decoded, settings, task.id)
+        fitted = fit(decoded, settings, task.item or task.id)
+        check_enlargement(fitted.scale, (decoded.width, decoded.height), settings)
+        if task.size is not None and fitted.scale > 1:
+            return Outcome(task=task, too_small=True)
         png = png_bytes(fitted.image, level=1)
         row = ImageRow(
             id=task.id,
@@ -114,6 +125,13 @@ def run_tasks(
 
 def _refused(task: Task, reason: str) -> Outcome:
     return Outcome(task=task, problem=reason)
+
+
+def check_enlargement(scale: float, size: tuple[int, int], settings: ImageSettings) -> None:
+    """Raise `RefusedError` when an image is enlarged more than the settings allow."""
+    if settings.max_enlargement is not None and scale > settings.max_enlargement:
+        times = f"{scale:.1f} times, the limit is {settings.max_enlargement:g} (--max-enlargement)"
+        raise RefusedError(f"too small: {size[0]} x {size[1]} would be enlarged {times}")
 
 
 def what_is_hashed(decoded: Decoded, fitted: Fitted, settings: ImageSettings) -> Image.Image:
