@@ -14,6 +14,7 @@ import typer
 
 from loraloom import plugins
 from loraloom.cli.evaluate_verb import evaluate
+from loraloom.cli.inspect_verb import inspect
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
@@ -338,7 +339,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, inspect, prepare, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -404,6 +405,7 @@ def doctor(
 
 VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (quickstart, None),
+    (inspect, "loraloom.config.inspect:InspectConfig"),
     (prepare, "loraloom.config.prepare:PrepareConfig"),
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),

@@ -166,7 +166,7 @@ def updates_sentence(ledger: Ledger, *, steps: int, step_seconds: float | None =
     """`63 images x 10 epochs = 160 updates of batch 4, about 2 min 40 s`.
 
     Args:
-        ledger: Of the run.
+        ledger: The run's ledger.
         steps: Its optimizer steps.
         step_seconds: Time of one step; None leaves the time out.
     """

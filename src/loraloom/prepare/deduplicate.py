@@ -18,7 +18,7 @@ def duplicates_of(
     The largest source stays; of equal ones the one with a caption of its own, then the first by id.
 
     Args:
-        examples: Of one prepared size.
+        examples: Images at one prepared size.
         labels: Near-duplicate group of each.
         wish: `exact`: equal files, or equal pixels; `near`: images of one group; `keep`: none.
     """

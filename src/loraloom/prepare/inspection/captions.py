@@ -51,24 +51,26 @@ def text_findings(captions: Mapping[str, str | None], shown: Mapping[str, str]) 
             yield Finding("same_caption", shown[ids[0]], f"{len(ids):,} images have the caption {short(text)}")
 
 
-def trigger_findings(
-    captions: Mapping[str, str], trigger: str, shown: Mapping[str, str], tokenizer: Tokenizer | None
-) -> Iterator[Finding]:
-    """Where the trigger word is absent, fused or written in other letters, and what its tokens are.
+def split_findings(trigger: str, tokenizer: Tokenizer) -> Iterator[Finding]:
+    """Whether the trigger word is many tokens, and which."""
+    ids = tokenizer.tokenize(trigger) if trigger else []
+    if len(ids) > MOST_TRIGGER_TOKENS:
+        parts = " | ".join(tokenizer.detokenize([id_]).strip() for id_ in ids)
+        yield Finding("trigger_split", trigger, f"{trigger!r} is {len(ids)} tokens: {parts}")
+
+
+def trigger_findings(captions: Mapping[str, str], trigger: str, shown: Mapping[str, str]) -> Iterator[Finding]:
+    """Where the trigger word is absent, fused or written in other letters, and whether it has digits.
 
     Args:
         captions: Id -> caption, empty ones left out.
         trigger: The trigger word; empty: nothing is said.
         shown: Id -> the file as the user knows it.
-        tokenizer: Splits the trigger word; None leaves that open.
     """
     if not trigger:
         return
     if re.search(r"\d", trigger):
         yield Finding("trigger_digits", trigger, f"{trigger!r} has digits; letters alone are safer")
-    if tokenizer is not None and (ids := tokenizer.tokenize(trigger)) and len(ids) > MOST_TRIGGER_TOKENS:
-        parts = " | ".join(tokenizer.detokenize([id_]).strip() for id_ in ids)
-        yield Finding("trigger_split", trigger, f"{trigger!r} is {len(ids)} tokens: {parts}")
     whole = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)")
     letters = re.compile(whole.pattern, re.IGNORECASE)
     inside = re.compile(rf"\w*{re.escape(trigger)}\w*", re.IGNORECASE)

@@ -43,7 +43,7 @@ class Examination:
     Attributes:
         id: As in `SourceItem`.
         problem: Why the file cannot be used; all numbers are then zero.
-        sha256: Of the file.
+        sha256: Hash of the file, hex.
         width, height: Upright, pixels.
         facts: What the file is.
         target: Size that it would be prepared to, pixels.

@@ -104,7 +104,7 @@ class Thresholds:
             few_images=purpose.few_images if config.few_images is None else config.few_images,
             max_enlargement=purpose.max_enlargement if config.max_enlargement is None else config.max_enlargement,
             min_side=config.min_size,
-            max_cut=config.max_cut,
+            max_cut=1.0 if config.crop == "subject" else config.max_cut,  # there cutting off is what was asked for
             max_blur=config.max_blur,
             min_brightness=config.min_brightness,
             max_clipped=config.max_clipped,

@@ -38,28 +38,18 @@ def image_findings(found: Examination, shown: str, thresholds: Thresholds) -> It
     yield from _facts(found, shown)
 
 
-def smallest_side(found: Sequence[Examination], thresholds: Thresholds) -> int | None:
-    """Shorter side in pixels below which images are enlarged more than the threshold; None when none is too small.
-
-    It is exact where all images are cropped to one size, and else the largest of the buckets' own limits that are in use.
-    """
-    refused = [one for one in found if one.problem is None and one.scale > thresholds.max_enlargement]
-    if not refused:
-        return None
-    return max(min(one.width, one.height) for one in refused) + 1
-
-
 def _quality(found: Examination, shown: str, thresholds: Thresholds) -> Iterator[Finding]:
     quality = found.quality
     assert quality is not None
+    if quality.brightness < thresholds.min_brightness:
+        yield Finding("dark", shown, f"mean brightness {quality.brightness:.0%}")
+        return
     if quality.contrast < thresholds.min_contrast:
         yield Finding("flat", shown, f"98 % of its pixels span {quality.contrast:.0%} of the brightness range")
         return
     if quality.blur > thresholds.max_blur:
         yield Finding("blurred", shown, f"blur effect {quality.blur:.2f}, the limit is {thresholds.max_blur:g}")
-    if quality.brightness < thresholds.min_brightness:
-        yield Finding("dark", shown, f"mean brightness {quality.brightness:.0%}")
-    elif quality.black + quality.white > thresholds.max_clipped and not quality.is_graphic:
+    if quality.black + quality.white > thresholds.max_clipped and not quality.is_graphic:
         share = f"{quality.black:.0%} of its pixels are pure black, {quality.white:.0%} pure white"
         yield Finding("clipped", shown, share)
 

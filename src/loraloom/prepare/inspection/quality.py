@@ -15,6 +15,7 @@ _WINDOW = 11
 _SIDE = 512
 _BLACK, _WHITE = 4, 251
 _FEWEST_PIXELS = 16
+_PLAIN = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Quality:
         contrast: Range from the darkest to the brightest hundredth of the pixels, 0 to 1.
         black, white: Share of pixels that are pure black or white, 0 to 1.
         colours: Number of distinct grey values in use: flat graphics have few, photographs nearly all.
+        plain_border: Whether most of the outermost pixels are pure black or white: a cut-out on a plain background.
     """
 
     blur: float
@@ -35,11 +37,12 @@ class Quality:
     black: float
     white: float
     colours: int
+    plain_border: bool
 
     @property
     def is_graphic(self) -> bool:
-        """Whether it is flat graphics rather than a photograph: large areas of black or white are no fault there."""
-        return self.colours <= 64
+        """Whether it is flat graphics or a cut-out: large areas of black or white are no fault of exposure there."""
+        return self.colours <= 64 or self.plain_border
 
 
 def measure(image: Image.Image) -> Quality:
@@ -60,7 +63,13 @@ def measure(image: Image.Image) -> Quality:
         black=round(float(shares[:_BLACK].sum()), 3),
         white=round(float(shares[_WHITE:].sum()), 3),
         colours=int((shares > 1e-3).sum()),
+        plain_border=_plain_border(values),
     )
+
+
+def _plain_border(values: npt.NDArray[np.uint8]) -> bool:
+    edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    return float(((edge < _BLACK) | (edge >= _WHITE)).mean()) > _PLAIN
 
 
 def _blur(grey: npt.NDArray[np.float32]) -> float:
