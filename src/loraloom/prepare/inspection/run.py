@@ -251,7 +251,7 @@ def _token_findings(
     tokens: dict[str, int],
     bars: Callable[[str], Progress] | None,
 ) -> Iterator[Finding]:
-    """Findings on lengths; fills in `tokens`."""
+    """Findings on lengths; adds the counts to `tokens`."""
     if encoder is None:
         if texts:
             yield Finding("unknown_words", "captions", "no --model was named")
