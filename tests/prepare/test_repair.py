@@ -230,6 +230,38 @@ def test_images_that_would_be_enlarged_too_much_are_refused_on_every_run(tmp_pat
         assert "20 x 20 would be enlarged 3.2 times, the limit is 2" in report.problems[0].reason
 
 
+def test_an_upscaler_enlarges_small_images_the_same_in_tiles_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny ESRGAN of random weights, read by spandrel itself."""
+    pytest.importorskip("spandrel", reason="the extra `upscale` is not installed")
+    import torch
+    from safetensors.torch import save_file
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    from loraloom.prepare import upscaling
+
+    torch.manual_seed(0)
+    weights = ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=4).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "x4.safetensors")
+    model = str(tmp_path / "x4.safetensors")
+    whole = np.asarray(upscaling.upscaled(drawn(1, 90, 70), model), int)
+    monkeypatch.setattr(upscaling, "TILE", 32)
+    tiled = np.asarray(upscaling.upscaled(drawn(1, 90, 70), model), int)
+    assert whole.shape == (280, 360, 3)
+    assert abs(whole - tiled).max() <= 1
+    save(drawn(1, 40, 40), tmp_path / "raw" / "small.png", "a dog")
+    save(drawn(2, 320, 240), tmp_path / "raw" / "large.png", "a cat")
+    plain = {e.id: e.sha256 for e in run(tmp_path / "raw", tmp_path / "plain").manifest.examples}
+    made = {e.id: e.sha256 for e in run(tmp_path / "raw", tmp_path / "made", upscaler=model).manifest.examples}
+    assert made["large"] == plain["large"], "a large image is not its business"
+    assert made["small"] != plain["small"]
+    assert run(tmp_path / "raw", tmp_path / "made", upscaler=model).num_reused == 2
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="the upscaler cannot be read"):
+        ImageSettings.from_config(PrepareConfig(upscaler=str(tmp_path / "other.safetensors")))
+
+
 def test_an_upscaler_without_its_package_or_file_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such weight file"):
         ImageSettings.from_config(PrepareConfig(upscaler=str(tmp_path / "model.safetensors")))

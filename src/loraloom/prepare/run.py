@@ -212,7 +212,8 @@ class _Work:
         usable = {item.id: item for item in items if item.problem is None}
         self.problems += [Problem(self._shown(item), item.problem) for item in items if item.problem]
         tasks = list(_tasks(usable, self.out, self.journal.rows, self.config.also_size))
-        with closing(run_tasks(tasks, settings, self.config.num_workers)) as outcomes:
+        workers = 1 if settings.upscaler else self.config.num_workers  # its model uses all cores, and memory once
+        with closing(run_tasks(tasks, settings, workers)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 self._take(outcome, usable[outcome.task.item])
                 if progress:

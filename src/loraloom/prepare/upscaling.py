@@ -25,15 +25,15 @@ _INSTALL = "uv pip install spandrel" if "UV_RUN_RECURSION_DEPTH" in os.environ e
 
 
 def upscaler_sha256(path: str) -> str:
-    """sha256 of a model's file; empty for none.
+    """sha256 of a model's file, which is opened for a check; empty for none.
 
     Raises:
-        UserError: No such file, no safetensors file, or spandrel is not installed.
+        UserError: No such file, no safetensors file, no model that enlarges RGB images, or spandrel is not installed.
     """
     if not path:
         return ""
     check_safetensors(Path(path))
-    _spandrel()
+    _model(path)
     return sha256_file(Path(path))
 
 
