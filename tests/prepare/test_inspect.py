@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -303,6 +305,19 @@ def test_the_page_is_self_contained_and_shows_names_as_text(tmp_path: Path) -> N
     sources = re.findall(r'(?:src|href)="([^"]{5})', page)
     assert sources and set(sources) == {"data:"}
     assert page.count("data:image/jpeg;base64,") >= 2
+
+
+def test_inspect_without_a_model_never_imports_torch(tmp_path: Path) -> None:
+    """With it each worker took seconds to start: on a benchmark two were slower than one."""
+    folder_of(tmp_path / "raw", 1)
+    program = (
+        "import sys; from pathlib import Path; from loraloom.cli.inspect_command import run_inspect; "
+        "from loraloom.config.inspect import InspectConfig; "
+        "run_inspect(Path('raw'), None, InspectConfig(min_size=16), None, print); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (tmp_path / "raw-inspected" / "inspect.json").is_file()
 
 
 def test_the_report_is_not_written_into_the_source_or_among_other_files(tmp_path: Path) -> None:

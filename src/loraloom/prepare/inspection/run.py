@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,10 +32,12 @@ from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, 
 from loraloom.prepare.leftovers import check_captions
 from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
-from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
+
+if TYPE_CHECKING:  # without a model no torch: it takes seconds, and workers could not be forked
+    from loraloom.prompts.encoder import PromptEncoder
 
 MAX_THUMBNAILS = 200
 MAX_WINDOWS = 8
@@ -99,7 +101,7 @@ def inspect_folder(
     source: Path,
     config: InspectConfig,
     *,
-    encoder: PromptEncoder | None = None,
+    encoder: "PromptEncoder | None" = None,
     model: str | None = None,
     dataset: Path = Path("dataset"),
     bars: Callable[[str], Progress] | None = None,
@@ -246,7 +248,7 @@ def _caption_findings(
 def _token_findings(
     texts: Mapping[str, str],
     trigger: str,
-    encoder: PromptEncoder | None,
+    encoder: "PromptEncoder | None",
     shown: Mapping[str, str],
     tokens: dict[str, int],
     bars: Callable[[str], Progress] | None,
