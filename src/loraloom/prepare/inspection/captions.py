@@ -130,7 +130,7 @@ def common_phrases(
     least = max(2, math.ceil(share * len(captions) - 1e-9))
     texts = [_words(caption, ignored, headers) for caption in captions]
     frequent = Counter(word for runs in texts for word in {word for run in runs for word in run})
-    known = {(word,): number for word, number in frequent.items() if number >= least}
+    known: dict[tuple[str, ...], int] = {(word,): number for word, number in frequent.items() if number >= least}
     every = dict(known)
     length = 1
     while known and length < _LONGEST_PHRASE:
