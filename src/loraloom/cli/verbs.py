@@ -14,6 +14,7 @@ import typer
 
 from loraloom import plugins
 from loraloom.cli.evaluate_verb import evaluate
+from loraloom.cli.inspect_verb import inspect
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
@@ -333,7 +334,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, inspect, prepare, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -399,6 +400,7 @@ def doctor(
 
 VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (quickstart, None),
+    (inspect, "loraloom.config.inspect:InspectConfig"),
     (prepare, "loraloom.config.prepare:PrepareConfig"),
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
@@ -415,6 +417,7 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("cache", "Show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 """Word, summary, and the module that has the verbs of the group as `COMMANDS`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT
 from loraloom.protocols.data import Example
 from loraloom.utils.atomic_files import write_json, write_text
 from loraloom.utils.errors import UserError
@@ -37,6 +38,7 @@ MAX_PIXELS = 1 << 26
 """Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
 _COLUMNS = fields(Example)
+_USUAL = {"repeats": 1, "weight": 1.0}
 _NO_INFO = (
     f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
     f"word is not recorded; copy {INFO_FILE} too, or run `loraloom prepare` again"
@@ -74,7 +76,11 @@ class Manifest:
 def row_of(example: Example) -> str:
     """One line of `manifest.jsonl`, without its line end."""
     # `asdict` copies deeply, which took half of the time that reading a manifest takes.
-    return json.dumps({column.name: getattr(example, column.name) for column in _COLUMNS}, ensure_ascii=False)
+    row = {column.name: getattr(example, column.name) for column in _COLUMNS}
+    for name, usual in _USUAL.items():  # rows and fingerprints of datasets without them stay as they are
+        if row[name] == usual:
+            del row[name]
+    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint_of(examples: Iterable[Example]) -> str:
@@ -196,6 +202,10 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: crop or scale is out of range", got=shown((row.crop, row.scale)), fix=_REPAIR)
     if row.num_tokens is not None and not 0 <= row.num_tokens <= MAX_CONFIG_BYTES:
         raise UserError(f"{where}: num_tokens", got=shown(row.num_tokens), expected="a count or null", fix=_REPAIR)
+    if not 1 <= row.repeats <= MAX_REPEATS:
+        raise UserError(f"{where}: repeats", got=shown(row.repeats), expected=f"1 to {MAX_REPEATS:,}", fix=_REPAIR)
+    if not 0 < row.weight <= MAX_WEIGHT:
+        raise UserError(f"{where}: weight", got=shown(row.weight), expected=f"above 0, to {MAX_WEIGHT:g}", fix=_REPAIR)
     if problem := path_problem(row.image):
         raise UserError(
             f"{where}: image {problem}", got=shown(row.image), fix="only images inside the dataset are read"

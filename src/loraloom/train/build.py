@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from loraloom.config.domains import open_domain
-from loraloom.config.run import RunConfig, read_class_weights
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
+from loraloom.config.run import RunConfig
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
 from loraloom.data.cache import ContentCache
@@ -221,6 +222,9 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         num_devices=runtime.num_devices,
         accumulation=config.train.gradient_accumulation,
         seed=config.train.seed,
+        repeats=tuple(example.repeats for example in batches.examples),
+        weights=tuple(example.weight for example in batches.examples),
+        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
     )
     objective = make_objective(
         model.info.schedule,
