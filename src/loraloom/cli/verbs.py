@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.caption_verb import caption
 from loraloom.cli.evaluate_verb import evaluate
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
@@ -338,7 +339,7 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
+    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, caption, generate or evaluate.")] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -404,6 +405,7 @@ def doctor(
 
 VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (quickstart, None),
+    (caption, "loraloom.config.caption:CaptionConfig"),
     (prepare, "loraloom.config.prepare:PrepareConfig"),
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.config.base import Settings
+from loraloom.config.caption import CaptionConfig
 from loraloom.config.describing import leaves, show
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.generate import GenerateConfig
@@ -27,7 +28,7 @@ def template(verb: str) -> str:
     Raises:
         UserError: The verb has no settings.
     """
-    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig, EvaluateConfig)}
+    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, CaptionConfig, GenerateConfig, EvaluateConfig)}
     if verb not in kinds:
         raise UserError("this verb has no settings", got=verb, fix=did_you_mean(verb, kinds))
     return commented_yaml(kinds[verb])

@@ -59,7 +59,7 @@ class BatchMaker:
             rng_parts.append(place)
             latents.append(drawn)
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
-            captions.append("" if dropped else self.caption(example, mirrored))
+            captions.append("" if dropped else self.caption(example, mirrored, epoch))
             geometry.append(geometry_of(example, mirrored))
             if self.loss_weights:
                 weights.append(self.loss_weights.of(example, mirrored))
@@ -87,13 +87,18 @@ class BatchMaker:
             weights_b=torch.ones(count),
         )
 
-    def caption(self, example: Example, mirrored: bool) -> str:
-        """The caption of an image or of its mirror image."""
+    def caption(self, example: Example, mirrored: bool, epoch: int) -> str:
+        """The caption of an image, or of its mirror image, in an epoch: one of several is chosen by (seed, epoch, id)."""
+        several = example.captions
+        number = int(uniform(self.seed, epoch, example.id, "caption") * len(several)) if len(several) > 1 else 0
+        return self._shown(several[number], example, mirrored)
+
+    def _shown(self, caption: str, example: Example, mirrored: bool) -> str:
         if not mirrored:
-            return example.caption
-        caption = self.domain.mirrored(example.caption)
-        assert caption is not None, example.id  # `refuse_blind_flips` has seen every caption
-        return caption
+            return caption
+        rewritten = self.domain.mirrored(caption)
+        assert rewritten is not None, example.id  # `refuse_blind_flips` has seen every caption
+        return rewritten
 
     def needed_latents(self) -> list[tuple[Example, bool]]:
         """Every (image, mirrored) that an epoch can ask for."""
@@ -102,7 +107,11 @@ class BatchMaker:
 
     def needed_captions(self) -> list[str]:
         """Every caption that an epoch can ask for, each once."""
-        captions = {self.caption(example, mirrored): None for example, mirrored in self.needed_latents()}
+        captions = {
+            self._shown(caption, example, mirrored): None
+            for example, mirrored in self.needed_latents()
+            for caption in example.captions
+        }
         return [*captions, *([""] if self.caption_dropout else [])]
 
 
@@ -119,10 +128,11 @@ def geometry_of(example: Example, mirrored: bool) -> ImageGeometry:
 
 def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
     """Raise `UserError` when mirroring would make a caption false and the domain cannot rewrite it."""
-    blind = [example for example in examples if domain.mirrored(example.caption) is None]
+    captions = [named for example in examples for named in example.named_captions]
+    blind = [named for named in captions if domain.mirrored(named[1]) is None]
     if blind:
         raise UserError(
-            f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
-            got=f"{blind[0].id}: {blind[0].caption[:60]}",
+            f"data.random_flip is on, but {len(blind)} of {len(captions)} captions speak of left and right",
+            got=f"{blind[0][0]}: {blind[0][1][:60]}",
             fix="switch random_flip off: the caption would be wrong for a mirrored image",
         )

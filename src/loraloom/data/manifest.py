@@ -36,6 +36,8 @@ MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
 """Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
+MAX_CAPTIONS = 1000
+"""Captions of one image."""
 _COLUMNS = fields(Example)
 _NO_INFO = (
     f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
@@ -74,7 +76,10 @@ class Manifest:
 def row_of(example: Example) -> str:
     """One line of `manifest.jsonl`, without its line end."""
     # `asdict` copies deeply, which took half of the time that reading a manifest takes.
-    return json.dumps({column.name: getattr(example, column.name) for column in _COLUMNS}, ensure_ascii=False)
+    row = {column.name: getattr(example, column.name) for column in _COLUMNS}
+    if not example.more_captions:
+        del row["more_captions"]  # as datasets had it before there were several: their fingerprint stays
+    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint_of(examples: Iterable[Example]) -> str:
@@ -194,6 +199,9 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: source_width and source_height", got=got, expected=limit, fix=_REPAIR)
     if not (row.scale <= MAX_SIDE_PX and all(abs(edge) <= MAX_SOURCE_SIDE_PX for edge in row.crop)):
         raise UserError(f"{where}: crop or scale is out of range", got=shown((row.crop, row.scale)), fix=_REPAIR)
+    if len(row.more_captions) > MAX_CAPTIONS:
+        got = f"{len(row.more_captions) + 1:,} captions"
+        raise UserError(f"{where}: more_captions", got=got, expected=f"at most {MAX_CAPTIONS}", fix=_REPAIR)
     if row.num_tokens is not None and not 0 <= row.num_tokens <= MAX_CONFIG_BYTES:
         raise UserError(f"{where}: num_tokens", got=shown(row.num_tokens), expected="a count or null", fix=_REPAIR)
     if problem := path_problem(row.image):

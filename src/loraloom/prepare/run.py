@@ -25,6 +25,8 @@ from loraloom import __version__, plugins
 from loraloom.config.extending import options_of, unused_lines
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
+from loraloom.prepare.caption_edits import final_caption
+from loraloom.prepare.captioner_files import Asker
 from loraloom.prepare.detect import Choice, choose_format, format_options
 from loraloom.prepare.doubtful import doubt_about
 from loraloom.prepare.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
@@ -33,12 +35,14 @@ from loraloom.prepare.journal import ImageRow, Journal
 from loraloom.prepare.leftovers import check_captions, find_leftovers
 from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_problems
 from loraloom.prepare.report import Problem, write_report
+from loraloom.prepare.stored_captions import with_stored_captions
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.locks import LOCK_NAME, lock_folder
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import Progress
@@ -128,11 +132,13 @@ def _prepare(
     options = format_options(config)
     choice = choose_format(source, config.format, options)
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
-    items = list(choice.format.read(source, options))
+    stored = with_stored_captions(source, list(choice.format.read(source, options)))
+    items = stored.items
     given = given_split(source)
     leftovers = find_leftovers(source, items, choice.format.name)
     check_captions(items, leftovers, captioner.name)
     unused = unused_lines(config, {"formats": choice.format, "captioners": captioner, "domains": domain})
+    unused += stored.doubts
     _sweep(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
@@ -140,7 +146,8 @@ def _prepare(
         work.run(items, settings, progress)
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted([*work.notes, *work.captioned])
         unknown = [*unused, *_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
-        counted = [*leftovers.lines, *work.counted(), *unknown, *_unread_lines(journal)]
+        unknown += stored.outdated(work.examples)
+        counted = [*stored.lines, *leftovers.lines, *work.counted(), *unknown, *_unread_lines(journal)]
         write_problems(out, problems, notes)
         tell_problems(out, problems, leftovers, console)
         for line in counted:
@@ -169,14 +176,6 @@ def _prepare(
     return report
 
 
-def final_caption(text: str, trigger: str) -> str:
-    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
-    text = text.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
-        return text
-    return f"{trigger}, {text}" if text else trigger
-
-
 class _Work:
     """One run over the items: it turns outcomes into examples, problems and notes, and notes them in the journal."""
 
@@ -191,8 +190,9 @@ class _Work:
     ) -> None:
         self.source, self.out, self.config, self.journal = source, out, config, journal
         self.captioner, self.count_tokens = captioner, count_tokens
-        self.caption_options = options_of(config, [captioner])
-        self.caption_settings = _sha16(captioner.name, self.caption_options, config.trigger)
+        options = options_of(config, [captioner])
+        self.asker = Asker(captioner, options, config.trigger)
+        self.caption_settings = _sha16(captioner.name, options, config.trigger)
         self.examples: list[Example] = []
         self.hashes: list[tuple[int, ...]] = []
         self.problems: list[Problem] = []
@@ -227,7 +227,11 @@ class _Work:
         self.notes += [
             Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
         ]
-        caption = final_caption(self._text(item, row), self.config.trigger)
+        try:
+            caption = final_caption(self._text(item, row), self.config.trigger)
+        except RefusedError as error:  # of the captioner
+            self.problems.append(Problem(self._shown(item), f"no caption: {error}"))
+            return
         if not caption:
             self.problems.append(Problem(self._shown(item), "its caption is empty"))
             return
@@ -252,6 +256,7 @@ class _Work:
                 crop=row.crop,
                 scale=row.scale,
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
+                more_captions=tuple(final_caption(text, self.config.trigger) for text in item.more_captions),
             )
         )
 
@@ -292,7 +297,7 @@ class _Work:
         key = (item.id, row.source_sha256, self.caption_settings)
         if key not in self.journal.captions:
             with Image.open(self.out / row.image, formats=["PNG"]) as image:
-                text = self.captioner.caption(image, item, self.caption_options, self.config.trigger)
+                text = self.asker.text(image, item)
             self.journal.add_caption(key, text)
         return self.journal.captions[key]
 

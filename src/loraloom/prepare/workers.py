@@ -86,7 +86,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
     """
     try:
-        data = _read(task.source, settings)
+        data = read_image_file(task.source, settings.max_megapixels)
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
@@ -214,8 +214,9 @@ def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: ImageSettings) -> 
     return decoded.image if changed else fitted.image
 
 
-def _read(path: Path, settings: ImageSettings) -> bytes:
-    limit = max(_SMALLEST_LIMIT_BYTES, int(settings.max_megapixels * 1e6 * _BYTES_PER_PIXEL))
+def read_image_file(path: Path, max_megapixels: float) -> bytes:
+    """The bytes of an image file; raises `RefusedError` where it cannot be read or no such image needs as many."""
+    limit = max(_SMALLEST_LIMIT_BYTES, int(max_megapixels * 1e6 * _BYTES_PER_PIXEL))
     try:
         if (size := path.stat().st_size) > limit:
             raise RefusedError(f"the file has {size / 1e6:,.0f} MB, more than any image within --max-megapixels needs")

@@ -3,7 +3,7 @@
 # pyright: reportReturnType=false
 # The body of a protocol's method is its docstring.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -27,6 +27,7 @@ class SourceItem:
             without image, a metadata file with a bad row). None if no problem is known.
         source: The file that contains `caption`, a caption file or a table; None if there is none.
         notes: Differences between the file and what was read, one line each for the user; equal causes give equal lines.
+        more_captions: Further captions of the image; training takes one of all of them in each epoch.
     """
 
     id: str
@@ -35,6 +36,7 @@ class SourceItem:
     problem: str | None = None
     source: Path | None = None
     notes: tuple[str, ...] = ()
+    more_captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Example:
         crop: left, top, right, bottom of the kept area in source pixels.
         scale: Prepared pixels per source pixel.
         num_tokens: Number of tokens of the final caption without BOS and EOS; None if no model was given.
+        more_captions: Further final captions; training takes one of `captions` in each epoch.
     """
 
     id: str
@@ -69,6 +72,18 @@ class Example:
     crop: tuple[int, int, int, int]
     scale: float
     num_tokens: int | None
+    more_captions: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All captions, the main one first."""
+        return (self.caption, *self.more_captions)
+
+    @property
+    def named_captions(self) -> list[tuple[str, str]]:
+        """All captions, each with a name for messages: the id, then `ID caption 2` and so on."""
+        more = [(f"{self.id} caption {number}", text) for number, text in enumerate(self.more_captions, 2)]
+        return [(self.id, self.caption), *more]
 
 
 class Format(Protocol):
@@ -114,6 +129,40 @@ class Captioner(Protocol):
 
         Raises:
             UserError: The options cannot be satisfied.
+            RefusedError: It cannot caption this image; the message is the reason (`utils.image_bytes`).
+        """
+
+
+class ModelCaptioner(Captioner, Protocol):
+    """A captioner whose captions a neural network writes. Its settings are a subclass of `protocols.settings.CaptionModel`.
+
+    The setting `caption_model` that its methods get is always a local folder: whoever calls them downloads a hub id.
+    """
+
+    default_model: str
+    """Hub id of the model that is used if the user names none."""
+    files: tuple[str, ...]
+    """Patterns of the files that are downloaded."""
+    max_side_px: int
+    """Images may be reduced to this longer side before they are captioned; the network reads fewer pixels."""
+
+    def caption_many(
+        self,
+        images: "Sequence[Image.Image]",
+        items: Sequence[SourceItem],
+        options: Mapping[str, Any],
+        trigger: str,
+        count: int,
+        seed: int,
+    ) -> list[tuple[str, ...]]:
+        """`count` captions of each RGB image, one batch.
+
+        The first caption of an image is its most probable one; it does not depend on `seed`. The others are sampled: each
+        image's are a function of (seed, item id), whatever its batch. Equal captions are not removed. An image for which
+        the model writes nothing gets an empty tuple.
+
+        Raises:
+            UserError: The model cannot be opened, or the options cannot be satisfied.
         """
 
 

@@ -65,6 +65,7 @@ _SYSTEM_FOLDERS = frozenset(
         "__macosx",
         ".git",
         ".cache",
+        ".captions",
         ".ipynb_checkpoints",
         ".trashes",
         ".spotlight-v100",
