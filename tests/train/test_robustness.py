@@ -194,6 +194,30 @@ def test_flipping_captions_that_speak_of_left_and_right_is_refused(
         train(configure(data={"dataset": str(copy), "random_flip": True}), say=quiet)
 
 
+def test_several_captions_flips_and_variants_are_all_precomputed_and_nothing_else_is(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "varied"
+    shutil.copytree(dataset, copy)
+    rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["more_captions"] = [f"{row['caption']}, on the left", f"{row['caption']}, a left hand"][
+            : 1 + (row is rows[0])
+        ]
+    (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines: list[str] = []
+    data = {"dataset": str(copy), "random_flip": True, "flip_unknown": "keep", "augment_variants": 2}
+    config = configure(data=data)
+    train(config, say=lines.append)
+    assert any("augmentation: 2 variants of each image" in line for line in lines)
+    latents = len(list((tmp_path / "cache" / "latents").rglob("*.safetensors")))
+    learned = sum(row["split"] == "train" for row in rows)
+    held = len(rows) - learned
+    unflipped = rows[0]["split"] == "train"
+    assert latents == 3 * 2 * learned - 3 * unflipped + held
+    assert any("cannot be rewritten: 1 images are not mirrored" in line for line in lines) == unflipped
+
+
 def test_a_image_changed_after_prepare_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "edited"
     shutil.copytree(dataset, copy)

@@ -13,6 +13,7 @@ import torch
 
 from loraloom.config.domains import open_domain
 from loraloom.config.run import RunConfig, read_class_weights
+from loraloom.data.augment import Augmentation, settings_line
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
 from loraloom.data.cache import ContentCache
@@ -51,7 +52,7 @@ from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.train.swapping import swap_line
 from loraloom.utils.errors import UserError
-from loraloom.utils.reporting import log_line
+from loraloom.utils.reporting import log, log_line, reporter
 
 
 def set_up(
@@ -87,13 +88,12 @@ def set_up(
     )
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
-    if config.data.random_flip:
-        refuse_blind_flips(learned, domain)
+    unflipped = refuse_blind_flips(learned, domain, config.data.flip_unknown) if config.data.random_flip else None
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
     losses = Losses(log_line, config.train.strict)
-    losses.add(*manifest.notes)
+    losses.add(*manifest.notes, *([unflipped] if unflipped else []))
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
     train_batches, held_batches = make_batches(
         config,
@@ -168,10 +168,32 @@ def make_batches(
         held_batches,
         examples=learned,
         random_flip=data.random_flip,
+        augmentation=make_augmentation(config, learned, domain),
         caption_dropout=data.caption_dropout,
         loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
     return train_batches, held_batches
+
+
+def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Domain) -> Augmentation:
+    """The variants that the settings ask for, with the subject of every image.
+
+    Raises:
+        UserError: They would make captions false, or loss weights by colour are set.
+    """
+    data = config.data
+    made = Augmentation(
+        variants=data.augment_variants, crop=data.augment_crop, light=data.augment_light, seed=config.train.seed
+    )
+    if not made.variants:
+        return made
+    made.refuse(learned, domain)
+    if config.objective.class_weights:
+        fix = "set augment_variants=0, or remove objective.class_weights"
+        raise UserError("loss weights by colour and augmented variants exclude each other", fix=fix)
+    made.find_subjects(Path(data.dataset), learned, reporter().bar("looking for subjects"))
+    log.info(settings_line(made))
+    return made
 
 
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
