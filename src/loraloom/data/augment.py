@@ -137,7 +137,7 @@ def crop_box(subject: Fractions, most: float, shares: NDArray[np.float64]) -> Fr
 
 
 def subject_box(image: Image.Image) -> Fractions:
-    """The box of what draws the eye, as fractions; the whole image where nothing does."""
+    """The box of what attracts the eye, as fractions; the whole image where nothing does."""
     grey = np.asarray(image.convert("L").resize((_SALIENCY_PX, _SALIENCY_PX), Image.Resampling.BOX), np.float64)
     if grey.std() < 1:
         return WHOLE
@@ -159,7 +159,7 @@ def subject_box(image: Image.Image) -> Fractions:
 
 
 def _blurred(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """The mean over squares of side 2 * reach + 1; the image goes on at its other side."""
+    """The mean over squares of side 2 * reach + 1; the image repeats beyond its edges."""
     shifts = range(-reach, reach + 1)
     rows = sum(np.roll(values, shift, axis=0) for shift in shifts)
     return sum((np.roll(rows, shift, axis=1) for shift in shifts), np.zeros_like(values)) / len(shifts) ** 2

@@ -173,7 +173,7 @@ def test_a_tell2design_image_gets_its_walls_back_and_keeps_its_words(plans: dict
     spec = parse_spec(found["3"][0])
     assert spec.connections is None  # it says nothing of what the image does not show
     assert dict(spec.counts or ()) == plans["3"].counts
-    assert any("4 of 4: interior doors are not drawn: connections are unknown" in line for line in lines)
+    assert any("4 of 4: the image shows no interior doors: connections are unknown" in line for line in lines)
 
 
 def test_a_housegan_file_becomes_the_same_rooms_doors_and_connections(plans: dict[str, Plan], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Imported:
     Attributes:
         labels: (256, 256) pixel classes.
         words: The source's own description; None if it has none.
-        has_doors: Whether interior doors are drawn, so that connections are known.
+        has_doors: Whether the image shows interior doors, so that connections are known.
         notes: What was read in another way than the source has it; equal causes give equal lines.
         connections: Number of doors between two rooms that the source states; None if it states none.
     """
@@ -207,7 +207,7 @@ def _read_tell2design(item: Item) -> Imported:
     words = item.words
     if item.words_file is not None:
         words = read_text(item.words_file, item.words_file.name, max_bytes=MIB).strip() or words
-    notes = [_LIVING_FROM_DINING] * bool(dining.any()) + ["interior doors are not drawn: connections are unknown"]
+    notes = [_LIVING_FROM_DINING] * bool(dining.any()) + ["the image shows no interior doors: connections are unknown"]
     return Imported(labels=labels, words=words, has_doors=False, notes=tuple(notes))
 
 
