@@ -422,6 +422,7 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("dataset", "Fetch datasets of the hub; export prepared ones.", "loraloom.cli.dataset_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 """Word, summary, and the module that has the verbs of the group as `COMMANDS`."""

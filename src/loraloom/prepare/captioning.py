@@ -281,7 +281,7 @@ class _Run:
 
     def _bytes(self, item: SourceItem) -> bytes | None:
         try:
-            return read_image_file(item.image, self.config.max_megapixels)
+            return read_image_file(item.image, self.config.max_megapixels, item.data)
         except RefusedError as error:
             self.problems.append((item.id, str(error)))
             return None

@@ -302,9 +302,9 @@ class _Work:
         return self.journal.captions[key]
 
     def _shown(self, item: SourceItem) -> str:
-        """The item's file as the user knows it."""
+        """The item's file as the user knows it; an image inside a larger file has its id after it."""
         try:
-            shown = item.image.relative_to(self.source).as_posix()
+            shown = item.image.relative_to(self.source).as_posix() + (f": {item.id}" if item.data else "")
         except ValueError:
             shown = item.image.name
         return shown.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -325,6 +325,7 @@ def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, ImageRow]
             image=image,
             known=known.get(item.id),
             thumbnail=number < MAX_THUMBNAILS,
+            data=item.data,
         )
 
 

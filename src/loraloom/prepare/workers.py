@@ -21,6 +21,7 @@ from PIL import Image
 
 from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, thumbnail_bytes
 from loraloom.prepare.journal import ImageRow
+from loraloom.protocols.data import ImageData
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
@@ -50,6 +51,7 @@ class Task:
         image: Path of the file that is written, relative to the dataset.
         known: What an earlier run made of it.
         thumbnail: Whether a small JPEG is wanted for the report.
+        data: Reads the image where it lies inside `source`.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Task:
     image: str
     known: ImageRow | None
     thumbnail: bool
+    data: ImageData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
     """
     try:
-        data = read_image_file(task.source, settings.max_megapixels)
+        data = read_image_file(task.source, settings.max_megapixels, task.data)
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
@@ -214,15 +217,20 @@ def _what_is_seen(decoded: Decoded, fitted: Fitted, settings: ImageSettings) -> 
     return decoded.image if changed else fitted.image
 
 
-def read_image_file(path: Path, max_megapixels: float) -> bytes:
-    """The bytes of an image file; raises `RefusedError` where it cannot be read or no such image needs as many."""
+def read_image_file(path: Path, max_megapixels: float, data: ImageData | None = None) -> bytes:
+    """The bytes of an image file, or of `data` inside it; raises `RefusedError` where they cannot be read or no such image
+    needs as many."""
     limit = max(_SMALLEST_LIMIT_BYTES, int(max_megapixels * 1e6 * _BYTES_PER_PIXEL))
     try:
+        if data is not None:
+            return data.read(limit)
         if (size := path.stat().st_size) > limit:
             raise RefusedError(f"the file has {size / 1e6:,.0f} MB, more than any image within --max-megapixels needs")
         return path.read_bytes()
     except OSError as error:
         raise RefusedError(f"cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise RefusedError(f"cannot be read: {error.what}") from error
 
 
 def _still_good(task: Task, source_sha256: str, settings: ImageSettings) -> ImageRow | None:

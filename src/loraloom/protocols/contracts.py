@@ -23,9 +23,13 @@ class FormatContract:
     Attributes:
         write: Writes a folder of this layout. Arguments: an empty folder; image id (`a`, `sub/c`) -> caption, which must be
             read back exactly; a function that writes an image. An image file has the name of the last part of its id.
+        packed: Whether images lie inside larger files, so that there are no image files.
+        needs: Modules without which its tests are skipped, such as those of an extra.
     """
 
     write: Callable[[Path, Mapping[str, str], SaveImage], None]
+    packed: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,18 @@ if TYPE_CHECKING:  # a verb's --help must not import torch
     from torch import Tensor
 
 
+class ImageData(Protocol):
+    """The bytes of an image inside a larger file, such as a tar shard or a Parquet table. It pickles."""
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes.
+
+        Raises:
+            UserError: They are gone, cannot be read, or are more than `max_bytes`.
+            OSError: The file cannot be read.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceItem:
     """One image as a `Format` finds it.
@@ -28,6 +40,7 @@ class SourceItem:
         source: The file that contains `caption`, a caption file or a table; None if there is none.
         notes: Differences between the file and what was read, one line each for the user; equal causes give equal lines.
         more_captions: Further captions of the image; training takes one of all of them in each epoch.
+        data: Reads the image where it lies inside the file `image`; None: `image` is the image file itself.
     """
 
     id: str
@@ -37,6 +50,7 @@ class SourceItem:
     source: Path | None = None
     notes: tuple[str, ...] = ()
     more_captions: tuple[str, ...] = ()
+    data: ImageData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +123,37 @@ class Format(Protocol):
 
         Raises:
             UserError: The folder does not have this layout; for example, the caption column is missing.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedImage:
+    """One image of a dataset on its way into another layout.
+
+    Attributes:
+        id: As in `Example`.
+        data: Bytes of its PNG file.
+        captions: All captions, the main one first.
+        split: `train` or `validation`.
+    """
+
+    id: str
+    data: bytes
+    captions: tuple[str, ...]
+    split: str
+
+
+class WritableFormat(Format, Protocol):
+    """A layout that datasets can also be exported to."""
+
+    def write(self, folder: Path, images: Iterator[PackedImage], shard_size: int) -> list[str]:
+        """Write images into an empty folder, `shard_size` of them in a file where the layout has such files.
+
+        Images of one split follow each other. Memory is bounded by one shard. Returns lines about what the layout cannot
+        hold as it is.
+
+        Raises:
+            UserError: A library is missing.
         """
 
 

@@ -64,6 +64,22 @@ class TextEncoding(Settings):
         return name
 
 
+class CaptionColumn(TextEncoding):
+    """Settings of layouts with a table of captions."""
+
+    caption_column: str = setting(
+        "text", "Column of captions in a table, or key of them in a JSON file of a shard.", flag="--caption-column"
+    )
+
+
+class PackedImages(CaptionColumn):
+    """Settings of layouts whose images lie inside tables."""
+
+    image_column: str = setting(
+        "", "Column of images in a Parquet or Arrow table; empty: the only column of images.", flag="--image-column"
+    )
+
+
 class CaptionFiles(TextEncoding):
     """Settings of layouts with caption files."""
 

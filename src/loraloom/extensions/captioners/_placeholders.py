@@ -30,8 +30,8 @@ def filled(template: str, item: SourceItem, trigger: str, *, flag: str) -> str:
     """
     values = {
         "trigger": trigger,
-        "folder": _words(item.image.parent.name),
-        "stem": _words(item.image.stem),
+        "folder": _words(item.id.split("/")[-2] if "/" in item.id else item.image.parent.name),
+        "stem": _words(item.id.split("/")[-1] if item.data else item.image.stem),
         "tags": ", ".join(_words(part) for part in item.id.split("/")[:-1]),
         "text": " ".join((item.caption or "").split()),
         "id": item.id,
