@@ -1,4 +1,4 @@
-"""Tables of pyarrow with a column of images: which columns they have, and one row of one table read when it is needed.
+"""Tables of pyarrow with a column of images: which columns they have, and one row of one table read at first use.
 
 In: columns of a Parquet or Arrow file. Out: source items whose images are read later, and the columns of an export. Images are
 bytes, or structs of `bytes` and `path` as the library `datasets` writes them. pyarrow comes with the extra `tables`.

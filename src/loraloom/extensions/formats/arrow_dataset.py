@@ -1,7 +1,7 @@
 """Datasets that the library `datasets` saved (`save_to_disk`): `data-00000-of-00001.arrow` with `dataset_info.json`.
 
 In: such a folder, one of a `DatasetDict` included. Out: one source item per row. Files are mapped into memory, so an image is
-read from the disk when it is needed; the library itself is not needed.
+read from the disk at first use; the library itself is not required.
 """
 
 import json

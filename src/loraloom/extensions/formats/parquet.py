@@ -1,7 +1,7 @@
 """Parquet tables with a column of images and a column of captions, as datasets on the Hugging Face hub have them.
 
 In: a folder of `.parquet` files, such as a hub dataset that was downloaded. Out: one source item per row; captions are read
-row group by row group, an image when it is needed, so memory holds one row group at a time.
+row group by row group, an image at first use, so memory holds one row group at a time.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """WebDataset shards: tar files whose members of one key are an image and its caption: `000.jpg`, `000.txt`, `000.json`.
 
-In: a folder of `.tar` files, not compressed. Out: one source item per image; its bytes are read from the shard when they are
-needed, nothing is unpacked. The caption is the member `.txt` or `.caption`, or the key `caption_column` of the `.json`; a list
+In: a folder of `.tar` files, not compressed. Out: one source item per image; its bytes are read from the shard at first use,
+nothing is unpacked. The caption is the member `.txt` or `.caption`, or the key `caption_column` of the `.json`; a list
 `captions` in the `.json` gives further ones. Only headers and captions are read here, so a shard is passed over once.
 """
 
