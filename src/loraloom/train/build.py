@@ -68,8 +68,7 @@ def set_up(
     """
     folder = Path(config.train.output)
     manifest = read_manifest(Path(config.data.dataset))
-    learned = [example for example in manifest.examples if example.split == "train"]
-    held_out = [example for example in manifest.examples if example.split == "validation"]
+    learned, held_out = manifest.split("train"), manifest.split("validation")
     if not learned:
         raise UserError(
             "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
@@ -160,7 +159,8 @@ def make_batches(
     text_cache = ContentCache(root / "texts" if root else None)
     dataset = Path(data.dataset)
     latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
-    latents.check([*learned, *held_out])
+    latents.check(learned)
+    latents.check(held_out)
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
     held_batches = BatchMaker(examples=held_out, latents=latents, texts=texts, domain=domain, seed=config.train.seed)
     weights = read_class_weights(config.objective.class_weights)
@@ -229,7 +229,8 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         max_steps=config.train.max_steps,
         loss_scale=LossScale(config.train.mixed_precision == "fp16"),
     )
-    sizes = tuple((example.width, example.height) for example in batches.examples)
+    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
+    sizes = tuple(known.setdefault(size, size) for size in ((row.width, row.height) for row in batches.examples))
     plan = Plan(
         sizes=sizes,
         batch_size=config.data.batch_size,
