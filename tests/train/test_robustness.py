@@ -571,3 +571,22 @@ def test_batches_that_no_size_can_fill_deserve_a_sentence(configure: Configure) 
     train(configure(data={"batch_size": 16}, train={"max_steps": 1, "validation_every": 0}), say=said.append)
     (line,) = [line for line in said if "repeats of weight zero" in line]
     assert line.startswith("note: a batch of 16 is more than the ")
+
+
+def test_a_dataset_whose_rows_stay_on_disk_is_precomputed_in_pieces_and_learns_the_same(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    cached: list[set[str]] = []
+    # The same images a batch of the VAE give the same latents to the last bit; smaller pieces make other batches.
+    for name, rows, piece, steps in (("memory", 50_000, 4096, 4), ("disk", 2, 4096, 4), ("pieces", 2, 2, 1)):
+        monkeypatch.setattr("loraloom.data.manifest.MAX_IN_MEMORY", rows)
+        monkeypatch.setattr("loraloom.train.precompute._PIECE", piece)
+        run, cache = tmp_path / name, tmp_path / f"cache-{name}"
+        train(configure(train={"output": str(run), "max_steps": steps}, data={"cache_dir": str(cache)}), say=quiet)
+        weights.append(load_file(run / "adapter.safetensors"))
+        cached.append({path.name for path in cache.rglob("*.safetensors")})
+    assert weights[0].keys() == weights[1].keys()
+    for key, one in weights[0].items():
+        assert torch.allclose(one, weights[1][key], atol=1e-6), key
+    assert cached[0] == cached[1] == cached[2]

@@ -4,7 +4,7 @@ In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a funct
 so it does not depend on the number of devices. Noise and timesteps are sampled in the train step from the batch's seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -105,14 +105,12 @@ class BatchMaker:
         assert rewritten is not None, example.id  # `can_flip` has seen every caption
         return rewritten
 
-    def needed_latents(self) -> list[tuple[Example, bool]]:
-        """Every (image, mirrored) that an epoch can ask for."""
-        return [
-            (variant, mirrored)
-            for example in self.examples
-            for variant in self.augmentation.all_of(example)
-            for mirrored in self._flips(example)
-        ]
+    def needed_latents(self) -> Iterator[tuple[Example, bool]]:
+        """Every (image or variant, mirrored) that an epoch can ask for."""
+        for example in self.examples:
+            for variant in self.augmentation.all_of(example):
+                for mirrored in self._flips(example):
+                    yield variant, mirrored
 
     def _flips(self, example: Example) -> tuple[bool, ...]:
         return (False, True) if self.random_flip and can_flip(example, self.domain) else (False,)
