@@ -4,19 +4,30 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from loraloom.cli.app import app
-from loraloom.cli.evaluate_command import given_options
+from loraloom.cli.evaluate_command import Named, given_options
 from loraloom.utils.errors import UserError
 from tests.generate.conftest import adapter, make_adapter
 from tests.support.images import drawn, folder_of, save
 
 __all__ = ["adapter", "make_adapter"]
 
-FLAGS = ("--metrics", "--extractor", "--num-seeds", "--copy-bits", "--reference", "--lora", "--json")
+FLAGS = (
+    "--sweep",
+    "--scales",
+    "--metrics",
+    "--extractor",
+    "--num-seeds",
+    "--copy-bits",
+    "--reference",
+    "--lora",
+    "--json",
+)
 
 
 def test_help_names_the_flags_of_settings_and_of_metrics_and_never_imports_torch() -> None:
@@ -62,15 +73,46 @@ def test_the_table_has_a_row_for_each_score_and_a_sentence_for_what_says_nothing
 
 
 def test_an_adapter_in_the_place_of_the_images_is_a_run(adapter: Path, images: Path) -> None:
-    assert given_options(adapter, None, None, None, None, None).lora == adapter
+    assert given_options(Named(images=adapter)).lora == adapter
     file = adapter / "adapter.safetensors"
-    assert given_options(file, None, None, None, None, None).lora == file
-    assert given_options(images, None, None, None, None, None).images == images
-    assert given_options(None, adapter, None, None, None, None).out == adapter / "evaluation"
+    assert given_options(Named(images=file)).lora == file
+    assert given_options(Named(images=images)).images == images
+    assert given_options(Named(lora=adapter)).out == adapter / "evaluation"
 
 
 def test_nothing_to_score_and_two_things_to_score_are_one_line(adapter: Path, images: Path) -> None:
     with pytest.raises(UserError, match="nothing to score"):
-        given_options(None, None, None, None, None, None)
+        given_options(Named())
     with pytest.raises(UserError, match="images and a run were both named"):
-        given_options(images, adapter, None, None, None, None)
+        given_options(Named(images=images, lora=adapter))
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"sweep": Path("a"), "lora": Path("b")}, "--sweep and something else to score were both named"),
+        ({"sweep": Path("a"), "images": Path("b")}, "a sweep generates its own images"),
+        ({"images": Path("a"), "prompts_file": Path("b")}, "--prompts-file is for a run that generates images"),
+        ({"lora": Path("a"), "add_triggers": True}, "--add-triggers is for prompts of a file"),
+    ],
+)
+def test_options_that_exclude_each_other_are_one_line(named: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        given_options(Named(**named))
+    assert words in str(caught.value)
+
+
+def test_a_sweep_of_a_run_has_a_folder_of_its_own(adapter: Path) -> None:
+    options = given_options(Named(sweep=adapter))
+    assert (options.lora, options.out) == (adapter, adapter / "sweep")
+
+
+def test_a_setting_of_a_sweep_without_a_sweep_is_a_line(images: Path, tmp_path: Path) -> None:
+    command = [
+        "evaluate", str(images), "--out", str(tmp_path / "out"), "--extractor", "builtin:mini", "--metrics", "clip_score",
+        "--scales", "0.5", "--rank-by", "auto",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "note: --scales is not used without --sweep RUN" in done.output.splitlines()
+    assert "--rank-by is not used" not in done.output, "auto is the default"

@@ -17,7 +17,7 @@ from loraloom.data.encode import LatentStore, TextStore
 from loraloom.diffusion.objective import UNIFORM, draw_noise, make_objective
 from loraloom.models.loading import open_model
 from loraloom.protocols.data import Batch
-from loraloom.train.distributed import check_one_gpu_each
+from loraloom.train.distributed import check_one_gpu_each, choose_backend
 from loraloom.train.run import train
 from loraloom.train.step import noise_and_timesteps
 from loraloom.utils.errors import UserError
@@ -32,6 +32,17 @@ def torchrun(config: Path, processes: int, folder: Path) -> subprocess.Completed
         [*launcher, "-m", "loraloom", "train", "--config", str(config), "--cpu"],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+def test_the_backend_is_named_by_the_environment_or_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LORALOOM_BACKEND", raising=False)
+    expected = "gloo" if torch.cuda.is_available() and not torch.distributed.is_nccl_available() else "nccl"
+    assert choose_backend() == expected
+    monkeypatch.setenv("LORALOOM_BACKEND", "gloo")
+    assert choose_backend() == "gloo"
+    monkeypatch.setenv("LORALOOM_BACKEND", "mpi")
+    with pytest.raises(UserError, match="expected nccl or gloo"):
+        choose_backend()
 
 
 def test_more_processes_than_gpus_are_refused_before_nccl_meets_them() -> None:

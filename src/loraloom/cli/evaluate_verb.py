@@ -22,6 +22,23 @@ def evaluate(
             "--lora", "--adapter", help="Run, checkpoint folder or adapter file; it generates its own images."
         ),
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run whose checkpoints, and averages of them, are compared at several scales: which one to keep."
+        ),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts that a run generates: a text file with one per line, or the name of a built-in set. "
+            "[default: held-out captions of its dataset]"
+        ),
+    ] = None,
+    add_triggers: Annotated[
+        bool,
+        typer.Option("--add-triggers", help="Put the trigger word first where a prompt of --prompts-file lacks it."),
+    ] = False,
     reference: Annotated[
         Path | None,
         typer.Option(help="Dataset, or folder of real images, to compare with. [default: the dataset of the run]"),
@@ -35,9 +52,12 @@ def evaluate(
         typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the scores. [default: RUN/evaluation, or evaluation]")
+        Path | None,
+        typer.Option(help="Folder of the scores. [default: RUN/evaluation or RUN/sweep, or evaluation or sweep]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print scores.json instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print scores.json, or sweep.json, instead of a table.")
+    ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -49,9 +69,23 @@ def evaluate(
     from loraloom.cli import evaluate_command as command
     from loraloom.utils.progress import bars
 
-    command.evaluate_on_terminal(
+    options = command.given_options(
+        command.Named(
+            images=images,
+            lora=lora,
+            sweep=sweep,
+            reference=reference,
+            base=base,
+            domain=domain,
+            out=out,
+            prompts_file=prompts_file,
+            add_triggers=add_triggers,
+        )
+    )
+    run = command.sweep_on_terminal if sweep is not None else command.evaluate_on_terminal
+    run(
         settings,
-        command.given_options(images, lora, reference, base, domain, out),
+        options,
         as_json=as_json,
         say=typer.echo,
         note=lambda line: typer.echo(line, err=True),

@@ -287,6 +287,13 @@ class TrainConfig(Settings):
         ge=0,
         resumable=True,
     )
+    shard: bool = setting(
+        False,
+        "With --method full and several processes: split weights, gradients and optimizer state over them (FSDP2), for "
+        "models that do not fit one GPU.",
+        flag="--shard",
+        resumable=True,
+    )
     channels_last: bool = setting(
         True,
         "Channels-last memory layout of convolutions on a GPU; never used on a CPU, where small models were 5 times slower.",
@@ -488,8 +495,26 @@ class RunConfig(Settings):
             )
         if self.train.block_swap and self.train.compile:
             raise ValueError("train.block_swap and train.compile exclude each other: choose one")
+        self._check_shard()
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError(
                 "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"
             )
         return self
+
+    def _check_shard(self) -> None:
+        if not self.train.shard:
+            return
+        if self.train.method != "full":
+            raise ValueError(
+                "train.shard splits weights that are trained, but train.method is lora: for a base that does not fit use "
+                "train.block_swap"
+            )
+        if self.train.compile:
+            raise ValueError("train.shard and train.compile exclude each other: choose one")
+        if self.lora.text_encoder:
+            raise ValueError("train.shard splits the denoiser only, but lora.text_encoder is on: choose one")
+        if self.optim.optimizer != "adamw":
+            raise ValueError(
+                f"train.shard works with optim.optimizer=adamw, but it is {self.optim.optimizer}: others read whole matrices"
+            )

@@ -77,19 +77,19 @@ def generate_role(
 ) -> list[Sample]:
     """Generate what is missing of a role in its folder, with the adapter as the session has it now."""
     with lock_folder(folder, say) as lock:
-        known = _known(folder)
-        keys = [_key(session.recipe(request).as_row()) for request in requests]
+        known = known_images(folder)
+        keys = [recipe_key(session.recipe(request).as_row()) for request in requests]
         files = {key: known[key] for key in keys if key in known}
         missing = [request for request, key in zip(requests, keys, strict=True) if key not in files]
         if len(missing) < len(requests):
             say(f"{ROLE_NAMES[role]}: {len(requests) - len(missing):,} of {len(requests):,} images are there already")
         for path, image in generate_into(session, missing, lock, progress):
-            files[_key(session.recipe(image.request).as_row())] = path
+            files[recipe_key(session.recipe(image.request).as_row())] = path
     rows = [(files[key], request.prompt, request.seed) for key, request in zip(keys, requests, strict=True)]
     return images_of(folder, role, rows, [f"{index:05d}" for index in range(len(requests))])
 
 
-def _known(folder: Path) -> dict[str, Path]:
+def known_images(folder: Path) -> dict[str, Path]:
     """Images of an earlier evaluation by the key of their recipe."""
     if not is_there(folder / LIST_NAME):
         return {}
@@ -97,9 +97,14 @@ def _known(folder: Path) -> dict[str, Path]:
     for row in read_rows(folder):
         name = str(row.pop("file", ""))
         if name and not path_problem(name) and is_file(folder / name):
-            known[_key(row)] = folder / name
+            known[recipe_key(row)] = folder / name
     return known
 
 
-def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in row.items() if key != "file"}, sort_keys=True)
+def recipe_key(row: Mapping[str, Any]) -> str:
+    """What determines an image, as a key; where an adapter lies and what it is called do not count, its bytes do."""
+    kept = {key: value for key, value in row.items() if key != "file"}
+    adapters = row.get("adapters")
+    if isinstance(adapters, Sequence) and all(isinstance(adapter, Mapping) for adapter in adapters):
+        kept["adapters"] = [{key: adapter.get(key) for key in ("sha256", "weight")} for adapter in adapters]
+    return json.dumps(kept, sort_keys=True)

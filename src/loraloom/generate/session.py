@@ -267,7 +267,9 @@ class Session:
     def encode(self, prompts: Sequence[str]) -> list[Tensors]:
         """The named tensors of each prompt; the last ones are kept, because grids use few prompts often."""
         stack, weighting = self.adapters, self.config.weighting
-        setting = tuple(str(scale) for name, scale in stack.scales.items() if stack.changes_text(name))
+        # An adapter may be unloaded and another one loaded under its name: the file counts, not the name.
+        acting = [(name, scale) for name, scale in stack.scales.items() if stack.changes_text(name)]
+        setting = tuple(f"{self.files[name].sha256} {scale}" for name, scale in acting)
         keys = [(prompt, weighting, stack.merged, *setting) for prompt in prompts]
         missing = list(dict.fromkeys(key for key in keys if key not in self._embeddings))
         if missing:

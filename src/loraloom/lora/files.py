@@ -127,6 +127,18 @@ def find_adapter(place: Path) -> Path:
     )
 
 
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """Step and adapter file of each checkpoint of a run, ascending; whether a file is whole is not looked at.
+
+    Where a step has a numbered checkpoint and a rolling one, the numbered one counts.
+    """
+    found: dict[int, Path] = {}
+    for file in sorted((run / "checkpoints").glob("*_*/adapter.safetensors")):  # `latest_` comes before `step_`
+        if match := _CHECKPOINT.fullmatch(file.parent.name):
+            found[int(match[1])] = file
+    return sorted(found.items())
+
+
 def read_adapter(place: Path) -> AdapterFile:
     """Read the adapter that `place` means.
 

@@ -48,6 +48,7 @@ from loraloom.train.optim import (
 )
 from loraloom.train.precompute import precompute_caches
 from loraloom.train.sampling import Sampler, spread
+from loraloom.train.sharding import shard, shard_line
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.train.swapping import swap_line
@@ -199,12 +200,18 @@ def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Dom
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
-    # Blocks that are swapped never lie on the device together.
-    first_device = torch.device("cpu") if config.train.block_swap else runtime.device
+    split = config.train.shard and runtime.num_devices > 1
+    # Blocks that are swapped never lie on the device together, nor do weights that are split over the ranks.
+    first_device = torch.device("cpu") if config.train.block_swap or split else runtime.device
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
-    channels_last = config.train.channels_last and runtime.device.type == "cuda"
+    if config.train.shard and not split:
+        log_line("note: train.shard has no effect: the run has one process")
+    if split:
+        shard(denoiser, runtime.device)
+        log_line(shard_line(denoiser, runtime.num_devices))
+    channels_last = config.train.channels_last and runtime.device.type == "cuda" and not split
     if channels_last:
         denoiser.to(memory_format=torch.channels_last)
     adapter = (
@@ -323,7 +330,8 @@ def make_sampler(
         texts=texts,
         runtime=runtime,
         config=samples,
-        requests=spread(requests, runtime.num_devices),
+        requests=spread(requests, runtime.num_devices, equal=config.train.shard),
+        together=config.train.shard and runtime.num_devices > 1,
         weighting=weighting,
         method=config.train.method,
     )

@@ -27,6 +27,7 @@ from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
 from loraloom.train.notices import batch_lines
 from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
+from loraloom.train.sharding import gather, shared_out
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.train.swapping import check_block_swap
@@ -142,6 +143,8 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
             for line in run.notes:
                 tracker.event("note", start, text=line)
             finished = train_loop(run, stop)
+        if shared_out(run) and not finished.stopped:
+            gather(run)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
             log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command resumes from here")
