@@ -65,7 +65,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
             fix="use a model without custom code, or delete that file if the model works without it",
         )
     if files.has("model_index.json"):
-        check_components(files.config("model_index.json"), "HunyuanDiTPipeline", COMPONENTS, UNUSED)
+        check_components(files.config("model_index.json"), ("HunyuanDiTPipeline",), COMPONENTS, UNUSED)
     configs: dict[str, Mapping[str, Any]] = {
         folder: files.config(f"{folder}/config.json") for folder in PART_FOLDER.values()
     }
