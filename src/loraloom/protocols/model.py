@@ -299,6 +299,9 @@ class ModelInfo:
             takes the scale as input, and there is no negative prompt.
         defaults: Generation settings for options that the user leaves open.
         clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None if the family has no such choice.
+        distilled: That the model was distilled to few steps, as a clause; training unlearns that. None: it was not.
+        trains_if: Why a distilled model is not trained as it is: what to do instead. None: training says that it is
+            distilled, and goes on.
     """
 
     family: str
@@ -311,6 +314,8 @@ class ModelInfo:
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
     clip_skip: int | None = None
+    distilled: str | None = None
+    trains_if: str | None = None
 
     @property
     def denoiser(self) -> Part:

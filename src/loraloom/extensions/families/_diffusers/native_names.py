@@ -1,6 +1,6 @@
 """Names of a transformer's layers in the model's original code, by tables: for key formats that use them.
 
-In: names of modules in diffusers. Out: names there, the layers that are held as one there, and stems of keys.
+In: names of modules in diffusers. Out: names there, the layers that are one there, and stems of keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class NativeNames:
         return None
 
     def fused(self, names: Sequence[str]) -> list[FusedLayer]:
-        """The layers there that hold several of the modules `names`, all of which are needed."""
+        """The layers there that hold several of the modules `names`; a fused layer is listed where all of its modules are."""
         known, found = set(names), list[FusedLayer]()
         for block in self.blocks:
             numbers = {int(number) for name in names if (number := _inside(block.ours, name)[0])}

@@ -59,7 +59,7 @@ def make_sampler(
         name: One of `SAMPLERS`.
         config: The scheduler's config.
         num_steps: Number of evaluations.
-        mu: Of the image's size; read where the scheduler shifts by size.
+        mu: The mu of the size of the image; read where the scheduler shifts by size.
         device: Where its tables lie.
         from_one: Times before the shift are 1, 1 - 1/n, .. 1/n, as in the pipelines of FLUX and Z-Image; else the
             scheduler's own, which end at its smallest time.

@@ -6,6 +6,7 @@ In: files that were resolved. Out: the denoiser's class, or a `UserError`.
 from collections.abc import Iterable
 from typing import Any
 
+from loraloom.extensions.families._diffusers.limits import each, whole
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -54,3 +55,11 @@ def refuse_misfits(pairs: Iterable[tuple[str, Any, str, Any]]) -> None:
                 expected=f"{whose} ({expected})",
                 fix="these two parts are of different models: take all parts from one",
             )
+
+
+def check_rotary(where: str, widths: Any, head: int, *, axes: int) -> None:
+    """Raise `UserError` unless rotary tables of even widths, one for each axis of positions, fill a head."""
+    key = f"{where}: widths of the rotary tables"
+    each(whole(2, 1024), axes)(widths, key)
+    if len(widths) != axes or sum(widths) != head or any(width % 2 for width in widths):
+        raise UserError(key, got=widths, expected=f"{axes} even numbers whose sum is the width of a head ({head})")

@@ -96,7 +96,7 @@ class Sd3Text:
         return list(encoded)
 
     def _clip(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor]]:
-        """One CLIP encoder's states (k, d) and pooled embedding (p,) of each prompt's window."""
+        """Prompt embeddings (k, d) and pooled embedding (p,) of one CLIP encoder, for the window of each prompt."""
         module = self._modules.get(CLIPS[number])
         pooled: list[Tensor] = []
 
