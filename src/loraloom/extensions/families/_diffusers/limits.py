@@ -153,10 +153,10 @@ def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: st
             rule(config[key], f"{where}: {key}")
 
 
-def check_vae(config: Mapping[str, Any]) -> None:
+def check_vae(config: Mapping[str, Any], rules: Mapping[str, Rule] = VAE) -> None:
     """Raise `UserError` for a VAE config whose numbers are out of range or do not fit together."""
     where = "vae/config.json"
-    check_config(config, VAE, where)
+    check_config(config, rules, where)
     widths = config.get("block_out_channels", [64])
     down = config.get("down_block_types", ["DownEncoderBlock2D"])
     up = config.get("up_block_types", ["UpDecoderBlock2D"])

@@ -51,6 +51,7 @@ class FlowModel:
         kinds: Part -> how it is made; those that the model was opened with.
         copied: Files and folders that `save` copies.
         absent: Parts of the pipeline that the model was opened without.
+        latents: Scaling factor and shift of latents, where they are not in the VAE's config.
     """
 
     info: ModelInfo
@@ -66,6 +67,7 @@ class FlowModel:
         *,
         copied: Sequence[str],
         absent: Sequence[str] = (),
+        latents: Mapping[str, Any] | None = None,
     ) -> None:
         self._files = files
         self._configs = configs
@@ -78,7 +80,7 @@ class FlowModel:
             build=self._build,
             file_sha256=files.file_sha256,
         )
-        self._vae = LatentVae(self.modules, "vae", configs["vae"])
+        self._vae = LatentVae(self.modules, "vae", {**configs["vae"], **(latents or {})})
         self._schedule_config = configs["scheduler"]
         self._factor = 2 ** (len(configs["vae"].get("block_out_channels", [0])) - 1)
 
@@ -130,6 +132,12 @@ class FlowModel:
 
     def check_size(self, height: int, width: int) -> None:
         """Raise `UserError` for an image of that many pixels that the denoiser has no positions for."""
+
+    def default_size(self) -> int:
+        """Side of a square image, pixels: the `sample_size` of the VAE's config, as the denoiser's has none."""
+        side, step = self._configs["vae"].get("sample_size") or 1024, 2 * self._factor
+        side = side[0] if isinstance(side, list) else side
+        return max(step, side // step * step)
 
     def num_image_tokens(self, height: int, width: int) -> int:
         """Tokens of an image of that many pixels: patches of 2 x 2 latents."""

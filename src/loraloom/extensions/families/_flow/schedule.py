@@ -92,15 +92,23 @@ def shift_of(config: Mapping[str, Any], mu: float) -> float:
     return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
 
 
-def flow_schedule(config: Mapping[str, Any], shift: Callable[[int, int], float]) -> NoiseSchedule:
+def flow_schedule(
+    config: Mapping[str, Any], shift: Callable[[int, int], float], *, steps: int | None = None
+) -> NoiseSchedule:
     """Times k / T for k = 1 .. T, unshifted: x_t = (1 - t) x_0 + t noise, and the denoiser is given T t.
 
     Args:
         config: The scheduler's config.
         shift: See `NoiseSchedule.shift`.
+        steps: See `NoiseSchedule.shift_steps`.
     """
-    steps = int(config.get("num_train_timesteps", 1000))
-    sigma_t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    last = int(config.get("num_train_timesteps", 1000))
+    sigma_t = torch.arange(1, last + 1, dtype=torch.float64) / last
     return NoiseSchedule(
-        timestep_t=steps * sigma_t, signal_t=1 - sigma_t, sigma_t=sigma_t, prediction_type="flow", shift=shift
+        timestep_t=last * sigma_t,
+        signal_t=1 - sigma_t,
+        sigma_t=sigma_t,
+        prediction_type="flow",
+        shift=shift,
+        shift_steps=steps,
     )

@@ -4,6 +4,7 @@ In: files that were resolved. Out: the denoiser's class, or a `UserError`.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.families._diffusers.limits import each, whole
@@ -63,3 +64,8 @@ def check_rotary(where: str, widths: Any, head: int, *, axes: int) -> None:
     each(whole(2, 1024), axes)(widths, key)
     if len(widths) != axes or sum(widths) != head or any(width % 2 for width in widths):
         raise UserError(key, got=widths, expected=f"{axes} even numbers whose sum is the width of a head ({head})")
+
+
+def is_called(files: ModelFiles, word: str) -> bool:
+    """Whether the name of a model holds a word: how distilled versions are told whose configs do not say it."""
+    return word in Path(files.source.location).name.lower()

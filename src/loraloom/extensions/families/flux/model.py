@@ -94,7 +94,7 @@ class FluxModel(FlowModel):
                 sampler="euler",
                 num_steps=4 if distilled else 28,
                 guidance_scale=3.5 if self._embedded else 1.0,
-                size_px=128 * self._factor,
+                size_px=self.default_size(),
                 exact_sampler="euler",
             ),
             distilled="schnell was distilled to four steps" if distilled else None,

@@ -41,7 +41,9 @@ def build_tiny(folder: Path, *, seed: int = 0, schnell: bool = False) -> Path:
             guidance_embeds=not schnell,
             axes_dims_rope=(4, 2, 2),
         )
-        vae = tiny_vae((16, 16, 16, 16), 8, 1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.12)
+        vae = tiny_vae(
+            (16, 16, 16, 16), 8, 1, sample_size=64, shift_factor=0.12, use_quant_conv=False, use_post_quant_conv=False
+        )
         tokenizer, tokenizer_2 = byte_tokenizer(folder / "tokenizer"), t5_tokenizer("")
         text_encoder = CLIPTextModel(text_config(tokenizer, WIDTH, 2))
         text_encoder_2 = tiny_t5(len(tokenizer_2), WIDTH)
