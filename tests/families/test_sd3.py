@@ -1,6 +1,7 @@
 """Stable Diffusion 3 names its layers as Stability's code does, and may leave T5 out."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
+from loraloom.train.notices import distilled_lines
 from loraloom.utils.errors import UserError
 
 
@@ -159,3 +161,11 @@ def test_the_second_solver_nears_the_same_image(folder: Path) -> None:
     few, many = (float((latents("dpmpp_2m", steps) - true).abs().max()) for steps in (4, 50))
     assert many < 0.05
     assert many < 0.5 * few
+
+
+def test_large_turbo_is_recognised_by_its_name_and_not_trained(folder: Path, tmp_path: Path) -> None:
+    turbo = shutil.copytree(folder, tmp_path / "stable-diffusion-3.5-large-turbo")
+    assert opened(turbo).info.defaults.num_steps == 4
+    with pytest.raises(UserError, match="train_distilled=true"):
+        distilled_lines(opened(turbo).info)
+    assert len(distilled_lines(opened(turbo, "train_distilled=true").info)) == 1

@@ -67,5 +67,5 @@ def check_rotary(where: str, widths: Any, head: int, *, axes: int) -> None:
 
 
 def is_called(files: ModelFiles, word: str) -> bool:
-    """Whether the name of a model holds a word: how distilled versions are told whose configs do not say it."""
+    """Whether the name of a model holds a word: distilled versions are recognised by it where their configs say nothing."""
     return word in Path(files.source.location).name.lower()

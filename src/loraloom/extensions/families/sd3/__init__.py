@@ -25,6 +25,11 @@ class Sd3Settings(Settings):
         ge=2,
         le=512,
     )
+    train_distilled: bool = setting(
+        False,
+        "Train on 3.5 large turbo, which was distilled to four steps: training with single noise levels unlearns that, and "
+        "images of few steps lose sharpness.",
+    )
 
 
 class StableDiffusion3:

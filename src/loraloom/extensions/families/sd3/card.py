@@ -22,7 +22,7 @@ CARD = FamilyCard(
     licence="Stability AI Community License: free up to a yearly revenue that it names",
     gaps=(
         "Checkpoints in one file are not read.",
-        "3.5 large turbo is distilled: its configs do not say so, and training on it is not refused.",
+        "3.5 large turbo is recognised by its name: its configs do not say that it is distilled.",
     ),
     configs={
         "transformer/config.json": {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loraloom.extensions.families._diffusers.t5 import t5_config
 from loraloom.extensions.families._flow.model import FlowModel, PartKind, in_its_dtype
 from loraloom.extensions.families._flow.schedule import flow_schedule
+from loraloom.extensions.families._flow.source import is_called
 from loraloom.extensions.families._ldm.clip import clip_config
 from loraloom.extensions.families.sd3.lora_format import FORMAT, parts_of
 from loraloom.extensions.families.sd3.source import T5_PART, check_configs
@@ -28,6 +29,10 @@ from loraloom.protocols.model import (
 )
 from loraloom.utils.errors import UserError
 
+REMEDY = (
+    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true and "
+    "compare images of few steps before and after"
+)
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 
 
@@ -76,7 +81,8 @@ class Sd3Model(FlowModel):
         kinds = {part: kind for part, kind in KINDS.items() if t5 or part != T5_PART}
         copied = COPIED if t5 else COPIED[:-1]
         super().__init__(files, configs, kinds, copied=copied, absent=() if t5 else (T5_PART, "tokenizer_3"))
-        transformer = configs["transformer"]
+        transformer, turbo = configs["transformer"], is_called(files, "turbo")
+        allowed = bool(files.options.get("train_distilled", False))
         self._t5_tokens = int(files.options.get("t5_tokens", 256))
         self._joint_width = int(transformer.get("joint_attention_dim", 4096))
         self._most_patches = int(transformer.get("pos_embed_max_size", 96))
@@ -91,11 +97,13 @@ class Sd3Model(FlowModel):
             guidance="cfg",
             defaults=SamplingDefaults(
                 sampler="euler",
-                num_steps=28,
-                guidance_scale=4.5,
+                num_steps=4 if turbo else 28,
+                guidance_scale=1.0 if turbo else 4.5,
                 size_px=int(transformer.get("sample_size", 128)) * self._factor,
                 exact_sampler="euler",
             ),
+            distilled="3.5 large turbo was distilled to four steps" if turbo else None,
+            trains_if=REMEDY if turbo and not allowed else None,
         )
         self.text = Sd3Text(files, self.modules, configs, self._t5_tokens)
 
