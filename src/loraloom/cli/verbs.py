@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.caption_verb import caption
 from loraloom.cli.evaluate_verb import evaluate
+from loraloom.cli.inspect_verb import inspect
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
@@ -333,7 +335,9 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
+    verb: Annotated[
+        str, typer.Argument(help="Verb: train, inspect, caption, prepare, generate or evaluate.")
+    ] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -399,6 +403,8 @@ def doctor(
 
 VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (quickstart, None),
+    (inspect, "loraloom.config.inspect:InspectConfig"),
+    (caption, "loraloom.config.caption:CaptionConfig"),
     (prepare, "loraloom.config.prepare:PrepareConfig"),
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
@@ -415,6 +421,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("cache", "Show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
+    ("dataset", "Fetch datasets of the hub; export prepared ones.", "loraloom.cli.dataset_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 """Word, summary, and the module that has the verbs of the group as `COMMANDS`."""
