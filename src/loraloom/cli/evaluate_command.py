@@ -81,7 +81,7 @@ def given_options(named: Named) -> EvaluateOptions:
 
 
 def run_on_terminal(config: EvaluateConfig, named: Named, num_processes: str | None, *, as_json: bool) -> None:
-    """The verb: score, or sweep, after several processes have generated the images where so many were asked for.
+    """The verb: score, or sweep, after --num-processes have generated the images.
 
     Raises:
         UserError: A mistake in what was named, or anything that the evaluation lacks.
