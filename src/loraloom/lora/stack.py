@@ -9,7 +9,7 @@ Every change is computed from the base's own weight, which matters for DoRA. Rem
 bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,51 @@ class LoraStack:
         for name, scale in scales.items():
             self._check_name(name)
             _check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+        self._clear_sample_scales()
         if all(self._scales[name] == scale for name, scale in scales.items()):
             return
         before = dict(self._scales)
         self._change(lambda: self._set(scales), lambda: self._set(before))
+
+    def why_no_sample_scales(self) -> str | None:
+        """Why the images of one batch cannot have scales of their own, as the end of a sentence; None where they can."""
+        for name in self._scales:
+            if self.changes_text(name):
+                return f"{name} changes a text encoder"
+            entries = [(site, site.entries[name]) for site in self._sites.values() if name in site.entries]
+            if any(not isinstance(entry.update, LoraLayer) for _, entry in entries):
+                return f"{name} is no plain LoRA"
+            if any(getattr(site.layer, "groups", 1) != 1 for site, _ in entries):
+                return f"{name} changes a grouped convolution"
+        return None
+
+    def set_sample_scales(self, samples: Sequence[Mapping[str, Scale]]) -> None:
+        """Give each image of a batch scales of its own, until scales are set or adapters are merged, added or removed.
+
+        Each adapter's change of a layer's output is multiplied by the scale of the image that it belongs to, so a layer is
+        computed once for all images. Adapters act beside the base's weights meanwhile.
+
+        Args:
+            samples: For each image the name of an adapter to its scale; adapters that it does not name do not act. The batch
+                of every layer is these images, repeated as a whole any number of times (for guidance).
+
+        Raises:
+            UserError: As `set_scales`; `why_no_sample_scales` must be None.
+        """
+        assert self.why_no_sample_scales() is None
+        for scales in samples:
+            for name, scale in scales.items():
+                self._check_name(name)
+                _check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+        self.unmerge()
+        for place, site in self._sites.items():
+            for name, entry in site.entries.items():
+                entry.samples = torch.tensor([_scale_of(scales.get(name, 0.0), *place) for scales in samples])
+
+    def _clear_sample_scales(self) -> None:
+        for site in self._sites.values():
+            for entry in site.entries.values():
+                entry.samples = None
 
     def changes(self, name: str) -> Iterator[tuple[tuple[str, str], Tensor, int]]:
         """Part and module, the change of the weight at scale 1 (float32), and the rank, of each layer of an adapter.
@@ -151,6 +192,7 @@ class LoraStack:
         Raises:
             UserError: A change is not finite; the adapters are then not merged.
         """
+        self._clear_sample_scales()
         if self._merged:
             return
         if not keep_base:  # what cannot be undone is checked first
@@ -181,6 +223,7 @@ class LoraStack:
     def _change(self, act: Callable[[], None], undo: Callable[[], None] = lambda: None) -> None:
         """Change adapters or scales beside the base's own weights; merge again if they were merged, or undo the change."""
         merged = self._merged
+        self._clear_sample_scales()
         self.unmerge()
         act()
         if merged:
@@ -219,11 +262,18 @@ class _Entry:
         update: The update.
         scale: The adapter's scale at this layer.
         kept: What `_beside` has computed or moved to the layer's device.
+        samples: (images,) scales that take the place of `scale`, one for each image of a batch; None for none.
     """
 
     update: LoraLayer | Delta
     scale: float
     kept: tuple[Tensor, ...] = ()
+    samples: Tensor | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes the output of its layer."""
+        return self.scale != 0 if self.samples is None else bool(self.samples.any())
 
     def set_scale(self, scale: float) -> None:
         if scale != self.scale:
@@ -268,7 +318,7 @@ class _Site:
     def _add(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         dtype = output.dtype
         for entry in self.entries.values():
-            if entry.scale == 0:
+            if not entry.acts:
                 continue
             if not self.merged:
                 output = output + _beside(layer, entry, inputs[0])
@@ -295,7 +345,11 @@ def _beside(layer: Any, entry: _Entry, value: Tensor) -> Tensor:
     down, up = entry.kept[0], entry.kept[1]
     inner = _apply(layer, value.to(down.dtype), down)
     outer = F.conv2d(inner, up[:, :, None, None]) if isinstance(layer, nn.Conv2d) else F.linear(inner, up)
-    return outer * (update.factor * entry.scale)
+    if entry.samples is None:
+        return outer * (update.factor * entry.scale)
+    assert outer.shape[0] % len(entry.samples) == 0, "a layer whose first axis is not the batch"
+    scales_b = (update.factor * entry.samples).to(outer).repeat(outer.shape[0] // len(entry.samples))
+    return outer * scales_b.reshape(-1, *[1] * (outer.dim() - 1))
 
 
 def _fits(entry: _Entry, device: torch.device, dtype: torch.dtype) -> bool:
