@@ -18,16 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraloom.config.generate import MAX_ADAPTER_WEIGHT
-from loraloom.lora.blend import REST, Scale
+from loraloom.lora.blend import Scale
 from loraloom.lora.deltas import Delta
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.inject import base_layers
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.reading import Updates
+from loraloom.lora.scales import check_scale, scale_of
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError, did_you_mean
-from loraloom.utils.untrusted import check_range
 
 
 class LoraStack:
@@ -80,7 +79,7 @@ class LoraStack:
         if isinstance(updates, AdapterFile):
             updates = updates.updates(self._model)
         found = [*updates.layers, *updates.deltas]
-        _check_scale(name, scale, [(update.part, update.module) for update in found])
+        check_scale(name, scale, [(update.part, update.module) for update in found])
         layers = {part: dict(base_layers(self._model.modules.get(part))) for part in {each.part for each in found}}
 
         def load() -> None:
@@ -89,7 +88,7 @@ class LoraStack:
                 place = (update.part, update.module)
                 if place not in self._sites:
                     self._sites[place] = _Site(layers[update.part][update.module])
-                self._sites[place].entries[name] = _Entry(update, _scale_of(scale, *place))
+                self._sites[place].entries[name] = _Entry(update, scale_of(scale, *place))
 
         self._change(load, lambda: self._discard(name))
         return updates.notes
@@ -114,7 +113,7 @@ class LoraStack:
         """
         for name, scale in scales.items():
             self._check_name(name)
-            _check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+            check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
         self._clear_sample_scales()
         if all(self._scales[name] == scale for name, scale in scales.items()):
             return
@@ -150,11 +149,11 @@ class LoraStack:
         for scales in samples:
             for name, scale in scales.items():
                 self._check_name(name)
-                _check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+                check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
         self.unmerge()
         for place, site in self._sites.items():
             for name, entry in site.entries.items():
-                entry.samples = torch.tensor([_scale_of(scales.get(name, 0.0), *place) for scales in samples])
+                entry.samples = torch.tensor([scale_of(scales.get(name, 0.0), *place) for scales in samples])
 
     def _clear_sample_scales(self) -> None:
         for site in self._sites.values():
@@ -238,7 +237,7 @@ class LoraStack:
         self._scales.update(scales)
         for place, site in self._sites.items():
             for name in scales.keys() & site.entries.keys():
-                site.entries[name].set_scale(_scale_of(scales[name], *place))
+                site.entries[name].set_scale(scale_of(scales[name], *place))
 
     def _discard(self, name: str) -> None:
         del self._scales[name]
@@ -361,62 +360,3 @@ def _apply(layer: Any, value: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return layer._conv_forward(value, weight, None)  # the layer's own stride and padding
     return F.linear(value, weight)
-
-
-# --------------------------------------------------------------------------------------------------------- scales
-
-
-def _blocks(places: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """Every name that a scale by part or block may have, with the parts that it means."""
-    found: dict[str, set[str]] = {}
-    for part, module in places:
-        found.setdefault(part, set()).add(part)
-        words = module.split(".")
-        for end in range(1, len(words) + 1):
-            block = ".".join(words[:end])
-            found.setdefault(block, set()).add(part)
-            found.setdefault(f"{part}.{block}", set()).add(part)
-    return found
-
-
-def _check_scale(name: str, scale: Scale, places: list[tuple[str, str]]) -> None:
-    """Refuse a scale that is out of range, or names a part or block in which the adapter changes nothing."""
-    if not isinstance(scale, Mapping):
-        check_range(scale, f"the scale of {name}", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
-        return
-    known = _blocks(places)
-    seen: dict[tuple[str, str], str] = {}
-    for block, number in scale.items():
-        what = f"the scale of {name} in {block}"
-        check_range(number, what, -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
-        if block == REST:
-            continue
-        if block not in known:
-            fix = did_you_mean(block, _few(block, known))
-            raise UserError(f"{name} changes no layer in this part or block", got=block, fix=fix)
-        if len(known[block]) > 1:
-            fix = "write " + " or ".join(f"{part}.{block}" for part in sorted(known[block]))
-            raise UserError(f"several parts of the model have a block {block}", got=f"a scale of {name}", fix=fix)
-        (part,) = known[block]
-        other = seen.setdefault((part, block.removeprefix(f"{part}.")), block)
-        if other != block:
-            raise UserError(f"two scales of {name} for one block", got=f"{other} and {block}", fix="keep one of them")
-
-
-def _few(block: str, known: Mapping[str, object]) -> Iterator[str]:
-    """The known names of at most as many words as `block` has, and at least two: those that its author may have meant."""
-    words = max(2, block.count(".") + 1)
-    return (name for name in known if name.count(".") < words)
-
-
-def _scale_of(scale: Scale, part: str, module: str) -> float:
-    """The scale of one layer."""
-    if not isinstance(scale, Mapping):
-        return float(scale)
-    found, longest = float(scale.get(REST, 1.0)), -1
-    for block, number in scale.items():
-        inner = block.removeprefix(f"{part}.")
-        length = 0 if block == part else len(inner)
-        if (block == part or f"{module}.".startswith(f"{inner}.")) and length > longest:
-            found, longest = float(number), length
-    return found
