@@ -5,6 +5,7 @@ In: a hub id and revision. Out: the snapshot's folder in the hub's own cache. Wi
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from loraloom.utils.errors import UserError
@@ -75,10 +76,8 @@ def list_files(repo: str) -> list[str] | None:
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    try:
+    with suppress(Exception):  # also what the client's HTTP library raises where nothing answers
         return sorted(HfApi().list_repo_files(repo))
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.HFValidationError, OSError):
-        pass
     try:
         folder = Path(snapshot_download(repo, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError, ValueError):
