@@ -3,12 +3,12 @@
 Field order is reading order; `loraloom config` prints the tree as commented YAML.
 """
 
-import re
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
 from loraloom.config.base import Settings, setting
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
 
 PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -65,8 +65,41 @@ class DataConfig(Settings):
         "auto", "Domain of the captions; auto takes the one that the dataset was prepared with.", flag="--domain"
     )
     batch_size: int = setting(4, "Images in one forward pass on one device.", flag="--batch-size", ge=1)
+    batch_size_from: tuple[str, ...] = setting(
+        (),
+        "Smaller batch size of large images, as SIDE=N: 768=2 for images of at least 768 squared pixels; default: none.",
+        flag="--batch-size-from",
+    )
     random_flip: bool = setting(
-        False, "Also train on mirrored images; an error when captions mention left or right.", flag="--random-flip"
+        False,
+        "Also train on mirrored images; left and right in their captions are exchanged, or flip_unknown says what happens.",
+        flag="--random-flip",
+    )
+    flip_unknown: Literal["error", "keep"] = setting(
+        "error",
+        "Images whose caption cannot be rewritten for the mirror image: error, or keep them as they are, counted.",
+        flag="--flip-unknown",
+    )
+    augment_variants: int = setting(
+        0,
+        "Number of augmented variants of each image beside the prepared one; each epoch takes one of all; 0: none.",
+        flag="--augment-variants",
+        ge=0,
+        le=32,
+    )
+    augment_crop: float = setting(
+        0.1,
+        "Largest fraction of each side that a variant cuts away, around its subject; 0: no crops.",
+        flag="--augment-crop",
+        ge=0,
+        le=0.5,
+    )
+    augment_light: float = setting(
+        0.1,
+        "Largest change of brightness, contrast and saturation of a variant, as a fraction; hues stay; 0: none.",
+        flag="--augment-light",
+        ge=0,
+        le=0.5,
     )
     caption_dropout: float = setting(
         0.05,
@@ -87,6 +120,11 @@ class DataConfig(Settings):
     encode_batch_size: int = setting(
         4, "Images encoded in one batch while the cache is precomputed.", ge=1, resumable=True
     )
+
+    @model_validator(mode="after")
+    def _batch_sizes_can_be_read(self) -> "DataConfig":
+        read_batch_sizes(self.batch_size_from, self.batch_size)
+        return self
 
 
 class PromptConfig(Settings):
@@ -211,24 +249,6 @@ class ObjectiveConfig(Settings):
         return texts
 
 
-def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
-    """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
-
-    Raises:
-        ValueError: A text of another form, or a duplicate name.
-    """
-    weights: dict[str, float] = {}
-    for text in texts:
-        match = re.fullmatch(r"\s*(#[0-9a-fA-F]{6}|[^#=\s][^=]*?)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
-        if not match:
-            raise ValueError(f"{text!r} is not NAME=WEIGHT, such as 'interior door=5' or '#a06400=5'")
-        name = match[1].lower() if match[1].startswith("#") else match[1]
-        if name in weights:
-            raise ValueError(f"{name!r} has two weights")
-        weights[name] = float(match[2])
-    return weights
-
-
 class TrainConfig(Settings):
     """Duration, precision, and intervals of the run."""
 
@@ -257,6 +277,13 @@ class TrainConfig(Settings):
         "blocks or a share below 1; their activations are recomputed; 0: off.",
         flag="--block-swap",
         ge=0,
+        resumable=True,
+    )
+    shard: bool = setting(
+        False,
+        "With --method full and several processes: split weights, gradients and optimizer state over them (FSDP2), for "
+        "models that do not fit one GPU.",
+        flag="--shard",
         resumable=True,
     )
     channels_last: bool = setting(
@@ -460,8 +487,26 @@ class RunConfig(Settings):
             )
         if self.train.block_swap and self.train.compile:
             raise ValueError("train.block_swap and train.compile exclude each other: choose one")
+        self._check_shard()
         if self.lora.text_encoder and self.data.caption_dropout == 1:
             raise ValueError(
                 "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"
             )
         return self
+
+    def _check_shard(self) -> None:
+        if not self.train.shard:
+            return
+        if self.train.method != "full":
+            raise ValueError(
+                "train.shard splits weights that are trained, but train.method is lora: for a base that does not fit use "
+                "train.block_swap"
+            )
+        if self.train.compile:
+            raise ValueError("train.shard and train.compile exclude each other: choose one")
+        if self.lora.text_encoder:
+            raise ValueError("train.shard splits the denoiser only, but lora.text_encoder is on: choose one")
+        if self.optim.optimizer != "adamw":
+            raise ValueError(
+                f"train.shard works with optim.optimizer=adamw, but it is {self.optim.optimizer}: others read whole matrices"
+            )
