@@ -40,7 +40,7 @@ def download_files(
     Args:
         repo: Hub id.
         revision: Branch, tag or commit; None for the main branch.
-        patterns: Of the files that are wanted.
+        patterns: Patterns of the files that are wanted.
         ignore: Patterns of files that are left out.
         complete: File that the cache must have.
         flag: That names it, for errors.
