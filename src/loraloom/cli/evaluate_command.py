@@ -170,6 +170,7 @@ def sweep_lines(found: Sweep) -> list[str]:
     counts = Counter(row.verdict for row in rows)
     lines.append(f"{len(rows):,} settings: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common()))
     lines += [*verdict_lines(found.ranking), *advice_lines(found.ranking)]
+    lines += [f"note: {note}" for note in found.ranking.notes]
     best = next(cell for cell in found.cells if cell.name == found.ranking.advised.cell.name)
     place = shlex.quote(f"{best.candidate.place}:{best.scale:g}")
     return [*lines, f'generate with it: {COMMAND} generate "..." --lora {place}']
