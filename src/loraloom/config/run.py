@@ -259,6 +259,13 @@ class TrainConfig(Settings):
         ge=0,
         resumable=True,
     )
+    low_bits: Literal["no", "fp8", "nf4"] = setting(
+        "no",
+        "How the frozen linear layers of the denoiser's blocks are stored: fp8 takes 8 bits a weight, nf4 4.5; no: as "
+        "mixed_precision says. It saves memory and costs speed and precision: leave it at no where bf16 fits. Adapters and "
+        "exports stay in full precision.",
+        flag="--low-bits",
+    )
     channels_last: bool = setting(
         True,
         "Channels-last memory layout of convolutions on a GPU; never used on a CPU, where small models were 5 times slower.",
@@ -458,6 +465,10 @@ class RunConfig(Settings):
             raise ValueError(
                 "train.block_swap is for frozen weights, but train.method is full: all weights are trained"
             )
+        if self.train.low_bits != "no" and self.train.method == "full":
+            raise ValueError("train.low_bits is for frozen weights, but train.method is full: all weights are trained")
+        if self.train.low_bits != "no" and self.train.compile:
+            raise ValueError("train.low_bits and train.compile exclude each other: choose one")
         if self.train.block_swap and self.train.compile:
             raise ValueError("train.block_swap and train.compile exclude each other: choose one")
         if self.lora.text_encoder and self.data.caption_dropout == 1:
