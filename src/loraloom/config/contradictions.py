@@ -49,6 +49,10 @@ def _of_method(config: Run) -> Iterator[str]:
         yield f"lora.{min(of_adapter)} belongs to an adapter, but train.method is full: all weights are trained"
     if config.train.block_swap and config.train.method == "full":
         yield "train.block_swap is for frozen weights, but train.method is full: all weights are trained"
+    if config.train.low_bits != "no" and config.train.method == "full":
+        yield "train.low_bits is for frozen weights, but train.method is full: all weights are trained"
+    if config.train.low_bits != "no" and config.train.compile:
+        yield "train.low_bits and train.compile exclude each other: choose one"
     if config.train.block_swap and config.train.compile:
         yield "train.block_swap and train.compile exclude each other: choose one"
 

@@ -287,6 +287,13 @@ class TrainConfig(Settings):
         flag="--shard",
         resumable=True,
     )
+    low_bits: Literal["no", "fp8", "nf4"] = setting(
+        "no",
+        "How the frozen linear layers of the denoiser's blocks are stored: fp8 takes 8 bits a weight, nf4 4.5; no: as "
+        "mixed_precision says. It saves memory and costs speed and precision: leave it at no where bf16 fits. Adapters and "
+        "exports stay in full precision.",
+        flag="--low-bits",
+    )
     channels_last: bool = setting(
         True,
         "Channels-last memory layout of convolutions on a GPU; never used on a CPU, where small models were 5 times slower.",
