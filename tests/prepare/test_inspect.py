@@ -307,6 +307,26 @@ def test_the_page_is_self_contained_and_shows_names_as_text(tmp_path: Path) -> N
     assert page.count("data:image/jpeg;base64,") >= 2
 
 
+def test_of_many_images_those_with_findings_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraloom.prepare.inspection import run as room
+
+    monkeypatch.setattr(room, "MAX_THUMBNAILS", 3)
+    for seed in range(6):
+        save(sharp(seed), tmp_path / "raw" / f"{seed}.png", f"image {seed}")
+    save(sharp(9).filter(ImageFilter.GaussianBlur(12)), tmp_path / "raw" / "z.png", "a blurred image")
+    titles: list[str] = []
+
+    def bar(title: str) -> Callable[[int, int], None]:
+        titles.append(title)
+        return lambda done, total: None
+
+    config = InspectConfig(size=64, bucket_step=16, min_size=16, num_workers=1)
+    found = inspect_folder(tmp_path / "raw", config, bars=bar)
+    assert len(found.thumbnails) == 3
+    assert "z" in found.thumbnails
+    assert titles == ["images", "thumbnails"]
+
+
 def test_inspect_without_a_model_never_imports_torch(tmp_path: Path) -> None:
     """With it each worker took seconds to start: on a benchmark two were slower than one."""
     folder_of(tmp_path / "raw", 1)
