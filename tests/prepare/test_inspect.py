@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
-from loraloom.cli.inspect_command import run_inspect
+from loraloom.cli.inspect_command import run_inspect, with_speed_of
 from loraloom.config.inspect import InspectConfig
 from loraloom.prepare.inspection import captions as lint
 from loraloom.prepare.inspection.findings import KINDS, PURPOSES
@@ -372,6 +372,30 @@ def test_the_sentence_counts_what_would_be_trained_on(tmp_path: Path) -> None:
     assert found.sentence == (
         "9 images (36 an epoch with repeats) x 5 epochs = 45 updates of batch 4, about 1 min 30 s"
     )
+
+
+def test_the_speed_and_batch_size_of_an_earlier_run_give_the_time(tmp_path: Path) -> None:
+    from loraloom.config.reading import read_settings, to_yaml
+    from loraloom.config.run import RunConfig
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text(
+        to_yaml(read_settings(RunConfig, values={"data": {"batch_size": 2}})), encoding="utf-8"
+    )
+    rows = [{"kind": "start", "step": 0}, *({"steps_per_second": speed} for speed in (0.1, 0.5, 0.5))]
+    (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = with_speed_of(run, InspectConfig())
+    assert (config.step_seconds, config.batch_size) == (2.0, 2)
+    with pytest.raises(UserError, match="another batch size"):
+        with_speed_of(run, InspectConfig(batch_size=8))
+    with pytest.raises(UserError, match="choose one"):
+        with_speed_of(run, InspectConfig(step_seconds=1.0))
+    with pytest.raises(UserError, match="names no run"):
+        with_speed_of(tmp_path, InspectConfig())
+    (run / "events.jsonl").write_text('{"steps_per_second": NaN}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="recorded no speed"):
+        with_speed_of(run, InspectConfig())
 
 
 # ------------------------------------------------------------------------------------------------------ caption lint

@@ -372,5 +372,5 @@ def _sentence(ledger: Ledger | None, config: InspectConfig) -> str:
     steps = max(1, round(config.epochs * ledger.steps_per_epoch))
     sentence = updates_sentence(ledger, steps=steps, step_seconds=config.step_seconds)
     if config.step_seconds is None:
-        sentence += "; for the time add --step-seconds, which `loraloom train --dry-run` measures"
+        sentence += "; for the time add --run RUN, or --step-seconds, which `loraloom train --dry-run` measures"
     return sentence
