@@ -216,6 +216,15 @@ def test_inspect_changes_nothing_in_the_source(faulty: Path) -> None:
     assert {path.name: sha256_file(path) for path in faulty.iterdir()} == before
 
 
+def test_a_domain_says_which_images_it_cannot_use(tmp_path: Path) -> None:
+    plan = Image.new("RGB", (128, 128), "magenta")
+    plan.paste("navy", (20, 20, 100, 60))
+    save(plan, tmp_path / "raw" / "plan.png", "a plan")
+    other = inspected(tmp_path / "raw", domain="floorplan", resample="nearest", size=128)
+    assert "unsuited" in codes(other, "plan.png")
+    assert "unsuited" not in codes(inspected(tmp_path / "raw"), "plan.png")
+
+
 @pytest.mark.slow  # starts processes that import this program
 def test_two_workers_find_what_one_finds(faulty: Path, report: Inspection) -> None:
     two = inspected(faulty, trigger="sks", num_workers=2)

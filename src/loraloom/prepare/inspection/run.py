@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +130,12 @@ def inspect_folder(
     items = {item.id: item for item in raw.items if item.problem is None}
     shown = {id_: raw.shown(item) for id_, item in items.items()}
     few_enough = len(items) <= MAX_THUMBNAILS
-    found = _examined(raw, items, settings, config.num_workers, bars, "images", thumbnails=few_enough)
+    domain = open_domain(config.domain, config.model_dump())
+    examined = partial(_examined, settings=settings, domain=domain, num_workers=config.num_workers, bars=bars)
+    found = examined(items, title="images", thumbnails=few_enough)
     thumbnails = {id_: jpeg for id_ in items if (jpeg := found[id_].thumbnail)}
     found = {id_: replace(found[id_], thumbnail=None) for id_ in items}
     captions = {id_: item.caption for id_, item in items.items()}
-    domain = open_domain(config.domain, config.model_dump())
     usable = [one for one in found.values() if one.problem is None]
     labels = _labels(usable, config.near_duplicate_bits)
     texts = {id_: text for id_, text in captions.items() if text and text.strip()}
@@ -152,7 +154,7 @@ def inspect_folder(
     if not few_enough:
         wanted = _worth_showing(findings, shown, found)
         chosen = {id_: items[id_] for id_ in wanted}
-        again = _examined(raw, chosen, settings, config.num_workers, bars, "thumbnails", thumbnails=True)
+        again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
     concepts = {id_: _concept(id_, raw) for id_ in items}
@@ -180,19 +182,19 @@ def inspect_folder(
 
 
 def _examined(
-    raw: Source,
     items: Mapping[str, Any],
+    *,
     settings: ImageSettings,
+    domain: Domain,
     num_workers: int,
     bars: Callable[[str], Progress] | None,
     title: str,
-    *,
     thumbnails: bool,
 ) -> dict[str, Examination]:
     tasks = [ExamineTask(id_, item.image, thumbnails) for id_, item in items.items()]
     advance = bars(title) if bars else None
     found: dict[str, Examination] = {}
-    with closing(examine_all(tasks, settings, num_workers)) as results:
+    with closing(examine_all(tasks, settings, domain, num_workers)) as results:
         for done, one in enumerate(results, start=1):
             found[one.id] = one
             if advance:
