@@ -53,7 +53,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(Image.new("RGB", (99, 99), "gray"), folder / "flat.png", "sks dog in fog")
     save(sharp(4, 40, 40), folder / "small.png", "sks dog far away")
     save(sharp(5, 17, 17), folder / "tiny.png", "sks dog very far away")
-    save(sharp(6, 500, 100), folder / "wide.png", "sks dog on the left of a house")
+    save(sharp(6, 500, 100), folder / "wide.png", "sks dog that looks left")
     save(ImageOps.mirror(sharp(1)), folder / "mirrored.png", "sks dog, mirrored")
     shutil.copy(folder / "good.png", folder / "copy.png")
     (folder / "copy.txt").write_text("sks cat on a lawn", encoding="utf-8")

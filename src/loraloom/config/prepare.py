@@ -97,6 +97,17 @@ class PrepareConfig(Extended):
     trigger: str = setting(
         "", "Trigger word; added in front of every caption that lacks it; empty: none.", flag="--trigger"
     )
+    trigger_first: bool = setting(
+        False,
+        "Move the trigger word to the front of captions that have it elsewhere; such captions are counted.",
+        flag="--trigger-first",
+    )
+    style: tuple[str, ...] = setting(
+        (),
+        "A style, NAME=FOLDER:TRIGGER, such as anime=raw/anime:anistyle; the trigger follows the last colon. Each becomes a "
+        "dataset OUT/NAME whose captions begin with the trigger.",
+        flag="--style",
+    )
     captioner: str = setting(
         "template", "Captioner that writes the captions of images without one.", flag="--captioner"
     )

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from loraloom.data.augment import augmented_pixels
 from loraloom.data.cache import ContentCache, finite
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
@@ -54,8 +55,8 @@ def open_prepared(folder: Path, example: Example, *, decode: bool = True) -> Ima
 
 
 def load_pixels(folder: Path, example: Example, mirrored: bool = False) -> Tensor:
-    """(3, h, w) float32 in [-1, 1] of the prepared image of a row; raises `UserError` as `open_prepared`."""
-    array_hwc = np.array(open_prepared(folder, example))
+    """(3, h, w) float32 in [-1, 1] of the prepared image of a row, or of its variant; raises as `open_prepared`."""
+    array_hwc = np.array(augmented_pixels(open_prepared(folder, example), example))
     if mirrored:
         array_hwc = array_hwc[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(array_hwc.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)

@@ -7,7 +7,6 @@ what was refused and why, and a report to look at. It can be killed at any time;
 import hashlib
 import json
 import platform
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,8 @@ from loraloom import __version__, plugins
 from loraloom.config.extending import options_of, unused_lines
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
+from loraloom.prepare.caption_edits import final_caption
+from loraloom.prepare.captioner_files import Asker
 from loraloom.prepare.deduplicate import duplicates_of
 from loraloom.prepare.detect import Choice
 from loraloom.prepare.doubtful import doubt_about
@@ -40,10 +41,12 @@ from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.source import Source, read_source
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
+from loraloom.prompts.triggers import has_trigger, with_trigger_first
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
 from loraloom.utils.errors import UserError
+from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
 from loraloom.utils.safe_paths import safe_name, short_hash
@@ -132,6 +135,7 @@ def _prepare(
     if not found.classes:  # the name of a class folder is a caption
         check_captions(items, leftovers, captioner.name)
     unused = unused_lines(config, {"formats": choice.format, "captioners": captioner, "domains": domain})
+    unused += found.stored.doubts
     sweep(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
@@ -140,7 +144,15 @@ def _prepare(
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted([*work.notes, *work.captioned])
         unknown = [*unused, *unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
         unknown += work.numbers.unknown([item.id for item in items if item.problem is None])
-        counted = [*found.lines, *leftovers.lines, *work.counted(), *unknown, *unread_lines(journal)]
+        unknown += found.stored.outdated(work.examples)
+        counted = [
+            *found.lines,
+            *found.stored.lines,
+            *leftovers.lines,
+            *work.counted(),
+            *unknown,
+            *unread_lines(journal),
+        ]
         write_problems(out, sorted([*problems, *work.left_out]), notes)
         tell_problems(out, problems, leftovers, console)
         for line in counted:
@@ -174,14 +186,6 @@ def _prepare(
     return report
 
 
-def final_caption(text: str, trigger: str) -> str:
-    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
-    text = text.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
-        return text
-    return f"{trigger}, {text}" if text else trigger
-
-
 class _Work:
     """One run over the items: it turns outcomes into examples, problems and notes, and notes them in the journal."""
 
@@ -197,8 +201,9 @@ class _Work:
         self.source, self.out, self.config, self.journal = source, out, config, journal
         self.captioner, self.count_tokens = captioner, count_tokens
         self.numbers = FolderNumbers.of(config, source.classes)
-        self.caption_options = options_of(config, [captioner])
-        self.caption_settings = _sha16(captioner.name, self.caption_options, config.trigger)
+        options = options_of(config, [captioner])
+        self.asker = Asker(captioner, options, config.trigger)
+        self.caption_settings = _sha16(captioner.name, options, config.trigger)
         self.examples: list[Example] = []
         self.items: list[str] = []
         self.hashes: list[tuple[int, ...]] = []
@@ -267,7 +272,11 @@ class _Work:
             self.notes += [
                 Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
             ]
-        caption = final_caption(self._text(item, row), self.config.trigger)
+        try:
+            caption = self._caption(item, row, first=not size)
+        except RefusedError as error:  # of the captioner
+            self.problems += [] if size else [Problem(self._shown(item), f"no caption: {error}")]
+            return
         if not caption:
             self.problems += [] if size else [Problem(self._shown(item), "its caption is empty")]
             return
@@ -296,6 +305,7 @@ class _Work:
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
                 repeats=self.numbers.repeats_of(item.id),
                 weight=self.numbers.weight_of(item.id),
+                more_captions=tuple(final_caption(text, self.config.trigger) for text in item.more_captions),
             )
         )
 
@@ -341,6 +351,16 @@ class _Work:
             lines.append(f"{len(self.left_out):,} images are left out of the dataset by {which}; the source keeps them")
         return lines
 
+    def _caption(self, item: SourceItem, row: ImageRow, *, first: bool) -> str:
+        """The final caption; one whose trigger word was moved to the front is noted at the `first` size."""
+        text, trigger = self._text(item, row), self.config.trigger
+        if not self.config.trigger_first or not has_trigger(text, trigger):
+            return final_caption(text, trigger)
+        caption = with_trigger_first(text, trigger)
+        if first and caption != text.strip():
+            self.notes.append(Problem(self._shown(item), f"its trigger word was moved to the front: {caption[:60]!r}"))
+        return caption
+
     def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""
         if item.caption is not None:
@@ -352,7 +372,7 @@ class _Work:
         key = (item.id, row.source_sha256, self.caption_settings)
         if key not in self.journal.captions:
             with Image.open(self.out / row.image, formats=["PNG"]) as image:
-                text = self.captioner.caption(image, item, self.caption_options, self.config.trigger)
+                text = self.asker.text(image, item)
             self.journal.add_caption(key, text)
         return self.journal.captions[key]
 
@@ -382,6 +402,7 @@ def _tasks(
                 thumbnail=number < MAX_THUMBNAILS,
                 item=item.id,
                 size=size,
+                data=item.data,
             )
 
 

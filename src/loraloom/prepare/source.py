@@ -13,6 +13,7 @@ from loraloom.prepare.class_folders import ClassFolder, class_folders
 from loraloom.prepare.detect import Choice, choose_format, format_options
 from loraloom.prepare.duplicates import given_split
 from loraloom.prepare.leftovers import Leftovers, find_leftovers
+from loraloom.prepare.stored_captions import Applied, with_stored_captions
 from loraloom.protocols.data import SourceItem
 
 
@@ -28,6 +29,7 @@ class Source:
         leftovers: Files that no item names.
         classes: The class folder of each usable item that lies in one.
         lines: What is to be said of the class folders.
+        stored: The captions that `loraloom caption` wrote; the items have them.
     """
 
     folder: Path
@@ -37,10 +39,11 @@ class Source:
     leftovers: Leftovers
     classes: Mapping[str, ClassFolder]
     lines: tuple[str, ...]
+    stored: Applied
 
     def shown(self, item: SourceItem) -> str:
-        """The item's file as the user knows it."""
-        return shown_below(self.folder, item.image)
+        """The item's file as the user knows it; an image inside a larger file has its id after it."""
+        return shown_below(self.folder, item.image) + (f": {item.id}" if item.data else "")
 
 
 def read_source(folder: Path, config: PrepareConfig) -> Source:
@@ -51,7 +54,8 @@ def read_source(folder: Path, config: PrepareConfig) -> Source:
     """
     options: dict[str, Any] = format_options(config)
     choice = choose_format(folder, config.format, options)
-    items = tuple(choice.format.read(folder, options))
+    stored = with_stored_captions(folder, list(choice.format.read(folder, options)))
+    items = tuple(stored.items)
     classes, lines = class_folders((item.id for item in items if item.problem is None), config.class_folders)
     return Source(
         folder=folder,
@@ -61,6 +65,7 @@ def read_source(folder: Path, config: PrepareConfig) -> Source:
         leftovers=find_leftovers(folder, items, choice.format.name),
         classes=classes,
         lines=tuple(lines),
+        stored=stored,
     )
 
 

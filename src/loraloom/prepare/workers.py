@@ -14,6 +14,7 @@ from PIL import Image
 from loraloom.prepare.images import Decoded, Fitted, ImageSettings, decode, fit, thumbnail_bytes
 from loraloom.prepare.journal import ImageRow
 from loraloom.prepare.pool import TIME_LIMIT_S, work_on_files
+from loraloom.protocols.data import ImageData
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
@@ -38,6 +39,7 @@ class Task:
         thumbnail: Whether a small JPEG is wanted for the report.
         item: Id of the `SourceItem`.
         size: Another side in pixels than that of the settings; such an image is never enlarged.
+        data: Reads the image where it lies inside `source`.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Task:
     thumbnail: bool
     item: str = ""
     size: int | None = None
+    data: ImageData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
     """
     settings = settings if task.size is None else replace(settings, size=task.size)
     try:
-        data = read_image(task.source, settings)
+        data = read_image_file(task.source, settings.max_megapixels, task.data)
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
@@ -141,15 +144,20 @@ def what_is_hashed(decoded: Decoded, fitted: Fitted, settings: ImageSettings) ->
     return decoded.image if changed else fitted.image
 
 
-def read_image(path: Path, settings: ImageSettings) -> bytes:
-    """The bytes of an image file; raises `RefusedError` when it is longer than any image within the limits needs."""
-    limit = max(_SMALLEST_LIMIT_BYTES, int(settings.max_megapixels * 1e6 * _BYTES_PER_PIXEL))
+def read_image_file(path: Path, max_megapixels: float, data: ImageData | None = None) -> bytes:
+    """The bytes of an image file, or of `data` inside it; raises `RefusedError` where they cannot be read or no such image
+    needs as many."""
+    limit = max(_SMALLEST_LIMIT_BYTES, int(max_megapixels * 1e6 * _BYTES_PER_PIXEL))
     try:
+        if data is not None:
+            return data.read(limit)
         if (size := path.stat().st_size) > limit:
             raise RefusedError(f"the file has {size / 1e6:,.0f} MB, more than any image within --max-megapixels needs")
         return path.read_bytes()
     except OSError as error:
         raise RefusedError(f"cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise RefusedError(f"cannot be read: {error.what}") from error
 
 
 def _still_good(task: Task, source_sha256: str, settings: ImageSettings) -> ImageRow | None:

@@ -14,6 +14,7 @@ import torch
 from loraloom.config.domains import open_domain
 from loraloom.config.pairs import read_batch_sizes, read_class_weights
 from loraloom.config.run import RunConfig
+from loraloom.data.augment import Augmentation, settings_line
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
 from loraloom.data.cache import ContentCache
@@ -53,7 +54,7 @@ from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.train.swapping import swap_line
 from loraloom.utils.errors import UserError
-from loraloom.utils.reporting import log_line
+from loraloom.utils.reporting import log, log_line, reporter
 
 
 def set_up(
@@ -69,8 +70,7 @@ def set_up(
     """
     folder = Path(config.train.output)
     manifest = read_manifest(Path(config.data.dataset))
-    learned = [example for example in manifest.examples if example.split == "train"]
-    held_out = [example for example in manifest.examples if example.split == "validation"]
+    learned, held_out = manifest.split("train"), manifest.split("validation")
     if not learned:
         raise UserError(
             "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
@@ -89,13 +89,12 @@ def set_up(
     )
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
-    if config.data.random_flip:
-        refuse_blind_flips(learned, domain)
+    unflipped = refuse_blind_flips(learned, domain, config.data.flip_unknown) if config.data.random_flip else None
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
     losses = Losses(log_line, config.train.strict)
-    losses.add(*manifest.notes)
+    losses.add(*manifest.notes, *([unflipped] if unflipped else []))
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
     train_batches, held_batches = make_batches(
         config,
@@ -162,7 +161,8 @@ def make_batches(
     text_cache = ContentCache(root / "texts" if root else None)
     dataset = Path(data.dataset)
     latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
-    latents.check([*learned, *held_out])
+    latents.check(learned)
+    latents.check(held_out)
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
     held_batches = BatchMaker(examples=held_out, latents=latents, texts=texts, domain=domain, seed=config.train.seed)
     weights = read_class_weights(config.objective.class_weights)
@@ -170,10 +170,32 @@ def make_batches(
         held_batches,
         examples=learned,
         random_flip=data.random_flip,
+        augmentation=make_augmentation(config, learned, domain),
         caption_dropout=data.caption_dropout,
         loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
     return train_batches, held_batches
+
+
+def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Domain) -> Augmentation:
+    """The variants that the settings ask for, with the subject of every image.
+
+    Raises:
+        UserError: They would make captions false, or loss weights by colour are set.
+    """
+    data = config.data
+    made = Augmentation(
+        variants=data.augment_variants, crop=data.augment_crop, light=data.augment_light, seed=config.train.seed
+    )
+    if not made.variants:
+        return made
+    made.refuse(learned, domain)
+    if config.objective.class_weights:
+        fix = "set augment_variants=0, or remove objective.class_weights"
+        raise UserError("loss weights by colour and augmented variants exclude each other", fix=fix)
+    made.find_subjects(Path(data.dataset), learned, reporter().bar("looking for subjects"))
+    log.info(settings_line(made))
+    return made
 
 
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
@@ -215,7 +237,8 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         max_steps=config.train.max_steps,
         loss_scale=LossScale(config.train.mixed_precision == "fp16"),
     )
-    sizes = tuple((example.width, example.height) for example in batches.examples)
+    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
+    sizes = tuple(known.setdefault(size, size) for size in ((row.width, row.height) for row in batches.examples))
     plan = Plan(
         sizes=sizes,
         batch_size=config.data.batch_size,

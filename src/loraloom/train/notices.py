@@ -35,7 +35,8 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
         UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
     """
     unlimited = replace(encoder, max_windows=1 << 30)
-    plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
+    captions = [named for example in examples for named in example.named_captions]
+    plans = [(name, unlimited.plan(caption)) for name, caption in captions]
     counts = [plan.num_tokens for _, plan in plans]
     capacity = encoder.text.tokenizer.window_tokens - 2
     log.info(
@@ -52,9 +53,9 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
             fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
             "choose prompts.method=smart",
         )
-    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
+    if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
         losses.add(syntax)
-    unknown, lost_letters = unknown_letters(encoder, [example.caption for example in examples], "captions")
+    unknown, lost_letters = unknown_letters(encoder, [caption for _, caption in captions], "captions")
     for line in unknown:
         log.info(line)
     losses.add(*lost_letters)

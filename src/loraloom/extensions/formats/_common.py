@@ -7,7 +7,7 @@ reported, never skipped silently.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
@@ -143,6 +143,12 @@ def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
             else:
                 seen[key] = item
         yield item
+
+
+def more_captions(caption: str | None, listed: Any) -> tuple[str, ...]:
+    """The further captions of a row: the texts of a list that has the caption among them; none for any other value."""
+    texts = [one for one in cast("list[Any]", listed) if isinstance(one, str)] if isinstance(listed, list) else []
+    return tuple(one for one in texts if one != caption and one.strip()) if caption in texts else ()
 
 
 def count(number: int, noun: str) -> str:

@@ -16,7 +16,8 @@ from loraloom.prepare.images import Box, Decoded, ImageSettings, decode, fit
 from loraloom.prepare.inspection.quality import Quality, measure
 from loraloom.prepare.pool import work_on_files
 from loraloom.prepare.source_facts import PLAIN, SourceFacts
-from loraloom.prepare.workers import read_image, what_is_hashed
+from loraloom.prepare.workers import read_image_file, what_is_hashed
+from loraloom.protocols.data import ImageData
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
@@ -30,11 +31,12 @@ _OUTLINE = (214, 40, 40)
 
 @dataclass(frozen=True, slots=True)
 class ExamineTask:
-    """One image: its id, its file, and whether a thumbnail is wanted."""
+    """One image: its id, its file, whether a thumbnail is wanted, and how it is read where it lies inside the file."""
 
     id: str
     source: Path
     thumbnail: bool
+    data: ImageData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def examine_all(
 def examine(task: ExamineTask, settings: ImageSettings, domain: Domain) -> Examination:
     """Examine one image; whatever is wrong with the file is in the result."""
     try:
-        data = read_image(task.source, settings)
+        data = read_image_file(task.source, settings.max_megapixels, task.data)
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.id)
         # Enlarged pixels are soft by nature: an image is measured at its own size where that is the smaller one.

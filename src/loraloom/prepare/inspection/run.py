@@ -191,7 +191,7 @@ def _examined(
     title: str,
     thumbnails: bool,
 ) -> dict[str, Examination]:
-    tasks = [ExamineTask(id_, item.image, thumbnails) for id_, item in items.items()]
+    tasks = [ExamineTask(id_, item.image, thumbnails, item.data) for id_, item in items.items()]
     advance = bars(title) if bars else None
     found: dict[str, Examination] = {}
     with closing(examine_all(tasks, settings, domain, num_workers)) as results:
