@@ -39,7 +39,7 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.full import attach_full
-from loraloom.train.notices import announce, report_captions, report_weights, sample_losses
+from loraloom.train.notices import announce, distilled_lines, report_captions, report_weights, sample_losses
 from loraloom.train.optim import (
     Ema,
     LossScale,
@@ -94,7 +94,7 @@ def set_up(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
     losses = Losses(log_line, config.train.strict)
-    losses.add(*manifest.notes, *([unflipped] if unflipped else []))
+    losses.add(*manifest.notes, *([unflipped] if unflipped else []), *distilled_lines(model.info))
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
     train_batches, held_batches = make_batches(
         config,

@@ -17,6 +17,7 @@ from loraloom.lora.inject import Adapter
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line, unknown_letters, what_cuts
 from loraloom.protocols.data import Example
+from loraloom.protocols.model import ModelInfo
 from loraloom.train.sampling import Sampler
 from loraloom.train.state import Run
 from loraloom.utils.atomic_files import write_text
@@ -25,6 +26,19 @@ from loraloom.utils.reporting import log
 
 NUM_IMAGES_SEEN = 32
 """Number of images, evenly spread, in which the share of each class with a loss weight is measured."""
+
+
+def distilled_lines(info: ModelInfo) -> list[str]:
+    """A warning for a base that was distilled to few steps; empty for others.
+
+    Raises:
+        UserError: The family does not train on it as it was opened.
+    """
+    if info.distilled is None:
+        return []
+    if info.trains_if is not None:
+        raise UserError(f"this base is not trained: {info.distilled}", got=info.source.location, fix=info.trains_if)
+    return [f"warning: {info.distilled}: training unlearns that, and images of few steps lose sharpness"]
 
 
 def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, losses: Losses) -> None:
