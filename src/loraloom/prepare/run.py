@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from loraloom.prepare.captioner_files import Asker
 from loraloom.prepare.deduplicate import duplicates_of
 from loraloom.prepare.detect import Choice
 from loraloom.prepare.doubtful import doubt_about
-from loraloom.prepare.duplicates import SPLITS_FILE, held_out, near_duplicate_groups
+from loraloom.prepare.duplicates import near_duplicate_groups
 from loraloom.prepare.folder_numbers import FolderNumbers
 from loraloom.prepare.folders import IMAGE_FOLDER, check_folders, sweep
 from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
@@ -39,6 +39,7 @@ from loraloom.prepare.lines import no_caption, to_look_at, unknown_ids, unread_l
 from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_problems
 from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.source import Source, read_source
+from loraloom.prepare.splitting import ids_by_label, split_examples
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.prompts.triggers import has_trigger, with_trigger_first
@@ -53,7 +54,6 @@ from loraloom.utils.safe_paths import safe_name, short_hash
 
 REPORT_FILE = "report.html"
 MAX_THUMBNAILS = 200
-_FEWEST_TO_SPLIT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ def _prepare(
             raise _unusable(source, out, problems, work, unknown)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
-    labels, examples = _split(work.examples, work.labels, given, config, console)
+    labels, examples = split_examples(work.examples, work.labels, given, config, console)
     manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
     _finish(manifest, made)
     once = work.once()
@@ -178,7 +178,7 @@ def _prepare(
     )
     groups = [
         sorted(ids)
-        for ids in _by_label([examples[place] for place in once], [labels[place] for place in once])
+        for ids in ids_by_label([examples[place] for place in once], [labels[place] for place in once])
         if len(ids) > 1
     ]
     write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
@@ -423,39 +423,6 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work,
     shown = list(first_of_kind.values())
     fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to continue"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
-
-
-def _split(
-    examples: Sequence[Example],
-    labels: list[int],
-    given: frozenset[str] | None,
-    config: PrepareConfig,
-    console: Callable[[str], None],
-) -> tuple[list[int], list[Example]]:
-    """The near-duplicate group of every example, and the examples with their split."""
-    asked = "validation_share" in config.model_fields_set
-    share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
-    if given is not None and config.validation_share > 0:
-        console(f"  held out: what {SPLITS_FILE} of the source says")
-        return labels, [
-            replace(example, split="validation" if example.id in given else "train") for example in examples
-        ]
-    if share == 0 and config.validation_share > 0:
-        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
-    chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
-    if share > 0 and not any(chosen):
-        console("  nothing is held out: all images are near-duplicates of each other")
-    return labels, [
-        replace(example, split="validation" if held else "train")
-        for example, held in zip(examples, chosen, strict=True)
-    ]
-
-
-def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[str]]:
-    groups: dict[int, list[str]] = {}
-    for example, label in zip(examples, labels, strict=True):
-        groups.setdefault(label, []).append(example.id)
-    return list(groups.values())
 
 
 def _info(

@@ -149,8 +149,7 @@ def inspect_folder(
         *_few(found, raw, thresholds),
         *(Finding("not_read", "settings", line) for line in numbers.unknown(list(items))),
     ]
-    codes = list(KINDS)
-    findings.sort(key=lambda one: (LEVELS.index(KINDS[one.code].level), codes.index(one.code), one.where, one.text))
+    findings.sort(key=_gravity)
     if not few_enough:
         wanted = _worth_showing(findings, shown, found)
         chosen = {id_: items[id_] for id_ in wanted}
@@ -179,6 +178,11 @@ def inspect_folder(
         command=command_line(source, dataset, config, advice, model),
         seconds=time.perf_counter() - started,
     )
+
+
+def _gravity(finding: Finding) -> tuple[int, int, str, str]:
+    """Sorting key: the gravest level first, then kinds in the order of their table."""
+    return LEVELS.index(KINDS[finding.code].level), list(KINDS).index(finding.code), finding.where, finding.text
 
 
 def _examined(
