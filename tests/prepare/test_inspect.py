@@ -407,6 +407,15 @@ def test_the_speed_and_batch_size_of_an_earlier_run_give_the_time(tmp_path: Path
         with_speed_of(run, InspectConfig())
 
 
+def test_further_captions_of_an_image_are_looked_at_too(tmp_path: Path) -> None:
+    save(sharp(1), tmp_path / "raw" / "a.png")
+    row = {"file_name": "a.png", "text": "a sks dog", "captions": ["a sks dog", "a dog on the sign's left"]}
+    (tmp_path / "raw" / "metadata.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    found = inspected(tmp_path / "raw", trigger="sks")
+    assert "trigger_absent" in codes(found, "a.png caption 2")
+    assert not codes(found, "a.png") & {"trigger_absent", "same_caption"}
+
+
 # ------------------------------------------------------------------------------------------------------ caption lint
 
 

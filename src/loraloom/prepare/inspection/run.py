@@ -33,6 +33,7 @@ from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, 
 from loraloom.prepare.leftovers import check_captions
 from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
+from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -139,13 +140,17 @@ def inspect_folder(
     usable = [one for one in found.values() if one.problem is None]
     labels = _labels(usable, config.near_duplicate_bits)
     texts = {id_: text for id_, text in captions.items() if text and text.strip()}
+    named = {**shown, **{key: f"{shown[id_]} {key.removeprefix(f'{id_} ')}" for id_, key, _ in _further(items)}}
+    every = {**texts, **{key: text for _, key, text in _further(items)}}
     tokens: dict[str, int] = {}
     findings = [
         *_source_findings(raw, config),
         *(finding for id_, one in found.items() for finding in image_findings(one, shown[id_], thresholds)),
         *duplicate_findings(usable, labels, shown, texts),
         *_caption_findings(texts, captions, raw, config, thresholds, domain, shown),
-        *_token_findings(texts, config.trigger, encoder, shown, tokens, bars),
+        *lint.trigger_findings(every, config.trigger, named),
+        *lint.sided_findings(every, domain, named),
+        *_token_findings(every, config.trigger, encoder, named, tokens, bars),
         *_few(found, raw, thresholds),
         *(Finding("not_read", "settings", line) for line in numbers.unknown(list(items))),
     ]
@@ -178,6 +183,15 @@ def inspect_folder(
         command=command_line(source, dataset, config, advice, model),
         seconds=time.perf_counter() - started,
     )
+
+
+def _further(items: Mapping[str, SourceItem]) -> list[tuple[str, str, str]]:
+    """Id, name and text of every caption of an image beyond its first."""
+    return [
+        (id_, f"{id_} caption {number}", text)
+        for id_, item in items.items()
+        for number, text in enumerate(item.more_captions, 2)
+    ]
 
 
 def _gravity(finding: Finding) -> tuple[int, int, str, str]:
@@ -238,8 +252,6 @@ def _caption_findings(
     yield from lint.text_findings(
         {id_: text for id_, text in captions.items() if id_ not in raw.classes or text is not None}, shown
     )
-    yield from lint.trigger_findings(texts, config.trigger, shown)
-    yield from lint.sided_findings(texts, domain, shown)
     if thresholds.purpose == "layout":
         return  # such captions are made of the same phrases by design
     by_concept: dict[str, list[str]] = {}
