@@ -29,7 +29,7 @@ from loraloom.prepare.captioner_files import Asker
 from loraloom.prepare.deduplicate import duplicates_of
 from loraloom.prepare.detect import Choice
 from loraloom.prepare.doubtful import doubt_about
-from loraloom.prepare.duplicates import near_duplicate_groups
+from loraloom.prepare.duplicates import near_duplicate_groups, split_examples
 from loraloom.prepare.folder_numbers import FolderNumbers
 from loraloom.prepare.folders import IMAGE_FOLDER, check_folders, sweep
 from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
@@ -39,7 +39,6 @@ from loraloom.prepare.lines import no_caption, to_look_at, unknown_ids, unread_l
 from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_problems
 from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.source import Source, read_source
-from loraloom.prepare.splitting import ids_by_label, split_examples
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.prompts.triggers import has_trigger, with_trigger_first
@@ -178,7 +177,7 @@ def _prepare(
     )
     groups = [
         sorted(ids)
-        for ids in ids_by_label([examples[place] for place in once], [labels[place] for place in once])
+        for ids in _by_label([examples[place] for place in once], [labels[place] for place in once])
         if len(ids) > 1
     ]
     write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
@@ -423,6 +422,13 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work,
     shown = list(first_of_kind.values())
     fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to continue"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
+
+
+def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for example, label in zip(examples, labels, strict=True):
+        groups.setdefault(label, []).append(example.id)
+    return list(groups.values())
 
 
 def _info(
