@@ -162,7 +162,8 @@ def _prepare(
     labels, examples = split_examples(work.examples, work.labels, given, config, console)
     manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
     _finish(manifest, made)
-    sizes = Counter(labels)
+    once = work.once()
+    sizes = Counter(labels[place] for place in once)
     report = PrepareReport(
         manifest=manifest,
         problems=tuple(problems),
@@ -173,7 +174,11 @@ def _prepare(
         seconds=time.perf_counter() - started,
         page=out / REPORT_FILE,
     )
-    groups = [sorted(ids) for ids in _by_label(examples, labels) if len(ids) > 1]
+    groups = [
+        sorted(ids)
+        for ids in _by_label([examples[place] for place in once], [labels[place] for place in once])
+        if len(ids) > 1
+    ]
     write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
     console(_summary(report))
     return report
@@ -233,9 +238,7 @@ class _Work:
         """Find near-duplicates, and leave out those that the settings leave out, at every size."""
         if not self.items:
             return
-        first: dict[str, int] = {}  # of several sizes of an image the first
-        for place, item in enumerate(self.items):
-            first.setdefault(item, place)
+        first = {self.items[place]: place for place in self.once()}
         hashes = np.array([self.hashes[place] for place in first.values()], dtype=np.uint64)
         groups = near_duplicate_groups(hashes, self.config.near_duplicate_bits).tolist()
         by_item = dict(zip(first, groups, strict=True))
@@ -305,8 +308,15 @@ class _Work:
         )
 
     def without_caption(self) -> list[Example]:
-        """Examples for which no text was found."""
-        return [example for example in self.examples if example.caption_found is None]
+        """Examples for which no text was found, each image once."""
+        return [self.examples[place] for place in self.once() if self.examples[place].caption_found is None]
+
+    def once(self) -> list[int]:
+        """Places of the examples without the further sizes of an image."""
+        places: dict[str, int] = {}
+        for place, item in enumerate(self.items):
+            places.setdefault(item, place)
+        return list(places.values())
 
     def notes_on_reading(self) -> list[Problem]:
         """Notes on what was read in another way than it is written; those on the quality of images are left out."""
@@ -315,7 +325,7 @@ class _Work:
     def changed(self) -> list[str]:
         """What `strict` refuses beside files that are not used: one line for each kind."""
         missing, read = self.without_caption(), self.notes_on_reading()
-        lines = [no_caption(len(missing), len(self.examples))] if missing else []
+        lines = [no_caption(len(missing), len(self.once()))] if missing else []
         return lines + ([to_look_at(read)] if read else [])
 
     def counted(self) -> list[str]:
@@ -324,7 +334,7 @@ class _Work:
         if missing := self.without_caption():
             captions = {example.caption for example in missing}
             such = "" if len(captions) == 1 else "captions such as "
-            number = no_caption(len(missing), len(self.examples))
+            number = no_caption(len(missing), len(self.once()))
             lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
         if self.notes:
             reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
