@@ -13,11 +13,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from loraloom import plugins
+from loraloom.cli.cache_command import lines_of
 from loraloom.config.caption import CaptionConfig
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import flatten, read_settings
 from loraloom.config.run import RunConfig
+from loraloom.data.cache import ContentCache
+from loraloom.data.cache_files import examine_cache, removable
 from loraloom.data.encode import load_pixels
 from loraloom.data.manifest import make_manifest, read_manifest, write_manifest
 from loraloom.evaluate.extractors import resolve_extractor
@@ -46,7 +49,7 @@ from .kinds import Artefact, hard_links
 EXAMPLE = Example(
     id="a", image="images/a.png", caption="a cat", caption_found=None, split="train", width=16, height=16,
     sha256="0" * 64, source_sha256="1" * 64, source_width=20, source_height=20, crop=(0, 0, 20, 20), scale=0.8,
-    num_tokens=4,
+    num_tokens=4, repeats=2, weight=0.5,
 )  # fmt: skip
 RECIPE: Mapping[str, Any] = {
     "file": "0.png", "prompt": "a", "negative_prompt": "", "seed": 1, "num_steps": 2, "guidance_scale": 3.0,
@@ -121,6 +124,25 @@ def read_dataset(folder: Path) -> None:
         assert 0 < example.width * example.height <= 1 << 26
         assert load_pixels(folder, example).shape == (3, example.height, example.width)
         json.dumps(asdict(example), ensure_ascii=False, allow_nan=False).encode()
+
+
+CACHE_FILE = f"cache/latents/ab/{'ab' * 32}.safetensors"
+
+
+def build_cache(folder: Path) -> None:
+    build_dataset(folder)
+    origin = {"kind": "latents", "id": "a", "image_sha256": EXAMPLE.sha256, "mirrored": "no", "vae": "v"}
+    ContentCache(folder / "cache" / "latents").put("ab" * 32, {"mean": torch.ones(4, 2, 2)}, origin)
+
+
+def read_cache(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    for deep in (False, True):
+        report = examine_cache(folder / "cache", manifest, lambda caption: caption, deep=deep)
+        assert len(report.files) + len(report.strangers) <= 2
+        lines_of(report)
+        for file in removable(report, ("stale", "corrupt"), prompts=True):
+            assert file.path.is_relative_to(folder / "cache")
 
 
 def build_journal(folder: Path) -> None:
@@ -370,6 +392,7 @@ def artefacts(model: Path) -> list[Artefact]:
         Artefact("manifest", build_dataset, "manifest.jsonl", read_dataset, [*row, ("crop", 1)]),
         Artefact("dataset.json", build_dataset, "dataset.json", read_dataset, info_fields),
         Artefact("prepared image", build_dataset, "images/a.png", read_dataset),
+        Artefact("cache file", build_cache, CACHE_FILE, read_cache),
         Artefact("journal", build_journal, "journal.jsonl", read_journal, journal_fields),
         Artefact(
             "captions current", build_captions, "raw/.captions/current.json", read_captions, [("version",), ("next",)]

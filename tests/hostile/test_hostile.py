@@ -15,12 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraloom.extensions.families._ldm.limits import (
-    check_schedule,
-    check_text_encoder,
-    check_unet,
-    check_vae,
-)
+from loraloom.extensions.families._diffusers.limits import SCHEDULE, VAE, check_schedule, check_vae
+from loraloom.extensions.families._ldm.limits import TEXT_ENCODER, UNET, check_text_encoder, check_unet
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json
 
@@ -154,8 +150,6 @@ def test_a_recipe_with_any_values_is_read_or_a_user_error(
 @given(data=st.data())
 def test_a_config_of_any_values_is_in_its_limits_or_a_user_error(data: st.DataObject) -> None:
     """Nothing is built here: the check itself must not fail, whatever stands in a field."""
-    from loraloom.extensions.families._ldm.limits import SCHEDULE, TEXT_ENCODER, UNET, VAE
-
     checks = [(check_unet, UNET), (check_vae, VAE), (check_text_encoder, TEXT_ENCODER), (check_schedule, SCHEDULE)]
     check, rules = data.draw(st.sampled_from(checks))
     config = data.draw(st.dictionaries(st.sampled_from(sorted(rules)), JSON, max_size=6))

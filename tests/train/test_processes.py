@@ -126,6 +126,36 @@ def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Pat
     assert torch.equal(timesteps, torch.cat([timesteps_1, timesteps_2]))
 
 
+def test_repetitions_of_an_image_in_an_epoch_have_their_own_noise_and_the_weight_of_the_image(
+    dataset: Path, tiny_model: Path
+) -> None:
+    """The first repetition has the noise that the image has without repeats."""
+    from loraloom import plugins
+    from loraloom.data.cache import ContentCache
+    from loraloom.data.manifest import read_manifest
+    from loraloom.prompts.encoder import PromptEncoder
+    from loraloom.protocols.model import ModelSource
+
+    model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
+    domain = plugins.load("domains", "freetext")
+    example = read_manifest(dataset).split("train")[0]
+    latents = LatentStore(model, dataset, ContentCache(None), "vae")
+    texts = TextStore(PromptEncoder(text=model.text, domain=domain), ContentCache(None))
+    maker = BatchMaker(examples=[example], latents=latents, texts=texts, domain=domain, seed=0)
+    sizes = ((example.width, example.height),)
+    once, thrice = (
+        maker.make(0, plan.epoch(0)[0][0])
+        for plan in (Plan(sizes, 1, 1, 1, seed=0), Plan(sizes, 4, 1, 1, seed=0, repeats=(3,), weights=(0.25,)))
+    )
+    assert thrice.weights_b.tolist() == [0.25, 0.25, 0.25, 0.0]
+    noise, timesteps = noise_and_timesteps(thrice, make_objective(model.info.schedule), UNIFORM)
+    first, _ = noise_and_timesteps(once, make_objective(model.info.schedule), UNIFORM)
+    copies = [noise[place] for place in range(3)]
+    assert any(torch.equal(copy, first[0]) for copy in copies)
+    assert not any(torch.equal(copies[i], copies[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len({int(step) for step in timesteps[:3]}) > 1
+
+
 def test_noise_is_decided_by_seed_epoch_and_image_alone() -> None:
     """The numbers of a fresh CPU generator, as runs before noise moved into the train step had them."""
     parts = (7, 3, "folder/image")

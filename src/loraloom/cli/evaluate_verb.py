@@ -10,6 +10,15 @@ import typer
 
 from loraloom.config.flags import ConfigFile, Given, Overrides
 
+Processes = Annotated[
+    str | None,
+    typer.Option(
+        "--num-processes",
+        help="Processes that generate the images of a run, one per GPU; auto: as many as GPUs. The scores are those of one "
+        "process.",
+    ),
+]
+
 
 def evaluate(
     given: Given,
@@ -55,6 +64,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the scores. [default: RUN/evaluation or RUN/sweep, or evaluation or sweep]"),
     ] = None,
+    num_processes: Processes = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print scores.json, or sweep.json, instead of a table.")
     ] = False,
@@ -62,32 +72,13 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Score images, or an adapter by images that it generates: likeness, fit to prompts, drift, memorisation."""
+    from loraloom.cli.evaluate_command import Named, run_on_terminal
     from loraloom.config.evaluate import EvaluateConfig
     from loraloom.config.reading import read_settings
 
     settings = read_settings(EvaluateConfig, config, overrides or (), given)
-    from loraloom.cli import evaluate_command as command
-    from loraloom.utils.progress import bars
-
-    options = command.given_options(
-        command.Named(
-            images=images,
-            lora=lora,
-            sweep=sweep,
-            reference=reference,
-            base=base,
-            domain=domain,
-            out=out,
-            prompts_file=prompts_file,
-            add_triggers=add_triggers,
-        )
-    )
-    run = command.sweep_on_terminal if sweep is not None else command.evaluate_on_terminal
-    run(
-        settings,
-        options,
-        as_json=as_json,
-        say=typer.echo,
-        note=lambda line: typer.echo(line, err=True),
-        bars=bars,
-    )
+    named = Named(
+        images=images, lora=lora, sweep=sweep, reference=reference, base=base, domain=domain, out=out,
+        prompts_file=prompts_file, add_triggers=add_triggers,
+    )  # fmt: skip
+    run_on_terminal(settings, named, num_processes, as_json=as_json)

@@ -3,13 +3,13 @@
 Field order is reading order; `loraloom config` prints the tree as commented YAML.
 """
 
-import re
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
 from loraloom.config.augment import AugmentConfig
 from loraloom.config.base import Settings, setting
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
 
 PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -66,6 +66,11 @@ class DataConfig(Settings):
         "auto", "Domain of the captions; auto takes the one that the dataset was prepared with.", flag="--domain"
     )
     batch_size: int = setting(4, "Images in one forward pass on one device.", flag="--batch-size", ge=1)
+    batch_size_from: tuple[str, ...] = setting(
+        (),
+        "Smaller batch size of large images, as SIDE=N: 768=2 for images of at least 768 squared pixels; default: none.",
+        flag="--batch-size-from",
+    )
     random_flip: bool = setting(
         False,
         "Also train on mirrored images; left and right are exchanged in their captions, see augment.flip_unknown.",
@@ -90,6 +95,11 @@ class DataConfig(Settings):
     encode_batch_size: int = setting(
         4, "Images encoded in one batch while the cache is precomputed.", ge=1, resumable=True
     )
+
+    @model_validator(mode="after")
+    def _batch_sizes_can_be_read(self) -> "DataConfig":
+        read_batch_sizes(self.batch_size_from, self.batch_size)
+        return self
 
 
 class PromptConfig(Settings):
@@ -212,24 +222,6 @@ class ObjectiveConfig(Settings):
     def _class_weights_can_be_read(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         read_class_weights(texts)
         return texts
-
-
-def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
-    """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
-
-    Raises:
-        ValueError: A text of another form, or a duplicate name.
-    """
-    weights: dict[str, float] = {}
-    for text in texts:
-        match = re.fullmatch(r"\s*(#[0-9a-fA-F]{6}|[^#=\s][^=]*?)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
-        if not match:
-            raise ValueError(f"{text!r} is not NAME=WEIGHT, such as 'interior door=5' or '#a06400=5'")
-        name = match[1].lower() if match[1].startswith("#") else match[1]
-        if name in weights:
-            raise ValueError(f"{name!r} has two weights")
-        weights[name] = float(match[2])
-    return weights
 
 
 class TrainConfig(Settings):

@@ -56,7 +56,8 @@ class BatchMaker:
         rng_parts, latents, captions, geometry, weights = [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
-            place = (self.seed, epoch, example.id)
+            # Repetitions in one epoch have noise of their own; the first has the one that it had without repeats.
+            place = (self.seed, epoch, example.id, slot.copy) if slot.copy else (self.seed, epoch, example.id)
             mirrored = self.random_flip and uniform(*place, "flip") < 0.5 and can_flip(example, self.domain)
             if variants := self.augmentation.variants:
                 example = self.augmentation.variant(example, int(uniform(*place, "augment") * (variants + 1)))

@@ -26,6 +26,7 @@ from loraloom.utils.image_bytes import FORMATS
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, Shown, check_regular_file, library_errors, shown
 
+_SHOWN_TEXT = 200
 _MOST_BAD = 20
 """Images that cannot be encoded, after which no more is tried: then it is the VAE."""
 
@@ -83,6 +84,16 @@ class LatentStore:
             f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode()
         )
 
+    def origin(self, example: Example, mirrored: bool) -> dict[str, str]:
+        """What a key is made of, in words, for `loraloom cache`."""
+        return {
+            "kind": "latents",
+            "id": example.id,
+            "image_sha256": example.sha256,
+            "mirrored": "yes" if mirrored else "no",
+            "vae": self.vae_fingerprint,
+        }
+
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `UserError` when an image is not the one that the manifest was written for."""
         for example in examples:
@@ -111,7 +122,7 @@ class LatentStore:
             ]
             for key, tensors in zip(group, self._encode([waiting[key] for key in group]), strict=True):
                 if finite(tensors):
-                    self.cache.put(key, tensors)
+                    self.cache.put(key, tensors, self.origin(*waiting[key]))
                 else:
                     bad[waiting[key][0].id] = None
             if len(bad) >= _MOST_BAD:
@@ -125,7 +136,8 @@ class LatentStore:
 
     def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         """(c, h, w) scaled latents sampled from the image's distribution with `noise(shape)`."""
-        found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored))
+        origin = self.origin(example, mirrored)
+        found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored), origin)
         mean_chw, logvar_chw = found["mean"], found["logvar"]
         return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))
 
@@ -183,7 +195,7 @@ class TextStore:
         """
         missing = self.missing(wanted)
         for done, text in enumerate(missing, 1):
-            self.cache.put(self.key(text), self._encode(text))
+            self.cache.put(self.key(text), self._encode(text), self.origin(text))
             if progress:
                 progress(done, len(missing))
         return len(missing)
@@ -193,7 +205,18 @@ class TextStore:
         if self.live:
             return self.encoder.encode_plans([self._plan((text, weighting)) for text in texts])
         wanted = [(text, weighting) for text in texts]
-        return [self.cache.get(self.key(text), lambda t=text: self._encode(t)) for text in wanted]
+        return [self.cache.get(self.key(text), lambda t=text: self._encode(t), self.origin(text)) for text in wanted]
+
+    def origin(self, wanted: Wanted) -> dict[str, str]:
+        """What a key is made of, in words, for `loraloom cache`."""
+        return {
+            "kind": "prompt" if wanted[1] else "caption",
+            "text_sha256": sha256_bytes(wanted[0].encode("utf-8", "backslashreplace")),
+            "text": wanted[0][:_SHOWN_TEXT].encode("utf-8", "backslashreplace").decode("utf-8"),
+            "encoder": self.encoder.text.fingerprint,
+            "method": self.encoder.method,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
 
     def _plan(self, wanted: Wanted) -> PromptPlan:
         if wanted not in self.plans:

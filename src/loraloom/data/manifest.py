@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT
 from loraloom.data.rows import ExampleRows, stamp_of
 from loraloom.protocols.data import Example
 from loraloom.utils.atomic_files import write_json, write_text
@@ -50,6 +51,7 @@ MAX_IN_MEMORY = 50_000
 MAX_CAPTIONS = 1000
 """Captions of one image."""
 _COLUMNS = fields(Example)
+_USUAL = {"repeats": 1, "weight": 1.0}
 _NO_INFO = (
     f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
     f"word is not recorded; copy {INFO_FILE} too, or run `loraloom prepare` again"
@@ -90,6 +92,9 @@ def row_of(example: Example) -> str:
     """One line of `manifest.jsonl`, without its line end."""
     # `asdict` copies deeply, which took half of the time that reading a manifest takes.
     row = {column.name: getattr(example, column.name) for column in _COLUMNS}
+    for name, usual in _USUAL.items():  # rows and fingerprints of datasets without them stay as they are
+        if row[name] == usual:
+            del row[name]
     if not example.more_captions:
         del row["more_captions"]  # as datasets had it before there were several: their fingerprint stays
     return json.dumps(row, ensure_ascii=False)
@@ -302,6 +307,10 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: more_captions", got=got, expected=f"at most {MAX_CAPTIONS}", fix=_REPAIR)
     if row.num_tokens is not None and not 0 <= row.num_tokens <= MAX_CONFIG_BYTES:
         raise UserError(f"{where}: num_tokens", got=shown(row.num_tokens), expected="a count or null", fix=_REPAIR)
+    if not 1 <= row.repeats <= MAX_REPEATS:
+        raise UserError(f"{where}: repeats", got=shown(row.repeats), expected=f"1 to {MAX_REPEATS:,}", fix=_REPAIR)
+    if not 0 < row.weight <= MAX_WEIGHT:
+        raise UserError(f"{where}: weight", got=shown(row.weight), expected=f"above 0, to {MAX_WEIGHT:g}", fix=_REPAIR)
     if problem := path_problem(row.image):
         raise UserError(
             f"{where}: image {problem}", got=shown(row.image), fix="only images inside the dataset are read"

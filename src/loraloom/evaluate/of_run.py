@@ -16,6 +16,7 @@ from loraloom.config.generate import MAX_SEED, GenerateConfig
 from loraloom.evaluate.generating import ADAPTER_ON, UNRELATED, generate_role, requests_of, set_scale, without_trigger
 from loraloom.evaluate.inputs import References, read_references
 from loraloom.evaluate.probing import probes
+from loraloom.evaluate.sharing import end_of_share
 from loraloom.generate.prompt_sets import find_prompts, read_prompts
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.files import AdapterFile, read_adapter
@@ -132,6 +133,7 @@ class RunImages:
             samples += generate_role(
                 session, role, requests, out / "images" / role, bar(f"{ROLE_NAMES[role]}: denoiser steps"), say
             )
+        end_of_share()
         if "probe" in roles:
             weight, progress = self.config.adapter_weight, bar("captions that the denoiser is asked about")
             samples += probes(session, self.captions, weight, self.config.seed, progress)

@@ -27,6 +27,7 @@ from loraloom.evaluate.inputs import Images, References, read_images, read_refer
 from loraloom.evaluate.of_run import RunImages, plan_run
 from loraloom.evaluate.report import Page, write_report
 from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, per_image, score, seeds_of
+from loraloom.evaluate.sharing import locked_for_all
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.evaluation import ROLE_NAMES, EvaluationMetric, MetricSetup, Sample
@@ -138,7 +139,7 @@ def _evaluate_run(
     with ExitStack() as held:
         session = run.open(losses)
         losses.check()
-        held.enter_context(lock_folder(options.out, say))
+        held.enter_context(locked_for_all(options.out, say))
         samples = run.samples(session, options.out, metrics, losses, bar, say)
         say_reference_sizes(run.references, metrics, losses)
         losses.check()

@@ -28,6 +28,7 @@ from loraloom.evaluate.run import (
     unused_lines,
 )
 from loraloom.evaluate.scoring import available, check_names, choose, figures_of, role_free
+from loraloom.evaluate.sharing import locked_for_all
 from loraloom.evaluate.sweep_images import (
     Asked,
     Cell,
@@ -43,7 +44,7 @@ from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import EvaluationMetric, Figure, MetricSetup, Role, Sample
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.errors import UserError, did_you_mean
-from loraloom.utils.locks import lock_folder, refuse_if_held
+from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import Progress
 
@@ -123,7 +124,7 @@ def sweep(config: EvaluateConfig, options: EvaluateOptions, say: Say, bar: Bar) 
     asked = _asked(config, run, session, metrics, losses, bar)
     say_reference_sizes(run.references, metrics, losses)
     losses.check()
-    with lock_folder(options.out, say):
+    with locked_for_all(options.out, say):
         averages = make_averages(checkpoints, lengths, options.out / "averages", losses)
         cells = cells_of([*checkpoints, *averages], scales)
         _say_work(session, cells, asked, run, options.out, say, averages)

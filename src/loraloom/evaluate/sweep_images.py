@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loraloom.evaluate.generating import ADAPTER_ON, generate_role, known_images, recipe_key, set_scale
 from loraloom.evaluate.probing import probes
+from loraloom.evaluate.sharing import end_of_share
 from loraloom.evaluate.sweep_plan import Candidate
 from loraloom.generate.session import Session
 from loraloom.lora.blend import Term
@@ -18,6 +19,7 @@ from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import Role, Sample
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.progress import Progress, duration
+from loraloom.utils.ranks import supervised_rank
 
 IMAGES = "images"
 BASE = "base"
@@ -157,8 +159,9 @@ def generate_cells(
             loaded = cell.candidate
         set_scale(session, cell.scale)
         found[cell.name] = {role: generate(cell.name, role) for role in asked.roles(on=True)}
-        if asked.captions:
+        if asked.captions and not supervised_rank():
             found[cell.name]["probe"] = probes(session, asked.captions, cell.scale, asked.seed)
+    end_of_share()
     return base, found
 
 

@@ -121,7 +121,7 @@ def locate(
         stem = stem_of[part, name]
         kind = kind_of(keys, where, stem)
         places.append(Place(part=part, name=name, stem=stem, kind=kind, keys=keys))
-        _check_shapes(places[-1], infos, shapes[part][name], where, metadata)
+        _check_shapes(places[-1], infos, shapes[part][name], where, metadata, model.lora_format.architecture)
         if name in fused[part] and (kind.formula != "lora" or _VECTORS & keys.keys()):
             raise UserError(
                 f"{where}: {shown(stem)} holds several layers of this model",
@@ -232,7 +232,12 @@ def _find_modules(model: DiffusionModel, stems: set[str]) -> dict[str, tuple[str
 
 
 def _check_shapes(
-    place: Place, infos: Mapping[str, TensorInfo], weight: tuple[int, ...], where: str, metadata: Mapping[str, str]
+    place: Place,
+    infos: Mapping[str, TensorInfo],
+    weight: tuple[int, ...],
+    where: str,
+    metadata: Mapping[str, str],
+    architecture: str,
 ) -> None:
     shapes = {role: infos[key].shape for role, key in place.keys.items()}
     fits = FORMULAS[place.kind.formula].fits(shapes, weight)
@@ -255,7 +260,7 @@ def _check_shapes(
     raise UserError(
         f"{where} does not fit this model at {shown(place.stem)}",
         got=found,
-        expected=f"a {place.kind.name} for {list(weight)}",
+        expected=f"a {place.kind.name} for {list(weight)}, as {architecture} has it",
         fix=fix,
     )
 

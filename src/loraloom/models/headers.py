@@ -28,6 +28,7 @@ from loraloom.utils.untrusted import (
 MAX_WEIGHT_BYTES = 1 << 40
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 _COUNTERS = frozenset({"I64", "I32"})
+_COUNTED = ("position_ids", "num_batches_tracked")
 """Dtypes of `position_ids`, which are not weights."""
 _SLACK = 1_000_000
 """Number of values that a config may require beyond its files; missing tensors are named later."""
@@ -75,7 +76,7 @@ def check_fit(
         UserError: Quantised weights, more than the machine holds, or weights that are not the config's.
     """
     for name, entry in entries.items():
-        if entry.dtype not in _PLAIN and not (entry.dtype in _COUNTERS and name.endswith("position_ids")):
+        if entry.dtype not in _PLAIN and not (entry.dtype in _COUNTERS and name.endswith(_COUNTED)):
             raise UserError(
                 f"{part}: {name} is stored as {entry.dtype}",
                 expected="float16, bfloat16 or float32 weights",

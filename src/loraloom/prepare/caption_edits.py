@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loraloom.config.caption import CaptionConfig
+from loraloom.prompts.triggers import has_trigger
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
 from loraloom.utils.untrusted import MIB, read_text
@@ -139,7 +140,7 @@ class Edits:
 def final_caption(text: str, trigger: str) -> str:
     """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
     text = text.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
+    if not trigger or has_trigger(text, trigger):
         return text
     return f"{trigger}, {text}" if text else trigger
 

@@ -69,6 +69,8 @@ class Example:
         crop: left, top, right, bottom of the kept area in source pixels.
         scale: Prepared pixels per source pixel.
         num_tokens: Number of tokens of the final caption without BOS and EOS; None if no model was given.
+        repeats: Times that an epoch shows the image, 1 or more.
+        weight: Loss weight of the image, above 0.
         more_captions: Further final captions; training takes one of `captions` in each epoch.
     """
 
@@ -86,6 +88,8 @@ class Example:
     crop: tuple[int, int, int, int]
     scale: float
     num_tokens: int | None
+    repeats: int = 1
+    weight: float = 1.0
     more_captions: tuple[str, ...] = ()
 
     @property
@@ -219,11 +223,11 @@ class Batch:
 
     Attributes:
             ids: Sample ids, for messages.
-        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id). The training step
-            samples noise and timestep from them.
+        rng_parts: For each image the parts that decide its random numbers: (seed, epoch, id), and the number of a
+            repetition in that epoch. The training step samples noise and timestep from them.
         latents_bchw: (b, c, h, w) float32 scaled latents.
         conditioning: The final captions' prompt embeddings; those of dropped captions are the empty text's.
-        weights_b: (b,) float32: 1, or 0 for the repeats that fill a bucket's tail.
+        weights_b: (b,) float32: the loss weights, usually 1; 0 for the repeats that complete a bucket's tail.
         latent_weights_bhw: (b, h, w) float32: how much latents count, mean 1 in each image; None is all alike.
     """
 

@@ -158,6 +158,7 @@ class NoiseSchedule:
             Salimans & Ho 2022) or noise - x_0 (`flow`).
         shift: (height, width) in pixels -> how far the model's samplers move times of such an image towards much noise (Esser
             et al. 2024, eq. 23); training samples its noise levels with the same shift. None: they do not move them.
+        shift_steps: Number of sampling steps that `shift` is for, where samplers shift by that number too; None: any.
     """
 
     timestep_t: "Tensor"
@@ -165,6 +166,7 @@ class NoiseSchedule:
     sigma_t: "Tensor"
     prediction_type: Literal["epsilon", "v_prediction", "flow"]
     shift: Callable[[int, int], float] | None = None
+    shift_steps: int | None = None
 
     @property
     def num_timesteps(self) -> int:
@@ -299,6 +301,9 @@ class ModelInfo:
             takes the scale as input, and there is no negative prompt.
         defaults: Generation settings for options that the user leaves open.
         clip_skip: Layer of the text encoders that is read, as in `ModelSource`; None if the family has no such choice.
+        distilled: That the model was distilled to few steps, as a clause; training unlearns that. None: it was not.
+        trains_if: Why a distilled model is not trained as it is: what to do instead. None: training warns of it
+            and runs.
     """
 
     family: str
@@ -311,6 +316,8 @@ class ModelInfo:
     guidance: Literal["cfg", "embedded"]
     defaults: SamplingDefaults
     clip_skip: int | None = None
+    distilled: str | None = None
+    trains_if: str | None = None
 
     @property
     def denoiser(self) -> Part:

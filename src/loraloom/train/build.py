@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from loraloom.config.domains import open_domain
-from loraloom.config.run import RunConfig, read_class_weights
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
+from loraloom.config.run import RunConfig
 from loraloom.data.augment import Augmentation, settings_line
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
@@ -38,7 +39,7 @@ from loraloom.tracking import Tracker
 from loraloom.train.checkpoint import CheckpointFolder
 from loraloom.train.distributed import Runtime
 from loraloom.train.full import attach_full
-from loraloom.train.notices import announce, report_captions, report_weights, sample_losses
+from loraloom.train.notices import announce, distilled_lines, report_captions, report_weights, sample_losses
 from loraloom.train.optim import (
     Ema,
     LossScale,
@@ -93,7 +94,7 @@ def set_up(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
     losses = Losses(log_line, config.train.strict)
-    losses.add(*manifest.notes, *([unflipped] if unflipped else []))
+    losses.add(*manifest.notes, *([unflipped] if unflipped else []), *distilled_lines(model.info))
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
     train_batches, held_batches = make_batches(
         config,
@@ -242,6 +243,9 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         num_devices=runtime.num_devices,
         accumulation=config.train.gradient_accumulation,
         seed=config.train.seed,
+        repeats=tuple(example.repeats for example in batches.examples),
+        weights=tuple(example.weight for example in batches.examples),
+        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
     )
     objective = make_objective(
         model.info.schedule,

@@ -3,25 +3,42 @@
 In: what was built from the settings. Out: lines of the log; what is not used as it was given is counted in `Losses`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from loraloom.config.run import RunConfig
 from loraloom.data.bucket_sampler import Plan, Slot
+from loraloom.data.ledger import LEDGER_FILE, ledger_lines, make_ledger, updates_sentence, write_ledger
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.generate.images import negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line, unknown_letters, what_cuts
 from loraloom.protocols.data import Example
+from loraloom.protocols.model import ModelInfo
 from loraloom.train.sampling import Sampler
+from loraloom.train.state import Run
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
 
 NUM_IMAGES_SEEN = 32
 """Number of images, evenly spread, in which the share of each class with a loss weight is measured."""
+
+
+def distilled_lines(info: ModelInfo) -> list[str]:
+    """A warning for a base that was distilled to few steps; empty for others.
+
+    Raises:
+        UserError: The family does not train on it as it was opened.
+    """
+    if info.distilled is None:
+        return []
+    if info.trains_if is not None:
+        raise UserError(f"this base is not trained: {info.distilled}", got=info.source.location, fix=info.trains_if)
+    return [f"warning: {info.distilled}: training unlearns that, and images of few steps lose sharpness"]
 
 
 def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder: Path | None, losses: Losses) -> None:
@@ -117,6 +134,9 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
     ranks = f"{plan.num_devices} rank{'s' * (plan.num_devices != 1)}"
     images = f"{plan.step_size} image{'s' * (plan.step_size != 1)}"
     lines = [f"batch: {plan.batch_size} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
+    smaller = [f"{batch} from {math.isqrt(pixels)} squared pixels" for pixels, batch in plan.smaller_batches]
+    if smaller:
+        lines.append(f"batch of large images: {', '.join(smaller)}; each image keeps its share of the loss")
     if num_ranks != plan.num_devices:
         full = (Slot(0, 1.0),) * plan.pass_size
         counts = [len(plan.micro_batches(full, rank, num_ranks)) * plan.accumulation for rank in range(num_ranks)]
@@ -133,15 +153,25 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
 
 def slots_line(plan: Plan) -> str | None:
     """A sentence about batches that some size cannot fill; None when each size fills at least one."""
-    fewest = plan.smallest_bucket()
-    if fewest >= plan.pass_size:
+    counts = {size: count for size, count in plan.seen_by_size().items() if count < plan.pass_size_of(size)}
+    if not counts:
         return None
+    size = min(counts, key=lambda one: (counts[one], one))
+    fewest, batch_size = counts[size], plan.batch_size_of(size)
     slots, repeats = plan.slots()
-    batch = f"a batch of {plan.batch_size}" + (
-        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
-    )
+    batch = f"a batch of {batch_size}" + (f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else "")
     fewer = max(1, fewest // plan.num_devices)
     return (
         f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
         f"{repeats} are repeats of weight zero, from which nothing is learned; --batch-size {fewer} has fewer"
     )
+
+
+def report_ledger(plan: Plan, run: Run, folder: Path) -> list[str]:
+    """Write `ledger.jsonl` in the main process; returns what a user reads of it before the first step."""
+    ids = [example.id for example in run.train_state.batches.examples]
+    steps = run.config.train.max_steps
+    ledger = make_ledger(plan, ids, steps)
+    if run.train_state.runtime.is_main:
+        write_ledger(folder, ledger)
+    return [*ledger_lines(ledger), f"{updates_sentence(ledger, steps=steps)}; see {folder / LEDGER_FILE}"]

@@ -83,6 +83,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         ids += batch.ids
     num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
+    weight = sum(slot.weight for forward in passes for slot in forward)
     votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
     numbers = torch.cat([torch.stack([total, votes]), tally])
     busy.stop()
@@ -93,7 +94,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         balance.update(numbers[2:], finite)
     if train_state.ema:
         train_state.ema.update(step)
-    mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
+    mean_loss = numbers[0] * (plan.step_size / weight)
     return StepResult(
         epoch=epoch,
         loss=mean_loss,

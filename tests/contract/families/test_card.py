@@ -96,9 +96,12 @@ def held(profile: Any) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_tried_step_takes_the_memory_that_a_real_one_takes(checkpointing: bool, case: Case) -> None:
+def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
+    checkpointing: bool, case: Case, card: FamilyCard
+) -> None:
     model = open_model(ModelSource(location=str(case.folder)))
-    size_px = 16 * model.info.size_multiple
+    # From 768 tokens on PyTorch's attention on the CPU holds a workspace that counts beside so small a model.
+    size_px = (12 if max(card.text_tokens.values()) >= 500 else 16) * model.info.size_multiple
     with torch.no_grad():
         texts = declared(dict(encoder(model).encode([CAPTION])[0]))
     for part in model.info.text_encoders:

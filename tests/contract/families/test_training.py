@@ -80,13 +80,13 @@ def plain_schedule(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     """What the denoiser is given, signal, sigma and prediction type, from the scheduler's file and the papers alone.
 
     Ho et al. 2020: signal^2 is the product of 1 - beta; Stable Diffusion's `scaled_linear` betas are the squares of a line.
-    Without a scheduler's file: rectified flow, Liu et al. 2022, in 1000 steps.
+    A flow scheduler's file, or none: rectified flow, Liu et al. 2022, in 1000 steps.
     """
     file = folder / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"_class_name": "FlowMatch"}
+    if config["_class_name"].startswith("FlowMatch"):
         share = np.arange(1, 1001) / 1000
         return 1000 * share, 1 - share, share, "flow"
-    config = json.loads(file.read_text(encoding="utf-8"))
     steps, first, last = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     assert config["beta_schedule"] in {"linear", "scaled_linear"}
     scaled = config["beta_schedule"] == "scaled_linear"
@@ -135,8 +135,11 @@ def test_training_learns_the_noise_levels_that_the_sampler_visits(
     """A shift by resolution that only the sampler knew would leave its first steps to noise that was hardly learned."""
     schedule, side = model.info.schedule, 4 * model.info.size_multiple
     width, height = (factor * side for factor in shape)
-    sampler = model.sampler(model.info.defaults.exact_sampler, 250, height, width)
+    sampler = model.sampler(model.info.defaults.exact_sampler, schedule.shift_steps or 250, height, width)
     visited = sampler.timesteps.double().cpu().numpy()
+    if schedule.shift_steps:  # few steps, from noise to image: what lies between them is a straight line
+        ends = np.append(visited, 0.0)
+        visited = np.interp(np.linspace(0, 1, 250), np.linspace(0, 1, len(ends)), ends)
 
     factor = model.info.vae_scale_factor
     batch = Batch(
@@ -187,6 +190,18 @@ def test_every_target_goes_through_both_exports_and_back(case: Case, tmp_path: P
 
 def update(layer: LoraLayer) -> Tensor:
     return layer.factor * layer.up.flatten(1) @ layer.down.flatten(1)
+
+
+def test_every_layer_that_carries_lora_gets_a_gradient(model: DiffusionModel) -> None:
+    """A layer whose output nobody reads would be an adapter that never learns: `Part.excluded` names such layers."""
+    adapter = attach_new(model, LoraConfig(rank=2, target="all_linear"), seed=0)
+    for parameter in adapter.parameters.values():
+        parameter.data.add_(0.05)
+    model.modules.get(model.info.denoiser.name).train()
+    losses_b, _, _ = losses_of(model, batch_of(model, seed=7))
+    losses_b.sum().backward()
+    dead = [key for key, parameter in adapter.parameters.items() if parameter.grad is None or not parameter.grad.any()]
+    assert not dead, dead
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -59,7 +59,7 @@ class Parquet:
     priority = 24
 
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
-        """The number of tables and rows."""
+        """The number of tables and rows; no tables of images where image files lie beside them."""
         tables = _tables(folder)
         if not tables or has_images(folder):
             return None

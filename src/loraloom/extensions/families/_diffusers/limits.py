@@ -4,7 +4,7 @@ In: a config as JSON holds it. Out: nothing, or a `UserError` with file, key, va
 allocation has its range here. Keys that a family does not name are the library's to ignore.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from loraloom.models.files import refuse_foreign
@@ -50,7 +50,9 @@ def one_of(*known: str) -> Rule:
 def nothing(value: Any, where: str) -> None:
     """Null: the key stands for something that this family does not have."""
     if value is not None:
-        raise UserError(where, got=shown(value), expected="null", fix="this model needs inputs that are not known here")
+        raise UserError(
+            where, got=shown(value), expected="null", fix="the model requires inputs that this family lacks"
+        )
 
 
 def or_null(rule: Rule) -> Rule:
@@ -151,10 +153,10 @@ def check_config(config: Mapping[str, Any], rules: Mapping[str, Rule], where: st
             rule(config[key], f"{where}: {key}")
 
 
-def check_vae(config: Mapping[str, Any]) -> None:
+def check_vae(config: Mapping[str, Any], rules: Mapping[str, Rule] = VAE) -> None:
     """Raise `UserError` for a VAE config whose numbers are out of range or do not fit together."""
     where = "vae/config.json"
-    check_config(config, VAE, where)
+    check_config(config, rules, where)
     widths = config.get("block_out_channels", [64])
     down = config.get("down_block_types", ["DownEncoderBlock2D"])
     up = config.get("up_block_types", ["UpDecoderBlock2D"])
@@ -190,19 +192,25 @@ def groups_divide(where: str, groups: int, widths: list[int]) -> None:
 
 
 def check_components(
-    index: Mapping[str, Any], pipeline: str, components: Mapping[str, set[str]], unused: set[str]
+    index: Mapping[str, Any],
+    pipelines: Collection[str],
+    components: Mapping[str, set[str]],
+    unused: set[str],
+    *,
+    libraries: Collection[str] = ("diffusers", "transformers"),
 ) -> None:
     """Raise `UserError` unless a model_index.json names a pipeline, its parts, and nothing of its own.
 
     Args:
         index: The file as JSON holds it.
-        pipeline: Class of the pipeline.
+        pipelines: Classes that the pipeline may have, the plain one first.
         components: Name of a part to the classes that it may have.
         unused: Names of parts that may be there and are not opened.
+        libraries: Where a part's class may come from.
     """
     where = "model_index.json"
     refuse_foreign(index, where)
-    one_of(pipeline)(index.get("_class_name", pipeline), f"{where}: _class_name")
+    one_of(*pipelines)(index.get("_class_name", next(iter(pipelines))), f"{where}: _class_name")
     for name, entry in index.items():
         if name.startswith("_") or name == "requires_safety_checker":
             continue
@@ -213,7 +221,7 @@ def check_components(
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
             raise UserError(f"{where}: {name}", got=shown(entry), expected="a library and a class")
         known = components.get(name)
-        if entry[0] not in {"diffusers", "transformers"} or (known and entry[1] not in known):
+        if entry[0] not in libraries or (known and entry[1] not in known):
             expected = " or ".join(sorted(known)) if known else "a class of diffusers or transformers"
             raise UserError(
                 f"{where}: {name}", got=shown(entry), expected=expected, fix="use a model without custom code"

@@ -70,6 +70,8 @@ def save_folder(
     copied: Sequence[str],
     folder: Path,
     dtype: torch.dtype,
+    *,
+    absent: Sequence[str] = (),
 ) -> None:
     """Write a diffusers folder with the weights as they are now, a missing part read first. It appears whole.
 
@@ -80,6 +82,7 @@ def save_folder(
         copied: Files and folders beside the parts: configs of the pipeline and scheduler, tokenizers.
         folder: Where to write.
         dtype: The dtype of the written weights.
+        absent: Parts of the pipeline that the model was opened without; its model_index.json then says so.
     """
     with whole_directory(folder) as target, quiet():
         for entry in copied:
@@ -88,6 +91,9 @@ def save_folder(
                 copytree(found, target / entry)
             elif found.is_file():
                 copyfile(found, target / entry)
+        if absent:
+            index = json.loads((target / "model_index.json").read_text(encoding="utf-8"))
+            write_json(target / "model_index.json", {**index, **{name: [None, None] for name in absent}})
         for part, name in parts.items():
             module: Any = deepcopy(modules.get(part)).to("cpu", dtype)
             module.save_pretrained(target / name, safe_serialization=True)

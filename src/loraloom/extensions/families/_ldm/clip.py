@@ -3,7 +3,7 @@
 In: text, or windows of ids. Out: ids; hidden states, and the pooled embedding of encoders with a projection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -30,6 +30,23 @@ MAX_IDS = 1_000_000
 MIN_IDS = 256 + 2
 """Smallest vocabulary: every byte and two special tokens; with fewer, some texts could not be tokenized."""
 MAX_ADDED = 10_000
+_CONFIG_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "initializer_range",
+    "initializer_factor",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 _END = "</w>"
 """Suffix of a token at the end of a word."""
 _TRIED_WORDS = 64
@@ -192,6 +209,13 @@ class ClipStates:
 
     hidden_nkd: Tensor
     pooled_nd: Tensor | None
+
+
+def clip_config(config: Mapping[str, Any]) -> Any:
+    """A text encoder's config of the keys that are known; others could name code or kernels to fetch."""
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(**{key: config[key] for key in _CONFIG_KEYS if key in config})
 
 
 def encode(module: Any, ids_nk: Tensor, layer: int, *, final_norm: bool) -> ClipStates:

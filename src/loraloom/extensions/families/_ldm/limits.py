@@ -1,4 +1,4 @@
-"""Check the configs of a UNet, a VAE, CLIP and a schedule: every number against its range, before anything is built.
+"""Check the configs of a UNet and a CLIP text encoder: every number against its range, before anything is built.
 
 In: a config as parsed JSON. Out: nothing, or a `UserError` with file, key, value and range. Every number that determines
 an allocation (widths, layers, heads, vocabulary) has a range. Values that depend on each other are also checked: blocks
@@ -8,48 +8,29 @@ and their widths, groups that divide them, the width of the prompt embeddings. T
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from loraloom.extensions.families._diffusers.limits import Rule, check_config, flag, number, one_of, text, whole
+from loraloom.extensions.families._diffusers.limits import (
+    ACTIVATION,
+    MAX_BLOCKS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    WIDTHS,
+    Rule,
+    check_components,
+    check_config,
+    each,
+    flag,
+    groups_divide,
+    nothing,
+    number,
+    one_of,
+    one_or_each,
+    or_null,
+    same_length,
+    whole,
+)
 from loraloom.models.files import refuse_foreign
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import shown
-
-
-def nothing(value: Any, where: str) -> None:
-    """Null: the key is for a feature that this family does not have."""
-    if value is not None:
-        raise UserError(
-            where, got=shown(value), expected="null", fix="the model requires inputs that this family lacks"
-        )
-
-
-def or_null(rule: Rule) -> Rule:
-    """A value that the rule accepts, or null."""
-    return lambda value, where: None if value is None else rule(value, where)
-
-
-def each(rule: Rule, most: int) -> Rule:
-    """A list of 1 to `most` values that the rule accepts."""
-
-    def check(value: Any, where: str) -> None:
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise UserError(where, got=shown(value), expected=f"a list of 1 to {most} values")
-        for index, entry in enumerate(value):
-            rule(entry, f"{where}[{index}]")
-
-    return check
-
-
-def one_or_each(rule: Rule, most: int) -> Rule:
-    """A value that the rule accepts, or a list of them."""
-    several = each(rule, most)
-    return lambda value, where: several(value, where) if isinstance(value, list) else rule(value, where)
-
-
-MAX_BLOCKS = 6
-MAX_WIDTH = 8192
-MAX_VOCABULARY = 1_000_000
-_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
-_WIDTHS = each(whole(1, MAX_WIDTH), MAX_BLOCKS)
 
 UNET: Mapping[str, Rule] = {
     "_class_name": one_of("UNet2DConditionModel"),
@@ -64,12 +45,12 @@ UNET: Mapping[str, Rule] = {
     "mid_block_type": or_null(one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")),
     "only_cross_attention": one_or_each(flag, MAX_BLOCKS),
     "mid_block_only_cross_attention": or_null(flag),
-    "block_out_channels": _WIDTHS,
+    "block_out_channels": WIDTHS,
     "layers_per_block": one_or_each(whole(1, 8), MAX_BLOCKS),
     "downsample_padding": whole(0, 1),
     "mid_block_scale_factor": number(1e-3, 1e3),
     "dropout": number(0, 1),
-    "act_fn": _ACTIVATION,
+    "act_fn": ACTIVATION,
     "norm_num_groups": whole(1, 1024),
     "norm_eps": number(1e-12, 1),
     "cross_attention_dim": whole(1, MAX_WIDTH),
@@ -85,8 +66,8 @@ UNET: Mapping[str, Rule] = {
     "resnet_out_scale_factor": number(1e-3, 1e3),
     "time_embedding_type": one_of("positional"),
     "time_embedding_dim": or_null(whole(1, 4 * MAX_WIDTH)),
-    "time_embedding_act_fn": or_null(_ACTIVATION),
-    "timestep_post_act": or_null(_ACTIVATION),
+    "time_embedding_act_fn": or_null(ACTIVATION),
+    "timestep_post_act": or_null(ACTIVATION),
     "conv_in_kernel": whole(1, 7),
     "conv_out_kernel": whole(1, 7),
     "attention_type": one_of("default"),
@@ -106,28 +87,6 @@ UNET: Mapping[str, Rule] = {
         ),
         nothing,
     ),
-}
-
-VAE: Mapping[str, Rule] = {
-    "_class_name": one_of("AutoencoderKL"),
-    "in_channels": whole(3, 3),
-    "out_channels": whole(3, 3),
-    "down_block_types": each(one_of("DownEncoderBlock2D"), MAX_BLOCKS),
-    "up_block_types": each(one_of("UpDecoderBlock2D"), MAX_BLOCKS),
-    "block_out_channels": _WIDTHS,
-    "layers_per_block": whole(1, 8),
-    "act_fn": _ACTIVATION,
-    "latent_channels": whole(1, 64),
-    "norm_num_groups": whole(1, 1024),
-    "sample_size": or_null(one_or_each(whole(1, 8192), 2)),
-    "scaling_factor": number(1e-6, 1e6),
-    "shift_factor": or_null(number(-1e6, 1e6)),
-    "latents_mean": nothing,
-    "latents_std": nothing,
-    "force_upcast": flag,
-    "use_quant_conv": flag,
-    "use_post_quant_conv": flag,
-    "mid_block_add_attention": flag,
 }
 
 TEXT_ENCODER: Mapping[str, Rule] = {
@@ -154,45 +113,6 @@ TEXT_ENCODER: Mapping[str, Rule] = {
     ),
 }
 
-SCHEDULE: Mapping[str, Rule] = {
-    "_class_name": one_of(
-        "DDIMScheduler",
-        "DDPMScheduler",
-        "PNDMScheduler",
-        "LMSDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "KDPM2DiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "DPMSolverSDEScheduler",
-        "DEISMultistepScheduler",
-        "UniPCMultistepScheduler",
-        "LCMScheduler",
-        "TCDScheduler",
-        "SASolverScheduler",
-    ),
-    "num_train_timesteps": whole(1, 100_000),
-    "beta_start": number(1e-9, 0.999),
-    "beta_end": number(1e-9, 0.999),
-    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
-    "trained_betas": or_null(each(number(0, 1), 100_000)),
-    "prediction_type": text,
-    "timestep_spacing": one_of("leading", "trailing", "linspace"),
-    "steps_offset": whole(0, 1000),
-    "clip_sample": flag,
-    "clip_sample_range": number(1e-6, 1e6),
-    "sample_max_value": number(1e-6, 1e6),
-    "dynamic_thresholding_ratio": number(0, 1),
-    "thresholding": flag,
-    "rescale_betas_zero_snr": flag,
-    "set_alpha_to_one": flag,
-    "skip_prk_steps": flag,
-    "variance_type": or_null(text),
-}
-
 _COMPONENTS = {
     "unet": {"UNet2DConditionModel"},
     "vae": {"AutoencoderKL"},
@@ -213,11 +133,11 @@ def check_unet(config: Mapping[str, Any], rules: Mapping[str, Rule] = UNET) -> N
     widths = config.get("block_out_channels", [320, 640, 1280, 1280])
     down = config.get("down_block_types", [""] * 4)
     up = config.get("up_block_types", [""] * 4)
-    _same_length(where, {"block_out_channels": widths, "down_block_types": down, "up_block_types": up})
+    same_length(where, {"block_out_channels": widths, "down_block_types": down, "up_block_types": up})
     for key in ("layers_per_block", "transformer_layers_per_block", "attention_head_dim", "only_cross_attention"):
         if isinstance(config.get(key), list):
-            _same_length(where, {"block_out_channels": widths, key: config[key]})
-    _groups_divide(where, config.get("norm_num_groups", 32), widths)
+            same_length(where, {"block_out_channels": widths, key: config[key]})
+    groups_divide(where, config.get("norm_num_groups", 32), widths)
     heads = config.get("attention_head_dim", 8)
     for count, width in zip(heads if isinstance(heads, list) else [heads] * len(widths), widths, strict=True):
         if count > width:
@@ -225,17 +145,6 @@ def check_unet(config: Mapping[str, Any], rules: Mapping[str, Rule] = UNET) -> N
     for key in ("conv_in_kernel", "conv_out_kernel"):
         if config.get(key, 3) % 2 == 0:
             raise UserError(f"{where}: {key}", got=config[key], expected="an odd number")
-
-
-def check_vae(config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a VAE config whose numbers are out of range or do not fit together."""
-    where = "vae/config.json"
-    check_config(config, VAE, where)
-    widths = config.get("block_out_channels", [64])
-    down = config.get("down_block_types", ["DownEncoderBlock2D"])
-    up = config.get("up_block_types", ["UpDecoderBlock2D"])
-    _same_length(where, {"block_out_channels": widths, "down_block_types": down, "up_block_types": up})
-    _groups_divide(where, config.get("norm_num_groups", 32), widths)
 
 
 def check_text_encoder(config: Mapping[str, Any], folder: str = "text_encoder") -> Mapping[str, Any]:
@@ -258,19 +167,6 @@ def check_text_encoder(config: Mapping[str, Any], folder: str = "text_encoder") 
     return config
 
 
-def check_schedule(config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a scheduler config that is not a schedule of this family."""
-    where = "scheduler/scheduler_config.json"
-    check_config(config, SCHEDULE, where)
-    if config.get("beta_start", 0.0001) > config.get("beta_end", 0.02):
-        raise UserError(f"{where}: beta_start", got=config["beta_start"], expected="at most beta_end")
-    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
-    if betas and len(betas) != steps:
-        raise UserError(
-            f"{where}: trained_betas", got=f"{len(betas):,} values", expected=f"num_train_timesteps ({steps:,})"
-        )
-
-
 def check_model_index(index: Mapping[str, Any], pipelines: Collection[str], parts: Collection[str]) -> None:
     """Raise `UserError` unless a model_index.json names only parts of a known pipeline.
 
@@ -279,24 +175,9 @@ def check_model_index(index: Mapping[str, Any], pipelines: Collection[str], part
         pipelines: Known pipeline classes, the plain one first.
         parts: Folders that the family reads.
     """
-    where = "model_index.json"
-    refuse_foreign(index, where)
-    one_of(*pipelines)(index.get("_class_name", next(iter(pipelines))), f"{where}: _class_name")
-    for name, entry in index.items():
-        if name.startswith("_") or name in _FLAGS:
-            continue
-        if name not in parts and name not in _UNUSED:
-            raise UserError(f"{where} names a part that this family does not have", got=shown(name))
-        if entry in (None, [None, None]) and name not in parts:
-            continue
-        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
-            raise UserError(f"{where}: {name}", got=shown(entry), expected="a library and a class")
-        known = _COMPONENTS.get(name)
-        if entry[0] not in _LIBRARIES or (known and entry[1] not in known):
-            expected = " or ".join(sorted(known)) if known else "a class of diffusers or transformers"
-            raise UserError(
-                f"{where}: {name}", got=shown(entry), expected=expected, fix="use a model without custom code"
-            )
+    components = {name: kinds for name, kinds in _COMPONENTS.items() if name in parts}
+    plain = {name: entry for name, entry in index.items() if name not in _FLAGS}
+    check_components(plain, pipelines, components, _UNUSED, libraries=_LIBRARIES)
 
 
 def check_together(
@@ -329,15 +210,3 @@ def refuse_more_than_latents(unet: Mapping[str, Any], vae: Mapping[str, Any]) ->
         expected=f"{latents}",
         fix="train on the text-to-image model that it was made from; the LoRA usually works on both",
     )
-
-
-def _same_length(where: str, lists: Mapping[str, list[Any]]) -> None:
-    if len({len(values) for values in lists.values()}) > 1:
-        got = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
-        raise UserError(f"{where}: lists of different length", got=got, expected="one entry for each block")
-
-
-def _groups_divide(where: str, groups: int, widths: list[int]) -> None:
-    for width in widths:
-        if width % groups:
-            raise UserError(f"{where}: norm_num_groups", got=groups, expected=f"a divisor of every width ({width})")

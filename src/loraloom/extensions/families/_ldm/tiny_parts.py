@@ -15,13 +15,15 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from loraloom.utils.atomic_files import write_text
 
 
-def tiny_vae(widths: tuple[int, ...], groups: int, layers_per_block: int, **values: Any) -> AutoencoderKL:
+def tiny_vae(
+    widths: tuple[int, ...], groups: int, layers_per_block: int, *, latent_channels: int = 4, **values: Any
+) -> AutoencoderKL:
     """An AutoencoderKL of random weights whose latents have unit scale; `values` are further keys of the config."""
     kind: Any = AutoencoderKL  # its annotations name tuples of one
     vae = kind(
         block_out_channels=widths,
         norm_num_groups=groups,
-        latent_channels=4,
+        latent_channels=latent_channels,
         layers_per_block=layers_per_block,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
@@ -50,14 +52,14 @@ def text_config(tokenizer: Any, width: int, layers: int, **values: Any) -> CLIPT
 @torch.no_grad()
 def _normalize(vae: AutoencoderKL) -> None:
     """Make random weights encode with small variance and at unit scale, as trained ones do, not mostly noise."""
-    assert vae.quant_conv is not None
+    last: Any = vae.quant_conv if vae.quant_conv is not None else vae.encoder.conv_out
     channels = vae.config["latent_channels"]
-    vae.quant_conv.weight[channels:] = 0
-    vae.quant_conv.bias[channels:] = -12.0  # pyright: ignore[reportOptionalSubscript] - log-variance
+    last.weight[channels:] = 0
+    last.bias[channels:] = -12.0  # log-variance
     size_px = 8 * 2 ** (len(vae.config["block_out_channels"]) - 1)
     pixels_bchw = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4) * 2 - 1, size=(size_px, size_px))
     mean_bchw = vae.encode(pixels_bchw, return_dict=False)[0].mean
-    vae.quant_conv.bias[:channels] -= mean_bchw.mean(dim=(0, 2, 3))  # pyright: ignore[reportOptionalSubscript]
+    last.bias[:channels] -= mean_bchw.mean(dim=(0, 2, 3))
     vae.register_to_config(scaling_factor=float(1 / mean_bchw.std()))
 
 

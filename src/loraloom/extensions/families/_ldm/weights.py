@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from loraloom.extensions.families._ldm.clip import clip_config
 from loraloom.models.headers import check_finite, check_fit
 from loraloom.protocols.model import ModelFiles, Modules
 from loraloom.utils.atomic_files import whole_directory, write_json
@@ -24,24 +25,6 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 from loraloom.utils.safetensors_io import TensorInfo, read_header
 from loraloom.utils.untrusted import library_errors
-
-_TEXT_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "initializer_range",
-    "initializer_factor",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +126,7 @@ class LdmWeights:
                 return cast("nn.Module", UNet2DConditionModel.from_config(config))
             if spec.kind == "vae":
                 return cast("nn.Module", AutoencoderKL.from_config(config))
-            return _text_class(spec.kind)(self._text_config(spec.folder))
-
-    def _text_config(self, folder: str) -> Any:
-        """The text encoder's config of the keys that are known; others could name code or kernels to fetch."""
-        from transformers import CLIPTextConfig
-
-        config = self._configs[folder]
-        return CLIPTextConfig(**{key: config[key] for key in _TEXT_KEYS if key in config})
+            return _text_class(spec.kind)(clip_config(self._configs[spec.folder]))
 
     def _unreadable(self, part: str, why: str) -> UserError:
         return UserError(
@@ -167,7 +143,7 @@ class LdmWeights:
         if kind is None:
             kind, extra = (
                 _text_class(spec.kind),
-                {"dtype": torch.float32, "config": self._text_config(spec.folder)},
+                {"dtype": torch.float32, "config": clip_config(self._configs[spec.folder])},
             )
         module, info = kind.from_pretrained(
             str(self._files.folder),

@@ -71,28 +71,6 @@ BERT: Mapping[str, Rule] = {
     "pad_token_id": _IDS,
 }
 
-T5: Mapping[str, Rule] = {
-    "model_type": one_of("t5", "mt5"),
-    "architectures": or_null(each(text, 4)),
-    "vocab_size": whole(2, MAX_VOCABULARY),
-    "d_model": whole(1, MAX_WIDTH),
-    "d_kv": whole(1, 1024),
-    "d_ff": whole(1, 8 * MAX_WIDTH),
-    "num_layers": whole(1, 64),
-    "num_decoder_layers": or_null(whole(1, 64)),
-    "num_heads": whole(1, 256),
-    "relative_attention_num_buckets": whole(2, 1024),
-    "relative_attention_max_distance": whole(2, 8192),
-    "dropout_rate": number(0, 1),
-    "layer_norm_epsilon": number(1e-12, 1),
-    "initializer_factor": number(0, 100),
-    "feed_forward_proj": one_of("relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"),
-    "is_encoder_decoder": flag,
-    "use_cache": flag,
-    "pad_token_id": _IDS,
-    "eos_token_id": _IDS,
-}
-
 COMPONENTS = {
     "transformer": {"HunyuanDiT2DModel"},
     "vae": {"AutoencoderKL"},
@@ -136,11 +114,6 @@ def check_bert(config: Mapping[str, Any]) -> None:
     width, heads = config.get("hidden_size", 768), config.get("num_attention_heads", 12)
     if width % heads:
         raise UserError(f"{where}: hidden_size", got=width, expected=f"a multiple of num_attention_heads ({heads})")
-
-
-def check_t5(config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a config of the second text encoder that is out of range."""
-    check_config(config, T5, "text_encoder_2/config.json")
 
 
 def check_together(configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ frozen, and can be dropped again. Li et al. 2024, "Hunyuan-DiT"; layout and cond
 `HunyuanDiTPipeline`, where Tencent's code differs this is said.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from torch.func import functional_call
 from loraloom.extensions.families._diffusers.parts import load_part, save_folder
 from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families._diffusers.schedule import make_schedule
+from loraloom.extensions.families._diffusers.t5 import t5_config
 from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS
 from loraloom.extensions.families.hunyuan_dit.lora_format import HunyuanDitFormat
 from loraloom.extensions.families.hunyuan_dit.source import PART_FOLDER, check_configs
@@ -84,22 +85,6 @@ _BERT_KEYS = (
     "initializer_range",
     "layer_norm_eps",
     "pad_token_id",
-)
-_T5_KEYS = (
-    "vocab_size",
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_heads",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "dropout_rate",
-    "layer_norm_epsilon",
-    "initializer_factor",
-    "feed_forward_proj",
-    "pad_token_id",
-    "eos_token_id",
 )
 
 
@@ -185,12 +170,12 @@ class HunyuanDitModel:
 
     def _text_config(self, part: str) -> Any:
         """A text encoder's config of the keys that are known; others could name code or kernels to fetch."""
-        from transformers import BertConfig, T5Config
+        from transformers import BertConfig
 
         given = self._configs[part]
         if part == "text_encoder":
-            return BertConfig(**_only(given, _BERT_KEYS))
-        return T5Config(**_only(given, _T5_KEYS), is_encoder_decoder=False, use_cache=False)
+            return BertConfig(**{key: given[key] for key in _BERT_KEYS if key in given})
+        return t5_config(given)
 
     def _variance_bound(self) -> VarianceBound:
         config = self._scheduler_config
@@ -347,7 +332,3 @@ def crop_region(height: int, width: int, base: int) -> tuple[tuple[int, int], tu
         rows, columns = round(base / width * height), base
     top, left = round((base - rows) / 2.0), round((base - columns) / 2.0)
     return (top, left), (top + rows, left + columns)
-
-
-def _only(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: config[key] for key in keys if key in config}

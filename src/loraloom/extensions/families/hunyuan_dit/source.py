@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from loraloom.extensions.families._diffusers.limits import check_components, check_schedule, check_vae
+from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families.hunyuan_dit.limits import (
     COMPONENTS,
     UNUSED,
     check_bert,
-    check_t5,
     check_together,
     check_transformer,
     check_version,
@@ -65,7 +65,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
             fix="use a model without custom code, or delete that file if the model works without it",
         )
     if files.has("model_index.json"):
-        check_components(files.config("model_index.json"), "HunyuanDiTPipeline", COMPONENTS, UNUSED)
+        check_components(files.config("model_index.json"), ("HunyuanDiTPipeline",), COMPONENTS, UNUSED)
     configs: dict[str, Mapping[str, Any]] = {
         folder: files.config(f"{folder}/config.json") for folder in PART_FOLDER.values()
     }
@@ -73,7 +73,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     check_transformer(configs["transformer"])
     check_vae(configs["vae"])
     check_bert(configs["text_encoder"])
-    check_t5(configs["text_encoder_2"])
+    check_t5(configs["text_encoder_2"], "text_encoder_2")
     check_schedule(configs["scheduler"])
     check_together(configs)
     check_version(configs["transformer"], configs["scheduler"], files.source.prediction_type)

@@ -13,22 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.models.bert.tokenization_bert import BertTokenizer
-from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from loraloom.extensions.families._diffusers.windows import emphasise, encode_windows
+from loraloom.extensions.families._diffusers.t5 import T5Text
+from loraloom.extensions.families._diffusers.tokenizers import files_sha256, open_tokenizer
+from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS, T5_TOKENS
-from loraloom.models.files import refuse_foreign
 from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
-from loraloom.utils.atomic_files import sha256_bytes, sha256_file
-from loraloom.utils.errors import UserError
-from loraloom.utils.quiet import quiet
-from loraloom.utils.untrusted import MAX_TOKENIZER_BYTES, check_regular_file, library_errors, read_json_object
-
-_WHOLE = {
-    "tokenizer": ("vocab.txt", "tokenizer.json"),
-    "tokenizer_2": ("spiece.model", "tokenizer.json"),
-}
-"""A tokenizer's folder to the files of which one must be there."""
+from loraloom.utils.atomic_files import sha256_bytes
 
 
 class HunyuanText:
@@ -54,8 +45,10 @@ class HunyuanText:
         num_windows: int = 1,
     ) -> None:
         self.max_windows: int | None = num_windows
-        self._clip: Any = _tokenizer(folder / "tokenizer", BertTokenizer, num_ids["text_encoder"])
-        self._t5: Any = _tokenizer(folder / "tokenizer_2", T5Tokenizer, num_ids["text_encoder_2"])
+        self._clip: Any = open_tokenizer(
+            folder / "tokenizer", BertTokenizer, num_ids["text_encoder"], ("vocab.txt", "tokenizer.json")
+        )
+        self._t5 = T5Text(folder / "tokenizer_2", num_ids["text_encoder_2"], T5_TOKENS, "mT5")
         self._folder = folder
         self._module = module
         self._weights_fingerprint = weights_fingerprint
@@ -74,12 +67,7 @@ class HunyuanText:
 
     @cached_property
     def _fingerprint(self) -> str:
-        own = "".join(
-            f"{name}/{file.name}{sha256_file(file)}"
-            for name in _WHOLE
-            for file in sorted((self._folder / name).iterdir())
-            if file.is_file()
-        )
+        own = files_sha256(self._folder / "tokenizer") + self._t5.files_sha256
         weights = "".join(self._weights_fingerprint(part) for part in ("text_encoder", "text_encoder_2"))
         return sha256_bytes(f"{own}{weights}{self.max_windows}".encode())
 
@@ -102,27 +90,23 @@ class HunyuanText:
 
     def counts(self, text: str) -> Sequence[EncoderTokens]:
         """BERT reads 75 tokens a window, mT5 255; letters that one does not know are [UNK] or <unk> to it."""
-        found: list[EncoderTokens] = []
-        for name, tokenizer, capacity in (
-            ("CLIP (BERT)", self._clip, (self.max_windows or 1) * (self.window_tokens - 2)),
-            ("mT5", self._t5, T5_TOKENS - 1),
-        ):
-            ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            unknown = sum(index == tokenizer.unk_token_id for index in ids)
-            found.append(EncoderTokens(name=name, capacity=capacity, tokens=len(ids), unknown=unknown))
-        return found
+        ids = self._clip(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        clip = EncoderTokens(
+            name="CLIP (BERT)",
+            capacity=(self.max_windows or 1) * (self.window_tokens - 2),
+            tokens=len(ids),
+            unknown=sum(index == self._clip.unk_token_id for index in ids),
+        )
+        return [clip, self._t5.counts(text)]
 
     def unread(self, prompt: Prompt) -> tuple[str, ...]:
         """The text beyond mT5's 255 tokens."""
-        places = self._t5_places(prompt.text)
-        if len(places) <= T5_TOKENS - 1:
-            return ()
-        return (prompt.text[places[T5_TOKENS - 1][0] :],)
+        return self._t5.unread(prompt.text)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensors]:
         """`clip` (75 n + 2, d) and `t5` (256, d5) embeddings, `clip_mask` (75 n + 2,) and `t5_mask` (256,) bool."""
         clip = self._encode_clip(prompts)
-        t5_bld, mask_bl = self._encode_t5(prompts)
+        t5_bld, mask_bl = self._t5.encode(self._module("text_encoder_2"), prompts, masked=True)
         return [
             {"clip": own, "clip_mask": clip_mask, "t5": t5_ld, "t5_mask": mask_l}
             for (own, clip_mask), t5_ld, mask_l in zip(clip, t5_bld, mask_bl, strict=True)
@@ -158,87 +142,3 @@ class HunyuanText:
             torch.cat([hidden_nkd[0, :1], hidden_nkd[:, 1:-1].flatten(0, 1), hidden_nkd[-1, -1:]]),
             torch.cat([mask_nk[0, :1], mask_nk[:, 1:-1].flatten(), mask_nk[-1, -1:]]),
         )
-
-    def _encode_t5(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        module = self._module("text_encoder_2")
-        device = next(module.parameters()).device
-        texts = [prompt.text for prompt in prompts]
-        inputs = self._t5(texts, padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt")
-        mask_bl = inputs["attention_mask"].to(device)
-        hidden_bld = module(inputs["input_ids"].to(device), attention_mask=mask_bl)[0]
-        for row, prompt in enumerate(prompts):
-            if any(weight != 1.0 for _, weight in prompt.spans):
-                hidden_bld[row] = emphasise(hidden_bld[row][None], self._t5_weights(prompt)[None])[0]
-        return hidden_bld, mask_bl.bool()
-
-    def _t5_weights(self, prompt: Prompt) -> Tensor:
-        """(256,) the weight of the run that each token begins in, one at </s> and padding."""
-        of_char = [weight for text, weight in prompt.spans for _ in text]
-        weights_l = torch.ones(T5_TOKENS)
-        for index, (start, _) in enumerate(self._t5_places(prompt.text)[: T5_TOKENS - 1]):
-            weights_l[index] = of_char[start]
-        return weights_l
-
-    def _t5_places(self, text: str) -> list[tuple[int, int]]:
-        """Where each of mT5's tokens begins and ends in the text, </s> left out."""
-        found = self._t5(text, add_special_tokens=False, truncation=False, verbose=False, return_offsets_mapping=True)
-        return found["offset_mapping"]
-
-
-def _tokenizer(folder: Path, kind: Any, num_ids: int) -> Any:
-    """A tokenizer whose files are of sane size and whose ids the encoder knows."""
-    if not folder.is_dir():
-        raise UserError(
-            f"the model lacks {folder.name}", got=str(folder.parent), fix="point to a complete diffusers folder"
-        )
-    entries = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
-    for entry in entries:
-        what = f"{folder.name}/{entry.name} of the model"
-        check_regular_file(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
-        if entry.suffix == ".json":
-            refuse_foreign(read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES), what)
-    names = {entry.name for entry in entries}
-    if not names & set(_WHOLE[folder.name]):
-        raise UserError(
-            f"the model's {folder.name} is not whole",
-            got=", ".join(sorted(names)) or "an empty folder",
-            expected=" or ".join(_WHOLE[folder.name]),
-            fix="download the model again",
-        )
-    if "tokenizer.json" not in names and folder.name == "tokenizer_2":
-        _require_sentencepiece(folder)
-    with library_errors(f"the model's {folder.name}", folder), quiet():
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
-        largest = max(index for word, index in tokenizer.get_vocab().items() if not word.startswith("<extra_id_"))
-    if largest >= num_ids:
-        raise UserError(
-            f"the model's {folder.name} has ids that its text encoder does not know",
-            got=largest,
-            expected=f"below vocab_size ({num_ids:,})",
-            fix="tokenizer and text encoder are of different models",
-        )
-    return tokenizer
-
-
-def _require_sentencepiece(folder: Path) -> None:
-    """transformers reads a SentencePiece model by two packages that nothing else here needs."""
-    from importlib.util import find_spec
-
-    missing = [
-        name
-        for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
-        if not _found(find_spec, module)
-    ]
-    if missing:
-        raise UserError(
-            f"the model's {folder.name} is a SentencePiece model, which needs more packages",
-            got=f"{' and '.join(missing)} not installed",
-            fix=f"pip install {' '.join(missing)}",
-        )
-
-
-def _found(find_spec: Callable[[str], object], module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it
-        return False

@@ -13,10 +13,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.hunyuan_transformer_2d import HunyuanDiT2DModel
 from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import HunyuanDiTPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+from transformers import BertConfig, BertModel, T5EncoderModel
 from transformers.models.bert.tokenization_bert import BertTokenizer
-from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
+from loraloom.extensions.families._diffusers.tiny_t5 import t5_tokenizer, tiny_t5
 from loraloom.extensions.families.hunyuan_dit.limits import BETA_END
 
 CHINESE = "随机生成一张图片"
@@ -110,20 +110,7 @@ def _text_encoders(num_ids: int, num_ids_2: int) -> tuple[BertModel, T5EncoderMo
             max_position_embeddings=77,
         )
     )
-    text_encoder_2 = T5EncoderModel(
-        T5Config(
-            vocab_size=num_ids_2,
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            is_encoder_decoder=False,
-            use_cache=False,
-        )
-    )
-    return text_encoder, text_encoder_2
+    return text_encoder, tiny_t5(num_ids_2, WIDTH)
 
 
 def bert_tokenizer(letters: str) -> BertTokenizer:
@@ -133,19 +120,6 @@ def bert_tokenizer(letters: str) -> BertTokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *ideographs]
     words += [*known, *(f"##{letter}" for letter in known)]
     return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=77)
-
-
-def t5_tokenizer(letters: str) -> T5Tokenizer:
-    """Unigram over single letters: a token a letter, one more for each space, and `<unk>` for other letters."""
-    known = dict.fromkeys(string.ascii_letters + string.digits + string.punctuation + letters)
-    vocabulary = [
-        ("<pad>", 0.0),
-        ("</s>", 0.0),
-        ("<unk>", 0.0),
-        ("\u2581", -2.0),
-        *((letter, -3.0) for letter in known),
-    ]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=256)
 
 
 @torch.no_grad()

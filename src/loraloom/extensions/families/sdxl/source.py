@@ -6,20 +6,22 @@ In: files that were resolved. Out: yes or no; or the configs with every number i
 from collections.abc import Mapping
 from typing import Any
 
+from loraloom.extensions.families._diffusers.limits import (
+    MAX_WIDTH,
+    Rule,
+    check_schedule,
+    check_vae,
+    one_of,
+    whole,
+)
 from loraloom.extensions.families._ldm.layout import channels_in_file, describe, kind_of, refuse_own_code
 from loraloom.extensions.families._ldm.limits import (
-    MAX_WIDTH,
     UNET,
-    Rule,
     check_model_index,
-    check_schedule,
     check_text_encoder,
     check_together,
     check_unet,
-    check_vae,
-    one_of,
     refuse_more_than_latents,
-    whole,
 )
 from loraloom.extensions.families._ldm.weights import PartFiles
 from loraloom.protocols.model import ModelFiles

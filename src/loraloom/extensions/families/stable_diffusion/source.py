@@ -6,14 +6,13 @@ In: resolved files of a model. Out: whether they match; the four configs with ev
 from collections.abc import Mapping
 from typing import Any
 
+from loraloom.extensions.families._diffusers.limits import check_schedule, check_vae
 from loraloom.extensions.families._ldm.layout import channels_in_file, describe, kind_of, refuse_own_code
 from loraloom.extensions.families._ldm.limits import (
     check_model_index,
-    check_schedule,
     check_text_encoder,
     check_together,
     check_unet,
-    check_vae,
     refuse_more_than_latents,
 )
 from loraloom.extensions.families._ldm.weights import PartFiles

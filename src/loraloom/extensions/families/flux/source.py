@@ -1,0 +1,139 @@
+"""Whether the files of a model are FLUX.1, and its configs, checked.
+
+In: files that were resolved. Out: yes or no; or the configs with every number in its range and parts that fit each other.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loraloom.extensions.families._diffusers.limits import (
+    MAX_WIDTH,
+    Rule,
+    check_components,
+    check_config,
+    check_vae,
+    flag,
+    one_of,
+    or_null,
+    whole,
+)
+from loraloom.extensions.families._diffusers.t5 import check_t5
+from loraloom.extensions.families._flow.schedule import check_schedule
+from loraloom.extensions.families._flow.source import (
+    check_rotary,
+    denoiser_class,
+    refuse_misfits,
+    refuse_own_code,
+    refuse_single_file,
+)
+from loraloom.extensions.families._ldm.limits import check_text_encoder
+from loraloom.protocols.model import ModelFiles
+from loraloom.utils.errors import UserError
+
+CLASS = "FluxTransformer2DModel"
+_NATIVE = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "vector_in.in_layer.weight")
+
+TRANSFORMER: Mapping[str, Rule] = {
+    "_class_name": one_of(CLASS),
+    "patch_size": whole(1, 1),
+    "in_channels": whole(4, 1024),
+    "out_channels": or_null(whole(4, 1024)),
+    "num_layers": whole(1, 200),
+    "num_single_layers": whole(1, 200),
+    "attention_head_dim": whole(2, 1024),
+    "num_attention_heads": whole(1, 256),
+    "joint_attention_dim": whole(1, MAX_WIDTH),
+    "pooled_projection_dim": whole(1, MAX_WIDTH),
+    "guidance_embeds": flag,
+}
+COMPONENTS = {
+    "transformer": {CLASS},
+    "vae": {"AutoencoderKL"},
+    "text_encoder": {"CLIPTextModel"},
+    "text_encoder_2": {"T5EncoderModel"},
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "tokenizer_2": {"T5Tokenizer", "T5TokenizerFast"},
+}
+UNUSED = {"scheduler", "image_encoder", "feature_extractor"}
+
+
+def is_flux(files: ModelFiles) -> bool:
+    """A `FluxTransformer2DModel`, or a checkpoint in one file with its tensors (which `check_configs` refuses)."""
+    if files.single_file is not None:
+        names = files.tensor_names()
+        return all(any(name.endswith(end) for name in names) for end in _NATIVE)
+    return denoiser_class(files) == CLASS
+
+
+def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
+    """The configs of all parts and the scheduler, every number in its range.
+
+    Raises:
+        UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
+    """
+    refuse_single_file(files, "FLUX.1", "black-forest-labs/FLUX.1-dev")
+    if not is_flux(files):
+        raise UserError(
+            "this model is not a FLUX.1",
+            got=denoiser_class(files) or files.source.location,
+            expected=f"a {CLASS} with a CLIP and a T5 text encoder",
+            fix="leave out --family",
+        )
+    refuse_own_code(files)
+    if files.has("model_index.json"):
+        check_components(files.config("model_index.json"), ("FluxPipeline",), COMPONENTS, UNUSED)
+    folders = ["transformer", "vae", "text_encoder", "text_encoder_2"]
+    configs: dict[str, Mapping[str, Any]] = {folder: files.config(f"{folder}/config.json") for folder in folders}
+    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    check_transformer(configs["transformer"])
+    check_vae(configs["vae"])
+    configs["text_encoder"] = check_text_encoder(configs["text_encoder"])
+    check_t5(configs["text_encoder_2"], "text_encoder_2")
+    check_schedule(configs["scheduler"], files.source.prediction_type)
+    _check_together(configs)
+    return configs
+
+
+def check_transformer(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a denoiser config whose numbers are out of range or do not fit together."""
+    where = "transformer/config.json"
+    check_config(config, TRANSFORMER, where)
+    check_rotary(where, config.get("axes_dims_rope", [16, 56, 56]), config.get("attention_head_dim", 128), axes=3)
+
+
+def is_distilled(configs: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the model is schnell: no input for guidance, and times that are not shifted."""
+    scheduler = configs["scheduler"]
+    shifted = scheduler.get("use_dynamic_shifting", False) or scheduler.get("shift", 1.0) != 1.0
+    return not configs["transformer"].get("guidance_embeds", False) and not shifted
+
+
+def _check_together(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `UserError` unless the parts of a model fit each other; names both parts."""
+    denoiser = configs["transformer"]
+    taken, packed = denoiser.get("in_channels", 64), 4 * configs["vae"].get("latent_channels", 4)
+    if taken != packed and taken > packed:
+        raise UserError(
+            "this denoiser takes more than latents, which training does not give it",
+            got=f"{taken} input channels, as FLUX.1 Fill, Depth and Canny have",
+            expected=f"{packed}: the VAE's latent_channels in patches of 2 x 2",
+            fix="train on FLUX.1 dev; the LoRA usually works on both",
+        )
+    refuse_misfits(
+        [
+            ("in_channels", taken, "4 x the VAE's latent_channels", packed),
+            ("out_channels", denoiser.get("out_channels") or taken, "in_channels", taken),
+            (
+                "joint_attention_dim",
+                denoiser.get("joint_attention_dim", 4096),
+                "text_encoder_2: d_model",
+                configs["text_encoder_2"].get("d_model", 512),
+            ),
+            (
+                "pooled_projection_dim",
+                denoiser.get("pooled_projection_dim", 768),
+                "text_encoder: hidden_size",
+                configs["text_encoder"].get("hidden_size", 512),
+            ),
+        ]
+    )

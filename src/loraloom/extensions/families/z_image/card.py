@@ -1,0 +1,73 @@
+"""What `loraloom families` says of Z-Image, with the configs of the base."""
+
+from loraloom.protocols.family_card import FamilyCard, TextTensor
+
+CARD = FamilyCard(
+    takes="Z-Image, and Z-Image-Turbo for generation: diffusers folders and hub ids",
+    base="Tongyi-MAI/Z-Image",
+    size_px=1024,
+    # 504 of the prompt and two places; the chat template has eight tokens of the 512.
+    text_tokens={"text_encoder": 506},
+    text_tensors={"text": TextTensor(shape=(128, 2560))},
+    licence="Apache-2.0",
+    gaps=(
+        "Checkpoints in one file are not read.",
+        "Turbo is recognised by its name: its configs do not say that it is distilled.",
+    ),
+    configs={
+        "transformer/config.json": {
+            "_class_name": "ZImageTransformer2DModel",
+            "all_f_patch_size": [1],
+            "all_patch_size": [2],
+            "axes_dims": [32, 48, 48],
+            "axes_lens": [1536, 512, 512],
+            "cap_feat_dim": 2560,
+            "dim": 3840,
+            "in_channels": 16,
+            "n_heads": 30,
+            "n_kv_heads": 30,
+            "n_layers": 30,
+            "n_refiner_layers": 2,
+            "norm_eps": 1e-05,
+            "qk_norm": True,
+            "rope_theta": 256.0,
+            "t_scale": 1000.0,
+        },
+        "vae/config.json": {
+            "_class_name": "AutoencoderKL",
+            "block_out_channels": [128, 256, 512, 512],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "force_upcast": True,
+            "latent_channels": 16,
+            "layers_per_block": 2,
+            "sample_size": 1024,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+            "use_post_quant_conv": False,
+            "use_quant_conv": False,
+        },
+        "text_encoder/config.json": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "max_position_embeddings": 40960,
+            "model_type": "qwen3",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000,
+            "tie_word_embeddings": True,
+            "vocab_size": 151936,
+        },
+        "scheduler/scheduler_config.json": {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "num_train_timesteps": 1000,
+            "shift": 6.0,
+            "use_dynamic_shifting": False,
+        },
+    },
+)
