@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from loraloom.config.augment import AugmentConfig
 from loraloom.config.base import Settings, setting
 from loraloom.config.contradictions import contradictions
 from loraloom.config.pairs import read_batch_sizes, read_class_weights
@@ -73,34 +74,8 @@ class DataConfig(Settings):
     )
     random_flip: bool = setting(
         False,
-        "Also train on mirrored images; left and right in their captions are exchanged, or flip_unknown says what happens.",
+        "Also train on mirrored images; left and right are exchanged in their captions, see augment.flip_unknown.",
         flag="--random-flip",
-    )
-    flip_unknown: Literal["error", "keep"] = setting(
-        "error",
-        "Images whose caption cannot be rewritten for the mirror image: error, or keep them as they are, counted.",
-        flag="--flip-unknown",
-    )
-    augment_variants: int = setting(
-        0,
-        "Number of augmented variants of each image beside the prepared one; each epoch takes one of all; 0: none.",
-        flag="--augment-variants",
-        ge=0,
-        le=32,
-    )
-    augment_crop: float = setting(
-        0.1,
-        "Largest fraction of each side that a variant cuts away, around its subject; 0: no crops.",
-        flag="--augment-crop",
-        ge=0,
-        le=0.5,
-    )
-    augment_light: float = setting(
-        0.1,
-        "Largest change of brightness, contrast and saturation of a variant, as a fraction; hues stay; 0: none.",
-        flag="--augment-light",
-        ge=0,
-        le=0.5,
     )
     caption_dropout: float = setting(
         0.05,
@@ -450,6 +425,7 @@ class RunConfig(Settings):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     prompts: PromptConfig = PromptConfig()
     lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig()

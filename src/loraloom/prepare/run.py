@@ -143,14 +143,8 @@ def _prepare(
         unknown = [*unused, *unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
         unknown += work.numbers.unknown([item.id for item in items if item.problem is None])
         unknown += found.stored.outdated(work.examples)
-        counted = [
-            *found.lines,
-            *found.stored.lines,
-            *leftovers.lines,
-            *work.counted(),
-            *unknown,
-            *unread_lines(journal),
-        ]
+        counted = [*found.lines, *found.stored.lines, *leftovers.lines]
+        counted += [*work.counted(), *unknown, *unread_lines(journal)]
         write_problems(out, sorted([*problems, *work.left_out]), notes)
         tell_problems(out, problems, leftovers, console)
         for line in counted:

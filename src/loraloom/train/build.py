@@ -89,7 +89,7 @@ def set_up(
     )
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
-    unflipped = refuse_blind_flips(learned, domain, config.data.flip_unknown) if config.data.random_flip else None
+    unflipped = refuse_blind_flips(learned, domain, config.augment.flip_unknown) if config.data.random_flip else None
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
@@ -183,17 +183,15 @@ def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Dom
     Raises:
         UserError: They would make captions false, or loss weights by colour are set.
     """
-    data = config.data
-    made = Augmentation(
-        variants=data.augment_variants, crop=data.augment_crop, light=data.augment_light, seed=config.train.seed
-    )
+    asked = config.augment
+    made = Augmentation(variants=asked.variants, crop=asked.crop, light=asked.light, seed=config.train.seed)
     if not made.variants:
         return made
     made.refuse(learned, domain)
     if config.objective.class_weights:
-        fix = "set augment_variants=0, or remove objective.class_weights"
+        fix = "set augment.variants=0, or remove objective.class_weights"
         raise UserError("loss weights by colour and augmented variants exclude each other", fix=fix)
-    made.find_subjects(Path(data.dataset), learned, reporter().bar("looking for subjects"))
+    made.find_subjects(Path(config.data.dataset), learned, reporter().bar("looking for subjects"))
     log.info(settings_line(made))
     return made
 
