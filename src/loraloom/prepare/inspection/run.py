@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, 
 from loraloom.prepare.leftovers import check_captions
 from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
+from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -129,30 +131,34 @@ def inspect_folder(
     items = {item.id: item for item in raw.items if item.problem is None}
     shown = {id_: raw.shown(item) for id_, item in items.items()}
     few_enough = len(items) <= MAX_THUMBNAILS
-    found = _examined(raw, items, settings, config.num_workers, bars, "images", thumbnails=few_enough)
+    domain = open_domain(config.domain, config.model_dump())
+    examined = partial(_examined, settings=settings, domain=domain, num_workers=config.num_workers, bars=bars)
+    found = examined(items, title="images", thumbnails=few_enough)
     thumbnails = {id_: jpeg for id_ in items if (jpeg := found[id_].thumbnail)}
     found = {id_: replace(found[id_], thumbnail=None) for id_ in items}
     captions = {id_: item.caption for id_, item in items.items()}
-    domain = open_domain(config.domain, config.model_dump())
     usable = [one for one in found.values() if one.problem is None]
     labels = _labels(usable, config.near_duplicate_bits)
     texts = {id_: text for id_, text in captions.items() if text and text.strip()}
+    named = {**shown, **{key: f"{shown[id_]} {key.removeprefix(f'{id_} ')}" for id_, key, _ in _further(items)}}
+    every = {**texts, **{key: text for _, key, text in _further(items)}}
     tokens: dict[str, int] = {}
     findings = [
         *_source_findings(raw, config),
         *(finding for id_, one in found.items() for finding in image_findings(one, shown[id_], thresholds)),
         *duplicate_findings(usable, labels, shown, texts),
         *_caption_findings(texts, captions, raw, config, thresholds, domain, shown),
-        *_token_findings(texts, config.trigger, encoder, shown, tokens, bars),
+        *lint.trigger_findings(every, config.trigger, named),
+        *lint.sided_findings(every, domain, named),
+        *_token_findings(every, config.trigger, encoder, named, tokens, bars),
         *_few(found, raw, thresholds),
         *(Finding("not_read", "settings", line) for line in numbers.unknown(list(items))),
     ]
-    codes = list(KINDS)
-    findings.sort(key=lambda one: (LEVELS.index(KINDS[one.code].level), codes.index(one.code), one.where, one.text))
+    findings.sort(key=_gravity)
     if not few_enough:
         wanted = _worth_showing(findings, shown, found)
         chosen = {id_: items[id_] for id_ in wanted}
-        again = _examined(raw, chosen, settings, config.num_workers, bars, "thumbnails", thumbnails=True)
+        again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
     concepts = {id_: _concept(id_, raw) for id_ in items}
@@ -179,20 +185,34 @@ def inspect_folder(
     )
 
 
+def _further(items: Mapping[str, SourceItem]) -> list[tuple[str, str, str]]:
+    """Id, name and text of every caption of an image beyond its first."""
+    return [
+        (id_, f"{id_} caption {number}", text)
+        for id_, item in items.items()
+        for number, text in enumerate(item.more_captions, 2)
+    ]
+
+
+def _gravity(finding: Finding) -> tuple[int, int, str, str]:
+    """Sorting key: the gravest level first, then kinds in the order of their table."""
+    return LEVELS.index(KINDS[finding.code].level), list(KINDS).index(finding.code), finding.where, finding.text
+
+
 def _examined(
-    raw: Source,
     items: Mapping[str, Any],
+    *,
     settings: ImageSettings,
+    domain: Domain,
     num_workers: int,
     bars: Callable[[str], Progress] | None,
     title: str,
-    *,
     thumbnails: bool,
 ) -> dict[str, Examination]:
     tasks = [ExamineTask(id_, item.image, thumbnails, item.data) for id_, item in items.items()]
     advance = bars(title) if bars else None
     found: dict[str, Examination] = {}
-    with closing(examine_all(tasks, settings, num_workers)) as results:
+    with closing(examine_all(tasks, settings, domain, num_workers)) as results:
         for done, one in enumerate(results, start=1):
             found[one.id] = one
             if advance:
@@ -232,8 +252,6 @@ def _caption_findings(
     yield from lint.text_findings(
         {id_: text for id_, text in captions.items() if id_ not in raw.classes or text is not None}, shown
     )
-    yield from lint.trigger_findings(texts, config.trigger, shown)
-    yield from lint.sided_findings(texts, domain, shown)
     if thresholds.purpose == "layout":
         return  # such captions are made of the same phrases by design
     by_concept: dict[str, list[str]] = {}
@@ -372,5 +390,5 @@ def _sentence(ledger: Ledger | None, config: InspectConfig) -> str:
     steps = max(1, round(config.epochs * ledger.steps_per_epoch))
     sentence = updates_sentence(ledger, steps=steps, step_seconds=config.step_seconds)
     if config.step_seconds is None:
-        sentence += "; for the time add --step-seconds, which `loraloom train --dry-run` measures"
+        sentence += "; for the time add --run RUN, or --step-seconds, which `loraloom train --dry-run` measures"
     return sentence
