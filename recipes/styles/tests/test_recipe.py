@@ -157,6 +157,7 @@ def test_on_the_built_in_base_watercolor_rises_to_itself_and_its_blend_lies_betw
         (one["metric"], one["kind"], one["text"].split(":")[0]): one["shown"] for one in result.figures["findings"]
     }
     assert shown["texture", "style", "watercolor"], summary(result)
+    assert shown["texture", "blend", "watercolor"], summary(result)
     with Image.open(tmp_path / "out" / "compare" / "single.png") as sheet:
         assert sheet.width > 3 * 256
     recipe_file = json.loads((tmp_path / "out" / "compare" / "figures.json").read_text(encoding="utf-8"))
