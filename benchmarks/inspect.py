@@ -143,7 +143,7 @@ def speed(arguments: argparse.Namespace) -> None:
         for count in arguments.workers:
             works[f"prepare, {count} workers"] = lambda out, n=count: ours(source, out, n)
             works[f"inspect, {count} workers"] = lambda out, n=count: inspect_images(source, n)
-        rates: dict[str, list[float]] = {name: [] for name in works}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
         for turn in range(arguments.rounds):
             for name, work in works.items():
                 out = folder / f"out-{turn}-{len(rates[name])}-{list(works).index(name)}"
