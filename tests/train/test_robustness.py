@@ -206,8 +206,8 @@ def test_several_captions_flips_and_variants_are_all_precomputed_and_nothing_els
         ]
     (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     lines: list[str] = []
-    data = {"dataset": str(copy), "random_flip": True, "flip_unknown": "keep", "augment_variants": 2}
-    config = configure(data=data)
+    data = {"dataset": str(copy), "random_flip": True}
+    config = configure(data=data, augment={"flip_unknown": "keep", "variants": 2})
     train(config, say=lines.append)
     assert any("augmentation: 2 variants of each image" in line for line in lines)
     latents = len(list((tmp_path / "cache" / "latents").rglob("*.safetensors")))

@@ -99,9 +99,9 @@ class Augmentation:
         coded = [example.id for example in examples if any(domain.colours(text) for text in example.captions)]
         if coded:
             raise UserError(
-                f"data.augment_variants is on, but the colours of {len(coded)} of {len(examples)} images have a meaning",
+                f"augment.variants is on, but the colours of {len(coded)} of {len(examples)} images have a meaning",
                 got=f"domain {domain.name}: {coded[0]}",
-                fix="set augment_variants=0: a crop or another colour would make their captions false",
+                fix="set augment.variants=0: a crop or another colour would make their captions false",
             )
 
 

@@ -165,5 +165,5 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain, unknown: str
     raise UserError(
         f"data.random_flip is on, but {number}",
         got=f"{blind[0][0]}: {blind[0][1][:60]}",
-        fix="switch random_flip off, or set flip_unknown=keep: the caption would be wrong for a mirrored image",
+        fix="switch random_flip off, or set augment.flip_unknown=keep: the caption would be wrong for a mirrored image",
     )

@@ -157,6 +157,8 @@ class LatentStore:
         ]
 
 
+MAX_KEYS = 200_000
+"""Cache keys of texts that are kept, about 0.4 kB each."""
 Wanted = tuple[str, bool]
 """A text, and whether `(word:1.3)` in it is a weight. Captions are literal; prompts that a user wrote are not."""
 
@@ -170,7 +172,7 @@ class TextStore:
         cache: Where states are kept.
         dtype: Dtype of the kept embeddings.
         live: Encode at every use instead, because the text encoder is learning.
-        keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
+        keys: Cache keys of texts, at most `MAX_KEYS`: cutting a long caption takes milliseconds.
         plans: For the same reason, how each text is cut, while the encoder is learning.
     """
 
@@ -224,6 +226,8 @@ class TextStore:
     def key(self, wanted: Wanted) -> str:
         """See `PromptEncoder.cache_key`."""
         if wanted not in self.keys:
+            if len(self.keys) >= MAX_KEYS:
+                self.keys.clear()
             self.keys[wanted] = self.encoder.cache_key(wanted[0], weighting=wanted[1], dtype=self.dtype)
         return self.keys[wanted]
 

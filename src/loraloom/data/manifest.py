@@ -159,7 +159,7 @@ class _Reader:
         self._num_missing = 0
 
     def read(self) -> bool:
-        """Read all rows; whether they are so many that they stay on disk.
+        """Read all rows; whether there are too many to keep in memory.
 
         Raises:
             UserError: A row cannot be used, or images are missing.

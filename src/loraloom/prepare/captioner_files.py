@@ -6,6 +6,7 @@ checked: no code of the model's own, no adapter, no pickle.
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ def with_model(captioner: Captioner, options: Mapping[str, Any]) -> dict[str, An
     """
     if not hasattr(captioner, "caption_many"):
         return dict(options)
+    for module, extra in getattr(captioner, "requires", ()):
+        if find_spec(module) is None:  # before anything is downloaded
+            fix = f"pip install 'loraloom[{extra}]' (or pip install {module})"
+            raise UserError(f"the captioner {captioner.name} needs {module}", fix=fix)
     location = str(options["caption_model"]) or str(getattr(captioner, "default_model", ""))
     folder = _folder(location, tuple(getattr(captioner, "files", ("*",))))
     config = folder / "config.json"

@@ -41,7 +41,6 @@ from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.source import Source, read_source
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
-from loraloom.prompts.triggers import has_trigger, with_trigger_first
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
@@ -144,14 +143,8 @@ def _prepare(
         unknown = [*unused, *unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
         unknown += work.numbers.unknown([item.id for item in items if item.problem is None])
         unknown += found.stored.outdated(work.examples)
-        counted = [
-            *found.lines,
-            *found.stored.lines,
-            *leftovers.lines,
-            *work.counted(),
-            *unknown,
-            *unread_lines(journal),
-        ]
+        counted = [*found.lines, *found.stored.lines, *leftovers.lines]
+        counted += [*work.counted(), *unknown, *unread_lines(journal)]
         write_problems(out, sorted([*problems, *work.left_out]), notes)
         tell_problems(out, problems, leftovers, console)
         for line in counted:
@@ -304,7 +297,7 @@ class _Work:
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
                 repeats=self.numbers.repeats_of(item.id),
                 weight=self.numbers.weight_of(item.id),
-                more_captions=tuple(final_caption(text, self.config.trigger) for text in item.more_captions),
+                more_captions=tuple(map(self._final, item.more_captions)),
             )
         )
 
@@ -353,12 +346,12 @@ class _Work:
     def _caption(self, item: SourceItem, row: ImageRow, *, first: bool) -> str:
         """The final caption; one whose trigger word was moved to the front is noted at the `first` size."""
         text, trigger = self._text(item, row), self.config.trigger
-        if not self.config.trigger_first or not has_trigger(text, trigger):
-            return final_caption(text, trigger)
-        caption = with_trigger_first(text, trigger)
-        if first and caption != text.strip():
-            self.notes.append(Problem(self._shown(item), f"its trigger word was moved to the front: {caption[:60]!r}"))
-        return caption
+        if first and any(self._final(one) != final_caption(one, trigger) for one in (text, *item.more_captions)):
+            self.notes.append(Problem(self._shown(item), "its trigger word was moved to the front of a caption"))
+        return self._final(text)
+
+    def _final(self, text: str) -> str:
+        return final_caption(text, self.config.trigger, first=self.config.trigger_first)
 
     def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""

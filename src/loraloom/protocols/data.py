@@ -185,6 +185,8 @@ class Captioner(Protocol):
 class ModelCaptioner(Captioner, Protocol):
     """A captioner whose captions a neural network writes. Its settings are a subclass of `protocols.settings.CaptionModel`.
 
+    One that requires a library of an extra has pairs of (module, extra) in the attribute `requires`.
+
     The setting `caption_model` that its methods get is always a local folder: whoever calls them downloads a hub id.
     """
 

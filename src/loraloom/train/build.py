@@ -52,7 +52,7 @@ from loraloom.train.sampling import Sampler, spread
 from loraloom.train.sharding import shard, shard_line
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
-from loraloom.train.swapping import swap_line
+from loraloom.train.swapping import frozen_bytes, store_in_low_bits, swap_line
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log, log_line, reporter
 
@@ -89,7 +89,7 @@ def set_up(
     )
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
-    unflipped = refuse_blind_flips(learned, domain, config.data.flip_unknown) if config.data.random_flip else None
+    unflipped = refuse_blind_flips(learned, domain, config.augment.flip_unknown) if config.data.random_flip else None
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
@@ -183,17 +183,15 @@ def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Dom
     Raises:
         UserError: They would make captions false, or loss weights by colour are set.
     """
-    data = config.data
-    made = Augmentation(
-        variants=data.augment_variants, crop=data.augment_crop, light=data.augment_light, seed=config.train.seed
-    )
+    asked = config.augment
+    made = Augmentation(variants=asked.variants, crop=asked.crop, light=asked.light, seed=config.train.seed)
     if not made.variants:
         return made
     made.refuse(learned, domain)
     if config.objective.class_weights:
-        fix = "set augment_variants=0, or remove objective.class_weights"
+        fix = "set augment.variants=0, or remove objective.class_weights"
         raise UserError("loss weights by colour and augmented variants exclude each other", fix=fix)
-    made.find_subjects(Path(data.dataset), learned, reporter().bar("looking for subjects"))
+    made.find_subjects(Path(config.data.dataset), learned, reporter().bar("looking for subjects"))
     log.info(settings_line(made))
     return made
 
@@ -202,8 +200,10 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
     split = config.train.shard and runtime.num_devices > 1
-    # Blocks that are swapped never lie on the device together, nor do weights that are split over the ranks.
-    first_device = torch.device("cpu") if config.train.block_swap or split else runtime.device
+    # What the device may not hold as a whole: blocks that are swapped, weights that are split over the ranks, and full
+    # weights before they are stored in low bits.
+    stays = bool(config.train.block_swap) or split or config.train.low_bits != "no"
+    first_device = torch.device("cpu") if stays else runtime.device
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
@@ -219,6 +219,10 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config)
+    if config.train.low_bits != "no":
+        log_line(store_in_low_bits(denoiser, config.train.low_bits))
+        if not config.train.block_swap:
+            denoiser.to(runtime.device)
     if config.train.block_swap:
         swap_denoiser(config, model, runtime)
     if config.train.gradient_checkpointing:
@@ -283,7 +287,7 @@ def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime) ->
     """Move the denoiser to the device but for the blocks that stay in CPU memory, and say what that saves."""
     part = model.info.denoiser.name
     denoiser = model.modules.get(part)
-    frozen = sum(p.numel() * p.element_size() for p in denoiser.parameters() if not p.requires_grad)
+    frozen = frozen_bytes(denoiser)
     num_blocks = len(repeated_blocks(denoiser))
     swap = model.modules.swap_blocks(part, runtime.device, config.train.block_swap)
     log_line(swap_line(swap, num_blocks, frozen))

@@ -277,7 +277,19 @@ def _open_processor(folder: Path) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         template = folder / "chat_template.jinja"
         text = template.read_text(encoding="utf-8") if template.is_file() else tokenizer.chat_template
-        return made(images, tokenizer, None, chat_template=text)
+        return _without_videos(made)(images, tokenizer, None, chat_template=text)
+
+
+def _without_videos(made: Any) -> Any:
+    """A class of processors that takes None for its part for videos."""
+
+    class WithoutVideos(made):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor" and argument is None:
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    return WithoutVideos
 
 
 def _class_name(folder: Path) -> str:

@@ -144,6 +144,41 @@ def build_llava(folder: Path) -> None:
     _save(transformers.LlavaForConditionalGeneration, config, processor, folder, silent=[*range(4), image])
 
 
+def build_qwen2_vl(folder: Path) -> None:
+    """Qwen2-VL in the files of a published model, whose processor also has a part for videos."""
+    import json
+
+    import transformers
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    marks = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    marks |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+    tokenizer = _words(**marks)
+    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(word) for name, word in marks.items()}
+    tokenizer.chat_template = _TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    patch = _SIDE_PX // 2 - 2
+    images = Qwen2VLImageProcessorPil(
+        patch_size=patch, merge_size=2, temporal_patch_size=2, min_pixels=4 * patch**2, max_pixels=16 * patch**2
+    )
+    text = {
+        **_IDS,
+        **_LAYERS,
+        "vocab_size": len(tokenizer),
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+    }
+    tower = {"depth": 1, "embed_dim": _WIDTH, "hidden_size": _WIDTH, "num_heads": 2, "mlp_ratio": 1}
+    tower |= {"patch_size": patch, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config=tower, **ids)
+    silent = [*range(4), *ids.values()]
+    _save(transformers.Qwen2VLForConditionalGeneration, config, tokenizer, folder, silent=silent)
+    images.save_pretrained(folder)
+    file = folder / "preprocessor_config.json"
+    named = {"processor_class": "Qwen2VLProcessor", "image_processor_type": "Qwen2VLImageProcessor"}
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | named), encoding="utf-8")
+
+
 def _words(**special: str) -> Any:
     """A tokenizer of `WORDS`; other words are `<unk>`."""
     import transformers

@@ -89,6 +89,7 @@ class Tagger:
     default_model = "SmilingWolf/wd-vit-tagger-v3"
     files: tuple[str, ...] = (MODEL_FILE, TAGS_FILE)
     max_side_px = 1024
+    requires = (("onnxruntime", "tagger"),)
 
     def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
         """The tags, separated by commas.

@@ -44,6 +44,11 @@ def listed(folder: Path) -> list[Entry]:
     return [replace(entry, problem=_MASK) if entry.name in masks else entry for entry in entries]
 
 
+def has_images(folder: Path) -> bool:
+    """Whether image files lie in a folder: tables and archives beside them are not the layout of the folder."""
+    return any(entry.is_image for entry in walk(folder))
+
+
 def caption_suffixes(options: Mapping[str, Any]) -> list[str]:
     """Suffixes of captions, the user's own first."""
     return list(dict.fromkeys([*options.get("caption_suffix", ()), *CAPTION_SUFFIXES]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.formats import _arrow
-from loraloom.extensions.formats._common import count, sorted_unique
+from loraloom.extensions.formats._common import count, has_images, sorted_unique
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
@@ -60,7 +60,7 @@ class ArrowDataset:
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """The number of files and rows."""
         files = _files(folder)
-        if not files:
+        if not files or has_images(folder):
             return None
         if not _arrow.is_installed():
             return count(len(files), "Arrow table")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.formats import _arrow
-from loraloom.extensions.formats._common import count, sorted_unique
+from loraloom.extensions.formats._common import count, has_images, sorted_unique
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
@@ -61,7 +61,7 @@ class Parquet:
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """The number of tables and rows; no tables of images where image files lie beside them."""
         tables = _tables(folder)
-        if not tables or any(entry.is_image for entry in walk(folder)):
+        if not tables or has_images(folder):
             return None
         if not _arrow.is_installed():
             return f"{count(len(tables), 'Parquet table')}"

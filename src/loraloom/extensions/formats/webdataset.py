@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loraloom.extensions.formats._common import CAPTION_SUFFIXES, count, decode_text, more_captions, sorted_unique
+from loraloom.extensions.formats._common import (
+    CAPTION_SUFFIXES,
+    count,
+    decode_text,
+    has_images,
+    more_captions,
+    sorted_unique,
+)
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import CaptionColumn
@@ -69,6 +76,8 @@ class WebDataset:
     def sniff(self, folder: Path, options: Mapping[str, Any]) -> str | None:
         """The number of shards and images; only the headers of members are read."""
         shards = _shards(folder)
+        if not shards or has_images(folder):
+            return None
         images = 0
         for entry in shards:
             if entry.problem is None:
