@@ -181,7 +181,7 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
     texts = TextStore(encoder, nothing, DTYPES[settings.train.mixed_precision])
     learned, held = manifest.split("train"), manifest.split("validation")
     if settings.data.random_flip:
-        refuse_blind_flips(learned, domain, settings.data.flip_unknown)
+        refuse_blind_flips(learned, domain, settings.augment.flip_unknown)
     common = {"latents": latents, "texts": texts, "domain": domain, "seed": settings.train.seed}
     makers = [
         BatchMaker(
