@@ -59,7 +59,7 @@ def _facts(styles: Sequence[Style], figures: Mapping[str, Any] | None, config: S
         ("base", run.model.source),
         ("styles", "; ".join(f"{style.name} ({style.trigger}) of {style.folder}" for style in styles)),
         ("length", f"{config.epochs} epochs" if config.epochs else f"{run.train.max_steps} steps"),
-        ("batch", f"{run.data.batch_size} images, {run.train.gradient_accumulation} forward passes a step"),
+        ("batch", f"{run.data.batch_size} images a forward pass, accumulation {run.train.gradient_accumulation}"),
         ("LoRA", f"rank {run.lora.rank}, alpha {run.lora.alpha or run.lora.rank:g}, {run.lora.target}"),
         ("optimizer", f"{run.optim.optimizer}, learning rate {run.optim.learning_rate:g}, {run.optim.scheduler}"),
         ("precision", run.train.mixed_precision if run.train.mixed_precision != "no" else "float32"),

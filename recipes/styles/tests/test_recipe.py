@@ -160,4 +160,4 @@ def test_on_the_built_in_base_watercolor_rises_to_itself_and_its_blend_lies_betw
     with Image.open(tmp_path / "out" / "compare" / "single.png") as sheet:
         assert sheet.width > 3 * 256
     recipe_file = json.loads((tmp_path / "out" / "compare" / "figures.json").read_text(encoding="utf-8"))
-    assert recipe_file["images_per_row"] == 8
+    assert recipe_file["images_per_row"] == len(config.compare.prompts)
