@@ -88,6 +88,7 @@ ALLOWED_IN_SOURCE = {
     ("extensions/domains/floorplan/export", "drawing"): "what CAD programs call their files",
     ("extensions/domains/floorplan/export", "drawings"): "the same",
     ("config/yaml_text.py", "folded"): "a block style of YAML",
+    ("prepare/inspection/captions.py", "picture"): "a word of captions that says nothing of what an image shows",
     ("cli/doctor.py", "spelling"): "of a name that the user typed",
     ("recipes/mini/data.py", "picture"): "the purpose of a seed: another one gives other images",
     ("benchmarks/busy_cores.py", "draw"): "a method's name in a program's text",

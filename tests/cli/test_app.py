@@ -66,7 +66,9 @@ def test_the_list_of_verbs_imports_no_settings() -> None:
 
 
 def test_an_unknown_verb_names_the_nearest() -> None:
-    assert loraloom("confg", code=2).stderr == "error: unknown verb: got 'confg'\n  did you mean 'config'?\n"
+    assert (
+        loraloom("confg", code=2).stderr == "error: unknown verb: got 'confg'\n  did you mean 'config' or 'caption'?\n"
+    )
 
 
 def test_an_unknown_word_of_a_group_names_the_nearest() -> None:

@@ -48,6 +48,8 @@ def test_a_dry_run_shows_each_ranks_variables_and_command_as_they_are_typed() ->
     words = shlex.split(line.partition("]")[2])
     assert {"RANK=2", "LOCAL_RANK=1", "WORLD_SIZE=3", "LOCAL_WORLD_SIZE=2", "MASTER_ADDR=10.0.0.1"} <= set(words)
     assert "USE_LIBUV=0" in words
+    assert text.count("LORALOOM_BACKEND=gloo") == 3, "NCCL is not there on Windows, and all ranks need one backend"
+    assert "gloo" not in as_text(plan_attempt(RUN, [member("a", 1), member("bb", 2)], 1))
     assert words[-10:] == [
         *("-m", "loraloom", "train", "--config", "{attempt}/run.yaml"),
         *("--dataset", "data/d", "--out", "runs/r", "--cpu"),

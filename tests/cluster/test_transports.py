@@ -38,9 +38,11 @@ async def ssh_server(folder: Path) -> AsyncIterator[tuple[Endpoint, Any]]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-        process.exit(await child.wait())
-        await process.wait_closed()
+        # Not process.redirect: it may still write when the exit status has closed the channel.
+        output, errors = await child.communicate(await process.stdin.read())
+        process.stdout.write(output)
+        process.stderr.write(errors)
+        process.exit(child.returncode)
 
     server = await asyncssh.listen(
         "127.0.0.1",
@@ -67,6 +69,7 @@ async def check(connection: Connection, folder: Path) -> None:
     python = [sys.executable, "-c"]
     answer = await connection.run([*python, COUNT], data=bytes(range(256)) * 4)
     assert (answer.status, answer.output.split()) == (0, [b"1024", str(sum(range(256)) * 4 % 251).encode()])
+    assert (await connection.run([*python, COUNT], timeout_s=30)).output.split() == [b"0", b"0"]
     big = folder / "big"
     big.write_bytes(b"\x00\xff\n\r" * 300_000)
     assert (await connection.run([*python, COUNT], data=big)).output.split()[0] == b"1200000"

@@ -42,7 +42,7 @@ def test_a_copy_and_a_pickle_are_equal_to_it_and_remember_what_was_given() -> No
 
 def test_the_template_heads_what_an_extension_brings_and_reads_back(tmp_path: Path) -> None:
     text = commented_yaml(PrepareConfig)
-    assert "\n\n# Settings of the layout imagefolder.\n# caption column" in text
+    assert "\n\n# Settings of layouts with a table of captions.\n# Column of captions" in text
     assert text.count("Settings of layouts that read texts") == 1
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
     assert read_settings(PrepareConfig, tmp_path / "p.yaml") == PrepareConfig()

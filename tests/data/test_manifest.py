@@ -1,6 +1,7 @@
 """A dataset on disk: written, read, and doubted."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from loraloom.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from loraloom.data.rows import ExampleRows
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
 from tests.support.images import drawn, save
@@ -159,3 +161,65 @@ def test_a_key_that_a_row_has_twice_is_refused(dataset: Manifest) -> None:
     )
     with pytest.raises(UserError, match="line 1 has a duplicate key: got 'split'"):
         read_manifest(dataset.folder)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    """Seven rows, of which three may stay in memory."""
+    save(drawn(1, 16, 16), tmp_path / "images/a.png")
+    rows = [
+        example(f"{number:02d} 왼쪽", image="images/a.png", split="validation" if number % 3 == 0 else "train")
+        for number in range(7)
+    ]
+    rows[4] = replace(rows[4], more_captions=("another", "third"), num_tokens=5)
+    manifest = make_manifest(tmp_path, rows, {"domain": "freetext", "settings": {"trigger": ""}})
+    write_manifest(manifest)
+    monkeypatch.setattr("loraloom.data.manifest.MAX_IN_MEMORY", 3)
+    return manifest
+
+
+def test_rows_of_a_large_manifest_stay_on_disk_and_are_the_same(large: Manifest) -> None:
+    back = read_manifest(large.folder)
+    assert isinstance(back.examples, ExampleRows)
+    assert list(back.examples) == list(large.examples)
+    assert back.fingerprint == large.fingerprint
+    for name in ("train", "validation"):
+        assert list(back.split(name)) == list(large.split(name))
+    assert list(back.examples[2:5]) == list(large.examples[2:5])
+    assert back.examples[-1] == large.examples[-1]
+    assert list(pickle.loads(pickle.dumps(back.examples))) == list(large.examples)
+    with pytest.raises(IndexError):
+        back.examples[7]
+
+
+def test_a_large_manifest_with_a_byte_order_mark_and_blank_lines_is_read_alike(large: Manifest) -> None:
+    file = large.folder / MANIFEST_FILE
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
+    assert list(read_manifest(large.folder).examples) == list(large.examples)
+
+
+def test_a_large_manifest_that_changes_while_it_is_used_is_an_error_and_no_wrong_row(large: Manifest) -> None:
+    back = read_manifest(large.folder)
+    file = large.folder / MANIFEST_FILE
+    assert back.examples[0].id.startswith("00")
+    with file.open("r+b") as opened:
+        opened.write(b"{")
+        opened.truncate(200)
+    with pytest.raises(UserError, match="changed while it was in use"):
+        back.examples[1]
+
+
+@pytest.mark.parametrize(
+    ("order", "match"),
+    [((0, 1, 2, 3, 3, 5), "line 5 repeats an id"), ((0, 1, 1, 2, 3), "line 3 repeats an id"), ((0, 1, 2, 4, 3), "not sorted"),
+     ((1, 0, 2, 3, 4), "not sorted")],
+)  # fmt: skip
+def test_a_large_manifest_with_an_id_twice_or_out_of_order_is_refused(
+    order: tuple[int, ...], match: str, large: Manifest
+) -> None:
+    file = large.folder / MANIFEST_FILE
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[number] for number in order))
+    with pytest.raises(UserError, match=match):
+        read_manifest(large.folder)

@@ -54,6 +54,26 @@ def test_a_caption_that_tells_left_from_right_may_not_be_mirrored(caption: str) 
 
 
 @pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red car on the left", "a red car on the right"),
+        ("A vase on a table. Light falls from the left.", "A vase on a table. Light falls from the right."),
+        ("a dog to the right of a cat, sky", "a dog to the left of a cat, sky"),
+        ("On the Left side a tree, on the right half a hut", "On the Right side a tree, on the left half a hut"),
+        ("in the upper left corner", "in the upper right corner"),
+    ],
+)
+def test_sides_of_the_image_are_exchanged_in_the_mirrored_caption(caption: str, expected: str) -> None:
+    assert DOMAIN.mirrored(caption) == expected
+    assert DOMAIN.mirrored(expected) == caption
+
+
+@pytest.mark.parametrize("caption", ["on the left hand", "on the right track", "to the left-most", "on the left, text"])
+def test_a_phrase_that_only_looks_like_a_side_is_not_exchanged(caption: str) -> None:
+    assert DOMAIN.mirrored(caption) is None
+
+
+@pytest.mark.parametrize(
     "caption",
     ["a photo of a dog", "bright light", "a feast", "wood texture, fine textile", "the kitchen is above the bath",
      "a bald man's password-free sword", "강아지 사진", "cleft rock", ""],

@@ -24,11 +24,11 @@ QUICK = {"steps": 2, "guidance_scale": 3.0, "width": 32, "height": 32}
 
 @pytest.fixture(scope="session")
 def make_adapter(tiny_model: Path) -> MakeAdapter:
-    """`make_adapter(folder, seed=0, **record)`: a run folder with a trained-looking adapter.safetensors."""
+    """`make_adapter(folder, seed=0, text_encoder=False, **record)`: a run folder with a trained-looking adapter.safetensors."""
 
-    def make(folder: Path, seed: int = 0, **record: Any) -> Path:
+    def make(folder: Path, seed: int = 0, *, text_encoder: bool = False, **record: Any) -> Path:
         model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
-        adapter = attach_new(model, LoraConfig(rank=4), seed=seed)
+        adapter = attach_new(model, LoraConfig(rank=4, text_encoder=text_encoder), seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for parameter in adapter.parameters.values():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

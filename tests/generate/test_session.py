@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from loraloom.generate.recipes import append_rows, read_rows, request_of, weight_text
+from loraloom.lora.blend import Term
 from loraloom.utils.errors import UserError
 
 from .conftest import MakeAdapter, OpenSession
@@ -110,3 +112,21 @@ def test_scales_by_block_are_in_the_recipe_and_its_row_is_read_again(
     recorded["weight"]["denoiser"] = 101
     with pytest.raises(UserError, match="expected a number from -100 to 100, or such numbers by part and block"):
         request_of(row)
+
+
+def test_an_adapter_loaded_in_the_place_of_another_reads_prompts_with_its_own_text_encoder(
+    session_of: OpenSession, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Embeddings were kept by the scales of the adapters alone: a second adapter of the same scale, loaded under the name of
+    an unloaded one, got the embeddings of the first."""
+    first, second = (make_adapter(tmp_path / name, seed, text_encoder=True) for seed, name in enumerate(("dog", "cat")))
+    session = session_of([(first, 1.0)])
+    before = session.encode(["a house"])
+    session.unload("dog")
+    session.load(second, Term(name="dog"))
+    session.adapters.set_scales({"dog": 1.0})
+    swapped = session.encode(["a house"])
+    alone = session_of([(second, 1.0)]).encode(["a house"])
+    for name, tensor in alone[0].items():
+        assert torch.equal(swapped[0][name], tensor)
+    assert any(not torch.equal(before[0][name], tensor) for name, tensor in alone[0].items())

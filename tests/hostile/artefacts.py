@@ -12,18 +12,27 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from loraloom import plugins
+from loraloom.cli.cache_command import lines_of
+from loraloom.config.caption import CaptionConfig
 from loraloom.config.generate import GenerateConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import flatten, read_settings
 from loraloom.config.run import RunConfig
+from loraloom.data.cache import ContentCache
+from loraloom.data.cache_files import examine_cache, removable
 from loraloom.data.encode import load_pixels
 from loraloom.data.manifest import make_manifest, read_manifest, write_manifest
 from loraloom.evaluate.extractors import resolve_extractor
+from loraloom.extensions.domains.floorplan.importing.sources import SOURCES, Item
 from loraloom.extensions.metrics._towers import Tower
 from loraloom.generate.recipes import append_rows
 from loraloom.generate.saving import recipe_requests
 from loraloom.models.loading import open_model
+from loraloom.prepare.caption_versions import undo, versions_text
+from loraloom.prepare.captioning import caption_folder
 from loraloom.prepare.journal import ImageRow, Journal
+from loraloom.prepare.stored_captions import with_stored_captions
 from loraloom.protocols.data import Example
 from loraloom.protocols.domain import Section
 from loraloom.protocols.evaluation import Sample
@@ -31,6 +40,8 @@ from loraloom.protocols.model import ModelSource
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.components import BestLoss, UpdateCounts
 from loraloom.train.optim import LossScale
+from loraloom.utils.errors import UserError
+from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.untrusted import library_errors
 
 from .kinds import Artefact, hard_links
@@ -38,7 +49,7 @@ from .kinds import Artefact, hard_links
 EXAMPLE = Example(
     id="a", image="images/a.png", caption="a cat", caption_found=None, split="train", width=16, height=16,
     sha256="0" * 64, source_sha256="1" * 64, source_width=20, source_height=20, crop=(0, 0, 20, 20), scale=0.8,
-    num_tokens=4,
+    num_tokens=4, repeats=2, weight=0.5,
 )  # fmt: skip
 RECIPE: Mapping[str, Any] = {
     "file": "0.png", "prompt": "a", "negative_prompt": "", "seed": 1, "num_steps": 2, "guidance_scale": 3.0,
@@ -48,6 +59,50 @@ RECIPE: Mapping[str, Any] = {
     "prompt_method": "attention", "domain": "freetext", "weighting": True, "precision": "no", "repair_rounds": 0,
     "repair_guidance": 0.0, "loraloom": "0.1.0",
 }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ captions and plans
+
+
+def build_captions(folder: Path) -> None:
+    """A folder of images whose captions were written to files, over one by hand."""
+    (folder / "raw").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), "red").save(folder / f"raw/{name}.png")
+    (folder / "raw/a.txt").write_text("by hand", encoding="utf-8")
+    values = {"captioner": "template", "caption_template": "a {stem}", "overwrite": True, "write_files": True}
+    caption_folder(folder / "raw", read_settings(CaptionConfig, values=values), console=lambda line: None)
+
+
+def read_captions(folder: Path) -> None:
+    """Everything that reads the store: `prepare`, another edit, a list of versions, undo."""
+    with_stored_captions(folder / "raw", list(plugins.load("formats", "sidecar").read(folder / "raw", {})))
+    versions_text(folder / "raw")
+    caption_folder(
+        folder / "raw",
+        read_settings(CaptionConfig, values={"suffix": "!", "overwrite": True}),
+        console=lambda line: None,
+    )
+    undo(folder / "raw", lambda line: None)
+
+
+def build_housegan(folder: Path) -> None:
+    """Two rooms and a door, as House-GAN++ has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes = [[20, 20, 60, 60], [66, 20, 99, 60], [61, 30, 65, 42]]
+    sides = [[left, top, right, top] for left, top, right, _ in boxes]
+    sides += [[right, top, right, bottom] for _, top, right, bottom in boxes]
+    sides += [[right, bottom, left, bottom] for left, _, right, bottom in boxes]
+    sides += [[left, bottom, left, top] for left, top, _, bottom in boxes]
+    value = {"room_type": [1, 3, 17], "boxes": boxes, "edges": sides, "ed_rm": [[0], [1], [2]] * 4}
+    (folder / "plan.json").write_text(json.dumps(value), encoding="utf-8")
+
+
+def read_housegan(folder: Path) -> None:
+    try:
+        SOURCES["housegan"].read(Item(id="plan", file=folder / "plan.json"))
+    except RefusedError as error:
+        raise UserError(str(error)) from None
 
 
 # ------------------------------------------------------------------------------------------------- prepared datasets
@@ -69,6 +124,25 @@ def read_dataset(folder: Path) -> None:
         assert 0 < example.width * example.height <= 1 << 26
         assert load_pixels(folder, example).shape == (3, example.height, example.width)
         json.dumps(asdict(example), ensure_ascii=False, allow_nan=False).encode()
+
+
+CACHE_FILE = f"cache/latents/ab/{'ab' * 32}.safetensors"
+
+
+def build_cache(folder: Path) -> None:
+    build_dataset(folder)
+    origin = {"kind": "latents", "id": "a", "image_sha256": EXAMPLE.sha256, "mirrored": "no", "vae": "v"}
+    ContentCache(folder / "cache" / "latents").put("ab" * 32, {"mean": torch.ones(4, 2, 2)}, origin)
+
+
+def read_cache(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    for deep in (False, True):
+        report = examine_cache(folder / "cache", manifest, lambda caption: caption, deep=deep)
+        assert len(report.files) + len(report.strangers) <= 2
+        lines_of(report)
+        for file in removable(report, ("stale", "corrupt"), prompts=True):
+            assert file.path.is_relative_to(folder / "cache")
 
 
 def build_journal(folder: Path) -> None:
@@ -318,7 +392,21 @@ def artefacts(model: Path) -> list[Artefact]:
         Artefact("manifest", build_dataset, "manifest.jsonl", read_dataset, [*row, ("crop", 1)]),
         Artefact("dataset.json", build_dataset, "dataset.json", read_dataset, info_fields),
         Artefact("prepared image", build_dataset, "images/a.png", read_dataset),
+        Artefact("cache file", build_cache, CACHE_FILE, read_cache),
         Artefact("journal", build_journal, "journal.jsonl", read_journal, journal_fields),
+        Artefact(
+            "captions current", build_captions, "raw/.captions/current.json", read_captions, [("version",), ("next",)]
+        ),
+        Artefact(
+            "captions version", build_captions, "raw/.captions/v0001.jsonl", read_captions, [("version",), ("words",)]
+        ),
+        Artefact(
+            "plan to import",
+            build_housegan,
+            "plan.json",
+            read_housegan,
+            [("room_type",), ("room_type", 0), ("boxes",), ("boxes", 0, 0), ("edges", 0), ("ed_rm",), ("ed_rm", 0, 0)],
+        ),
         Artefact("recipe", build_recipe, "prompts.jsonl", partial(read_recipe, "prompts.jsonl"), recipe_fields),
         Artefact("recipe image", build_recipe_image, "0.png", partial(read_recipe, "0.png")),
         Artefact("settings TOML", build_toml, "settings.toml", read_toml),

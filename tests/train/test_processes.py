@@ -17,7 +17,7 @@ from loraloom.data.encode import LatentStore, TextStore
 from loraloom.diffusion.objective import UNIFORM, draw_noise, make_objective
 from loraloom.models.loading import open_model
 from loraloom.protocols.data import Batch
-from loraloom.train.distributed import check_one_gpu_each
+from loraloom.train.distributed import check_one_gpu_each, choose_backend
 from loraloom.train.run import train
 from loraloom.train.step import noise_and_timesteps
 from loraloom.utils.errors import UserError
@@ -32,6 +32,17 @@ def torchrun(config: Path, processes: int, folder: Path) -> subprocess.Completed
         [*launcher, "-m", "loraloom", "train", "--config", str(config), "--cpu"],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+def test_the_backend_is_named_by_the_environment_or_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LORALOOM_BACKEND", raising=False)
+    expected = "gloo" if torch.cuda.is_available() and not torch.distributed.is_nccl_available() else "nccl"
+    assert choose_backend() == expected
+    monkeypatch.setenv("LORALOOM_BACKEND", "gloo")
+    assert choose_backend() == "gloo"
+    monkeypatch.setenv("LORALOOM_BACKEND", "mpi")
+    with pytest.raises(UserError, match="expected nccl or gloo"):
+        choose_backend()
 
 
 def test_more_processes_than_gpus_are_refused_before_nccl_meets_them() -> None:
@@ -113,6 +124,36 @@ def test_every_image_has_its_own_noise_and_timestep_on_every_device(dataset: Pat
     assert not torch.equal(noise_1, noise_2)
     assert torch.equal(noises, torch.cat([noise_1, noise_2]))
     assert torch.equal(timesteps, torch.cat([timesteps_1, timesteps_2]))
+
+
+def test_repetitions_of_an_image_in_an_epoch_have_their_own_noise_and_the_weight_of_the_image(
+    dataset: Path, tiny_model: Path
+) -> None:
+    """The first repetition has the noise that the image has without repeats."""
+    from loraloom import plugins
+    from loraloom.data.cache import ContentCache
+    from loraloom.data.manifest import read_manifest
+    from loraloom.prompts.encoder import PromptEncoder
+    from loraloom.protocols.model import ModelSource
+
+    model = open_model(ModelSource(location=str(tiny_model)), "stable_diffusion")
+    domain = plugins.load("domains", "freetext")
+    example = read_manifest(dataset).split("train")[0]
+    latents = LatentStore(model, dataset, ContentCache(None), "vae")
+    texts = TextStore(PromptEncoder(text=model.text, domain=domain), ContentCache(None))
+    maker = BatchMaker(examples=[example], latents=latents, texts=texts, domain=domain, seed=0)
+    sizes = ((example.width, example.height),)
+    once, thrice = (
+        maker.make(0, plan.epoch(0)[0][0])
+        for plan in (Plan(sizes, 1, 1, 1, seed=0), Plan(sizes, 4, 1, 1, seed=0, repeats=(3,), weights=(0.25,)))
+    )
+    assert thrice.weights_b.tolist() == [0.25, 0.25, 0.25, 0.0]
+    noise, timesteps = noise_and_timesteps(thrice, make_objective(model.info.schedule), UNIFORM)
+    first, _ = noise_and_timesteps(once, make_objective(model.info.schedule), UNIFORM)
+    copies = [noise[place] for place in range(3)]
+    assert any(torch.equal(copy, first[0]) for copy in copies)
+    assert not any(torch.equal(copies[i], copies[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len({int(step) for step in timesteps[:3]}) > 1
 
 
 def test_noise_is_decided_by_seed_epoch_and_image_alone() -> None:

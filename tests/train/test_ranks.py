@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from loraloom.config.reading import to_yaml
@@ -92,15 +93,15 @@ def test_each_fault_of_samples_at_each_rank_is_reported_by_name_and_training_con
     configure: Configure, tmp_path: Path
 ) -> None:
     samples = {"enabled": True, "steps": 2, "prompts": ["a", "b", "c"]}
-    kinds = ["raise", "memory", "slow", "late"]
+    kinds = ["raise", "memory", "slow", "late", "tight"]
     faults = [f"sample-{kind}:{rank}:{2 * k + rank}" for k, kind in enumerate(kinds) for rank in (0, 1)]
     config = configure(
-        train={"max_steps": 8, "validation_every": 0}, checkpoints={"every": 0, "latest_every": 1}, samples=samples
+        train={"max_steps": 10, "validation_every": 0}, checkpoints={"every": 0, "latest_every": 1}, samples=samples
     )
     ran = train_on_ranks(written(config, tmp_path / "run.yaml"), 2, fault=",".join(faults))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     folder = tmp_path / "run"
-    for step in range(8):
+    for step in range(10):
         (line,) = [one for one in ran.stdout.splitlines() if f"samples at step {step}:" in one] or [""]
         kind, rank = kinds[step // 2], step % 2
         if kind == "slow":
@@ -108,16 +109,20 @@ def test_each_fault_of_samples_at_each_rank_is_reported_by_name_and_training_con
             continue
         assert line.startswith(f"warning: samples at step {step}: rank {rank}: "), ran.stdout
         words = {"raise": "RuntimeError: a fault of the test", "memory": "out of memory: CUDA out of memory",
+                 "tight": f"out of memory at 64x64: {2 - rank} of {2 - rank} images have half these sides",
                  "late": "broken off after 600 s (samples.deadline_s) with 0 of"}[kind]  # fmt: skip
         assert words in line
         other = folder / "samples" / f"step_{step:07d}" / f"gpu_{1 - rank}_sample.png"
         assert other.is_file(), "the other rank has its images"
-    assert sorted(path.name for path in (folder / "samples" / "step_0000008").iterdir()) == [
+    with Image.open(folder / "samples" / "step_0000008" / "gpu_0_sample.png") as image:
+        assert image.size == (32, 32)
+    assert "contact sheet was not written" not in ran.stdout
+    assert sorted(path.name for path in (folder / "samples" / "step_0000010").iterdir()) == [
         "gpu_0_prompt.txt", "gpu_0_prompt_2.txt", "gpu_0_sample.png", "gpu_0_sample_2.png", "gpu_1_prompt.txt",
         "gpu_1_sample.png",
     ]  # fmt: skip
-    assert [len(row["rank_seconds"]) for row in rows(folder, "samples")] == [2] * 9
-    assert CheckpointFolder(folder / "checkpoints").path(8).name == "step_0000008"
+    assert [len(row["rank_seconds"]) for row in rows(folder, "samples")] == [2] * 11
+    assert CheckpointFolder(folder / "checkpoints").path(10).name == "step_0000010"
     assert len(list((folder / "checkpoints").iterdir())) == 1, "the rolling one goes when a numbered one is newer"
 
 

@@ -194,6 +194,30 @@ def test_flipping_captions_that_speak_of_left_and_right_is_refused(
         train(configure(data={"dataset": str(copy), "random_flip": True}), say=quiet)
 
 
+def test_several_captions_flips_and_variants_are_all_precomputed_and_nothing_else_is(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "varied"
+    shutil.copytree(dataset, copy)
+    rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["more_captions"] = [f"{row['caption']}, on the left", f"{row['caption']}, a left hand"][
+            : 1 + (row is rows[0])
+        ]
+    (copy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines: list[str] = []
+    data = {"dataset": str(copy), "random_flip": True}
+    config = configure(data=data, augment={"flip_unknown": "keep", "variants": 2})
+    train(config, say=lines.append)
+    assert any("augmentation: 2 variants of each image" in line for line in lines)
+    latents = len(list((tmp_path / "cache" / "latents").rglob("*.safetensors")))
+    learned = sum(row["split"] == "train" for row in rows)
+    held = len(rows) - learned
+    unflipped = rows[0]["split"] == "train"
+    assert latents == 3 * 2 * learned - 3 * unflipped + held
+    assert any("cannot be rewritten: 1 images are not mirrored" in line for line in lines) == unflipped
+
+
 def test_a_image_changed_after_prepare_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "edited"
     shutil.copytree(dataset, copy)
@@ -547,3 +571,22 @@ def test_batches_that_no_size_can_fill_deserve_a_sentence(configure: Configure) 
     train(configure(data={"batch_size": 16}, train={"max_steps": 1, "validation_every": 0}), say=said.append)
     (line,) = [line for line in said if "repeats of weight zero" in line]
     assert line.startswith("note: a batch of 16 is more than the ")
+
+
+def test_a_dataset_whose_rows_stay_on_disk_is_precomputed_in_pieces_and_learns_the_same(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    cached: list[set[str]] = []
+    # The same images a batch of the VAE give the same latents to the last bit; smaller pieces make other batches.
+    for name, rows, piece, steps in (("memory", 50_000, 4096, 4), ("disk", 2, 4096, 4), ("pieces", 2, 2, 1)):
+        monkeypatch.setattr("loraloom.data.manifest.MAX_IN_MEMORY", rows)
+        monkeypatch.setattr("loraloom.train.precompute._PIECE", piece)
+        run, cache = tmp_path / name, tmp_path / f"cache-{name}"
+        train(configure(train={"output": str(run), "max_steps": steps}, data={"cache_dir": str(cache)}), say=quiet)
+        weights.append(load_file(run / "adapter.safetensors"))
+        cached.append({path.name for path in cache.rglob("*.safetensors")})
+    assert weights[0].keys() == weights[1].keys()
+    for key, one in weights[0].items():
+        assert torch.allclose(one, weights[1][key], atol=1e-6), key
+    assert cached[0] == cached[1] == cached[2]

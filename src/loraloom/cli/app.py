@@ -53,7 +53,7 @@ class Verb:
 
     @property
     def name(self) -> str:
-        return self.function.__name__.replace("_", "-")
+        return self.function.__name__.rstrip("_").replace("_", "-")  # `import_` is `import`
 
     @property
     def summary(self) -> str:

@@ -2,6 +2,9 @@
 
 import asyncio
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +77,10 @@ def launch(
 
     job = job_of(read_settings(RunConfig, config, overrides or (), {}), cpu=cpu)
     cluster, settings = _open(given, workers, workers_file, project_path)
-    outcome = asyncio.run(launch_job(cluster, job, settings, _say, dry_run=dry_run, skip_deploy=skip_deploy))
+    with _live() as (say, show):
+        outcome = asyncio.run(
+            launch_job(cluster, job, settings, say, show=show, dry_run=dry_run, skip_deploy=skip_deploy)
+        )
     if outcome is not None and outcome.kind == "stopped":
         _say(f"stopped ({outcome.text}); the same command resumes")
     elif outcome is not None:
@@ -257,6 +263,33 @@ async def _closing(cluster: "Cluster", work: Any) -> Any:
         return await work
     finally:
         await cluster.close()
+
+
+@contextmanager
+def _live() -> Iterator[tuple[Callable[[str], None], Callable[[Any, Any], None]]]:
+    """On a terminal a table of all nodes below the lines, refreshed with every answer; elsewhere lines alone."""
+    if not sys.stdout.isatty():
+        yield _say, lambda attempt, views: None
+        return
+    from rich.live import Live
+    from rich.table import Table
+
+    from loraloom.cluster.live_table import HEADER, LiveTable
+
+    rows = LiveTable()
+    with Live(refresh_per_second=2, transient=True) as display:
+
+        def show(attempt: Any, views: Any) -> None:
+            shown = Table(*HEADER, title=f"attempt {attempt.id}", title_justify="left")
+            for row in rows.rows(attempt, views, time.monotonic()):
+                shown.add_row(*row)
+            display.update(shown)
+
+        def say(text: str) -> None:
+            with suppress(OSError):  # a terminal that was closed does not end a run
+                display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        yield say, show
 
 
 def _say(text: str) -> None:

@@ -1,43 +1,135 @@
 """`loraloom evaluate`: from what was named to a table of scores.
 
-In: settings and what was named. Out: scores.json and report.html in a folder, and a table on the terminal.
+In: settings and what was named. Out: scores.json or sweep.json and report.html in a folder, and a table on the terminal.
 """
 
 import json
+import shlex
+import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
+from loraloom.cli.processes import count_processes, without
 from loraloom.config.evaluate import EvaluateConfig
+from loraloom.evaluate.ranking import Row
 from loraloom.evaluate.report import shown_interval, shown_value
 from loraloom.evaluate.run import EvaluateOptions, Evaluation, evaluate
 from loraloom.evaluate.scoring import ANCHORS, Score
+from loraloom.evaluate.sharing import ShareFinishedError, collect
+from loraloom.evaluate.sweep import Sweep, sweep
+from loraloom.evaluate.sweep_report import record_of, write_sweep
+from loraloom.evaluate.sweep_words import advice_lines, decimal, loss_text, percent, verdict_lines
 from loraloom.lora.files import find_adapter
 from loraloom.protocols.evaluation import ROLE_NAMES, Role
 from loraloom.utils.errors import UserError
-from loraloom.utils.progress import Progress, table
+from loraloom.utils.output_paths import COMMAND, check_folder
+from loraloom.utils.progress import Progress, bars, table
+from loraloom.utils.ranks import run_ranks, supervised_rank
 
 Say = Callable[[str], None]
 Bars = Callable[[], AbstractContextManager[Callable[[str], Progress]]]
-OUT = "evaluation"
+OUT, SWEEP_OUT = "evaluation", "sweep"
+MAX_ROWS = 12
+"""Lines of the leaderboard on the terminal."""
 
 
-def given_options(
-    images: Path | None,
-    lora: Path | None,
-    reference: Path | None,
-    base: str | None,
-    domain: str | None,
-    out: Path | None,
-) -> EvaluateOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What the command line names beside the settings; see the verb's help."""
+
+    images: Path | None = None
+    lora: Path | None = None
+    sweep: Path | None = None
+    reference: Path | None = None
+    base: str | None = None
+    domain: str | None = None
+    out: Path | None = None
+    prompts_file: Path | None = None
+    add_triggers: bool = False
+
+
+def given_options(named: Named) -> EvaluateOptions:
     """The options of the verb with their defaults.
 
     Raises:
-        UserError: Nothing to score, or two things.
+        UserError: Nothing to score, or two things; or an option that has no effect beside the others.
     """
-    images, lora = _what(images, lora)
-    folder = out or (lora / OUT if lora and lora.is_dir() else Path(OUT))
-    return EvaluateOptions(images=images, lora=lora, reference=reference, base=base, domain=domain, out=folder)
+    images, lora = _what(named)
+    name = SWEEP_OUT if named.sweep else OUT
+    folder = named.out or (lora / name if lora and lora.is_dir() else Path(name))
+    if images is not None and named.prompts_file is not None:
+        raise UserError(
+            "--prompts-file is for a run that generates images", fix="leave it out, or name a run with --lora"
+        )
+    if named.add_triggers and named.prompts_file is None:
+        raise UserError("--add-triggers is for prompts of a file", fix="leave it out, or add --prompts-file FILE")
+    return EvaluateOptions(
+        images=images,
+        lora=lora,
+        reference=named.reference,
+        base=named.base,
+        domain=named.domain,
+        out=folder,
+        prompts_file=named.prompts_file,
+        add_triggers=named.add_triggers,
+    )
+
+
+def run_on_terminal(config: EvaluateConfig, named: Named, num_processes: str | None, *, as_json: bool) -> None:
+    """The verb: score, or sweep, after --num-processes have generated the images.
+
+    Raises:
+        UserError: A mistake in what was named, or anything that the evaluation lacks.
+    """
+    options = given_options(named)
+    generate_on_processes(num_processes, options)
+    run = sweep_on_terminal if named.sweep is not None else evaluate_on_terminal
+    with suppress(ShareFinishedError):
+        run(config, options, as_json=as_json, say=_say, note=_note, bars=bars)
+
+
+def generate_on_processes(wish: str | None, options: EvaluateOptions) -> None:
+    """Let several processes generate the images first; what they left is all there when this process evaluates.
+
+    Raises:
+        UserError: `wish` is no number of processes, or there is nothing to generate.
+        typer.Exit: A rank failed, or was asked to stop; the images that are finished are kept.
+    """
+    count = count_processes(wish, cpu=False)
+    if count > 1 and options.lora is None:
+        raise UserError("--num-processes is for a run that generates its images", fix="leave it out")
+    if count == 1:
+        return
+    check_folder(options.out)
+    collect(options.out / "images")
+    ended = run_ranks([sys.executable, "-m", "loraloom", *without(sys.argv[1:], "--num-processes")], count, None)
+    made = collect(options.out / "images")
+    if ended.first is None:
+        _note(f"{made:,} images generated by {count} processes")
+        return
+    if ended.asked:
+        raise typer.Exit(130)
+    if ended.codes[0] != 2:
+        rank = f"rank {ended.first} of {count} (process {ended.pid}) {ended.reason()}"
+        _note(f"error: {rank}; all ranks were ended, and {made:,} images are finished")
+    raise typer.Exit(2 if ended.codes[ended.first] == 2 else 1)
+
+
+def _say(line: str) -> None:
+    """A line of the result; the ranks of an evaluation are silent, since the process that started them says the same."""
+    if not supervised_rank():
+        typer.echo(line)
+
+
+def _note(line: str) -> None:
+    """A line beside the result."""
+    if not supervised_rank():
+        typer.echo(line, err=True)
 
 
 def evaluate_on_terminal(
@@ -51,6 +143,58 @@ def evaluate_on_terminal(
         return
     for line in lines(evaluation):
         say(line)
+
+
+def sweep_on_terminal(
+    config: EvaluateConfig, options: EvaluateOptions, *, as_json: bool, say: Say, note: Say, bars: Bars
+) -> None:
+    """Sweep, write the report, and print a leaderboard and what to keep, or with `as_json` the record."""
+    with bars() as bar:
+        found = sweep(config, options, note if as_json else say, bar)
+    files = write_sweep(found)
+    if as_json:
+        say(json.dumps(record_of(found), indent=1, ensure_ascii=False))
+        return
+    for line in sweep_lines(found):
+        say(line)
+    say(f"report: {files[1]}; record: {files[0]}; images: {files[2]}")
+
+
+def sweep_lines(found: Sweep) -> list[str]:
+    """The leaderboard, the verdicts, the advice, and the command that generates with the advised setting."""
+    rows = found.ranking.rows
+    shown = rows[:MAX_ROWS]
+    lines = [table(*_leaderboard(shown))]
+    if len(rows) > len(shown):
+        lines.append(f"and {len(rows) - len(shown):,} more settings, in the report")
+    counts = Counter(row.verdict for row in rows)
+    lines.append(f"{len(rows):,} settings: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common()))
+    lines += [*verdict_lines(found.ranking), *advice_lines(found.ranking)]
+    lines += [f"note: {note}" for note in found.ranking.notes]
+    best = next(cell for cell in found.cells if cell.name == found.ranking.advised.cell.name)
+    place = shlex.quote(f"{best.candidate.place}:{best.scale:g}")
+    return [*lines, f'generate with it: {COMMAND} generate "..." --lora {place}']
+
+
+def _leaderboard(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    header = ("", "setting", "score", "gain", "drift", "prompts followed less", "copies", "verdict")
+    found: list[tuple[str, ...]] = []
+    for place, row in enumerate(rows, 1):
+        copies = row.cell.figures.get("copies")
+        found.append(
+            (
+                str(place),
+                row.cell.label,
+                decimal(row.score),
+                percent(row.gain),
+                percent(row.drift, interval=False),
+                loss_text(row.fit_loss),
+                f"{copies.value:.0%}" if copies and copies.value is not None else "",
+                row.verdict,
+            )
+        )
+    kept = [column for column in range(len(header)) if column == 0 or any(row[column] for row in found)]
+    return tuple(header[column] for column in kept), [tuple(row[column] for column in kept) for row in found]
 
 
 def lines(evaluation: Evaluation) -> list[str]:
@@ -85,8 +229,17 @@ def _table(scores: Sequence[Score]) -> tuple[tuple[str, ...], list[tuple[str, ..
     return header, rows
 
 
-def _what(images: Path | None, lora: Path | None) -> tuple[Path | None, Path | None]:
+def _what(named: Named) -> tuple[Path | None, Path | None]:
     """What is scored: a folder of images, or a run; an adapter in the place of the images is a run."""
+    images, lora = named.images, named.lora
+    if named.sweep is not None:
+        if images is not None or lora is not None:
+            raise UserError(
+                "--sweep and something else to score were both named",
+                got=f"{named.sweep} and {images or lora}",
+                fix="leave out one: a sweep generates its own images",
+            )
+        return None, named.sweep
     if images is not None and lora is None and _is_adapter(images):
         return None, images
     if images is not None and lora is not None:

@@ -10,6 +10,15 @@ import typer
 
 from loraloom.config.flags import ConfigFile, Given, Overrides
 
+Processes = Annotated[
+    str | None,
+    typer.Option(
+        "--num-processes",
+        help="Processes that generate the images of a run, one per GPU; auto: as many as GPUs. The scores are those of one "
+        "process.",
+    ),
+]
+
 
 def evaluate(
     given: Given,
@@ -22,6 +31,23 @@ def evaluate(
             "--lora", "--adapter", help="Run, checkpoint folder or adapter file; it generates its own images."
         ),
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run whose checkpoints, and averages of them, are compared at several scales: which one to keep."
+        ),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts that a run generates: a text file with one per line, or the name of a built-in set. "
+            "[default: held-out captions of its dataset]"
+        ),
+    ] = None,
+    add_triggers: Annotated[
+        bool,
+        typer.Option("--add-triggers", help="Put the trigger word first where a prompt of --prompts-file lacks it."),
+    ] = False,
     reference: Annotated[
         Path | None,
         typer.Option(help="Dataset, or folder of real images, to compare with. [default: the dataset of the run]"),
@@ -35,25 +61,24 @@ def evaluate(
         typer.Option(help="Domain of the prompts; some domains also verify the images. [default: the adapter's]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the scores. [default: RUN/evaluation, or evaluation]")
+        Path | None,
+        typer.Option(help="Folder of the scores. [default: RUN/evaluation or RUN/sweep, or evaluation or sweep]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print scores.json instead of a table.")] = False,
+    num_processes: Processes = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print scores.json, or sweep.json, instead of a table.")
+    ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Score images, or an adapter by images that it generates: likeness, fit to prompts, drift, memorisation."""
+    from loraloom.cli.evaluate_command import Named, run_on_terminal
     from loraloom.config.evaluate import EvaluateConfig
     from loraloom.config.reading import read_settings
 
     settings = read_settings(EvaluateConfig, config, overrides or (), given)
-    from loraloom.cli import evaluate_command as command
-    from loraloom.utils.progress import bars
-
-    command.evaluate_on_terminal(
-        settings,
-        command.given_options(images, lora, reference, base, domain, out),
-        as_json=as_json,
-        say=typer.echo,
-        note=lambda line: typer.echo(line, err=True),
-        bars=bars,
-    )
+    named = Named(
+        images=images, lora=lora, sweep=sweep, reference=reference, base=base, domain=domain, out=out,
+        prompts_file=prompts_file, add_triggers=add_triggers,
+    )  # fmt: skip
+    run_on_terminal(settings, named, num_processes, as_json=as_json)

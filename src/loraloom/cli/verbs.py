@@ -13,11 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from loraloom import plugins
+from loraloom.cli.caption_verb import caption
 from loraloom.cli.evaluate_verb import evaluate
+from loraloom.cli.inspect_verb import inspect
 from loraloom.config.flags import ConfigFile, Given, Overrides
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
-from loraloom.utils.output_paths import COMMAND, check_folder, images_folder, prepare_line
+from loraloom.utils.output_paths import check_folder, images_folder, prepare_line
 
 _MODEL_CONFIG = (
     "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
@@ -58,33 +60,28 @@ _AddTriggers = Annotated[
 
 def prepare(
     given: Given,
-    source: Annotated[Path, typer.Argument(help="Folder with images and captions.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset to write.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder with images and captions; with --style the folder to write.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the dataset to write; with --style of all datasets.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Count caption tokens with this model's tokenizer.")
     ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make a dataset of a folder of images and captions."""
+    """Make a dataset of a folder of images and captions, or of several folders, one for each --style."""
+    from loraloom.cli.prepare_command import prepare_folder, prepare_several
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
-    from loraloom.prepare import run as room
-    from loraloom.utils.progress import bars
 
     settings = read_settings(PrepareConfig, config, overrides or (), given)
-    text = None
-    if model:
-        from loraloom.models.loading import open_model
-        from loraloom.protocols.model import ModelSource
-
-        text = open_model(ModelSource(location=model)).text
-    with bars() as bar:
-        count = (lambda caption: len(text.tokenizer.tokenize(caption))) if text else None
-        room.prepare(source, out, settings, count_tokens=count, console=typer.echo, progress=bar("images"))
-    if not model:
-        typer.echo("caption tokens were not counted: add --model, or run `loraloom tokens`")
-    typer.echo(f"next: {COMMAND} train --dataset {out}")
+    if settings.style:
+        prepare_several(settings, source, out, model, typer.echo)
+    else:
+        prepare_folder(settings, source, out, model, typer.echo)
 
 
 def train(
@@ -338,7 +335,9 @@ def samples(
 
 
 def config(
-    verb: Annotated[str, typer.Argument(help="Verb: train, prepare, generate or evaluate.")] = "train",
+    verb: Annotated[
+        str, typer.Argument(help="Verb: train, inspect, caption, prepare, generate or evaluate.")
+    ] = "train",
     resolved: Annotated[
         Path | None,
         typer.Option(
@@ -404,6 +403,8 @@ def doctor(
 
 VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
     (quickstart, None),
+    (inspect, "loraloom.config.inspect:InspectConfig"),
+    (caption, "loraloom.config.caption:CaptionConfig"),
     (prepare, "loraloom.config.prepare:PrepareConfig"),
     (train, "loraloom.config.run:RunConfig"),
     (generate, "loraloom.config.generate:GenerateConfig"),
@@ -420,6 +421,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("cache", "Show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
+    ("dataset", "Fetch datasets of the hub; export prepared ones.", "loraloom.cli.dataset_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 """Word, summary, and the module that has the verbs of the group as `COMMANDS`."""

@@ -12,6 +12,7 @@ changing, the ranks end: no orphan keeps a GPU. Standard library only.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from loraloom.utils.processes import (
 )
 
 TICK_S = 0.2
+_OF_RANK = re.compile(r"rank_\d+_images_per_second")
 LOG_BYTES = 1 << 16
 """Most bytes of one rank's log in one answer."""
 
@@ -309,7 +311,8 @@ def _last_numbers(events: Path) -> dict[str, Any]:
             with suppress(ValueError):
                 row = json.loads(line)
                 if isinstance(row, dict) and row.get("kind") == "train":
-                    return {key: row.get(key) for key in ("step", "loss", "images_per_second", "steps_per_second")}
+                    found = {key: row.get(key) for key in ("step", "loss", "images_per_second", "steps_per_second")}
+                    return found | {key: value for key, value in row.items() if _OF_RANK.fullmatch(key)}
     return {}
 
 

@@ -27,7 +27,7 @@ from loraloom.cluster.hosts import DEFAULT_ROOT, Host
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
 from loraloom.cluster.node_facts import own_address
 from loraloom.cluster.outcomes import Outcome
-from loraloom.cluster.plan import Member, RunPlan, as_text, plan_attempt, run_name
+from loraloom.cluster.plan import AttemptPlan, Member, RunPlan, as_text, plan_attempt, run_name
 from loraloom.cluster.preflight import (
     Finding,
     NodeReport,
@@ -37,7 +37,7 @@ from loraloom.cluster.preflight import (
     explain,
     inspect_nodes,
 )
-from loraloom.cluster.supervisor import Supervisor
+from loraloom.cluster.supervisor import NodeView, Supervisor
 from loraloom.cluster.trees import Manifest
 from loraloom.config.cluster import ClusterConfig
 from loraloom.config.reading import to_yaml
@@ -48,6 +48,7 @@ from loraloom.utils.reporting import log
 from loraloom.utils.safe_paths import short_hash
 
 Say = Callable[[str], None]
+Show = Callable[[AttemptPlan, dict[str, NodeView]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,9 +287,16 @@ async def ship_inputs(
 
 
 async def launch(
-    cluster: Cluster, job: Job, config: ClusterConfig, say: Say, *, dry_run: bool = False, skip_deploy: bool = False
+    cluster: Cluster,
+    job: Job,
+    config: ClusterConfig,
+    say: Say,
+    *,
+    show: Show = lambda attempt, views: None,
+    dry_run: bool = False,
+    skip_deploy: bool = False,
 ) -> Outcome | None:
-    """Deploy, check, and run a job to its end.
+    """Deploy, check, and run a job to its end. `show` takes what is known of the nodes while it runs.
 
     Returns:
         How it ended; None after a dry run, which sends no data and starts nothing but inventories.
@@ -319,7 +327,7 @@ async def launch(
         world = sum(member.processes for member in members)
         data = job.settings.data.batch_size * job.settings.train.gradient_accumulation
         say(f"{world} processes: an optimizer step learns from up to {world * data} images")
-        supervisor = Supervisor(plan_of(job, config, model), members, config, job.home, say)
+        supervisor = Supervisor(plan_of(job, config, model), members, config, job.home, say, show=show)
         with stop_on_signal(supervisor, say):
             return await supervisor.supervise()
     finally:

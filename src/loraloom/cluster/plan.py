@@ -17,6 +17,7 @@ from typing import Any
 
 from loraloom.cluster.hosts import Host
 from loraloom.utils.errors import UserError
+from loraloom.utils.ranks import BACKEND
 
 PORTS = 5
 """Ports that attempts take in turn: one that the system still holds back is not asked for at once."""
@@ -116,6 +117,12 @@ class AttemptPlan:
         """Name of the attempt; never used twice."""
         return f"{self.run.name}-{self.number}"
 
+    @property
+    def env(self) -> dict[str, str]:
+        """Variables of all ranks: those of the run, and gloo where a Windows node takes part, which has no NCCL."""
+        mixed = any(node.member.host.system == "windows" for node in self.nodes)
+        return {**({BACKEND: "gloo"} if mixed else {}), **self.run.env}
+
     def for_node(self, node: NodePlan, owner: str) -> dict[str, Any]:
         """What the node's agent reads on stdin."""
         return {
@@ -128,7 +135,7 @@ class AttemptPlan:
             "master_address": self.master_address,
             "master_port": self.master_port,
             "command": list(node.command),
-            "env": dict(self.run.env),
+            "env": self.env,
             "lease_s": self.run.lease_s,
             "grace_s": self.run.grace_s,
             "run_folder": node.member.run_folder,
@@ -207,7 +214,7 @@ def as_text(attempt: AttemptPlan) -> str:
             "MASTER_ADDR": attempt.master_address,
             "MASTER_PORT": attempt.master_port,
             **({"USE_LIBUV": 0} if member.host.system == "windows" else {}),
-            **attempt.run.env,
+            **attempt.env,
         }
         where = f"{member.host.transport}://{member.address}"
         lines.append(f"[{member.host.name}] {where}")

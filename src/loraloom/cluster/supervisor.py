@@ -66,6 +66,7 @@ class Supervisor:
         say: Takes lines for the user.
         connect: Connects to a host.
         event: Takes what happens, for records and tests: a word and values.
+        show: Takes the attempt and what is known of its nodes after each answer.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class Supervisor:
         say: Callable[[str], None],
         connect: Connect = connect_by_transport,
         event: Callable[[str, dict[str, Any]], None] = lambda word, values: None,
+        show: Callable[[AttemptPlan, dict[str, NodeView]], None] = lambda attempt, views: None,
     ) -> None:
         self.run, self.members, self.config, self.home, self.say = run, list(members), config, home, say
         self.links = {member.host.name: Link(member.host, connect) for member in members}
         self.owner = uuid.uuid4().hex[:12]
         self.stopping = asyncio.Event()
         self.views: dict[str, NodeView] = {}
-        self._event = event
+        self._event, self._show = event, show
         self._min_nodes = config.min_nodes or len(self.members)
         self._world = 0
 
@@ -315,6 +317,7 @@ class Supervisor:
                 return Outcome(kind="taken", node=name, text=str(answer.get("owner", "")))
             self._take_logs(name, view, answer)
             view.answer = {**answer, "gpus": answer.get("gpus") or view.answer.get("gpus")}
+            self._show(attempt, self.views)
             if (end := end_of(name, answer)) is not None:
                 view.finished = end.kind == "finished"
                 return end

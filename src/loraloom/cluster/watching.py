@@ -44,6 +44,7 @@ async def _run_row(link: Link, agent: Sequence[str], name: str, run: dict[str, A
     }
     answer: dict[str, Any] = await link.ask([*agent, "poll"], question)
     gpus = answer.get("gpus") or []
+    busy, memory = gpu_cells(gpus)
     ranks = ",".join(str(row["rank"]) for row in run["ranks"])
     numbers = answer.get("numbers") or {}
     speed = numbers.get("images_per_second")
@@ -54,12 +55,19 @@ async def _run_row(link: Link, agent: Sequence[str], name: str, run: dict[str, A
         str(run["attempt"]),
         ranks,
         str(len(gpus)),
-        "/".join(f"{gpu['busy_percent']}%" for gpu in gpus),
-        "/".join(f"{(gpu['used_mib'] or 0) / 1024:.1f} GiB" for gpu in gpus),
+        busy,
+        memory,
         str(numbers.get("step", "")),
         f"{speed:.1f}" if isinstance(speed, (int, float)) else "",
         str(state),
     )
+
+
+def gpu_cells(gpus: Any) -> tuple[str, str]:
+    """Utilization and used memory of a node's GPUs; empty without any."""
+    found = gpus or []
+    busy = "/".join(f"{gpu['busy_percent']}%" for gpu in found)
+    return busy, "/".join(f"{(gpu['used_mib'] or 0) / 1024:.1f} GiB" for gpu in found)
 
 
 async def log_lines(cluster: Cluster, run: str, count: int) -> list[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.config.base import Settings
+from loraloom.config.caption import CaptionConfig
 from loraloom.config.describing import leaves, show
 from loraloom.config.evaluate import EvaluateConfig
 from loraloom.config.generate import GenerateConfig
+from loraloom.config.inspect import InspectConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings
 from loraloom.config.run import RunConfig
@@ -27,7 +29,8 @@ def template(verb: str) -> str:
     Raises:
         UserError: The verb has no settings.
     """
-    kinds = {kind.verb: kind for kind in (RunConfig, PrepareConfig, GenerateConfig, EvaluateConfig)}
+    chosen = (RunConfig, InspectConfig, CaptionConfig, PrepareConfig, GenerateConfig, EvaluateConfig)
+    kinds = {kind.verb: kind for kind in chosen}
     if verb not in kinds:
         raise UserError("this verb has no settings", got=verb, fix=did_you_mean(verb, kinds))
     return commented_yaml(kinds[verb])

@@ -4,13 +4,65 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from loraloom.config.base import setting
+from loraloom.config.base import Settings, setting
 from loraloom.config.extending import Extended
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from loraloom.config.run import Precision
 
 FIRST_SEED = 100_000_000
 """Default seed of the images that are scored: training and its samples use small ones."""
+SEEDS, SWEEP_SEEDS = 4, 1
+"""Images for each prompt where nobody says how many."""
+
+
+class SweepConfig(Settings):
+    """Sweep: which checkpoint and scale to keep."""
+
+    verb = "evaluate"
+
+    scales: str = setting(
+        "0.4-1.2:0.2",
+        "Scales of the adapter: numbers separated by commas, or first-last:step such as 0.4-1.2:0.2.",
+        flag="--scales",
+    )
+    checkpoints: str = setting(
+        "all",
+        "Checkpoints of the run: all, steps separated by commas, or newest:N for the N newest.",
+        flag="--checkpoints",
+    )
+    ema: str = setting(
+        "auto",
+        "Lengths of averages of the checkpoints, as shares of the training above 0 and up to 0.2887 (the plain mean), "
+        "separated by commas; auto: 0.1 and 0.2 from three checkpoints on; none: no averages.",
+        flag="--ema",
+    )
+    rank_by: str = setting(
+        "auto",
+        "Metric whose gain over the base ranks the settings, such as style, clip_i or dino; auto: sentences_met if the domain "
+        "verifies images, otherwise style.",
+        flag="--rank-by",
+    )
+    drift_weight: float = setting(
+        0.5,
+        "How much drift lowers the score, which is gain - weight x drift - weight x loss of prompts; 0: not at all.",
+        flag="--drift-weight",
+        ge=0,
+        le=100,
+    )
+    prompt_weight: float = setting(
+        1.0,
+        "How much it lowers the score that prompts are followed less than by the base and real images; 0: not at all.",
+        flag="--prompt-weight",
+        ge=0,
+        le=100,
+    )
+    num_unrelated: int = setting(
+        6,
+        "Unrelated prompts that drift is measured with, one image each: the first of the ten that evaluate has.",
+        flag="--num-unrelated",
+        ge=2,
+        le=10,
+    )
 
 
 class EvaluateConfig(Extended):
@@ -42,8 +94,12 @@ class EvaluateConfig(Extended):
         ge=1,
         le=10_000,
     )
-    num_seeds: int = setting(
-        4, "Images for each prompt; image k (from 0) has the seed SEED + k.", flag="--num-seeds", ge=1, le=1000
+    num_seeds: int | None = setting(
+        None,
+        "Images for each prompt; image k (from 0) has the seed SEED + k; default: 4, in a sweep 1.",
+        flag="--num-seeds",
+        ge=1,
+        le=1000,
     )
     seed: int = setting(
         FIRST_SEED,
@@ -82,11 +138,17 @@ class EvaluateConfig(Extended):
         le=4096,
     )
     mixed_precision: Precision = setting("no", "Precision of the generation; no: float32.", flag="--mixed-precision")
+    sweep: SweepConfig = SweepConfig()
     strict: bool = setting(
         False,
         "Treat as errors: files that are not scored, prompts that are not read in full, images of several sizes.",
         flag="--strict",
     )
+
+    @property
+    def seeds_per_prompt(self) -> int:
+        """`num_seeds`, or what `evaluate` uses where it is left open; a sweep sets it."""
+        return self.num_seeds or SEEDS
 
     @field_validator("metrics")
     @classmethod

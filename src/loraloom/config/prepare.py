@@ -2,8 +2,16 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from loraloom.config.base import setting
 from loraloom.config.extending import Extended
+from loraloom.config.pairs import read_folder_numbers
+
+MAX_REPEATS = 10_000
+"""Times that an epoch may show an image."""
+MAX_WEIGHT = 1000.0
+"""Largest loss weight of an image."""
 
 
 class PrepareConfig(Extended):
@@ -20,9 +28,15 @@ class PrepareConfig(Extended):
     size: int = setting(
         512, "Side in pixels of the square whose area a prepared image has.", flag="--size", ge=16, le=4096
     )
-    crop: Literal["bucket", "center", "random", "pad"] = setting(
+    also_size: tuple[int, ...] = setting(
+        (),
+        "Also prepare each image at this side in pixels, as a row of its own, if it is not enlarged for it; may be repeated.",
+        flag="--also-size",
+    )
+    crop: Literal["bucket", "center", "random", "pad", "smart", "subject"] = setting(
         "bucket",
-        "bucket: crop to the nearest aspect ratio; center, random: crop to a square; pad: pad to a square, crop nothing.",
+        "bucket: crop the centre to the nearest aspect ratio; smart: the same where most is to see; subject: crop around what "
+        "stands out; center, random: crop to a square; pad: pad to a square, crop nothing.",
         flag="--crop",
     )
     bucket_step: int = setting(
@@ -34,11 +48,23 @@ class PrepareConfig(Extended):
     resample: Literal["lanczos", "bicubic", "box", "nearest"] = setting(
         "lanczos", "Filter for resizing; nearest keeps the exact colours of plans and pixel art.", flag="--resample"
     )
+    upscaler: str = setting(
+        "",
+        "Super-resolution model for images that are enlarged: a .safetensors file that spandrel reads, which is to be "
+        "installed; empty: the filter of --resample.",
+        flag="--upscaler",
+    )
     background: str = setting(
         "#ffffff", "Colour behind transparent pixels and around padded images.", flag="--background"
     )
     min_size: int = setting(
         64, "Minimum length of an image's shorter side in pixels; smaller images are refused.", flag="--min-size", ge=1
+    )
+    max_enlargement: float | None = setting(
+        None,
+        "Images that would be enlarged more than this many times are refused; default: no limit.",
+        flag="--max-enlargement",
+        ge=1,
     )
     max_megapixels: float = setting(
         120.0,
@@ -46,8 +72,41 @@ class PrepareConfig(Extended):
         flag="--max-megapixels",
         gt=0,
     )
+    class_folders: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Folders such as `10_sks dog`, as kohya's scripts have them: images are repeated 10 times an epoch, and those without "
+        "a text get the caption `sks dog`; auto: if all images lie in such folders.",
+        flag="--class-folders",
+    )
+    repeats: tuple[str, ...] = setting(
+        (),
+        "Times that an epoch shows the images of a folder below the source, as FOLDER=N, `.` for all; default: once.",
+        flag="--repeats",
+    )
+    weights: tuple[str, ...] = setting(
+        (),
+        "Loss weight of the images of a folder below the source, as FOLDER=W, `.` for all; default: 1.",
+        flag="--weight",
+    )
+    duplicates: Literal["keep", "exact", "near"] = setting(
+        "keep",
+        "Leave out of the dataset: exact: copies of a file; near: also images that are nearly the same; the largest stays, "
+        "and the source is not changed.",
+        flag="--duplicates",
+    )
     trigger: str = setting(
         "", "Trigger word; added in front of every caption that lacks it; empty: none.", flag="--trigger"
+    )
+    trigger_first: bool = setting(
+        False,
+        "Move the trigger word to the front of captions that have it elsewhere; such captions are counted.",
+        flag="--trigger-first",
+    )
+    style: tuple[str, ...] = setting(
+        (),
+        "A style, NAME=FOLDER:TRIGGER, such as anime=raw/anime:anistyle; the trigger follows the last colon. Each becomes a "
+        "dataset OUT/NAME whose captions begin with the trigger.",
+        flag="--style",
     )
     captioner: str = setting(
         "template", "Captioner that writes the captions of images without one.", flag="--captioner"
@@ -69,3 +128,14 @@ class PrepareConfig(Extended):
         flag="--strict",
     )
     num_workers: int = setting(0, "Number of worker processes; 0: one per core.", flag="--num-workers", ge=0)
+
+    @model_validator(mode="after")
+    def _numbers_can_be_read(self) -> "PrepareConfig":
+        read_folder_numbers(self.repeats, whole=True, most=MAX_REPEATS)
+        read_folder_numbers(self.weights, whole=False, most=MAX_WEIGHT)
+        for size in self.also_size:
+            if not 16 <= size <= 4096:
+                raise ValueError(f"also_size {size} is out of range: 16 to 4096 pixels")
+        if self.size in self.also_size or len(set(self.also_size)) < len(self.also_size):
+            raise ValueError("also_size names a size that is prepared already")
+        return self

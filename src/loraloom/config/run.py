@@ -3,12 +3,14 @@
 Field order is reading order; `loraloom config` prints the tree as commented YAML.
 """
 
-import re
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from loraloom.config.augment import AugmentConfig
 from loraloom.config.base import Settings, setting
+from loraloom.config.contradictions import contradictions
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
 
 PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -65,8 +67,15 @@ class DataConfig(Settings):
         "auto", "Domain of the captions; auto takes the one that the dataset was prepared with.", flag="--domain"
     )
     batch_size: int = setting(4, "Images in one forward pass on one device.", flag="--batch-size", ge=1)
+    batch_size_from: tuple[str, ...] = setting(
+        (),
+        "Smaller batch size of large images, as SIDE=N: 768=2 for images of at least 768 squared pixels; default: none.",
+        flag="--batch-size-from",
+    )
     random_flip: bool = setting(
-        False, "Also train on mirrored images; an error when captions mention left or right.", flag="--random-flip"
+        False,
+        "Also train on mirrored images; left and right are exchanged in their captions, see augment.flip_unknown.",
+        flag="--random-flip",
     )
     caption_dropout: float = setting(
         0.05,
@@ -87,6 +96,11 @@ class DataConfig(Settings):
     encode_batch_size: int = setting(
         4, "Images encoded in one batch while the cache is precomputed.", ge=1, resumable=True
     )
+
+    @model_validator(mode="after")
+    def _batch_sizes_can_be_read(self) -> "DataConfig":
+        read_batch_sizes(self.batch_size_from, self.batch_size)
+        return self
 
 
 class PromptConfig(Settings):
@@ -211,24 +225,6 @@ class ObjectiveConfig(Settings):
         return texts
 
 
-def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
-    """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
-
-    Raises:
-        ValueError: A text of another form, or a duplicate name.
-    """
-    weights: dict[str, float] = {}
-    for text in texts:
-        match = re.fullmatch(r"\s*(#[0-9a-fA-F]{6}|[^#=\s][^=]*?)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
-        if not match:
-            raise ValueError(f"{text!r} is not NAME=WEIGHT, such as 'interior door=5' or '#a06400=5'")
-        name = match[1].lower() if match[1].startswith("#") else match[1]
-        if name in weights:
-            raise ValueError(f"{name!r} has two weights")
-        weights[name] = float(match[2])
-    return weights
-
-
 class TrainConfig(Settings):
     """Duration, precision, and intervals of the run."""
 
@@ -257,6 +253,13 @@ class TrainConfig(Settings):
         "blocks or a share below 1; their activations are recomputed; 0: off.",
         flag="--block-swap",
         ge=0,
+        resumable=True,
+    )
+    shard: bool = setting(
+        False,
+        "With --method full and several processes: split weights, gradients and optimizer state over them (FSDP2), for "
+        "models that do not fit one GPU.",
+        flag="--shard",
         resumable=True,
     )
     low_bits: Literal["no", "fp8", "nf4"] = setting(
@@ -422,6 +425,7 @@ class RunConfig(Settings):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     prompts: PromptConfig = PromptConfig()
     lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig()
@@ -434,45 +438,6 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _checks_across_fields(self) -> "RunConfig":
-        if self.optim.warmup_steps > self.train.max_steps:
-            raise ValueError(
-                f"optim.warmup_steps is {self.optim.warmup_steps} but train.max_steps is {self.train.max_steps}: "
-                "the learning rate would never reach its peak"
-            )
-        if self.optim.optimizer == "prodigy" and self.optim.learning_rate < 0.1:
-            raise ValueError(
-                f"optim.learning_rate is {self.optim.learning_rate}, but prodigy estimates the step size itself: use about 1.0"
-            )
-        if self.optim.optimizer == "prodigy" and self.optim.text_encoder_learning_rate is not None:
-            raise ValueError(
-                "optim.text_encoder_learning_rate cannot be set with prodigy, which estimates one step size for all weights"
-            )
-        logit = (self.objective.logit_mean, self.objective.logit_std)
-        if self.objective.timestep_sampling == "uniform" and logit != (0.0, 1.0):
-            raise ValueError(
-                "objective.logit_mean and logit_std require objective.timestep_sampling logit_normal, but it is uniform"
-            )
-        if self.objective.balance_noise and self.objective.snr_gamma is not None:
-            raise ValueError(
-                "objective.balance_noise and snr_gamma both set the loss weights of noise levels: choose one"
-            )
-        of_adapter = self.lora.model_dump(exclude_defaults=True).keys() & {"target", "rank", "alpha", "dropout"}
-        if self.train.method == "full" and of_adapter:
-            raise ValueError(
-                f"lora.{min(of_adapter)} belongs to an adapter, but train.method is full: all weights are trained"
-            )
-        if self.train.block_swap and self.train.method == "full":
-            raise ValueError(
-                "train.block_swap is for frozen weights, but train.method is full: all weights are trained"
-            )
-        if self.train.low_bits != "no" and self.train.method == "full":
-            raise ValueError("train.low_bits is for frozen weights, but train.method is full: all weights are trained")
-        if self.train.low_bits != "no" and self.train.compile:
-            raise ValueError("train.low_bits and train.compile exclude each other: choose one")
-        if self.train.block_swap and self.train.compile:
-            raise ValueError("train.block_swap and train.compile exclude each other: choose one")
-        if self.lora.text_encoder and self.data.caption_dropout == 1:
-            raise ValueError(
-                "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"
-            )
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
         return self

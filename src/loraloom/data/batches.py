@@ -4,11 +4,12 @@ In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a funct
 so it does not depend on the number of devices. Noise and timesteps are sampled in the train step from the batch's seeds.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
+from loraloom.data.augment import Augmentation
 from loraloom.data.bucket_sampler import Pass
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.loss_weights import LatentWeights
@@ -29,7 +30,8 @@ class BatchMaker:
         latents, texts: The stores of latents and prompt embeddings.
         domain: Gives the captions of mirrored images.
         seed: Seed of the run; determines every random number.
-        random_flip: Whether half of the images are mirrored.
+        random_flip: Whether half of the images are mirrored; those whose caption cannot be rewritten never are.
+        augmentation: Variants of the images; each epoch takes one of an image, or the image itself.
         caption_dropout: Share of captions that are replaced by the empty text, 0 to 1.
         loss_weights: The loss weight of each latent of an image; None gives all the same, as validation has it.
     """
@@ -40,6 +42,7 @@ class BatchMaker:
     domain: Domain
     seed: int
     random_flip: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
     caption_dropout: float = 0.0
     loss_weights: LatentWeights | None = None
 
@@ -53,13 +56,16 @@ class BatchMaker:
         rng_parts, latents, captions, geometry, weights = [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
-            place = (self.seed, epoch, example.id)
-            mirrored = self.random_flip and uniform(*place, "flip") < 0.5
+            # Repetitions in one epoch have noise of their own; the first has the one that it had without repeats.
+            place = (self.seed, epoch, example.id, slot.copy) if slot.copy else (self.seed, epoch, example.id)
+            mirrored = self.random_flip and uniform(*place, "flip") < 0.5 and can_flip(example, self.domain)
+            if variants := self.augmentation.variants:
+                example = self.augmentation.variant(example, int(uniform(*place, "augment") * (variants + 1)))
             drawn = self.latents.sample(example, mirrored, lambda shape, place=place: normal(shape, *place, "vae"))
             rng_parts.append(place)
             latents.append(drawn)
             dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
-            captions.append("" if dropped else self.caption(example, mirrored))
+            captions.append("" if dropped else self.caption(example, mirrored, epoch))
             geometry.append(geometry_of(example, mirrored))
             if self.loss_weights:
                 weights.append(self.loss_weights.of(example, mirrored))
@@ -87,22 +93,37 @@ class BatchMaker:
             weights_b=torch.ones(count),
         )
 
-    def caption(self, example: Example, mirrored: bool) -> str:
-        """The caption of an image or of its mirror image."""
-        if not mirrored:
-            return example.caption
-        caption = self.domain.mirrored(example.caption)
-        assert caption is not None, example.id  # `refuse_blind_flips` has seen every caption
-        return caption
+    def caption(self, example: Example, mirrored: bool, epoch: int) -> str:
+        """The caption of an image, or of its mirror image, in an epoch: one of several is chosen by (seed, epoch, id)."""
+        several = example.captions
+        number = int(uniform(self.seed, epoch, example.id, "caption") * len(several)) if len(several) > 1 else 0
+        return self._shown(several[number], example, mirrored)
 
-    def needed_latents(self) -> list[tuple[Example, bool]]:
-        """Every (image, mirrored) that an epoch can ask for."""
-        flips = (False, True) if self.random_flip else (False,)
-        return [(example, mirrored) for example in self.examples for mirrored in flips]
+    def _shown(self, caption: str, example: Example, mirrored: bool) -> str:
+        if not mirrored:
+            return caption
+        rewritten = self.domain.mirrored(caption)
+        assert rewritten is not None, example.id  # `can_flip` has seen every caption
+        return rewritten
+
+    def needed_latents(self) -> Iterator[tuple[Example, bool]]:
+        """Every (image or variant, mirrored) that an epoch can ask for."""
+        for example in self.examples:
+            for variant in self.augmentation.all_of(example):
+                for mirrored in self._flips(example):
+                    yield variant, mirrored
+
+    def _flips(self, example: Example) -> tuple[bool, ...]:
+        return (False, True) if self.random_flip and can_flip(example, self.domain) else (False,)
 
     def needed_captions(self) -> list[str]:
         """Every caption that an epoch can ask for, each once."""
-        captions = {self.caption(example, mirrored): None for example, mirrored in self.needed_latents()}
+        captions = {
+            self._shown(caption, example, mirrored): None
+            for example in self.examples
+            for mirrored in self._flips(example)
+            for caption in example.captions
+        }
         return [*captions, *([""] if self.caption_dropout else [])]
 
 
@@ -117,12 +138,32 @@ def geometry_of(example: Example, mirrored: bool) -> ImageGeometry:
     )
 
 
-def refuse_blind_flips(examples: Sequence[Example], domain: Domain) -> None:
-    """Raise `UserError` when mirroring would make a caption false and the domain cannot rewrite it."""
-    blind = [example for example in examples if domain.mirrored(example.caption) is None]
-    if blind:
-        raise UserError(
-            f"data.random_flip is on, but {len(blind)} of {len(examples)} captions speak of left and right",
-            got=f"{blind[0].id}: {blind[0].caption[:60]}",
-            fix="switch random_flip off: the caption would be wrong for a mirrored image",
-        )
+def can_flip(example: Example, domain: Domain) -> bool:
+    """Whether every caption of an image can be written for its mirror image."""
+    return all(domain.mirrored(caption) is not None for caption in example.captions)
+
+
+def refuse_blind_flips(examples: Sequence[Example], domain: Domain, unknown: str = "error") -> str | None:
+    """A line about captions that mirroring would make false and that the domain cannot rewrite; None if there are none.
+
+    Args:
+        examples: Images that are learned.
+        domain: Rewrites captions.
+        unknown: `error`: they are an error; `keep`: their images are never mirrored.
+
+    Raises:
+        UserError: There are some and `unknown` is `error`.
+    """
+    captions = [named for example in examples for named in example.named_captions]
+    blind = [named for named in captions if domain.mirrored(named[1]) is None]
+    if not blind:
+        return None
+    number = f"{len(blind)} of {len(captions)} captions speak of left and right"
+    if unknown == "keep":
+        kept = sum(not can_flip(example, domain) for example in examples)
+        return f"{number} and cannot be rewritten: {kept} images are not mirrored, such as {blind[0][0]}"
+    raise UserError(
+        f"data.random_flip is on, but {number}",
+        got=f"{blind[0][0]}: {blind[0][1][:60]}",
+        fix="switch random_flip off, or set augment.flip_unknown=keep: the caption would be wrong for a mirrored image",
+    )

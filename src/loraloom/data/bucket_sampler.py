@@ -3,11 +3,11 @@
 In: image sizes, batch size, number of devices. Out: for every step of an epoch its forward passes, each a list of
 slots that all ranks share out among themselves.
 
-    epoch  -> steps          every image once, in an order computed from (seed, epoch)
+    epoch  -> steps          every image once, or as often as it is repeated, in an order computed from (seed, epoch)
     step   -> forward passes `gradient_accumulation` of them, fewer in an epoch's last step
     pass   -> slots          batch_size x num_devices images of one size; rank r takes its own run of them
 
-A bucket's tail is filled with repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
+A bucket's tail is completed by repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
 every image has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
 batch 2 learn from the same images as one with batch 4. A run keeps the passes of the number of devices that it was started
 with: another number of ranks shares the same passes out, in micro-batches of at most batch_size. So steps, images and
@@ -28,10 +28,17 @@ MAX_DEVICES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in a forward pass: which image, and 1.0, or 0.0 for a repeat that only fills the batch."""
+    """A place in a forward pass.
+
+    Attributes:
+        index: Which image.
+        weight: Its loss weight, usually 1.0; 0.0 for a repeat that only completes the batch.
+        copy: Which repetition of the image in this epoch, from 0: each has random numbers of its own.
+    """
 
     index: int
     weight: float
+    copy: int = 0
 
 
 Pass = tuple[Slot, ...]
@@ -48,6 +55,10 @@ class Plan:
         num_devices: Devices that the run was started with: a forward pass has a full batch for each of them.
         accumulation: Forward passes in a step.
         seed: Decides the order.
+        repeats: Times that an epoch shows each image, 1 or more; empty: once.
+        weights: Loss weight of each image, above 0; empty: 1.0.
+        smaller_batches: Batch size of images of at least this many pixels, the largest number of pixels first; others have
+            `batch_size`.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -55,43 +66,65 @@ class Plan:
     num_devices: int
     accumulation: int
     seed: int
+    repeats: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    smaller_batches: tuple[tuple[int, int], ...] = ()
+
+    def all_repeats(self) -> tuple[int, ...]:
+        """Times that an epoch shows each image."""
+        return self.repeats or (1,) * len(self.sizes)
+
+    def all_weights(self) -> tuple[float, ...]:
+        """Loss weight of each image."""
+        return self.weights or (1.0,) * len(self.sizes)
+
+    def batch_size_of(self, size: tuple[int, int]) -> int:
+        """Images of a size in a forward pass on one device."""
+        pixels = size[0] * size[1]
+        return next((batch for least, batch in self.smaller_batches if pixels >= least), self.batch_size)
+
+    def pass_size_of(self, size: tuple[int, int]) -> int:
+        """Slots of a forward pass of images of a size, over all devices."""
+        return self.batch_size_of(size) * self.num_devices
 
     @property
     def pass_size(self) -> int:
-        """Slots of one forward pass over all devices."""
+        """Slots of the largest forward pass over all devices."""
         return self.batch_size * self.num_devices
 
     @property
     def step_size(self) -> int:
-        """Slots of a whole optimizer step: what a step's summed loss is divided by."""
+        """Slots of the largest optimizer step: what a step's summed loss is divided by, so that all images count alike."""
         return self.pass_size * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every image is seen once."""
-        passes = sum(-(-len(bucket) // self.pass_size) for bucket in self._buckets().values())
+        """Optimizer steps in which every image is seen once, or as often as it is repeated."""
+        passes = sum(-(-count // self.pass_size_of(size)) for size, count in self.seen_by_size().items())
         return -(-passes // self.accumulation)
 
     def slots(self) -> tuple[int, int]:
         """Slots of an epoch, and how many of them are repeats of weight zero."""
-        buckets = [len(bucket) for bucket in self._buckets().values()]
-        slots = sum(-(-count // self.pass_size) * self.pass_size for count in buckets)
-        return slots, slots - sum(buckets)
+        counts = self.seen_by_size()
+        slots = sum(-(-count // self.pass_size_of(size)) * self.pass_size_of(size) for size, count in counts.items())
+        return slots, slots - sum(counts.values())
 
-    def smallest_bucket(self) -> int:
-        """Images of the size that fewest have."""
-        return min(len(bucket) for bucket in self._buckets().values())
+    def seen_by_size(self) -> dict[tuple[int, int], int]:
+        """Images of each size in an epoch, repeats counted."""
+        return {size: len(bucket) for size, bucket in self._buckets().items()}
 
     def epoch(self, number: int) -> tuple[Step, ...]:
         """All steps of an epoch."""
         passes: list[Pass] = []
+        weights = self.all_weights()
         for size, members in sorted(self._buckets().items()):
             order = permutation(len(members), self.seed, number, f"{size}", "bucket order")
             shuffled = [members[place] for place in order]
-            for start in range(0, len(shuffled), self.pass_size):
-                chunk = shuffled[start : start + self.pass_size]
-                fill = [Slot(chunk[k % len(chunk)], 0.0) for k in range(self.pass_size - len(chunk))]
-                passes.append((*(Slot(index, 1.0) for index in chunk), *fill))
+            full = self.pass_size_of(size)
+            for start in range(0, len(shuffled), full):
+                chunk = shuffled[start : start + full]
+                fill = [Slot(chunk[k % len(chunk)][0], 0.0, chunk[k % len(chunk)][1]) for k in range(full - len(chunk))]
+                passes.append((*(Slot(index, weights[index], copy) for index, copy in chunk), *fill))
         mixed = [passes[place] for place in permutation(len(passes), self.seed, number, "pass order")]
         return tuple(tuple(mixed[i : i + self.accumulation]) for i in range(0, len(mixed), self.accumulation))
 
@@ -101,12 +134,14 @@ class Plan:
         With more ranks than slots some ranks have nothing to compute.
         """
         start, end = (place * len(forward) // num_ranks for place in (rank, rank + 1))
-        return tuple(forward[k : min(k + self.batch_size, end)] for k in range(start, end, self.batch_size))
+        batch = self.batch_size_of(self.sizes[forward[0].index])
+        return tuple(forward[k : min(k + batch, end)] for k in range(start, end, batch))
 
-    def _buckets(self) -> dict[tuple[int, int], list[int]]:
-        buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, size in enumerate(self.sizes):
-            buckets[size].append(index)
+    def _buckets(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """(index, copy) of the images of each size."""
+        buckets: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for index, (size, repeats) in enumerate(zip(self.sizes, self.all_repeats(), strict=True)):
+            buckets[size] += [(index, copy) for copy in range(repeats)]
         return buckets
 
 

@@ -5,6 +5,7 @@ another key, so nothing stale is ever read. Files appear whole; one that is dama
 computed again.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from loraloom.utils.atomic_files import remove_leftovers
 from loraloom.utils.safetensors_io import write_tensors
 
 Tensors = dict[str, Tensor]
+
+SUM_KEY = "tensors_sha256"
+"""Name in a file's header of the sum of its tensors."""
 
 
 class ContentCache:
@@ -42,14 +46,26 @@ class ContentCache:
                 unknown[key] = None
         return list(unknown)
 
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Store on disk and in memory."""
+    def put(self, key: str, tensors: Mapping[str, Tensor], origin: Mapping[str, str] | None = None) -> None:
+        """Store on disk and in memory.
+
+        Args:
+            key: sha256 of all inputs, hex.
+            tensors: What was computed.
+            origin: The inputs in words, kept in the file's header: a key does not say what it was made of.
+        """
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         if self.folder:
-            write_tensors(self._path(self.folder, key), held)
+            metadata = {**(origin or {}), SUM_KEY: tensors_sha256(held)}
+            write_tensors(self._path(self.folder, key), held, metadata)
         self._hold(key, held)
 
-    def get(self, key: str, compute: Callable[[], Mapping[str, Tensor]] | None = None) -> Tensors:
+    def get(
+        self,
+        key: str,
+        compute: Callable[[], Mapping[str, Tensor]] | None = None,
+        origin: Mapping[str, str] | None = None,
+    ) -> Tensors:
         """The tensors of a key; `compute` is asked when the file is missing or damaged.
 
         Raises:
@@ -69,7 +85,7 @@ class ContentCache:
             path.unlink(missing_ok=True)  # computed again below; earlier versions also kept what was not finite
         if compute is None:
             raise KeyError(key)
-        self.put(key, compute())
+        self.put(key, compute(), origin)
         return self._held[key]
 
     def clean(self) -> None:
@@ -88,6 +104,16 @@ class ContentCache:
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
         return folder / key[:2] / f"{key}.safetensors"
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of tensors on the CPU, hex."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def finite(tensors: Mapping[str, Tensor]) -> bool:

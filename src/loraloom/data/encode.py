@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from loraloom.data.augment import augmented_pixels
 from loraloom.data.cache import ContentCache, finite
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.windows import PromptPlan
@@ -25,6 +26,7 @@ from loraloom.utils.image_bytes import FORMATS
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, Shown, check_regular_file, library_errors, shown
 
+_SHOWN_TEXT = 200
 _MOST_BAD = 20
 """Images that cannot be encoded, after which no more is tried: then it is the VAE."""
 
@@ -53,8 +55,8 @@ def open_prepared(folder: Path, example: Example, *, decode: bool = True) -> Ima
 
 
 def load_pixels(folder: Path, example: Example, mirrored: bool = False) -> Tensor:
-    """(3, h, w) float32 in [-1, 1] of the prepared image of a row; raises `UserError` as `open_prepared`."""
-    array_hwc = np.array(open_prepared(folder, example))
+    """(3, h, w) float32 in [-1, 1] of the prepared image of a row, or of its variant; raises as `open_prepared`."""
+    array_hwc = np.array(augmented_pixels(open_prepared(folder, example), example))
     if mirrored:
         array_hwc = array_hwc[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(array_hwc.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
@@ -81,6 +83,16 @@ class LatentStore:
         return sha256_bytes(
             f"{example.sha256}\n{'mirrored' if mirrored else 'rgb'}\n{self.vae_fingerprint}\nfp32".encode()
         )
+
+    def origin(self, example: Example, mirrored: bool) -> dict[str, str]:
+        """What a key is made of, in words, for `loraloom cache`."""
+        return {
+            "kind": "latents",
+            "id": example.id,
+            "image_sha256": example.sha256,
+            "mirrored": "yes" if mirrored else "no",
+            "vae": self.vae_fingerprint,
+        }
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `UserError` when an image is not the one that the manifest was written for."""
@@ -110,7 +122,7 @@ class LatentStore:
             ]
             for key, tensors in zip(group, self._encode([waiting[key] for key in group]), strict=True):
                 if finite(tensors):
-                    self.cache.put(key, tensors)
+                    self.cache.put(key, tensors, self.origin(*waiting[key]))
                 else:
                     bad[waiting[key][0].id] = None
             if len(bad) >= _MOST_BAD:
@@ -124,7 +136,8 @@ class LatentStore:
 
     def sample(self, example: Example, mirrored: bool, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         """(c, h, w) scaled latents sampled from the image's distribution with `noise(shape)`."""
-        found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored))
+        origin = self.origin(example, mirrored)
+        found = self.cache.get(self.key(example, mirrored), lambda: self._encode_one(example, mirrored), origin)
         mean_chw, logvar_chw = found["mean"], found["logvar"]
         return self.model.scale_latents(mean_chw + torch.exp(0.5 * logvar_chw) * noise(tuple(mean_chw.shape)))
 
@@ -144,6 +157,8 @@ class LatentStore:
         ]
 
 
+MAX_KEYS = 200_000
+"""Cache keys of texts that are kept, about 0.4 kB each."""
 Wanted = tuple[str, bool]
 """A text, and whether `(word:1.3)` in it is a weight. Captions are literal; prompts that a user wrote are not."""
 
@@ -157,7 +172,7 @@ class TextStore:
         cache: Where states are kept.
         dtype: Dtype of the kept embeddings.
         live: Encode at every use instead, because the text encoder is learning.
-        keys: Cache key of every text seen so far: cutting a long caption takes milliseconds.
+        keys: Cache keys of texts, at most `MAX_KEYS`: cutting a long caption takes milliseconds.
         plans: For the same reason, how each text is cut, while the encoder is learning.
     """
 
@@ -180,7 +195,7 @@ class TextStore:
         """
         missing = self.missing(wanted)
         for done, text in enumerate(missing, 1):
-            self.cache.put(self.key(text), self._encode(text))
+            self.cache.put(self.key(text), self._encode(text), self.origin(text))
             if progress:
                 progress(done, len(missing))
         return len(missing)
@@ -190,7 +205,18 @@ class TextStore:
         if self.live:
             return self.encoder.encode_plans([self._plan((text, weighting)) for text in texts])
         wanted = [(text, weighting) for text in texts]
-        return [self.cache.get(self.key(text), lambda t=text: self._encode(t)) for text in wanted]
+        return [self.cache.get(self.key(text), lambda t=text: self._encode(t), self.origin(text)) for text in wanted]
+
+    def origin(self, wanted: Wanted) -> dict[str, str]:
+        """What a key is made of, in words, for `loraloom cache`."""
+        return {
+            "kind": "prompt" if wanted[1] else "caption",
+            "text_sha256": sha256_bytes(wanted[0].encode("utf-8", "backslashreplace")),
+            "text": wanted[0][:_SHOWN_TEXT].encode("utf-8", "backslashreplace").decode("utf-8"),
+            "encoder": self.encoder.text.fingerprint,
+            "method": self.encoder.method,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
 
     def _plan(self, wanted: Wanted) -> PromptPlan:
         if wanted not in self.plans:
@@ -200,6 +226,8 @@ class TextStore:
     def key(self, wanted: Wanted) -> str:
         """See `PromptEncoder.cache_key`."""
         if wanted not in self.keys:
+            if len(self.keys) >= MAX_KEYS:
+                self.keys.clear()
             self.keys[wanted] = self.encoder.cache_key(wanted[0], weighting=wanted[1], dtype=self.dtype)
         return self.keys[wanted]
 

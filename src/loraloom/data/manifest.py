@@ -4,26 +4,36 @@ In and out: a folder with `manifest.jsonl` (one `Example` a line), `dataset.json
 ids are held out) and the images. What is read is checked: a folder may come from anybody.
 """
 
+import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+import stat
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT
+from loraloom.data.rows import ExampleRows, stamp_of
 from loraloom.protocols.data import Example
 from loraloom.utils.atomic_files import write_json, write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.reporting import reporter
 from loraloom.utils.safe_paths import path_problem
 from loraloom.utils.untrusted import (
     MAX_CONFIG_BYTES,
     MAX_RECORD_BYTES,
     Shown,
-    is_file,
     is_there,
     parse_record,
     read_json_object,
-    read_lines,
+    read_lines_at,
     shown,
 )
 
@@ -36,7 +46,12 @@ MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
 """Pixels of the largest prepared image, 8192 x 8192: 200 MB as RGB."""
 MAX_SOURCE_SIDE_PX = 1 << 24
+MAX_IN_MEMORY = 50_000
+"""Rows of a manifest that are kept in memory, 1.3 kB each; those of a larger one stay on disk."""
+MAX_CAPTIONS = 1000
+"""Captions of one image."""
 _COLUMNS = fields(Example)
+_USUAL = {"repeats": 1, "weight": 1.0}
 _NO_INFO = (
     f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
     f"word is not recorded; copy {INFO_FILE} too, or run `loraloom prepare` again"
@@ -50,20 +65,22 @@ class Manifest:
 
     Attributes:
         folder: Where it lies; the examples' images are relative to it.
-        examples: Sorted by id.
+        examples: Sorted by id; a tuple, or of more than `MAX_IN_MEMORY` rows an `ExampleRows`, which reads them from disk.
         info: Settings, format, trigger, versions, counts and time of making; empty when `dataset.json` is missing.
         fingerprint: sha256 over the rows, hex: it changes when any caption, image or split does.
         notes: What is not known of the dataset, one line each for the user.
     """
 
     folder: Path
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
-    def split(self, name: str) -> tuple[Example, ...]:
+    def split(self, name: str) -> Sequence[Example]:
         """The examples of `train` or `validation`."""
+        if isinstance(self.examples, ExampleRows):
+            return self.examples.of_split(name)
         return tuple(example for example in self.examples if example.split == name)
 
     def path(self, example: Example) -> Path:
@@ -74,7 +91,13 @@ class Manifest:
 def row_of(example: Example) -> str:
     """One line of `manifest.jsonl`, without its line end."""
     # `asdict` copies deeply, which took half of the time that reading a manifest takes.
-    return json.dumps({column.name: getattr(example, column.name) for column in _COLUMNS}, ensure_ascii=False)
+    row = {column.name: getattr(example, column.name) for column in _COLUMNS}
+    for name, usual in _USUAL.items():  # rows and fingerprints of datasets without them stay as they are
+        if row[name] == usual:
+            del row[name]
+    if not example.more_captions:
+        del row["more_captions"]  # as datasets had it before there were several: their fingerprint stays
+    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint_of(examples: Iterable[Example]) -> str:
@@ -109,29 +132,114 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_FILE
     if not is_there(file):
         raise _no_manifest(folder)
-    examples: list[Example] = []
-    lines: dict[str, int] = {}
-    for number, line in read_lines(file, str(file)):
-        example = _example(line, f"{MANIFEST_FILE} line {number}")
-        if example.id in lines:
-            raise UserError(
-                f"{MANIFEST_FILE} line {number} repeats an id", got=shown(example.id), fix="remove one of the rows"
-            )
-        lines[example.id] = number
-        examples.append(example)
-    if not examples:
-        raise UserError(f"{file} has no rows", fix="run `loraloom prepare` again")
-    missing = [example.image for example in examples if not is_file(folder / example.image)]
-    if missing:
-        more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
-        raise UserError(
-            f"{folder} lacks images that {MANIFEST_FILE} names",
-            got=", ".join(str(shown(name)) for name in missing[:3]) + more,
-            fix="run `loraloom prepare` again, or copy the whole folder",
-        )
-    examples.sort(key=lambda example: example.id)
+    if (reader := _Reader(folder, file)).read():
+        examples, fingerprint = reader.rows(), reader.digest.hexdigest()
+    else:
+        examples = tuple(sorted(reader.examples, key=lambda example: example.id))
+        fingerprint = fingerprint_of(examples)
     info = _info(folder)
-    return Manifest(folder, tuple(examples), info, fingerprint_of(examples), () if info else (_NO_INFO,))
+    return Manifest(folder, examples, info, fingerprint, () if info else (_NO_INFO,))
+
+
+class _Reader:
+    """Reads and checks a manifest row by row; of a large one only the places of its rows are kept.
+
+    Attributes:
+        examples: The rows, while there are few.
+        digest: Hash of the rows in the order of the file.
+    """
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self.folder, self.file = folder, file
+        self.examples: list[Example] = []
+        self.digest = hashlib.sha256()
+        self.stamp = (0, 0)
+        self._places, self._lengths, self._held_out = array("q"), array("I"), array("b")
+        self._missing: list[str] = []
+        self._num_missing = 0
+
+    def read(self) -> bool:
+        """Read all rows; whether there are too many to keep in memory.
+
+        Raises:
+            UserError: A row cannot be used, or images are missing.
+        """
+        with suppress(OSError):
+            self.stamp = stamp_of(self.file.stat())
+        lines: dict[str, int] = {}
+        previous, prefix = "", f"{self.folder}{os.sep}"
+        show, total = reporter().bar("reading the manifest"), self.stamp[0]
+        for number, offset, length, line in read_lines_at(self.file, str(self.file)):
+            example = _example(line, f"{MANIFEST_FILE} line {number}")
+            many = len(self._places) >= MAX_IN_MEMORY
+            if many and (self.examples or lines):
+                if not _ascends(self.examples):
+                    raise _not_sorted(self.file)
+                self.examples, lines = [], {}
+            if example.id in lines or (many and example.id == previous):
+                fix = "remove one of the rows"
+                raise UserError(f"{MANIFEST_FILE} line {number} repeats an id", got=shown(example.id), fix=fix)
+            if many:
+                if example.id < previous:
+                    raise _not_sorted(self.file)
+            else:
+                lines[example.id] = number
+                self.examples.append(example)
+            self.digest.update(row_of(example).encode("utf-8") + b"\n")
+            self._places.append(offset)
+            self._lengths.append(length)
+            self._held_out.append(example.split == "validation")
+            if not _is_file(prefix + example.image):
+                self._num_missing += 1
+                self._missing += [example.image] if len(self._missing) < 3 else []
+            previous = example.id
+            if number % 10_000 == 0:
+                show(offset, total)
+        show(total, total)
+        if not self._places:
+            raise UserError(f"{self.file} has no rows", fix="run `loraloom prepare` again")
+        self._refuse_missing()
+        return len(self._places) > MAX_IN_MEMORY
+
+    def rows(self) -> ExampleRows:
+        """The rows on disk."""
+        with self.file.open("rb") as file:
+            first = file.read(3) == codecs.BOM_UTF8
+        offsets = np.frombuffer(self._places, np.int64).copy()
+        lengths = np.frombuffer(self._lengths, np.uint32).copy()
+        if first:
+            offsets[0] += 3
+            lengths[0] -= 3
+        held_out = np.frombuffer(self._held_out, np.int8).astype(np.bool_)
+        return ExampleRows(self.file, offsets, lengths, held_out, self.stamp)
+
+    def _refuse_missing(self) -> None:
+        if self._num_missing:
+            more = f" and {self._num_missing - 3:,} more" if self._num_missing > 3 else ""
+            raise UserError(
+                f"{self.folder} lacks images that {MANIFEST_FILE} names",
+                got=", ".join(str(shown(name)) for name in self._missing) + more,
+                fix="run `loraloom prepare` again, or copy the whole folder",
+            )
+
+
+def _is_file(path: str) -> bool:
+    """As `utils.untrusted.is_file`, of a text: making a `Path` of it takes longer than asking the disk."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except (OSError, ValueError):
+        return False
+
+
+def _ascends(examples: Sequence[Example]) -> bool:
+    return all(one.id < two.id for one, two in pairwise(examples))
+
+
+def _not_sorted(file: Path) -> UserError:
+    return UserError(
+        f"{file} has more than {MAX_IN_MEMORY:,} rows and is not sorted by id",
+        fix="sort its rows by id, as `loraloom prepare` writes them",
+    )
 
 
 def domain_of(folder: Path, wish: str = "auto") -> str:
@@ -194,8 +302,15 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: source_width and source_height", got=got, expected=limit, fix=_REPAIR)
     if not (row.scale <= MAX_SIDE_PX and all(abs(edge) <= MAX_SOURCE_SIDE_PX for edge in row.crop)):
         raise UserError(f"{where}: crop or scale is out of range", got=shown((row.crop, row.scale)), fix=_REPAIR)
+    if len(row.more_captions) > MAX_CAPTIONS:
+        got = f"{len(row.more_captions) + 1:,} captions"
+        raise UserError(f"{where}: more_captions", got=got, expected=f"at most {MAX_CAPTIONS}", fix=_REPAIR)
     if row.num_tokens is not None and not 0 <= row.num_tokens <= MAX_CONFIG_BYTES:
         raise UserError(f"{where}: num_tokens", got=shown(row.num_tokens), expected="a count or null", fix=_REPAIR)
+    if not 1 <= row.repeats <= MAX_REPEATS:
+        raise UserError(f"{where}: repeats", got=shown(row.repeats), expected=f"1 to {MAX_REPEATS:,}", fix=_REPAIR)
+    if not 0 < row.weight <= MAX_WEIGHT:
+        raise UserError(f"{where}: weight", got=shown(row.weight), expected=f"above 0, to {MAX_WEIGHT:g}", fix=_REPAIR)
     if problem := path_problem(row.image):
         raise UserError(
             f"{where}: image {problem}", got=shown(row.image), fix="only images inside the dataset are read"

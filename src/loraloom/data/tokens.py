@@ -41,7 +41,7 @@ def tokens_text(
     else:
         manifest = read_manifest(place)
         notes = manifest.notes if domain == "auto" else ()
-        captions = [(example.id, example.caption) for example in manifest.examples]
+        captions = [named for example in manifest.examples for named in example.named_captions]
         recorded = manifest.info.get("settings", {})
     text = open_model(ModelSource(location=model, config=model_config, options=tuple(model_options))).text
     kind = open_domain(domain_of(place, domain), recorded)

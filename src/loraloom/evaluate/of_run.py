@@ -16,6 +16,8 @@ from loraloom.config.generate import MAX_SEED, GenerateConfig
 from loraloom.evaluate.generating import ADAPTER_ON, UNRELATED, generate_role, requests_of, set_scale, without_trigger
 from loraloom.evaluate.inputs import References, read_references
 from loraloom.evaluate.probing import probes
+from loraloom.evaluate.sharing import end_of_share
+from loraloom.generate.prompt_sets import find_prompts, read_prompts
 from loraloom.generate.session import Session, open_session
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.prompts.notes import Losses
@@ -44,6 +46,7 @@ class RunImages:
         prompts: That are generated.
         trigger: Word of the adapter; empty without one.
         captions: For probes: each with whether it was held out.
+        prompts_are: What the prompts are, for people.
     """
 
     config: EvaluateConfig
@@ -55,6 +58,7 @@ class RunImages:
     prompts: tuple[str, ...]
     trigger: str
     captions: tuple[tuple[str, bool], ...]
+    prompts_are: str
 
     @property
     def has_trigger(self) -> bool:
@@ -63,7 +67,7 @@ class RunImages:
 
     def available(self) -> Available:
         """What there will be to score."""
-        images = len(self.prompts) * self.config.num_seeds
+        images = len(self.prompts) * self.config.seeds_per_prompt
         counts: dict[str, int] = {"generated": images, "base": images, "probe": len(self.captions)}
         counts |= {"drift": len(UNRELATED), "drift_base": len(UNRELATED)}
         if self.has_trigger:
@@ -74,7 +78,7 @@ class RunImages:
         return Available(
             counts=counts,
             prompts=images,
-            most_seeds=self.config.num_seeds,
+            most_seeds=self.config.seeds_per_prompt,
             verifies=domain.verifier is not None,
         )
 
@@ -86,7 +90,7 @@ class RunImages:
         """The model with the adapter, ready to generate."""
         config = self.config
         settings = GenerateConfig(
-            num_images=config.num_seeds,
+            num_images=config.seeds_per_prompt,
             seed=config.seed,
             steps=config.steps,
             guidance_scale=config.guidance_scale,
@@ -129,6 +133,7 @@ class RunImages:
             samples += generate_role(
                 session, role, requests, out / "images" / role, bar(f"{ROLE_NAMES[role]}: denoiser steps"), say
             )
+        end_of_share()
         if "probe" in roles:
             weight, progress = self.config.adapter_weight, bar("captions that the denoiser is asked about")
             samples += probes(session, self.captions, weight, self.config.seed, progress)
@@ -140,20 +145,37 @@ class RunImages:
         if self.references.manifest:
             facts["dataset"] = str(self.references.manifest.folder)
         facts["trigger"] = self.trigger or "none"
-        held = any(sample.role == "held_out" and sample.prompt for sample in self.references.samples)
-        facts["prompts are"] = "held-out captions" if held else "captions of the references: none is held out"
+        facts["prompts are"] = self.prompts_are
         return facts
 
 
 def plan_run(
-    config: EvaluateConfig, lora: Path, base: str | None, domain: str | None, references: References, losses: Losses
+    config: EvaluateConfig,
+    lora: Path,
+    base: str | None,
+    domain: str | None,
+    references: References,
+    losses: Losses,
+    prompts_file: Path | None = None,
+    *,
+    add_triggers: bool = False,
 ) -> RunImages:
     """What a run will be scored by.
+
+    Args:
+        config: Settings.
+        lora: Run, checkpoint folder or adapter file.
+        base: Model; None takes the adapter's.
+        domain: Domain of the prompts; None takes the adapter's.
+        references: What was named; empty takes the run's dataset.
+        losses: Takes a line for what is not used as it was given.
+        prompts_file: Prompts, or the name of a built-in set; None takes captions.
+        add_triggers: Whether the trigger word is added to prompts of a file that lack it.
 
     Raises:
         UserError: No adapter there, its dataset is gone and no other was named, or there are no captions to generate.
     """
-    if config.seed + config.num_seeds - 1 > MAX_SEED:
+    if config.seed + config.seeds_per_prompt - 1 > MAX_SEED:
         raise UserError("--seed is too large for --num-seeds", got=config.seed, expected=f"seeds up to {MAX_SEED:,}")
     file = read_adapter(lora)
     record: Mapping[str, Any] = file.record
@@ -167,18 +189,17 @@ def plan_run(
         )
         for role, held in (("reference", False), ("held_out", True))
     }
-    usable = captions[True] or captions[False]
-    if not usable:
-        raise UserError(
-            "there are no prompts to generate: the references have no captions",
-            fix="name a prepared dataset with --reference, or score a folder of images",
-        )
-    if not captions[True]:
-        losses.say("note: no caption is held out: the prompts are captions that the adapter may have been trained on")
-    chosen = [usable[place] for place in permutation(len(usable), "evaluate", "prompts", config.seed)]
-    prompts = chosen[: config.num_prompts]
-    if len(prompts) < config.num_prompts:
-        losses.say(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
+    trigger = str(record.get("trigger") or references.info.get("trigger") or "")
+    if prompts_file is not None:
+        read = read_prompts(find_prompts(str(prompts_file)))
+        prompts = list(dict.fromkeys(_with_trigger(text, trigger) if add_triggers else text for text in read))
+        if len(prompts) < len(read):
+            losses.add(f"note: {len(read) - len(prompts):,} prompts of {prompts_file} are there twice and count once")
+        prompts_are = f"of {prompts_file}"
+        if config.num_prompts != type(config).model_fields["num_prompts"].default:
+            losses.add(f"note: --num-prompts is not used: all prompts of {prompts_file} are")
+    else:
+        prompts, prompts_are = _captions(config, captions, losses)
     asked = [
         (captions[held][place], held)
         for held in (False, True)
@@ -192,9 +213,31 @@ def plan_run(
         domain=domain,
         references=references,
         prompts=tuple(prompts),
-        trigger=str(record.get("trigger") or references.info.get("trigger") or ""),
+        trigger=trigger,
         captions=tuple(asked) if references.manifest else (),
+        prompts_are=prompts_are,
     )
+
+
+def _captions(config: EvaluateConfig, captions: Mapping[bool, Sequence[str]], losses: Losses) -> tuple[list[str], str]:
+    """Some captions as prompts, held-out ones where there are any, and what they are."""
+    usable = captions[True] or captions[False]
+    if not usable:
+        raise UserError(
+            "there are no prompts to generate: the references have no captions",
+            fix="name a prepared dataset with --reference, or prompts with --prompts-file",
+        )
+    if not captions[True]:
+        losses.say("note: no caption is held out: the prompts are captions that the adapter may have been trained on")
+    chosen = [usable[place] for place in permutation(len(usable), "evaluate", "prompts", config.seed)]
+    prompts = chosen[: config.num_prompts]
+    if len(prompts) < config.num_prompts:
+        losses.say(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
+    return prompts, "held-out captions" if captions[True] else "captions of the references: none is held out"
+
+
+def _with_trigger(prompt: str, trigger: str) -> str:
+    return f"{trigger}, {prompt}" if trigger and trigger.lower() not in prompt.lower() else prompt
 
 
 def dataset_of(lora: Path) -> Path:

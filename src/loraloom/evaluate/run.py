@@ -19,7 +19,7 @@ import torch
 from loraloom import __version__, plugins
 from loraloom.config.describing import leaves
 from loraloom.config.domains import open_domain
-from loraloom.config.evaluate import EvaluateConfig
+from loraloom.config.evaluate import EvaluateConfig, SweepConfig
 from loraloom.config.extending import options_of
 from loraloom.evaluate.extractors import DEFAULT_CLIP, Extractor, own_clip, resolve_extractor
 from loraloom.evaluate.generating import without_trigger
@@ -27,6 +27,7 @@ from loraloom.evaluate.inputs import Images, References, read_images, read_refer
 from loraloom.evaluate.of_run import RunImages, plan_run
 from loraloom.evaluate.report import Page, write_report
 from loraloom.evaluate.scoring import Score, as_json, available, check_names, choose, per_image, score, seeds_of
+from loraloom.evaluate.sharing import locked_for_all
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.evaluation import ROLE_NAMES, EvaluationMetric, MetricSetup, Sample
@@ -55,6 +56,8 @@ class EvaluateOptions:
         base: Model; None takes the adapter's, or that of the images' recipes.
         domain: Domain of the prompts; None takes the adapter's, or that of the recipes.
         out: Folder of the scores.
+        prompts_file: Prompts that a run generates; None takes captions of its dataset.
+        add_triggers: Whether the run's trigger word is added to prompts of a file that lack it.
     """
 
     images: Path | None
@@ -63,6 +66,8 @@ class EvaluateOptions:
     base: str | None
     domain: str | None
     out: Path
+    prompts_file: Path | None = None
+    add_triggers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,22 +97,31 @@ def evaluate(config: EvaluateConfig, options: EvaluateOptions, say: Say, bar: Ba
     check_folder(options.out)
     refuse_if_held(options.out)
     losses = Losses(say, config.strict)
-    losses.add(*unused_lines(config))
+    losses.add(*unused_lines(config), *_sweep_lines(config))
     references = References()
     if options.reference is not None:
         references = read_references(options.reference, losses, bar("reference images"))
     if options.lora is not None:
-        run = plan_run(config, options.lora, options.base, options.domain, references, losses)
+        run = plan_run(
+            config,
+            options.lora,
+            options.base,
+            options.domain,
+            references,
+            losses,
+            options.prompts_file,
+            add_triggers=options.add_triggers,
+        )
         return _evaluate_run(config, options, run, losses, say, bar)
     assert options.images is not None
     images = read_images(options.images, losses, bar("images"))
     domain = open_domain(options.domain or images.domain or "freetext", references.info)
     samples = [*images.samples, *references.samples]
-    without = _no_extractor(config)
+    without = no_extractor(config)
     metrics = choose(config.metrics, available(samples, verifies=domain.verifier is not None), without, say)
-    extractors = _extractors(config, metrics, options.base or images.model or None)
+    extractors = needed_extractors(config, metrics, options.base or images.model or None)
     say_sizes(images.sizes, "the images", losses)
-    _say_reference_sizes(references, metrics, losses)
+    say_reference_sizes(references, metrics, losses)
     losses.check()
     with ExitStack() as held:
         held.enter_context(lock_folder(options.out, say))
@@ -120,14 +134,14 @@ def _evaluate_run(
 ) -> Evaluation:
     """Generate what the metrics need, then score it."""
     there = run.available()
-    metrics = choose(config.metrics, there, _no_extractor(config), say)
-    extractors = _extractors(config, metrics, run.base)
+    metrics = choose(config.metrics, there, no_extractor(config), say)
+    extractors = needed_extractors(config, metrics, run.base)
     with ExitStack() as held:
         session = run.open(losses)
         losses.check()
-        held.enter_context(lock_folder(options.out, say))
+        held.enter_context(locked_for_all(options.out, say))
         samples = run.samples(session, options.out, metrics, losses, bar, say)
-        _say_reference_sizes(run.references, metrics, losses)
+        say_reference_sizes(run.references, metrics, losses)
         losses.check()
         return _finish(
             config, options, metrics, extractors, samples, session.encoder.domain, run.trigger, run.facts(), losses, bar
@@ -146,23 +160,7 @@ def _finish(
     losses: Losses,
     bar: Bar,
 ) -> Evaluation:
-    shared: dict[str, Any] = {}
-    common = MetricSetup(
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        seed=config.seed,
-        sections=domain.sections,
-        verifier=domain.verifier,
-        asked=lambda prompt: without_trigger(prompt, trigger),
-        shared=shared,
-    )
-    setups = {
-        metric.name: replace(
-            common,
-            tower=extractors[metric.tower].folder if metric.tower else None,
-            options=options_of(config, [metric]),
-        )
-        for metric in metrics
-    }
+    setups = metric_setups(config, metrics, extractors, domain, trigger)
     scores = score(metrics, samples, setups, extractors, batch_size=config.batch_size, bar=bar)
     losses.add(*(f"note: {one.figure.note}" for one in scores if one.figure.note))
     losses.check()
@@ -177,6 +175,32 @@ def _finish(
     write_report(files[1], Page(title=title, facts=table, notes=list(losses.lines), scores=scores, samples=samples))
     write_json(files[0], record)
     return Evaluation(scores=tuple(scores), record=record, scores_file=files[0], report_file=files[1])
+
+
+def metric_setups(
+    config: EvaluateConfig,
+    metrics: Sequence[EvaluationMetric],
+    extractors: Mapping[str, Extractor],
+    domain: Domain,
+    trigger: str,
+) -> dict[str, MetricSetup]:
+    """What each metric is given, by its name; opened extractors and their features are shared."""
+    common = MetricSetup(
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        seed=config.seed,
+        sections=domain.sections,
+        verifier=domain.verifier,
+        asked=lambda prompt: without_trigger(prompt, trigger),
+        shared={},
+    )
+    return {
+        metric.name: replace(
+            common,
+            tower=extractors[metric.tower].folder if metric.tower else None,
+            options=options_of(config, [metric]),
+        )
+        for metric in metrics
+    }
 
 
 def _record(
@@ -225,14 +249,22 @@ def unused_lines(config: EvaluateConfig) -> list[str]:
     return list(lines.values())
 
 
-def _no_extractor(config: EvaluateConfig) -> Mapping[str, str]:
+def _sweep_lines(config: EvaluateConfig) -> list[str]:
+    """A line for each setting of a sweep that was given where there is no sweep."""
+    given = [leaf for leaf in leaves(SweepConfig) if getattr(config.sweep, leaf.key) != leaf.default]
+    return [f"note: {leaf.flag or leaf.key} is not used without --sweep RUN" for leaf in given]
+
+
+def no_extractor(config: EvaluateConfig) -> Mapping[str, str]:
     """Kinds of extractors that nobody named, with what to do; a metric that is named gets the usual one."""
     if config.vision_extractor or config.metrics:
         return {}
     return {"vision": f"it needs an extractor for images alone: --vision-extractor {DEFAULT_VISION}, or a folder"}
 
 
-def _extractors(config: EvaluateConfig, metrics: Sequence[EvaluationMetric], base: str | None) -> dict[str, Extractor]:
+def needed_extractors(
+    config: EvaluateConfig, metrics: Sequence[EvaluationMetric], base: str | None
+) -> dict[str, Extractor]:
     """The files of each kind of extractor that the metrics need."""
     kinds = {metric.tower for metric in metrics} - {""}
     found: dict[str, Extractor] = {}
@@ -244,7 +276,8 @@ def _extractors(config: EvaluateConfig, metrics: Sequence[EvaluationMetric], bas
     return found
 
 
-def _say_reference_sizes(references: References, metrics: Sequence[EvaluationMetric], losses: Losses) -> None:
+def say_reference_sizes(references: References, metrics: Sequence[EvaluationMetric], losses: Losses) -> None:
+    """One line where some metric reads references of several sizes."""
     if any("reference" in metric.roles for metric in metrics):
         say_sizes(references.sizes, "the references", losses)
 

@@ -64,22 +64,27 @@ def check_names(wanted: Sequence[str]) -> None:
 
 
 def choose(
-    wanted: Sequence[str], there: Available, without: Mapping[str, str], say: Callable[[str], None]
+    wanted: Sequence[str],
+    there: Available,
+    without: Mapping[str, str],
+    say: Callable[[str], None],
+    usual: Sequence[str] | None = None,
 ) -> list[EvaluationMetric]:
     """The metrics to compute.
 
     Args:
-        wanted: Names; empty is every metric that can be computed, and a line for each reason why others cannot.
+        wanted: Names; empty is every usual metric that can be computed, and a line for each reason why others cannot.
         there: What there is to score.
         without: Kind of extractor to why there is none.
         say: Takes these lines.
+        usual: Names of the usual metrics; None for all metrics.
 
     Raises:
         UserError: A metric that was named cannot be computed, or none can.
     """
     chosen: list[EvaluationMetric] = []
     left_out: dict[str, list[str]] = {}
-    for name in wanted or plugins.names("metrics"):
+    for name in wanted or usual or plugins.names("metrics"):
         metric: EvaluationMetric = plugins.load("metrics", name)
         why = metric.missing(there) or (without.get(metric.tower) if metric.tower else None)
         if why is None:
@@ -194,11 +199,11 @@ def as_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
     return [
         {
             "metric": one.metric,
-            **_figure(one.figure),
+            **figure_record(one.figure),
             "extractor": one.extractor or None,
             "doubt": one.doubt or None,
             "seeds": list(one.seeds),
-            "anchors": {role: _figure(figure) for role, figure in one.anchors.items()},
+            "anchors": {role: figure_record(figure) for role, figure in one.anchors.items()},
         }
         for one in scores
     ]
@@ -213,7 +218,8 @@ def per_image(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
     return {id_: values[id_] for id_ in sorted(values)}
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def figure_record(figure: Figure) -> dict[str, Any]:
+    """A figure as plain values, without the value of each image."""
     better = {1: "higher", -1: "lower", 0: "neither"}[figure.better]
     return {
         "name": figure.name,

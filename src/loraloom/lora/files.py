@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from loraloom.lora.hub import find_on_hub, is_hub_place
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.reading import Updates, check_tensors, read_updates
 from loraloom.lora.record import FULL_FORMAT, KEY, read_record
@@ -92,12 +93,14 @@ def save_adapter(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
 
 
 def find_adapter(place: Path) -> Path:
-    """The adapter file that a user means by a run, a checkpoint directory or a file.
+    """The adapter file that a user means by a run, a checkpoint directory, a file or a hub id.
 
     Raises:
         UserError: There is none; says what is there.
     """
     if not place.exists() and not place.is_symlink():
+        if is_hub_place(place):
+            return find_on_hub(place)
         raise UserError(
             "no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file"
         )
@@ -125,6 +128,18 @@ def find_adapter(place: Path) -> Path:
         expected="adapter.safetensors or checkpoints/step_*",
         fix="name one file: " + ", ".join(file.name for file in others) if others else "has the run saved yet?",
     )
+
+
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """Step and adapter file of each checkpoint of a run, ascending; whether a file is whole is not looked at.
+
+    Where a step has a numbered checkpoint and a rolling one, the numbered one counts.
+    """
+    found: dict[int, Path] = {}
+    for file in sorted((run / "checkpoints").glob("*_*/adapter.safetensors")):  # `latest_` comes before `step_`
+        if match := _CHECKPOINT.fullmatch(file.parent.name):
+            found[int(match[1])] = file
+    return sorted(found.items())
 
 
 def read_adapter(place: Path) -> AdapterFile:

@@ -20,6 +20,7 @@ from loraloom.config.run import LoraConfig
 from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
+from loraloom.utils.sharded import like, on_main
 
 ADAPTER_NAME = "default"
 
@@ -48,9 +49,10 @@ class Adapter:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all weights on the CPU, float32."""
+        """Copies of all weights on the CPU, float32; of weights that are split over ranks on rank 0 only."""
         return {
-            key: parameter.detach().to("cpu", torch.float32, copy=True) for key, parameter in self.parameters.items()
+            key: on_main(parameter.detach()).to("cpu", torch.float32, copy=True)
+            for key, parameter in self.parameters.items()
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -71,7 +73,7 @@ class Adapter:
                 raise UserError(
                     f"{key} has another shape", got=tuple(tensors[key].shape), expected=tuple(parameter.shape)
                 )
-            parameter.data.copy_(tensors[key])
+            parameter.data.copy_(like(parameter, tensors[key]))
 
 
 def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:

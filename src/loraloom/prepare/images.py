@@ -13,7 +13,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
@@ -21,6 +21,9 @@ from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.buckets import aspect_buckets, nearest_bucket
 from loraloom.prepare.colour import has_transparency, on_background, to_eight_bits, to_srgb
+from loraloom.prepare.saliency import best_start, saliency_map, subject_box
+from loraloom.prepare.source_facts import PLAIN, SourceFacts, facts_of
+from loraloom.prepare.upscaling import upscaled, upscaler_sha256
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError, check_preview, decodable_formats, what_it_is
 
@@ -57,12 +60,17 @@ QUALITY_NOTES = (_ENLARGED, _CUT)
 What stands before the colon of a note is counted."""
 
 
+Crop = Literal["bucket", "center", "random", "pad", "smart", "subject"]
+BUCKETED = frozenset({"bucket", "smart", "subject"})
+"""Crops to the nearest of several aspect ratios; the others make a square."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
     """All that decides the pixels of a prepared image; see `PrepareConfig` for the meaning of each."""
 
     size: int
-    crop: Literal["bucket", "center", "random", "pad"]
+    crop: Crop
     bucket_step: int
     max_aspect: float
     resample: Literal["lanczos", "bicubic", "box", "nearest"]
@@ -70,39 +78,50 @@ class ImageSettings:
     min_size: int
     max_megapixels: float
     seed: int
+    upscaler: str = ""
+    upscaler_sha256: str = ""
+    max_enlargement: float | None = None
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "ImageSettings":
         """The settings of one run.
 
         Raises:
-            UserError: The background is no colour, or sizes and steps do not fit together.
+            UserError: The background is no colour, sizes and steps do not fit together, or the upscaler cannot be used.
         """
         try:
             background = ImageColor.getrgb(config.background)[:3]
         except ValueError as error:
             fix = "write it as #rrggbb or by its name"
             raise UserError("background is not a colour", got=config.background, fix=fix) from error
-        if config.crop == "bucket":
-            aspect_buckets(config.size, config.bucket_step, config.max_aspect)
-        elif config.size % 8:
-            nearest = round(config.size / 8) * 8
-            raise UserError("size", got=config.size, expected="a multiple of 8", fix=f"use --size {nearest}")
+        for size in (config.size, *config.also_size):
+            if config.crop in BUCKETED:
+                aspect_buckets(size, config.bucket_step, config.max_aspect)
+            elif size % 8:
+                nearest = round(size / 8) * 8
+                raise UserError("size", got=size, expected="a multiple of 8", fix=f"use --size {nearest}")
         return cls(
             size=config.size,
             crop=config.crop,
-            bucket_step=config.bucket_step if config.crop == "bucket" else 0,
-            max_aspect=config.max_aspect if config.crop == "bucket" else 0.0,
+            bucket_step=config.bucket_step if config.crop in BUCKETED else 0,
+            max_aspect=config.max_aspect if config.crop in BUCKETED else 0.0,
             resample=config.resample,
             background=(background[0], background[1], background[2]),
             min_size=config.min_size,
             max_megapixels=config.max_megapixels,
             seed=config.seed if config.crop == "random" else 0,
+            upscaler=config.upscaler,
+            upscaler_sha256=upscaler_sha256(config.upscaler),
+            max_enlargement=config.max_enlargement,
         )
 
     def fingerprint(self) -> str:
         """16 hex digits that change when a prepared image may change."""
-        text = json.dumps([PIPELINE_VERSION, asdict(self)], sort_keys=True)
+        values = asdict(self)
+        del values["upscaler"], values["max_enlargement"]  # content counts, not its place; a limit changes no pixel
+        if not self.upscaler_sha256:
+            del values["upscaler_sha256"]  # datasets from before there were upscalers stay as they are
+        text = json.dumps([PIPELINE_VERSION, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -114,12 +133,14 @@ class Decoded:
         image: RGB, upright, sRGB; may be smaller than the source when that loses nothing.
         width, height: Size of the upright source in pixels.
         notes: What the user should know though the image is used.
+        facts: What the file is.
     """
 
     image: Image.Image
     width: int
     height: int
     notes: tuple[str, ...]
+    facts: SourceFacts = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,29 +183,75 @@ def decode(data: bytes, settings: ImageSettings) -> Decoded:
 
 def fit(decoded: Decoded, settings: ImageSettings, item_id: str) -> Fitted:
     """Crop and resize to the size that `settings` ask for; a random crop is a function of (seed, id)."""
-    width, height = target_size(decoded.width, decoded.height, settings)
+    box, (width, height) = choose_crop(decoded, settings, item_id)
     if settings.crop == "pad":
         scale = min(width / decoded.width, height / decoded.height)
         inner = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
-        box = (0, 0, decoded.width, decoded.height)
         image = Image.new("RGB", (width, height), settings.background)
         image.paste(_resized(decoded, inner, box, settings), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     else:
-        box = _crop_box(decoded.width, decoded.height, width / height, settings, item_id)
         scale = width / (box[2] - box[0])
         image = _resized(decoded, (width, height), box, settings)
+    return Fitted(image=image, crop=box, scale=scale, notes=quality_notes(decoded, settings, box, scale))
+
+
+def quality_notes(
+    decoded: Decoded, settings: ImageSettings, box: tuple[int, int, int, int], scale: float
+) -> tuple[str, ...]:
+    """Notes on an image that is much enlarged, or of which much is cut off: what `QUALITY_NOTES` begin with."""
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (decoded.width * decoded.height)
     notes: list[str] = []
     if scale > _MUCH_ENLARGED:
         notes.append(f"{_ENLARGED}: {scale:.1f} times, it is only {decoded.width} x {decoded.height}")
-    if kept < _MUCH_CUT:
+    if kept < _MUCH_CUT and settings.crop != "subject":  # that one is asked to cut off what is not the subject
         notes.append(f"{_CUT}: only {kept:.0%} of it is left after cropping")
-    return Fitted(image=image, crop=box, scale=scale, notes=tuple(notes))
+    return tuple(notes)
+
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in source pixels."""
+
+
+def choose_crop(decoded: Decoded, settings: ImageSettings, item_id: str) -> tuple[Box, tuple[int, int]]:
+    """The part of an image that is kept, in source pixels, and the size in pixels that it is prepared to."""
+    width, height = decoded.width, decoded.height
+    if settings.crop == "pad":
+        return (0, 0, width, height), (settings.size, settings.size)
+    if settings.crop == "subject":
+        return _subject_crop(decoded, settings)
+    target = target_size(width, height, settings)
+    box_width, box_height = _largest(width, height, target[0] / target[1])
+    spare_x, spare_y = width - box_width, height - box_height
+    left, top = spare_x // 2, spare_y // 2
+    if settings.crop == "random":
+        rng = random.Random(hashlib.sha256(f"{settings.seed}:{item_id}".encode()).digest())
+        left, top = rng.randint(0, spare_x), rng.randint(0, spare_y)
+    elif settings.crop == "smart" and (spare_x or spare_y):
+        saliency = saliency_map(decoded.image)
+        left = min(spare_x, round(width * best_start(saliency.sum(axis=0), box_width / width)))
+        top = min(spare_y, round(height * best_start(saliency.sum(axis=1), box_height / height)))
+    return (left, top, left + box_width, top + box_height), target
+
+
+def _subject_crop(decoded: Decoded, settings: ImageSettings) -> tuple[Box, tuple[int, int]]:
+    """The box around what stands out, grown to the aspect ratio of its bucket and to pixels enough not to be enlarged."""
+    width, height = decoded.width, decoded.height
+    edges = subject_box(saliency_map(decoded.image))
+    left, top, right, bottom = edges[0] * width, edges[1] * height, edges[2] * width, edges[3] * height
+    target = target_size(max(1, round(right - left)), max(1, round(bottom - top)), settings)
+    aspect = target[0] / target[1]
+    grown = max(right - left, (bottom - top) * aspect, target[0])
+    most_width, most_height = _largest(width, height, aspect)
+    box_width = min(most_width, max(1, round(grown)))
+    box_height = min(most_height, max(1, round(box_width / aspect)))
+    begin_x = min(max(0, round((left + right - box_width) / 2)), width - box_width)
+    begin_y = min(max(0, round((top + bottom - box_height) / 2)), height - box_height)
+    return (begin_x, begin_y, begin_x + box_width, begin_y + box_height), target
 
 
 def target_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
     """Width and height that a source of this size is prepared to, pixels."""
-    if settings.crop != "bucket":
+    if settings.crop not in BUCKETED:
         return settings.size, settings.size
     buckets = aspect_buckets(settings.size, settings.bucket_step, settings.max_aspect)
     return nearest_bucket(width, height, buckets)
@@ -220,23 +287,25 @@ def _decode(image: Image.Image, settings: ImageSettings) -> Decoded:
         raise RefusedError(f"too small: {width} x {height}, the shorter side must be {settings.min_size} (--min-size)")
     check_preview(image)
     notes: list[str] = []
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    facts = facts_of(image)
+    if facts.frames > 1:
         notes.append("animated: only its first frame is used")
-    if settings.resample != "nearest":
+    if settings.resample != "nearest" and settings.crop != "subject":
         _draft(image, settings)
     image.load()
-    loaded, quarter_turn = _upright(image, notes)
-    if quarter_turn:
+    loaded, turn = _upright(image, notes)
+    if turn in _QUARTER_TURNS:
         width, height = height, width
     loaded = to_eight_bits(loaded, notes)
     loaded = to_srgb(loaded, image.info.get("icc_profile"), notes)
-    if has_transparency(loaded):
+    facts = replace(facts, turned=turn is not None, transparent=has_transparency(loaded))
+    if facts.transparent:
         loaded = on_background(loaded, settings.background)
         if loaded is None:
             raise RefusedError("wholly transparent")
     if loaded.mode != "RGB":
         loaded = loaded.convert("RGB")
-    return Decoded(image=loaded, width=width, height=height, notes=tuple(notes))
+    return Decoded(image=loaded, width=width, height=height, notes=tuple(notes), facts=facts)
 
 
 def _draft(image: Image.Image, settings: ImageSettings) -> None:
@@ -247,8 +316,8 @@ def _draft(image: Image.Image, settings: ImageSettings) -> None:
         image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
 
 
-def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bool]:
-    """The image turned as its EXIF says, and whether by a quarter.
+def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Transpose | None]:
+    """The image turned as its EXIF says, and how; None when it is upright.
 
     Read after loading: Pillow turns TIFF files itself, size included, and takes the tag away.
     """
@@ -256,26 +325,16 @@ def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bool]:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # metadata is no reason to lose an image
         notes.append("its EXIF data cannot be read: not rotated")
-        return image, False
-    return (image, False) if turn is None else (image.transpose(turn), turn in _QUARTER_TURNS)
+        return image, None
+    return (image if turn is None else image.transpose(turn)), turn
 
 
-def _crop_box(
-    width: int, height: int, aspect: float, settings: ImageSettings, item_id: str
-) -> tuple[int, int, int, int]:
-    """The largest box of the wanted aspect ratio inside the source, whole pixels."""
+def _largest(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """Sides of the largest box of an aspect ratio inside the source, whole pixels."""
     box_width, box_height = (width, min(height, round(width / aspect)))
     if width > height * aspect:
         box_width, box_height = min(width, round(height * aspect)), height
-    box_width, box_height = max(1, box_width), max(1, box_height)
-    spare_x, spare_y = width - box_width, height - box_height
-    if settings.crop == "random":
-        digest = hashlib.sha256(f"{settings.seed}:{item_id}".encode()).digest()
-        rng = random.Random(digest)
-        left, top = rng.randint(0, spare_x), rng.randint(0, spare_y)
-    else:
-        left, top = spare_x // 2, spare_y // 2
-    return left, top, left + box_width, top + box_height
+    return max(1, box_width), max(1, box_height)
 
 
 def _resized(
@@ -288,6 +347,9 @@ def _resized(
     own_box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
     if own_box == (0, 0, *size) and image.size == size:
         return image
+    if settings.upscaler and size[0] > box[2] - box[0]:
+        image = upscaled(image.crop(box), settings.upscaler)
+        own_box = (0, 0, *image.size)
     gap = None if settings.resample == "nearest" else _REDUCING_GAP
     return image.resize(size, _FILTERS[settings.resample], box=own_box, reducing_gap=gap)
 

@@ -57,7 +57,7 @@ class Leftovers:
 def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Leftovers:
     """Compare what lies in `source` with what the items of the layout name."""
     claimed = {path for item in items for path in (item.image, item.source) if path is not None}
-    claimed |= {path.resolve() for path in claimed if path.is_symlink()}
+    claimed |= {target for path in claimed if path.is_symlink() and (target := _target(path)) is not None}
     claimed.add(source / SPLITS_FILE)
     entries = walk(source)
     real = source.resolve()
@@ -92,6 +92,14 @@ def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Le
         pairs=tuple(pairs),
         num_images=names.number,
     )
+
+
+def _target(link: Path) -> Path | None:
+    """The file that a link leads to; None for a loop of links."""
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        return None
 
 
 def check_captions(items: Sequence[SourceItem], leftovers: Leftovers, captioner: str) -> None:

@@ -7,12 +7,11 @@ what was refused and why, and a report to look at. It can be killed at any time;
 import hashlib
 import json
 import platform
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,35 @@ from PIL import Image
 from loraloom import __version__, plugins
 from loraloom.config.extending import options_of, unused_lines
 from loraloom.config.prepare import PrepareConfig
-from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
-from loraloom.prepare.detect import Choice, choose_format, format_options
+from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, Manifest, make_manifest, write_manifest
+from loraloom.prepare.caption_edits import final_caption
+from loraloom.prepare.captioner_files import Asker
+from loraloom.prepare.deduplicate import duplicates_of
+from loraloom.prepare.detect import Choice
 from loraloom.prepare.doubtful import doubt_about
-from loraloom.prepare.duplicates import SPLITS_FILE, given_split, held_out, near_duplicate_groups
+from loraloom.prepare.duplicates import near_duplicate_groups, split_examples
+from loraloom.prepare.folder_numbers import FolderNumbers
+from loraloom.prepare.folders import IMAGE_FOLDER, check_folders, sweep
 from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
 from loraloom.prepare.journal import ImageRow, Journal
-from loraloom.prepare.leftovers import check_captions, find_leftovers
+from loraloom.prepare.leftovers import check_captions
+from loraloom.prepare.lines import no_caption, to_look_at, unknown_ids, unread_lines
 from loraloom.prepare.problems import PROBLEMS_FILE, tell_problems, write_problems
 from loraloom.prepare.report import Problem, write_report
+from loraloom.prepare.source import Source, read_source
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
 from loraloom.utils.errors import UserError
-from loraloom.utils.locks import LOCK_NAME, lock_folder
-from loraloom.utils.output_paths import check_folder
+from loraloom.utils.image_bytes import RefusedError
+from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
 from loraloom.utils.safe_paths import safe_name, short_hash
 
-IMAGE_FOLDER = "images"
 REPORT_FILE = "report.html"
 MAX_THUMBNAILS = 200
-_FEWEST_TO_SPLIT = 10
-_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
-"""What a kill leaves of a file that was being written: `.problems.jsonl.1234.tmp`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ def prepare(
     settings = ImageSettings.from_config(config)
     domain = _configured(plugins.load("domains", config.domain), config)
     captioner: Captioner = plugins.load("captioners", config.captioner)
-    _check_folders(source, out)
+    check_folders(source, out)
     with lock_folder(out, console):
         return _prepare(source, out, config, settings, domain, captioner, count_tokens, console, progress)
 
@@ -125,23 +127,25 @@ def _prepare(
 ) -> PrepareReport:
     """`prepare` in a locked folder."""
     started = time.perf_counter()
-    options = format_options(config)
-    choice = choose_format(source, config.format, options)
+    found = read_source(source, config)
+    choice, items, leftovers, given = found.choice, found.items, found.leftovers, found.given
     console(f"reading {source} as {choice.format.name}: {choice.reason}")
-    items = list(choice.format.read(source, options))
-    given = given_split(source)
-    leftovers = find_leftovers(source, items, choice.format.name)
-    check_captions(items, leftovers, captioner.name)
+    if not found.classes:  # the name of a class folder is a caption
+        check_captions(items, leftovers, captioner.name)
     unused = unused_lines(config, {"formats": choice.format, "captioners": captioner, "domains": domain})
-    _sweep(out)
+    unused += found.stored.doubts
+    sweep(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)  # a dataset without it is not finished
     with Journal(out / JOURNAL_FILE) as journal:
-        work = _Work(source, out, config, captioner, count_tokens, journal)
+        work = _Work(found, out, config, captioner, count_tokens, journal)
         work.run(items, settings, progress)
         problems, notes = sorted({*work.problems, *leftovers.problems}), sorted([*work.notes, *work.captioned])
-        unknown = [*unused, *_unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
-        counted = [*leftovers.lines, *work.counted(), *unknown, *_unread_lines(journal)]
-        write_problems(out, problems, notes)
+        unknown = [*unused, *unknown_ids(given, work.examples), *unsuited_images(domain, out, work.examples)]
+        unknown += work.numbers.unknown([item.id for item in items if item.problem is None])
+        unknown += found.stored.outdated(work.examples)
+        counted = [*found.lines, *found.stored.lines, *leftovers.lines]
+        counted += [*work.counted(), *unknown, *unread_lines(journal)]
+        write_problems(out, sorted([*problems, *work.left_out]), notes)
         tell_problems(out, problems, leftovers, console)
         for line in counted:
             console(f"  {line}")
@@ -149,10 +153,11 @@ def _prepare(
             raise _unusable(source, out, problems, work, unknown)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
-    labels, examples = _split(work.examples, work.hashes, given, config, console)
+    labels, examples = split_examples(work.examples, work.labels, given, config, console)
     manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
     _finish(manifest, made)
-    sizes = Counter(labels)
+    once = work.once()
+    sizes = Counter(labels[place] for place in once)
     report = PrepareReport(
         manifest=manifest,
         problems=tuple(problems),
@@ -163,18 +168,14 @@ def _prepare(
         seconds=time.perf_counter() - started,
         page=out / REPORT_FILE,
     )
-    groups = [sorted(ids) for ids in _by_label(examples, labels) if len(ids) > 1]
+    groups = [
+        sorted(ids)
+        for ids in _by_label([examples[place] for place in once], [labels[place] for place in once])
+        if len(ids) > 1
+    ]
     write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
     console(_summary(report))
     return report
-
-
-def final_caption(text: str, trigger: str) -> str:
-    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
-    text = text.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
-        return text
-    return f"{trigger}, {text}" if text else trigger
 
 
 class _Work:
@@ -182,7 +183,7 @@ class _Work:
 
     def __init__(
         self,
-        source: Path,
+        source: Source,
         out: Path,
         config: PrepareConfig,
         captioner: Captioner,
@@ -191,10 +192,17 @@ class _Work:
     ) -> None:
         self.source, self.out, self.config, self.journal = source, out, config, journal
         self.captioner, self.count_tokens = captioner, count_tokens
-        self.caption_options = options_of(config, [captioner])
-        self.caption_settings = _sha16(captioner.name, self.caption_options, config.trigger)
+        self.numbers = FolderNumbers.of(config, source.classes)
+        options = options_of(config, [captioner])
+        self.asker = Asker(captioner, options, config.trigger)
+        self.caption_settings = _sha16(captioner.name, options, config.trigger)
         self.examples: list[Example] = []
+        self.items: list[str] = []
         self.hashes: list[tuple[int, ...]] = []
+        self.labels: list[int] = []
+        self.left_out: list[Problem] = []
+        self.shown_of: dict[str, str] = {}
+        self.too_small: Counter[int] = Counter()
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
         self.captioned: list[Problem] = []
@@ -202,38 +210,73 @@ class _Work:
         self.num_reused = 0
 
     def run(self, items: Sequence[SourceItem], settings: ImageSettings, progress: Progress | None) -> None:
-        """Work on all items; afterwards the examples are in id order."""
+        """Work on all items; afterwards the examples are in id order, and those that are duplicates are left out."""
         usable = {item.id: item for item in items if item.problem is None}
         self.problems += [Problem(self._shown(item), item.problem) for item in items if item.problem]
-        tasks = list(_tasks(usable.values(), self.out, self.journal.rows))
-        with closing(run_tasks(tasks, settings, self.config.num_workers)) as outcomes:
+        tasks = list(_tasks(usable, self.out, self.journal.rows, self.config.also_size))
+        workers = 1 if settings.upscaler else self.config.num_workers  # its model uses all cores, and memory once
+        with closing(run_tasks(tasks, settings, workers)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
-                self._take(outcome, usable[outcome.task.id])
+                self._take(outcome, usable[outcome.task.item])
                 if progress:
                     progress(done, len(tasks))
-        order = sorted(range(len(self.examples)), key=lambda index: self.examples[index].id)
-        self.examples = [self.examples[index] for index in order]
-        self.hashes = [self.hashes[index] for index in order]
+        self._keep(sorted(range(len(self.examples)), key=lambda index: self.examples[index].id))
+        self._group()
+
+    def _keep(self, places: Sequence[int]) -> None:
+        self.examples = [self.examples[place] for place in places]
+        self.items = [self.items[place] for place in places]
+        self.hashes = [self.hashes[place] for place in places]
+
+    def _group(self) -> None:
+        """Find near-duplicates, and leave out those that the settings leave out, at every size."""
+        if not self.items:
+            return
+        first = {self.items[place]: place for place in self.once()}
+        hashes = np.array([self.hashes[place] for place in first.values()], dtype=np.uint64)
+        groups = near_duplicate_groups(hashes, self.config.near_duplicate_bits).tolist()
+        by_item = dict(zip(first, groups, strict=True))
+        dropped = duplicates_of([self.examples[place] for place in first.values()], groups, self.config.duplicates)
+        items = list(first)
+        for place, best in dropped.items():
+            kind = "a copy" if self.config.duplicates == "exact" else "a near-duplicate"
+            reason = f"{kind} of {items[best]}: left out by --duplicates {self.config.duplicates}"
+            self.left_out.append(Problem(self.shown_of[items[place]], reason))
+        gone = {items[place] for place in dropped}
+        self._keep([place for place, item in enumerate(self.items) if item not in gone])
+        self.labels = [by_item[item] for item in self.items]
 
     def _take(self, outcome: Outcome, item: SourceItem) -> None:
-        row = outcome.row
+        row, size = outcome.row, outcome.task.size
+        if outcome.too_small and size:
+            self.too_small[size] += 1
+            return
         if row is None:
+            if size:  # what is wrong with the file is said once
+                return
             self.problems.append(Problem(self._shown(item), outcome.problem or "refused"))
             return
         if not outcome.reused:
             self.journal.add_row(row)
         self.num_reused += outcome.reused
         doubt = doubt_about(item.caption) if item.caption else None
-        self.notes += [
-            Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
-        ]
-        caption = final_caption(self._text(item, row), self.config.trigger)
-        if not caption:
-            self.problems.append(Problem(self._shown(item), "its caption is empty"))
+        if not size:
+            self.notes += [
+                Problem(self._shown(item), note) for note in (*item.notes, *row.notes, *([doubt] if doubt else []))
+            ]
+        try:
+            caption = self._caption(item, row, first=not size)
+        except RefusedError as error:  # of the captioner
+            self.problems += [] if size else [Problem(self._shown(item), f"no caption: {error}")]
             return
-        if not (item.caption or "").strip():
+        if not caption:
+            self.problems += [] if size else [Problem(self._shown(item), "its caption is empty")]
+            return
+        if not (item.caption or "").strip() and not size:
             self.captioned.append(Problem(self._shown(item), f"no caption: it gets {caption!r}"))
         self.hashes.append(row.hashes)
+        self.items.append(item.id)
+        self.shown_of[item.id] = self._shown(item)
         if outcome.thumbnail:
             self.thumbnails[row.id] = outcome.thumbnail
         self.examples.append(
@@ -252,12 +295,22 @@ class _Work:
                 crop=row.crop,
                 scale=row.scale,
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
+                repeats=self.numbers.repeats_of(item.id),
+                weight=self.numbers.weight_of(item.id),
+                more_captions=tuple(map(self._final, item.more_captions)),
             )
         )
 
     def without_caption(self) -> list[Example]:
-        """Examples for which no text was found."""
-        return [example for example in self.examples if example.caption_found is None]
+        """Examples for which no text was found, each image once."""
+        return [self.examples[place] for place in self.once() if self.examples[place].caption_found is None]
+
+    def once(self) -> list[int]:
+        """Places of the examples without the further sizes of an image."""
+        places: dict[str, int] = {}
+        for place, item in enumerate(self.items):
+            places.setdefault(item, place)
+        return list(places.values())
 
     def notes_on_reading(self) -> list[Problem]:
         """Notes on what was read in another way than it is written; those on the quality of images are left out."""
@@ -266,8 +319,8 @@ class _Work:
     def changed(self) -> list[str]:
         """What `strict` refuses beside files that are not used: one line for each kind."""
         missing, read = self.without_caption(), self.notes_on_reading()
-        lines = [_no_caption(len(missing), len(self.examples))] if missing else []
-        return lines + ([_to_look_at(read)] if read else [])
+        lines = [no_caption(len(missing), len(self.once()))] if missing else []
+        return lines + ([to_look_at(read)] if read else [])
 
     def counted(self) -> list[str]:
         """Lines for terminal and report: images without a caption, and images to look at."""
@@ -275,13 +328,30 @@ class _Work:
         if missing := self.without_caption():
             captions = {example.caption for example in missing}
             such = "" if len(captions) == 1 else "captions such as "
-            number = _no_caption(len(missing), len(self.examples))
+            number = no_caption(len(missing), len(self.once()))
             lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
         if self.notes:
             reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
             listed = "; ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common())
-            lines.append(f"{_to_look_at(self.notes)}: {listed}")
+            lines.append(f"{to_look_at(self.notes)}: {listed}")
+        for size, number in sorted(self.too_small.items()):
+            lines.append(
+                f"{number:,} of {len(set(self.items)):,} images are not prepared at --also-size {size}: too small"
+            )
+        if self.left_out:
+            which = f"--duplicates {self.config.duplicates}"
+            lines.append(f"{len(self.left_out):,} images are left out of the dataset by {which}; the source keeps them")
         return lines
+
+    def _caption(self, item: SourceItem, row: ImageRow, *, first: bool) -> str:
+        """The final caption; one whose trigger word was moved to the front is noted at the `first` size."""
+        text, trigger = self._text(item, row), self.config.trigger
+        if first and any(self._final(one) != final_caption(one, trigger) for one in (text, *item.more_captions)):
+            self.notes.append(Problem(self._shown(item), "its trigger word was moved to the front of a caption"))
+        return self._final(text)
+
+    def _final(self, text: str) -> str:
+        return final_caption(text, self.config.trigger, first=self.config.trigger_first)
 
     def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""
@@ -289,101 +359,47 @@ class _Work:
             if item.caption.strip():
                 return item.caption
             self.notes.append(Problem(self._shown(item), f"its text is empty: captioned by {self.captioner.name}"))
+        if (folder := self.source.classes.get(item.id)) is not None:
+            return folder.name
         key = (item.id, row.source_sha256, self.caption_settings)
         if key not in self.journal.captions:
             with Image.open(self.out / row.image, formats=["PNG"]) as image:
-                text = self.captioner.caption(image, item, self.caption_options, self.config.trigger)
+                text = self.asker.text(image, item)
             self.journal.add_caption(key, text)
         return self.journal.captions[key]
 
     def _shown(self, item: SourceItem) -> str:
-        """The item's file as the user knows it."""
-        try:
-            shown = item.image.relative_to(self.source).as_posix()
-        except ValueError:
-            shown = item.image.name
-        return shown.encode("utf-8", "backslashreplace").decode("utf-8")
+        return self.source.shown(item)
 
 
-def _tasks(items: Iterable[SourceItem], out: Path, known: Mapping[str, ImageRow]) -> Iterator[Task]:
+def _tasks(
+    items: Mapping[str, SourceItem], out: Path, known: Mapping[str, ImageRow], also: Sequence[int]
+) -> Iterator[Task]:
     taken: set[str] = set()
-    for number, item in enumerate(items):
-        name = safe_name(item.id)
-        if name.casefold() in taken:
-            name = f"{name}-{short_hash(item.id)}"
-        taken.add(name.casefold())
-        image = f"{IMAGE_FOLDER}/{name}.png"
-        yield Task(
-            id=item.id,
-            source=item.image,
-            folder=out,
-            image=image,
-            known=known.get(item.id),
-            thumbnail=number < MAX_THUMBNAILS,
-        )
+    for number, item in enumerate(items.values()):
+        for size in (None, *also):
+            id_ = item.id if size is None else f"{item.id}@{size}"
+            if size is not None and id_ in items:
+                raise UserError("an image has the name of another one's further size", got=id_, fix="rename it")
+            name = safe_name(id_)
+            if name.casefold() in taken:
+                name = f"{name}-{short_hash(id_)}"
+            taken.add(name.casefold())
+            yield Task(
+                id=id_,
+                source=item.image,
+                folder=out,
+                image=f"{IMAGE_FOLDER}/{name}.png",
+                known=known.get(id_),
+                thumbnail=number < MAX_THUMBNAILS,
+                item=item.id,
+                size=size,
+                data=item.data,
+            )
 
 
 def _sha16(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-
-
-def _check_folders(source: Path, out: Path) -> None:
-    """Refuse to read what this writes, and to write among files that somebody else made."""
-    check_folder(out)
-    here, there = source.resolve() if source.exists() else source.absolute(), out.resolve()
-    if there == here or there.is_relative_to(here):
-        fix = "choose an --out beside the source: prepare would read its own images"
-        raise UserError("the dataset would lie in its own source", got=str(out), fix=fix)
-    if here.is_relative_to(there / IMAGE_FOLDER):
-        raise UserError("the source lies where prepared images go", got=str(source), fix="choose another --out")
-    if out.exists() and not out.is_dir():
-        raise UserError("the output is a file", got=str(out), fix="choose another --out")
-    ours = any((out / name).exists() for name in (JOURNAL_FILE, INFO_FILE, MANIFEST_FILE))
-    if out.is_dir() and not ours and any(entry.name != LOCK_NAME for entry in out.iterdir()):
-        fix = "choose a new folder with --out: nothing of yours is overwritten"
-        raise UserError("the output folder is not empty and not a dataset", got=str(out), fix=fix)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            "the output folder cannot be made", got=f"{out}: {error.strerror}", fix="check --out"
-        ) from error
-
-
-def _sweep(out: Path) -> None:
-    """Remove what a killed run was writing when it was killed."""
-    for path in (*out.glob(".*.tmp"), *(out / IMAGE_FOLDER).rglob(".*.tmp")):
-        if _LEFTOVER.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
-
-
-def _unread_lines(journal: Journal) -> list[str]:
-    number = journal.num_unread
-    if not number:
-        return []
-    return [
-        f"{number:,} {'line' if number == 1 else 'lines'} of {JOURNAL_FILE} cannot be read: what they were about is done again"
-    ]
-
-
-def _no_caption(number: int, all_images: int) -> str:
-    if all_images == 1:
-        return "the only image has no caption"
-    return f"{number:,} of {all_images:,} images {'has' if number == 1 else 'have'} no caption"
-
-
-def _to_look_at(notes: Sequence[Problem]) -> str:
-    number = len({note.file for note in notes})
-    return "1 image is used, but look at it" if number == 1 else f"{number:,} images are used, but look at them"
-
-
-def _unknown_ids(given: frozenset[str] | None, examples: Sequence[Example]) -> list[str]:
-    """A line where the source's own split holds out what is not there, by a suffix too many perhaps."""
-    lost = sorted((given or frozenset()) - {example.id for example in examples})
-    if not lost or given is None:
-        return []
-    ids = f"{len(lost):,} of {len(given):,} ids that {SPLITS_FILE} holds out"
-    return [f"{ids} are of no image that is used: {', '.join(repr(id_) for id_ in lost[:3])}{' ...' * (len(lost) > 3)}"]
 
 
 def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work, unknown: Sequence[str]) -> UserError:
@@ -399,33 +415,6 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work,
     shown = list(first_of_kind.values())
     fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to continue"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
-
-
-def _split(
-    examples: Sequence[Example],
-    hashes: Sequence[tuple[int, ...]],
-    given: frozenset[str] | None,
-    config: PrepareConfig,
-    console: Callable[[str], None],
-) -> tuple[list[int], list[Example]]:
-    """The near-duplicate group of every example, and the examples with their split."""
-    labels = near_duplicate_groups(np.array(hashes, dtype=np.uint64), config.near_duplicate_bits).tolist()
-    asked = "validation_share" in config.model_fields_set
-    share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
-    if given is not None and config.validation_share > 0:
-        console(f"  held out: what {SPLITS_FILE} of the source says")
-        return labels, [
-            replace(example, split="validation" if example.id in given else "train") for example in examples
-        ]
-    if share == 0 and config.validation_share > 0:
-        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
-    chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
-    if share > 0 and not any(chosen):
-        console("  nothing is held out: all images are near-duplicates of each other")
-    return labels, [
-        replace(example, split="validation" if held else "train")
-        for example, held in zip(examples, chosen, strict=True)
-    ]
 
 
 def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[str]]:
@@ -471,7 +460,7 @@ def _finish(manifest: Manifest, made: set[str]) -> None:
     write_manifest(manifest)
     for image in made - {example.image for example in manifest.examples}:
         (folder / image).unlink(missing_ok=True)
-    _sweep(folder)
+    sweep(folder)
 
 
 def _summary(report: PrepareReport) -> str:

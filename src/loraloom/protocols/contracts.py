@@ -7,7 +7,10 @@ suites in `tests/contract/` test any extension, ours or another package's.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SaveImage = Callable[[Path], None]
 """Writes a small image, a different one each time, and creates its folder. Suffix of the path: `.png`."""
@@ -20,9 +23,13 @@ class FormatContract:
     Attributes:
         write: Writes a folder of this layout. Arguments: an empty folder; image id (`a`, `sub/c`) -> caption, which must be
             read back exactly; a function that writes an image. An image file has the name of the last part of its id.
+        packed: Whether images lie inside larger files, so that there are no image files.
+        needs: Modules without which its tests are skipped, such as those of an extra.
     """
 
     write: Callable[[Path, Mapping[str, str], SaveImage], None]
+    packed: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +56,17 @@ class CaptionerContract:
     Attributes:
         examples: At least one; no two of one captioner with settings give the same caption.
         refused: Settings with which it raises `UserError`.
+        build_tiny: Writes a tiny model of random weights into an empty folder, so that the captioner's real classes are
+            tested; None if it has no model.
+        needs: Modules without which its tests are skipped, such as those of an extra.
+        render: Renders the image of the examples; None: any image will do. Other images may be refused by `RefusedError`.
     """
 
     examples: tuple[CaptionExample, ...]
     refused: tuple[Mapping[str, Any], ...] = ()
+    build_tiny: Callable[[Path], None] | None = None
+    needs: tuple[str, ...] = ()
+    render: "Callable[[], Image.Image] | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

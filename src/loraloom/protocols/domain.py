@@ -268,6 +268,17 @@ class Domain(Protocol):
         be used. The kind completes "12 of 40 images are ..."."""
 
 
+class DescribingDomain(Domain, Protocol):
+    """A domain that reads an image back as its full caption."""
+
+    def describe(self, image: "Image.Image") -> str:
+        """The caption that is true of an RGB image.
+
+        Raises:
+            RefusedError: The image shows nothing of this domain; the message is the reason (`utils.image_bytes`).
+        """
+
+
 class ConfigurableDomain(Domain, Protocol):
     """A domain with settings.
 

@@ -8,7 +8,7 @@ that several extensions share are one class here, which theirs inherit.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -64,6 +64,22 @@ class TextEncoding(Settings):
         return name
 
 
+class CaptionColumn(TextEncoding):
+    """Settings of layouts with a table of captions."""
+
+    caption_column: str = setting(
+        "text", "Column of captions in a table, or key of them in a JSON file of a shard.", flag="--caption-column"
+    )
+
+
+class PackedImages(CaptionColumn):
+    """Settings of layouts whose images lie inside tables."""
+
+    image_column: str = setting(
+        "", "Column of images in a Parquet or Arrow table; empty: the only column of images.", flag="--image-column"
+    )
+
+
 class CaptionFiles(TextEncoding):
     """Settings of layouts with caption files."""
 
@@ -78,6 +94,44 @@ class CaptionFiles(TextEncoding):
     def _endings(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         """`tags` and `*.tags` become `.tags`; `_caption.txt` is unchanged; `a,b` becomes two suffixes."""
         return tuple(_ending(part) for text in texts for part in text.split(",") if part.strip())
+
+
+class CaptionModel(Settings):
+    """Settings of captioners that run a model."""
+
+    caption_model: str = setting(
+        "", "Model that writes captions: hub id or folder; empty: the captioner's default.", flag="--caption-model"
+    )
+    caption_device: str = setting(
+        "auto", "Device of the captioning model: auto, cpu, cuda, cuda:1 or mps.", flag="--caption-device"
+    )
+    caption_dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "Dtype of the captioning model; auto: bf16 on a GPU that has it, otherwise fp32.",
+        flag="--caption-dtype",
+    )
+    caption_max_tokens: int = setting(
+        75,
+        "Maximum length of a generated caption in tokens of the captioning model.",
+        flag="--caption-max-tokens",
+        ge=1,
+        le=2048,
+    )
+    caption_beams: int = setting(
+        1, "Beams of the search for the most probable caption; 1: greedy search.", flag="--caption-beams", ge=1, le=32
+    )
+    caption_temperature: float = setting(
+        1.0,
+        "Temperature of the further captions of an image, which are sampled; lower: closer to the first one.",
+        flag="--caption-temperature",
+        gt=0,
+        le=10,
+    )
+    caption_prompt: str = setting(
+        "",
+        "Prompt of the captioning model; {trigger}, {folder}, {stem}, {text} are replaced; empty: the captioner's default.",
+        flag="--caption-prompt",
+    )
 
 
 def _ending(text: str) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from loraloom.config.domains import open_domain
-from loraloom.config.run import RunConfig, read_class_weights
+from loraloom.config.pairs import read_batch_sizes, read_class_weights
+from loraloom.config.run import RunConfig
+from loraloom.data.augment import Augmentation, settings_line
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
 from loraloom.data.cache import ContentCache
@@ -47,11 +49,12 @@ from loraloom.train.optim import (
 )
 from loraloom.train.precompute import precompute_caches
 from loraloom.train.sampling import Sampler, spread
+from loraloom.train.sharding import shard, shard_line
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
 from loraloom.train.swapping import frozen_bytes, store_in_low_bits, swap_line
 from loraloom.utils.errors import UserError
-from loraloom.utils.reporting import log_line
+from loraloom.utils.reporting import log, log_line, reporter
 
 
 def set_up(
@@ -67,8 +70,7 @@ def set_up(
     """
     folder = Path(config.train.output)
     manifest = read_manifest(Path(config.data.dataset))
-    learned = [example for example in manifest.examples if example.split == "train"]
-    held_out = [example for example in manifest.examples if example.split == "validation"]
+    learned, held_out = manifest.split("train"), manifest.split("validation")
     if not learned:
         raise UserError(
             "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
@@ -87,13 +89,12 @@ def set_up(
     )
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
-    if config.data.random_flip:
-        refuse_blind_flips(learned, domain)
+    unflipped = refuse_blind_flips(learned, domain, config.augment.flip_unknown) if config.data.random_flip else None
     encoder = PromptEncoder(
         text=model.text, domain=domain, method=config.prompts.method, max_windows=config.prompts.max_windows
     )
     losses = Losses(log_line, config.train.strict)
-    losses.add(*manifest.notes, *distilled_lines(model.info))
+    losses.add(*manifest.notes, *([unflipped] if unflipped else []), *distilled_lines(model.info))
     report_captions(encoder, manifest.examples, folder if runtime.is_main else None, losses)
     train_batches, held_batches = make_batches(
         config,
@@ -160,7 +161,8 @@ def make_batches(
     text_cache = ContentCache(root / "texts" if root else None)
     dataset = Path(data.dataset)
     latents = LatentStore(model, dataset, latent_cache, model.modules.fingerprint(model.info.vae.name))
-    latents.check([*learned, *held_out])
+    latents.check(learned)
+    latents.check(held_out)
     texts = TextStore(encoder, text_cache, runtime.weight_dtype, live=config.lora.text_encoder)
     held_batches = BatchMaker(examples=held_out, latents=latents, texts=texts, domain=domain, seed=config.train.seed)
     weights = read_class_weights(config.objective.class_weights)
@@ -168,22 +170,49 @@ def make_batches(
         held_batches,
         examples=learned,
         random_flip=data.random_flip,
+        augmentation=make_augmentation(config, learned, domain),
         caption_dropout=data.caption_dropout,
         loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
     return train_batches, held_batches
 
 
+def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Domain) -> Augmentation:
+    """The variants that the settings ask for, with the subject of every image.
+
+    Raises:
+        UserError: They would make captions false, or loss weights by colour are set.
+    """
+    asked = config.augment
+    made = Augmentation(variants=asked.variants, crop=asked.crop, light=asked.light, seed=config.train.seed)
+    if not made.variants:
+        return made
+    made.refuse(learned, domain)
+    if config.objective.class_weights:
+        fix = "set augment.variants=0, or remove objective.class_weights"
+        raise UserError("loss weights by colour and augmented variants exclude each other", fix=fix)
+    made.find_subjects(Path(config.data.dataset), learned, reporter().bar("looking for subjects"))
+    log.info(settings_line(made))
+    return made
+
+
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
-    # Blocks that are swapped never lie on the device together, and full weights not before they are stored in low bits.
-    stays = bool(config.train.block_swap) or config.train.low_bits != "no"
+    split = config.train.shard and runtime.num_devices > 1
+    # What the device may not hold as a whole: blocks that are swapped, weights that are split over the ranks, and full
+    # weights before they are stored in low bits.
+    stays = bool(config.train.block_swap) or split or config.train.low_bits != "no"
     first_device = torch.device("cpu") if stays else runtime.device
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
-    channels_last = config.train.channels_last and runtime.device.type == "cuda"
+    if config.train.shard and not split:
+        log_line("note: train.shard has no effect: the run has one process")
+    if split:
+        shard(denoiser, runtime.device)
+        log_line(shard_line(denoiser, runtime.num_devices))
+    channels_last = config.train.channels_last and runtime.device.type == "cuda" and not split
     if channels_last:
         denoiser.to(memory_format=torch.channels_last)
     adapter = (
@@ -212,13 +241,17 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         max_steps=config.train.max_steps,
         loss_scale=LossScale(config.train.mixed_precision == "fp16"),
     )
-    sizes = tuple((example.width, example.height) for example in batches.examples)
+    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
+    sizes = tuple(known.setdefault(size, size) for size in ((row.width, row.height) for row in batches.examples))
     plan = Plan(
         sizes=sizes,
         batch_size=config.data.batch_size,
         num_devices=runtime.num_devices,
         accumulation=config.train.gradient_accumulation,
         seed=config.train.seed,
+        repeats=tuple(example.repeats for example in batches.examples),
+        weights=tuple(example.weight for example in batches.examples),
+        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
     )
     objective = make_objective(
         model.info.schedule,
@@ -305,7 +338,8 @@ def make_sampler(
         texts=texts,
         runtime=runtime,
         config=samples,
-        requests=spread(requests, runtime.num_devices),
+        requests=spread(requests, runtime.num_devices, equal=config.train.shard),
+        together=config.train.shard and runtime.num_devices > 1,
         weighting=weighting,
         method=config.train.method,
     )

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from loraloom.config.run import Precision
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import LostRankError, UserError
+from loraloom.utils.ranks import BACKEND
+from loraloom.utils.sharded import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,13 @@ class Runtime:
             return self.accelerator.reduce(numbers, "sum")  # pyright: ignore[reportReturnType]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
-        """Sum all gradients in place over all processes, and `numbers` (float32, 1-d) with them in the same message."""
+        """Sum all gradients in place over all processes, and `numbers` (float32, 1-d) with them in the same message.
+
+        Gradients of split parameters are summed in the backward pass already.
+        """
         if self.num_devices == 1:
             return numbers
+        parameters = [parameter for parameter in parameters if not is_sharded(parameter)]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([numbers, *(gradient.flatten() for gradient in gradients)])
         summed = self.sum_numbers(flat)
@@ -168,6 +174,20 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
         )
 
 
+def choose_backend() -> str:
+    """`nccl`, which on a CPU means gloo, or `gloo` for GPUs too: without NCCL (Windows), and where a node has none.
+
+    Raises:
+        UserError: The environment names another one.
+    """
+    given = os.environ.get(BACKEND, "")
+    if given not in ("", "nccl", "gloo"):
+        raise UserError(f"the variable {BACKEND}", got=given, expected="nccl or gloo")
+    if given:
+        return given
+    return "nccl" if torch.distributed.is_nccl_available() or not torch.cuda.is_available() else "gloo"
+
+
 def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float = 0.0) -> Runtime:
     """Join the other processes, if any.
 
@@ -182,8 +202,9 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
     if not cpu and torch.cuda.is_available():
         check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     # Casting is ours: see `Runtime.autocast`. A process may sample until its deadline, or encode its part, while others wait.
-    patience = InitProcessGroupKwargs(timeout=max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s)))
-    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
+    patience = max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s))
+    group = InitProcessGroupKwargs(backend=choose_backend(), timeout=patience)
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")
     if precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():

@@ -14,6 +14,7 @@ from loraloom.train.checkpoint import damage
 from loraloom.train.components import AdapterWeights
 from loraloom.train.intervals import NOTHING, actions_after
 from loraloom.train.rank_figures import gather_figures, slowest
+from loraloom.train.sharding import shared_out
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
@@ -108,7 +109,7 @@ def compare_weights(run: Run, done: int) -> None:
         UserError: They differ; names the ranks.
     """
     runtime = run.train_state.runtime
-    if runtime.num_devices == 1:
+    if runtime.num_devices == 1 or shared_out(run):  # of split weights each rank holds others
         return
     runtime.check_equal(
         f"the ranks no longer hold the same weights after step {done}",
@@ -234,11 +235,12 @@ def save(run: Run, done: int, loss: float | None, *, last: bool, rolling: bool =
     before = run.best.step, run.best.loss
     if loss is not None and run.best.better(loss):
         run.best.step, run.best.loss = done, loss
-    if not run.train_state.runtime.is_main:
-        return
     began = time.perf_counter()
+    checkpoint = run.checkpoint(done) if run.train_state.runtime.is_main or shared_out(run) else None
+    if checkpoint is None or not run.train_state.runtime.is_main:
+        return
     try:
-        run.checkpoints.save(run.checkpoint(done), run.record(done), rolling=rolling)
+        run.checkpoints.save(checkpoint, run.record(done), rolling=rolling)
     except OSError as error:
         run.best.step, run.best.loss = before
         message = f"step {done} could not be saved ({error.strerror or error})"

@@ -3,12 +3,14 @@
 In: what was built from the settings. Out: lines of the log; what is not used as it was given is counted in `Losses`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from loraloom.config.run import RunConfig
 from loraloom.data.bucket_sampler import Plan, Slot
+from loraloom.data.ledger import LEDGER_FILE, ledger_lines, make_ledger, updates_sentence, write_ledger
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.generate.images import negative_prompts, unread_negative
 from loraloom.lora.inject import Adapter
@@ -17,6 +19,7 @@ from loraloom.prompts.notes import Losses, cut_lines, reads_nothing, syntax_line
 from loraloom.protocols.data import Example
 from loraloom.protocols.model import ModelInfo
 from loraloom.train.sampling import Sampler
+from loraloom.train.state import Run
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
@@ -46,7 +49,8 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
         UserError: Captions need more than `prompts.max_windows` windows; all of them are named.
     """
     unlimited = replace(encoder, max_windows=1 << 30)
-    plans = [(example.id, unlimited.plan(example.caption)) for example in examples]
+    captions = [named for example in examples for named in example.named_captions]
+    plans = [(name, unlimited.plan(caption)) for name, caption in captions]
     counts = [plan.num_tokens for _, plan in plans]
     capacity = encoder.text.tokenizer.window_tokens - 2
     log.info(
@@ -63,9 +67,9 @@ def report_captions(encoder: PromptEncoder, examples: Sequence[Example], folder:
             fix=f"set prompts.max_windows={max(count for _, count in over)}, shorten them, or "
             "choose prompts.method=smart",
         )
-    if syntax := syntax_line([example.caption for example in examples], encoder, weighting=False, noun="captions"):
+    if syntax := syntax_line([caption for _, caption in captions], encoder, weighting=False, noun="captions"):
         losses.add(syntax)
-    unknown, lost_letters = unknown_letters(encoder, [example.caption for example in examples], "captions")
+    unknown, lost_letters = unknown_letters(encoder, [caption for _, caption in captions], "captions")
     for line in unknown:
         log.info(line)
     losses.add(*lost_letters)
@@ -130,6 +134,9 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
     ranks = f"{plan.num_devices} rank{'s' * (plan.num_devices != 1)}"
     images = f"{plan.step_size} image{'s' * (plan.step_size != 1)}"
     lines = [f"batch: {plan.batch_size} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
+    smaller = [f"{batch} from {math.isqrt(pixels)} squared pixels" for pixels, batch in plan.smaller_batches]
+    if smaller:
+        lines.append(f"batch of large images: {', '.join(smaller)}; each image keeps its share of the loss")
     if num_ranks != plan.num_devices:
         full = (Slot(0, 1.0),) * plan.pass_size
         counts = [len(plan.micro_batches(full, rank, num_ranks)) * plan.accumulation for rank in range(num_ranks)]
@@ -146,15 +153,25 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
 
 def slots_line(plan: Plan) -> str | None:
     """A sentence about batches that some size cannot fill; None when each size fills at least one."""
-    fewest = plan.smallest_bucket()
-    if fewest >= plan.pass_size:
+    counts = {size: count for size, count in plan.seen_by_size().items() if count < plan.pass_size_of(size)}
+    if not counts:
         return None
+    size = min(counts, key=lambda one: (counts[one], one))
+    fewest, batch_size = counts[size], plan.batch_size_of(size)
     slots, repeats = plan.slots()
-    batch = f"a batch of {plan.batch_size}" + (
-        f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else ""
-    )
+    batch = f"a batch of {batch_size}" + (f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else "")
     fewer = max(1, fewest // plan.num_devices)
     return (
         f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
         f"{repeats} are repeats of weight zero, from which nothing is learned; --batch-size {fewer} has fewer"
     )
+
+
+def report_ledger(plan: Plan, run: Run, folder: Path) -> list[str]:
+    """Write `ledger.jsonl` in the main process; returns what a user reads of it before the first step."""
+    ids = [example.id for example in run.train_state.batches.examples]
+    steps = run.config.train.max_steps
+    ledger = make_ledger(plan, ids, steps)
+    if run.train_state.runtime.is_main:
+        write_ledger(folder, ledger)
+    return [*ledger_lines(ledger), f"{updates_sentence(ledger, steps=steps)}; see {folder / LEDGER_FILE}"]

@@ -16,6 +16,7 @@ from loraloom.config.run import OptimConfig
 from loraloom.lora.inject import Adapter
 from loraloom.train.muon import Muon, by_kind
 from loraloom.utils.errors import UserError
+from loraloom.utils.sharded import is_sharded, like, on_main, whole
 from loraloom.utils.untrusted import check_range
 
 
@@ -159,7 +160,7 @@ class Updater:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale.enabled:
             torch._foreach_div_(gradients, self.loss_scale.value)  # pyright: ignore[reportPrivateImportUsage]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         finite = torch.isfinite(norm) & loss_is_finite
         if self.config.max_grad_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
@@ -193,7 +194,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     numbers: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
-            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = on_main(value)
+            else:
+                numbers[f"{index}.{name}"] = value
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     for number, group in enumerate(groups):
         for key in [key for key, value in group.items() if isinstance(value, Tensor)]:
@@ -209,18 +213,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         for group, saved in zip(own["param_groups"], rest["groups"], strict=True)
     ]
     state: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in {**tensors, **rest["numbers"]}.items():
         if key.startswith("group."):
             _, number, name = key.split(".", 2)
             groups[int(number)][name] = value
         else:
             index, name = key.split(".", 1)
+            own_parameter = parameters[int(index)]
+            if isinstance(value, Tensor) and value.shape == own_parameter.shape and is_sharded(own_parameter):
+                value = like(own_parameter, value)
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             # Files are contiguous; weights may be channels_last, and fused steps want both laid out alike.
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            same = isinstance(value, Tensor) and value.shape == parameter.shape and not is_sharded(parameter)
+            if same and value.stride() != parameter.stride():
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
@@ -231,12 +240,15 @@ def weight_sums(adapter: Adapter) -> Tensor:
     """
     chosen = {key: value for key, value in adapter.parameters.items() if ".lora_B." in key} or adapter.parameters
     with torch.no_grad():
-        rows = [torch.stack([p.sum(dtype=torch.float64), _abs_sum(p)]) for p in chosen.values()]
+        rows: list[Tensor] = []
+        for parameter in chosen.values():
+            values = whole(parameter).cpu() if is_sharded(parameter) else parameter
+            rows.append(torch.stack([values.sum(dtype=torch.float64), _abs_sum(values)]))
     return torch.stack(rows).cpu()
 
 
-def _abs_sum(parameter: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(parameter, 1, dtype=torch.float64)
+def _abs_sum(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values, 1, dtype=torch.float64)
 
 
 class Ema:
@@ -265,7 +277,7 @@ class Ema:
 
     def state_dict(self) -> dict[str, Any]:
         """The average of each weight by its key."""
-        return dict(zip(self._keys, self.shadow, strict=True))
+        return {key: on_main(shadow) for key, shadow in zip(self._keys, self.shadow, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with an average.
@@ -278,4 +290,4 @@ class Ema:
         for key, shadow in zip(self._keys, self.shadow, strict=True):
             if state[key].shape != shadow.shape:
                 raise UserError(f"the average of {key} has another shape", got=tuple(state[key].shape))
-            shadow.copy_(state[key])
+            shadow.copy_(like(shadow, state[key]))

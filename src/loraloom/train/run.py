@@ -3,6 +3,7 @@
 run/  run.yaml                            the resolved settings
       events.jsonl                        every number of the run
       checkpoints/step_0000100/           whole checkpoints, newest few and the best
+      ledger.jsonl                        how often each image is seen, and its share of the loss
       samples/step_0000100/gpu_0_sample.png   images generated during training; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
@@ -25,8 +26,9 @@ from loraloom.train.build import set_up
 from loraloom.train.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint
 from loraloom.train.distributed import Runtime, make_runtime
 from loraloom.train.loop import Finished, hold_on, train_loop
-from loraloom.train.notices import batch_lines
+from loraloom.train.notices import batch_lines, report_ledger
 from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
+from loraloom.train.sharding import gather, shared_out
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.train.swapping import check_block_swap
@@ -137,11 +139,14 @@ def _train(config: RunConfig, runtime: Runtime, folder: Path, lock: FolderLock |
                 run.checkpoints.forget_after(start)
                 log.info(f"resuming from step {start}")
             tracker.event("start", start, learning_numbers=run.train_state.adapter.num_parameters)
-            for line in batch_lines(run.train_state.epochs.plan, runtime.num_devices):
+            plan = run.train_state.epochs.plan
+            for line in [*batch_lines(plan, runtime.num_devices), *report_ledger(plan, run, folder)]:
                 log_line(line)
             for line in run.notes:
                 tracker.event("note", start, text=line)
             finished = train_loop(run, stop)
+        if shared_out(run) and not finished.stopped:
+            gather(run)
         runtime.barrier()  # what follows is the main process's alone: nobody may wait for it in a collective
         if finished.stopped:
             log.info(f"stopped by {finished.stopped} at step {finished.step}; the same command resumes from here")

@@ -59,11 +59,12 @@ class Outcome:
     files: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def spread(requests: Sequence[ImageRequest], num_ranks: int) -> list[ImageRequest]:
-    """At least one request for each rank: fewer prompts than ranks are repeated with further seeds."""
+def spread(requests: Sequence[ImageRequest], num_ranks: int, *, equal: bool = False) -> list[ImageRequest]:
+    """At least one request for each rank, or `equal` numbers of them: prompts are repeated with further seeds."""
     count = len(requests)
     last = max(request.seed for request in requests)
-    more = [replace(requests[k % count], seed=last + 1 + k - count) for k in range(count, num_ranks)]
+    wanted = -(-count // num_ranks) * num_ranks if equal else num_ranks
+    more = [replace(requests[k % count], seed=last + 1 + k - count) for k in range(count, wanted)]
     return [*requests, *more]
 
 
@@ -76,6 +77,8 @@ class Sampler:
         texts: Gives the prompt embeddings.
         weighting: Whether `(word:1.3)` in a prompt is a weight: in those of the user, not in captions.
         method: `lora` or `full`; names what a recipe records.
+        together: The denoiser's weights are split over the ranks, which gather them together: all generate equally many
+            images, none breaks off, and an error of one ends the run.
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class Sampler:
     requests: Sequence[ImageRequest]
     weighting: bool
     method: str = "lora"
+    together: bool = False
 
     def wanted(self) -> list[Wanted]:
         """All texts whose prompt embeddings the samples read."""
@@ -210,40 +214,69 @@ class Sampler:
         """Sample these prompts from now on."""
         first = self.requests[0]
         requests = [replace(first, prompt=text, seed=self.config.seed + k) for k, text in enumerate(prompts)]
-        self.requests = spread(requests, self.runtime.num_devices)
+        self.requests = spread(requests, self.runtime.num_devices, equal=self.together)
         log.info(f"sample prompts: {len(prompts)} from {self.config.prompt_file}")
 
     def _sample_share(self, step: int, ema: Ema | None, stop: Callable[[], bool]) -> str:
-        """Generate this rank's prompts; returns what went wrong, or nothing."""
+        """Generate this rank's prompts; returns what went wrong, or nothing.
+
+        Out of memory, the images that are missing are tried once more with half their sides.
+        """
         limit = self.config.deadline_s
         deadline = time.monotonic() + limit
-        mine = self._mine()
-        made = 0
+        missing = {index: self.requests[index] for index in self._mine()}
+        count = len(missing)
+
+        def ends() -> bool:
+            return not self.together and (stop() or time.monotonic() > deadline)
+
         try:
             # A rank that is stuck holds all others up: it ends, and with it the gang; a run alone may take its time.
             patience = limit + max(5.0, limit / 2) if self.runtime.num_devices > 1 else 0.0
             with self._marked(step), exit_if_late(patience), self._ready(ema):
-                images = generate(
-                    self.model,
-                    self._encode,
-                    [self.requests[index] for index in mine],
-                    autocast=self.runtime.autocast,
-                    stop=lambda: stop() or time.monotonic() > deadline,
-                )
-                for image in images:
-                    path = self._image(step, mine[image.index])
-                    save_image(path.parent, path.stem, image, self.recipe(image.request, step))
-                    write_text(self._prompt(path), image.request.prompt + "\n")
-                    made += 1
+                try:
+                    self._generate(step, missing, ends)
+                except torch.OutOfMemoryError:
+                    if self.together or not (smaller := self._smaller(missing)):
+                        raise
+                    torch.cuda.empty_cache()
+                    self._generate(step, smaller, ends)
+                    sizes = " and ".join(dict.fromkeys(f"{one.width}x{one.height}" for one in missing.values()))
+                    return f"out of memory at {sizes}: {len(missing)} of {count} images have half these sides"
         except StoppedError:
-            late = f"broken off after {limit:.0f} s (samples.deadline_s) with {made} of {len(mine)} images"
+            made = sum(self._image(step, index).is_file() for index in self._mine())
+            late = f"broken off after {limit:.0f} s (samples.deadline_s) with {made} of {count} images"
             return "" if stop() else late
         except torch.OutOfMemoryError as error:
+            if self.together:
+                raise
             torch.cuda.empty_cache()
             return f"out of memory: {_first_line(error)}"
         except Exception as error:  # the fence: a full disk, a bug, all alike
+            if self.together:
+                raise
             return f"{type(error).__name__}: {_first_line(error)}"
         return ""
+
+    def _generate(self, step: int, missing: dict[int, ImageRequest], ends: Callable[[], bool]) -> None:
+        """Generate and save requests by their number; each that is saved is taken out of `missing`."""
+        numbers = list(missing)
+        images = generate(self.model, self._encode, list(missing.values()), autocast=self.runtime.autocast, stop=ends)
+        for image in images:
+            index = numbers[image.index]
+            path = self._image(step, index)
+            save_image(path.parent, path.stem, image, self.recipe(image.request, step))
+            write_text(self._prompt(path), image.request.prompt + "\n")
+            del missing[index]
+
+    def _smaller(self, missing: dict[int, ImageRequest]) -> dict[int, ImageRequest]:
+        """The requests with half their sides; none when a side would be too short for the model."""
+        unit = self.model.info.size_multiple
+        halves = {
+            index: replace(one, width=one.width // 2 // unit * unit, height=one.height // 2 // unit * unit)
+            for index, one in missing.items()
+        }
+        return halves if all(min(one.width, one.height) >= unit for one in halves.values()) else {}
 
     @contextmanager
     def _ready(self, ema: Ema | None) -> Iterator[None]:

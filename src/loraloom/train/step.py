@@ -83,6 +83,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         (loss * updater.loss_scale.value if updater.loss_scale.enabled else loss).backward()
         ids += batch.ids
     num_images = sum(slot.weight > 0 for forward in passes for slot in forward)
+    weight = sum(slot.weight for forward in passes for slot in forward)
     votes = torch.full((), float(stop), device=runtime.device)  # filled there: a copy would wait for the device
     numbers = torch.cat([torch.stack([total, votes]), tally])
     busy.stop()
@@ -93,7 +94,7 @@ def train_step(train_state: TrainState, step: int, *, stop: bool = False) -> Ste
         balance.update(numbers[2:], finite)
     if train_state.ema:
         train_state.ema.update(step)
-    mean_loss = numbers[0] * (plan.step_size / max(1, num_images))
+    mean_loss = numbers[0] * (plan.step_size / weight)
     return StepResult(
         epoch=epoch,
         loss=mean_loss,
@@ -183,19 +184,21 @@ def validation_loss(train_state: TrainState, held_out: BatchMaker, timesteps: tu
     """Mean loss of the held-out images at fixed timesteps and noise; None without held-out images.
 
     Latents are the distribution's mean and captions are never dropped, so the number depends on the weights alone.
-    Each process takes its share; an image's timesteps go together.
+    Each process takes its share; an image's timesteps go together. All compute equally often, the last image again where a
+    share is shorter: split weights are gathered by all of them together.
     """
     count = len(held_out.examples)
     if not count:
         return None
     runtime = train_state.runtime
     total = torch.zeros(2, device=runtime.device)
-    for index in range(runtime.rank, count, runtime.num_devices):
-        batch = to_device(held_out.fixed(index, timesteps), train_state)
+    for first in range(0, count, runtime.num_devices):
+        index = first + runtime.rank
+        batch = to_device(held_out.fixed(min(index, count - 1), timesteps), train_state)
         shape = batch.latents_bchw.shape[1:]
         noise_bchw = torch.stack([draw_noise(shape, 0.0, *parts) for parts in batch.rng_parts])
         noise_bchw, timesteps_b = send(noise_bchw, runtime.device), send(torch.tensor(timesteps), runtime.device)
         losses_b = batch_losses(train_state, batch, noise_bchw, timesteps_b)
-        total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()])
+        total += torch.stack([losses_b.sum(), torch.ones_like(losses_b).sum()]) * (index < count)
     total = runtime.sum_numbers(total)
     return float(total[0] / total[1])

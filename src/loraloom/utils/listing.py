@@ -57,6 +57,10 @@ _SYSTEM_FILES = frozenset(
         ".directory",
         ".nomedia",
         ".picasa.ini",
+        # What the library `datasets` writes beside its tables.
+        "dataset_info.json",
+        "dataset_dict.json",
+        "state.json",
         "icon\r",
     }
 )
@@ -65,6 +69,7 @@ _SYSTEM_FOLDERS = frozenset(
         "__macosx",
         ".git",
         ".cache",
+        ".captions",
         ".ipynb_checkpoints",
         ".trashes",
         ".spotlight-v100",

@@ -24,6 +24,9 @@ from typing import IO, Any
 SUPERVISED = "LORALOOM_SUPERVISED"
 """Environment variable of a rank whose supervisor speaks about lost ranks."""
 
+BACKEND = "LORALOOM_BACKEND"
+"""Environment variable that names the backend of the process group, `nccl` or `gloo`."""
+
 LOST = 3
 """Exit status of a rank that ended because another one was lost."""
 

@@ -134,10 +134,20 @@ def read_lines(path: Path, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> It
     Raises:
         UserError: As `check_regular_file`; a line is not UTF-8 or has more than `MAX_CONFIG_BYTES`; more than `MAX_LINES`.
     """
+    return ((number, line) for number, _, _, line in read_lines_at(path, what, max_bytes=max_bytes))
+
+
+def read_lines_at(path: Path, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> Iterator[tuple[int, int, int, str]]:
+    """As `read_lines`, each with its first byte and its number of bytes, the line end included, after its number.
+
+    Raises:
+        UserError: As `read_lines`.
+    """
     check_regular_file(path, what, max_bytes=max_bytes)
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
+            offset = 0
             for number in range(1, MAX_LINES + 1):
                 line = file.readline(MAX_CONFIG_BYTES + 1)
                 if not line:
@@ -145,7 +155,9 @@ def read_lines(path: Path, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> It
                 if len(line) > MAX_CONFIG_BYTES:
                     raise UserError(f"{what} line {number} is too long", expected=f"at most {MAX_CONFIG_BYTES:,} bytes")
                 if line.strip():
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\n")
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\n")
+                    yield number, offset, len(line), text
+                offset += len(line)
             if file.read(1):
                 raise UserError(f"{what} has too many lines", expected=f"at most {MAX_LINES:,}", got=str(path))
     except OSError as error:

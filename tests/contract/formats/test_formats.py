@@ -1,7 +1,9 @@
 """What every folder layout promises, whichever it is."""
 
+import io
 import itertools
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from loraloom import plugins
 from loraloom.config.extending import options_of
@@ -18,12 +21,26 @@ from loraloom.prepare.detect import choose_format, format_options
 from loraloom.prepare.leftovers import find_leftovers
 from loraloom.prepare.run import prepare
 from loraloom.protocols.contracts import FormatContract
-from loraloom.protocols.data import Format
-from tests.support.images import drawn, save
+from loraloom.protocols.data import Format, PackedImage
+from loraloom.utils.errors import UserError
+from tests.support.images import drawn, encoded, save
 
 OPTIONS = format_options(PrepareConfig())
 IDS = ["a", "b", "sub/c", "sub/deep/d"]
 every_format = pytest.mark.parametrize("name", plugins.names("formats"))
+
+
+@pytest.fixture(autouse=True)
+def _installed(name: str) -> None:
+    """Skip without the libraries of an extra."""
+    for module in plugins.load_contract("formats", name).needs:
+        pytest.importorskip(module, reason=f"the format {name} is tested with {module}")
+
+
+def unpacked(name: str) -> None:
+    """Skip where images are no files."""
+    if plugins.load_contract("formats", name).packed:
+        pytest.skip("its images lie inside larger files")
 
 
 def write(name: str, folder: Path, captions: Mapping[str, str]) -> Path:
@@ -117,6 +134,7 @@ def test_it_recognises_nothing_in_an_empty_folder(name: str, tmp_path: Path) -> 
 
 @every_format
 def test_it_opens_no_image(name: str, tmp_path: Path) -> None:
+    unpacked(name)
     layout, root = made(name, tmp_path / "x")
     for path in root.rglob("*.png"):
         path.write_bytes(b"not an image")
@@ -126,6 +144,7 @@ def test_it_opens_no_image(name: str, tmp_path: Path) -> None:
 @every_format
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_image(name: str, tmp_path: Path) -> None:
+    unpacked(name)
     layout, root = made(name, tmp_path / "x")
     secret = save(drawn(9, 8, 8), tmp_path / "secret.png")
     for path in root.rglob("a.png"):
@@ -141,8 +160,51 @@ def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_image(name: s
 
 @every_format
 def test_two_images_with_one_id_are_not_both_used(name: str, tmp_path: Path) -> None:
+    unpacked(name)
     layout, root = made(name, tmp_path / "x")
     (first,) = root.rglob("a.png")
     save(drawn(5, 8, 8), first.with_suffix(".jpg"))
     used = [item.id for item in layout.read(root, OPTIONS) if item.problem is None]
     assert used == IDS
+
+
+@every_format
+def test_an_image_inside_a_larger_file_is_read_in_any_process_and_only_up_to_a_limit(name: str, tmp_path: Path) -> None:
+    layout, root = made(name, tmp_path / "x")
+    if not plugins.load_contract("formats", name).packed:
+        pytest.skip("its images are files")
+    for number, item in enumerate(layout.read(root, OPTIONS)):
+        assert item.data is not None
+        again = pickle.loads(pickle.dumps(item.data))
+        assert again.read(1 << 20) == item.data.read(1 << 20)
+        with Image.open(io.BytesIO(again.read(1 << 20))) as image:
+            assert image.tobytes() == drawn(number, 8, 8).tobytes()
+        with pytest.raises(UserError):
+            item.data.read(10)
+
+
+@every_format
+def test_what_is_exported_is_read_back_with_all_its_captions(name: str, tmp_path: Path) -> None:
+    layout = plugins.load("formats", name)
+    if not hasattr(layout, "write"):
+        pytest.skip("datasets are not exported to it")
+    images = [
+        PackedImage(id=item_id, data=encoded(drawn(seed, 8, 8), "PNG"), captions=captions, split=split)
+        for seed, (item_id, captions, split) in enumerate(
+            [
+                ("a", ("one", "two"), "train"),
+                ("sub/b", ("only",), "train"),
+                ("sub/c", ("third",), "train"),
+                ("d", ("held out",), "validation"),
+            ]
+        )
+    ]
+    (tmp_path / "out").mkdir()
+    assert layout.write(tmp_path / "out", iter(images), 2) == []
+    items = list(layout.read(tmp_path / "out", OPTIONS))
+    assert not [item.problem for item in items if item.problem]
+    found = {tuple(item.id.split("/")[-1:]): (item.caption, *item.more_captions) for item in items}
+    assert found == {tuple(image.id.split("/")[-1:]): image.captions for image in images}
+    for item in items:
+        data = item.data.read(1 << 20) if item.data else item.image.read_bytes()
+        assert data == next(image.data for image in images if image.id.split("/")[-1] == item.id.split("/")[-1])

@@ -1,7 +1,7 @@
 """Inject faults into ranks: `TEST_FAULT=KIND:RANK:STEP,…`, with the step as finished steps.
 
-`die` and `drift` are of a train step; `sample-raise`, `sample-memory`, `sample-slow` (within the deadline), `sample-late`,
-`sample-stuck` and `sample-die` are of the samples after that step.
+`die` and `drift` are of a train step. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
+memory at the first try), `sample-slow` (within the deadline), `sample-late`, `sample-stuck` and `sample-die`.
 """
 
 import importlib.abc
@@ -34,6 +34,7 @@ def in_step(module: ModuleType) -> None:
 def in_samples(module: ModuleType) -> None:
     plain_sample, plain_generate = module.Sampler.sample, module.generate
     now = [-1]
+    tight: list[bool] = []
 
     def sample(self: Any, step: int, *arguments: Any) -> None:
         now[0] = step
@@ -46,6 +47,11 @@ def in_samples(module: ModuleType) -> None:
         if kind == "sample-memory":
             import torch
 
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        if kind == "sample-tight" and not tight:
+            import torch
+
+            tight.append(True)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if kind == "sample-die":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ reported, never skipped silently.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
@@ -42,6 +42,11 @@ def listed(folder: Path) -> list[Entry]:
     entries = walk(folder)
     masks = find_masks(entries)
     return [replace(entry, problem=_MASK) if entry.name in masks else entry for entry in entries]
+
+
+def has_images(folder: Path) -> bool:
+    """Whether image files lie in a folder: tables and archives beside them are not the layout of the folder."""
+    return any(entry.is_image for entry in walk(folder))
 
 
 def caption_suffixes(options: Mapping[str, Any]) -> list[str]:
@@ -143,6 +148,12 @@ def sorted_unique(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
             else:
                 seen[key] = item
         yield item
+
+
+def more_captions(caption: str | None, listed: Any) -> tuple[str, ...]:
+    """The further captions of a row: the texts of a list that has the caption among them; none for any other value."""
+    texts = [one for one in cast("list[Any]", listed) if isinstance(one, str)] if isinstance(listed, list) else []
+    return tuple(one for one in texts if one != caption and one.strip()) if caption in texts else ()
 
 
 def count(number: int, noun: str) -> str:

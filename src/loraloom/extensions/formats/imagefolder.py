@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loraloom.extensions.formats._common import ByName, count, decode_text, listed, sorted_unique
+from loraloom.extensions.formats._common import ByName, count, decode_text, listed, more_captions, sorted_unique
 from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
 from loraloom.protocols.contracts import FormatContract, SaveImage
-from loraloom.protocols.data import Format, SourceItem
-from loraloom.protocols.settings import TextEncoding, setting
+from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
+from loraloom.protocols.settings import CaptionColumn
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, near_table_name, walk
-from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.safe_paths import path_problem, safe_name
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, read_bytes
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -42,19 +42,11 @@ _BACKSLASHES = r"its row has \ between folders: read as /"
 _OTHER_CASE = "the name in its row differs in upper and lower case"
 
 
-class ImageFolderSettings(TextEncoding):
-    """Settings of the layout imagefolder."""
-
-    caption_column: str = setting(
-        CAPTION_COLUMN, "caption column of metadata.jsonl or metadata.csv", flag="--caption-column"
-    )
-
-
 class ImageFolder:
     """The `imagefolder` layout."""
 
     name = "imagefolder"
-    settings = ImageFolderSettings
+    settings = CaptionColumn
     expects = "metadata.jsonl or metadata.csv with a column file_name and a column of captions (--caption-column)"
     priority = 30
 
@@ -93,6 +85,22 @@ class ImageFolder:
             SourceItem(id=entry.name, image=entry.path, caption=None, problem=problem) for entry, problem in second
         ]
         yield from sorted_unique(items)
+
+    def write(self, folder: Path, images: Iterator[PackedImage], shard_size: int) -> list[str]:
+        """Images in a folder for each split with its `metadata.jsonl`; see `WritableFormat`."""
+        renamed = 0
+        for image in images:
+            name = f"{safe_name(image.id)}.png"
+            renamed += name != f"{image.id}.png"
+            path = folder / image.split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.data)
+            row = {FILE_COLUMN: name, CAPTION_COLUMN: image.captions[0]}
+            if image.captions[1:]:
+                row |= {"captions": list(image.captions)}
+            with (folder / image.split / METADATA_NAMES[0]).open("a", encoding="utf-8", newline="\n") as table:
+                table.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return [f"{count(renamed, 'id')} written with other letters, which every system allows"] if renamed else []
 
 
 def _metadata(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
@@ -229,7 +237,10 @@ class _Work:
             notes += (f"its row has no {self.column!r}: line {row.line} has {', '.join(row.values)}",)
         elif caption is None:
             notes += (f"its {self.column!r} is null: line {row.line}",)
-        return SourceItem(id=entry.stem, image=entry.path, caption=caption, source=table.path, notes=notes)
+        more = more_captions(caption, row.values.get("captions"))
+        return SourceItem(
+            id=entry.stem, image=entry.path, caption=caption, source=table.path, notes=notes, more_captions=more
+        )
 
     def _file(self, table: Entry, file_name: str) -> tuple[Entry | None, tuple[str, ...], str | None]:
         """The file that a row names, notes about a corrected name, and the problem if there is none."""
@@ -275,7 +286,7 @@ def _by_last_part(entries: list[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-FORMAT: Format = ImageFolder()
+FORMAT: WritableFormat = ImageFolder()
 
 
 def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:

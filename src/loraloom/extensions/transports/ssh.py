@@ -33,6 +33,8 @@ class SshConnection:
 
         line = quote(argv, windows=self._endpoint.windows)
         source: dict[str, Any] = {"stdin": str(data)} if isinstance(data, Path) else {"input": data}
+        if not data:  # asyncssh sends no end of input after an empty one: a command that reads would wait for ever
+            source = {"stdin": asyncssh.DEVNULL}
         if output is not None:
             source["stdout"] = str(output)
         try:

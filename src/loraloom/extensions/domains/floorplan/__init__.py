@@ -211,6 +211,22 @@ class FloorPlans:
         """The colours of `CLASS_NAMES` in the style that the caption's header names."""
         return dict(zip(CLASS_NAMES, style_of(caption).colours, strict=True))
 
+    def describe(self, image: "Image.Image") -> str:
+        """The structured text of the plan that the image shows, in the file form; see `DescribingDomain`."""
+        from loraloom.utils.image_bytes import RefusedError
+
+        from .cli.inputs import open_decoded
+        from .text.spec import print_spec, spec_of
+
+        place = Path("image")
+        try:
+            opened = open_decoded(place, image.convert("RGB"))
+        except UserError as error:
+            reason = error.what.removeprefix(f"{place} is no plan image: ").removeprefix(f"{place} ")
+            got = f" ({error.got})" if error.got is not None else ""
+            raise RefusedError(f"no plan can be read from it: {reason}{got}") from None
+        return print_spec(spec_of(opened.plan, opened.style))
+
     def check_image(self, image: "Image.Image") -> str | None:
         """Whether the image's large flat areas have the colours of a style."""
         from .cli.inputs import foreign_colours

@@ -1,7 +1,7 @@
 """Texts about anything: headers in brackets, sentences, and words that are wrong for the mirrored image.
 
-In: a caption. Out: its sections (`[Header]` lines and the sentences below them), and whether it is also true of the
-mirrored image.
+In: a caption. Out: its sections (`[Header]` lines and the sentences below them), and the caption of the mirrored image, where
+the words tell it.
 """
 
 import re
@@ -33,6 +33,15 @@ _SIDED = re.compile(
 )
 
 
+# Where "left" and "right" are sides of the image and nothing else: "on the left", "to the right of", not "the left hand".
+_SIDE = re.compile(
+    r"\b(?P<before>(?:on|to|at|from|in|towards?)\s+the\s+(?:far\s+|upper\s+|lower\s+|top\s+|bottom\s+)?)(?P<side>left|right)"
+    r"(?P<after>\s+(?:side|half|edge|corner)\b|\s+of\b|(?=\s*(?:[.,;:!?)]|and\b|$)))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_OTHER = {"left": "right", "right": "left"}
+
+
 class FreeText:
     """The `freetext` domain."""
 
@@ -59,8 +68,11 @@ class FreeText:
         return sections
 
     def mirrored(self, caption: str) -> str | None:
-        """The unchanged caption if no word distinguishes left from right; None if one does, or may."""
-        return None if _SIDED.search(caption) else caption
+        """The caption with the sides of the image exchanged (`on the left`, `to the right of`); None if it has another word
+        that distinguishes left from right, or may."""
+        if _SIDED.search(_SIDE.sub(" ", caption)):
+            return None
+        return _SIDE.sub(lambda match: f"{match['before']}{_exchanged(match['side'])}{match['after']}", caption)
 
     def colours(self, caption: str) -> Mapping[str, tuple[int, int, int]]:
         """None."""
@@ -69,6 +81,12 @@ class FreeText:
     def check_image(self, image: "Image.Image") -> str | None:
         """Every image can be used."""
         return None
+
+
+def _exchanged(side: str) -> str:
+    """The other side, in the letters of this one: `Left` becomes `Right`."""
+    other = _OTHER[side.lower()]
+    return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
 
 
 DOMAIN: Domain = FreeText()

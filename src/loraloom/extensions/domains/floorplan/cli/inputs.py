@@ -213,6 +213,11 @@ def open_plan(path: Path, style: Style | None = None, palette: Palette | None = 
     source_image = open_image(path)
     if palette is not None:
         return _open_with(palette, path, source_image, style or STYLES["sjh"])
+    return open_decoded(path, source_image, style)
+
+
+def open_decoded(path: Path, source_image: Image.Image, style: Style | None = None) -> Opened:
+    """As `open_plan`, of an image in memory; `path` names it in errors."""
     chosen, image, reading, colours = _best_reading(source_image, [style] if style else STYLES.values())
     fault = _fault(reading, image, chosen)
     if reading.exact:

@@ -287,7 +287,51 @@ def augment(
     typer.echo(f"{len(SYMMETRIES)} pairs in {out}")
 
 
-COMMANDS = (check, synthesise, read, verify, show, clean, export, augment)
+def import_(
+    source: Annotated[Path, typer.Argument(help="folder of the dataset, as you unpacked it")],
+    out: Annotated[Path, typer.Option(help="folder for the pairs")],
+    format: Annotated[str, typer.Option(help="rplan, tell2design, housegan, or auto")] = "auto",  # noqa: A002
+    style: Annotated[str, typer.Option(help="colours and header: sjh or plain")] = "sjh",
+    words: Annotated[
+        str, typer.Option(help="texts: structured, original, or auto: original if there are some")
+    ] = "auto",
+    windows: Annotated[bool, typer.Option("--windows", help="add windows by the rule of real plans")] = False,
+    validation_share: Annotated[float, typer.Option(min=0, max=1, help="share of the validation side")] = 0.1,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes [default: one a core]")] = None,
+    strict: Strict = False,
+) -> None:
+    """Import plans of RPLAN, Tell2Design or House-GAN++; run it again to resume a stopped run."""
+    from typing import cast
+
+    from loraloom.utils.output_paths import check_folder, prepare_line
+    from loraloom.utils.parallel import usable_cores
+    from loraloom.utils.progress import bars
+
+    from ..importing.run import Job, Words, choose_source, import_plans
+    from .inputs import style_named
+
+    style_named(style)
+    if words not in {"auto", "original", "structured"}:
+        raise UserError("unknown --words", got=words, expected="auto, original or structured")
+    check_folder(out)
+    found, items = choose_source(source, format)
+    typer.echo(f"reading {source} as {found.name}: {len(items):,} plans")
+    job = Job(out=out, source=found.name, style=style, words=cast("Words", words), windows=windows)
+    with bars() as make_bar:
+        number = import_plans(
+            items,
+            job,
+            say=typer.echo,
+            progress=make_bar("plans"),
+            workers=workers or usable_cores(),
+            validation_share=validation_share,
+            strict=strict,
+        )
+    typer.echo(f"{number:,} plans in {out}; licences: RPLAN must not be redistributed, Tell2Design is CC BY-NC 4.0")
+    typer.echo(f"next: {prepare_line(out, 'floorplan')}")
+
+
+COMMANDS = (check, synthesise, read, verify, show, clean, export, augment, import_)
 """The commands of `loraloom plan`, in the order of its help."""
 
 

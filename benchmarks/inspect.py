@@ -1,0 +1,180 @@
+"""Measure `inspect` and `prepare` against plain Pillow, over worker processes, and their memory from 1,000 to 10,000 files.
+
+In: generated JPEGs of about 1500 px with a text each (`--images`), or a folder (`--source`); with `--sd-scripts FOLDER` a
+checkout of kohya's sd-scripts, whose own bucket functions then resize and crop the same images. Out: images per second and
+peak memory with all child processes, alternating over rounds; the cores that other processes used meanwhile are printed,
+because rates on a busy machine are lower bounds. `--files 1000,10000` measures memory on many small images (128 px), where
+what grows with the number of files would show.
+
+    python -m benchmarks.inspect --images 120 --rounds 3 --workers 1,2
+    python -m benchmarks.inspect --files 1000,10000
+"""
+
+import argparse
+import ast
+import importlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, cpu_seconds, make_files, measured, ours, plain_pillow
+from loraloom.config.inspect import InspectConfig
+from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import read_settings
+from loraloom.prepare.inspection.run import inspect_folder
+from loraloom.prepare.run import prepare
+
+SMALL_PX = 128
+SD_SCRIPTS = {
+    "utils": {
+        "resize_image",
+        "get_cv2_interpolation",
+        "get_pil_interpolation",
+        "pil_resize",
+        "validate_interpolation_fn",
+    },
+    "model_util": {"make_bucket_resolutions"},
+    "train_util": {"BucketManager", "load_image", "trim_and_resize_if_required"},
+}
+"""File of sd-scripts' library -> the functions that lead from a file to an array."""
+
+
+def inspect_images(source: Path, num_workers: int) -> None:
+    """`inspect` with its defaults."""
+    inspect_folder(source, read_settings(InspectConfig, values={"size": SIZE_PX, "num_workers": num_workers}))
+
+
+def plain_measures(source: Path) -> None:
+    """What a script of a user would do in one process: open, convert, thumbnail, mean, and an average hash."""
+    for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        small = image.resize((8, 8), Image.Resampling.LANCZOS).convert("L")
+        values = np.asarray(small)
+        _ = (values > values.mean()).tobytes(), np.asarray(image).mean()
+        image.thumbnail((200, 200))
+
+
+def sd_scripts_resize(checkout: Path, folder: Path) -> Callable[[Path], None]:
+    """The way from a file to the array that sd-scripts gives its VAE, by its own functions.
+
+    They are `load_image`, `BucketManager.select_bucket` and `trim_and_resize_if_required` of `library/train_util.py`. That
+    module imports its whole trainer, so the functions that are used are copied into a module in a temporary folder. Requires
+    opencv, which they resize with.
+    """
+    parts = ["import logging, math, random", "from typing import *", "import cv2, numpy as np", "from PIL import Image"]
+    parts += ["logger = logging.getLogger('sd-scripts')"]
+    for name, wanted in SD_SCRIPTS.items():
+        text = (checkout / "library" / f"{name}.py").read_text(encoding="utf-8")
+        nodes = [node for node in ast.parse(text).body if getattr(node, "name", "") in wanted]
+        if len(nodes) < len(wanted):
+            sys.exit(f"library/{name}.py lacks some of {sorted(wanted)}")
+        parts += [ast.get_source_segment(text, node) or "" for node in nodes]
+    parts += ["class model_util: make_bucket_resolutions = staticmethod(make_bucket_resolutions)"]
+    (folder / "sd_scripts_parts.py").write_text("\n\n".join(parts), encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    scripts: Any = importlib.import_module("sd_scripts_parts")
+
+    def work(source: Path) -> None:
+        manager = scripts.BucketManager(False, (SIZE_PX, SIZE_PX), 256, 1024, 64)
+        manager.make_buckets()
+        for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
+            array = scripts.load_image(str(path), False)
+            size, resized, _ = manager.select_bucket(array.shape[1], array.shape[0])
+            scripts.trim_and_resize_if_required(False, array, size, resized)
+
+    return work
+
+
+def make_small(folder: Path, number: int) -> None:
+    """Write `number` different JPEGs of 128 px with a text each."""
+    folder.mkdir(parents=True)
+    for index in range(number):
+        rng = np.random.default_rng(index)
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((SMALL_PX, SMALL_PX), Image.Resampling.BICUBIC)
+        image.save(folder / f"{index:06d}.jpg", quality=85)
+        (folder / f"{index:06d}.txt").write_text(f"a pattern, number {index}", encoding="utf-8")
+
+
+def memory(counts: list[int], workers: int) -> None:
+    """Peak memory and rate of both verbs for each number of files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in counts:
+            source = Path(scratch) / f"source{number}"
+            make_small(source, number)
+            shared = {"size": SMALL_PX, "num_workers": workers}
+            inspection = read_settings(InspectConfig, values=shared)
+            preparation = read_settings(PrepareConfig, values=shared)
+            seconds, peak, others = measured(lambda s=source, c=inspection: inspect_folder(s, c) and None)
+            print(
+                f"inspect {number:6d} files: {number / seconds:6.0f}/s, peak {peak:5.0f} MB, others {others:.2f} cores"
+            )
+            out = Path(scratch) / f"out{number}"
+            seconds, peak, others = measured(
+                lambda s=source, o=out, c=preparation: prepare(s, o, c, console=lambda line: None) and None
+            )
+            print(
+                f"prepare {number:6d} files: {number / seconds:6.0f}/s, peak {peak:5.0f} MB, others {others:.2f} cores"
+            )
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Rates of all programs, alternating."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        source: Path = arguments.source or folder / "source"
+        if arguments.source is None:
+            make_files(source, arguments.images)
+        number = sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
+        works: dict[str, Callable[[Path], None]] = {
+            "plain Pillow, resize and save": lambda out: plain_pillow(source, out),
+            "plain Pillow, measure only": lambda out: plain_measures(source),
+        }
+        if arguments.sd_scripts:
+            scripts = sd_scripts_resize(arguments.sd_scripts, folder)
+            works["sd-scripts, to an array"] = lambda out: scripts(source)
+        for count in arguments.workers:
+            works[f"prepare, {count} workers"] = lambda out, n=count: ours(source, out, n)
+            works[f"inspect, {count} workers"] = lambda out, n=count: inspect_images(source, n)
+        rates: dict[str, list[float]] = {name: [] for name in works}
+        for turn in range(arguments.rounds):
+            for name, work in works.items():
+                out = folder / f"out-{turn}-{len(rates[name])}-{list(works).index(name)}"
+                before = cpu_seconds()[0]
+                seconds, peak, others = measured(lambda w=work, o=out: w(o))
+                rates[name].append((number / seconds, number / (cpu_seconds()[0] - before)))
+                print(
+                    f"round {turn + 1}: {name:30s} {rates[name][-1][0]:6.1f}/s, {rates[name][-1][1]:6.1f} per CPU second, "
+                    f"{peak:5.0f} MB, others {others:.2f} cores",
+                    flush=True,
+                )
+        for name, found in rates.items():
+            wall, cpu = (statistics.median(values) for values in zip(*found, strict=True))
+            print(f"median {name:30s} {wall:6.1f}/s, {cpu:6.1f} per CPU second")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="folder of images; default: generated ones")
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
+    parser.add_argument("--sd-scripts", type=Path, help="checkout of kohya's sd-scripts")
+    parser.add_argument("--files", help="numbers of files for the measurement of memory, with commas")
+    arguments = parser.parse_args()
+    if arguments.files:
+        memory([int(part) for part in arguments.files.split(",")], max(arguments.workers))
+    else:
+        speed(arguments)
+
+
+if __name__ == "__main__":
+    main()

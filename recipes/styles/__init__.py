@@ -1,0 +1,1 @@
+"""Train several styles, blend them, and show with figures what each learned: `python -m recipes.styles run --out FOLDER`."""

@@ -1,0 +1,74 @@
+"""Read settings of the form NAME=VALUE: loss weights of classes, batch sizes by image size, repeats and weights of folders."""
+
+import re
+
+
+def read_class_weights(texts: tuple[str, ...]) -> dict[str, float]:
+    """`NAME=WEIGHT` of each text, the weight 0 or more; NAME may be a colour, `#rrggbb`.
+
+    Raises:
+        ValueError: A text of another form, or a duplicate name.
+    """
+    weights: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*(#[0-9a-fA-F]{6}|[^#=\s][^=]*?)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+        if not match:
+            raise ValueError(f"{text!r} is not NAME=WEIGHT, such as 'interior door=5' or '#a06400=5'")
+        name = match[1].lower() if match[1].startswith("#") else match[1]
+        if name in weights:
+            raise ValueError(f"{name!r} has two weights")
+        weights[name] = float(match[2])
+    return weights
+
+
+def read_batch_sizes(texts: tuple[str, ...], batch_size: int) -> tuple[tuple[int, int], ...]:
+    """`SIDE=N` of each text as (pixels, batch size), the largest number of pixels first.
+
+    Args:
+        texts: As `data.batch_size_from` has them.
+        batch_size: The batch size of all other images, the largest of all.
+
+    Raises:
+        ValueError: A text of another form, a duplicate side, or a batch that is larger than that of smaller images.
+    """
+    sizes: dict[int, int] = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*(\d{2,5})\s*=\s*(\d{1,5})\s*", text)
+        if not match or int(match[2]) < 1:
+            raise ValueError(f"{text!r} is not SIDE=N, such as 768=2")
+        pixels = int(match[1]) ** 2
+        if pixels in sizes:
+            raise ValueError(f"side {int(match[1])} has two batch sizes")
+        sizes[pixels] = int(match[2])
+    ordered = sorted(sizes.items(), reverse=True)
+    batches = [*(batch for _, batch in ordered), batch_size]
+    if batches != sorted(batches):
+        raise ValueError("data.batch_size_from gives larger images a larger batch: give them a smaller one")
+    return tuple(ordered)
+
+
+def read_folder_numbers(texts: tuple[str, ...], *, whole: bool, most: float) -> dict[str, float]:
+    """`FOLDER=N` of each text: a folder below the source, `/` between parts, and its number.
+
+    Args:
+        texts: As the settings `repeats` and `weights` of `prepare` have them.
+        whole: Whether only whole numbers of 1 or more are accepted; else numbers above 0.
+        most: The largest number.
+
+    Raises:
+        ValueError: A text of another form, a number out of range, or a folder with two numbers.
+    """
+    numbers: dict[str, float] = {}
+    for text in texts:
+        folder, equals, value = text.rpartition("=")
+        folder = folder.strip().replace("\\", "/").strip("/")
+        match = re.fullmatch(r"\s*(\d+)\s*" if whole else r"\s*(\d+(?:\.\d*)?|\.\d+)\s*", value)
+        if not equals or not folder or not match:
+            raise ValueError(f"{text!r} is not FOLDER=N, such as {'photos=10' if whole else 'photos=0.5'}")
+        number = float(match[1])
+        if not (1 if whole else 0) <= number <= most or not number:
+            raise ValueError(f"{text!r} is out of range: {'1' if whole else 'above 0'} to {most:g}")
+        if folder in numbers:
+            raise ValueError(f"folder {folder!r} has two numbers")
+        numbers[folder] = number
+    return numbers

@@ -1,0 +1,1 @@
+"""Import plans of public datasets: RPLAN, Tell2Design, House-GAN++; the user supplies the files."""
