@@ -241,12 +241,7 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config)
-    if config.train.low_bits != "no":
-        log_line(store_in_low_bits(denoiser, config.train.low_bits))
-        if not config.train.block_swap:
-            denoiser.to(runtime.device)
-    if config.train.block_swap:
-        swap_denoiser(config, model, runtime)
+    make_frozen_weights_small(config, model, runtime)
     if config.train.gradient_checkpointing:
         for part in adapter.modules:
             model.modules.checkpoint_gradients(part)
@@ -291,6 +286,17 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )
+
+
+def make_frozen_weights_small(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:
+    """Store frozen weights in low bits and keep blocks in CPU memory, as the settings ask; the rest moves to the device."""
+    if config.train.low_bits != "no":
+        denoiser = model.modules.get(model.info.denoiser.name)
+        log_line(store_in_low_bits(denoiser, config.train.low_bits))
+        if not config.train.block_swap:
+            denoiser.to(runtime.device)
+    if config.train.block_swap:
+        swap_denoiser(config, model, runtime)
 
 
 def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:
