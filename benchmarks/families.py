@@ -43,6 +43,10 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
 
 _VAE = {"block_out_channels": [32, 64, 128, 128]}
 _CLIP = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "projection_dim": 192}
+_T5 = {"d_model": 512, "d_ff": 1280, "d_kv": 64, "num_heads": 8, "num_layers": 6}
+_QWEN = {
+    "hidden_size": 320, "intermediate_size": 1216, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 40,
+}  # fmt: skip
 REDUCED: dict[str, dict[str, dict[str, Any]]] = {
     "stable_diffusion": {
         "unet": {
@@ -76,12 +80,54 @@ REDUCED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder_2": {"d_model": 256, "d_ff": 640, "d_kv": 32, "num_heads": 8, "num_layers": 12},
     },
+    "sd3": {
+        "transformer": {
+            "num_attention_heads": 6, "attention_head_dim": 64, "caption_projection_dim": 384, "num_layers": 8,
+            "dual_attention_layers": [0, 1, 2], "joint_attention_dim": 512, "pooled_projection_dim": 384,
+        },
+        "vae": _VAE,
+        "text_encoder": _CLIP,
+        "text_encoder_2": {
+            "hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_hidden_layers": 12,
+            "projection_dim": 192,
+        },
+        "text_encoder_3": _T5,
+    },
+    "flux": {
+        "transformer": {
+            "num_attention_heads": 6, "attention_head_dim": 64, "axes_dims_rope": [8, 28, 28], "num_layers": 4,
+            "num_single_layers": 8, "joint_attention_dim": 512, "pooled_projection_dim": 192,
+        },
+        "vae": _VAE,
+        "text_encoder": _CLIP,
+        "text_encoder_2": _T5,
+    },
+    "z_image": {
+        "transformer": {
+            "dim": 480, "n_heads": 8, "n_kv_heads": 8, "axes_dims": [20, 20, 20], "n_layers": 8, "n_refiner_layers": 2,
+            "cap_feat_dim": 320,
+        },
+        "vae": _VAE,
+        "text_encoder": {**_QWEN, "num_hidden_layers": 12},
+    },
+    "flux2_klein": {
+        "transformer": {
+            "num_attention_heads": 6, "attention_head_dim": 64, "axes_dims_rope": [16, 16, 16, 16], "num_layers": 3,
+            "num_single_layers": 6, "joint_attention_dim": 960,
+        },
+        "vae": _VAE,
+        "text_encoder": {**_QWEN, "num_hidden_layers": 27},
+    },
 }  # fmt: skip
 """What the reduced base changes in the configs of a family's card, by part."""
 REDUCED_TEXTS: dict[str, dict[str, tuple[int, ...]]] = {
     "stable_diffusion": {"hidden": (1, 77, 192)},
     "sdxl": {"hidden": (1, 77, 320), "pooled": (128,)},
     "hunyuan_dit": {"clip": (77, 192), "t5": (256, 256)},
+    "sd3": {"clip": (77, 384), "pooled": (384,), "t5": (256, 512)},
+    "flux": {"pooled": (192,), "t5": (512, 512)},
+    "z_image": {"text": (64, 320)},
+    "flux2_klein": {"text": (512, 960)},
 }
 """Shapes of its prompt embeddings that differ from the card's."""
 
@@ -104,10 +150,19 @@ class PlainLoop:
     Attributes:
         pipeline: Name of the pipeline in diffusers.
         denoiser: Its part that learns.
+        flow: Whether it is trained by rectified flow.
+        target: Pattern of the layers that learn.
     """
 
     pipeline: str
     denoiser: str = "unet"
+    flow: bool = False
+    target: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+
+    def latents(self, vae: Any, pixels: Any) -> Any:
+        """Latents of images as the script computes them."""
+        raw = vae.encode(pixels).latent_dist.sample()
+        return (raw - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
 
     def encode(self, pipe: Any, prompts: list[str]) -> dict[str, Any]:
         """Prompt embeddings as the script computes them."""
@@ -155,10 +210,95 @@ class HunyuanLoop(PlainLoop):
         )[0][:, :4]  # fmt: skip
 
 
+_JOINT = r".*attn2?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+
+
+class Sd3Loop(PlainLoop):
+    """train_dreambooth_lora_sd3.py, with the text's projections of every block too."""
+
+    def encode(self, pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        found = pipe.encode_prompt(prompts, None, None, do_classifier_free_guidance=False)
+        return {"joint": found[0], "pooled": found[2]}
+
+    def predict(self, denoiser: Any, noisy: Any, timesteps: Any, text: Mapping[str, Any], size_px: int) -> Any:
+        import torch
+
+        joint = text.get("joint")
+        if joint is None:  # steps alone: our own tensors
+            clip = torch.nn.functional.pad(text["clip"], (0, text["t5"].shape[-1] - text["clip"].shape[-1]))
+            joint = torch.cat([clip, text["t5"]], dim=1)
+        return denoiser(noisy, joint, text["pooled"], timesteps, return_dict=False)[0]
+
+
+class FluxLoop(PlainLoop):
+    """train_dreambooth_lora_flux.py with a guidance of 1."""
+
+    def encode(self, pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        t5, pooled, _ = pipe.encode_prompt(prompts)
+        return {"t5": t5, "pooled": pooled}
+
+    def predict(self, denoiser: Any, noisy: Any, timesteps: Any, text: Mapping[str, Any], size_px: int) -> Any:
+        import torch
+        from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+
+        pipe: Any = FluxPipeline
+        batch, channels, height, width = noisy.shape
+        ids = pipe._prepare_latent_image_ids(batch, height // 2, width // 2, noisy.device, noisy.dtype)
+        packed = denoiser(
+            pipe._pack_latents(noisy, batch, channels, height, width), text["t5"], text["pooled"], timesteps / 1000, ids,
+            torch.zeros(text["t5"].shape[1], 3, device=noisy.device), torch.ones(batch, device=noisy.device),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return pipe._unpack_latents(packed, 8 * height, 8 * width, 8)
+
+
+class ZImageLoop(PlainLoop):
+    """train_dreambooth_lora_z_image.py: reversed time, negated output."""
+
+    def encode(self, pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        return {"text": pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False)[0]}
+
+    def predict(self, denoiser: Any, noisy: Any, timesteps: Any, text: Mapping[str, Any], size_px: int) -> Any:
+        import torch
+
+        answers = denoiser(
+            list(noisy.unsqueeze(2).unbind(0)), (1000 - timesteps) / 1000, list(text["text"]), return_dict=False
+        )[0]
+        return -torch.stack(answers).squeeze(2)
+
+
+class KleinLoop(PlainLoop):
+    """train_dreambooth_lora_flux2_klein.py: latents in patches, normalised by the VAE's batch norm."""
+
+    def latents(self, vae: Any, pixels: Any) -> Any:
+        import torch
+
+        patches = torch.nn.functional.pixel_unshuffle(vae.encode(pixels).latent_dist.sample(), 2)
+        std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
+        return (patches - vae.bn.running_mean[:, None, None]) / std[:, None, None]
+
+    def encode(self, pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        return {"text": pipe.encode_prompt(prompts)[0]}
+
+    def predict(self, denoiser: Any, noisy: Any, timesteps: Any, text: Mapping[str, Any], size_px: int) -> Any:
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
+
+        pipe: Any = Flux2KleinPipeline
+        answer = denoiser(
+            pipe._pack_latents(noisy), text["text"], timesteps / 1000, pipe._prepare_latent_ids(noisy).to(noisy.device),
+            pipe._prepare_text_ids(text["text"]).to(noisy.device), None, return_dict=False,
+        )[0]  # fmt: skip
+        return answer.transpose(1, 2).unflatten(2, noisy.shape[2:])
+
+
 LOOPS = {
     "stable_diffusion": PlainLoop("StableDiffusionPipeline"),
     "sdxl": SdxlLoop("StableDiffusionXLPipeline"),
     "hunyuan_dit": HunyuanLoop("HunyuanDiTPipeline", "transformer"),
+    "sd3": Sd3Loop("StableDiffusion3Pipeline", "transformer", True, rf"(?!.*\.7\.attn\.add_q_proj){_JOINT}"),
+    "flux": FluxLoop("FluxPipeline", "transformer", True, _JOINT),
+    "z_image": ZImageLoop("ZImagePipeline", "transformer", True, r".*attention\.(to_q|to_k|to_v|to_out\.0)"),
+    "flux2_klein": KleinLoop("Flux2KleinPipeline", "transformer", True, rf"{_JOINT}|.*attn\.(to_qkv_mlp_proj|to_out)"),
 }
 
 
@@ -176,11 +316,11 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
     loop = LOOPS[name]
     pipe: Any = getattr(diffusers, loop.pipeline).from_pretrained(model, torch_dtype=torch.float32)
     vae, denoiser = pipe.vae, getattr(pipe, loop.denoiser)
-    scheduler: Any = DDPMScheduler.from_config(pipe.scheduler.config)
+    scheduler: Any = None if loop.flow else DDPMScheduler.from_config(pipe.scheduler.config)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=args.rank, lora_alpha=args.rank, target_modules=TARGET), denoiser)
+    inject_adapter_in_model(LoraConfig(r=args.rank, lora_alpha=args.rank, target_modules=loop.target), denoiser)
     learning = [weight for weight in denoiser.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)
     denoiser.train()
@@ -192,8 +332,8 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
 
     @torch.no_grad()
     def encoded(batch: list[dict[str, str]]) -> tuple[Any, dict[str, Any]]:
-        latents = vae.encode(torch.stack([pixels(row) for row in batch])).latent_dist.sample()
-        return latents * vae.config.scaling_factor, loop.encode(pipe, [row["text"] for row in batch])
+        latents = loop.latents(vae, torch.stack([pixels(row) for row in batch]))
+        return latents, loop.encode(pipe, [row["text"] for row in batch])
 
     batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
     kept = [encoded(batch) for batch in batches] if cached else []
@@ -203,10 +343,16 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
     for step in range(args.steps):
         began = time.process_time()
         latents, text = kept[step % len(batches)] if cached else encoded(batches[step % len(batches)])
-        noise, timesteps = torch.randn_like(latents), torch.randint(1000, (len(latents),))
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        flow = scheduler.config.prediction_type == "v_prediction"
-        target = scheduler.get_velocity(latents, noise, timesteps) if flow else noise
+        noise = torch.randn_like(latents)
+        if loop.flow:
+            timesteps = 1000 * torch.rand(len(latents))
+            shares = (timesteps / 1000)[:, None, None, None]
+            noisy, target = (1 - shares) * latents + shares * noise, noise - latents
+        else:
+            timesteps = torch.randint(1000, (len(latents),))
+            noisy = scheduler.add_noise(latents, noise, timesteps)
+            velocity = scheduler.config.prediction_type == "v_prediction"
+            target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
             answer = loop.predict(denoiser, noisy, timesteps, text, args.size)
         torch.nn.functional.mse_loss(answer.float(), target).backward()
@@ -215,10 +361,6 @@ def plain_training(name: str, model: Path, images: Path, args: argparse.Namespac
         optimizer.zero_grad()
         seconds.append(time.process_time() - began)
     return {"images_per_cpu_second": args.batch / statistics.mean(seconds[args.warm :]), "peak_mib": process_peak_mib()}
-
-
-TARGET = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
-"""The layers of diffusers' scripts: `to_k`, `to_q`, `to_v`, `to_out.0` of every attention."""
 
 
 def our_training(model: Path, dataset: Path, folder: Path, args: argparse.Namespace) -> dict[str, float]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, make_files, measured, ours, plain_pillow
+from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, cpu_seconds, make_files, measured, ours, plain_pillow
 from loraloom.config.inspect import InspectConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
@@ -143,17 +143,21 @@ def speed(arguments: argparse.Namespace) -> None:
         for count in arguments.workers:
             works[f"prepare, {count} workers"] = lambda out, n=count: ours(source, out, n)
             works[f"inspect, {count} workers"] = lambda out, n=count: inspect_images(source, n)
-        rates: dict[str, list[float]] = {name: [] for name in works}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
         for turn in range(arguments.rounds):
             for name, work in works.items():
                 out = folder / f"out-{turn}-{len(rates[name])}-{list(works).index(name)}"
+                before = cpu_seconds()[0]
                 seconds, peak, others = measured(lambda w=work, o=out: w(o))
-                rates[name].append(number / seconds)
+                rates[name].append((number / seconds, number / (cpu_seconds()[0] - before)))
                 print(
-                    f"round {turn + 1}: {name:30s} {number / seconds:6.1f}/s, {peak:5.0f} MB, others {others:.2f} cores"
+                    f"round {turn + 1}: {name:30s} {rates[name][-1][0]:6.1f}/s, {rates[name][-1][1]:6.1f} per CPU second, "
+                    f"{peak:5.0f} MB, others {others:.2f} cores",
+                    flush=True,
                 )
         for name, found in rates.items():
-            print(f"median {name:30s} {statistics.median(found):6.1f}/s")
+            wall, cpu = (statistics.median(values) for values in zip(*found, strict=True))
+            print(f"median {name:30s} {wall:6.1f}/s, {cpu:6.1f} per CPU second")
 
 
 def main() -> None:

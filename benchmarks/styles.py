@@ -24,8 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the recipe")
     parser.add_argument("--record", type=Path, default=RESULTS, help="file to write")
+    parser.add_argument("--no-scores", action="store_true", help="leave out `loraloom evaluate` of each style")
     args = parser.parse_args()
-    config = read_styles(None, "mini")
+    config = read_styles(None, "mini", (), ("scored=false",) if args.no_scores else ())
     result = run_recipe(args.out, config, print, lines)
     if result.figures is None or result.failed:
         raise SystemExit(f"parts failed: {', '.join(result.failed)}")
@@ -37,7 +38,9 @@ def main() -> None:
         "batch_size": config.run.data.batch_size,
         "images": {name: len(read_manifest(args.out / "datasets" / name).split("train")) for name in styles},
         "training": {name: training(args.out / "runs" / name) for name in styles},
-        "evaluation": {name: scores(args.out / "evaluation" / name / "scores.json") for name in styles},
+        "evaluation": {
+            name: scores(args.out / "evaluation" / name / "scores.json") for name in styles if config.scored
+        },
         **figures,
     }
     write_record(args.record, record)

@@ -160,11 +160,13 @@ class Prompted:
         own: With its own prompts, without trigger words.
         wrong: With the prompts of other images, their mean: the score of images that know nothing of the prompt.
         lead: The difference of the two, a mean over images.
+        gain: The lead minus that of the base's image of the same prompt and seed; None for the base and real images.
     """
 
     own: Estimate
     wrong: Estimate
     lead: Estimate
+    gain: Estimate | None = None
 
 
 def prompt_kept(
@@ -181,6 +183,7 @@ def prompt_kept(
         plain = [replace(one, prompt=without_trigger(one.prompt, compared.triggers[style])) for one in held]
         rows[f"real, held out: {style}"] = ([one for one in plain if one.prompt], len(plain))
     found: dict[str, Prompted] = {}
+    base: Values | None = None
     progress = bar("clip_score: rows")
     for number, (row, (samples, num_prompts)) in enumerate(rows.items()):
         progress(number, len(rows))
@@ -191,8 +194,14 @@ def prompt_kept(
         step = max(1, len(samples) // num_prompts)
         shifts = range(step, len(samples), step)[:MAX_WRONG]
         wrong = np.mean([_clip(metric, setup, _shifted(samples, shift), batch_size) for shift in shifts], axis=0)
+        lead = own - wrong
+        base = lead if row == BASE else base
+        paired = base is not None and row in compared.samples and row != BASE
         found[row] = Prompted(
-            own=estimate(own, groups), wrong=estimate(wrong, groups), lead=estimate(own - wrong, groups)
+            own=estimate(own, groups),
+            wrong=estimate(wrong, groups),
+            lead=estimate(lead, groups),
+            gain=estimate(lead - base, groups) if paired and base is not None else None,
         )
     progress(len(rows), len(rows))
     return found
@@ -253,6 +262,8 @@ def _prompt_finding(row: str, prompted: Mapping[str, Prompted]) -> Finding:
         f"{row}: with its own prompts the CLIP score is {words(mine, 1)} above that with wrong prompts; of the base it is "
         f"{words(base, 1)}, so {share:.0%} is kept"
     )
+    if gain := prompted[row].gain:
+        text += f"; the difference of pairs is {words(gain, 1)}"
     return Finding(text=text, metric="clip_score", kind="prompt", shown=share >= KEPT)
 
 

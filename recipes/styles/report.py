@@ -101,9 +101,15 @@ def _matrix(one: Mapping[str, Any]) -> dict[str, object]:
     return {"metric": one["metric"], "columns": one["columns"], "rows": rows}
 
 
-def _prompt(rows: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def _prompt(rows: Mapping[str, Any]) -> list[dict[str, object]]:
     return [
-        (name, _number(one["own"], 1)[0], _number(one["wrong"], 1)[0], *_number(one["lead"], 1))
+        {
+            "name": name,
+            "own": _number(one["own"], 1)[0],
+            "wrong": _number(one["wrong"], 1)[0],
+            "lead": _number(one["lead"], 1),
+            "gain": _number(one["gain"], 1, sign=True),
+        }
         for name, one in rows.items()
     ]
 

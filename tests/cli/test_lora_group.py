@@ -128,7 +128,17 @@ def test_a_file_is_converted_with_the_names_of_the_model(
 
 
 MISTAKES: list[tuple[str, str, str]] = [
-    ("a scale that is no number", "merge {a}:x {b} --out {o}.safetensors", "the scale is no number"),
+    ("a scale that is no number", "merge {a}:x {b} --out {o}.safetensors", "not a scale"),
+    (
+        "a scale by block without a model",
+        "merge {a}:mid_block=0.5 {b} --out {o}.safetensors",
+        "name the base with --model",
+    ),
+    (
+        "a block that is not there",
+        "merge {a}:middle=0.5 {b} --model {m} --out {o}.safetensors",
+        "no layer in this part",
+    ),
     ("one LoRA twice", "merge {a} {a}:0.5 --out {o}.safetensors", "named twice"),
     ("a method that is unknown", "merge {a} {b} --method tise --rank 4 --out {o}.safetensors", "unknown method"),
     ("a rank for an exact sum", "merge {a} {b} --rank 4 --out {o}.safetensors", "takes no rank"),

@@ -214,6 +214,16 @@ def test_settings_of_a_training_decide_what_is_missing_and_stale(cached: Path) -
     assert len(half.missing["texts"]) == 4
 
 
+def test_latents_of_augmented_variants_are_asked_for_and_are_the_images_own(cached: Path, tmp_path: Path) -> None:
+    overrides = ("augment.variants=2", "augment.crop=0")
+    report = command.look(place(cached, overrides=overrides), deep=False)
+    assert len(report.missing["latents"]) == 6
+    manifest = dataset(tmp_path, example("a"))
+    origin = {"kind": "latents", "id": "a", "image_sha256": f"{sha256_bytes(b'a')} 0.1,0.2", "mirrored": "no"}
+    ContentCache(tmp_path / "cache" / "latents").put("a" * 64, {"mean": torch.ones(2)}, origin)
+    assert states(look(tmp_path / "cache", manifest)) == {("latents", "fresh"): 1}
+
+
 def test_lines_json_and_dry_run_tell_the_same(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = command.look(place(cached, model=None), deep=False)
     lines = command.lines_of(report)

@@ -98,7 +98,8 @@ def test_a_user_reads_repeats_padding_weights_and_updates_in_sentences(tmp_path:
 def test_without_repeats_a_set_is_said_to_be_seen_once() -> None:
     plan = Plan(((64, 64),) * 5 + ((96, 48),), 4, 1, 1, seed=0)
     assert ledger_lines(make_ledger(plan, list("abcdef"))) == [
-        "ledger: 6 images; each is seen once an epoch, in 3 batches of 2 sizes; 6 of 12 slots are repeats of weight zero"
+        "ledger: 6 images; each is seen once an epoch, in 3 batches of 2 sizes; 6 of 12 slots only complete a batch, with "
+        "weight zero"
     ]
 
 

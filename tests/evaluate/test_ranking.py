@@ -69,7 +69,9 @@ REAL: Mapping[str, Figure] = {
 def ranked(
     cells: Sequence[Scored], held_out: Mapping[str, Figure] = REAL, base: Scored = BASE, weight: float = 0.5
 ) -> Ranking:
-    return rank(cells, base, held_out, ranked_by="style", fit="clip_score", drift_weight=weight, seed=0)
+    return rank(
+        cells, base, held_out, ranked_by="style", fit="clip_score", drift_weight=weight, prompt_weight=1.0, seed=0
+    )
 
 
 def verdicts(ranking: Ranking) -> dict[str, str]:
@@ -180,11 +182,35 @@ def test_following_prompts_no_less_than_real_images_do_is_no_fault() -> None:
     assert verdicts(ranked([cell(100, 1.0, 0.3, clip=26.5)])) == {"step 100 at 1.0": "good"}
 
 
+def test_following_prompts_less_lowers_the_score_and_following_them_more_does_not_raise_it() -> None:
+    ranking = ranked([cell(100, 1.0, 0.3, clip=27.5), cell(200, 1.0, 0.3, clip=35.0), cell(300, 1.0, 0.3, clip=29.0)])
+    scores = {row.cell.step: row.score.value for row in ranking.rows}
+    assert scores[100] == pytest.approx(0.5 - 1.5 / 30)
+    assert scores[200] == scores[300] == pytest.approx(0.5)
+
+
+def test_an_extractor_that_does_not_read_real_images_of_a_style_is_said() -> None:
+    """A drawn style lowered CLIP's score of real images to a sixth: settings that lost their prompts had no loss."""
+    (note,) = ranked([cell(100, 1.0, 0.3)], {**REAL, "clip_score": figure("clip_score", 5.0)}).notes
+    assert note.startswith(
+        "clip_score of real held-out images is 83% below the base's: it hardly reads images of this kind"
+    )
+
+
 def test_a_run_whose_last_checkpoint_is_best_is_said_to_be_still_learning() -> None:
     ranking = ranked([cell(100, 1.0, 0.25, 0.1), cell(200, 1.0, 0.35, 0.12)])
     assert verdict_lines(ranking) == [
         "not overfitted at the advised scale: the last checkpoint is the best one, so more steps may gain more"
     ]
+
+
+def test_a_best_scale_at_the_end_of_the_range_asks_for_more_of_them() -> None:
+    ranking = ranked([cell(100, 0.4, 0.25), cell(100, 0.8, 0.3), cell(100, 1.2, 0.35)])
+    assert verdict_lines(ranking) == [
+        "the advised scale is the largest of this sweep: larger --scales may score higher"
+    ]
+    ranking = ranked([cell(100, 0.4, 0.35), cell(100, 0.8, 0.3)])
+    assert "smaller --scales" in verdict_lines(ranking)[-1]
 
 
 def test_every_gaining_setting_overfitted_is_said_and_the_best_of_them_is_marked() -> None:

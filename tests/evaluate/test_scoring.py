@@ -39,7 +39,10 @@ def test_metrics_that_are_left_out_are_one_line_for_each_reason() -> None:
     assert [metric.name for metric in chosen] == ["clip_score", "diversity"]
     assert len(said) == len({line.rpartition(": ")[2] for line in said})
     reasons = " ".join(said)
-    assert "left out: clip_i, cmmd, dino, fid, kid, memorisation, style: it compares with reference images" in reasons
+    assert (
+        "left out: clip_i, cmmd, dino, fid, kid, memorisation, style, texture: it compares with reference images"
+        in reasons
+    )
 
 
 def test_what_was_asked_for_by_name_and_cannot_be_computed_is_an_error() -> None:

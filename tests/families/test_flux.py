@@ -187,3 +187,26 @@ def test_a_lora_on_a_layer_whose_halves_are_swapped_elsewhere_is_refused(dev: Pa
 
     with pytest.raises(UserError, match="halves"):
         attach_new(opened(dev), LoraConfig(rank=2, target=r"norm_out\.linear"), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "nf4"])
+def test_a_run_in_low_bits_learns_and_its_exports_are_good(kind: str, dev: Path, dataset: Path, tmp_path: Path) -> None:
+    """The exports are compared on the full weights: the adapter is what was trained, not the rounded base."""
+    config = run_config(dev, dataset, tmp_path)
+    tree = config.model_dump()
+    tree["train"] |= {"low_bits": kind, "mixed_precision": "bf16", "gradient_checkpointing": True, "max_steps": 2}
+    tree["export"] |= {"verify": True}
+    tree["optim"] |= {"learning_rate": 1e-2}
+    lines: list[str] = []
+    train(RunConfig.model_validate(tree), say=lines.append)
+    assert sum(line.startswith(f"low bits: 20 layers are stored as {kind}") for line in lines) == 1, lines
+    assert sum("good, largest difference" in line for line in lines) == 2, lines
+
+
+def test_low_bits_are_refused_where_nothing_is_frozen_and_where_the_denoiser_is_compiled(
+    dev: Path, dataset: Path, tmp_path: Path
+) -> None:
+    tree = run_config(dev, dataset, tmp_path).model_dump()
+    for other in ({"method": "full"}, {"compile": True}):
+        with pytest.raises(ValueError, match="low_bits"):
+            RunConfig.model_validate({**tree, "lora": {}, "train": {**tree["train"], "low_bits": "nf4", **other}})

@@ -111,7 +111,7 @@ def test_a_lora_acts_only_in_its_region_while_one_step_is_drawn(session: Session
         request = ImageRequest(
             prompt="a", num_steps=1, guidance_scale=1.0, sampler="ddim", width=32, height=32, loras=loras
         )
-        return denoise(session.model, session.encode, [request], blending=session.blending(request))
+        return denoise(session.model, session.encode, [request], blending=session.blending([request]))
 
     base, half = latents(""), latents("anime:1[0,0,0.5,1]")
     middle = base.shape[-1] // 2

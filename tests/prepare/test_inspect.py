@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
-from loraloom.cli.inspect_command import run_inspect
+from loraloom.cli.inspect_command import run_inspect, with_speed_of
 from loraloom.config.inspect import InspectConfig
 from loraloom.prepare.inspection import captions as lint
 from loraloom.prepare.inspection.findings import KINDS, PURPOSES
@@ -216,6 +216,15 @@ def test_inspect_changes_nothing_in_the_source(faulty: Path) -> None:
     assert {path.name: sha256_file(path) for path in faulty.iterdir()} == before
 
 
+def test_a_domain_says_which_images_it_cannot_use(tmp_path: Path) -> None:
+    plan = Image.new("RGB", (128, 128), "magenta")
+    plan.paste("navy", (20, 20, 100, 60))
+    save(plan, tmp_path / "raw" / "plan.png", "a plan")
+    other = inspected(tmp_path / "raw", domain="floorplan", resample="nearest", size=128)
+    assert "unsuited" in codes(other, "plan.png")
+    assert "unsuited" not in codes(inspected(tmp_path / "raw"), "plan.png")
+
+
 @pytest.mark.slow  # starts processes that import this program
 def test_two_workers_find_what_one_finds(faulty: Path, report: Inspection) -> None:
     two = inspected(faulty, trigger="sks", num_workers=2)
@@ -307,6 +316,26 @@ def test_the_page_is_self_contained_and_shows_names_as_text(tmp_path: Path) -> N
     assert page.count("data:image/jpeg;base64,") >= 2
 
 
+def test_of_many_images_those_with_findings_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraloom.prepare.inspection import run as room
+
+    monkeypatch.setattr(room, "MAX_THUMBNAILS", 3)
+    for seed in range(6):
+        save(sharp(seed), tmp_path / "raw" / f"{seed}.png", f"image {seed}")
+    save(sharp(9).filter(ImageFilter.GaussianBlur(12)), tmp_path / "raw" / "z.png", "a blurred image")
+    titles: list[str] = []
+
+    def bar(title: str) -> Callable[[int, int], None]:
+        titles.append(title)
+        return lambda done, total: None
+
+    config = InspectConfig(size=64, bucket_step=16, min_size=16, num_workers=1)
+    found = inspect_folder(tmp_path / "raw", config, bars=bar)
+    assert len(found.thumbnails) == 3
+    assert "z" in found.thumbnails
+    assert titles == ["images", "thumbnails"]
+
+
 def test_inspect_without_a_model_never_imports_torch(tmp_path: Path) -> None:
     """With it each worker took seconds to start: on a benchmark two were slower than one."""
     folder_of(tmp_path / "raw", 1)
@@ -352,6 +381,39 @@ def test_the_sentence_counts_what_would_be_trained_on(tmp_path: Path) -> None:
     assert found.sentence == (
         "9 images (36 an epoch with repeats) x 5 epochs = 45 updates of batch 4, about 1 min 30 s"
     )
+
+
+def test_the_speed_and_batch_size_of_an_earlier_run_give_the_time(tmp_path: Path) -> None:
+    from loraloom.config.reading import read_settings, to_yaml
+    from loraloom.config.run import RunConfig
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text(
+        to_yaml(read_settings(RunConfig, values={"data": {"batch_size": 2}})), encoding="utf-8"
+    )
+    rows = [{"kind": "start", "step": 0}, *({"steps_per_second": speed} for speed in (0.1, 0.5, 0.5))]
+    (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = with_speed_of(run, InspectConfig())
+    assert (config.step_seconds, config.batch_size) == (2.0, 2)
+    with pytest.raises(UserError, match="another batch size"):
+        with_speed_of(run, InspectConfig(batch_size=8))
+    with pytest.raises(UserError, match="choose one"):
+        with_speed_of(run, InspectConfig(step_seconds=1.0))
+    with pytest.raises(UserError, match="names no run"):
+        with_speed_of(tmp_path, InspectConfig())
+    (run / "events.jsonl").write_text('{"steps_per_second": NaN}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="recorded no speed"):
+        with_speed_of(run, InspectConfig())
+
+
+def test_further_captions_of_an_image_are_looked_at_too(tmp_path: Path) -> None:
+    save(sharp(1), tmp_path / "raw" / "a.png")
+    row = {"file_name": "a.png", "text": "a sks dog", "captions": ["a sks dog", "a dog on the sign's left"]}
+    (tmp_path / "raw" / "metadata.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    found = inspected(tmp_path / "raw", trigger="sks")
+    assert "trigger_absent" in codes(found, "a.png caption 2")
+    assert not codes(found, "a.png") & {"trigger_absent", "same_caption"}
 
 
 # ------------------------------------------------------------------------------------------------------ caption lint

@@ -208,6 +208,7 @@ def test_further_sizes_are_rows_of_their_own_and_small_images_are_not_enlarged_f
     assert sorted(sizes) == ["large", "large@128", "small"]
     assert sizes["large"] <= 64 * 64 < sizes["large@128"] <= 128 * 128
     assert any("1 of 2 images are not prepared at --also-size 128: too small" in line for line in lines)
+    assert report.num_duplicates == 0, "sizes of one image are no duplicates of each other"
     assert run(tmp_path / "raw", tmp_path / "out", also_size=(128,)).num_reused == 3
 
 

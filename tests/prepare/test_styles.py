@@ -115,7 +115,7 @@ def test_every_caption_of_every_style_begins_with_its_trigger_and_moved_ones_are
     done = prepared(tmp_path, parse_styles([f"anime={tmp_path / 'a'}:anistyle", f"wc={tmp_path / 'b'}:wcstyle"]), said)
     assert captions(done[0]) == ["anistyle, image 0", "anistyle, image 1", "anistyle, a cat"]
     assert captions(done[1]) == ["wcstyle, image 20", "wcstyle, image 21"]
-    assert any("1 x its trigger word was moved to the front" in line for line in said)
+    assert any("1 x its trigger word was moved to the front of a caption" in line for line in said)
     assert all(line.startswith(("anime: ", "wc: ")) for text in said for line in text.split("\n"))
     table = summary(done).splitlines()
     assert table[1].split()[:4] == ["anime", "anistyle", "3", "0"]

@@ -157,6 +157,7 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
     from loraloom.models.loading import open_model
     from loraloom.prompts.encoder import PromptEncoder
     from loraloom.protocols.model import ModelSource
+    from loraloom.train.build import make_augmentation
     from loraloom.utils.dtypes import DTYPES
 
     source = settings.model
@@ -180,13 +181,14 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
     texts = TextStore(encoder, nothing, DTYPES[settings.train.mixed_precision])
     learned, held = manifest.split("train"), manifest.split("validation")
     if settings.data.random_flip:
-        refuse_blind_flips(learned, domain)
+        refuse_blind_flips(learned, domain, settings.augment.flip_unknown)
     common = {"latents": latents, "texts": texts, "domain": domain, "seed": settings.train.seed}
     makers = [
         BatchMaker(
             examples=learned,
             random_flip=settings.data.random_flip,
             caption_dropout=settings.data.caption_dropout,
+            augmentation=make_augmentation(settings, learned, domain),
             **common,
         ),
         BatchMaker(examples=held, **common),

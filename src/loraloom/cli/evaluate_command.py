@@ -81,7 +81,7 @@ def given_options(named: Named) -> EvaluateOptions:
 
 
 def run_on_terminal(config: EvaluateConfig, named: Named, num_processes: str | None, *, as_json: bool) -> None:
-    """The verb: score, or sweep, after several processes have generated the images where so many were asked for.
+    """The verb: score, or sweep, after --num-processes have generated the images.
 
     Raises:
         UserError: A mistake in what was named, or anything that the evaluation lacks.
@@ -170,6 +170,7 @@ def sweep_lines(found: Sweep) -> list[str]:
     counts = Counter(row.verdict for row in rows)
     lines.append(f"{len(rows):,} settings: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common()))
     lines += [*verdict_lines(found.ranking), *advice_lines(found.ranking)]
+    lines += [f"note: {note}" for note in found.ranking.notes]
     best = next(cell for cell in found.cells if cell.name == found.ranking.advised.cell.name)
     place = shlex.quote(f"{best.candidate.place}:{best.scale:g}")
     return [*lines, f'generate with it: {COMMAND} generate "..." --lora {place}']

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 PRECISION = "bf16"
+LOW_BITS = ("fp8", "nf4")
+MODES = ("plain", "gradient_checkpointing", *LOW_BITS)
 YES = "yes"
 NATIVE = "native"
 """The layout of a model's original code, which adapts the denoiser only."""
@@ -43,7 +45,8 @@ class FamilyRow:
         prediction_type: What the denoiser predicts.
         guidance: `cfg` or `embedded`.
         lora_rank, lora_target: Rank and target of the adapter that `step_gib` is for.
-        step_gib: GiB of a training step: `plain` and `gradient_checkpointing`, each with weights, adapter, activations, total.
+        step_gib: GiB of a training step: `plain`, `gradient_checkpointing`, and `fp8` and `nf4` with gradient checkpointing,
+            each with weights, adapter, activations, total.
         caching_gib: GiB of the text encoders and the VAE while they encode, before the first step.
         programs: Layout of an export -> programs that read it.
         exports: What learns -> layout -> `yes`, or the reason why not.
@@ -144,7 +147,7 @@ def exports(model: "DiffusionModel") -> dict[str, dict[str, str]]:
 def step_gib(
     model: "DiffusionModel", name: str, card: "FamilyCard", say: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
-    """GiB of a training step without and with gradient checkpointing; remembered in the user's cache."""
+    """GiB of a training step in each of `MODES`; remembered in the user's cache."""
     import torch
 
     from loraloom.models.files import cache_folder
@@ -152,20 +155,21 @@ def step_gib(
     from loraloom.utils.atomic_files import sha256_bytes, write_json
     from loraloom.utils.dtypes import DTYPES
 
-    said = f"{name} {card!r} {__version__} {torch.__version__}"
+    said = f"{name} {card!r} {MODES} {__version__} {torch.__version__}"
     memo = cache_folder("step_memory") / f"{sha256_bytes(said.encode())[:32]}.json"
     try:
         return json.loads(memo.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         say(f"finding the memory of a training step of {name}, once")
     found: dict[str, dict[str, float]] = {}
-    for mode in ("plain", "gradient_checkpointing"):
+    for mode in MODES:
         step = step_memory(
             model,
             card.text_tensors,
             size_px=card.size_px,
             dtype=DTYPES[PRECISION],
-            checkpointing=mode == "gradient_checkpointing",
+            checkpointing=mode != "plain",
+            low_bits=mode if mode in LOW_BITS else None,
         )
         sums = {"weights": step.weights, "adapter": step.adapter, "activations": step.activations, "total": step.total}
         found[mode] = {key: round(value / GIB, 2) for key, value in sums.items()}
@@ -224,6 +228,13 @@ def details(row: FamilyRow) -> list[tuple[str, str]]:
             f"weights {plain['weights']}, adapter {plain['adapter']}, activations {plain['activations']}",
         ),
         ("", f"{checkpointed['total']} GiB with --gradient-checkpointing: activations {checkpointed['activations']}"),
+        *(
+            (
+                "",
+                f"{row.step_gib[kind]['total']} GiB with --low-bits {kind} too: weights {row.step_gib[kind]['weights']}",
+            )
+            for kind in LOW_BITS
+        ),
         ("before it", f"{row.caching_gib} GiB while images and captions are encoded; dropped before the first step"),
         ("text", f"{_tokens(row)} tokens, {_windows(row)}"),
         ("image sides", f"multiples of {row.size_multiple} px"),

@@ -200,8 +200,9 @@ def _generate_part(
     bar: Callable[[str], Any],
 ) -> None:
     """This rank's images, named by their number among all; `generate_ranks` puts them together."""
-    mine = part_of(requests, session.config.batch_size, *part)
-    for image in session.generate([request for _, request in mine], bar("denoiser steps")):
+    mixed = session.mixes(requests)
+    mine = part_of(requests, session.config.batch_size, *part, mixed=mixed)
+    for image in session.generate([request for _, request in mine], bar("denoiser steps"), mixed=mixed):
         lock.renew()
         keep_image(session, lock.folder, f"{mine[image.index][0]:05d}", image)
 

@@ -3,6 +3,8 @@
 In: a folder and settings. Out: two files and lines; the exit status is 1 when something is refused.
 """
 
+import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from loraloom.utils.atomic_files import write_json, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.output_paths import check_folder
 from loraloom.utils.progress import bars
+from loraloom.utils.untrusted import is_file, parse_json, read_lines
 
 JSON_FILE, PAGE_FILE = "inspect.json", "report.html"
 
@@ -70,3 +73,32 @@ def check_output(source: Path, out: Path) -> None:
     if out.is_dir() and not (out / JSON_FILE).exists() and any(out.iterdir()):
         fix = "choose a new folder with --out: nothing of yours is overwritten"
         raise UserError("the output folder is not empty and no earlier report", got=str(out), fix=fix)
+
+
+def with_speed_of(run: Path, config: InspectConfig) -> InspectConfig:
+    """The settings with the seconds of an update, and the batch size, of an earlier run where they leave them open.
+
+    Raises:
+        UserError: No run, another batch size than the user gave, or a run that recorded no speed.
+    """
+    from loraloom.config.reading import read_settings
+    from loraloom.config.run import RunConfig
+
+    if not is_file(run / "run.yaml") or not is_file(run / "events.jsonl"):
+        raise UserError("--run names no run", got=str(run), fix="name a folder that `loraloom train` wrote")
+    if config.step_seconds is not None:
+        raise UserError("--run and --step-seconds both say how long an update takes", fix="choose one")
+    settings = read_settings(RunConfig, run / "run.yaml")
+    batch_size = settings.data.batch_size * settings.train.gradient_accumulation
+    if "batch_size" in config.model_fields_set and config.batch_size != batch_size:
+        fix = f"leave out --batch-size, or give --step-seconds for batch {config.batch_size}"
+        raise UserError("the run has another batch size", got=batch_size, expected=config.batch_size, fix=fix)
+    speeds: list[float] = []
+    for number, line in read_lines(run / "events.jsonl", "the run's events"):
+        row = parse_json(line, f"events.jsonl line {number}", constants=True)
+        speed = row.get("steps_per_second") if isinstance(row, dict) else None
+        if isinstance(speed, (int, float)) and math.isfinite(speed) and speed > 0:
+            speeds.append(float(speed))
+    if not speeds:
+        raise UserError("the run recorded no speed", got=str(run), fix="name one that trained for some steps")
+    return config.model_copy(update={"step_seconds": 1 / statistics.median(speeds), "batch_size": batch_size})

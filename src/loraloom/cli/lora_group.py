@@ -110,7 +110,11 @@ def convert(
 
 def merge(
     loras: Annotated[
-        list[str], typer.Argument(metavar="PLACE[:SCALE]...", help="LoRAs with their scales, such as runs/anime:0.6.")
+        list[str],
+        typer.Argument(
+            metavar="PLACE[:SCALE]...",
+            help="LoRAs with their scales, such as runs/anime:0.6, or by block such as a:0.6,up_blocks.1=0.",
+        ),
     ],
     out: Out,
     method: Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from loraloom.lora.blend import Scale, scale_text
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named
 from loraloom.lora.layers import LoraLayer
@@ -193,7 +194,8 @@ def merge(
     if limit != RankLimit():
         said |= {"rank": limit.rank, "error": limit.error}
     typer.echo(
-        f"{_counted(inputs)} merged by {choice.method}: " + ", ".join(f"{one.name} x {one.scale:g}" for one in inputs)
+        f"{_counted(inputs)} merged by {choice.method}: "
+        + ", ".join(f"{one.name} x {scale_text(one.scale)}" for one in inputs)
     )
     error = None
     if choice.method != "sum":
@@ -292,7 +294,7 @@ def extract(tuned: ModelSource, base: ModelSource, target: Target, limit: RankLi
 
 
 def _read(
-    places: Sequence[Path], base: ModelSource | None, scales: Sequence[float] = (), *, required: bool = False
+    places: Sequence[Path], base: ModelSource | None, scales: Sequence[Scale] = (), *, required: bool = False
 ) -> tuple[DiffusionModel | None, list[ToolInput]]:
     """Files and the model that names their layers: the user's, or where one is required the recorded base."""
     files = [read_adapter(place) for place in places]
@@ -321,7 +323,7 @@ def _read_alike(places: Sequence[Path], base: ModelSource | None) -> list[ToolIn
 
 
 def _read_for(
-    target: Target, places: Sequence[Path], base: ModelSource | None, scales: Sequence[float] = ()
+    target: Target, places: Sequence[Path], base: ModelSource | None, scales: Sequence[Scale] = ()
 ) -> tuple[DiffusionModel | None, list[ToolInput], str]:
     """Files, and the key format of the output. A model is required where that is not the one of all files."""
     model, inputs = _read(places, base, scales)
@@ -382,7 +384,7 @@ def _model_sum(model: DiffusionModel) -> str:
     return sha256_bytes(json.dumps(sums, sort_keys=True).encode())
 
 
-def _places(texts: Sequence[str]) -> tuple[list[Path], list[float]]:
+def _places(texts: Sequence[str]) -> tuple[list[Path], list[Scale]]:
     found = [parse_place(text) for text in texts]
     return [place for place, _ in found], [scale for _, scale in found]
 

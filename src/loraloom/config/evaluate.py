@@ -44,8 +44,15 @@ class SweepConfig(Settings):
     )
     drift_weight: float = setting(
         0.5,
-        "How much drift lowers the score: score = gain - weight x drift; 0: not at all.",
+        "How much drift lowers the score, which is gain - weight x drift - weight x loss of prompts; 0: not at all.",
         flag="--drift-weight",
+        ge=0,
+        le=100,
+    )
+    prompt_weight: float = setting(
+        1.0,
+        "How much it lowers the score that prompts are followed less than by the base and real images; 0: not at all.",
+        flag="--prompt-weight",
         ge=0,
         le=100,
     )

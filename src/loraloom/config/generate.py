@@ -58,6 +58,12 @@ class GenerateConfig(Settings):
         le=MAX_SIDE_PX,
     )
     batch_size: int = setting(4, "Images denoised at once; does not change the images.", flag="--batch-size", ge=1)
+    batch_loras: bool = setting(
+        False,
+        "Generate images with different LoRA settings in one batch, equal within rounding: for plain LoRAs that leave text "
+        "encoders as they are.",
+        flag="--batch-loras",
+    )
     mixed_precision: Precision = setting("no", "Precision; no: float32.", flag="--mixed-precision")
     weighting: bool = setting(True, "Read (word:1.3) as emphasis; off: as plain text.", flag="--weighting")
     expand_prompts: bool = setting(

@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from loraloom.config.augment import AugmentConfig
 from loraloom.config.base import Settings, setting
+from loraloom.config.contradictions import contradictions
 from loraloom.config.pairs import read_batch_sizes, read_class_weights
 
 PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
@@ -261,6 +262,13 @@ class TrainConfig(Settings):
         flag="--shard",
         resumable=True,
     )
+    low_bits: Literal["no", "fp8", "nf4"] = setting(
+        "no",
+        "How the frozen linear layers of the denoiser's blocks are stored: fp8 takes 8 bits a weight, nf4 4.5; no: as "
+        "mixed_precision says. It saves memory and costs speed and precision: leave it at no where bf16 fits. Adapters and "
+        "exports stay in full precision.",
+        flag="--low-bits",
+    )
     channels_last: bool = setting(
         True,
         "Channels-last memory layout of convolutions on a GPU; never used on a CPU, where small models were 5 times slower.",
@@ -430,59 +438,6 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _checks_across_fields(self) -> "RunConfig":
-        if self.optim.warmup_steps > self.train.max_steps:
-            raise ValueError(
-                f"optim.warmup_steps is {self.optim.warmup_steps} but train.max_steps is {self.train.max_steps}: "
-                "the learning rate would never reach its peak"
-            )
-        if self.optim.optimizer == "prodigy" and self.optim.learning_rate < 0.1:
-            raise ValueError(
-                f"optim.learning_rate is {self.optim.learning_rate}, but prodigy estimates the step size itself: use about 1.0"
-            )
-        if self.optim.optimizer == "prodigy" and self.optim.text_encoder_learning_rate is not None:
-            raise ValueError(
-                "optim.text_encoder_learning_rate cannot be set with prodigy, which estimates one step size for all weights"
-            )
-        logit = (self.objective.logit_mean, self.objective.logit_std)
-        if self.objective.timestep_sampling == "uniform" and logit != (0.0, 1.0):
-            raise ValueError(
-                "objective.logit_mean and logit_std require objective.timestep_sampling logit_normal, but it is uniform"
-            )
-        if self.objective.balance_noise and self.objective.snr_gamma is not None:
-            raise ValueError(
-                "objective.balance_noise and snr_gamma both set the loss weights of noise levels: choose one"
-            )
-        of_adapter = self.lora.model_dump(exclude_defaults=True).keys() & {"target", "rank", "alpha", "dropout"}
-        if self.train.method == "full" and of_adapter:
-            raise ValueError(
-                f"lora.{min(of_adapter)} belongs to an adapter, but train.method is full: all weights are trained"
-            )
-        if self.train.block_swap and self.train.method == "full":
-            raise ValueError(
-                "train.block_swap is for frozen weights, but train.method is full: all weights are trained"
-            )
-        if self.train.block_swap and self.train.compile:
-            raise ValueError("train.block_swap and train.compile exclude each other: choose one")
-        self._check_shard()
-        if self.lora.text_encoder and self.data.caption_dropout == 1:
-            raise ValueError(
-                "lora.text_encoder is on, but data.caption_dropout is 1: the text encoder would see no caption"
-            )
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
         return self
-
-    def _check_shard(self) -> None:
-        if not self.train.shard:
-            return
-        if self.train.method != "full":
-            raise ValueError(
-                "train.shard splits weights that are trained, but train.method is lora: for a base that does not fit use "
-                "train.block_swap"
-            )
-        if self.train.compile:
-            raise ValueError("train.shard and train.compile exclude each other: choose one")
-        if self.lora.text_encoder:
-            raise ValueError("train.shard splits the denoiser only, but lora.text_encoder is on: choose one")
-        if self.optim.optimizer != "adamw":
-            raise ValueError(
-                f"train.shard works with optim.optimizer=adamw, but it is {self.optim.optimizer}: others read whole matrices"
-            )

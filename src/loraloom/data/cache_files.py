@@ -175,7 +175,7 @@ class _Known:
     @classmethod
     def of(cls, manifest: Manifest, mirrored: Callable[[str], str | None]) -> "_Known":
         images = {example.id: example.sha256 for example in manifest.examples}
-        captions = {example.caption for example in manifest.examples} | {""}  # the empty one: caption dropout
+        captions = {text for example in manifest.examples for text in example.captions} | {""}  # "": caption dropout
         captions |= {other for caption in captions if (other := mirrored(caption)) is not None}
         return cls(images, frozenset(images.values()), frozenset(text_sha256(text) for text in captions))
 
@@ -256,7 +256,7 @@ def _state(kind: str, key: str, origin: Mapping[str, str], known: _Known, wanted
 
 
 def _stale_latents(origin: Mapping[str, str], known: _Known, wanted: Wanted | None) -> str:
-    if origin.get("image_sha256") not in known.sums:
+    if origin.get("image_sha256", "").partition(" ")[0] not in known.sums:  # behind it: how a variant differs
         again = origin.get("id") in known.images
         return "its image was prepared anew" if again else "its image is no longer in the dataset"
     if wanted is None:
@@ -295,7 +295,7 @@ def _missing(files: Sequence[CacheFile], manifest: Manifest, wanted: Wanted | No
         }
     images = {file.origin.get("image_sha256") for file in fresh}
     texts = {file.origin.get("text_sha256") for file in fresh}
-    captions = dict.fromkeys(example.caption for example in manifest.examples)
+    captions = dict.fromkeys(text for example in manifest.examples for text in example.captions)
     return {
         "latents": tuple(example.id for example in manifest.examples if example.sha256 not in images),
         "texts": tuple(caption for caption in captions if text_sha256(caption) not in texts),

@@ -150,7 +150,9 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     padding, batches = sum(size.padding for size in ledger.sizes), sum(size.batches for size in ledger.sizes)
     slots = ledger.seen_per_epoch + padding
     batch = f"{batches:,} batch{'es' * (batches != 1)} of {len(ledger.sizes):,} size{'s' * (len(ledger.sizes) != 1)}"
-    fill = f"{padding:,} of {slots:,} slots are repeats of weight zero" if padding else "no slot is left over"
+    fill = (
+        f"{padding:,} of {slots:,} slots only complete a batch, with weight zero" if padding else "no slot is left over"
+    )
     lines = [f"ledger: {number:,} image{'s' * (number != 1)}; {seen}, in {batch}; {fill}"]
     weights = {row.weight for row in ledger.rows}
     if weights != {1.0}:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from loraloom.models.files import file_sum, refuse_foreign
 from loraloom.models.headers import check_files
-from loraloom.models.hub import download_files
 from loraloom.models.loading import resolve
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
+from loraloom.utils.hub import download_files
 from loraloom.utils.safetensors_io import check_safetensors
 from loraloom.utils.untrusted import is_file, read_json_object
 

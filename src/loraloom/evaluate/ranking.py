@@ -7,7 +7,9 @@ intervals come from resampling prompts (bootstrap, Efron & Tibshirani 1993), all
     gain   (figure - base's) / (real held-out images' - base's): 0 is the base, 1 as like the training set as real images.
            Without held-out images, or where they are not above the base, the largest gain of the sweep counts as 1.
     drift  `drift_share`: how much unrelated images change; 1 is as much as another prompt changes them
-    score  gain - weight x drift
+    loss   how much less prompts are followed than by the base or by real held-out images, whichever follow them less, as a
+           share of the base's figure
+    score  gain - drift's weight x drift - prompts' weight x loss, where there is a loss
 
 The rules for the words underfitted and overfitted are ours; `RULES` states them, and the report prints them.
 """
@@ -132,7 +134,7 @@ class Ranking:
         fit: Name of the figure of prompts; empty where there is none.
         unit: What a gain of 1 is, for people.
         num_prompts: Prompts that settings are compared on.
-        drift_weight: See the module.
+        drift_weight, prompt_weight: See the module.
         notes: What was left out of the rules, and why.
     """
 
@@ -144,6 +146,7 @@ class Ranking:
     unit: str
     num_prompts: int
     drift_weight: float
+    prompt_weight: float
     notes: tuple[str, ...] = ()
 
 
@@ -155,14 +158,14 @@ class _Table:
         gains: (settings, prompts) gain of each prompt.
         drifts: (settings, unrelated prompts) share of the drift; no columns where it was not measured.
         losses: (settings, prompts) loss of fit; no columns where it was not measured.
-        weight: How much drift lowers the score.
+        weights: How much drift and the loss of prompts lower the score.
         seed: Decides the resamples.
     """
 
     gains: Array
     drifts: Array
     losses: Array
-    weight: float
+    weights: tuple[float, float]
     seed: int
     _picks: dict[tuple[str, int], NDArray[np.int64]] = field(default_factory=dict[tuple[str, int], NDArray[np.int64]])
 
@@ -174,18 +177,22 @@ class _Table:
         """The mean of values by unrelated prompt."""
         return _estimate(row.mean(), self._resampled(row, "unrelated"))
 
-    def score(self, gain: Array, drift: Array) -> Estimate:
-        """The score of values by prompt and by unrelated prompt."""
-        value = gain.mean() - (self.weight * drift.mean() if drift.size else 0.0)
-        return _estimate(value, self.scores(gain, drift))
-
-    def scores(self, gain: Array, drift: Array) -> Array | None:
-        """(resamples,) scores; None with too few prompts."""
-        found = self._resampled(gain, "prompts")
-        if found is None or not drift.size:
-            return found
-        shifted = self._resampled(drift, "unrelated")
-        return found - self.weight * (drift.mean() if shifted is None else shifted)
+    def score(self, place: int) -> tuple[float, Array | None]:
+        """The score of a setting, and (resamples,) scores; None with too few prompts."""
+        gain, drift, loss = self.gains[place], self.drifts[place], self.losses[place]
+        by_drift, by_loss = self.weights
+        value, resampled = float(gain.mean()), self._resampled(gain, "prompts")
+        if drift.size:
+            value -= by_drift * float(drift.mean())
+            shifted = self._resampled(drift, "unrelated")
+            if resampled is not None:
+                resampled = resampled - by_drift * (drift.mean() if shifted is None else shifted)
+        if loss.size:
+            value -= by_loss * max(float(loss.mean()), 0.0)
+            shifted = self._resampled(loss, "prompts")
+            if resampled is not None and shifted is not None:
+                resampled = resampled - by_loss * shifted.clip(min=0)
+        return value, resampled
 
     def _resampled(self, row: Array, kind: str) -> Array | None:
         """(resamples,) means of a row; rows of one length and kind are resampled alike. None with too few values."""
@@ -206,6 +213,7 @@ def rank(
     ranked_by: str,
     fit: str,
     drift_weight: float,
+    prompt_weight: float,
     seed: int,
 ) -> Ranking:
     """The leaderboard of a sweep.
@@ -216,7 +224,7 @@ def rank(
         held_out: Figures of real held-out images by name; empty where there are none.
         ranked_by: Name of the figure that the gain is of; higher is better.
         fit: Name of the figure of prompts, higher is better; empty for none.
-        drift_weight: See the module.
+        drift_weight, prompt_weight: See the module.
         seed: Decides the resamples.
     """
     groups = _common(ranked_by, base, cells)
@@ -236,7 +244,7 @@ def rank(
     drifts = np.array([[cell.by_group["drift_share"][one] for one in unrelated] for cell in cells]).reshape(
         len(cells), -1
     )
-    table = _Table(gains=raw / unit, drifts=drifts, losses=losses, weight=drift_weight, seed=seed)
+    table = _Table(gains=raw / unit, drifts=drifts, losses=losses, weights=(drift_weight, prompt_weight), seed=seed)
     rows = [_row(table, cells, place, base, held_out) for place in range(len(cells))]
     order = sorted(range(len(cells)), key=lambda place: -rows[place].score.value)
     kinds = [[place for place in order if rows[place].verdict == verdict] for verdict in ("good", "unsure")]
@@ -258,6 +266,7 @@ def rank(
         unit=unit_words,
         num_prompts=len(groups),
         drift_weight=drift_weight,
+        prompt_weight=prompt_weight,
         notes=tuple(notes),
     )
 
@@ -302,7 +311,7 @@ def _row(table: _Table, cells: Sequence[Scored], place: int, base: Scored, held_
         reasons = [f"its gain over the base, {_percent(gain)}, is not surely above 0"]
     return Row(
         cell=cells[place],
-        score=table.score(table.gains[place], table.drifts[place]),
+        score=_estimate(*table.score(place)),
         gain=gain,
         drift=drift,
         fit_loss=loss,
@@ -349,7 +358,7 @@ def _milder(table: _Table, cells: Sequence[Scored], place: int) -> list[str]:
             continue
         more = table.drift(table.drifts[place] - table.drifts[other])
         if more.shows_difference and more.above_zero:
-            score = table.score(theirs, table.drifts[other]).value
+            score = table.score(other)[0]
             words = (
                 f"it gains no more than {cell.label} ({mine.mean():.0%} against {theirs.mean():.0%}) and drifts surely more "
                 f"({table.drifts[place].mean():.0%} against {table.drifts[other].mean():.0%})"
@@ -382,10 +391,16 @@ def _fit_losses(
     if not own or own <= 0:
         return none, [f"{fit} of the base is not above 0: whether prompts are followed is no part of the verdicts"]
     level = min(own, real.value) if real is not None and real.value is not None else own
+    notes: list[str] = []
+    if level < own * (1 - FIT_LOSS):
+        notes.append(
+            f"{fit} of real held-out images is {1 - level / own:.0%} below the base's: it hardly reads images of this kind, so "
+            "look at the images to see whether prompts are followed"
+        )
     groups = _common(fit, base, cells)
     theirs = np.array([base.by_group[fit][one] for one in groups]) - (own - level)
     mine = np.array([[cell.by_group[fit][one] for one in groups] for cell in cells]).reshape(len(cells), -1)
-    return (theirs - mine) / own, []
+    return (theirs - mine) / own, notes
 
 
 def _common(figure: str, base: Scored, cells: Sequence[Scored]) -> list[str]:
@@ -398,13 +413,13 @@ def _common(figure: str, base: Scored, cells: Sequence[Scored]) -> list[str]:
 
 def _compared(table: _Table, place: int, best: int) -> Estimate:
     """Score of the advised setting minus this one's."""
-    drift = table.drifts[best] - table.drifts[place]
-    return table.score(table.gains[best] - table.gains[place], drift)
+    (value, resampled), (other, others) = table.score(best), table.score(place)
+    return _estimate(value - other, None if resampled is None or others is None else resampled - others)
 
 
 def _first_shares(table: _Table, count: int) -> list[float] | None:
     """Share of the resamples in which each setting is the first."""
-    found = [table.scores(table.gains[place], table.drifts[place]) for place in range(count)]
+    found = [table.score(place)[1] for place in range(count)]
     if any(one is None for one in found):
         return None
     winners = np.stack([one for one in found if one is not None]).argmax(axis=0)

@@ -147,6 +147,7 @@ def sweep(config: EvaluateConfig, options: EvaluateOptions, say: Say, bar: Bar) 
             ranked_by=ranked_by,
             fit=fit,
             drift_weight=config.sweep.drift_weight,
+            prompt_weight=config.sweep.prompt_weight,
             seed=config.seed,
         )
     return Sweep(

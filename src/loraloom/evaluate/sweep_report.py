@@ -61,6 +61,7 @@ def record_of(found: Sweep) -> dict[str, Any]:
         "follows_prompts_by": ranking.fit or None,
         "gain_of_1_is": ranking.unit,
         "drift_weight": ranking.drift_weight,
+        "prompt_weight": ranking.prompt_weight,
         "verdict": verdict_lines(ranking),
         "advice": advice_lines(ranking),
         "advised": _advised(found),
@@ -161,7 +162,8 @@ def _page(found: Sweep) -> dict[str, object]:
         "unit": ranking.unit,
         "ranked_by": ranking.ranked_by,
         "fit": ranking.fit,
-        "drift_weight": f"{ranking.drift_weight:g}",
+        "formula": _formula(found),
+        "hints": list(ranking.notes),
         "rows": [_shown_row(place, row, ranking.advised) for place, row in enumerate(ranking.rows, 1)],
         "anchors": [_shown_anchor("the base", found.base.figures), _shown_anchor("real, held out", found.held_out)],
         "heat": _heat(found),
@@ -229,12 +231,23 @@ def _heat(found: Sweep) -> dict[str, object]:
     return {"scales": [f"{scale:g}" for scale in scales], "rows": lines}
 
 
+def _formula(found: Sweep) -> str:
+    """The score in words, with what was measured."""
+    ranking = found.ranking
+    parts = [f"gain by {ranking.ranked_by}"]
+    if ranking.advised.drift is not None:
+        parts.append(f"{ranking.drift_weight:g} x drift")
+    if ranking.fit:
+        parts.append(f"{ranking.prompt_weight:g} x loss of prompts")
+    return " - ".join(parts)
+
+
 def plots_of(found: Sweep) -> list[Plot]:
     """Score, gain and memorisation over steps at each scale, and gain against drift."""
     rows = found.ranking.rows
     ranked_by = found.ranking.ranked_by
     plots = [
-        _over(found, "Score", f"gain by {ranked_by} - {found.ranking.drift_weight:g} x drift", lambda row: row.score),
+        _over(found, "Score", _formula(found), lambda row: row.score),
         _over(found, f"Gain by {ranked_by}", "0 base, 1 real images", lambda row: row.gain),
     ]
     if all(row.drift for row in rows):

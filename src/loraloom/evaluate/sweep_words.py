@@ -55,7 +55,7 @@ def verdict_lines(ranking: Ranking) -> list[str]:
             "overfitted: every setting that surely gains is overfitted: train with fewer steps or a lower learning rate, save "
             "checkpoints earlier, or try smaller scales"
         ]
-    return [*_from_step_on(rows), *_still_learning(ranking)]
+    return [*_from_step_on(rows), *_still_learning(ranking), *_at_the_end_of_scales(ranking)]
 
 
 def advice_lines(ranking: Ranking) -> list[str]:
@@ -111,6 +111,15 @@ def _from_step_on(rows: Sequence[Row]) -> list[str]:
     if len(ending) == len(column):
         return [f"overfitted at scale {scale:g} at every checkpoint: {ending[0].reasons[0]}"]
     return [f"overfitted at scale {scale:g} from step {ending[0].cell.step:,} on: {ending[0].reasons[0]}"]
+
+
+def _at_the_end_of_scales(ranking: Ranking) -> list[str]:
+    """Whether the best scale is the smallest or the largest one that was tried."""
+    scales = sorted({row.cell.scale for row in ranking.rows})
+    place = {scales[0]: "smallest", scales[-1]: "largest"}.get(ranking.advised.cell.scale)
+    if len(scales) < 2 or place is None:
+        return []
+    return [f"the advised scale is the {place} of this sweep: {place.removesuffix('st')}r --scales may score higher"]
 
 
 def _still_learning(ranking: Ranking) -> list[str]:

@@ -71,7 +71,8 @@ def generate(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
-    blending: Callable[[ImageRequest], Blending | None] = lambda request: None,
+    blending: Callable[[Sequence[ImageRequest]], Blending | None] = lambda requests: None,
+    mixed: bool = False,
 ) -> Iterator[GeneratedImage]:
     """Generate an image for every request, in order.
 
@@ -83,8 +84,9 @@ def generate(
         autocast: Precision of denoiser and VAE.
         progress: Called with (denoising steps done, all denoising steps).
         stop: Called before every denoising step; True stops.
-        blending: Called before each batch with its first request: sets the scales of the LoRAs, or returns a blend that
-            changes them during the batch.
+        blending: Called before each batch with its requests: sets the scales of the LoRAs, or returns a blend that changes
+            them during the batch.
+        mixed: Whether requests with different LoRA settings share a batch.
 
     Raises:
         UserError: A size that the model does not support, or an unknown sampler.
@@ -94,7 +96,7 @@ def generate(
     done = 0
     for request in requests:
         check_size(model, request)
-    for items in same_settings(list(enumerate(requests))):
+    for items in same_settings(list(enumerate(requests)), mixed=mixed):
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             began = time.perf_counter()
@@ -112,7 +114,7 @@ def generate(
                 batch_requests,
                 autocast=autocast,
                 on_step=count,
-                blending=blending(batch_requests[0]),
+                blending=blending(batch_requests),
             )
             images = to_images(model, latents_bchw)
             done += sum(request.num_steps for _, request in batch)
@@ -265,11 +267,14 @@ def _guided(answers: Sequence[Tensor], scale: float | None, contrast: Contrast |
     return answer_bchw
 
 
-def same_settings(numbered: Sequence[tuple[int, ImageRequest]]) -> list[list[tuple[int, ImageRequest]]]:
-    """Runs of consecutive requests that may share a batch."""
-    return [list(run) for _, run in groupby(numbered, key=lambda item: _settings(item[1]))]
+def same_settings(
+    numbered: Sequence[tuple[int, ImageRequest]], *, mixed: bool = False
+) -> list[list[tuple[int, ImageRequest]]]:
+    """Runs of consecutive requests that may share a batch; with `mixed` whatever their LoRA settings are."""
+    return [list(run) for _, run in groupby(numbered, key=lambda item: _settings(item[1], mixed=mixed))]
 
 
-def _settings(request: ImageRequest) -> tuple[object, ...]:
+def _settings(request: ImageRequest, *, mixed: bool) -> tuple[object, ...]:
     """The settings that all images of a batch share."""
-    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height, request.loras
+    loras = None if mixed else request.loras
+    return request.num_steps, request.guidance_scale, request.sampler, request.width, request.height, loras

@@ -12,6 +12,7 @@ from loraloom.config.generate import GenerateConfig
 from loraloom.config.run import MAX_CLIP_SKIP, PromptMethod
 from loraloom.lora.files import AdapterFile
 from loraloom.prompts.notes import Losses
+from loraloom.protocols.model import DiffusionModel, SamplingDefaults
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import shown
 
@@ -119,3 +120,20 @@ def stated_clip_skip(file: AdapterFile) -> int | None:
         return file.record.get("clip_skip")
     text = file.metadata.get("ss_clip_skip", "")
     return int(text) if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_CLIP_SKIP else None
+
+
+def left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, Any]:
+    """The model's defaults for settings that are `auto` or None."""
+    return {
+        "sampler": defaults.sampler if config.sampler == "auto" else config.sampler,
+        "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+    }
+
+
+def size_of(model: DiffusionModel, config: GenerateConfig, recorded: str) -> tuple[int, int]:
+    """Width and height: the user's, else the adapter's, else the model's."""
+    trained = recorded.split("x")
+    width, height = (int(trained[0]), int(trained[1])) if len(trained) == 2 else (model.info.defaults.size_px,) * 2
+    if config.width or config.height:
+        return config.width or config.height or width, config.height or config.width or height
+    return width, height

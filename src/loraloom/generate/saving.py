@@ -40,7 +40,7 @@ def keep_image(session: Session, folder: Path, name: str, image: GeneratedImage)
 
 
 def part_of(
-    requests: Sequence[ImageRequest], batch_size: int, rank: int, num_ranks: int
+    requests: Sequence[ImageRequest], batch_size: int, rank: int, num_ranks: int, *, mixed: bool = False
 ) -> list[tuple[int, ImageRequest]]:
     """The requests of one rank with their numbers: whole batches, those that one process would form, in turn.
 
@@ -49,7 +49,7 @@ def part_of(
     numbered = list(enumerate(requests))
     batches = [
         list(run)[start : start + batch_size]
-        for run in same_settings(numbered)
+        for run in same_settings(numbered, mixed=mixed)
         for start in range(0, len(run), batch_size)
     ]
     return [item for batch in batches[rank::num_ranks] for item in batch]

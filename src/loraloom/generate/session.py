@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,15 @@ from loraloom.config.run import PromptMethod
 from loraloom.generate.blending import Blending, klora_table_of
 from loraloom.generate.images import generate, negative_prompts, unread_negative
 from loraloom.generate.recipes import LIST_NAME, Recipe
-from loraloom.generate.recorded import difference, recorded_choices, recorded_options, stated_clip_skip, trigger_words
+from loraloom.generate.recorded import (
+    difference,
+    left_open,
+    recorded_choices,
+    recorded_options,
+    size_of,
+    stated_clip_skip,
+    trigger_words,
+)
 from loraloom.lora.blend import Blend, Scale, Term, make_blend, name_of_place, parse_blend
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named
@@ -29,7 +36,7 @@ from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import Losses, cut_lines, syntax_line, unknown_letters
 from loraloom.protocols.generation import GeneratedImage, ImageRequest
-from loraloom.protocols.model import DiffusionModel, ModelSource, SamplingDefaults, Tensors
+from loraloom.protocols.model import DiffusionModel, ModelSource, Tensors
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.progress import Progress
@@ -104,8 +111,10 @@ class Session:
         expanded = verifier.expand_prompt(prompt, seed) if verifier and self.config.expand_prompts else prompt
         return expanded if expanded != prompt else ""
 
-    def generate(self, requests: Sequence[ImageRequest], progress: Progress | None = None) -> Iterator[GeneratedImage]:
-        """Images of the requests, in order."""
+    def generate(
+        self, requests: Sequence[ImageRequest], progress: Progress | None = None, *, mixed: bool | None = None
+    ) -> Iterator[GeneratedImage]:
+        """Images of the requests, in order; `mixed` as `mixes` has it for more requests than these."""
         return generate(
             self.model,
             self.encode,
@@ -114,7 +123,21 @@ class Session:
             autocast=self.autocast,
             progress=progress,
             blending=self.blending,
+            mixed=self.mixes(requests) if mixed is None else mixed,
         )
+
+    def mixes(self, requests: Sequence[ImageRequest]) -> bool:
+        """Whether images of these requests with different LoRA settings share a batch."""
+        return self.config.batch_loras and self._why_apart(requests) is None
+
+    def _why_apart(self, requests: Sequence[ImageRequest]) -> str | None:
+        """Why different LoRA settings cannot share a batch, as the end of a sentence."""
+        if not all(self._blend_of(loras).is_constant for loras in {request.loras for request in requests}):
+            return "a LoRA setting changes from step to step or from region to region"
+        return self.adapters.why_no_sample_scales()
+
+    def _blend_of(self, loras: str | None) -> Blend:
+        return self.blend if loras is None else parse_blend(loras)
 
     def load(self, place: Path, term: Term, say: Callable[[str], None] = print) -> None:
         """Load one more adapter; it acts only in requests that name it.
@@ -142,32 +165,46 @@ class Session:
         if self._own is not None:
             self._own.pop(name, None)
 
-    def blending(self, request: ImageRequest) -> Blending | None:
-        """Set the scales that a request asks for; or return the blend that changes them at every step.
+    def blending(self, requests: Sequence[ImageRequest]) -> Blending | None:
+        """Set the scales that the requests of a batch ask for; or return the blend that changes them at every step.
+
+        Args:
+            requests: With one LoRA setting; or with several where `mixes`, and then each image has its own scales.
 
         Raises:
-            UserError: The request names a LoRA that is not loaded.
+            UserError: A request names a LoRA that is not loaded.
         """
-        stack = self.adapters
+        stack, request = self.adapters, requests[0]
+        if len({one.loras for one in requests}) > 1:
+            self._own = self._own or stack.scales
+            stack.set_sample_scales([self._scales_of(one) for one in requests])
+            return None
         if request.loras is None:
             if self._own is not None:  # a request with LoRAs of its own came before
                 stack.set_scales(self._own)
                 stack.merge()
                 self._own = None
             return None
-        blend = parse_blend(request.loras)
-        for term in blend.terms:
-            if term.name not in stack.names:
-                raise UserError("this LoRA is not loaded", got=term.name, fix=did_you_mean(term.name, stack.names))
+        scales, blend = self._scales_of(request), parse_blend(request.loras)
         if self._own is None:
             self._own = stack.scales
         if blend.is_constant:
-            scales = {term.name: term.scale for term in blend.terms}
             stack.set_scales({name: scales.get(name, 0.0) for name in stack.names})
             stack.merge()  # takes less time than a step gains by it
             return None
         stack.unmerge()
         return Blending(stack, blend, self._table(blend))
+
+    def _scales_of(self, request: ImageRequest) -> dict[str, Scale]:
+        """The scale of each LoRA that a request names, or the session's own."""
+        if request.loras is None:
+            return dict(self._own or self.adapters.scales)
+        blend = parse_blend(request.loras)
+        for term in blend.terms:
+            if term.name not in self.adapters.names:
+                names = self.adapters.names
+                raise UserError("this LoRA is not loaded", got=term.name, fix=did_you_mean(term.name, names))
+        return {term.name: term.scale for term in blend.terms}
 
     def _table(self, blend: Blend) -> KloraTable | None:
         """K-LoRA's table, computed once for each pair of LoRAs."""
@@ -254,6 +291,8 @@ class Session:
         if weighting:
             lines.append(syntax_line([*reversed(prompts), *negative], self.encoder, weighting=True))
         lines += [unread_negative(self.model, requests), *self._missing_triggers(requests)]
+        if self.config.batch_loras and (why := self._why_apart(requests)):
+            lines.append(f"note: --batch-loras is not used: {why}")
         return [line for line in lines if line]
 
     def notes(self, requests: Sequence[ImageRequest]) -> list[str]:
@@ -350,7 +389,7 @@ def open_session(
     else:
         model = _open_recorded(list(files.values()), family, options)
     model = _with_clip_skip(model, family, files, clip_skip, losses)
-    config = config.model_copy(update=_left_open(config, model.info.defaults))
+    config = config.model_copy(update=left_open(config, model.info.defaults))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = DTYPES[config.mixed_precision]
     for part in model.info.parts:
@@ -370,7 +409,7 @@ def open_session(
         blend=own,
         config=config,
         device=device,
-        size=_size(model, config, recorded.size),
+        size=size_of(model, config, recorded.size),
     )
 
 
@@ -388,14 +427,6 @@ def terms_of(adapters: Sequence[tuple[Path, Scale | Term]]) -> list[Term]:
             name = f"{first}-{number}"
         terms.append(Term(name=name, scale=scale))
     return terms
-
-
-def _left_open(config: GenerateConfig, defaults: SamplingDefaults) -> dict[str, Any]:
-    """The model's defaults for settings that are `auto` or None."""
-    return {
-        "sampler": defaults.sampler if config.sampler == "auto" else config.sampler,
-        "guidance_scale": defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale,
-    }
 
 
 def _open_recorded(files: Sequence[AdapterFile], family: str, options: tuple[str, ...]) -> DiffusionModel:
@@ -466,12 +497,3 @@ def _load_into(
     losses.check()
     for name, update in updates.items():
         stack.add(name, update, scales.get(name, 0.0))
-
-
-def _size(model: DiffusionModel, config: GenerateConfig, recorded: str) -> tuple[int, int]:
-    """Width and height: the user's, else the adapter's, else the model's."""
-    trained = recorded.split("x")
-    width, height = (int(trained[0]), int(trained[1])) if len(trained) == 2 else (model.info.defaults.size_px,) * 2
-    if config.width or config.height:
-        return config.width or config.height or width, config.height or config.width or height
-    return width, height

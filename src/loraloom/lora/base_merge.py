@@ -84,16 +84,17 @@ def _merge_part(part: str, module: nn.Module, inputs: Sequence[ToolInput]) -> se
         total = torch.zeros_like(own, dtype=torch.float32)
         for one in inputs:
             update = one.layers.get(place) or one.deltas.get(place)
-            if update is None or one.scale == 0:
+            scale = one.scale_at(place)
+            if update is None or scale == 0:
                 continue
             names.add(name)
-            total += update.change(own, one.scale)
+            total += update.change(own, scale)
             bias = update.bias if isinstance(update, Delta) else None
             if bias is not None:
                 if layer.bias is None:
                     what = f"{one.name} changes the bias of {name}, which has none in this model"
                     raise UserError(what, fix="use it with `loraloom generate`")
-                layer.bias.data += one.scale * bias.to(layer.bias)
+                layer.bias.data += scale * bias.to(layer.bias)
         if name in names:
             own += total.to(own)
     return names

@@ -72,7 +72,7 @@ class Term:
         return self.start <= step / num_steps < self.end
 
     def __str__(self) -> str:
-        text = f"{self.name}:{_scale_text(self.scale)}"
+        text = f"{self.name}:{scale_text(self.scale)}"
         if self.region is not None:
             inner = str(self.region) if isinstance(self.region, Path) else ",".join(f"{x:g}" for x in self.region)
             text += f"[{inner}]"
@@ -193,7 +193,7 @@ def parse_term(text: str) -> Term:
     start, end = _steps(match["start"] or "0", match["end"] or "1", text)
     return Term(
         name=match["place"],
-        scale=_scale(match["scale"], text) if match["scale"] is not None else 1.0,
+        scale=parse_scale(match["scale"], text) if match["scale"] is not None else 1.0,
         region=_region(match["region"], text) if match["region"] is not None else None,
         start=start,
         end=end,
@@ -233,9 +233,9 @@ def split_tags(prompt: str) -> tuple[str, list[Term]]:
     """
     terms: list[Term] = []
     for match in _TAG.finditer(prompt):
-        scale: Scale = _scale(match[2], match[0]) if match[2] else 1.0
+        scale: Scale = parse_scale(match[2], match[0]) if match[2] else 1.0
         if match[3]:
-            both = _scale(match[3], match[0])
+            both = parse_scale(match[3], match[0])
             if isinstance(scale, Mapping) or isinstance(both, Mapping):
                 raise UserError("not a scale", got=match[0], expected="<lora:name:0.8> or <lora:name:0.5:0.8>")
             scale = {"text_encoder": scale, REST: both}
@@ -247,7 +247,16 @@ def split_tags(prompt: str) -> tuple[str, list[Term]]:
     return re.sub(r"[ \t]{2,}", " ", _TAG.sub("", prompt)).strip(" ,") if terms else prompt, terms
 
 
-def _scale(text: str, where: str) -> Scale:
+def parse_scale(text: str, where: str) -> Scale:
+    """A scale of a text such as `0.8` or `0.8,up_blocks.1=0`; a number alone is for all other blocks.
+
+    Args:
+        text: The scale.
+        where: What the user wrote, for errors.
+
+    Raises:
+        UserError: No number, out of range, or two for one block.
+    """
     found: dict[str, float] = {}
     for part in text.split(","):
         block, equals, number = part.rpartition("=")
@@ -260,12 +269,14 @@ def _scale(text: str, where: str) -> Scale:
             expected = f"a number from -{MAX_ADAPTER_WEIGHT:g} to {MAX_ADAPTER_WEIGHT:g}, or block=number"
             raise UserError("not a scale", got=f"{part.strip()!r} in {where!r}", expected=expected)
         if block in found:
-            raise UserError("two scales for one block", got=f"{block} in {where!r}", fix="keep one of them")
+            fix = "keep one of them" if equals else "write decimals with a point, such as 1.5"
+            raise UserError("two scales for one block", got=f"{block} in {where!r}", fix=fix)
         found[block] = value
     return found[REST] if set(found) == {REST} else found
 
 
-def _scale_text(scale: Scale) -> str:
+def scale_text(scale: Scale) -> str:
+    """A scale as `parse_scale` reads it."""
     if not isinstance(scale, Mapping):
         return f"{scale:g}"
     return ",".join(f"{number:g}" if block == REST else f"{block}={number:g}" for block, number in scale.items())

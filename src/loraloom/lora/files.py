@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from loraloom.lora.hub import find_on_hub, is_hub_place
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.reading import Updates, check_tensors, read_updates
 from loraloom.lora.record import FULL_FORMAT, KEY, read_record
@@ -92,12 +93,14 @@ def save_adapter(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
 
 
 def find_adapter(place: Path) -> Path:
-    """The adapter file that a user means by a run, a checkpoint directory or a file.
+    """The adapter file that a user means by a run, a checkpoint directory, a file or a hub id.
 
     Raises:
         UserError: There is none; says what is there.
     """
     if not place.exists() and not place.is_symlink():
+        if is_hub_place(place):
+            return find_on_hub(place)
         raise UserError(
             "no such adapter", got=str(place), expected="a run folder, a checkpoint folder or a .safetensors file"
         )

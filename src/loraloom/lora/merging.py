@@ -102,7 +102,8 @@ def _places(inputs: Sequence[ToolInput]) -> list[Place]:
 
 
 def _sum(place: Place, inputs: Sequence[ToolInput], settings: MergeSettings) -> Truncated:
-    entries = [(one.layers[place], one.scale) for one in inputs if place in one.layers]
+    entries = [(one.layers[place], one.scale_at(place)) for one in inputs if place in one.layers]
+    entries = [entry for entry in entries if entry[1] != 0] or entries[:1]  # zeros would only add to the rank
     whole = concatenate(entries)
     if settings.method == "svd":
         return truncate(whole, settings.limit)
@@ -114,7 +115,7 @@ def _whole(
 ) -> Truncated:
     """A merged layer by way of the whole changes."""
     changes = [change for one in inputs if (change := _change(one, place, model)) is not None]
-    scales = torch.tensor([one.scale for one in inputs if place in one.layers or place in one.deltas])
+    scales = torch.tensor([one.scale_at(place) for one in inputs if place in one.layers or place in one.deltas])
     shape = max((change.shape for change in changes), key=len)
     changes = [change.reshape(shape) for change in changes]
     function = METHODS[settings.method]

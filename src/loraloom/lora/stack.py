@@ -9,7 +9,7 @@ Every change is computed from the base's own weight, which matters for DoRA. Rem
 bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraloom.config.generate import MAX_ADAPTER_WEIGHT
-from loraloom.lora.blend import REST, Scale
+from loraloom.lora.blend import Scale
 from loraloom.lora.deltas import Delta
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.inject import base_layers
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.reading import Updates
+from loraloom.lora.scales import check_scale, scale_of
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError, did_you_mean
-from loraloom.utils.untrusted import check_range
 
 
 class LoraStack:
@@ -80,7 +79,7 @@ class LoraStack:
         if isinstance(updates, AdapterFile):
             updates = updates.updates(self._model)
         found = [*updates.layers, *updates.deltas]
-        _check_scale(name, scale, [(update.part, update.module) for update in found])
+        check_scale(name, scale, [(update.part, update.module) for update in found])
         layers = {part: dict(base_layers(self._model.modules.get(part))) for part in {each.part for each in found}}
 
         def load() -> None:
@@ -89,7 +88,7 @@ class LoraStack:
                 place = (update.part, update.module)
                 if place not in self._sites:
                     self._sites[place] = _Site(layers[update.part][update.module])
-                self._sites[place].entries[name] = _Entry(update, _scale_of(scale, *place))
+                self._sites[place].entries[name] = _Entry(update, scale_of(scale, *place))
 
         self._change(load, lambda: self._discard(name))
         return updates.notes
@@ -114,11 +113,52 @@ class LoraStack:
         """
         for name, scale in scales.items():
             self._check_name(name)
-            _check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+            check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+        self._clear_sample_scales()
         if all(self._scales[name] == scale for name, scale in scales.items()):
             return
         before = dict(self._scales)
         self._change(lambda: self._set(scales), lambda: self._set(before))
+
+    def why_no_sample_scales(self) -> str | None:
+        """Why the images of one batch cannot have scales of their own, as the end of a sentence; None where they can."""
+        for name in self._scales:
+            if self.changes_text(name):
+                return f"{name} changes a text encoder"
+            entries = [(site, site.entries[name]) for site in self._sites.values() if name in site.entries]
+            if any(not isinstance(entry.update, LoraLayer) for _, entry in entries):
+                return f"{name} is no plain LoRA"
+            if any(getattr(site.layer, "groups", 1) != 1 for site, _ in entries):
+                return f"{name} changes a grouped convolution"
+        return None
+
+    def set_sample_scales(self, samples: Sequence[Mapping[str, Scale]]) -> None:
+        """Give each image of a batch scales of its own, until scales are set or adapters are merged, added or removed.
+
+        Each adapter's change of a layer's output is multiplied by the scale of the image that it belongs to, so a layer is
+        computed once for all images. Adapters act beside the base's weights meanwhile.
+
+        Args:
+            samples: For each image the name of an adapter to its scale; adapters that it does not name do not act. The batch
+                of every layer is these images, repeated as a whole any number of times (for guidance).
+
+        Raises:
+            UserError: As `set_scales`; `why_no_sample_scales` must be None.
+        """
+        assert self.why_no_sample_scales() is None
+        for scales in samples:
+            for name, scale in scales.items():
+                self._check_name(name)
+                check_scale(name, scale, [place for place, site in self._sites.items() if name in site.entries])
+        self.unmerge()
+        for place, site in self._sites.items():
+            for name, entry in site.entries.items():
+                entry.samples = torch.tensor([scale_of(scales.get(name, 0.0), *place) for scales in samples])
+
+    def _clear_sample_scales(self) -> None:
+        for site in self._sites.values():
+            for entry in site.entries.values():
+                entry.samples = None
 
     def changes(self, name: str) -> Iterator[tuple[tuple[str, str], Tensor, int]]:
         """Part and module, the change of the weight at scale 1 (float32), and the rank, of each layer of an adapter.
@@ -151,6 +191,7 @@ class LoraStack:
         Raises:
             UserError: A change is not finite; the adapters are then not merged.
         """
+        self._clear_sample_scales()
         if self._merged:
             return
         if not keep_base:  # what cannot be undone is checked first
@@ -181,6 +222,7 @@ class LoraStack:
     def _change(self, act: Callable[[], None], undo: Callable[[], None] = lambda: None) -> None:
         """Change adapters or scales beside the base's own weights; merge again if they were merged, or undo the change."""
         merged = self._merged
+        self._clear_sample_scales()
         self.unmerge()
         act()
         if merged:
@@ -195,7 +237,7 @@ class LoraStack:
         self._scales.update(scales)
         for place, site in self._sites.items():
             for name in scales.keys() & site.entries.keys():
-                site.entries[name].set_scale(_scale_of(scales[name], *place))
+                site.entries[name].set_scale(scale_of(scales[name], *place))
 
     def _discard(self, name: str) -> None:
         del self._scales[name]
@@ -219,11 +261,18 @@ class _Entry:
         update: The update.
         scale: The adapter's scale at this layer.
         kept: What `_beside` has computed or moved to the layer's device.
+        samples: (images,) scales that take the place of `scale`, one for each image of a batch; None for none.
     """
 
     update: LoraLayer | Delta
     scale: float
     kept: tuple[Tensor, ...] = ()
+    samples: Tensor | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes the output of its layer."""
+        return self.scale != 0 if self.samples is None else bool(self.samples.any())
 
     def set_scale(self, scale: float) -> None:
         if scale != self.scale:
@@ -268,7 +317,7 @@ class _Site:
     def _add(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         dtype = output.dtype
         for entry in self.entries.values():
-            if entry.scale == 0:
+            if not entry.acts:
                 continue
             if not self.merged:
                 output = output + _beside(layer, entry, inputs[0])
@@ -295,7 +344,11 @@ def _beside(layer: Any, entry: _Entry, value: Tensor) -> Tensor:
     down, up = entry.kept[0], entry.kept[1]
     inner = _apply(layer, value.to(down.dtype), down)
     outer = F.conv2d(inner, up[:, :, None, None]) if isinstance(layer, nn.Conv2d) else F.linear(inner, up)
-    return outer * (update.factor * entry.scale)
+    if entry.samples is None:
+        return outer * (update.factor * entry.scale)
+    assert outer.shape[0] % len(entry.samples) == 0, "a layer whose first axis is not the batch"
+    scales_b = (update.factor * entry.samples).to(outer).repeat(outer.shape[0] // len(entry.samples))
+    return outer * scales_b.reshape(-1, *[1] * (outer.dim() - 1))
 
 
 def _fits(entry: _Entry, device: torch.device, dtype: torch.dtype) -> bool:
@@ -307,62 +360,3 @@ def _apply(layer: Any, value: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return layer._conv_forward(value, weight, None)  # the layer's own stride and padding
     return F.linear(value, weight)
-
-
-# --------------------------------------------------------------------------------------------------------- scales
-
-
-def _blocks(places: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """Every name that a scale by part or block may have, with the parts that it means."""
-    found: dict[str, set[str]] = {}
-    for part, module in places:
-        found.setdefault(part, set()).add(part)
-        words = module.split(".")
-        for end in range(1, len(words) + 1):
-            block = ".".join(words[:end])
-            found.setdefault(block, set()).add(part)
-            found.setdefault(f"{part}.{block}", set()).add(part)
-    return found
-
-
-def _check_scale(name: str, scale: Scale, places: list[tuple[str, str]]) -> None:
-    """Refuse a scale that is out of range, or names a part or block in which the adapter changes nothing."""
-    if not isinstance(scale, Mapping):
-        check_range(scale, f"the scale of {name}", -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
-        return
-    known = _blocks(places)
-    seen: dict[tuple[str, str], str] = {}
-    for block, number in scale.items():
-        what = f"the scale of {name} in {block}"
-        check_range(number, what, -MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT, whole=False)
-        if block == REST:
-            continue
-        if block not in known:
-            fix = did_you_mean(block, _few(block, known))
-            raise UserError(f"{name} changes no layer in this part or block", got=block, fix=fix)
-        if len(known[block]) > 1:
-            fix = "write " + " or ".join(f"{part}.{block}" for part in sorted(known[block]))
-            raise UserError(f"several parts of the model have a block {block}", got=f"a scale of {name}", fix=fix)
-        (part,) = known[block]
-        other = seen.setdefault((part, block.removeprefix(f"{part}.")), block)
-        if other != block:
-            raise UserError(f"two scales of {name} for one block", got=f"{other} and {block}", fix="keep one of them")
-
-
-def _few(block: str, known: Mapping[str, object]) -> Iterator[str]:
-    """The known names of at most as many words as `block` has, and at least two: those that its author may have meant."""
-    words = max(2, block.count(".") + 1)
-    return (name for name in known if name.count(".") < words)
-
-
-def _scale_of(scale: Scale, part: str, module: str) -> float:
-    """The scale of one layer."""
-    if not isinstance(scale, Mapping):
-        return float(scale)
-    found, longest = float(scale.get(REST, 1.0)), -1
-    for block, number in scale.items():
-        inner = block.removeprefix(f"{part}.")
-        length = 0 if block == part else len(inner)
-        if (block == part or f"{module}.".startswith(f"{inner}.")) and length > longest:
-            found, longest = float(number), length
-    return found

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loraloom.config.generate import MAX_ADAPTER_WEIGHT
+from loraloom.lora.blend import Scale, parse_scale
 from loraloom.lora.deltas import Delta
 from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.lora.kinds import base_named, kind_of, refuse, split_key
 from loraloom.lora.layers import LoraLayer
 from loraloom.lora.low_rank import Place
 from loraloom.lora.names import weight_shapes
+from loraloom.lora.scales import check_scale, scale_of
 from loraloom.protocols.model import DiffusionModel
 from loraloom.utils.errors import UserError
 from loraloom.utils.safetensors_io import is_finite, read_tensors
@@ -51,7 +52,7 @@ class ToolInput:
         deltas: Updates of other kinds; empty without a model.
         key_format: `diffusers` or `kohya` where all keys are of it, else `other`.
         notes: Sentences for the user: what the file does not state.
-        scale: What the user multiplies it by.
+        scale: What the user multiplies it by; numbers by block only with a model, whose names blocks have.
     """
 
     file: AdapterFile
@@ -59,7 +60,11 @@ class ToolInput:
     deltas: Mapping[Place, Delta]
     key_format: str
     notes: tuple[str, ...] = ()
-    scale: float = 1.0
+    scale: Scale = 1.0
+
+    def scale_at(self, place: Place) -> float:
+        """The scale of one layer."""
+        return scale_of(self.scale, *place)
 
     @property
     def name(self) -> str:
@@ -83,27 +88,21 @@ class ToolInput:
         return self.layers
 
 
-def parse_place(text: str) -> tuple[Path, float]:
-    """`PLACE` or `PLACE:SCALE` of a tool that takes several LoRAs.
+def parse_place(text: str) -> tuple[Path, Scale]:
+    """`PLACE` or `PLACE:SCALE` of a tool that takes several LoRAs; the scale as in `lora.blend.parse_scale`.
 
     Raises:
-        UserError: The scale is no number from -100 to 100.
+        UserError: The scale is no number from -100 to 100, and no numbers by block.
     """
     place, colon, number = text.rpartition(":")
     # The colon of a Windows drive, or of a name that is there, begins no scale.
     if not colon or is_there(Path(text)) or "/" in number or "\\" in number:
         return Path(text), 1.0
-    try:
-        scale = float(number)
-    except ValueError:
-        scale = float("nan")
-    if not -MAX_ADAPTER_WEIGHT <= scale <= MAX_ADAPTER_WEIGHT:
-        expected = f"a number from -{MAX_ADAPTER_WEIGHT:g} to {MAX_ADAPTER_WEIGHT:g} after the colon"
-        raise UserError("the scale is no number", got=text, expected=expected, fix="such as runs/anime:0.6")
+    scale = parse_scale(number, text)
     return Path(place), scale
 
 
-def read_input(place: Path, model: DiffusionModel | None, scale: float = 1.0) -> ToolInput:
+def read_input(place: Path, model: DiffusionModel | None, scale: Scale = 1.0) -> ToolInput:
     """Read an adapter file; without a model only plain LoRAs in the key formats of diffusers and kohya.
 
     Raises:
@@ -112,15 +111,20 @@ def read_input(place: Path, model: DiffusionModel | None, scale: float = 1.0) ->
     return input_of(read_adapter(place), model, scale)
 
 
-def input_of(file: AdapterFile, model: DiffusionModel | None, scale: float = 1.0) -> ToolInput:
+def input_of(file: AdapterFile, model: DiffusionModel | None, scale: Scale = 1.0) -> ToolInput:
     """`read_input` of a file whose header is read.
 
     Raises:
         UserError: As `read_input`.
     """
     if model is None:
+        if isinstance(scale, Mapping):
+            raise ModelRequiredError(
+                f"{file.path.name} has a scale by block, and blocks have the names of a model", fix=_ADD_MODEL
+            )
         return _without_model(file, scale)
     updates = file.updates(model)
+    check_scale(file.path.name, scale, [(one.part, one.module) for one in (*updates.layers, *updates.deltas)])
     return ToolInput(
         file=file,
         layers={(layer.part, layer.module): layer for layer in updates.layers},

@@ -85,7 +85,9 @@ class Origin:
 
     def step(self) -> dict[str, Any]:
         """One step of a file's history, for its record."""
-        files = [{"file": one.name, "sha256": one.file.sha256, "scale": one.scale} for one in self.inputs]
+        files: list[dict[str, Any]] = [
+            {"file": one.name, "sha256": one.file.sha256, "scale": one.scale} for one in self.inputs
+        ]
         files += [dict(model) for model in self.models]
         step = {"tool": f"loraloom {__version__} {self.tool}", "inputs": files, "settings": dict(self.settings)}
         return step if self.error is None else {**step, "error": self.error}

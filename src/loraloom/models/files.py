@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loraloom.models.hub import download
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.atomic_files import sha256_bytes, sha256_file, write_json
 from loraloom.utils.errors import UserError
+from loraloom.utils.hub import download
 from loraloom.utils.safetensors_io import PICKLED, check_safetensors
 from loraloom.utils.untrusted import is_there, library_errors, read_json_object, shown
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from loraloom import plugins
 from loraloom.config.reading import read_settings
 from loraloom.models.files import ResolvedFiles
-from loraloom.models.hub import download
 from loraloom.protocols.model import DiffusionModel, Family, ModelSource
 from loraloom.utils.errors import UserError, did_you_mean
+from loraloom.utils.hub import download
 from loraloom.utils.safetensors_io import PICKLED, check_safetensors
 
 _BUILTIN = "builtin:"

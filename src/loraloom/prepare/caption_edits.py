@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loraloom.config.caption import CaptionConfig
-from loraloom.prompts.triggers import has_trigger
+from loraloom.prompts.triggers import has_trigger, with_trigger_first
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
 from loraloom.utils.untrusted import MIB, read_text
@@ -137,12 +137,15 @@ class Edits:
         ]
 
 
-def final_caption(text: str, trigger: str) -> str:
-    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines."""
+def final_caption(text: str, trigger: str, *, first: bool = False) -> str:
+    """`text` without outer white space, after the trigger word unless it has it as a whole word; lines stay lines.
+
+    With `first` a trigger word that it has elsewhere is moved to the front.
+    """
     text = text.strip()
-    if not trigger or has_trigger(text, trigger):
-        return text
-    return f"{trigger}, {text}" if text else trigger
+    if first or (trigger and not has_trigger(text, trigger)):
+        return with_trigger_first(text, trigger)
+    return text
 
 
 def _replacement(given: str) -> Replacement:

@@ -76,7 +76,7 @@ def _folder(location: str, files: tuple[str, ...]) -> Path:
     if not _HUB_ID.fullmatch(location) or location.startswith("."):
         expected = "a folder, or a hub id such as Salesforce/blip-image-captioning-large"
         raise UserError("no such captioning model", got=location, expected=expected, fix=f"name another with {_FLAG}")
-    from loraloom.models.hub import download_files
+    from loraloom.utils.hub import download_files
 
     try:
         return download_files(location, None, files, complete=files[0])

@@ -7,19 +7,24 @@ another image and leaks into validation.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from loraloom.config.prepare import PrepareConfig
+from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
 from loraloom.utils.perceptual_hash import NUM_VARIANTS
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, is_there, read_json_object
 
 SPLITS_FILE = "splits.json"
 """A source that has this file decides itself what is held out."""
+
+_FEWEST_TO_SPLIT = 10
 
 
 def near_duplicate_groups(hashes: npt.NDArray[np.uint64], max_bits: int) -> npt.NDArray[np.int64]:
@@ -111,3 +116,29 @@ def held_out(labels: Sequence[int], contents: Sequence[str], share: float, seed:
             for index in members:
                 chosen[index] = True
     return chosen
+
+
+def split_examples(
+    examples: Sequence[Example],
+    labels: list[int],
+    given: frozenset[str] | None,
+    config: PrepareConfig,
+    console: Callable[[str], None],
+) -> tuple[list[int], list[Example]]:
+    """The near-duplicate group of every example, and the examples with their split."""
+    asked = "validation_share" in config.model_fields_set
+    share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
+    if given is not None and config.validation_share > 0:
+        console(f"  held out: what {SPLITS_FILE} of the source says")
+        return labels, [
+            replace(example, split="validation" if example.id in given else "train") for example in examples
+        ]
+    if share == 0 and config.validation_share > 0:
+        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
+    chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
+    if share > 0 and not any(chosen):
+        console("  nothing is held out: all images are near-duplicates of each other")
+    return labels, [
+        replace(example, split="validation" if held else "train")
+        for example, held in zip(examples, chosen, strict=True)
+    ]

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from loraloom.prepare.captioner_files import Asker
 from loraloom.prepare.deduplicate import duplicates_of
 from loraloom.prepare.detect import Choice
 from loraloom.prepare.doubtful import doubt_about
-from loraloom.prepare.duplicates import SPLITS_FILE, held_out, near_duplicate_groups
+from loraloom.prepare.duplicates import near_duplicate_groups, split_examples
 from loraloom.prepare.folder_numbers import FolderNumbers
 from loraloom.prepare.folders import IMAGE_FOLDER, check_folders, sweep
 from loraloom.prepare.images import QUALITY_NOTES, ImageSettings
@@ -41,7 +41,6 @@ from loraloom.prepare.report import Problem, write_report
 from loraloom.prepare.source import Source, read_source
 from loraloom.prepare.suitability import unsuited_images
 from loraloom.prepare.workers import Outcome, Task, run_tasks
-from loraloom.prompts.triggers import has_trigger, with_trigger_first
 from loraloom.protocols.data import Captioner, Example, SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
@@ -53,7 +52,6 @@ from loraloom.utils.safe_paths import safe_name, short_hash
 
 REPORT_FILE = "report.html"
 MAX_THUMBNAILS = 200
-_FEWEST_TO_SPLIT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +153,11 @@ def _prepare(
             raise _unusable(source, out, problems, work, unknown)
         made = {row.image for row in journal.rows.values()}
         journal.compact({example.id for example in work.examples})
-    labels, examples = _split(work.examples, work.labels, given, config, console)
+    labels, examples = split_examples(work.examples, work.labels, given, config, console)
     manifest = make_manifest(out, examples, _info(source, config, choice, examples, problems))
     _finish(manifest, made)
-    sizes = Counter(labels)
+    once = work.once()
+    sizes = Counter(labels[place] for place in once)
     report = PrepareReport(
         manifest=manifest,
         problems=tuple(problems),
@@ -169,7 +168,11 @@ def _prepare(
         seconds=time.perf_counter() - started,
         page=out / REPORT_FILE,
     )
-    groups = [sorted(ids) for ids in _by_label(examples, labels) if len(ids) > 1]
+    groups = [
+        sorted(ids)
+        for ids in _by_label([examples[place] for place in once], [labels[place] for place in once])
+        if len(ids) > 1
+    ]
     write_report(report.page, manifest, problems, notes, groups, work.thumbnails, counted)
     console(_summary(report))
     return report
@@ -229,9 +232,7 @@ class _Work:
         """Find near-duplicates, and leave out those that the settings leave out, at every size."""
         if not self.items:
             return
-        first: dict[str, int] = {}  # of several sizes of an image the first
-        for place, item in enumerate(self.items):
-            first.setdefault(item, place)
+        first = {self.items[place]: place for place in self.once()}
         hashes = np.array([self.hashes[place] for place in first.values()], dtype=np.uint64)
         groups = near_duplicate_groups(hashes, self.config.near_duplicate_bits).tolist()
         by_item = dict(zip(first, groups, strict=True))
@@ -296,13 +297,20 @@ class _Work:
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
                 repeats=self.numbers.repeats_of(item.id),
                 weight=self.numbers.weight_of(item.id),
-                more_captions=tuple(final_caption(text, self.config.trigger) for text in item.more_captions),
+                more_captions=tuple(map(self._final, item.more_captions)),
             )
         )
 
     def without_caption(self) -> list[Example]:
-        """Examples for which no text was found."""
-        return [example for example in self.examples if example.caption_found is None]
+        """Examples for which no text was found, each image once."""
+        return [self.examples[place] for place in self.once() if self.examples[place].caption_found is None]
+
+    def once(self) -> list[int]:
+        """Places of the examples without the further sizes of an image."""
+        places: dict[str, int] = {}
+        for place, item in enumerate(self.items):
+            places.setdefault(item, place)
+        return list(places.values())
 
     def notes_on_reading(self) -> list[Problem]:
         """Notes on what was read in another way than it is written; those on the quality of images are left out."""
@@ -311,7 +319,7 @@ class _Work:
     def changed(self) -> list[str]:
         """What `strict` refuses beside files that are not used: one line for each kind."""
         missing, read = self.without_caption(), self.notes_on_reading()
-        lines = [no_caption(len(missing), len(self.examples))] if missing else []
+        lines = [no_caption(len(missing), len(self.once()))] if missing else []
         return lines + ([to_look_at(read)] if read else [])
 
     def counted(self) -> list[str]:
@@ -320,7 +328,7 @@ class _Work:
         if missing := self.without_caption():
             captions = {example.caption for example in missing}
             such = "" if len(captions) == 1 else "captions such as "
-            number = no_caption(len(missing), len(self.examples))
+            number = no_caption(len(missing), len(self.once()))
             lines.append(f"{number}; {'it gets' if len(missing) == 1 else 'they get'} {such}{missing[0].caption!r}")
         if self.notes:
             reasons = Counter(note.reason.partition(":")[0] for note in self.notes)
@@ -338,12 +346,12 @@ class _Work:
     def _caption(self, item: SourceItem, row: ImageRow, *, first: bool) -> str:
         """The final caption; one whose trigger word was moved to the front is noted at the `first` size."""
         text, trigger = self._text(item, row), self.config.trigger
-        if not self.config.trigger_first or not has_trigger(text, trigger):
-            return final_caption(text, trigger)
-        caption = with_trigger_first(text, trigger)
-        if first and caption != text.strip():
-            self.notes.append(Problem(self._shown(item), f"its trigger word was moved to the front: {caption[:60]!r}"))
-        return caption
+        if first and any(self._final(one) != final_caption(one, trigger) for one in (text, *item.more_captions)):
+            self.notes.append(Problem(self._shown(item), "its trigger word was moved to the front of a caption"))
+        return self._final(text)
+
+    def _final(self, text: str) -> str:
+        return final_caption(text, self.config.trigger, first=self.config.trigger_first)
 
     def _text(self, item: SourceItem, row: ImageRow) -> str:
         """The text found, or the captioner's."""
@@ -407,32 +415,6 @@ def _unusable(source: Path, out: Path, problems: Sequence[Problem], work: _Work,
     shown = list(first_of_kind.values())
     fix = f"all are listed in {out / PROBLEMS_FILE}; leave out --strict to continue"
     return UserError(f"{', '.join(parts)}, and --strict is on", got="; ".join(shown[:3]), fix=fix)
-
-
-def _split(
-    examples: Sequence[Example],
-    labels: list[int],
-    given: frozenset[str] | None,
-    config: PrepareConfig,
-    console: Callable[[str], None],
-) -> tuple[list[int], list[Example]]:
-    """The near-duplicate group of every example, and the examples with their split."""
-    asked = "validation_share" in config.model_fields_set
-    share = config.validation_share if asked or len(examples) >= _FEWEST_TO_SPLIT else 0.0
-    if given is not None and config.validation_share > 0:
-        console(f"  held out: what {SPLITS_FILE} of the source says")
-        return labels, [
-            replace(example, split="validation" if example.id in given else "train") for example in examples
-        ]
-    if share == 0 and config.validation_share > 0:
-        console(f"  nothing is held out of fewer than {_FEWEST_TO_SPLIT} images; --validation-share asks for it")
-    chosen = held_out(labels, [example.source_sha256 for example in examples], share, config.seed)
-    if share > 0 and not any(chosen):
-        console("  nothing is held out: all images are near-duplicates of each other")
-    return labels, [
-        replace(example, split="validation" if held else "train")
-        for example, held in zip(examples, chosen, strict=True)
-    ]
 
 
 def _by_label(examples: Sequence[Example], labels: Sequence[int]) -> list[list[str]]:

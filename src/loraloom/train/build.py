@@ -52,7 +52,7 @@ from loraloom.train.sampling import Sampler, spread
 from loraloom.train.sharding import shard, shard_line
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
-from loraloom.train.swapping import swap_line
+from loraloom.train.swapping import frozen_bytes, store_in_low_bits, swap_line
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log, log_line, reporter
 
@@ -196,12 +196,36 @@ def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Dom
     return made
 
 
+def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
+    """The bucket batch sampler of a run."""
+    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
+    sizes: list[tuple[int, int]] = []
+    repeats: list[int] = []
+    weights: list[float] = []
+    for row in batches.examples:  # once: rows of a large manifest are read from the disk
+        sizes.append(known.setdefault((row.width, row.height), (row.width, row.height)))
+        repeats.append(row.repeats)
+        weights.append(row.weight)
+    return Plan(
+        sizes=tuple(sizes),
+        batch_size=config.data.batch_size,
+        num_devices=runtime.num_devices,
+        accumulation=config.train.gradient_accumulation,
+        seed=config.train.seed,
+        repeats=tuple(repeats) if set(repeats) != {1} else (),
+        weights=tuple(weights) if set(weights) != {1.0} else (),
+        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
+    )
+
+
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
     split = config.train.shard and runtime.num_devices > 1
-    # Blocks that are swapped never lie on the device together, nor do weights that are split over the ranks.
-    first_device = torch.device("cpu") if config.train.block_swap or split else runtime.device
+    # What the device may not hold as a whole: blocks that are swapped, weights that are split over the ranks, and full
+    # weights before they are stored in low bits.
+    stays = bool(config.train.block_swap) or split or config.train.low_bits != "no"
+    first_device = torch.device("cpu") if stays else runtime.device
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
@@ -217,6 +241,10 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config)
+    if config.train.low_bits != "no":
+        log_line(store_in_low_bits(denoiser, config.train.low_bits))
+        if not config.train.block_swap:
+            denoiser.to(runtime.device)
     if config.train.block_swap:
         swap_denoiser(config, model, runtime)
     if config.train.gradient_checkpointing:
@@ -235,18 +263,6 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         max_steps=config.train.max_steps,
         loss_scale=LossScale(config.train.mixed_precision == "fp16"),
     )
-    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
-    sizes = tuple(known.setdefault(size, size) for size in ((row.width, row.height) for row in batches.examples))
-    plan = Plan(
-        sizes=sizes,
-        batch_size=config.data.batch_size,
-        num_devices=runtime.num_devices,
-        accumulation=config.train.gradient_accumulation,
-        seed=config.train.seed,
-        repeats=tuple(example.repeats for example in batches.examples),
-        weights=tuple(example.weight for example in batches.examples),
-        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
-    )
     objective = make_objective(
         model.info.schedule,
         snr_gamma=config.objective.snr_gamma,
@@ -262,7 +278,7 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         updater=updater,
         ema=ema,
         batches=batches,
-        epochs=EpochCache(plan),
+        epochs=EpochCache(make_plan(config, batches, runtime)),
         runtime=runtime,
         seed=config.train.seed,
         timestep_sampling=TimestepSampling(
@@ -281,7 +297,7 @@ def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime) ->
     """Move the denoiser to the device but for the blocks that stay in CPU memory, and say what that saves."""
     part = model.info.denoiser.name
     denoiser = model.modules.get(part)
-    frozen = sum(p.numel() * p.element_size() for p in denoiser.parameters() if not p.requires_grad)
+    frozen = frozen_bytes(denoiser)
     num_blocks = len(repeated_blocks(denoiser))
     swap = model.modules.swap_blocks(part, runtime.device, config.train.block_swap)
     log_line(swap_line(swap, num_blocks, frozen))

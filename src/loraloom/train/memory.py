@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from loraloom.config.run import LoraConfig
 from loraloom.lora.inject import attach_new
+from loraloom.models.low_bits import LowBits, store
 from loraloom.protocols.family_card import TextTensor
 from loraloom.protocols.model import DiffusionModel, ImageGeometry
 
@@ -60,12 +61,26 @@ def step_memory(
     dtype: torch.dtype = torch.bfloat16,
     lora: LoraConfig | None = None,
     checkpointing: bool = False,
+    low_bits: LowBits | None = None,
 ) -> StepMemory:
-    """The memory of a step on images of `size_px` squared; the denoiser is dropped afterwards."""
+    """The memory of a step on images of `size_px` squared; the denoiser is dropped afterwards.
+
+    Args:
+        model: Its denoiser is tried.
+        texts: Tensors of a prompt.
+        size_px: Side of the images, pixels.
+        batch_size: Images of the step.
+        dtype: The precision of frozen weights and of the forward pass.
+        lora: The adapter.
+        checkpointing: With gradient checkpointing.
+        low_bits: How frozen layers are stored; None: in `dtype`.
+    """
     part = model.info.denoiser.name
     model.modules.put(part, deepcopy(model.modules.skeleton(part)))
     try:
         adapter = attach_new(model, lora or LoraConfig(), seed=0)
+        if low_bits:
+            store(model.modules.get(part), low_bits)
         if checkpointing:
             model.modules.checkpoint_gradients(part)
         module = model.modules.get(part).train()
@@ -138,7 +153,7 @@ def _without_data(module: nn.Module, dtype: torch.dtype) -> None:
     """Replace parameters and buffers on the meta device by fake ones on the CPU: frozen ones in `dtype`, others float32."""
     made: dict[int, nn.Parameter] = {}
     for child, name, weight in _weights(module):
-        kind = torch.float32 if weight.requires_grad or not weight.is_floating_point() else dtype
+        kind = (torch.float32 if weight.requires_grad else dtype) if weight.is_floating_point() else weight.dtype
         if id(weight) not in made:
             data = torch.empty_strided(weight.shape, weight.stride(), dtype=kind)
             made[id(weight)] = nn.Parameter(data, requires_grad=weight.requires_grad)

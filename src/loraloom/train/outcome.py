@@ -15,6 +15,7 @@ from loraloom.lora.export import first_noise
 from loraloom.lora.files import AdapterFile
 from loraloom.lora.inject import lora_layers
 from loraloom.lora.stack import LoraStack
+from loraloom.models.low_bits import plain_weight
 from loraloom.protocols.generation import ImageRequest
 from loraloom.train.loop import calmer, standing
 from loraloom.train.optim import weight_sums
@@ -164,7 +165,7 @@ def _sizes(run: Run) -> tuple[bool, float, float]:
     for part in run.train_state.adapter.modules:
         for _, layer in lora_layers(run.train_state.model.modules.get(part)):
             delta = layer.get_delta_weight(run.train_state.adapter.name).float()
-            own = layer.get_base_layer().weight.float().to(delta.device)  # a swapped block lies on the CPU
+            own = plain_weight(layer.get_base_layer()).float().to(delta.device)  # a swapped block lies on the CPU
             update += float(delta.double().square().sum())
             base += float(own.double().square().sum())
             # Beside a weight of exactly 0 any number counts, so it must be one that another weight would feel.

@@ -1,4 +1,4 @@
-"""Block swap in a training run: whether this run can use it, and what it saves.
+"""Block swap and low bits in a training run: whether this run can use them, and what they save.
 
 In: settings, the device, and the swap that was made. Out: nothing, or a `UserError` before anything is encoded; one line.
 """
@@ -6,9 +6,11 @@ In: settings, the device, and the swap that was made. Out: nothing, or a `UserEr
 import os
 
 import torch
+from torch import nn
 
 from loraloom.config.run import RunConfig
 from loraloom.models.block_swap import MOST_UNFINISHED, BlockSwap
+from loraloom.models.low_bits import LowBits, store
 from loraloom.utils.errors import UserError
 
 ON_CPU = "LORALOOM_BLOCK_SWAP_ON_CPU"
@@ -34,3 +36,29 @@ def swap_line(swap: BlockSwap, num_blocks: int, frozen_bytes: int) -> str:
         f"{frozen_bytes / 2**20:,.1f} MiB of frozen weights are on the device, and copies of at most {beside:,.1f} MiB beside "
         "them"
     )
+
+
+def store_in_low_bits(denoiser: nn.Module, kind: LowBits) -> str:
+    """Store the denoiser's frozen layers in low bits; a line on what that saves and costs.
+
+    Raises:
+        UserError: There are none.
+    """
+    before = frozen_bytes(denoiser)
+    count = store(denoiser, kind)
+    after = frozen_bytes(denoiser)
+    if not count:
+        raise UserError(
+            "the denoiser of this model has no frozen linear layers in blocks that could be stored in low bits",
+            got=f"train.low_bits={kind}",
+            fix="leave train.low_bits out",
+        )
+    return (
+        f"low bits: {count} layers are stored as {kind}; frozen weights take {after / 2**20:,.1f} MiB instead of "
+        f"{before / 2**20:,.1f}; layers are expanded while they compute, so that steps are slower than in bf16 where that fits"
+    )
+
+
+def frozen_bytes(module: nn.Module) -> int:
+    """Bytes of the weights of a module that do not learn."""
+    return sum(weight.numel() * weight.element_size() for weight in module.parameters() if not weight.requires_grad)

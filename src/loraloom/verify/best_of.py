@@ -211,7 +211,7 @@ def inpaint(
         noise_bchw=noise_bchw,
         region=region,
         contrast=contrast,
-        blending=session.blending(request),
+        blending=session.blending([request]),
     )
     new_hwc = np.array(to_images(model, latents_bchw)[0])
     inside_hw = np.kron(cells_hw, np.ones((scale, scale), np.bool_))

@@ -14,6 +14,7 @@ from loraloom.config.run import LoraConfig
 from loraloom.lora.export import export_adapter
 from loraloom.lora.inject import attach_new
 from loraloom.models.loading import open_model
+from loraloom.models.low_bits import LowBits, store
 from loraloom.models.reference import num_parameters, reference_model
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
@@ -62,11 +63,15 @@ def test_the_usual_base_opens_from_the_card_without_weights(case: Case, card: Fa
         assert model.info.family == case.family
 
 
-def measured(model: DiffusionModel, size_px: int, dtype: torch.dtype, *, checkpointing: bool) -> int:
+def measured(
+    model: DiffusionModel, size_px: int, dtype: torch.dtype, *, checkpointing: bool, low_bits: LowBits | None = None
+) -> int:
     """The most bytes that torch's CPU allocator holds during a real step, as its profiler sees it."""
     part = model.info.denoiser.name
     model.modules.place(part, torch.device("cpu"), dtype)
     attach_new(model, LoraConfig(), seed=0)
+    if low_bits:
+        store(model.modules.get(part), low_bits)
     if checkpointing:
         model.modules.checkpoint_gradients(part)
     model.modules.get(part).train()
@@ -95,9 +100,9 @@ def held(profile: Any) -> Iterator[int]:
         yield now
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "low_bits"), [(False, None), (True, None), (True, "nf4")])
 def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
-    checkpointing: bool, case: Case, card: FamilyCard
+    checkpointing: bool, low_bits: LowBits | None, case: Case, card: FamilyCard
 ) -> None:
     model = open_model(ModelSource(location=str(case.folder)))
     # From 768 tokens on PyTorch's attention on the CPU holds a workspace that counts beside so small a model.
@@ -107,8 +112,14 @@ def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
     for part in model.info.text_encoders:
         model.modules.drop(part.name)
     dtype = torch.float32
-    tried = step_memory(model, texts, size_px=size_px, batch_size=2, dtype=dtype, checkpointing=checkpointing)
-    real = measured(open_model(ModelSource(location=str(case.folder))), size_px, dtype, checkpointing=checkpointing)
+    modes: Any = {"checkpointing": checkpointing, "low_bits": low_bits}
+    tried = step_memory(model, texts, size_px=size_px, batch_size=2, dtype=dtype, **modes)
+    opened = open_model(ModelSource(location=str(case.folder)))
+    real = measured(opened, size_px, dtype, **modes)
+    frozen = [
+        weight for weight in opened.modules.get(opened.info.denoiser.name).parameters() if not weight.requires_grad
+    ]
+    assert tried.weights == sum(weight.numel() * weight.element_size() for weight in frozen)
     # A checkpoint also keeps the state of the random numbers, 5 KB each: some thousandth of a real step.
     assert 0.9 * (real - 200_000 * checkpointing) < tried.activations < 1.1 * real
 

@@ -22,6 +22,7 @@ from loraloom.lora.inject import attach_new
 from loraloom.lora.layers import LoraLayer
 from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
+from loraloom.models.low_bits import LowBits, store
 from loraloom.protocols.data import Batch
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
 from loraloom.train.distributed import make_runtime
@@ -231,6 +232,38 @@ def test_swapped_blocks_give_the_same_losses_and_gradients(case: Case) -> None:
         assert others.keys() == gradients.keys()
         for key, gradient in gradients.items():
             torch.testing.assert_close(others[key], gradient, rtol=1e-5, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize(("kind", "near"), [("fp8", 0.05), ("nf4", 0.3)])
+def test_a_denoiser_in_low_bits_learns_nearly_the_same(kind: LowBits, near: float, case: Case) -> None:
+    """And exactly the same whether its blocks are swapped or not."""
+
+    def learned(low: bool, swapped: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        model = open_model(ModelSource(location=str(case.folder)))
+        part = model.info.denoiser.name
+        batch = batch_of(model, seed=5)
+        adapter = attach_new(model, LoraConfig(rank=2), seed=0)
+        for parameter in adapter.parameters.values():
+            parameter.data.add_(0.01)
+        if low:
+            assert store(model.modules.get(part), kind) > 0
+        if swapped:
+            model.modules.swap_blocks(part, torch.device("cpu"), 0.999)
+        model.modules.get(part).train()
+        losses_b, _, _ = losses_of(model, batch)
+        losses_b.sum().backward()
+        return losses_b.detach(), {key: p.grad for key, p in adapter.parameters.items() if p.grad is not None}
+
+    (plain_b, gradients), (low_b, low), (again_b, again) = (
+        learned(*how) for how in ((False, False), (True, False), (True, True))
+    )
+    torch.testing.assert_close(low_b, plain_b, rtol=near, atol=near)
+    torch.testing.assert_close(again_b, low_b, rtol=1e-6, atol=1e-7)
+    assert gradients.keys() == low.keys() == again.keys()
+    ours, theirs = (torch.cat([one[key].flatten() for key in gradients]) for one in (low, gradients))
+    assert float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0)) > 1 - near
+    for key, gradient in low.items():
+        torch.testing.assert_close(again[key], gradient, rtol=1e-5, atol=1e-7, msg=key)
 
 
 def test_a_run_with_swapped_and_recomputed_blocks_learns_the_same_adapter(

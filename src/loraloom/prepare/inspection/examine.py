@@ -18,6 +18,7 @@ from loraloom.prepare.pool import work_on_files
 from loraloom.prepare.source_facts import PLAIN, SourceFacts
 from loraloom.prepare.workers import read_image_file, what_is_hashed
 from loraloom.protocols.data import ImageData
+from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
@@ -54,6 +55,7 @@ class Examination:
         quality: Blur and exposure of what would be kept.
         hashes: 8 perceptual hashes of 64 bits.
         notes: What `prepare` would say of it.
+        fault: Why its domain cannot use it as it is; None when it can.
         thumbnail: JPEG bytes with the crop outlined, when they were wanted.
     """
 
@@ -69,6 +71,7 @@ class Examination:
     quality: Quality | None = None
     hashes: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    fault: str | None = None
     thumbnail: bytes | None = None
 
     @property
@@ -79,13 +82,13 @@ class Examination:
 
 
 def examine_all(
-    tasks: Sequence[ExamineTask], settings: ImageSettings, num_workers: int
+    tasks: Sequence[ExamineTask], settings: ImageSettings, domain: Domain, num_workers: int
 ) -> Generator[Examination, None, None]:
     """Examine all images in several processes; in no order."""
-    yield from work_on_files(partial(examine, settings=settings), _refused, tasks, num_workers)
+    yield from work_on_files(partial(examine, settings=settings, domain=domain), _refused, tasks, num_workers)
 
 
-def examine(task: ExamineTask, settings: ImageSettings) -> Examination:
+def examine(task: ExamineTask, settings: ImageSettings, domain: Domain) -> Examination:
     """Examine one image; whatever is wrong with the file is in the result."""
     try:
         data = read_image_file(task.source, settings.max_megapixels, task.data)
@@ -105,6 +108,7 @@ def examine(task: ExamineTask, settings: ImageSettings) -> Examination:
             quality=measure(seen),
             hashes=perceptual_hashes(what_is_hashed(decoded, fitted, settings)),
             notes=decoded.notes + fitted.notes,
+            fault=domain.check_image(fitted.image),
             thumbnail=outlined(decoded, fitted.crop) if task.thumbnail else None,
         )
     except RefusedError as error:

@@ -126,6 +126,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "dark": Kind("warn", "dark", "darkness is learned as part of the look"),
         "clipped": Kind("warn", "clipped", "pure black and white areas have no detail to learn"),
         "flat": Kind("warn", "nearly one brightness", "there is little to see in it"),
+        "unsuited": Kind("warn", "not as the domain expects it", "the domain reads such images wrongly, or not at all"),
         "exact_duplicate": Kind("warn", "exact duplicates", "an image that is there twice counts twice"),
         "near_duplicate": Kind(
             "warn", "near-duplicates", "they count more than others, and are learned by heart first"

@@ -34,6 +34,8 @@ def image_findings(found: Examination, shown: str, thresholds: Thresholds) -> It
         yield Finding("small", shown, f"{size} would be enlarged {found.scale:.1f} times")
     if found.cut > thresholds.max_cut:
         yield Finding("cut", shown, f"{found.cut:.0%} of {size} is cut off for {found.target[0]} x {found.target[1]}")
+    if found.fault is not None:
+        yield Finding("unsuited", shown, found.fault)
     yield from _quality(found, shown, thresholds)
     yield from _facts(found, shown)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, 
 from loraloom.prepare.leftovers import check_captions
 from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
+from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
@@ -121,42 +123,42 @@ def inspect_folder(
     """
     started = time.perf_counter()
     thresholds = Thresholds.from_config(config)
-    settings = replace(
-        ImageSettings.from_config(config), min_size=1, upscaler="", upscaler_sha256="", max_enlargement=None
-    )
+    settings = _settings(config)
     raw = read_source(source, config)
     numbers = FolderNumbers.of(config, raw.classes)
     items = {item.id: item for item in raw.items if item.problem is None}
     shown = {id_: raw.shown(item) for id_, item in items.items()}
     few_enough = len(items) <= MAX_THUMBNAILS
-    found = _examined(raw, items, settings, config.num_workers, bars, "images", thumbnails=few_enough)
+    domain = open_domain(config.domain, config.model_dump())
+    examined = partial(_examined, settings=settings, domain=domain, num_workers=config.num_workers, bars=bars)
+    found = examined(items, title="images", thumbnails=few_enough)
     thumbnails = {id_: jpeg for id_ in items if (jpeg := found[id_].thumbnail)}
     found = {id_: replace(found[id_], thumbnail=None) for id_ in items}
     captions = {id_: item.caption for id_, item in items.items()}
-    domain = open_domain(config.domain, config.model_dump())
     usable = [one for one in found.values() if one.problem is None]
     labels = _labels(usable, config.near_duplicate_bits)
     texts = {id_: text for id_, text in captions.items() if text and text.strip()}
+    every, named = _every_caption(items, texts, shown)
     tokens: dict[str, int] = {}
     findings = [
         *_source_findings(raw, config),
         *(finding for id_, one in found.items() for finding in image_findings(one, shown[id_], thresholds)),
         *duplicate_findings(usable, labels, shown, texts),
         *_caption_findings(texts, captions, raw, config, thresholds, domain, shown),
-        *_token_findings(texts, config.trigger, encoder, shown, tokens, bars),
+        *lint.trigger_findings(every, config.trigger, named),
+        *lint.sided_findings(every, domain, named),
+        *_token_findings(every, config.trigger, encoder, named, tokens, bars),
         *_few(found, raw, thresholds),
         *(Finding("not_read", "settings", line) for line in numbers.unknown(list(items))),
     ]
-    codes = list(KINDS)
-    findings.sort(key=lambda one: (LEVELS.index(KINDS[one.code].level), codes.index(one.code), one.where, one.text))
+    findings.sort(key=_gravity)
     if not few_enough:
         wanted = _worth_showing(findings, shown, found)
         chosen = {id_: items[id_] for id_ in wanted}
-        again = _examined(raw, chosen, settings, config.num_workers, bars, "thumbnails", thumbnails=True)
+        again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
     concepts = {id_: _concept(id_, raw) for id_ in items}
-    order = list(found.values())
     advice = advised(config, Counter(one.code for one in findings), thresholds)
     ledger = _ledger(usable, labels, numbers, config, settings, thresholds, raw)
     return Inspection(
@@ -167,8 +169,8 @@ def inspect_folder(
         shown=shown,
         captions=captions,
         tokens=tokens,
-        folders=tuple(group_rows({id_: folder_of(id_) for id_ in items}, order, repeats, captions, tokens)),
-        concepts=tuple(group_rows(concepts, order, repeats, captions, tokens)),
+        folders=tuple(group_rows({id_: folder_of(id_) for id_ in items}, found, repeats, captions, tokens)),
+        concepts=tuple(group_rows(concepts, found, repeats, captions, tokens)),
         buckets=tuple(bucket_rows(usable)),
         near_groups=tuple(_near_groups(usable, labels)),
         thumbnails=thumbnails,
@@ -179,20 +181,43 @@ def inspect_folder(
     )
 
 
+def _settings(config: InspectConfig) -> ImageSettings:
+    """The settings of `prepare`, but every size is decoded, for a verdict on it, and nothing is enlarged by a model."""
+    settings = ImageSettings.from_config(config)
+    return replace(settings, min_size=1, upscaler="", upscaler_sha256="", max_enlargement=None)
+
+
+def _every_caption(
+    items: Mapping[str, SourceItem], texts: Mapping[str, str], shown: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """All captions by a name, which is the id for the first one of an image; and what each is called for the user."""
+    every, named = dict(texts), dict(shown)
+    for id_, item in items.items():
+        for number, text in enumerate(item.more_captions, 2):
+            every[f"{id_} caption {number}"] = text
+            named[f"{id_} caption {number}"] = f"{shown[id_]} caption {number}"
+    return every, named
+
+
+def _gravity(finding: Finding) -> tuple[int, int, str, str]:
+    """Sorting key: the gravest level first, then kinds in the order of their table."""
+    return LEVELS.index(KINDS[finding.code].level), list(KINDS).index(finding.code), finding.where, finding.text
+
+
 def _examined(
-    raw: Source,
     items: Mapping[str, Any],
+    *,
     settings: ImageSettings,
+    domain: Domain,
     num_workers: int,
     bars: Callable[[str], Progress] | None,
     title: str,
-    *,
     thumbnails: bool,
 ) -> dict[str, Examination]:
     tasks = [ExamineTask(id_, item.image, thumbnails, item.data) for id_, item in items.items()]
     advance = bars(title) if bars else None
     found: dict[str, Examination] = {}
-    with closing(examine_all(tasks, settings, num_workers)) as results:
+    with closing(examine_all(tasks, settings, domain, num_workers)) as results:
         for done, one in enumerate(results, start=1):
             found[one.id] = one
             if advance:
@@ -232,8 +257,6 @@ def _caption_findings(
     yield from lint.text_findings(
         {id_: text for id_, text in captions.items() if id_ not in raw.classes or text is not None}, shown
     )
-    yield from lint.trigger_findings(texts, config.trigger, shown)
-    yield from lint.sided_findings(texts, domain, shown)
     if thresholds.purpose == "layout":
         return  # such captions are made of the same phrases by design
     by_concept: dict[str, list[str]] = {}
@@ -372,5 +395,5 @@ def _sentence(ledger: Ledger | None, config: InspectConfig) -> str:
     steps = max(1, round(config.epochs * ledger.steps_per_epoch))
     sentence = updates_sentence(ledger, steps=steps, step_seconds=config.step_seconds)
     if config.step_seconds is None:
-        sentence += "; for the time add --step-seconds, which `loraloom train --dry-run` measures"
+        sentence += "; for the time add --run RUN, or --step-seconds, which `loraloom train --dry-run` measures"
     return sentence

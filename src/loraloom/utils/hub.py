@@ -1,10 +1,11 @@
-"""Files of a model on the Hugging Face hub: configs and tokenizers first, weights of a part when they are first read.
+"""Files on the Hugging Face hub: a model's configs and tokenizers first, weights when they are first read; names of files.
 
 In: a hub id and revision. Out: the snapshot's folder in the hub's own cache. Without a network the cache is used as it is.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from loraloom.utils.errors import UserError
@@ -32,8 +33,17 @@ def download_files(
     ignore: Sequence[str] | None = None,
     *,
     complete: str = "config.json",
+    flag: str = "--model",
 ) -> Path:
     """The hub's snapshot folder with the files that match; without a network the cache's, if it has the file `complete`.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None for the main branch.
+        patterns: Patterns of the files that are wanted.
+        ignore: Patterns of files that are left out.
+        complete: File that the cache must have.
+        flag: That names it, for errors.
 
     Raises:
         UserError: As `download`.
@@ -56,10 +66,34 @@ def download_files(
             fix=f"check the name at {page}; for a private model run `hf auth login`",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        return _from_cache(repo, revision, wanted, error, complete)
+        return _from_cache(repo, revision, wanted, error, complete, flag)
 
 
-def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Exception, complete: str) -> Path:
+def list_files(repo: str) -> list[str] | None:
+    """Paths of all files of a repository, or of those in the cache where the hub cannot be reached; None for none.
+
+    Nothing is downloaded.
+    """
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    with suppress(Exception):  # also what the client's HTTP library raises where nothing answers
+        return sorted(HfApi().list_repo_files(repo))
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError, ValueError):
+        return None
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def why_unreachable() -> str:
+    """Why the hub is not asked, or does not answer, for errors."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+    return "HF_HUB_OFFLINE is set" if offline else "the hub has none of this name or cannot be reached"
+
+
+def _from_cache(
+    repo: str, revision: str | None, patterns: list[str], reason: Exception, complete: str, flag: str
+) -> Path:
     """What the hub's cache holds when the hub cannot be reached."""
     from huggingface_hub import errors, snapshot_download
 
@@ -72,6 +106,6 @@ def _from_cache(repo: str, revision: str | None, patterns: list[str], reason: Ex
         why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({type(reason).__name__})"
         raise UserError(
             f"{repo} is not in the cache of this machine and {why}",
-            fix=f"on a machine with a network run `hf download {repo}`, or give --model a folder or .safetensors file",
+            fix=f"on a machine with a network run `hf download {repo}`, or give {flag} a folder or .safetensors file",
         ) from None
     return folder
