@@ -489,7 +489,8 @@ NOT_REACHED = {
     "tokens.py", "report.py",  # the verb `tokens`; style sheets
     "cluster.py", "evaluate.py", "extending.py", "caption.py", "inspect.py",  # settings of other verbs
     "captioning.py", "caption_edits.py", "caption_versions.py", "fetching.py", "exporting.py",  # `caption`, `dataset`
-    "base_merge.py", "merging.py", "tool_input.py", "tool_output.py",  # the verbs `lora`
+    "base_merge.py", "merging.py", "tool_input.py", "tool_output.py", "averaging.py", "hub.py",  # the verbs `lora`, LoRAs by id
+    "inspection", "styles.py",  # `inspect`; `prepare --style`
 }  # fmt: skip
 OF_OTHER_PROGRAMS = {"--extra", "--nproc-per-node", "--num_processes", "--help"}
 
@@ -504,7 +505,7 @@ def test_every_flag_that_any_line_names_is_one_of_theirs_or_is_said_to_be_ours()
     lost: list[str] = []
     seen = 0
     for file in files:
-        if file.name in NOT_REACHED:
+        if NOT_REACHED & {file.name, file.parent.name}:
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
