@@ -298,7 +298,12 @@ LOOPS = {
     "sd3": Sd3Loop("StableDiffusion3Pipeline", "transformer", True, rf"(?!.*\.7\.attn\.add_q_proj){_JOINT}"),
     "flux": FluxLoop("FluxPipeline", "transformer", True, _JOINT),
     "z_image": ZImageLoop("ZImagePipeline", "transformer", True, r".*attention\.(to_q|to_k|to_v|to_out\.0)"),
-    "flux2_klein": KleinLoop("Flux2KleinPipeline", "transformer", True, rf"{_JOINT}|.*attn\.(to_qkv_mlp_proj|to_out)"),
+    "flux2_klein": KleinLoop(
+        "Flux2KleinPipeline",
+        "transformer",
+        True,
+        rf"{_JOINT}|single_transformer_blocks.*attn\.(to_qkv_mlp_proj|to_out)",
+    ),
 }
 
 

@@ -386,7 +386,7 @@ def test_blind_flips_are_refused_before_anything_is_made(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metadata = images / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("number 3", "the door is on the left"), encoding="utf-8")
+    metadata.write_text(metadata.read_text().replace("number 3", "a dog with its left paw up"), encoding="utf-8")
     out = tmp_path / "out"
     text = error_of(command(tmp_path / "no model is opened", images, out, "--random_flip"), capsys)
     assert text.startswith("error: --random_flip is on, but 1 of 6 captions mention left or right: got '3: ")
@@ -487,8 +487,10 @@ REACHED = (
 """What that script may say something from."""
 NOT_REACHED = {
     "tokens.py", "report.py",  # the verb `tokens`; style sheets
-    "cluster.py", "evaluate.py", "extending.py",  # settings of other verbs
-    "base_merge.py", "merging.py", "tool_input.py", "tool_output.py",  # the verbs `lora`
+    "cluster.py", "evaluate.py", "extending.py", "caption.py", "inspect.py",  # settings of other verbs
+    "captioning.py", "caption_edits.py", "caption_versions.py", "fetching.py", "exporting.py",  # `caption`, `dataset`
+    "base_merge.py", "merging.py", "tool_input.py", "tool_output.py", "averaging.py", "hub.py",  # the verbs `lora`, LoRAs by id
+    "inspection", "styles.py",  # `inspect`; `prepare --style`
 }  # fmt: skip
 OF_OTHER_PROGRAMS = {"--extra", "--nproc-per-node", "--num_processes", "--help"}
 
@@ -503,7 +505,7 @@ def test_every_flag_that_any_line_names_is_one_of_theirs_or_is_said_to_be_ours()
     lost: list[str] = []
     seen = 0
     for file in files:
-        if file.name in NOT_REACHED:
+        if NOT_REACHED & {file.name, file.parent.name}:
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):

@@ -215,7 +215,7 @@ def test_settings_of_a_training_decide_what_is_missing_and_stale(cached: Path) -
 
 
 def test_latents_of_augmented_variants_are_asked_for_and_are_the_images_own(cached: Path, tmp_path: Path) -> None:
-    overrides = ("data.augment_variants=2", "data.augment_crop=0")
+    overrides = ("augment.variants=2", "augment.crop=0")
     report = command.look(place(cached, overrides=overrides), deep=False)
     assert len(report.missing["latents"]) == 6
     manifest = dataset(tmp_path, example("a"))

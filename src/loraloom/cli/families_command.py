@@ -45,8 +45,8 @@ class FamilyRow:
         prediction_type: What the denoiser predicts.
         guidance: `cfg` or `embedded`.
         lora_rank, lora_target: Rank and target of the adapter that `step_gib` is for.
-        step_gib: GiB of a training step: `plain`, `gradient_checkpointing`, and `fp8` and `nf4` with gradient checkpointing,
-            each with weights, adapter, activations, total.
+        step_gib: GiB of a training step: `plain`, `gradient_checkpointing`, and for one family alone `fp8` and `nf4` with
+            gradient checkpointing; each with weights, adapter, activations, total.
         caching_gib: GiB of the text encoders and the VAE while they encode, before the first step.
         programs: Layout of an export -> programs that read it.
         exports: What learns -> layout -> `yes`, or the reason why not.
@@ -93,12 +93,13 @@ def families(name: str | None, say: Callable[[str], None]) -> list[FamilyRow]:
                 raise UserError(text, got=plugins.origin("families", one), fix=f"try `loraloom extensions {one}`")
             say(f"note: {text}")
         else:
-            rows.append(family_row(one, card, say))
+            # A mode takes seconds to minutes to find: the table shows two of them.
+            rows.append(family_row(one, card, say, MODES if name else MODES[:2]))
     return rows
 
 
-def family_row(name: str, card: "FamilyCard", say: Callable[[str], None]) -> FamilyRow:
-    """One family's row. Opens the base of its card without weights."""
+def family_row(name: str, card: "FamilyCard", say: Callable[[str], None], modes: Sequence[str] = MODES) -> FamilyRow:
+    """One family's row, with the memory of a step in some modes. Opens the base of its card without weights."""
     from loraloom.config.run import LoraConfig
     from loraloom.models.reference import num_parameters, reference_model
     from loraloom.utils.quiet import quiet
@@ -124,7 +125,7 @@ def family_row(name: str, card: "FamilyCard", say: Callable[[str], None]) -> Fam
             guidance=info.guidance,
             lora_rank=lora.rank,
             lora_target=lora.target,
-            step_gib=step_gib(model, name, card, say),
+            step_gib={mode: step_gib(model, name, card, say, mode) for mode in modes},
             # One after the other: first the VAE, then all text encoders, float32.
             caching_gib=round(4 * max(numbers[info.vae.name], sum(numbers[one] for one in encoders)) / GIB, 2),
             programs=dict(model.lora_format.programs),
@@ -145,9 +146,9 @@ def exports(model: "DiffusionModel") -> dict[str, dict[str, str]]:
 
 
 def step_gib(
-    model: "DiffusionModel", name: str, card: "FamilyCard", say: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """GiB of a training step in each of `MODES`; remembered in the user's cache."""
+    model: "DiffusionModel", name: str, card: "FamilyCard", say: Callable[[str], None], mode: str
+) -> dict[str, float]:
+    """GiB of a training step in one of `MODES`; remembered in the user's cache."""
     import torch
 
     from loraloom.models.files import cache_folder
@@ -155,24 +156,22 @@ def step_gib(
     from loraloom.utils.atomic_files import sha256_bytes, write_json
     from loraloom.utils.dtypes import DTYPES
 
-    said = f"{name} {card!r} {MODES} {__version__} {torch.__version__}"
+    said = f"{name} {card!r} {mode} {__version__} {torch.__version__}"
     memo = cache_folder("step_memory") / f"{sha256_bytes(said.encode())[:32]}.json"
     try:
         return json.loads(memo.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        say(f"finding the memory of a training step of {name}, once")
-    found: dict[str, dict[str, float]] = {}
-    for mode in MODES:
-        step = step_memory(
-            model,
-            card.text_tensors,
-            size_px=card.size_px,
-            dtype=DTYPES[PRECISION],
-            checkpointing=mode != "plain",
-            low_bits=mode if mode in LOW_BITS else None,
-        )
-        sums = {"weights": step.weights, "adapter": step.adapter, "activations": step.activations, "total": step.total}
-        found[mode] = {key: round(value / GIB, 2) for key, value in sums.items()}
+        say(f"finding the memory of a training step of {name} ({mode.replace('_', ' ')}), once")
+    step = step_memory(
+        model,
+        card.text_tensors,
+        size_px=card.size_px,
+        dtype=DTYPES[PRECISION],
+        checkpointing=mode != "plain",
+        low_bits="fp8" if mode == "fp8" else "nf4" if mode == "nf4" else None,
+    )
+    sums = {"weights": step.weights, "adapter": step.adapter, "activations": step.activations, "total": step.total}
+    found = {key: round(value / GIB, 2) for key, value in sums.items()}
     write_json(memo, found)
     return found
 
@@ -234,6 +233,7 @@ def details(row: FamilyRow) -> list[tuple[str, str]]:
                 f"{row.step_gib[kind]['total']} GiB with --low-bits {kind} too: weights {row.step_gib[kind]['weights']}",
             )
             for kind in LOW_BITS
+            if kind in row.step_gib
         ),
         ("before it", f"{row.caching_gib} GiB while images and captions are encoded; dropped before the first step"),
         ("text", f"{_tokens(row)} tokens, {_windows(row)}"),

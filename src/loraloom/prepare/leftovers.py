@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from loraloom.prepare.caption_store import STORE
 from loraloom.prepare.duplicates import SPLITS_FILE
 from loraloom.prepare.near_names import ImageNames, added_ending, folder_flags, is_note_name
 from loraloom.prepare.report import Problem
@@ -58,7 +59,7 @@ def find_leftovers(source: Path, items: Sequence[SourceItem], layout: str) -> Le
     """Compare what lies in `source` with what the items of the layout name."""
     claimed = {path for item in items for path in (item.image, item.source) if path is not None}
     claimed |= {target for path in claimed if path.is_symlink() and (target := _target(path)) is not None}
-    claimed.add(source / SPLITS_FILE)
+    claimed |= {source / SPLITS_FILE, source / STORE}
     entries = walk(source)
     real = source.resolve()
     left = [entry for entry in entries if entry.path not in claimed and real / entry.name not in claimed]

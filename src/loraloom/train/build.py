@@ -196,6 +196,28 @@ def make_augmentation(config: RunConfig, learned: Sequence[Example], domain: Dom
     return made
 
 
+def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
+    """The bucket batch sampler of a run."""
+    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
+    sizes: list[tuple[int, int]] = []
+    repeats: list[int] = []
+    weights: list[float] = []
+    for row in batches.examples:  # once: rows of a large manifest are read from the disk
+        sizes.append(known.setdefault((row.width, row.height), (row.width, row.height)))
+        repeats.append(row.repeats)
+        weights.append(row.weight)
+    return Plan(
+        sizes=tuple(sizes),
+        batch_size=config.data.batch_size,
+        num_devices=runtime.num_devices,
+        accumulation=config.train.gradient_accumulation,
+        seed=config.train.seed,
+        repeats=tuple(repeats) if set(repeats) != {1} else (),
+        weights=tuple(weights) if set(weights) != {1.0} else (),
+        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
+    )
+
+
 def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMaker, runtime: Runtime) -> TrainState:
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
@@ -219,12 +241,7 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         attach_full(model, config.lora.text_encoder) if full else attach_new(model, config.lora, config.train.seed)
     )
     announce(adapter, config)
-    if config.train.low_bits != "no":
-        log_line(store_in_low_bits(denoiser, config.train.low_bits))
-        if not config.train.block_swap:
-            denoiser.to(runtime.device)
-    if config.train.block_swap:
-        swap_denoiser(config, model, runtime)
+    make_frozen_weights_small(config, model, runtime)
     if config.train.gradient_checkpointing:
         for part in adapter.modules:
             model.modules.checkpoint_gradients(part)
@@ -241,18 +258,6 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         max_steps=config.train.max_steps,
         loss_scale=LossScale(config.train.mixed_precision == "fp16"),
     )
-    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for each size, not for each image
-    sizes = tuple(known.setdefault(size, size) for size in ((row.width, row.height) for row in batches.examples))
-    plan = Plan(
-        sizes=sizes,
-        batch_size=config.data.batch_size,
-        num_devices=runtime.num_devices,
-        accumulation=config.train.gradient_accumulation,
-        seed=config.train.seed,
-        repeats=tuple(example.repeats for example in batches.examples),
-        weights=tuple(example.weight for example in batches.examples),
-        smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
-    )
     objective = make_objective(
         model.info.schedule,
         snr_gamma=config.objective.snr_gamma,
@@ -268,7 +273,7 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         updater=updater,
         ema=ema,
         batches=batches,
-        epochs=EpochCache(plan),
+        epochs=EpochCache(make_plan(config, batches, runtime)),
         runtime=runtime,
         seed=config.train.seed,
         timestep_sampling=TimestepSampling(
@@ -281,6 +286,17 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
         balance=balance,
         ragged=runtime.num_devices == 1 and not config.train.compile,
     )
+
+
+def make_frozen_weights_small(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:
+    """Store frozen weights in low bits and keep blocks in CPU memory, as the settings ask; the rest moves to the device."""
+    if config.train.low_bits != "no":
+        denoiser = model.modules.get(model.info.denoiser.name)
+        log_line(store_in_low_bits(denoiser, config.train.low_bits))
+        if not config.train.block_swap:
+            denoiser.to(runtime.device)
+    if config.train.block_swap:
+        swap_denoiser(config, model, runtime)
 
 
 def swap_denoiser(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:

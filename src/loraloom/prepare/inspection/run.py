@@ -123,9 +123,7 @@ def inspect_folder(
     """
     started = time.perf_counter()
     thresholds = Thresholds.from_config(config)
-    settings = replace(
-        ImageSettings.from_config(config), min_size=1, upscaler="", upscaler_sha256="", max_enlargement=None
-    )
+    settings = _settings(config)
     raw = read_source(source, config)
     numbers = FolderNumbers.of(config, raw.classes)
     items = {item.id: item for item in raw.items if item.problem is None}
@@ -140,8 +138,7 @@ def inspect_folder(
     usable = [one for one in found.values() if one.problem is None]
     labels = _labels(usable, config.near_duplicate_bits)
     texts = {id_: text for id_, text in captions.items() if text and text.strip()}
-    named = {**shown, **{key: f"{shown[id_]} {key.removeprefix(f'{id_} ')}" for id_, key, _ in _further(items)}}
-    every = {**texts, **{key: text for _, key, text in _further(items)}}
+    every, named = _every_caption(items, texts, shown)
     tokens: dict[str, int] = {}
     findings = [
         *_source_findings(raw, config),
@@ -162,7 +159,6 @@ def inspect_folder(
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
     concepts = {id_: _concept(id_, raw) for id_ in items}
-    order = list(found.values())
     advice = advised(config, Counter(one.code for one in findings), thresholds)
     ledger = _ledger(usable, labels, numbers, config, settings, thresholds, raw)
     return Inspection(
@@ -173,8 +169,8 @@ def inspect_folder(
         shown=shown,
         captions=captions,
         tokens=tokens,
-        folders=tuple(group_rows({id_: folder_of(id_) for id_ in items}, order, repeats, captions, tokens)),
-        concepts=tuple(group_rows(concepts, order, repeats, captions, tokens)),
+        folders=tuple(group_rows({id_: folder_of(id_) for id_ in items}, found, repeats, captions, tokens)),
+        concepts=tuple(group_rows(concepts, found, repeats, captions, tokens)),
         buckets=tuple(bucket_rows(usable)),
         near_groups=tuple(_near_groups(usable, labels)),
         thumbnails=thumbnails,
@@ -185,13 +181,22 @@ def inspect_folder(
     )
 
 
-def _further(items: Mapping[str, SourceItem]) -> list[tuple[str, str, str]]:
-    """Id, name and text of every caption of an image beyond its first."""
-    return [
-        (id_, f"{id_} caption {number}", text)
-        for id_, item in items.items()
-        for number, text in enumerate(item.more_captions, 2)
-    ]
+def _settings(config: InspectConfig) -> ImageSettings:
+    """The settings of `prepare`, but every size is decoded, for a verdict on it, and nothing is enlarged by a model."""
+    settings = ImageSettings.from_config(config)
+    return replace(settings, min_size=1, upscaler="", upscaler_sha256="", max_enlargement=None)
+
+
+def _every_caption(
+    items: Mapping[str, SourceItem], texts: Mapping[str, str], shown: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """All captions by a name, which is the id for the first one of an image; and what each is called for the user."""
+    every, named = dict(texts), dict(shown)
+    for id_, item in items.items():
+        for number, text in enumerate(item.more_captions, 2):
+            every[f"{id_} caption {number}"] = text
+            named[f"{id_} caption {number}"] = f"{shown[id_]} caption {number}"
+    return every, named
 
 
 def _gravity(finding: Finding) -> tuple[int, int, str, str]:

@@ -5,7 +5,7 @@ else the outermost folder below the source, else the source itself.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loraloom.prepare.inspection.examine import Examination
@@ -51,7 +51,7 @@ def folder_of(item_id: str) -> str:
 
 def group_rows(
     groups: Mapping[str, str],
-    found: Sequence[Examination],
+    found: Mapping[str, Examination],
     repeats: Mapping[str, int],
     captions: Mapping[str, str | None],
     tokens: Mapping[str, int],
@@ -60,13 +60,13 @@ def group_rows(
 
     Args:
         groups: Id of a source item -> its group.
-        found: Examinations of all items.
+        found: Id -> the examination of the item.
         repeats: Id -> times that an epoch shows it.
         captions: Id -> the text found.
         tokens: Id -> tokens of its caption; empty where they were not counted.
     """
     members: dict[str, list[Examination]] = {}
-    for one in found:
+    for one in found.values():
         members.setdefault(groups[one.id], []).append(one)
     rows: list[GroupRow] = []
     for name in sorted(members):
