@@ -26,15 +26,6 @@ multiprocessing.set_forkserver_preload(["loraloom.train.run", "loraloom.extensio
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `hostile` run only where `-m` names them: they take half an hour."""
-    if "hostile" in (config.getoption("-m") or ""):
-        return
-    for item in items:
-        if item.get_closest_marker("hostile"):
-            item.add_marker(pytest.mark.skip(reason="reads every kind of hostile file: pytest -m hostile"))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images and texts beside the checkout; the test is skipped where they are not."""

@@ -145,7 +145,7 @@ def test_a_folder_of_something_else_and_a_missing_folder_are_errors_before_anyth
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["letter.txt", "mine"]
 
 
-@pytest.mark.slow  # trains two LoRAs on the built-in base for some minutes
+@pytest.mark.long  # trains two LoRAs on the built-in base
 @pytest.mark.timeout(1800)
 def test_on_the_built_in_base_watercolor_rises_to_itself_and_its_blend_lies_between(tmp_path: Path) -> None:
     styles = ("watercolor=samples:watercolour:wcstyle", "cartoon=samples:cartoon:cartoonstyle")
