@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loraloom import plugins
-from loraloom.data.augment import WHOLE, Augmentation, augmented_pixels, crop_box, subject_box
+from loraloom.data.augment import WHOLE, Augmentation, augmented_pixels, crop_box
 from loraloom.data.batches import BatchMaker, can_flip, geometry_of, refuse_blind_flips
 from loraloom.data.encode import load_pixels
 from loraloom.protocols.data import Example
 from loraloom.utils.errors import UserError
+from loraloom.utils.saliency import saliency_map, subject_box
 from tests.support.images import save
 
 ROW = Example(
@@ -58,7 +59,7 @@ def test_a_crop_has_the_whole_subject_and_never_cuts_more_than_is_allowed(
 
 @pytest.mark.parametrize(("left", "top"), [(4, 6), (100, 70), (54, 38), (100, 6)])
 def test_the_subject_is_found_where_the_image_has_detail(left: int, top: int) -> None:
-    box = subject_box(spot(left, top))
+    box = subject_box(saliency_map(spot(left, top)), margin=0.0)
     middle = (box[0] + box[2]) / 2 * 128, (box[1] + box[3]) / 2 * 96
     assert abs(middle[0] - (left + 10)) < 14
     assert abs(middle[1] - (top + 10)) < 14
@@ -66,7 +67,7 @@ def test_the_subject_is_found_where_the_image_has_detail(left: int, top: int) ->
 
 
 def test_a_plain_image_has_no_subject_to_keep() -> None:
-    assert subject_box(Image.new("RGB", (64, 64), "white")) == WHOLE
+    assert subject_box(saliency_map(Image.new("RGB", (64, 64), "white"))) == WHOLE
 
 
 def test_a_variant_is_the_same_in_every_run_and_another_seed_gives_others(tmp_path: Path) -> None:

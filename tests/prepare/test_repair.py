@@ -14,9 +14,9 @@ from loraloom.data.manifest import read_manifest
 from loraloom.prepare.class_folders import class_folder, class_folders
 from loraloom.prepare.images import Decoded, ImageSettings, choose_crop
 from loraloom.prepare.run import PrepareReport, prepare
-from loraloom.prepare.saliency import best_start, saliency_map, subject_box
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
+from loraloom.utils.saliency import best_start, saliency_map, subject_box
 from tests.support.images import drawn, save
 
 

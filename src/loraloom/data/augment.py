@@ -5,8 +5,7 @@ and the pixels of it. A variant is a function of (image, settings, seed, number)
 sees the same ones. Words stay true: no hue is changed and nothing of the subject is cut; where colours have a meaning
 (`Domain.colours`), or a caption states the whole image, both are refused.
 
-The subject is where the spectral residual of the image is (Hou and Zhang 2007, "Saliency detection: a spectral residual
-approach"): the box that has the middle 80 % of it along each axis.
+The subject is what stands out in the saliency map of the image (`utils.saliency`).
 """
 
 from collections.abc import Sequence
@@ -22,13 +21,11 @@ from loraloom.protocols.domain import Domain
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
+from loraloom.utils.saliency import saliency_map, subject_box
 
 Fractions = tuple[float, float, float, float]
 """left, top, right, bottom as fractions of width and height."""
 
-_SALIENCY_PX = 64
-_TAIL = 0.1
-"""Share of the saliency that lies beyond each edge of the subject's box."""
 WHOLE: Fractions = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -70,7 +67,7 @@ class Augmentation:
         for done, example in enumerate(examples, 1):
             if example.id not in self.subjects:
                 with Image.open(folder / example.image, formats=["PNG", "JPEG", "WEBP"]) as image:
-                    self.subjects[example.id] = subject_box(image)
+                    self.subjects[example.id] = subject_box(saliency_map(image), margin=0.0)
             if progress:
                 progress(done, len(examples))
 
@@ -134,35 +131,6 @@ def crop_box(subject: Fractions, most: float, shares: NDArray[np.float64]) -> Fr
         first, last = max(0.0, high - side), min(low, 1 - side)
         corners.append(float(first + (last - first) * share))
     return corners[0], corners[1], min(1.0, corners[0] + side), min(1.0, corners[1] + side)
-
-
-def subject_box(image: Image.Image) -> Fractions:
-    """The box of what attracts the eye, as fractions; the whole image where nothing does."""
-    grey = np.asarray(image.convert("L").resize((_SALIENCY_PX, _SALIENCY_PX), Image.Resampling.BOX), np.float64)
-    if grey.std() < 1:
-        return WHOLE
-    spectrum = np.fft.fft2(grey)
-    height = np.log(np.abs(spectrum) + 1e-6)
-    residual = height - _blurred(height, 1)
-    saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    saliency = _blurred(_blurred(saliency, 2), 2)
-    saliency = np.maximum(saliency - np.median(saliency), 0)
-    if saliency.sum() <= 0:
-        return WHOLE
-    edges: list[tuple[float, float]] = []
-    for axis in (0, 1):
-        mass = np.cumsum(saliency.sum(axis=axis)) / saliency.sum()
-        first, last = (int(np.searchsorted(mass, share)) for share in (_TAIL, 1 - _TAIL))
-        edges.append((first / _SALIENCY_PX, (last + 1) / _SALIENCY_PX))
-    (left, right), (top, bottom) = edges
-    return left, top, right, bottom
-
-
-def _blurred(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """The mean over squares of side 2 * reach + 1; the image repeats beyond its edges."""
-    shifts = range(-reach, reach + 1)
-    rows = sum(np.roll(values, shift, axis=0) for shift in shifts)
-    return sum((np.roll(rows, shift, axis=1) for shift in shifts), np.zeros_like(values)) / len(shifts) ** 2
 
 
 def augmented_pixels(image: Image.Image, example: Example) -> Image.Image:

@@ -21,11 +21,11 @@ from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.buckets import aspect_buckets, nearest_bucket
 from loraloom.prepare.colour import has_transparency, on_background, to_eight_bits, to_srgb
-from loraloom.prepare.saliency import best_start, saliency_map, subject_box
 from loraloom.prepare.source_facts import PLAIN, SourceFacts, facts_of
 from loraloom.prepare.upscaling import upscaled, upscaler_sha256
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError, check_preview, decodable_formats, what_it_is
+from loraloom.utils.saliency import best_start, saliency_map, subject_box
 
 PIPELINE_VERSION = 1
 """Raised when the same file and settings would give other pixels: old rows are then made anew."""
