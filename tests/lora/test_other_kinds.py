@@ -36,7 +36,7 @@ KINDS: list[tuple[str, dict[str, torch.Tensor], str, str]] = [
     ("ControlLLLite", {"lllite_unet_down_blocks_1.down.0.weight": random(4, 4)}, "ControlNet", ""),
     ("IP-Adapter", {"ip_adapter.1.to_k_ip.weight": random(4, 4)}, "IP-Adapter", "load_ip_adapter"),
     ("AnimateDiff", lora("unet.down_blocks.0.motion_modules.0.to_q".replace(".", "_")), "motion LoRA", "AnimateDiff"),
-    ("FLUX of sd-scripts", lora("lora_unet_double_blocks_0_img_attn_qkv"), "FLUX", "this base"),
+    ("FLUX of sd-scripts", lora("lora_unet_double_blocks_0_img_attn_qkv"), "FLUX", "FLUX.1 model"),
     ("FLUX of diffusers",
      {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": random(2, 4)}, "FLUX", ""),
     ("FLUX of BFL", {"double_blocks.0.img_attn.qkv.lora_A.weight": random(2, 4)}, "FLUX", ""),

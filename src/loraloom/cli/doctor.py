@@ -348,4 +348,4 @@ def _check_hub_model(repo: str) -> Check:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return lines[0][:300] if lines else type(error).__name__

@@ -38,7 +38,9 @@ class StableDiffusion3:
     name = "sd3"
     title = "Stable Diffusion 3"
     settings = Sd3Settings
-    adapter_keys = r"(^|[._])(joint_blocks[._]\d+[._]|transformer_blocks\.\d+\.attn2?\.)(?!.*single_transformer)"
+    adapter_keys = (
+        r"(^|[._])joint_blocks[._]\d+[._]|^(transformer\.|base_model\.model\.)?transformer_blocks\.\d+\.attn2?\."
+    )
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is an SD3Transformer2DModel, or a checkpoint in one file with its tensors."""
