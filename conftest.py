@@ -4,7 +4,8 @@ import pytest
 
 ASKED_FOR = {
     "hostile": "reads every kind of hostile file: pytest -m hostile",
-    "long": "trains for many minutes: pytest -m long",
+    "long": "trains for minutes, often in several processes: pytest -m long",
+    "netns": "makes hosts of network namespaces: pytest -m netns",
 }
 
 

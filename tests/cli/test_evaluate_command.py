@@ -119,7 +119,7 @@ def test_a_setting_of_a_sweep_without_a_sweep_is_a_line(images: Path, tmp_path: 
     assert "--rank-by is not used" not in done.output, "auto is the default"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_processes_give_the_scores_of_one_and_leave_the_same_images(adapter: Path, tmp_path: Path) -> None:
     real = folder_of(tmp_path / "real", 5)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.netns_lab import Laboratory, laboratory, missing
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ from tests.support.ranks import train_on_ranks
 
 from .conftest import Configure
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def quiet(line: str) -> None:

@@ -19,7 +19,7 @@ FULL = {"method": "full"}
 STATE = "checkpoints/step_0000002/state.safetensors"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_split_weights_learn_what_whole_ones_learn_and_resume_exactly_where_they_stopped(
     configure: Configure, tmp_path: Path

@@ -217,6 +217,7 @@ def test_a_recipe_draws_a_chosen_and_repaired_image_again(tiny_model: Path, tmp_
         assert abs(first - second).max() <= 1
 
 
+@pytest.mark.long
 def test_a_recipe_of_repairs_before_there_was_guidance_is_drawn_without(tiny_model: Path, tmp_path: Path) -> None:
     given = {"repair": True, "repair_guidance": 0.0}
     config = GenerateConfig.model_validate({**SETTINGS, **given})
@@ -255,6 +256,7 @@ def test_plain_words_reach_the_model_as_structured_text(tiny_model: Path, tmp_pa
     assert "not understood: &#39;zzyzx&#39;" in (tmp_path / "receipts" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_each_image_has_the_unread_words_of_its_own_prompt(tiny_model: Path, tmp_path: Path) -> None:
     """Both prompts come to the same structured text."""
     prompts = ["a kitchen, zzyzx", "a kitchen and a terrace", "a kitchen and a balcony"]

@@ -192,6 +192,7 @@ def test_a_faint_line_that_is_lost_costs_more_than_the_same_error_elsewhere() ->
     assert float(weights[0, 0, 0, 31]) > 3 * float(weights[0, 0, 0, 3])
 
 
+@pytest.mark.long
 def test_the_vision_tower_learns_to_find_the_text_of_a_image_and_leaves_the_text_encoder_alone(
     tmp_path: Path,
 ) -> None:
@@ -284,6 +285,7 @@ def bank_of(words: list[str]) -> Bank:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def small_denoiser() -> Any:
     """A model of mini's layout."""
     torch.manual_seed(0)
@@ -371,6 +373,7 @@ def test_turned_plans_and_mirrored_scenes_come_with_their_own_texts(
         assert states[..., 0].long().tolist() == told
 
 
+@pytest.mark.long
 def test_a_image_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp_path: Path) -> None:
     (file,) = parts_of(tmp_path, "others", 1)
     assert write_parts([file], 1)
@@ -433,7 +436,7 @@ def test_what_the_command_leaves_open_is_what_suits_the_machine() -> None:
     assert (large.steps, large.precision) == (7, "bf16") and large.batch_size > Recipe().batch_size
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blank, "VOCABULARY_TEXTS", 40)
     monkeypatch.setattr(curve, "TEXTS", 4)
@@ -483,7 +486,7 @@ def test_the_whole_recipe_makes_a_model_that_opens_and_goes_on(tmp_path: Path, m
     assert [point["images"] for point in points] == [4, 8]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_begun_from_a_model_its_autoencoder_and_denoiser_go_on_and_its_text_encoder_rests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ def loudness(vae: Any, style: str) -> float:
     return float((both[0] - both[1])[0, :, 9:14, 16].norm(dim=0).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_faint_wall_gets_louder_and_known_latents_stay(tmp_path: Path) -> None:
     vae: Any = open_model(ModelSource(location="builtin:mini")).modules.place("vae", torch.device("cpu"), torch.float32)
     grey = np.linspace(100, 160, 16, dtype=np.uint8)[:, None].repeat(3, 1)

@@ -124,7 +124,7 @@ def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
     assert 0.9 * (real - 200_000 * checkpointing) < tried.activations < 1.1 * real
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_family_of_this_package_has_a_row_with_a_figure_in_each_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
