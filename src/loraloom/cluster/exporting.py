@@ -91,7 +91,7 @@ def slurm(settings: RunConfig, options: ExportOptions) -> str:
         f"cat > \"$RUN/job.yaml\" <<'{MARK}'",
         _settings(settings).rstrip("\n"),
         MARK,
-        'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         f"export RUN MASTER_ADDR MASTER_PORT={options.port}",
         # One shell a task: each has its own SLURM_PROCID. `exec` lets the signal reach Python.
         "srun --kill-on-bad-exit=1 bash -c '",
