@@ -66,6 +66,37 @@ class Kind:
     continues: frozenset[str] = frozenset()
 
 
+class TransformersCaptioner:
+    """A captioner that is a model of transformers.
+
+    A subclass names itself, its settings, its usual model and its kind, and may choose the prompt.
+    """
+
+    kind: Kind
+    files: tuple[str, ...] = FILES
+
+    def prompt(self, options: Mapping[str, Any]) -> str:
+        """The prompt that the options ask for; empty without one."""
+        return str(options["caption_prompt"])
+
+    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
+        """The most probable caption."""
+        return one_caption(self.caption_many([image], [item], options, trigger, 1, 0))
+
+    def caption_many(
+        self,
+        images: "Sequence[Image.Image]",
+        items: Sequence[SourceItem],
+        options: Mapping[str, Any],
+        trigger: str,
+        count: int,
+        seed: int,
+    ) -> list[tuple[str, ...]]:
+        """See `ModelCaptioner`."""
+        chosen = {**options, "caption_prompt": self.prompt(options)}
+        return captions(self.kind, images, items, chosen, trigger, count, seed)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """An opened model. `processor`, `model`: of transformers. `kind`: its `model_type`."""

@@ -5,17 +5,11 @@ BLIP-2 (Li et al. 2023) answers it, as in `Question: what is shown? Answer:`. We
 and -large, Salesforce/blip2-opt-2.7b and -flan-t5-xl, or any folder of these classes.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from loraloom.extensions.captioners._models import FILES, Kind, captions, one_caption
+from loraloom.extensions.captioners._models import Kind, TransformersCaptioner
 from loraloom.extensions.captioners._tiny import build_blip
 from loraloom.protocols.contracts import CaptionerContract, CaptionExample
-from loraloom.protocols.data import ModelCaptioner, SourceItem
+from loraloom.protocols.data import ModelCaptioner
 from loraloom.protocols.settings import CaptionModel
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _KIND = Kind(
     classes=(("blip", "BlipForConditionalGeneration"), ("blip-2", "Blip2ForConditionalGeneration")),
@@ -23,30 +17,14 @@ _KIND = Kind(
 )
 
 
-class Blip:
+class Blip(TransformersCaptioner):
     """The `blip` captioner."""
 
     name = "blip"
     settings = CaptionModel
     default_model = "Salesforce/blip-image-captioning-large"
-    files: tuple[str, ...] = FILES
     max_side_px = 768
-
-    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
-        """The most probable caption."""
-        return one_caption(self.caption_many([image], [item], options, trigger, 1, 0))
-
-    def caption_many(
-        self,
-        images: "Sequence[Image.Image]",
-        items: Sequence[SourceItem],
-        options: Mapping[str, Any],
-        trigger: str,
-        count: int,
-        seed: int,
-    ) -> list[tuple[str, ...]]:
-        """See `ModelCaptioner`."""
-        return captions(_KIND, images, items, options, trigger, count, seed)
+    kind = _KIND
 
 
 CAPTIONER: ModelCaptioner = Blip()

@@ -5,17 +5,14 @@ In: images. Out: captions. The setting `florence_detail` chooses the task: CAPTI
 the model's own; microsoft/Florence-2-* ask for such code and are refused.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from loraloom.extensions.captioners._models import FILES, Kind, captions, one_caption
+from loraloom.extensions.captioners._models import Kind, TransformersCaptioner
 from loraloom.extensions.captioners._tiny import build_florence
 from loraloom.protocols.contracts import CaptionerContract, CaptionExample
-from loraloom.protocols.data import ModelCaptioner, SourceItem
+from loraloom.protocols.data import ModelCaptioner
 from loraloom.protocols.settings import CaptionModel, setting
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
 _KIND = Kind(classes=(("florence2", "Florence2ForConditionalGeneration"),))
@@ -31,31 +28,18 @@ class FlorenceSettings(CaptionModel):
     )
 
 
-class Florence:
+class Florence(TransformersCaptioner):
     """The `florence` captioner."""
 
     name = "florence"
     settings = FlorenceSettings
     default_model = "florence-community/Florence-2-base"
-    files: tuple[str, ...] = FILES
     max_side_px = 1024
+    kind = _KIND
 
-    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
-        """The most probable caption."""
-        return one_caption(self.caption_many([image], [item], options, trigger, 1, 0))
-
-    def caption_many(
-        self,
-        images: "Sequence[Image.Image]",
-        items: Sequence[SourceItem],
-        options: Mapping[str, Any],
-        trigger: str,
-        count: int,
-        seed: int,
-    ) -> list[tuple[str, ...]]:
-        """See `ModelCaptioner`."""
-        task = str(options["caption_prompt"]) or _TASKS[str(options["florence_detail"])]
-        return captions(_KIND, images, items, {**options, "caption_prompt": task}, trigger, count, seed)
+    def prompt(self, options: Mapping[str, Any]) -> str:
+        """The user's, or the task of the wanted length."""
+        return super().prompt(options) or _TASKS[str(options["florence_detail"])]
 
 
 CAPTIONER: ModelCaptioner = Florence()

@@ -4,17 +4,14 @@ In: images, and a prompt in which names can be inserted. Out: captions. Any mode
 image-text-to-text and that has a chat template: Qwen2.5-VL, Qwen3-VL, LLaVA, InternVL and others, from a hub id or a folder.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from loraloom.extensions.captioners._models import FILES, Kind, captions, one_caption
+from loraloom.extensions.captioners._models import Kind, TransformersCaptioner
 from loraloom.extensions.captioners._tiny import build_llava
 from loraloom.protocols.contracts import CaptionerContract, CaptionExample
-from loraloom.protocols.data import ModelCaptioner, SourceItem
+from loraloom.protocols.data import ModelCaptioner
 from loraloom.protocols.settings import CaptionModel, setting
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 PROMPTS = {
     "sentence": "Describe this image in one plain sentence. Answer with the description only.",
@@ -41,31 +38,18 @@ class VlmSettings(CaptionModel):
     )
 
 
-class Vlm:
+class Vlm(TransformersCaptioner):
     """The `vlm` captioner."""
 
     name = "vlm"
     settings = VlmSettings
     default_model = "Qwen/Qwen2.5-VL-3B-Instruct"
-    files: tuple[str, ...] = FILES
     max_side_px = 1024
+    kind = _KIND
 
-    def caption(self, image: "Image.Image", item: SourceItem, options: Mapping[str, Any], trigger: str) -> str:
-        """The most probable answer."""
-        return one_caption(self.caption_many([image], [item], options, trigger, 1, 0))
-
-    def caption_many(
-        self,
-        images: "Sequence[Image.Image]",
-        items: Sequence[SourceItem],
-        options: Mapping[str, Any],
-        trigger: str,
-        count: int,
-        seed: int,
-    ) -> list[tuple[str, ...]]:
-        """See `ModelCaptioner`."""
-        prompt = str(options["caption_prompt"]) or PROMPTS[str(options["vlm_prompt"])]
-        return captions(_KIND, images, items, {**options, "caption_prompt": prompt}, trigger, count, seed)
+    def prompt(self, options: Mapping[str, Any]) -> str:
+        """The user's, or a built-in one."""
+        return super().prompt(options) or PROMPTS[str(options["vlm_prompt"])]
 
 
 CAPTIONER: ModelCaptioner = Vlm()

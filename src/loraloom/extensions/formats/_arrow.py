@@ -6,12 +6,14 @@ bytes, or structs of `bytes` and `path` as the library `datasets` writes them. p
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from loraloom.extensions.formats._common import more_captions
-from loraloom.protocols.data import ImageData, PackedImage, SourceItem
+from loraloom.protocols.contracts import FormatContract, SaveImage
+from loraloom.protocols.data import ImageData, PackedImage, SourceItem, WritableFormat
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.listing import split_name
 from loraloom.utils.safe_paths import path_problem
@@ -48,8 +50,25 @@ def is_installed() -> bool:
     return True
 
 
-def columns_of(schema: Any, options: Mapping[str, Any], where: str) -> tuple[str, str | None]:
-    """The column of images and the column of captions; None where there are no captions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What is read of a table.
+
+    Attributes:
+        image: Column of images.
+        caption: Column of captions; None without one.
+        has_path: Whether the images are structs with a path.
+        has_more: Whether the column `captions` lists all captions of each row.
+    """
+
+    image: str
+    caption: str | None
+    has_path: bool
+    has_more: bool
+
+
+def columns_of(schema: Any, options: Mapping[str, Any], where: str) -> Columns:
+    """What is read of a table.
 
     Raises:
         UserError: There is no such column of images, or several could be meant.
@@ -67,7 +86,14 @@ def columns_of(schema: Any, options: Mapping[str, Any], where: str) -> tuple[str
             f"{where} has {len(images)} columns of images", expected=expected, fix="name it with --image-column"
         )
     caption = str(options.get("caption_column", "text"))
-    return images[0], caption if caption in names else None
+    types = pyarrow("pyarrow.types")
+    kind = schema.field(images[0]).type
+    return Columns(
+        image=images[0],
+        caption=caption if caption in names else None,
+        has_path=types.is_struct(kind) and "path" in [field.name for field in kind],
+        has_more="captions" in names and types.is_list(schema.field("captions").type),
+    )
 
 
 def _holds_images(field: Any) -> bool:
@@ -160,3 +186,18 @@ def shards_of(images: Iterator[PackedImage], shard_size: int) -> Iterator[tuple[
         waiting.append(image)
     if waiting:
         yield waiting[0].split, number, waiting
+
+
+def contract_of(made: WritableFormat) -> FormatContract:
+    """The contract of a format of tables: what is written by its own `write` is read back."""
+
+    def write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
+        rows: list[PackedImage] = []
+        for item_id, caption in captions.items():
+            save_image(folder / "scratch.png")
+            data = (folder / "scratch.png").read_bytes()
+            rows.append(PackedImage(id=item_id, data=data, captions=(caption,), split="train"))
+        (folder / "scratch.png").unlink()
+        made.write(folder, iter(rows), 1000)
+
+    return FormatContract(write=write, packed=True, needs=("pyarrow",))

@@ -13,7 +13,6 @@ from typing import Any
 
 from loraloom.extensions.formats import _arrow
 from loraloom.extensions.formats._common import count, has_images, sorted_unique
-from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
 from loraloom.utils.listing import Entry, walk
@@ -118,32 +117,17 @@ def _files(folder: Path) -> list[Entry]:
 
 def _rows(entry: Entry, options: Mapping[str, Any]) -> Iterator[SourceItem]:
     batches = _batches(entry.path, entry.path.stat().st_mtime_ns)
-    first, types = 0, _arrow.pyarrow("pyarrow.types")
+    first = 0
     for number, batch in enumerate(batches):
-        image, caption = _arrow.columns_of(batch.schema, options, entry.name)
-        kind = batch.schema.field(image).type
+        columns = _arrow.columns_of(batch.schema, options, entry.name)
         none: list[Any] = [None] * batch.num_rows
-        has_path = types.is_struct(kind) and "path" in [field.name for field in kind]
-        names = batch.column(image).field("path").to_pylist() if has_path else none
-        captions = batch.column(caption).to_pylist() if caption else none
-        listed = "captions" in batch.schema.names and types.is_list(batch.schema.field("captions").type)
-        more = batch.column("captions").to_pylist() if listed else none
-        cells = [Cell(entry.path, number, row, image) for row in range(batch.num_rows)]
+        names = batch.column(columns.image).field("path").to_pylist() if columns.has_path else none
+        captions = batch.column(columns.caption).to_pylist() if columns.caption else none
+        more = batch.column("captions").to_pylist() if columns.has_more else none
+        cells = [Cell(entry.path, number, row, columns.image) for row in range(batch.num_rows)]
         yield from _arrow.items_of(names, captions, more, entry.path, entry.stem, first, cells.__getitem__)
         first += batch.num_rows
 
 
 FORMAT: WritableFormat = ArrowDataset()
-
-
-def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
-    rows: list[PackedImage] = []
-    for item_id, caption in captions.items():
-        save_image(folder / "scratch.png")
-        data = (folder / "scratch.png").read_bytes()
-        rows.append(PackedImage(id=item_id, data=data, captions=(caption,), split="train"))
-    (folder / "scratch.png").unlink()
-    ArrowDataset().write(folder, iter(rows), 1000)
-
-
-CONTRACT = FormatContract(write=_write, packed=True, needs=("pyarrow",))
+CONTRACT = _arrow.contract_of(FORMAT)

@@ -12,7 +12,6 @@ from typing import Any
 
 from loraloom.extensions.formats import _arrow
 from loraloom.extensions.formats._common import count, has_images, sorted_unique
-from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
 from loraloom.utils.errors import UserError
@@ -103,13 +102,10 @@ def _rows(entry: Entry, options: Mapping[str, Any]) -> Iterator[SourceItem]:
     with library_errors("the Parquet table", entry.path):
         table = _open(entry.path)
         schema = table.schema_arrow
-    image, caption = _arrow.columns_of(schema, options, entry.name)
-    types = _arrow.pyarrow("pyarrow.types")
-    has_path = types.is_struct(schema.field(image).type) and "path" in [
-        field.name for field in schema.field(image).type
-    ]
-    wanted = [*([f"{image}.path"] if has_path else []), *([caption] if caption else [])]
-    wanted += ["captions"] if "captions" in schema.names and types.is_list(schema.field("captions").type) else []
+    columns = _arrow.columns_of(schema, options, entry.name)
+    image, caption = columns.image, columns.caption
+    wanted = [*([f"{image}.path"] if columns.has_path else []), *([caption] if caption else [])]
+    wanted += ["captions"] if columns.has_more else []
     first = 0
     for group in range(table.num_row_groups):
         size = table.metadata.row_group(group)
@@ -121,25 +117,15 @@ def _rows(entry: Entry, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         with library_errors("the Parquet table", entry.path):
             part = table.read_row_group(group, columns=wanted)
             none: list[Any] = [None] * size.num_rows
-            names = [row["path"] if row else None for row in part.column(image).to_pylist()] if has_path else none
+            names = (
+                [row["path"] if row else None for row in part.column(image).to_pylist()] if columns.has_path else none
+            )
             captions = part.column(caption).to_pylist() if caption else none
-            more = part.column("captions").to_pylist() if "captions" in wanted else none
+            more = part.column("captions").to_pylist() if columns.has_more else none
         cells = [Cell(entry.path, group, row, image) for row in range(size.num_rows)]
         yield from _arrow.items_of(names, captions, more, entry.path, entry.stem, first, cells.__getitem__)
         first += size.num_rows
 
 
 FORMAT: WritableFormat = Parquet()
-
-
-def _write(folder: Path, captions: Mapping[str, str], save_image: SaveImage) -> None:
-    rows: list[PackedImage] = []
-    for item_id, caption in captions.items():
-        save_image(folder / "scratch.png")
-        data = (folder / "scratch.png").read_bytes()
-        rows.append(PackedImage(id=item_id, data=data, captions=(caption,), split="train"))
-    (folder / "scratch.png").unlink()
-    Parquet().write(folder, iter(rows), 1000)
-
-
-CONTRACT = FormatContract(write=_write, packed=True, needs=("pyarrow",))
+CONTRACT = _arrow.contract_of(FORMAT)

@@ -4,6 +4,7 @@ In: the files of a model, and how each part is made. Out: the answers of `protoc
 `condition` and `predict`, which a family adds.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class PartKind:
     config: Callable[[Mapping[str, Any]], Any] | None = None
 
 
-class FlowModel:
+class FlowModel(ABC):
     """See `protocols.model.DiffusionModel`.
 
     Args:
@@ -130,7 +131,7 @@ class FlowModel:
         mu = self._mu(height, width, num_steps)
         return make_sampler(name, self._schedule_config, num_steps, mu, device, from_one=self.times_from_one)
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, height: int, width: int) -> None:  # noqa: B027 - any size fits rotary positions
         """Raise `UserError` for an image of that many pixels that the denoiser has no positions for."""
 
     def default_size(self) -> int:
@@ -152,13 +153,13 @@ class FlowModel:
 
     # ----------------------------------------------------------------------------------------------------- export
 
+    @abstractmethod
     def pipeline_class(self) -> Any:
         """Imports the class of diffusers' pipeline."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call_pipeline(self, pipeline: Any, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """(1, c, h, w) latents of a request from that first noise, by the pipeline itself."""
-        raise NotImplementedError
 
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""

@@ -4,6 +4,7 @@ In: files that were resolved. Out: the denoiser's class, or a `UserError`.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,56 @@ def denoiser_class(files: ModelFiles) -> str | None:
     return None
 
 
-def refuse_single_file(files: ModelFiles, title: str, example: str) -> None:
-    """Raise `UserError` for a checkpoint in one file: it holds the denoiser, often without encoders and VAE."""
-    if files.single_file is not None:
-        raise UserError(
-            f"{title} in one file is not read",
-            got=files.single_file.name,
-            expected="a diffusers folder",
-            fix=f"use the same model's folder, such as {example}",
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How the files of a family are recognised.
 
+    Attributes:
+        title: Name of the family, for people.
+        denoiser: Class of the denoiser in diffusers.
+        native: Ends of names of tensors that a checkpoint in one file has.
+        expected: What a folder holds, for an error.
+        example: Hub id of a folder.
+    """
 
-def refuse_own_code(files: ModelFiles) -> None:
-    """Raise `UserError` for a model that comes with a pipeline of its own."""
-    if files.has("pipeline.py"):
-        raise UserError(
-            "the model comes with a pipeline of its own (pipeline.py), which is not run",
-            got=str(files.folder),
-            fix="use a model without custom code, or delete that file if the model works without it",
-        )
+    title: str
+    denoiser: str
+    native: tuple[str, ...]
+    expected: str
+    example: str
+
+    def matches(self, files: ModelFiles) -> bool:
+        """A folder with this denoiser, or a checkpoint in one file with its tensors (which `refuse_others` refuses)."""
+        if files.single_file is not None:
+            names = files.tensor_names()
+            return all(any(name.endswith(end) for name in names) for end in self.native)
+        return denoiser_class(files) == self.denoiser
+
+    def refuse_others(self, files: ModelFiles) -> None:
+        """Raise `UserError` unless the files are a folder of this kind without code of its own.
+
+        A checkpoint in one file holds the denoiser, often without encoders and VAE.
+        """
+        if files.single_file is not None:
+            raise UserError(
+                f"{self.title} in one file is not read",
+                got=files.single_file.name,
+                expected="a diffusers folder",
+                fix=f"use the same model's folder, such as {self.example}",
+            )
+        if not self.matches(files):
+            raise UserError(
+                f"this model is not a {self.title}",
+                got=denoiser_class(files) or files.source.location,
+                expected=self.expected,
+                fix="leave out --family",
+            )
+        if files.has("pipeline.py"):
+            raise UserError(
+                "the model comes with a pipeline of its own (pipeline.py), which is not run",
+                got=str(files.folder),
+                fix="use a model without custom code, or delete that file if the model works without it",
+            )
 
 
 def refuse_misfits(pairs: Iterable[tuple[str, Any, str, Any]]) -> None:

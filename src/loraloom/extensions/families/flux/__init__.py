@@ -47,9 +47,9 @@ class Flux:
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is a FluxTransformer2DModel, or a checkpoint in one file with its tensors."""
-        from loraloom.extensions.families.flux.source import is_flux
+        from loraloom.extensions.families.flux.source import KIND
 
-        return is_flux(files)
+        return KIND.matches(files)
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""

@@ -7,6 +7,7 @@ one `qkv`; single blocks hold q, k, v and the perceptron's first layer as `linea
 from types import MappingProxyType
 
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
+from loraloom.extensions.families._flow import black_forest
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
 from loraloom.extensions.families._ldm.presets import ATTENTION_OF_CLIP
 from loraloom.protocols.model import LoraPreset, Part
@@ -17,8 +18,7 @@ NAMES = NativeNames(
             ours="transformer_blocks",
             theirs="double_blocks",
             layers={
-                "attn.to_out.0": "img_attn.proj",
-                "attn.to_add_out": "txt_attn.proj",
+                **black_forest.PROJECTIONS,
                 "ff.net.0.proj": "img_mlp.0",
                 "ff.net.2": "img_mlp.2",
                 "ff_context.net.0.proj": "txt_mlp.0",
@@ -26,10 +26,7 @@ NAMES = NativeNames(
                 "norm1.linear": "img_mod.lin",
                 "norm1_context.linear": "txt_mod.lin",
             },
-            fused={
-                "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-                "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-            },
+            fused=black_forest.FUSED,
         ),
         BlockNames(
             ours="single_transformer_blocks",
@@ -39,15 +36,13 @@ NAMES = NativeNames(
         ),
     ),
     outer={
-        "x_embedder": "img_in",
-        "context_embedder": "txt_in",
+        **black_forest.OUTER,
         "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
         "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
         "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
         "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
         "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
         "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-        "proj_out": "final_layer.linear",
     },
 )
 FORMAT = FlowLoraFormat(
@@ -65,12 +60,9 @@ FORMAT = FlowLoraFormat(
     prefixes=MappingProxyType({"denoiser": "lora_unet", "text_encoder": "lora_te1"}),
     names=NAMES,
 )
-_EXCLUDED = {
-    r"norm_out\.linear": "other programs hold its two halves in the other order, so that an export would be wrong there"
-}
-_NEVER = "|".join(_EXCLUDED)
+_NEVER = "|".join(black_forest.EXCLUDED)
 _ATTENTION = (
-    r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    rf"{black_forest.ATTENTION}"
     r"|single_transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v)"
 )
 _PRESETS = {
@@ -88,7 +80,7 @@ PARTS = (
         name="denoiser",
         role="denoiser",
         lora_targets=MappingProxyType(_PRESETS),
-        excluded=MappingProxyType(_EXCLUDED),
+        excluded=MappingProxyType(black_forest.EXCLUDED),
     ),
     Part(name="vae", role="vae"),
     Part(name="text_encoder", role="text_encoder", lora_targets=ATTENTION_OF_CLIP),

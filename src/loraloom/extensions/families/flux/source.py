@@ -20,18 +20,15 @@ from loraloom.extensions.families._diffusers.limits import (
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
+    Kind,
     check_rotary,
-    denoiser_class,
     refuse_misfits,
-    refuse_own_code,
-    refuse_single_file,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
 CLASS = "FluxTransformer2DModel"
-_NATIVE = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "vector_in.in_layer.weight")
 
 TRANSFORMER: Mapping[str, Rule] = {
     "_class_name": one_of(CLASS),
@@ -57,12 +54,13 @@ COMPONENTS = {
 UNUSED = {"scheduler", "image_encoder", "feature_extractor"}
 
 
-def is_flux(files: ModelFiles) -> bool:
-    """A `FluxTransformer2DModel`, or a checkpoint in one file with its tensors (which `check_configs` refuses)."""
-    if files.single_file is not None:
-        names = files.tensor_names()
-        return all(any(name.endswith(end) for name in names) for end in _NATIVE)
-    return denoiser_class(files) == CLASS
+KIND = Kind(
+    title="FLUX.1",
+    denoiser=CLASS,
+    native=("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "vector_in.in_layer.weight"),
+    expected=f"a {CLASS} with a CLIP and a T5 text encoder",
+    example="black-forest-labs/FLUX.1-dev",
+)
 
 
 def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
@@ -71,15 +69,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    refuse_single_file(files, "FLUX.1", "black-forest-labs/FLUX.1-dev")
-    if not is_flux(files):
-        raise UserError(
-            "this model is not a FLUX.1",
-            got=denoiser_class(files) or files.source.location,
-            expected=f"a {CLASS} with a CLIP and a T5 text encoder",
-            fix="leave out --family",
-        )
-    refuse_own_code(files)
+    KIND.refuse_others(files)
     if files.has("model_index.json"):
         check_components(files.config("model_index.json"), ("FluxPipeline",), COMPONENTS, UNUSED)
     folders = ["transformer", "vae", "text_encoder", "text_encoder_2"]

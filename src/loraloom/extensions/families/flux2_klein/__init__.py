@@ -39,9 +39,9 @@ class Flux2Klein:
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is a Flux2Transformer2DModel, or a checkpoint in one file with its tensors."""
-        from loraloom.extensions.families.flux2_klein.source import is_flux2
+        from loraloom.extensions.families.flux2_klein.source import KIND
 
-        return is_flux2(files)
+        return KIND.matches(files)
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""

@@ -7,6 +7,7 @@ one `qkv`; the first layer of a single block is one matrix in diffusers too.
 from types import MappingProxyType
 
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
+from loraloom.extensions.families._flow import black_forest
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
 from loraloom.protocols.model import LoraPreset, Part
 
@@ -16,17 +17,13 @@ NAMES = NativeNames(
             ours="transformer_blocks",
             theirs="double_blocks",
             layers={
-                "attn.to_out.0": "img_attn.proj",
-                "attn.to_add_out": "txt_attn.proj",
+                **black_forest.PROJECTIONS,
                 "ff.linear_in": "img_mlp.0",
                 "ff.linear_out": "img_mlp.2",
                 "ff_context.linear_in": "txt_mlp.0",
                 "ff_context.linear_out": "txt_mlp.2",
             },
-            fused={
-                "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-                "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-            },
+            fused=black_forest.FUSED,
         ),
         BlockNames(
             ours="single_transformer_blocks",
@@ -35,14 +32,12 @@ NAMES = NativeNames(
         ),
     ),
     outer={
-        "x_embedder": "img_in",
-        "context_embedder": "txt_in",
+        **black_forest.OUTER,
         "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
         "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
         "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
         "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
         "single_stream_modulation.linear": "single_stream_modulation.lin",
-        "proj_out": "final_layer.linear",
     },
 )
 FORMAT = FlowLoraFormat(
@@ -53,11 +48,8 @@ FORMAT = FlowLoraFormat(
     prefixes=MappingProxyType({"denoiser": "lora_unet"}),
     names=NAMES,
 )
-_EXCLUDED = {
-    r"norm_out\.linear": "other programs hold its two halves in the other order, so that an export would be wrong there"
-}
 _ATTENTION = (
-    r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    rf"{black_forest.ATTENTION}"
     r"|single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)"
 )
 _PRESETS = {
@@ -72,7 +64,7 @@ PARTS = (
         name="denoiser",
         role="denoiser",
         lora_targets=MappingProxyType(_PRESETS),
-        excluded=MappingProxyType(_EXCLUDED),
+        excluded=MappingProxyType(black_forest.EXCLUDED),
     ),
     Part(name="vae", role="vae"),
     Part(name="text_encoder", role="text_encoder"),

@@ -24,17 +24,14 @@ from loraloom.extensions.families._diffusers.limits import (
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
+    Kind,
     check_rotary,
-    denoiser_class,
     refuse_misfits,
-    refuse_own_code,
-    refuse_single_file,
 )
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
 CLASS, PIPELINE = "Flux2Transformer2DModel", "Flux2KleinPipeline"
-_NATIVE = ("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight")
 LAYERS = (9, 18, 27)
 """Hidden states of the text encoder that are read, as in the pipeline."""
 
@@ -71,12 +68,13 @@ COMPONENTS = {
 UNUSED = {"scheduler"}
 
 
-def is_flux2(files: ModelFiles) -> bool:
-    """A `Flux2Transformer2DModel`, or a checkpoint in one file with its tensors (which `check_configs` refuses)."""
-    if files.single_file is not None:
-        names = files.tensor_names()
-        return all(any(name.endswith(end) for name in names) for end in _NATIVE)
-    return denoiser_class(files) == CLASS
+KIND = Kind(
+    title="FLUX.2 klein",
+    denoiser=CLASS,
+    native=("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"),
+    expected=f"a {CLASS} with a Qwen3 text encoder",
+    example="black-forest-labs/FLUX.2-klein-base-4B",
+)
 
 
 def is_distilled(files: ModelFiles) -> bool:
@@ -90,15 +88,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    refuse_single_file(files, "FLUX.2", "black-forest-labs/FLUX.2-klein-base-4B")
-    if not is_flux2(files):
-        raise UserError(
-            "this model is not a FLUX.2 klein",
-            got=denoiser_class(files) or files.source.location,
-            expected=f"a {CLASS} with a Qwen3 text encoder",
-            fix="leave out --family",
-        )
-    refuse_own_code(files)
+    KIND.refuse_others(files)
     if files.has("model_index.json"):
         index = dict(files.config("model_index.json"))
         flag(index.pop("is_distilled", False), "model_index.json: is_distilled")

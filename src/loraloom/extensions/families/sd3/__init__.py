@@ -44,9 +44,9 @@ class StableDiffusion3:
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is an SD3Transformer2DModel, or a checkpoint in one file with its tensors."""
-        from loraloom.extensions.families.sd3.source import is_sd3
+        from loraloom.extensions.families.sd3.source import KIND
 
-        return is_sd3(files)
+        return KIND.matches(files)
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""

@@ -20,10 +20,8 @@ from loraloom.extensions.families._diffusers.limits import (
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
-    denoiser_class,
+    Kind,
     refuse_misfits,
-    refuse_own_code,
-    refuse_single_file,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
 from loraloom.protocols.model import ModelFiles
@@ -31,7 +29,6 @@ from loraloom.utils.errors import UserError
 
 CLASS = "SD3Transformer2DModel"
 T5_PART = "text_encoder_3"
-_NATIVE = ("joint_blocks.0.x_block.attn.qkv.weight", "y_embedder.mlp.0.weight")
 
 TRANSFORMER: Mapping[str, Rule] = {
     "_class_name": one_of(CLASS),
@@ -60,12 +57,13 @@ T5_COMPONENTS = {T5_PART: {"T5EncoderModel"}, "tokenizer_3": {"T5Tokenizer", "T5
 UNUSED = {"scheduler", "image_encoder", "feature_extractor"}
 
 
-def is_sd3(files: ModelFiles) -> bool:
-    """An `SD3Transformer2DModel`, or a checkpoint in one file with its tensors (which `check_configs` refuses)."""
-    if files.single_file is not None:
-        names = files.tensor_names()
-        return all(any(name.endswith(end) for name in names) for end in _NATIVE)
-    return denoiser_class(files) == CLASS
+KIND = Kind(
+    title="Stable Diffusion 3",
+    denoiser=CLASS,
+    native=("joint_blocks.0.x_block.attn.qkv.weight", "y_embedder.mlp.0.weight"),
+    expected=f"an {CLASS} with two CLIP text encoders and T5",
+    example="stabilityai/stable-diffusion-3.5-medium",
+)
 
 
 def has_t5(files: ModelFiles) -> bool:
@@ -85,15 +83,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    refuse_single_file(files, "Stable Diffusion 3", "stabilityai/stable-diffusion-3.5-medium")
-    if not is_sd3(files):
-        raise UserError(
-            "this model is not a Stable Diffusion 3",
-            got=denoiser_class(files) or files.source.location,
-            expected=f"an {CLASS} with two CLIP text encoders and T5",
-            fix="leave out --family",
-        )
-    refuse_own_code(files)
+    KIND.refuse_others(files)
     t5 = has_t5(files)
     if files.has("model_index.json"):
         components = COMPONENTS | T5_COMPONENTS if t5 else COMPONENTS

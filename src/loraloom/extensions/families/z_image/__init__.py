@@ -37,9 +37,9 @@ class ZImage:
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether the files' denoiser is a ZImageTransformer2DModel, or a checkpoint in one file with its tensors."""
-        from loraloom.extensions.families.z_image.source import is_z_image
+        from loraloom.extensions.families.z_image.source import KIND
 
-        return is_z_image(files)
+        return KIND.matches(files)
 
     def open(self, files: ModelFiles) -> DiffusionModel:
         """Open without reading weights; raises `UserError` for what cannot be opened."""

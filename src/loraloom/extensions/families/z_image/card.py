@@ -1,5 +1,6 @@
 """What `loraloom families` says of Z-Image, with the configs of the base."""
 
+from loraloom.extensions.families._flow.usual_encoders import QWEN3_4B
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
@@ -47,22 +48,7 @@ CARD = FamilyCard(
             "use_post_quant_conv": False,
             "use_quant_conv": False,
         },
-        "text_encoder/config.json": {
-            "architectures": ["Qwen3ForCausalLM"],
-            "head_dim": 128,
-            "hidden_act": "silu",
-            "hidden_size": 2560,
-            "intermediate_size": 9728,
-            "max_position_embeddings": 40960,
-            "model_type": "qwen3",
-            "num_attention_heads": 32,
-            "num_hidden_layers": 36,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-06,
-            "rope_theta": 1000000,
-            "tie_word_embeddings": True,
-            "vocab_size": 151936,
-        },
+        "text_encoder/config.json": QWEN3_4B,
         "scheduler/scheduler_config.json": {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,

@@ -22,17 +22,14 @@ from loraloom.extensions.families._diffusers.limits import (
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
+    Kind,
     check_rotary,
-    denoiser_class,
     refuse_misfits,
-    refuse_own_code,
-    refuse_single_file,
 )
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
 CLASS = "ZImageTransformer2DModel"
-_NATIVE = ("noise_refiner.0.attention.norm_q.weight", "cap_embedder.1.weight", "x_pad_token")
 
 TRANSFORMER: Mapping[str, Rule] = {
     "_class_name": one_of(CLASS),
@@ -61,12 +58,13 @@ COMPONENTS = {
 UNUSED = {"scheduler"}
 
 
-def is_z_image(files: ModelFiles) -> bool:
-    """A `ZImageTransformer2DModel`, or a checkpoint in one file with its tensors (which `check_configs` refuses)."""
-    if files.single_file is not None:
-        names = files.tensor_names()
-        return all(any(name.endswith(end) for name in names) for end in _NATIVE)
-    return denoiser_class(files) == CLASS
+KIND = Kind(
+    title="Z-Image",
+    denoiser=CLASS,
+    native=("noise_refiner.0.attention.norm_q.weight", "cap_embedder.1.weight", "x_pad_token"),
+    expected=f"a {CLASS} with a Qwen3 text encoder",
+    example="Tongyi-MAI/Z-Image",
+)
 
 
 def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
@@ -75,15 +73,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    refuse_single_file(files, "Z-Image", "Tongyi-MAI/Z-Image")
-    if not is_z_image(files):
-        raise UserError(
-            "this model is not a Z-Image",
-            got=denoiser_class(files) or files.source.location,
-            expected=f"a {CLASS} with a Qwen3 text encoder",
-            fix="leave out --family",
-        )
-    refuse_own_code(files)
+    KIND.refuse_others(files)
     if files.has("model_index.json"):
         check_components(files.config("model_index.json"), ("ZImagePipeline",), COMPONENTS, UNUSED)
     configs: dict[str, Mapping[str, Any]] = {
