@@ -3,12 +3,13 @@
 In: files that were resolved. Out: the denoiser's class, or a `UserError`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loraloom.extensions.families._diffusers.limits import each, whole
+from loraloom.extensions.families._diffusers.limits import check_components, each, flag, whole
+from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -72,6 +73,42 @@ class Kind:
                 got=str(files.folder),
                 fix="use a model without custom code, or delete that file if the model works without it",
             )
+
+
+def read_configs(
+    files: ModelFiles,
+    kind: Kind,
+    folders: Sequence[str],
+    *,
+    pipeline: str,
+    components: Mapping[str, set[str]],
+    unused: set[str],
+    flags: Collection[str] = (),
+) -> dict[str, Mapping[str, Any]]:
+    """The configs of some folders and `scheduler`, of a folder of that kind; of the parts only their classes are checked.
+
+    Args:
+        files: What was resolved.
+        kind: The family.
+        folders: Parts.
+        pipeline: Class of the pipeline in model_index.json.
+        components: Part -> classes that it may have.
+        unused: Parts that may be there and are not read.
+        flags: Entries of model_index.json that are true or false.
+
+    Raises:
+        UserError: Another kind, another class of a part or of the scheduler, or a config that cannot be read.
+    """
+    kind.refuse_others(files)
+    if files.has("model_index.json"):
+        index = dict(files.config("model_index.json"))
+        for key in flags:
+            flag(index.pop(key, False), f"model_index.json: {key}")
+        check_components(index, (pipeline,), components, unused)
+    configs: dict[str, Mapping[str, Any]] = {folder: files.config(f"{folder}/config.json") for folder in folders}
+    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    check_schedule(configs["scheduler"], files.source.prediction_type)
+    return configs
 
 
 def refuse_misfits(pairs: Iterable[tuple[str, Any, str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """What `loraloom families` says of FLUX.1, with the configs of dev."""
 
+from loraloom.extensions.families._flow.usual_parts import SHIFTED_BY_TOKENS, T5_XXL, VAE_OF_FLUX
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
@@ -27,20 +28,7 @@ CARD = FamilyCard(
             "patch_size": 1,
             "pooled_projection_dim": 768,
         },
-        "vae/config.json": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "force_upcast": True,
-            "latent_channels": 16,
-            "layers_per_block": 2,
-            "sample_size": 1024,
-            "scaling_factor": 0.3611,
-            "shift_factor": 0.1159,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-            "use_post_quant_conv": False,
-            "use_quant_conv": False,
-        },
+        "vae/config.json": VAE_OF_FLUX,
         "text_encoder/config.json": {
             "architectures": ["CLIPTextModel"],
             "hidden_act": "quick_gelu",
@@ -53,26 +41,7 @@ CARD = FamilyCard(
             "projection_dim": 768,
             "vocab_size": 49408,
         },
-        "text_encoder_2/config.json": {
-            "architectures": ["T5EncoderModel"],
-            "d_ff": 10240,
-            "d_kv": 64,
-            "d_model": 4096,
-            "feed_forward_proj": "gated-gelu",
-            "model_type": "t5",
-            "num_heads": 64,
-            "num_layers": 24,
-            "vocab_size": 32128,
-        },
-        "scheduler/scheduler_config.json": {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "base_image_seq_len": 256,
-            "base_shift": 0.5,
-            "max_image_seq_len": 4096,
-            "max_shift": 1.15,
-            "num_train_timesteps": 1000,
-            "shift": 3.0,
-            "use_dynamic_shifting": True,
-        },
+        "text_encoder_2/config.json": T5_XXL,
+        "scheduler/scheduler_config.json": SHIFTED_BY_TOKENS,
     },
 )

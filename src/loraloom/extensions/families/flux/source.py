@@ -9,7 +9,6 @@ from typing import Any
 from loraloom.extensions.families._diffusers.limits import (
     MAX_WIDTH,
     Rule,
-    check_components,
     check_config,
     check_vae,
     flag,
@@ -18,10 +17,10 @@ from loraloom.extensions.families._diffusers.limits import (
     whole,
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
-from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
     Kind,
     check_rotary,
+    read_configs,
     refuse_misfits,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
@@ -69,17 +68,18 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    KIND.refuse_others(files)
-    if files.has("model_index.json"):
-        check_components(files.config("model_index.json"), ("FluxPipeline",), COMPONENTS, UNUSED)
-    folders = ["transformer", "vae", "text_encoder", "text_encoder_2"]
-    configs: dict[str, Mapping[str, Any]] = {folder: files.config(f"{folder}/config.json") for folder in folders}
-    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    configs = read_configs(
+        files,
+        KIND,
+        ["transformer", "vae", "text_encoder", "text_encoder_2"],
+        pipeline="FluxPipeline",
+        components=COMPONENTS,
+        unused=UNUSED,
+    )
     check_transformer(configs["transformer"])
     check_vae(configs["vae"])
     configs["text_encoder"] = check_text_encoder(configs["text_encoder"])
     check_t5(configs["text_encoder_2"], "text_encoder_2")
-    check_schedule(configs["scheduler"], files.source.prediction_type)
     _check_together(configs)
     return configs
 

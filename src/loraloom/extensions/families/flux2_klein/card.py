@@ -1,6 +1,6 @@
 """What `loraloom families` says of FLUX.2 klein, with the configs of the base of 4 billion parameters."""
 
-from loraloom.extensions.families._flow.usual_encoders import QWEN3_4B
+from loraloom.extensions.families._flow.usual_parts import QWEN3_4B, SHIFTED_BY_TOKENS
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
@@ -45,15 +45,6 @@ CARD = FamilyCard(
             "use_quant_conv": True,
         },
         "text_encoder/config.json": QWEN3_4B,
-        "scheduler/scheduler_config.json": {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "base_image_seq_len": 256,
-            "base_shift": 0.5,
-            "max_image_seq_len": 4096,
-            "max_shift": 1.15,
-            "num_train_timesteps": 1000,
-            "shift": 3.0,
-            "use_dynamic_shifting": True,
-        },
+        "scheduler/scheduler_config.json": SHIFTED_BY_TOKENS,
     },
 )

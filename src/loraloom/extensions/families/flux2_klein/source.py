@@ -11,7 +11,6 @@ from loraloom.extensions.families._diffusers.limits import (
     VAE,
     WIDTHS,
     Rule,
-    check_components,
     check_config,
     check_vae,
     each,
@@ -22,10 +21,10 @@ from loraloom.extensions.families._diffusers.limits import (
     whole,
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
-from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
     Kind,
     check_rotary,
+    read_configs,
     refuse_misfits,
 )
 from loraloom.protocols.model import ModelFiles
@@ -88,19 +87,18 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    KIND.refuse_others(files)
-    if files.has("model_index.json"):
-        index = dict(files.config("model_index.json"))
-        flag(index.pop("is_distilled", False), "model_index.json: is_distilled")
-        check_components(index, (PIPELINE,), COMPONENTS, UNUSED)
-    configs: dict[str, Mapping[str, Any]] = {
-        folder: files.config(f"{folder}/config.json") for folder in ("transformer", "vae", "text_encoder")
-    }
-    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    configs = read_configs(
+        files,
+        KIND,
+        ["transformer", "vae", "text_encoder"],
+        pipeline=PIPELINE,
+        components=COMPONENTS,
+        unused=UNUSED,
+        flags={"is_distilled"},
+    )
     check_transformer(configs["transformer"])
     check_vae(configs["vae"], VAE_2)
     check_qwen3(configs["text_encoder"], "text_encoder")
-    check_schedule(configs["scheduler"], files.source.prediction_type)
     _check_together(configs)
     return configs
 

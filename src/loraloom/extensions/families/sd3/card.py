@@ -1,5 +1,6 @@
 """What `loraloom families` says of Stable Diffusion 3, with the configs of version 3.5 medium."""
 
+from loraloom.extensions.families._flow.usual_parts import T5_XXL, VAE_OF_FLUX
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 _CLIP = {
@@ -41,20 +42,7 @@ CARD = FamilyCard(
             "qk_norm": "rms_norm",
             "sample_size": 128,
         },
-        "vae/config.json": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "force_upcast": True,
-            "latent_channels": 16,
-            "layers_per_block": 2,
-            "sample_size": 1024,
-            "scaling_factor": 1.5305,
-            "shift_factor": 0.0609,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-            "use_post_quant_conv": False,
-            "use_quant_conv": False,
-        },
+        "vae/config.json": {**VAE_OF_FLUX, "scaling_factor": 1.5305, "shift_factor": 0.0609},
         "text_encoder/config.json": {
             **_CLIP,
             "hidden_act": "quick_gelu",
@@ -73,17 +61,7 @@ CARD = FamilyCard(
             "num_hidden_layers": 32,
             "projection_dim": 1280,
         },
-        "text_encoder_3/config.json": {
-            "architectures": ["T5EncoderModel"],
-            "d_ff": 10240,
-            "d_kv": 64,
-            "d_model": 4096,
-            "feed_forward_proj": "gated-gelu",
-            "model_type": "t5",
-            "num_heads": 64,
-            "num_layers": 24,
-            "vocab_size": 32128,
-        },
+        "text_encoder_3/config.json": T5_XXL,
         "scheduler/scheduler_config.json": {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,

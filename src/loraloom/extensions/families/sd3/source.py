@@ -9,7 +9,6 @@ from typing import Any
 from loraloom.extensions.families._diffusers.limits import (
     MAX_WIDTH,
     Rule,
-    check_components,
     check_config,
     check_vae,
     each,
@@ -18,9 +17,9 @@ from loraloom.extensions.families._diffusers.limits import (
     whole,
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
-from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
     Kind,
+    read_configs,
     refuse_misfits,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
@@ -83,15 +82,15 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    KIND.refuse_others(files)
     t5 = has_t5(files)
-    if files.has("model_index.json"):
-        components = COMPONENTS | T5_COMPONENTS if t5 else COMPONENTS
-        unused = UNUSED if t5 else UNUSED | set(T5_COMPONENTS)
-        check_components(files.config("model_index.json"), ("StableDiffusion3Pipeline",), components, unused)
-    folders = ["transformer", "vae", "text_encoder", "text_encoder_2"]
-    configs: dict[str, Mapping[str, Any]] = {folder: files.config(f"{folder}/config.json") for folder in folders}
-    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    configs = read_configs(
+        files,
+        KIND,
+        ["transformer", "vae", "text_encoder", "text_encoder_2"],
+        pipeline="StableDiffusion3Pipeline",
+        components=COMPONENTS | T5_COMPONENTS if t5 else COMPONENTS,
+        unused=UNUSED if t5 else UNUSED | set(T5_COMPONENTS),
+    )
     check_transformer(configs["transformer"])
     check_vae(configs["vae"])
     for folder in ("text_encoder", "text_encoder_2"):
@@ -105,7 +104,6 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
             )
         configs[T5_PART] = files.config(f"{T5_PART}/config.json")
         check_t5(configs[T5_PART], T5_PART)
-    check_schedule(configs["scheduler"], files.source.prediction_type)
     _check_together(configs)
     return configs
 

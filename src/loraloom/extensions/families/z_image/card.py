@@ -1,6 +1,6 @@
 """What `loraloom families` says of Z-Image, with the configs of the base."""
 
-from loraloom.extensions.families._flow.usual_encoders import QWEN3_4B
+from loraloom.extensions.families._flow.usual_parts import QWEN3_4B, VAE_OF_FLUX
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
@@ -34,20 +34,7 @@ CARD = FamilyCard(
             "rope_theta": 256.0,
             "t_scale": 1000.0,
         },
-        "vae/config.json": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "force_upcast": True,
-            "latent_channels": 16,
-            "layers_per_block": 2,
-            "sample_size": 1024,
-            "scaling_factor": 0.3611,
-            "shift_factor": 0.1159,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-            "use_post_quant_conv": False,
-            "use_quant_conv": False,
-        },
+        "vae/config.json": VAE_OF_FLUX,
         "text_encoder/config.json": QWEN3_4B,
         "scheduler/scheduler_config.json": {
             "_class_name": "FlowMatchEulerDiscreteScheduler",

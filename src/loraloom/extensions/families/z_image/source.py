@@ -9,7 +9,6 @@ from typing import Any
 from loraloom.extensions.families._diffusers.limits import (
     MAX_WIDTH,
     Rule,
-    check_components,
     check_config,
     check_vae,
     each,
@@ -20,10 +19,10 @@ from loraloom.extensions.families._diffusers.limits import (
     whole,
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
-from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.extensions.families._flow.source import (
     Kind,
     check_rotary,
+    read_configs,
     refuse_misfits,
 )
 from loraloom.protocols.model import ModelFiles
@@ -73,17 +72,17 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
     Raises:
         UserError: One is missing, cannot be read, says what this family does not have, or does not fit the others.
     """
-    KIND.refuse_others(files)
-    if files.has("model_index.json"):
-        check_components(files.config("model_index.json"), ("ZImagePipeline",), COMPONENTS, UNUSED)
-    configs: dict[str, Mapping[str, Any]] = {
-        folder: files.config(f"{folder}/config.json") for folder in ("transformer", "vae", "text_encoder")
-    }
-    configs["scheduler"] = files.config("scheduler/scheduler_config.json")
+    configs = read_configs(
+        files,
+        KIND,
+        ["transformer", "vae", "text_encoder"],
+        pipeline="ZImagePipeline",
+        components=COMPONENTS,
+        unused=UNUSED,
+    )
     check_transformer(configs["transformer"])
     check_vae(configs["vae"])
     check_qwen3(configs["text_encoder"], "text_encoder")
-    check_schedule(configs["scheduler"], files.source.prediction_type)
     denoiser = configs["transformer"]
     refuse_misfits(
         [
