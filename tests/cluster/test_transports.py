@@ -3,16 +3,17 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from loraloom import plugins
 from loraloom.extensions.transports.local import LocalConnection
-from loraloom.extensions.transports.ssh import SshTransport, quote
+from loraloom.extensions.transports.ssh import SshConnection, SshTransport, quote
 from loraloom.protocols.transport import Connection, Endpoint, LinkLostError
 from loraloom.utils.errors import UserError
 
@@ -148,3 +149,28 @@ def test_psrp_without_the_certificate_of_the_host_is_refused(tmp_path: Path) -> 
         endpoint = Endpoint(address="127.0.0.1", known_hosts=known, windows=True)
         with pytest.raises(UserError, match="certificate"):
             run_async(plugins.load("transports", "psrp").connect(endpoint))
+
+
+def test_a_question_that_is_cancelled_in_the_moment_of_its_answer_ends() -> None:
+    """A supervisor that sees a fault cancels its other questions and waits for their end."""
+    pytest.importorskip("asyncssh")
+
+    class Channel:
+        def __init__(self) -> None:
+            self.answer = asyncio.get_running_loop().create_future()
+
+        async def run(self, line: str, **options: Any) -> Any:
+            return await self.answer
+
+    async def ask() -> None:
+        channel = Channel()
+        task = asyncio.create_task(SshConnection(channel, Endpoint(address="host")).run(["true"]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        channel.answer.set_result(SimpleNamespace(exit_status=0, returncode=0, stdout=b"", stderr=b""))
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    asyncio.run(ask())

@@ -104,7 +104,8 @@ class _Queue:
             while any(state.state in {"waiting", "running"} for state in self.states):
                 self.changed.clear()
                 try:
-                    await asyncio.wait_for(self.changed.wait(), self.config.rejoin_s)
+                    async with asyncio.timeout(self.config.rejoin_s):
+                        await self.changed.wait()
                 except TimeoutError:
                     self._join(read_again, tasks)
                 for task in tasks.values():

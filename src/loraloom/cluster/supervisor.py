@@ -444,7 +444,8 @@ class Supervisor:
     async def _pause(self, seconds: float) -> None:
         """Wait, but not longer than until somebody asks to stop."""
         try:
-            await asyncio.wait_for(self.stopping.wait(), max(seconds, 0.0))
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await self.stopping.wait()
         except TimeoutError:
             return
 

@@ -72,7 +72,8 @@ class PsrpConnection:
         """As `Connection.run`."""
         async with self._one:
             try:
-                answer = await asyncio.wait_for(asyncio.to_thread(self._run, argv, data, timeout_s), timeout_s + 60)
+                async with asyncio.timeout(timeout_s + 60):
+                    answer = await asyncio.to_thread(self._run, argv, data, timeout_s)
             except TimeoutError:
                 raise LinkLostError(f"no answer in {timeout_s:g} s") from None
         if output is None:
@@ -129,7 +130,8 @@ class PsrpConnection:
     async def close(self) -> None:
         """As `Connection.close`."""
         with suppress(Exception):
-            await asyncio.wait_for(asyncio.to_thread(self._pool.close), 5)
+            async with asyncio.timeout(5):
+                await asyncio.to_thread(self._pool.close)
 
 
 def parameters(argv: Sequence[str], data: bytes, remote: str, timeout_s: float) -> dict[str, Any]:

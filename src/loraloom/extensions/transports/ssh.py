@@ -38,7 +38,8 @@ class SshConnection:
         if output is not None:
             source["stdout"] = str(output)
         try:
-            done = await asyncio.wait_for(self._connection.run(line, encoding=None, check=False, **source), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                done = await self._connection.run(line, encoding=None, check=False, **source)
         except TimeoutError:
             raise LinkLostError(f"no answer in {timeout_s:g} s") from None
         except (asyncssh.Error, OSError) as error:
@@ -55,7 +56,8 @@ class SshConnection:
         """As `Connection.close`."""
         self._connection.abort()
         with suppress(Exception):
-            await asyncio.wait_for(self._connection.wait_closed(), 2)
+            async with asyncio.timeout(2):
+                await self._connection.wait_closed()
 
 
 class SshTransport:
