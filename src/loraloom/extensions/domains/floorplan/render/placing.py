@@ -102,13 +102,36 @@ def _block(blocked: Mask, frame: Frame, scale: int) -> None:
     ] = True
 
 
+class _Area:
+    """Pixels of the plan where a label may lie, with what its many sizes are tried against.
+
+    Only the smallest box that holds them is kept: a plan of noise has a hundred rooms of a few pixels each.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        self.top, self.left = (int(rows[0]), int(columns[0])) if len(rows) else (0, 0)
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else mask[:0, :0]
+        self.mask = mask
+        self._sums = np.pad(box.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+
+    def spots(self, rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Upper left pixels (rows, columns) of all blocks of rows x columns that lie in the area; None: there is none."""
+        sums = self._sums
+        if rows >= sums.shape[0] or columns >= sums.shape[1] or rows * columns > sums[-1, -1]:
+            return None
+        inside = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+        top, left = np.nonzero(inside == rows * columns)
+        return (top + self.top, left + self.left) if len(top) else None
+
+
 def _place(plan: Plan, room: Room, ways: Sequence[tuple[str, ...]], blocked: Mask, scale: int) -> Label:
     """Place in the room and clear; else in the room; else over its walls; else at its middle, whatever is there."""
     inside = plan.mask(room.id)
     wider = dilate(inside, _OVER_WALLS_PX)
-    clear = inside & ~blocked
+    clear = _Area(inside & ~blocked)
     attempts = [(clear, ways[:1], size, False) for size in SIZES[:5]]
-    for area, sizes in ((clear, SIZES), (inside, SIZES[3:]), (wider & ~blocked, SIZES[5:])):
+    for area, sizes in ((clear, SIZES), (_Area(inside), SIZES[3:]), (_Area(wider & ~blocked), SIZES[5:])):
         attempts += [(area, ways, size, upright) for size in sizes for upright in (False, True)]
     for area, some, size, upright in attempts:
         for lines in some:
@@ -124,33 +147,23 @@ def _place(plan: Plan, room: Room, ways: Sequence[tuple[str, ...]], blocked: Mas
     return Label(room.id, lines, SIZES[-1], (x - width / 2, y - height / 2, x + width / 2, y + height / 2), False)
 
 
-def _fitting(area: Mask, room: Room, lines: tuple[str, ...], size: int, upright: bool, scale: int) -> Label | None:
+def _fitting(area: _Area, room: Room, lines: tuple[str, ...], size: int, upright: bool, scale: int) -> Label | None:
     """The label nearest to the room's middle where its block lies in the area; None when there is none."""
     width, height = _extent(lines, size)
     if upright:
         width, height = height, width
     cells = int(-(-height // scale)), int(-(-width // scale))
-    spots = windows(area, *cells)
-    if spots is None or not spots.any():
+    spots = area.spots(*cells)
+    if spots is None:
         return None
-    rows, columns = np.nonzero(spots)
+    rows, columns = spots
     x, y = room.centroid
-    if not area[round(y), round(x)]:
+    if not area.mask[round(y), round(x)]:
         x, y = (room.box[0] + room.box[2]) / 2, (room.box[1] + room.box[3]) / 2
     best = int(((columns + cells[1] / 2 - x - 0.5) ** 2 + (rows + cells[0] / 2 - y - 0.5) ** 2).argmin())
     left = float(columns[best]) * scale + (cells[1] * scale - width) / 2
     top = float(rows[best]) * scale + (cells[0] * scale - height) / 2
     return Label(room.id, lines, size, (left, top, left + width, top + height), upright)
-
-
-def windows(area: Mask, rows: int, columns: int) -> NDArray[np.bool_] | None:
-    """(h, w) bool: possible upper left pixels of a block of rows x columns inside the area; None when it is too
-    large."""
-    if rows > area.shape[0] or columns > area.shape[1]:
-        return None
-    sums = np.pad(area.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    return inside == rows * columns
 
 
 def overlap(first: Frame, second: Frame) -> float:
