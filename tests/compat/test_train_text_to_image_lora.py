@@ -423,7 +423,9 @@ LAUNCHERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "num_steps"), [("accelerate", 3), ("torchrun", 2)])
+@pytest.mark.parametrize(
+    ("launcher", "num_steps"), [("accelerate", 3), pytest.param("torchrun", 2, marks=pytest.mark.long)]
+)
 def test_it_works_under_a_launcher(
     launcher: str, num_steps: int, tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -441,7 +443,7 @@ def test_it_works_under_a_launcher(
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fault_of_the_first_process_ends_all_of_them(images: Path, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", *LAUNCHERS["torchrun"].split(), "-m", MODULE,

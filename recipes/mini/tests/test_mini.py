@@ -214,6 +214,7 @@ def test_the_vision_tower_learns_to_find_the_text_of_a_image_and_leaves_the_text
     assert (halved(np.full((1, 256, 256, 3), 7, np.uint8)) == 7).all()
 
 
+@pytest.mark.long
 def test_the_text_encoder_learns_who_stands_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BATCH", 8)
     said = [
@@ -292,6 +293,7 @@ def small_denoiser() -> Any:
     return UNet2DConditionModel.from_config({**make_denoiser().config, "block_out_channels": (16, 32, 64)})
 
 
+@pytest.mark.long
 def test_grounded_features_tell_where_a_colour_is(tmp_path: Path) -> None:
     bank = bank_of(["left", "right", "right", "left"] * 25 + ["left"] * 100)
     said: list[str] = []
@@ -382,6 +384,7 @@ def test_a_image_drawn_without_turned_texts_is_refused_where_they_are_wanted(tmp
         fill_bank([file], mini, lambda pixels: pixels, lambda ids: ids, "cpu", orientations=2)
 
 
+@pytest.mark.long
 def test_a_denoiser_learns_from_a_bank_what_texts_say(tmp_path: Path) -> None:
     bank = bank_of(["left", "right"] * 100)
     schedule = open_model(ModelSource(location="builtin:mini")).info.schedule

@@ -371,7 +371,7 @@ def test_a_image_without_walls_or_openings_is_no_plan(tmp_path: Path) -> None:
 
 
 def test_photographs_are_no_plans() -> None:
-    photos = sorted(shared_data("dreambooth").rglob("*.jpg"))
+    photos = sorted(shared_data("dreambooth").rglob("*.jpg"))[::3]  # of each subject about two
     said = [mistake("read", photo) for photo in photos]
     # A thing before an even background may pass for a drawing in unknown colours.
     assert all("is no plan image: " in line or "is in a palette that no style has" in line for line in said)
