@@ -38,6 +38,7 @@ class Task:
         known: What an earlier run made of it.
         thumbnail: Whether a small JPEG is wanted for the report.
         item: Id of the `SourceItem`.
+        number: Its place among the items that can be used.
         size: Another side in pixels than that of the settings; such an image is never enlarged.
         data: Reads the image where it lies inside `source`.
     """
@@ -49,6 +50,7 @@ class Task:
     known: ImageRow | None
     thumbnail: bool
     item: str = ""
+    number: int = 0
     size: int | None = None
     data: ImageData | None = None
 

@@ -21,6 +21,7 @@ from loraloom.config.extending import unused_lines
 from loraloom.config.inspect import InspectConfig
 from loraloom.data.bucket_sampler import Plan
 from loraloom.data.ledger import Ledger, make_ledger, updates_sentence
+from loraloom.prepare.caption_edits import final_caption
 from loraloom.prepare.duplicates import held_out, near_duplicate_groups
 from loraloom.prepare.folder_numbers import FolderNumbers
 from loraloom.prepare.images import ImageSettings, target_size
@@ -31,7 +32,6 @@ from loraloom.prepare.inspection.image_verdicts import bucket_rows, duplicate_fi
 from loraloom.prepare.inspection.repair import advised, command_line
 from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, group_rows
 from loraloom.prepare.leftovers import check_captions
-from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
 from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
