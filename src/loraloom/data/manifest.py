@@ -41,6 +41,8 @@ MANIFEST_FILE = "manifest.jsonl"
 INFO_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
 JOURNAL_FILE = ".prepare.jsonl"
+PARTS_FOLDER = "parts"
+"""Where several machines prepare parts of a dataset, which are joined when all are finished."""
 
 MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
@@ -254,6 +256,9 @@ def _no_manifest(folder: Path) -> UserError:
         )
     if (folder / JOURNAL_FILE).exists():
         return UserError(f"{folder} is not finished", fix="run the same `loraloom prepare` command again to finish it")
+    if (folder / PARTS_FOLDER).is_dir():
+        fix = f"put them together: loraloom dataset join IMAGES --out {folder}"
+        return UserError(f"{folder} holds parts of a dataset that are not joined", fix=fix)
     return UserError(
         f"{folder} is not a prepared dataset",
         got=f"no {MANIFEST_FILE}",

@@ -107,8 +107,13 @@ class Outcomes(Protocol):
     captions: Mapping[CaptionKey, str]
     no_caption: Mapping[str, str]
 
+    def check(self, source: Source) -> None:
+        """Raise `UserError` unless they are of this source."""
+        ...
+
     def of(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """One outcome for each task, in any order; their files lie where the tasks say."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +203,8 @@ def carry_out(job: Job, known: Outcomes | None = None) -> PrepareReport:
         job.console,
     )
     found = job.read_source()
+    if known:
+        known.check(found)
     choice, items, leftovers, given = found.choice, found.items, found.leftovers, found.given
     unused = unused_lines(config, {"formats": choice.format, "captioners": captioner, "domains": domain})
     unused += found.stored.doubts

@@ -86,11 +86,19 @@ class Work:
 
     def take(self, outcomes: Generator[Outcome, None, None], number: int, progress: Progress | None) -> None:
         """Take the outcomes of `number` tasks as they come."""
+        for _ in self.seen(outcomes, number, progress):
+            pass
+
+    def seen(
+        self, outcomes: Generator[Outcome, None, None], number: int, progress: Progress | None
+    ) -> Iterator[Outcome]:
+        """The outcomes, each after it was taken."""
         with closing(outcomes):
             for done, outcome in enumerate(outcomes, start=1):
                 self._take(outcome, self.usable[outcome.task.item])
                 if progress:
                     progress(done, number)
+                yield outcome
 
     def group(self) -> None:
         """When all are taken: put the examples in id order, and leave out those that are duplicates."""

@@ -89,7 +89,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
             check_enlargement(known.scale, (known.source_width, known.source_height), settings)
-            return Outcome(task=task, row=known, reused=True, thumbnail=_thumbnail_of_file(task, target))
+            return Outcome(task=task, row=known, reused=True, thumbnail=thumbnail_of_file(task, target))
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.item or task.id)
         check_enlargement(fitted.scale, (decoded.width, decoded.height), settings)
@@ -175,7 +175,7 @@ def _still_good(task: Task, source_sha256: str, settings: ImageSettings) -> Imag
         return None
 
 
-def _thumbnail_of_file(task: Task, target: Path) -> bytes | None:
+def thumbnail_of_file(task: Task, target: Path) -> bytes | None:
     if not task.thumbnail:
         return None
     with Image.open(target, formats=["PNG"]) as image:
