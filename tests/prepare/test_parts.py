@@ -12,9 +12,10 @@ from PIL import ImageOps
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, PARTS_FOLDER, read_manifest
 from loraloom.prepare.joining import join_parts
-from loraloom.prepare.parts import PART_FILE, Part, prepare_part
+from loraloom.prepare.parts import PART_FILE, prepare_part
 from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.utils.errors import UserError
+from loraloom.utils.parts import Part
 from tests.support.images import drawn, save
 
 SETTINGS: dict[str, Any] = {"size": 64, "bucket_step": 16, "min_size": 32, "num_workers": 1, "trigger": "sks"}

@@ -42,12 +42,13 @@ def prepare_part(
         UserError: As `prepare_folder`, or `part` is none.
     """
     from loraloom.prepare import parts as room
+    from loraloom.utils.parts import Part
 
     if settings.style:
         fix = "give each style's folder a command of its own, with --trigger and --trigger-first"
         raise UserError("--part cannot be used with --style", fix=fix)
     source, out = _places(source, out)
-    chosen = room.Part.read(part)
+    chosen = Part.read(part)
     with bars() as bar:
         room.prepare_part(source, out, chosen, settings, model=model, console=say, progress=bar("images"))
     say(

@@ -18,7 +18,6 @@ from loraloom.data.manifest import JOURNAL_FILE, PARTS_FOLDER
 from loraloom.prepare.journal import CaptionKey, ImageRow, Journal
 from loraloom.prepare.parts import (
     PART_FILE,
-    Part,
     PartRecord,
     listing_sum,
     part_folders,
@@ -33,6 +32,7 @@ from loraloom.utils.atomic_files import remove_directory, sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.output_paths import COMMAND
+from loraloom.utils.parts import Part
 from loraloom.utils.progress import Progress
 from loraloom.utils.safe_paths import short_hash
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import PIL
@@ -29,49 +29,11 @@ from loraloom.prepare.work import Work
 from loraloom.utils.atomic_files import sha256_file, write_json
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
+from loraloom.utils.parts import MAX_PARTS, Part
 from loraloom.utils.progress import Progress
 from loraloom.utils.untrusted import MAX_TABLE_BYTES, parse_record, read_text
 
 PART_FILE = "part.json"
-MAX_PARTS = 10_000
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Part:
-    """Part `number` of `of`; the first is 1."""
-
-    number: int
-    of: int
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        """The part of its text form, `2/5`.
-
-        Raises:
-            UserError: It is none.
-        """
-        match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
-        if not match or not 1 <= int(match[1]) <= int(match[2]) <= MAX_PARTS:
-            fix = "count parts from 1: in a Slurm array, sbatch --array=1-5 and --part $SLURM_ARRAY_TASK_ID/5"
-            raise UserError("--part", got=text, expected=f"K/N, such as 2/5; 1 <= K <= N <= {MAX_PARTS:,}", fix=fix)
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    def has(self, place: int) -> bool:
-        """Whether the item at this place, counted from 0, belongs to the part."""
-        return place % self.of == self.number - 1
-
-    @property
-    def slice(self) -> slice:
-        """The items of the part out of a sequence of all."""
-        return slice(self.number - 1, None, self.of)
-
-    @property
-    def folder(self) -> str:
-        """Where it lies in `PARTS_FOLDER`."""
-        return f"{self.number}-of-{self.of}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +94,7 @@ def prepare_part(
         UserError: As `prepare`, except for what only all parts together can show.
     """
     check_folders(source, out)
-    folder = out / PARTS_FOLDER / part.folder
+    folder = out / PARTS_FOLDER / folder_name(part)
     job = make_job(source, folder, config, console=console, progress=progress)
     started = time.perf_counter()
     with lock_folder(folder, console):
@@ -172,6 +134,11 @@ def prepare_part(
     not_used = f", {len(refused):,} not used" if refused else ""
     console(f"part {part}: {images:,} of {len(work.usable):,} images in {seconds:.1f} s{not_used}")
     return record
+
+
+def folder_name(part: Part) -> str:
+    """Where a part lies in `PARTS_FOLDER`."""
+    return f"{part.number}-of-{part.of}"
 
 
 def versions() -> dict[str, str]:

@@ -75,18 +75,7 @@ def set_up(
         raise UserError(
             "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
         )
-    model = open_model(
-        ModelSource(
-            location=config.model.source,
-            revision=config.model.revision,
-            variant=config.model.variant,
-            config=config.model.config,
-            prediction_type=config.objective.prediction_type,
-            options=config.model.options,
-            clip_skip=config.model.clip_skip,
-        ),
-        config.model.family,
-    )
+    model = open_model(source_of(config), config.model.family)
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
     unflipped = refuse_blind_flips(learned, domain, config.augment.flip_unknown) if config.data.random_flip else None
@@ -130,6 +119,19 @@ def set_up(
         sums_at_start=weight_sums(train_state.adapter),
         base_sha256=model.modules.fingerprint(model.info.denoiser.name),
         notes=tuple(losses.lines),
+    )
+
+
+def source_of(config: RunConfig) -> ModelSource:
+    """Where the base model is, and how it is to be read."""
+    return ModelSource(
+        location=config.model.source,
+        revision=config.model.revision,
+        variant=config.model.variant,
+        config=config.model.config,
+        prediction_type=config.objective.prediction_type,
+        options=config.model.options,
+        clip_skip=config.model.clip_skip,
     )
 
 
