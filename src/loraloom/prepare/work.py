@@ -82,7 +82,7 @@ class Work:
         """The tasks of all items that can be used; the others are problems."""
         self.problems += [Problem(self._shown(item), item.problem) for item in items if item.problem]
         self.usable = {item.id: item for item in items if item.problem is None}
-        return list(make_tasks(self.usable, self.out, self.journal.rows, self.config.also_size))
+        return list(make_tasks(self.usable, self.out, self.journal.rows, self.numbers.sizes_of))
 
     def take(self, outcomes: Generator[Outcome, None, None], number: int, progress: Progress | None) -> None:
         """Take the outcomes of `number` tasks as they come."""
@@ -180,6 +180,7 @@ class Work:
                 num_tokens=self.count_tokens(caption) if self.count_tokens else None,
                 repeats=self.numbers.repeats_of(item.id),
                 weight=self.numbers.weight_of(item.id),
+                batch_size=self.numbers.batch_size_of(item.id),
                 more_captions=tuple(map(self._final, item.more_captions)),
             )
         )
@@ -218,9 +219,9 @@ class Work:
             listed = "; ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common())
             lines.append(f"{to_look_at(self.notes)}: {listed}")
         for size, number in sorted(self.too_small.items()):
-            lines.append(
-                f"{number:,} of {len(set(self.items)):,} images are not prepared at --also-size {size}: too small"
-            )
+            asked = sum(size in self.numbers.sizes_of(item)[1:] for item in set(self.items))
+            flag = "--also-size" if size in self.config.also_size else "--size-of"
+            lines.append(f"{number:,} of {asked:,} images are not prepared at {flag} {size}: too small")
         if self.left_out:
             which = f"--duplicates {self.config.duplicates}"
             lines.append(f"{len(self.left_out):,} images are left out of the dataset by {which}; the source keeps them")
@@ -258,12 +259,13 @@ class Work:
 
 
 def make_tasks(
-    items: Mapping[str, SourceItem], out: Path, known: Mapping[str, ImageRow], also: Sequence[int]
+    items: Mapping[str, SourceItem], out: Path, known: Mapping[str, ImageRow], sizes_of: Callable[[str], Sequence[int]]
 ) -> Iterator[Task]:
     """One task for each image and size, numbered by the place of its item."""
     taken: set[str] = set()
     for number, item in enumerate(items.values()):
-        for size in (None, *also):
+        side, *further = sizes_of(item.id)
+        for size in (None, *further):
             id_ = item.id if size is None else f"{item.id}@{size}"
             if size is not None and id_ in items:
                 raise UserError("an image has the name of another one's further size", got=id_, fix="rename it")
@@ -281,6 +283,7 @@ def make_tasks(
                 item=item.id,
                 number=number,
                 size=size,
+                side=side,
                 data=item.data,
             )
 

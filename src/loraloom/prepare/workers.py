@@ -39,7 +39,8 @@ class Task:
         thumbnail: Whether a small JPEG is wanted for the report.
         item: Id of the `SourceItem`.
         number: Its place among the items that can be used.
-        size: Another side in pixels than that of the settings; such an image is never enlarged.
+        size: Side in pixels of a further size of the image; such an image is never enlarged.
+        side: Side in pixels of its first size; None is that of the settings.
         data: Reads the image where it lies inside `source`.
     """
 
@@ -52,6 +53,7 @@ class Task:
     item: str = ""
     number: int = 0
     size: int | None = None
+    side: int | None = None
     data: ImageData | None = None
 
 
@@ -82,7 +84,7 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
     Raises:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
     """
-    settings = settings if task.size is None else replace(settings, size=task.size)
+    settings = replace(settings, size=task.size or task.side or settings.size)
     try:
         data = read_image_file(task.source, settings.max_megapixels, task.data)
         source_sha256 = sha256_bytes(data)

@@ -204,10 +204,12 @@ def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
     sizes: list[tuple[int, int]] = []
     repeats: list[int] = []
     weights: list[float] = []
+    batches_of: list[int | None] = []
     for row in batches.examples:  # once: rows of a large manifest are read from the disk
         sizes.append(known.setdefault((row.width, row.height), (row.width, row.height)))
         repeats.append(row.repeats)
         weights.append(row.weight)
+        batches_of.append(row.batch_size)
     return Plan(
         sizes=tuple(sizes),
         batch_size=config.data.batch_size,
@@ -217,6 +219,7 @@ def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
         repeats=tuple(repeats) if set(repeats) != {1} else (),
         weights=tuple(weights) if set(weights) != {1.0} else (),
         smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
+        batch_sizes=tuple(batches_of) if set(batches_of) != {None} else (),
     )
 
 
