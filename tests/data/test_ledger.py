@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def plans(draw: st.DrawFn) -> Plan:
     """Samplers of random sets: sizes, repeats, weights, batches, devices, accumulation, smaller batches of large images."""
     sizes = draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=30))
     number = len(sizes)
+    own = st.sampled_from([None, 1, 2, 5, 8])
     batch = draw(st.integers(1, 6))
     return Plan(
         sizes=tuple(sizes),
@@ -31,6 +33,7 @@ def plans(draw: st.DrawFn) -> Plan:
         repeats=tuple(draw(st.lists(st.integers(1, 5), min_size=number, max_size=number))),
         weights=tuple(draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 3.0]), min_size=number, max_size=number))),
         smaller_batches=draw(st.sampled_from([(), ((128 * 128, min(batch, 2)),), ((1, 1),)])),
+        batch_sizes=tuple(draw(st.one_of(st.just([]), st.lists(own, min_size=number, max_size=number)))),
     )
 
 
@@ -43,19 +46,26 @@ def test_the_ledger_is_what_the_sampler_yields_in_every_epoch(plan: Plan, epoch:
     steps = plan.epoch(epoch)
     for step in steps:
         for forward in step:
-            size = plan.sizes[forward[0].index]
+            first = forward[0].index
+            size, own = plan.sizes[first], plan.batch_sizes[first] if plan.batch_sizes else None
+            batch = min(
+                own or plan.batch_size, *(n for least, n in plan.smaller_batches if size[0] * size[1] >= least), 99
+            )
+            assert len(forward) == batch * plan.num_devices <= plan.step_size // plan.accumulation
+            size = (*size, batch)
             batches[size] += 1
             shares = [plan.micro_batches(forward, rank, plan.num_devices) for rank in range(plan.num_devices)]
             for slot in (slot for share in shares for micro in share for slot in micro):
-                assert plan.sizes[slot.index] == size
+                assert (*plan.sizes[slot.index], plan.bucket_of(slot.index).batch_size) == size
                 seen[slot.index] += slot.weight > 0
                 weights[slot.index] += slot.weight
                 padding[size] += slot.weight == 0
     assert [row.seen_per_epoch for row in ledger.rows] == [seen[index] for index in range(len(plan.sizes))]
     total = math.fsum(weights.values())
     assert [row.share for row in ledger.rows] == pytest.approx([weights[k] / total for k in range(len(plan.sizes))])
-    assert {(row.width, row.height): row.padding for row in ledger.sizes} == {size: padding[size] for size in batches}
-    assert {(row.width, row.height): row.batches for row in ledger.sizes} == dict(batches)
+    rows = {(row.width, row.height, row.batch_size): row for row in ledger.sizes}
+    assert {key: row.padding for key, row in rows.items()} == {size: padding[size] for size in batches}
+    assert {key: row.batches for key, row in rows.items()} == dict(batches)
     assert ledger.steps_per_epoch == len(steps)
 
 
@@ -68,6 +78,25 @@ def test_the_ledger_counts_the_steps_of_a_run_that_ends_within_an_epoch(plan: Pl
     for step in walk[:max_steps]:
         seen.update(slot.index for forward in step for slot in forward if slot.weight > 0)
     assert [row.seen_in_run for row in ledger.rows] == [seen[index] for index in range(len(plan.sizes))]
+
+
+@settings(max_examples=60)
+@given(plans())
+def test_without_batch_sizes_of_folders_an_epoch_is_what_it_was_before_there_were_any(plan: Plan) -> None:
+    """All images with the batch size of the run are one bucket, so that a run that was begun earlier is resumed exactly."""
+    plain = replace(plan, batch_sizes=())
+    same = replace(plan, batch_sizes=(plan.batch_size,) * len(plan.sizes))
+    assert [plain.epoch(number) for number in range(2)] == [same.epoch(number) for number in range(2)]
+    assert plain.step_size == same.step_size == plan.batch_size * plan.num_devices * plan.accumulation
+
+
+@settings(max_examples=60)
+@given(plans(), st.integers(1, 4))
+def test_any_number_of_ranks_computes_every_slot_once_in_batches_that_the_folder_allows(plan: Plan, ranks: int) -> None:
+    for forward in (forward for step in plan.epoch(0) for forward in step):
+        shares = [micro for rank in range(ranks) for micro in plan.micro_batches(forward, rank, ranks)]
+        assert [slot for micro in shares for slot in micro] == list(forward)
+        assert all(len(micro) <= plan.bucket_of(forward[0].index).batch_size for micro in shares)
 
 
 @settings(max_examples=40)

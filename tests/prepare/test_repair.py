@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from loraloom.config.inspect import InspectConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import read_manifest
 from loraloom.prepare.class_folders import class_folder, class_folders
 from loraloom.prepare.images import Decoded, ImageSettings, choose_crop
+from loraloom.prepare.inspection.run import inspect_folder
 from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
@@ -196,7 +198,67 @@ def test_the_manifest_of_a_plain_dataset_has_no_new_columns(tmp_path: Path) -> N
     save(drawn(1), tmp_path / "raw" / "a.png", "a dog")
     run(tmp_path / "raw", tmp_path / "out")
     row = json.loads((tmp_path / "out" / "manifest.jsonl").read_text(encoding="utf-8"))
-    assert not {"repeats", "weight"} & row.keys()
+    assert not {"repeats", "weight", "batch_size"} & row.keys()
+
+
+def test_folders_have_batch_sizes_and_sizes_of_their_own(tmp_path: Path) -> None:
+    for folder in ("photos", "photos/large", "scans"):
+        save(drawn(len(folder), 320, 240), tmp_path / "raw" / folder / "a.png", "a dog")
+    save(drawn(9, 80, 80), tmp_path / "raw" / "photos" / "large" / "small.png", "a cat")
+    lines: list[str] = []
+    changes = {
+        "also_size": (96,),
+        "size_of": ("photos=128", "photos/large=128,192", "phtos=32"),
+        "batch_size_of": ("photos=2", ".=3", "photos/large=1"),
+    }
+    report = run(tmp_path / "raw", tmp_path / "out", lines, **changes)
+    rows = {example.id: example for example in report.manifest.examples}
+    sides = {id_: round((row.width * row.height) ** 0.5, -1) for id_, row in rows.items()}
+    assert sides == {
+        "photos/a": 130,
+        "photos/large/a": 130,
+        "photos/large/a@192": 190,
+        "photos/large/small": 130,
+        "scans/a": 60,
+        "scans/a@96": 90,
+    }
+    assert [rows[id_].batch_size for id_ in ("photos/a", "photos/large/a@192", "scans/a")] == [2, 1, 3]
+    assert read_manifest(tmp_path / "out").examples == report.manifest.examples
+    assert any("1 of 2 images are not prepared at --size-of 192: too small" in line for line in lines)
+    assert "--size-of phtos=32 is not used: no image lies in that folder; did you mean 'photos'" in "\n".join(lines)
+    again = run(tmp_path / "raw", tmp_path / "out", **changes)
+    assert again.num_reused == 6
+    other = run(tmp_path / "raw", tmp_path / "out", **{**changes, "size_of": ("photos=128", "photos/large=64,192")})
+    assert other.num_reused == 4, "of the folder with another first size only the further size is kept"
+    ledger = inspect_folder(tmp_path / "raw", InspectConfig(size=64, bucket_step=16, min_size=16, **changes)).ledger
+    assert ledger is not None
+    assert {(row.id, row.batch_size) for row in ledger.rows} == {
+        (id_.partition("@")[0], row.batch_size) for id_, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("size_of", "photos"),
+        ("size_of", "photos=8"),
+        ("size_of", "photos=64,64"),
+        ("size_of", "=64"),
+        ("size_of", "photos=64,"),
+        ("batch_size_of", "photos=0"),
+        ("batch_size_of", "photos=1.5"),
+        ("batch_size_of", "photos=5000"),
+    ],
+)
+def test_numbers_of_folders_that_make_no_sense_are_refused(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"FOLDER=|out of range"):
+        PrepareConfig(**{name: (text,)})
+
+
+def test_a_size_of_a_folder_that_no_bucket_fits_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    save(drawn(1), tmp_path / "raw" / "a.png", "a dog")
+    with pytest.raises(UserError, match="multiple of 8"):
+        run(tmp_path / "raw", tmp_path / "out", crop="center", size_of=(".=100",))
 
 
 def test_further_sizes_are_rows_of_their_own_and_small_images_are_not_enlarged_for_them(tmp_path: Path) -> None:

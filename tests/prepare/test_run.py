@@ -16,9 +16,10 @@ from PIL import Image
 
 from loraloom.config.prepare import PrepareConfig
 from loraloom.data.manifest import JOURNAL_FILE, MANIFEST_FILE, read_manifest
+from loraloom.prepare.caption_edits import final_caption
 from loraloom.prepare.images import ImageSettings
 from loraloom.prepare.pool import FEW
-from loraloom.prepare.run import PrepareReport, final_caption, prepare
+from loraloom.prepare.run import PrepareReport, prepare
 from loraloom.prepare.workers import Task, run_tasks
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError

@@ -1,14 +1,17 @@
-"""What `loraloom cache` does: find the cache and the settings, examine the files, print, remove.
+"""What `loraloom cache` does: find the cache and the settings, fill it, examine the files, print, remove.
 
 In: a dataset and perhaps a model, a run or a settings file. Out: lines or JSON; removed files.
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from loraloom.cli.processes import count_processes, without
 from loraloom.config.domains import open_domain
 from loraloom.config.reading import read_settings
 from loraloom.config.run import RunConfig
@@ -25,7 +28,13 @@ from loraloom.data.cache_files import (
 )
 from loraloom.data.manifest import Manifest, domain_of, read_manifest
 from loraloom.utils.errors import UserError
+from loraloom.utils.parts import Part
 from loraloom.utils.progress import bars
+from loraloom.utils.ranks import run_ranks
+from loraloom.utils.reporting import muted, reporting
+
+if TYPE_CHECKING:
+    from loraloom.train.filling import Filled
 
 _MOST_REASONS = 10
 _SHOWN = 60
@@ -122,6 +131,55 @@ def clean(place: Place, say: Callable[[str], None], *, dry_run: bool, prompts: b
     say(f"removed {_files(len(files))} and freed {size_words(freed)}; {kept:,} kept")
 
 
+def fill(place: Place, part: str | None, num_processes: str | None, say: Callable[[str], None], *, cpu: bool) -> int:
+    """Encode what the caches lack, or a part of it; returns the exit status.
+
+    Raises:
+        UserError: As `filling.fill_caches`, or a part or number of processes that is none.
+    """
+    chosen = Part.read(part) if part else None
+    settings = _settings(place)
+    if place.cache_dir:
+        settings = settings.model_copy(
+            update={"data": settings.data.model_copy(update={"cache_dir": str(place.cache_dir)})}
+        )
+    if (count := count_processes(num_processes, cpu=cpu)) > 1:
+        command = [sys.executable, "-m", "loraloom", *without(sys.argv[1:], "--num-processes")]
+        ended = run_ranks(command, count, None)
+        return 0 if ended.first is None else 130 if ended.asked else max(1, ended.codes[ended.first])
+    from loraloom.train.filling import fill_caches
+    from loraloom.train.signals import StoppedError
+
+    try:
+        with bars() as bar, reporting(say=say, bar=bar) if os.environ.get("RANK", "0") == "0" else muted():
+            done = fill_caches(settings, chosen, cpu=cpu)
+    except StoppedError:
+        say("stopped; the same command encodes the rest")
+        return 130
+    if done.is_main:
+        for line in _filled_lines(done, chosen):
+            say(line)
+    return 0
+
+
+def _filled_lines(done: "Filled", part: Part | None) -> list[str]:
+    what = f"part {part}" if part else "cache"
+    first = f"{what}: {_several(done.images, 'image')} and {_several(done.captions, 'caption')} encoded"
+    lacking = [
+        f"{missing:,} of {_several(needed, name)}"
+        for missing, needed, name in (
+            (done.images_missing, done.images_needed, "image"),
+            (done.captions_missing, done.captions_needed, "caption"),
+        )
+        if missing
+    ]
+    if not lacking:
+        all_of_it = f"{_several(done.images_needed, 'image')} and {_several(done.captions_needed, 'caption')}"
+        return [first, f"nothing is missing: {all_of_it}"]
+    others = "; the other parts, or training, encode them" if part else ""
+    return [first, f"still missing: {' and '.join(lacking)}{others}"]
+
+
 def size_words(num_bytes: int) -> str:
     """`812 bytes`, `1.4 MB`, `2.3 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -156,23 +214,10 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
     from loraloom.data.encode import LatentStore, TextStore
     from loraloom.models.loading import open_model
     from loraloom.prompts.encoder import PromptEncoder
-    from loraloom.protocols.model import ModelSource
-    from loraloom.train.build import make_augmentation
+    from loraloom.train.build import make_augmentation, source_of
     from loraloom.utils.dtypes import DTYPES
 
-    source = settings.model
-    model = open_model(
-        ModelSource(
-            location=source.source,
-            revision=source.revision,
-            variant=source.variant,
-            config=source.config,
-            prediction_type=settings.objective.prediction_type,
-            options=source.options,
-            clip_skip=source.clip_skip,
-        ),
-        source.family,
-    )
+    model = open_model(source_of(settings), settings.model.family)
     prompts = settings.prompts
     encoder = PromptEncoder(text=model.text, domain=domain, method=prompts.method, max_windows=prompts.max_windows)
     nothing = ContentCache(None)
@@ -228,7 +273,11 @@ def _short(text: str) -> str:
 
 
 def _files(number: int) -> str:
-    return f"{number:,} file{'s' * (number != 1)}"
+    return _several(number, "file")
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _as_json(report: CacheReport) -> dict[str, Any]:

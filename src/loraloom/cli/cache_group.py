@@ -1,4 +1,4 @@
-"""`loraloom cache`: show, verify and clean the cache of latents and prompt embeddings of a dataset.
+"""`loraloom cache`: fill, show, verify and clean the cache of latents and prompt embeddings of a dataset.
 
 In: the words after `loraloom cache`. Out: text or JSON on stdout; exit status 1 where `verify` finds a corrupt file. What is
 heavy is imported in `cache_command`.
@@ -24,6 +24,33 @@ Run = Annotated[
     Path | None, typer.Option("--run", help="Run folder: its settings, model included, say what is asked for.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every file.")]
+
+
+def fill(
+    dataset: Dataset,
+    model: Model = None,
+    run: Run = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    cache_dir: CacheDir = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part", metavar="K/N", help="Encode only part K of N, to share the work out to machines or jobs."
+        ),
+    ] = None,
+    num_processes: Annotated[
+        str | None,
+        typer.Option("--num-processes", metavar="N|auto", help="Processes of this machine, one a GPU; auto: all GPUs."),
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Encode on the CPU even if there is a GPU.")] = False,
+) -> None:
+    """Encode the images and captions that a training will ask for, all or a part of them."""
+    from loraloom.cli import cache_command as command
+
+    place = command.Place(dataset, cache_dir, model, run, config, tuple(overrides or ()))
+    if code := command.fill(place, part, num_processes, typer.echo, cpu=cpu):
+        raise typer.Exit(code)
 
 
 def status(
@@ -80,4 +107,4 @@ def gc(
     command.clean(place, typer.echo, dry_run=dry_run, prompts=prompts, unknown=unknown)
 
 
-COMMANDS = (status, verify, gc)
+COMMANDS = (fill, status, verify, gc)

@@ -1,4 +1,4 @@
-"""`loraloom dataset`: fetch datasets of the hub, and export prepared ones to layouts that other programs read."""
+"""`loraloom dataset`: fetch datasets of the hub, join parts, export prepared ones to layouts that other programs read."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +40,23 @@ def fetch(
     typer.echo(f"next: {COMMAND} prepare {out} --out DATASET")
 
 
+def join(
+    source: Annotated[Path, typer.Argument(help="Folder with images and captions that the parts were made of.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset, as `prepare --part` had it.")],
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER", help="Folders with parts that were copied here. [default: those in --out]"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Count caption tokens with this model. [default: as the parts say]")
+    ] = None,
+) -> None:
+    """Put the parts of `prepare --part` together into the dataset that one machine would have made."""
+    from loraloom.cli.prepare_command import join_parts
+
+    join_parts(source, out, places or [], model, typer.echo)
+
+
 def export(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder, written by prepare.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
@@ -60,5 +77,5 @@ def export(
     typer.echo(f"{len(manifest.examples):,} images in {out}, as {format}")
 
 
-COMMANDS = (fetch, export)
+COMMANDS = (fetch, join, export)
 """The commands of `loraloom dataset`, in the order of its help."""

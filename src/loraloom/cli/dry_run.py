@@ -77,6 +77,7 @@ def planned_ledger(settings: "RunConfig", file: Path) -> "Ledger":
         seed=settings.train.seed,
         repeats=tuple(row["seen_per_epoch"] for row in rows),
         weights=tuple(row["weight"] for row in rows),
+        batch_sizes=tuple(row["batch_size"] for row in rows) if any(row["batch_size"] for row in rows) else (),
         smaller_batches=read_batch_sizes(settings.data.batch_size_from, settings.data.batch_size),
     )
     return make_ledger(plan, [row["id"] for row in rows], settings.train.max_steps)

@@ -1,4 +1,4 @@
-"""`loraloom prepare`: one folder to a dataset, or the folders of several styles to a dataset each.
+"""`loraloom prepare`: one folder to a dataset, a part of one, or the folders of several styles to a dataset each.
 
 In: settings and places as they were typed. Out: datasets, and the next command.
 """
@@ -24,17 +24,65 @@ def prepare_folder(settings: PrepareConfig, source: Path | None, out: Path | Non
     """
     from loraloom.prepare import run as room
 
-    if source is None:
-        fix = f"{COMMAND} prepare FOLDER --out DATASET; several styles: --style NAME=FOLDER:TRIGGER"
-        raise UserError("no folder of images was named", fix=fix)
-    if out is None:
-        raise UserError("no dataset was named", fix=f"{COMMAND} prepare {shlex.quote(str(source))} --out DATASET")
+    source, out = _places(source, out)
     count = _counter(model)
     with bars() as bar:
         room.prepare(source, out, settings, count_tokens=count, console=say, progress=bar("images"))
     if not model:
         say(_NOT_COUNTED)
     say(f"next: {COMMAND} train --dataset {out}")
+
+
+def prepare_part(
+    settings: PrepareConfig, source: Path | None, out: Path | None, part: str, model: str | None, say: Say
+) -> None:
+    """Prepare one part of a folder.
+
+    Raises:
+        UserError: As `prepare_folder`, or `part` is none.
+    """
+    from loraloom.prepare import parts as room
+    from loraloom.utils.parts import Part
+
+    if settings.style:
+        fix = "give each style's folder a command of its own, with --trigger and --trigger-first"
+        raise UserError("--part cannot be used with --style", fix=fix)
+    source, out = _places(source, out)
+    chosen = Part.read(part)
+    with bars() as bar:
+        room.prepare_part(source, out, chosen, settings, model=model, console=say, progress=bar("images"))
+    say(
+        f"when all {chosen.of} parts are done: {COMMAND} dataset join {shlex.quote(str(source))} --out {shlex.quote(str(out))}"
+    )
+
+
+def join_parts(source: Path, out: Path, places: list[Path], model: str | None, say: Say) -> None:
+    """Join the parts of a dataset.
+
+    Raises:
+        UserError: As `joining.join_parts`.
+    """
+    from loraloom.prepare import joining as room
+
+    with bars() as bar:
+        room.join_parts(
+            source, out, places, model=model, counter=_counter, console=say, progress=bar("prepared images")
+        )
+    say(f"next: {COMMAND} train --dataset {shlex.quote(str(out))}")
+
+
+def _places(source: Path | None, out: Path | None) -> tuple[Path, Path]:
+    """The source and the dataset.
+
+    Raises:
+        UserError: One was not named.
+    """
+    if source is None:
+        fix = f"{COMMAND} prepare FOLDER --out DATASET; several styles: --style NAME=FOLDER:TRIGGER"
+        raise UserError("no folder of images was named", fix=fix)
+    if out is None:
+        raise UserError("no dataset was named", fix=f"{COMMAND} prepare {shlex.quote(str(source))} --out DATASET")
+    return source, out
 
 
 def prepare_several(settings: PrepareConfig, place: Path | None, out: Path | None, model: str | None, say: Say) -> None:

@@ -69,16 +69,27 @@ def prepare(
     model: Annotated[
         str | None, typer.Option("--model", help="Count caption tokens with this model's tokenizer.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="K/N",
+            help="Prepare only part K of N, to share the work out to machines or jobs; `loraloom dataset join` puts the parts "
+            "together.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Make a dataset of a folder of images and captions, or of several folders, one for each --style."""
-    from loraloom.cli.prepare_command import prepare_folder, prepare_several
+    from loraloom.cli.prepare_command import prepare_folder, prepare_part, prepare_several
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
 
     settings = read_settings(PrepareConfig, config, overrides or (), given)
-    if settings.style:
+    if part is not None:
+        prepare_part(settings, source, out, part, model, typer.echo)
+    elif settings.style:
         prepare_several(settings, source, out, model, typer.echo)
     else:
         prepare_folder(settings, source, out, model, typer.echo)
@@ -421,8 +432,8 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
-    ("cache", "Show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
-    ("dataset", "Fetch datasets of the hub; export prepared ones.", "loraloom.cli.dataset_group"),
+    ("cache", "Fill, show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
+    ("dataset", "Fetch datasets of the hub; join parts; export prepared ones.", "loraloom.cli.dataset_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )
 """Word, summary, and the module that has the verbs of the group as `COMMANDS`."""

@@ -1,4 +1,4 @@
-"""Read settings of the form NAME=VALUE: loss weights of classes, batch sizes by image size, repeats and weights of folders."""
+"""Read settings of the form NAME=VALUE: loss weights of classes, batch sizes by image size, numbers and sizes of folders."""
 
 import re
 
@@ -60,8 +60,7 @@ def read_folder_numbers(texts: tuple[str, ...], *, whole: bool, most: float) -> 
     """
     numbers: dict[str, float] = {}
     for text in texts:
-        folder, equals, value = text.rpartition("=")
-        folder = folder.strip().replace("\\", "/").strip("/")
+        folder, equals, value = _folder_and_value(text)
         match = re.fullmatch(r"\s*(\d+)\s*" if whole else r"\s*(\d+(?:\.\d*)?|\.\d+)\s*", value)
         if not equals or not folder or not match:
             raise ValueError(f"{text!r} is not FOLDER=N, such as {'photos=10' if whole else 'photos=0.5'}")
@@ -72,3 +71,28 @@ def read_folder_numbers(texts: tuple[str, ...], *, whole: bool, most: float) -> 
             raise ValueError(f"folder {folder!r} has two numbers")
         numbers[folder] = number
     return numbers
+
+
+def read_folder_sizes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`FOLDER=SIDE` or `FOLDER=SIDE,SIDE` of each text: a folder below the source and its sides in pixels, 16 to 4096.
+
+    Raises:
+        ValueError: A text of another form, a side out of range or named twice, or a folder that is named twice.
+    """
+    sizes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        folder, equals, value = _folder_and_value(text)
+        if not equals or not folder or not re.fullmatch(r"\s*\d{1,5}(\s*,\s*\d{1,5})*\s*", value):
+            raise ValueError(f"{text!r} is not FOLDER=SIDE,SIDE, such as photos=768 or photos=512,768")
+        sides = tuple(int(side) for side in value.split(","))
+        if not all(16 <= side <= 4096 for side in sides) or len(set(sides)) < len(sides):
+            raise ValueError(f"{text!r} is out of range: different sides, each of 16 to 4096 pixels")
+        if folder in sizes:
+            raise ValueError(f"folder {folder!r} is named twice; write its sides behind each other: {folder}=512,768")
+        sizes[folder] = sides
+    return sizes
+
+
+def _folder_and_value(text: str) -> tuple[str, str, str]:
+    folder, equals, value = text.rpartition("=")
+    return folder.strip().replace("\\", "/").strip("/"), equals, value

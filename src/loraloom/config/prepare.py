@@ -6,12 +6,14 @@ from pydantic import model_validator
 
 from loraloom.config.base import setting
 from loraloom.config.extending import Extended
-from loraloom.config.pairs import read_folder_numbers
+from loraloom.config.pairs import read_folder_numbers, read_folder_sizes
 
 MAX_REPEATS = 10_000
 """Times that an epoch may show an image."""
 MAX_WEIGHT = 1000.0
 """Largest loss weight of an image."""
+MAX_BATCH_SIZE = 4096
+"""Images in one forward pass on one device."""
 
 
 class PrepareConfig(Extended):
@@ -32,6 +34,12 @@ class PrepareConfig(Extended):
         (),
         "Also prepare each image at this side in pixels, as a row of its own, if it is not enlarged for it; may be repeated.",
         flag="--also-size",
+    )
+    size_of: tuple[str, ...] = setting(
+        (),
+        "Sides in pixels at which the images of a folder are prepared instead of --size and --also-size, as FOLDER=768 or "
+        "FOLDER=512,768; images are not enlarged for a side after the first.",
+        flag="--size-of",
     )
     crop: Literal["bucket", "center", "random", "pad", "smart", "subject"] = setting(
         "bucket",
@@ -88,6 +96,11 @@ class PrepareConfig(Extended):
         "Loss weight of the images of a folder below the source, as FOLDER=W, `.` for all; default: 1.",
         flag="--weight",
     )
+    batch_size_of: tuple[str, ...] = setting(
+        (),
+        "Batch size of the images of a folder in training, as FOLDER=N, `.` for all; default: that of the training.",
+        flag="--batch-size-of",
+    )
     duplicates: Literal["keep", "exact", "near"] = setting(
         "keep",
         "Leave out of the dataset: exact: copies of a file; near: also images that are nearly the same; the largest stays, "
@@ -133,6 +146,8 @@ class PrepareConfig(Extended):
     def _numbers_can_be_read(self) -> "PrepareConfig":
         read_folder_numbers(self.repeats, whole=True, most=MAX_REPEATS)
         read_folder_numbers(self.weights, whole=False, most=MAX_WEIGHT)
+        read_folder_numbers(self.batch_size_of, whole=True, most=MAX_BATCH_SIZE)
+        read_folder_sizes(self.size_of)
         for size in self.also_size:
             if not 16 <= size <= 4096:
                 raise ValueError(f"also_size {size} is out of range: 16 to 4096 pixels")

@@ -7,17 +7,19 @@ slots that all ranks share out among themselves.
     step   -> forward passes `gradient_accumulation` of them, fewer in an epoch's last step
     pass   -> slots          batch_size x num_devices images of one size; rank r takes its own run of them
 
-A bucket's tail is completed by repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that
-every image has its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with
-batch 2 learn from the same images as one with batch 4. A run keeps the passes of the number of devices that it was started
-with: another number of ranks shares the same passes out, in micro-batches of at most batch_size. So steps, images and
-cursor do not depend on the number of ranks that happens to be at work. For a resume only that first number is saved.
+Images whose folder has a batch size of its own share passes only with images of that batch size. A bucket's tail is
+completed by repeats of weight zero, and a step's loss is divided by the slots of a whole step, so that every image has
+its exact share of an epoch whatever the buckets. Because a pass spans all devices, two devices with batch 2 learn from
+the same images as one with batch 4. A run keeps the passes of the number of devices that it was started with: another
+number of ranks shares the same passes out, in micro-batches of at most batch_size. So steps, images and cursor do not
+depend on the number of ranks that happens to be at work. For a resume only that first number is saved.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from typing import Any, NamedTuple
 
 from loraloom.utils.rng import permutation
 from loraloom.utils.untrusted import check_range
@@ -41,6 +43,13 @@ class Slot:
     copy: int = 0
 
 
+class Bucket(NamedTuple):
+    """Images that share forward passes: those of one (width, height) with one batch size on a device."""
+
+    size: tuple[int, int]
+    batch_size: int
+
+
 Pass = tuple[Slot, ...]
 Step = tuple[Pass, ...]
 
@@ -59,6 +68,8 @@ class Plan:
         weights: Loss weight of each image, above 0; empty: 1.0.
         smaller_batches: Batch size of images of at least this many pixels, the largest number of pixels first; others have
             `batch_size`.
+        batch_sizes: Batch size of each image instead of `batch_size`; None is that; empty: None of all. Large images have
+            the smaller one of it and that of `smaller_batches`.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -69,6 +80,13 @@ class Plan:
     repeats: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
     smaller_batches: tuple[tuple[int, int], ...] = ()
+    batch_sizes: tuple[int | None, ...] = ()
+    largest_batch: int = field(init=False)
+    """Batch size of the images that have the largest one, whatever their size in pixels."""
+
+    def __post_init__(self) -> None:
+        own = {self.batch_size if one is None else one for one in self.batch_sizes}
+        object.__setattr__(self, "largest_batch", max(own, default=self.batch_size))
 
     def all_repeats(self) -> tuple[int, ...]:
         """Times that an epoch shows each image."""
@@ -78,19 +96,25 @@ class Plan:
         """Loss weight of each image."""
         return self.weights or (1.0,) * len(self.sizes)
 
-    def batch_size_of(self, size: tuple[int, int]) -> int:
-        """Images of a size in a forward pass on one device."""
+    def batch_size_of(self, size: tuple[int, int], own: int | None = None) -> int:
+        """Images of a size in a forward pass on one device; `own` is the batch size of their folder."""
         pixels = size[0] * size[1]
-        return next((batch for least, batch in self.smaller_batches if pixels >= least), self.batch_size)
+        usual = next((batch for least, batch in self.smaller_batches if pixels >= least), None)
+        return min(one for one in (usual, own or self.batch_size) if one is not None)
 
-    def pass_size_of(self, size: tuple[int, int]) -> int:
-        """Slots of a forward pass of images of a size, over all devices."""
-        return self.batch_size_of(size) * self.num_devices
+    def bucket_of(self, index: int) -> Bucket:
+        """The bucket of an image."""
+        own = self.batch_sizes[index] if self.batch_sizes else None
+        return Bucket(self.sizes[index], self.batch_size_of(self.sizes[index], own))
+
+    def pass_size_of(self, bucket: Bucket) -> int:
+        """Slots of a forward pass of images of a bucket, over all devices."""
+        return bucket.batch_size * self.num_devices
 
     @property
     def pass_size(self) -> int:
         """Slots of the largest forward pass over all devices."""
-        return self.batch_size * self.num_devices
+        return self.largest_batch * self.num_devices
 
     @property
     def step_size(self) -> int:
@@ -100,27 +124,29 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every image is seen once, or as often as it is repeated."""
-        passes = sum(-(-count // self.pass_size_of(size)) for size, count in self.seen_by_size().items())
+        passes = sum(-(-count // self.pass_size_of(bucket)) for bucket, count in self.seen_by_bucket().items())
         return -(-passes // self.accumulation)
 
     def slots(self) -> tuple[int, int]:
         """Slots of an epoch, and how many of them are repeats of weight zero."""
-        counts = self.seen_by_size()
-        slots = sum(-(-count // self.pass_size_of(size)) * self.pass_size_of(size) for size, count in counts.items())
-        return slots, slots - sum(counts.values())
+        counts = [(count, self.pass_size_of(bucket)) for bucket, count in self.seen_by_bucket().items()]
+        slots = sum(-(-count // full) * full for count, full in counts)
+        return slots, slots - sum(count for count, _ in counts)
 
-    def seen_by_size(self) -> dict[tuple[int, int], int]:
-        """Images of each size in an epoch, repeats counted."""
-        return {size: len(bucket) for size, bucket in self._buckets().items()}
+    def seen_by_bucket(self) -> dict[Bucket, int]:
+        """Images of each bucket in an epoch, repeats counted."""
+        return {bucket: len(members) for bucket, members in self._buckets().items()}
 
     def epoch(self, number: int) -> tuple[Step, ...]:
         """All steps of an epoch."""
         passes: list[Pass] = []
         weights = self.all_weights()
-        for size, members in sorted(self._buckets().items()):
-            order = permutation(len(members), self.seed, number, f"{size}", "bucket order")
+        for bucket, members in sorted(self._buckets().items()):
+            usual = bucket.batch_size == self.batch_size_of(bucket.size)
+            name = f"{bucket.size}" if usual else f"{bucket.size} in passes of {self.pass_size_of(bucket)}"
+            order = permutation(len(members), self.seed, number, name, "bucket order")
             shuffled = [members[place] for place in order]
-            full = self.pass_size_of(size)
+            full = self.pass_size_of(bucket)
             for start in range(0, len(shuffled), full):
                 chunk = shuffled[start : start + full]
                 fill = [Slot(chunk[k % len(chunk)][0], 0.0, chunk[k % len(chunk)][1]) for k in range(full - len(chunk))]
@@ -134,14 +160,18 @@ class Plan:
         With more ranks than slots some ranks have nothing to compute.
         """
         start, end = (place * len(forward) // num_ranks for place in (rank, rank + 1))
-        batch = self.batch_size_of(self.sizes[forward[0].index])
+        batch = self.bucket_of(forward[0].index).batch_size
         return tuple(forward[k : min(k + batch, end)] for k in range(start, end, batch))
 
-    def _buckets(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """(index, copy) of the images of each size."""
-        buckets: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for index, (size, repeats) in enumerate(zip(self.sizes, self.all_repeats(), strict=True)):
-            buckets[size] += [(index, copy) for copy in range(repeats)]
+    def _buckets(self) -> dict[Bucket, list[tuple[int, int]]]:
+        """(index, copy) of the images of each bucket."""
+        buckets: dict[Bucket, list[tuple[int, int]]] = defaultdict(list)
+        known: dict[tuple[tuple[int, int], int | None], Bucket] = {}
+        own = self.batch_sizes or repeat(None)
+        for index, (size, batch, times) in enumerate(zip(self.sizes, own, self.all_repeats(), strict=False)):
+            if (bucket := known.get((size, batch))) is None:
+                bucket = known[size, batch] = Bucket(size, self.batch_size_of(size, batch))
+            buckets[bucket] += [(index, copy) for copy in range(times)]
         return buckets
 
 

@@ -27,6 +27,7 @@ class LedgerRow:
         id: Its id.
         width, height: Prepared size in pixels.
         weight: Loss weight each time that it is seen.
+        batch_size: Batch size of its folder; None is that of the training.
         seen_per_epoch: Times that it is learned from in an epoch.
         share: Its part of an epoch's loss, 0 to 1.
         seen_in_run: Times that it is learned from in the whole run; None when the number of steps is open.
@@ -39,14 +40,16 @@ class LedgerRow:
     seen_per_epoch: int
     share: float
     seen_in_run: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRow:
-    """The images of one prepared size in an epoch.
+    """The images of one bucket in an epoch.
 
     Attributes:
         width, height: Pixels.
+        batch_size: Images of a forward pass on one device.
         images: Number of images.
         seen: Images learned from, repeats counted.
         batches: Forward passes over all devices.
@@ -55,6 +58,7 @@ class SizeRow:
 
     width: int
     height: int
+    batch_size: int
     images: int
     seen: int
     batches: int
@@ -67,7 +71,7 @@ class Ledger:
 
     Attributes:
         rows: One for each image, in the order of the examples.
-        sizes: One for each prepared size, sorted.
+        sizes: One for each prepared size and batch size, sorted.
         batch: Slots of a step.
         steps_per_epoch: Optimizer steps of an epoch.
     """
@@ -103,23 +107,25 @@ def make_ledger(plan: Plan, ids: Sequence[str], max_steps: int | None = None) ->
             seen_per_epoch=repeat,
             share=repeat * weight / total,
             seen_in_run=None if in_run is None else in_run[index],
+            batch_size=plan.batch_sizes[index] if plan.batch_sizes else None,
         )
         for index, (id_, (width, height), repeat, weight) in enumerate(
             zip(ids, plan.sizes, repeats, weights, strict=True)
         )
     )
-    images = Counter(plan.sizes)
-    seen = plan.seen_by_size()
+    images = Counter(plan.bucket_of(index) for index in range(len(ids)))
+    seen = plan.seen_by_bucket()
     sizes: list[SizeRow] = []
-    for size in sorted(images):
-        batches = -(-seen[size] // plan.pass_size_of(size))
-        padding = batches * plan.pass_size_of(size) - seen[size]
+    for bucket in sorted(images):
+        batches = -(-seen[bucket] // plan.pass_size_of(bucket))
+        padding = batches * plan.pass_size_of(bucket) - seen[bucket]
         sizes.append(
             SizeRow(
-                width=size[0],
-                height=size[1],
-                images=images[size],
-                seen=seen[size],
+                width=bucket.size[0],
+                height=bucket.size[1],
+                batch_size=bucket.batch_size,
+                images=images[bucket],
+                seen=seen[bucket],
                 batches=batches,
                 padding=padding,
             )
@@ -149,7 +155,8 @@ def ledger_lines(ledger: Ledger) -> list[str]:
         seen = f"an epoch shows {ledger.seen_per_epoch:,} ({listed})"
     padding, batches = sum(size.padding for size in ledger.sizes), sum(size.batches for size in ledger.sizes)
     slots = ledger.seen_per_epoch + padding
-    batch = f"{batches:,} batch{'es' * (batches != 1)} of {len(ledger.sizes):,} size{'s' * (len(ledger.sizes) != 1)}"
+    number_of_sizes = len({(size.width, size.height) for size in ledger.sizes})
+    batch = f"{batches:,} batch{'es' * (batches != 1)} of {number_of_sizes:,} size{'s' * (number_of_sizes != 1)}"
     fill = (
         f"{padding:,} of {slots:,} slots only complete a batch, with weight zero" if padding else "no slot is left over"
     )
@@ -161,6 +168,10 @@ def ledger_lines(ledger: Ledger) -> list[str]:
             f"ledger: loss weights {min(weights):g} to {max(weights):g}; {least.id} is {least.share:.2%} of an epoch's "
             f"loss, {most.id} {most.share:.2%}"
         )
+    own = Counter(row.batch_size for row in ledger.rows if row.batch_size is not None)
+    if own:
+        listed = ", ".join(f"{count:,} x {batch}" for batch, count in sorted(own.items()))
+        lines.append(f"ledger: {own.total():,} images have the batch size of their folder ({listed})")
     return lines
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT
+from loraloom.config.prepare import MAX_BATCH_SIZE, MAX_REPEATS, MAX_WEIGHT
 from loraloom.data.rows import ExampleRows, stamp_of
 from loraloom.protocols.data import Example
 from loraloom.utils.atomic_files import write_json, write_text
@@ -41,6 +41,8 @@ MANIFEST_FILE = "manifest.jsonl"
 INFO_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
 JOURNAL_FILE = ".prepare.jsonl"
+PARTS_FOLDER = "parts"
+"""Where several machines prepare parts of a dataset, which are joined when all are finished."""
 
 MAX_SIDE_PX = 1 << 16
 MAX_PIXELS = 1 << 26
@@ -51,7 +53,7 @@ MAX_IN_MEMORY = 50_000
 MAX_CAPTIONS = 1000
 """Captions of one image."""
 _COLUMNS = fields(Example)
-_USUAL = {"repeats": 1, "weight": 1.0}
+_USUAL = {"repeats": 1, "weight": 1.0, "batch_size": None}
 _NO_INFO = (
     f"warning: the dataset has no {INFO_FILE}: its domain is unknown (freetext, unless --domain names it), and its trigger "
     f"word is not recorded; copy {INFO_FILE} too, or run `loraloom prepare` again"
@@ -254,6 +256,9 @@ def _no_manifest(folder: Path) -> UserError:
         )
     if (folder / JOURNAL_FILE).exists():
         return UserError(f"{folder} is not finished", fix="run the same `loraloom prepare` command again to finish it")
+    if (folder / PARTS_FOLDER).is_dir():
+        fix = f"put them together: loraloom dataset join IMAGES --out {folder}"
+        return UserError(f"{folder} holds parts of a dataset that are not joined", fix=fix)
     return UserError(
         f"{folder} is not a prepared dataset",
         got=f"no {MANIFEST_FILE}",
@@ -311,6 +316,9 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: repeats", got=shown(row.repeats), expected=f"1 to {MAX_REPEATS:,}", fix=_REPAIR)
     if not 0 < row.weight <= MAX_WEIGHT:
         raise UserError(f"{where}: weight", got=shown(row.weight), expected=f"above 0, to {MAX_WEIGHT:g}", fix=_REPAIR)
+    if row.batch_size is not None and not 1 <= row.batch_size <= MAX_BATCH_SIZE:
+        got, expected = shown(row.batch_size), f"1 to {MAX_BATCH_SIZE:,}, or null"
+        raise UserError(f"{where}: batch_size", got=got, expected=expected, fix=_REPAIR)
     if problem := path_problem(row.image):
         raise UserError(
             f"{where}: image {problem}", got=shown(row.image), fix="only images inside the dataset are read"

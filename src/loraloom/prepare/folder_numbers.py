@@ -1,15 +1,18 @@
-"""Repeats and loss weights of images by their folder: kohya's class folders, and what the user says of folders.
+"""What is said of folders: repeats, loss weight, batch size and prepared sizes of their images; kohya's class folders.
 
-In: settings, ids and class folders. Out: repeats and weight of every image, and lines on folders that hold none.
+In: settings, ids and class folders. Out: these of every image, and lines on folders that hold none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from loraloom.config.pairs import read_folder_numbers
-from loraloom.config.prepare import MAX_REPEATS, MAX_WEIGHT, PrepareConfig
+from loraloom.config.pairs import read_folder_numbers, read_folder_sizes
+from loraloom.config.prepare import MAX_BATCH_SIZE, MAX_REPEATS, MAX_WEIGHT, PrepareConfig
 from loraloom.prepare.class_folders import ClassFolder
 from loraloom.utils.errors import did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,17 @@ class FolderNumbers:
         repeats: Folder -> times that an epoch shows its images.
         weights: Folder -> loss weight of its images.
         classes: Id of a source item -> its class folder.
+        batch_sizes: Folder -> batch size of its images.
+        sizes: Folder -> sides in pixels that its images are prepared at, the first one first.
+        usual_sizes: Those of all other images.
     """
 
     repeats: Mapping[str, float]
     weights: Mapping[str, float]
     classes: Mapping[str, ClassFolder]
+    batch_sizes: Mapping[str, float] = field(default_factory=dict[str, float])
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    usual_sizes: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: PrepareConfig, classes: Mapping[str, ClassFolder]) -> "FolderNumbers":
@@ -33,6 +42,9 @@ class FolderNumbers:
             read_folder_numbers(config.repeats, whole=True, most=MAX_REPEATS),
             read_folder_numbers(config.weights, whole=False, most=MAX_WEIGHT),
             classes,
+            read_folder_numbers(config.batch_size_of, whole=True, most=MAX_BATCH_SIZE),
+            read_folder_sizes(config.size_of),
+            (config.size, *config.also_size),
         )
 
     def repeats_of(self, item_id: str) -> int:
@@ -46,17 +58,26 @@ class FolderNumbers:
         said = _innermost(item_id, self.weights)
         return 1.0 if said is None else said
 
+    def batch_size_of(self, item_id: str) -> int | None:
+        """What the user says of the innermost folder, else None."""
+        said = _innermost(item_id, self.batch_sizes)
+        return None if said is None else int(said)
+
+    def sizes_of(self, item_id: str) -> tuple[int, ...]:
+        """Sides in pixels that an image is prepared at: those of the innermost folder, else those of all images."""
+        return _innermost(item_id, self.sizes) or self.usual_sizes
+
     def unknown(self, ids: Sequence[str]) -> list[str]:
         """A line for each folder that the user names and that holds no image."""
         folders = {folder for id_ in ids for folder in _folders(id_)}
         lines: list[str] = []
-        for flag, numbers in (("--repeats", self.repeats), ("--weight", self.weights)):
-            for folder in numbers:
-                if folder not in folders:
-                    hint = did_you_mean(folder, sorted(folders - {"."}) or ["."])
-                    lines.append(
-                        f"{flag} {folder}={numbers[folder]:g} is not used: no image lies in that folder; {hint}"
-                    )
+        numbers = {"--repeats": self.repeats, "--weight": self.weights, "--batch-size-of": self.batch_sizes}
+        said = [(flag, folder, f"{value:g}") for flag, of in numbers.items() for folder, value in of.items()]
+        said += [("--size-of", folder, ",".join(map(str, sides))) for folder, sides in self.sizes.items()]
+        for flag, folder, value in said:
+            if folder not in folders:
+                hint = did_you_mean(folder, sorted(folders - {"."}) or ["."])
+                lines.append(f"{flag} {folder}={value} is not used: no image lies in that folder; {hint}")
         return lines
 
 
@@ -66,5 +87,5 @@ def _folders(item_id: str) -> list[str]:
     return ["/".join(parts[:length]) for length in range(len(parts), 0, -1)] + ["."]
 
 
-def _innermost(item_id: str, numbers: Mapping[str, float]) -> float | None:
+def _innermost(item_id: str, numbers: Mapping[str, T]) -> T | None:
     return next((numbers[folder] for folder in _folders(item_id) if folder in numbers), None) if numbers else None

@@ -6,7 +6,7 @@ In: source and output. Out: a made output folder, or a refusal.
 import re
 from pathlib import Path
 
-from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE
+from loraloom.data.manifest import INFO_FILE, JOURNAL_FILE, MANIFEST_FILE, PARTS_FOLDER
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import LOCK_NAME
 from loraloom.utils.output_paths import check_folder
@@ -28,7 +28,7 @@ def check_folders(source: Path, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", got=str(out), fix="choose another --out")
     ours = any((out / name).exists() for name in (JOURNAL_FILE, INFO_FILE, MANIFEST_FILE))
-    if out.is_dir() and not ours and any(entry.name != LOCK_NAME for entry in out.iterdir()):
+    if out.is_dir() and not ours and any(entry.name not in {LOCK_NAME, PARTS_FOLDER} for entry in out.iterdir()):
         fix = "choose a new folder with --out: nothing of yours is overwritten"
         raise UserError("the output folder is not empty and not a dataset", got=str(out), fix=fix)
     try:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 
+from loraloom.config.pairs import read_folder_sizes
 from loraloom.config.prepare import PrepareConfig
 from loraloom.prepare.buckets import aspect_buckets, nearest_bucket
 from loraloom.prepare.colour import has_transparency, on_background, to_eight_bits, to_srgb
@@ -94,7 +95,8 @@ class ImageSettings:
         except ValueError as error:
             fix = "write it as #rrggbb or by its name"
             raise UserError("background is not a colour", got=config.background, fix=fix) from error
-        for size in (config.size, *config.also_size):
+        own = [size for sizes in read_folder_sizes(config.size_of).values() for size in sizes]
+        for size in (config.size, *config.also_size, *own):
             if config.crop in BUCKETED:
                 aspect_buckets(size, config.bucket_step, config.max_aspect)
             elif size % 8:

@@ -60,18 +60,24 @@ class _CaptionNote:
 class Journal:
     """An append-only file of rows; a context manager that closes it.
 
+    Args:
+        path: The file.
+        write: Whether rows are added; else it is only read.
+
     Attributes:
         rows: The last row of every id.
         captions: Captions written by a captioner.
         num_unread: Lines that are no rows: cut short by a kill, damaged, or not ours.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = path
         self.rows: dict[str, ImageRow] = {}
         self.captions: dict[CaptionKey, str] = {}
         self.num_unread = 0
         self._read()
+        if not write:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
         self._file.write("\n")  # ends a line that a kill cut short

@@ -38,7 +38,9 @@ class Task:
         known: What an earlier run made of it.
         thumbnail: Whether a small JPEG is wanted for the report.
         item: Id of the `SourceItem`.
-        size: Another side in pixels than that of the settings; such an image is never enlarged.
+        number: Its place among the items that can be used.
+        size: Side in pixels of a further size of the image; such an image is never enlarged.
+        side: Side in pixels of its first size; None is that of the settings.
         data: Reads the image where it lies inside `source`.
     """
 
@@ -49,7 +51,9 @@ class Task:
     known: ImageRow | None
     thumbnail: bool
     item: str = ""
+    number: int = 0
     size: int | None = None
+    side: int | None = None
     data: ImageData | None = None
 
 
@@ -80,14 +84,14 @@ def prepare_one(task: Task, settings: ImageSettings) -> Outcome:
     Raises:
         UserError: The prepared file cannot be written; a source that cannot be read is an outcome instead.
     """
-    settings = settings if task.size is None else replace(settings, size=task.size)
+    settings = replace(settings, size=task.size or task.side or settings.size)
     try:
         data = read_image_file(task.source, settings.max_megapixels, task.data)
         source_sha256 = sha256_bytes(data)
         target = task.folder / task.image
         if (known := _still_good(task, source_sha256, settings)) is not None:
             check_enlargement(known.scale, (known.source_width, known.source_height), settings)
-            return Outcome(task=task, row=known, reused=True, thumbnail=_thumbnail_of_file(task, target))
+            return Outcome(task=task, row=known, reused=True, thumbnail=thumbnail_of_file(task, target))
         decoded = decode(data, settings)
         fitted = fit(decoded, settings, task.item or task.id)
         check_enlargement(fitted.scale, (decoded.width, decoded.height), settings)
@@ -173,7 +177,7 @@ def _still_good(task: Task, source_sha256: str, settings: ImageSettings) -> Imag
         return None
 
 
-def _thumbnail_of_file(task: Task, target: Path) -> bytes | None:
+def thumbnail_of_file(task: Task, target: Path) -> bytes | None:
     if not task.thumbnail:
         return None
     with Image.open(target, formats=["PNG"]) as image:

@@ -71,6 +71,7 @@ class Example:
         num_tokens: Number of tokens of the final caption without BOS and EOS; None if no model was given.
         repeats: Times that an epoch shows the image, 1 or more.
         weight: Loss weight of the image, above 0.
+        batch_size: Images in a forward pass on one device; None is that of the training.
         more_captions: Further final captions; training takes one of `captions` in each epoch.
     """
 
@@ -90,6 +91,7 @@ class Example:
     num_tokens: int | None
     repeats: int = 1
     weight: float = 1.0
+    batch_size: int | None = None
     more_captions: tuple[str, ...] = ()
 
     @property

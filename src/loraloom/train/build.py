@@ -75,18 +75,7 @@ def set_up(
         raise UserError(
             "the dataset has no training images", got=config.data.dataset, fix="prepare it with more images"
         )
-    model = open_model(
-        ModelSource(
-            location=config.model.source,
-            revision=config.model.revision,
-            variant=config.model.variant,
-            config=config.model.config,
-            prediction_type=config.objective.prediction_type,
-            options=config.model.options,
-            clip_skip=config.model.clip_skip,
-        ),
-        config.model.family,
-    )
+    model = open_model(source_of(config), config.model.family)
     check_sizes(model, manifest.examples)
     domain = open_domain(config.data.domain, manifest.info.get("settings", {}))
     unflipped = refuse_blind_flips(learned, domain, config.augment.flip_unknown) if config.data.random_flip else None
@@ -130,6 +119,19 @@ def set_up(
         sums_at_start=weight_sums(train_state.adapter),
         base_sha256=model.modules.fingerprint(model.info.denoiser.name),
         notes=tuple(losses.lines),
+    )
+
+
+def source_of(config: RunConfig) -> ModelSource:
+    """Where the base model is, and how it is to be read."""
+    return ModelSource(
+        location=config.model.source,
+        revision=config.model.revision,
+        variant=config.model.variant,
+        config=config.model.config,
+        prediction_type=config.objective.prediction_type,
+        options=config.model.options,
+        clip_skip=config.model.clip_skip,
     )
 
 
@@ -202,10 +204,12 @@ def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
     sizes: list[tuple[int, int]] = []
     repeats: list[int] = []
     weights: list[float] = []
+    batches_of: list[int | None] = []
     for row in batches.examples:  # once: rows of a large manifest are read from the disk
         sizes.append(known.setdefault((row.width, row.height), (row.width, row.height)))
         repeats.append(row.repeats)
         weights.append(row.weight)
+        batches_of.append(row.batch_size)
     return Plan(
         sizes=tuple(sizes),
         batch_size=config.data.batch_size,
@@ -215,6 +219,7 @@ def make_plan(config: RunConfig, batches: BatchMaker, runtime: Runtime) -> Plan:
         repeats=tuple(repeats) if set(repeats) != {1} else (),
         weights=tuple(weights) if set(weights) != {1.0} else (),
         smaller_batches=read_batch_sizes(config.data.batch_size_from, config.data.batch_size),
+        batch_sizes=tuple(batches_of) if set(batches_of) != {None} else (),
     )
 
 

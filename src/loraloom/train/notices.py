@@ -133,8 +133,13 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
     """How many images a step learns from, and how the ranks share them; what a user reads before the first step."""
     ranks = f"{plan.num_devices} rank{'s' * (plan.num_devices != 1)}"
     images = f"{plan.step_size} image{'s' * (plan.step_size != 1)}"
-    lines = [f"batch: {plan.batch_size} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
+    lines = [f"batch: {plan.largest_batch} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
     smaller = [f"{batch} from {math.isqrt(pixels)} squared pixels" for pixels, batch in plan.smaller_batches]
+    own = sorted({batch for batch in plan.batch_sizes if batch is not None})
+    if own:
+        lines.append(
+            f"batch of some folders: {', '.join(map(str, own))} per device; each image keeps its share of the loss"
+        )
     if smaller:
         lines.append(f"batch of large images: {', '.join(smaller)}; each image keeps its share of the loss")
     if num_ranks != plan.num_devices:
@@ -153,17 +158,19 @@ def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
 
 def slots_line(plan: Plan) -> str | None:
     """A sentence about batches that some size cannot fill; None when each size fills at least one."""
-    counts = {size: count for size, count in plan.seen_by_size().items() if count < plan.pass_size_of(size)}
+    counts = {bucket: count for bucket, count in plan.seen_by_bucket().items() if count < plan.pass_size_of(bucket)}
     if not counts:
         return None
-    size = min(counts, key=lambda one: (counts[one], one))
-    fewest, batch_size = counts[size], plan.batch_size_of(size)
+    bucket = min(counts, key=lambda one: (counts[one], one))
+    fewest, batch_size = counts[bucket], bucket.batch_size
     slots, repeats = plan.slots()
     batch = f"a batch of {batch_size}" + (f" on each of {plan.num_devices} devices" if plan.num_devices > 1 else "")
     fewer = max(1, fewest // plan.num_devices)
+    own = batch_size != plan.batch_size_of(bucket.size)
+    fix = "a smaller --batch-size-of in prepare" if own else f"--batch-size {fewer}"
     return (
         f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
-        f"{repeats} are repeats of weight zero, from which nothing is learned; --batch-size {fewer} has fewer"
+        f"{repeats} are repeats of weight zero, from which nothing is learned; {fix} has fewer"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from loraloom.config.run import RunConfig
 from loraloom.data.batches import BatchMaker
+from loraloom.data.encode import Wanted
 from loraloom.protocols.data import Example
 from loraloom.train.distributed import Runtime
 from loraloom.train.sampling import Sampler
@@ -58,24 +59,18 @@ def precompute_caches(
         StoppedError: A stop was asked for; what was encoded is kept.
     """
     maker = batches[0]
-    model, size = maker.latents.model, config.data.encode_batch_size
+    model = maker.latents.model
     vae, encoders = model.info.vae.name, [part.name for part in model.info.text_encoders]
-    captions = list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
+    captions = all_captions(batches)
     if config.data.cache and runtime.is_main:
         maker.latents.cache.clean()
         maker.texts.cache.clean()
-    missing = sum(len(part) for part in _missing_latents(batches, slice(None)))
+    missing = count_missing(batches, slice(None))
     if missing:
         log.info(f"encoding {missing} images")
     rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
     for part in rounds:
-        show, done = stoppable("encoding images", stop), 0
-        for images in _missing_latents(batches, part):
-            if not done:
-                model.modules.place(vae, runtime.device, torch.float32)
-            total = max(missing // (part.step or 1), done + len(images))
-            maker.latents.fill(images, size, lambda now, _, done=done, show=show, total=total: show(done + now, total))
-            done += len(images)
+        encode_images(batches, part, config.data.encode_batch_size, runtime.device, stop, missing // (part.step or 1))
         runtime.barrier()
     model.modules.drop(vae)
     if config.lora.text_encoder:
@@ -84,10 +79,59 @@ def precompute_caches(
         return
     wanted = [(caption, False) for caption in captions] + (sampler.wanted() if sampler else [])
     for part in rounds:
-        if maker.texts.missing(wanted[part]):
-            for encoder in encoders:
-                model.modules.place(encoder, runtime.device, torch.float32)
-            maker.texts.fill(wanted[part], stoppable("encoding captions", stop))
+        encode_texts(maker, wanted[part], runtime.device, stop)
         runtime.barrier()
     for encoder in encoders:
         model.modules.drop(encoder)
+
+
+def all_captions(batches: Sequence[BatchMaker]) -> list[str]:
+    """Every caption that an epoch of any of these can ask for, each once."""
+    return list(dict.fromkeys(caption for batch in batches for caption in batch.needed_captions()))
+
+
+def count_missing(batches: Sequence[BatchMaker], part: slice) -> int:
+    """Images of a part that the cache lacks."""
+    return sum(len(images) for images in _missing_latents(batches, part))
+
+
+def encode_images(
+    batches: Sequence[BatchMaker],
+    part: slice,
+    batch_size: int,
+    device: torch.device,
+    stop: StopRequest,
+    missing: int = 0,
+) -> int:
+    """Encode what the cache lacks of the images of a part; returns how many were encoded.
+
+    Args:
+        batches: Their needs are put one after the other; the first one's store encodes.
+        part: Which of them.
+        batch_size: Images encoded at once.
+        device: Where the VAE computes.
+        stop: Ends it.
+        missing: About how many will be encoded, for the bar.
+
+    Raises:
+        StoppedError: A stop was asked for; what was encoded is kept.
+    """
+    latents = batches[0].latents
+    show, done = stoppable("encoding images", stop), 0
+    for images in _missing_latents(batches, part):
+        if not done:
+            latents.model.modules.place(latents.model.info.vae.name, device, torch.float32)
+        total = max(missing, done + len(images))
+        latents.fill(images, batch_size, lambda now, _, done=done, total=total: show(done + now, total))
+        done += len(images)
+    return done
+
+
+def encode_texts(maker: BatchMaker, wanted: Sequence[Wanted], device: torch.device, stop: StopRequest) -> int:
+    """Encode what the cache lacks of some texts; returns how many were encoded; raises as `encode_images`."""
+    if not maker.texts.missing(wanted):
+        return 0
+    modules = maker.latents.model.modules
+    for encoder in maker.latents.model.info.text_encoders:
+        modules.place(encoder.name, device, torch.float32)
+    return maker.texts.fill(wanted, stoppable("encoding captions", stop))

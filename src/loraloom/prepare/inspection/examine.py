@@ -6,7 +6,7 @@ the reason why the file cannot be used. It reads, decodes, crops and hashes by t
 
 import io
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,12 +31,16 @@ _OUTLINE = (214, 40, 40)
 
 @dataclass(frozen=True, slots=True)
 class ExamineTask:
-    """One image: its id, its file, whether a thumbnail is wanted, and how it is read where it lies inside the file."""
+    """One image: its id, its file, whether a thumbnail is wanted, and how it is read where it lies inside the file.
+
+    `side` is that of its first prepared size, pixels; None is that of the settings.
+    """
 
     id: str
     source: Path
     thumbnail: bool
     data: ImageData | None = None
+    side: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,7 @@ def examine_all(
 
 def examine(task: ExamineTask, settings: ImageSettings, domain: Domain) -> Examination:
     """Examine one image; whatever is wrong with the file is in the result."""
+    settings = replace(settings, size=task.side or settings.size)
     try:
         data = read_image_file(task.source, settings.max_megapixels, task.data)
         decoded = decode(data, settings)

@@ -21,6 +21,7 @@ from loraloom.config.extending import unused_lines
 from loraloom.config.inspect import InspectConfig
 from loraloom.data.bucket_sampler import Plan
 from loraloom.data.ledger import Ledger, make_ledger, updates_sentence
+from loraloom.prepare.caption_edits import final_caption
 from loraloom.prepare.duplicates import held_out, near_duplicate_groups
 from loraloom.prepare.folder_numbers import FolderNumbers
 from loraloom.prepare.images import ImageSettings, target_size
@@ -31,7 +32,6 @@ from loraloom.prepare.inspection.image_verdicts import bucket_rows, duplicate_fi
 from loraloom.prepare.inspection.repair import advised, command_line
 from loraloom.prepare.inspection.tables import GroupRow, concept_of, folder_of, group_rows
 from loraloom.prepare.leftovers import check_captions
-from loraloom.prepare.run import final_caption
 from loraloom.prepare.source import Source, read_source
 from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
@@ -130,7 +130,9 @@ def inspect_folder(
     shown = {id_: raw.shown(item) for id_, item in items.items()}
     few_enough = len(items) <= MAX_THUMBNAILS
     domain = open_domain(config.domain, config.model_dump())
-    examined = partial(_examined, settings=settings, domain=domain, num_workers=config.num_workers, bars=bars)
+    examined = partial(
+        _examined, settings=settings, numbers=numbers, domain=domain, num_workers=config.num_workers, bars=bars
+    )
     found = examined(items, title="images", thumbnails=few_enough)
     thumbnails = {id_: jpeg for id_ in items if (jpeg := found[id_].thumbnail)}
     found = {id_: replace(found[id_], thumbnail=None) for id_ in items}
@@ -208,13 +210,16 @@ def _examined(
     items: Mapping[str, Any],
     *,
     settings: ImageSettings,
+    numbers: FolderNumbers,
     domain: Domain,
     num_workers: int,
     bars: Callable[[str], Progress] | None,
     title: str,
     thumbnails: bool,
 ) -> dict[str, Examination]:
-    tasks = [ExamineTask(id_, item.image, thumbnails, item.data) for id_, item in items.items()]
+    tasks = [
+        ExamineTask(id_, item.image, thumbnails, item.data, numbers.sizes_of(id_)[0]) for id_, item in items.items()
+    ]
     advance = bars(title) if bars else None
     found: dict[str, Examination] = {}
     with closing(examine_all(tasks, settings, domain, num_workers)) as results:
@@ -369,10 +374,9 @@ def _ledger(
         held = [one.id in raw.given for one, _ in large]
     kept = [one for (one, _), is_held in zip(large, held, strict=True) if not is_held]
     rows = [(one.id, one.target) for one in kept]
-    for size in config.also_size:
-        further = replace(settings, size=size)
-        for one in kept:
-            width, height = target_size(one.width, one.height, further)
+    for one in kept:
+        for size in numbers.sizes_of(one.id)[1:]:
+            width, height = target_size(one.width, one.height, replace(settings, size=size))
             if max(width / one.width, height / one.height) <= 1:
                 rows.append((one.id, (width, height)))
     if not rows:
@@ -385,6 +389,7 @@ def _ledger(
         seed=0,
         repeats=tuple(numbers.repeats_of(id_) for id_, _ in rows),
         weights=tuple(numbers.weight_of(id_) for id_, _ in rows),
+        batch_sizes=tuple(numbers.batch_size_of(id_) for id_, _ in rows),
     )
     return make_ledger(plan, [id_ for id_, _ in rows])
 
