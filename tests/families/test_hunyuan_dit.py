@@ -335,6 +335,20 @@ def test_text_beyond_both_encoders_is_named(new: Path) -> None:
     assert len(rest) == len(beyond) - len("word " * 51)
 
 
+@torch.inference_mode()
+def test_a_dropped_encoder_has_the_mask_of_the_empty_text(new: Path) -> None:
+    """Its embeddings alone would leave the caption's masked positions to the learned padding rows of another length."""
+    model = open_model(ModelSource(location=str(new)))
+    encoder = PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext"))
+    text, empty = encoder.encode(["a plan of two rooms", ""])
+    assert int(text["clip_mask"].sum()) > int(empty["clip_mask"].sum()) == 2
+    drop: Any = getattr(model.text, "without", None)
+    for part, name, other in (("text_encoder", "clip", "t5"), ("text_encoder_2", "t5", "clip")):
+        dropped = drop(text, empty, {part})
+        assert torch.equal(dropped[f"{name}_mask"], empty[f"{name}_mask"])
+        assert torch.equal(dropped[f"{other}_mask"], text[f"{other}_mask"])
+
+
 def test_a_weight_reaches_both_encoders(new: Path) -> None:
     model = open_model(ModelSource(location=str(new)))
     with torch.inference_mode():

@@ -197,9 +197,9 @@ def test_a_model_that_predicts_velocity_is_drawn_as_by_diffusers(sampler: str, v
 def test_an_unknown_sampler_names_the_nearest_and_all_are_in_the_help(model: DiffusionModel) -> None:
     from loraloom.config.generate import GenerateConfig
 
-    with pytest.raises(UserError, match="unknown sampler: got 'euler'\n  did you mean 'euler_a'"):
-        model.sampler("euler", 5, 64, 64)
-    with pytest.raises(UserError, match="known: ddim, ddpm, dpmpp_2m_karras, euler_a, lcm, unipc"):
+    with pytest.raises(UserError, match="unknown sampler: got 'eulera'\n  did you mean 'euler_a'"):
+        model.sampler("eulera", 5, 64, 64)
+    with pytest.raises(UserError, match="known: ddim, ddpm, dpmpp_2m, dpmpp_2m_karras, euler, euler_a, lcm, unipc"):
         model.sampler("???", 5, 64, 64)
     help_text = str(GenerateConfig.model_fields["sampler"].description)
     assert all(name in help_text for name in SAMPLERS)

@@ -47,6 +47,21 @@ def test_an_unknown_sampler_or_schedule_of_a1111_is_said() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("facts", "sampler"),
+    [
+        ("Sampler: Euler", "euler"),
+        ("Sampler: DPM++ 2M, Schedule type: Normal", "dpmpp_2m"),
+        ("Sampler: DPM++ 2M, Schedule type: Uniform", "dpmpp_2m"),
+        ("Sampler: DPM++ 2M Karras", "dpmpp_2m_karras"),
+    ],
+)
+def test_a_solver_of_a1111_is_ours_with_the_same_steps(facts: str, sampler: str) -> None:
+    found = foreign_recipe({"parameters": f"x\nSteps: 3, {facts}"}, "a.png")
+    assert found is not None
+    assert (found.settings["sampler"], list(found.notes)) == (sampler, [])
+
+
 def graph() -> dict[str, dict[str, object]]:
     return {
         "3": {

@@ -86,7 +86,7 @@ def unlikeness(one: GeneratedImage, other: GeneratedImage) -> int:
     return int(np.abs(pixels(one) - pixels(other)).max())
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_karras", "euler_a", "unipc", "lcm"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_a", "unipc", "lcm"])
 def test_a_image_does_not_depend_on_its_batch(sampler: str, model: DiffusionModel, encoder: PromptEncoder) -> None:
     assert len(encoder.plan(LONG).windows) > 2
     requests = [replace(request, sampler=sampler) for request in REQUESTS]

@@ -211,6 +211,7 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
     """The keys that a training with these settings asks for; opens the model and hashes its VAE and text encoders."""
     from loraloom.data.batches import BatchMaker, refuse_blind_flips
     from loraloom.data.cache import ContentCache
+    from loraloom.data.caption_dropout import make_caption_dropout
     from loraloom.data.encode import LatentStore, TextStore
     from loraloom.models.loading import open_model
     from loraloom.prompts.encoder import PromptEncoder
@@ -232,7 +233,7 @@ def _wanted(settings: RunConfig, manifest: Manifest, domain: Any) -> Wanted:
         BatchMaker(
             examples=learned,
             random_flip=settings.data.random_flip,
-            caption_dropout=settings.data.caption_dropout,
+            dropout=make_caption_dropout(settings.data, model, trains_text_encoder=settings.lora.text_encoder),
             augmentation=make_augmentation(settings, learned, domain),
             **common,
         ),

@@ -40,7 +40,8 @@ class GenerateConfig(Settings):
     )
     sampler: str = setting(
         "auto",
-        "Sampler: ddim, ddpm, dpmpp_2m_karras, euler_a, unipc or lcm; auto: the model's default.",
+        "Sampler: ddim, ddpm, dpmpp_2m, dpmpp_2m_karras, euler, euler_a, unipc or lcm; auto: the model's default. "
+        "Flow-matching models have euler and dpmpp_2m.",
         flag="--sampler",
     )
     width: int | None = setting(

@@ -1,4 +1,4 @@
-"""Read settings of the form NAME=VALUE: loss weights of classes, batch sizes by image size, numbers and sizes of folders."""
+"""Read settings of the form NAME=VALUE: weights of classes, batch sizes by size, dropout by encoder, numbers of folders."""
 
 import re
 
@@ -45,6 +45,23 @@ def read_batch_sizes(texts: tuple[str, ...], batch_size: int) -> tuple[tuple[int
     if batches != sorted(batches):
         raise ValueError("data.batch_size_from gives larger images a larger batch: give them a smaller one")
     return tuple(ordered)
+
+
+def read_encoder_dropout(texts: tuple[str, ...]) -> dict[str, float]:
+    """`ENCODER=P` of each text, the probability P from 0 to 1.
+
+    Raises:
+        ValueError: A text of another form, a probability above 1, or an encoder with two.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+        if not match or not 0 <= float(match[2]) <= 1:
+            raise ValueError(f"{text!r} is not ENCODER=P with P from 0 to 1, such as text_encoder_2=0.1")
+        if match[1] in found:
+            raise ValueError(f"{match[1]!r} has two probabilities")
+        found[match[1]] = float(match[2])
+    return found
 
 
 def read_folder_numbers(texts: tuple[str, ...], *, whole: bool, most: float) -> dict[str, float]:

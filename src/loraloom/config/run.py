@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 from loraloom.config.augment import AugmentConfig
 from loraloom.config.base import Settings, setting
 from loraloom.config.contradictions import contradictions
-from loraloom.config.pairs import read_batch_sizes, read_class_weights
+from loraloom.config.pairs import read_batch_sizes, read_class_weights, read_encoder_dropout
 
 PromptMethod = Literal["attention", "truncate", "smart", "mean", "max", "weighted"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -84,6 +84,12 @@ class DataConfig(Settings):
         ge=0,
         le=1,
     )
+    encoder_dropout: tuple[str, ...] = setting(
+        (),
+        "Fraction of images for which one text encoder alone reads an empty caption, as ENCODER=P: text_encoder_2=0.1; "
+        "independent of caption_dropout and of the other encoders; for models of several; default: none.",
+        flag="--encoder-dropout",
+    )
     cache: bool = setting(
         True,
         "Keep latents and prompt embeddings on disk for the next run; off: in memory only.",
@@ -98,8 +104,9 @@ class DataConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _batch_sizes_can_be_read(self) -> "DataConfig":
+    def _pairs_can_be_read(self) -> "DataConfig":
         read_batch_sizes(self.batch_size_from, self.batch_size)
+        read_encoder_dropout(self.encoder_dropout)
         return self
 
 

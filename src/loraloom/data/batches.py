@@ -4,19 +4,21 @@ In: (epoch, slots of one device). Out: a `Batch`. Every random choice is a funct
 so it does not depend on the number of devices. Noise and timesteps are sampled in the train step from the batch's seeds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from loraloom.data.augment import Augmentation
 from loraloom.data.bucket_sampler import Pass
+from loraloom.data.caption_dropout import CaptionDropout
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.data import Batch, Example
 from loraloom.protocols.domain import Domain
-from loraloom.protocols.model import ImageGeometry
+from loraloom.protocols.model import ImageGeometry, Tensors
 from loraloom.utils.errors import UserError
 from loraloom.utils.rng import normal, uniform
 
@@ -32,7 +34,7 @@ class BatchMaker:
         seed: Seed of the run; determines every random number.
         random_flip: Whether half of the images are mirrored; those whose caption cannot be rewritten never are.
         augmentation: Variants of the images; each epoch takes one of an image, or the image itself.
-        caption_dropout: Share of captions that are replaced by the empty text, 0 to 1.
+        dropout: Which captions are dropped; None: none, as validation has it.
         loss_weights: The loss weight of each latent of an image; None gives all the same, as validation has it.
     """
 
@@ -43,7 +45,7 @@ class BatchMaker:
     seed: int
     random_flip: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
-    caption_dropout: float = 0.0
+    dropout: CaptionDropout | None = None
     loss_weights: LatentWeights | None = None
 
     @property
@@ -53,7 +55,7 @@ class BatchMaker:
 
     def make(self, epoch: int, slots: Pass) -> Batch:
         """The batch of some slots in an epoch; tensors on the CPU."""
-        rng_parts, latents, captions, geometry, weights = [], [], [], [], []
+        rng_parts, latents, captions, dropped, geometry, weights = [], [], [], [], [], []
         for slot in slots:
             example = self.examples[slot.index]
             # Repetitions in one epoch have noise of their own; the first has the one that it had without repeats.
@@ -64,8 +66,8 @@ class BatchMaker:
             drawn = self.latents.sample(example, mirrored, lambda shape, place=place: normal(shape, *place, "vae"))
             rng_parts.append(place)
             latents.append(drawn)
-            dropped = self.caption_dropout > 0 and uniform(*place, "caption dropout") < self.caption_dropout
-            captions.append("" if dropped else self.caption(example, mirrored, epoch))
+            captions.append(self.caption(example, mirrored, epoch))
+            dropped.append(self.dropout.dropped(*place) if self.dropout else frozenset())
             geometry.append(geometry_of(example, mirrored))
             if self.loss_weights:
                 weights.append(self.loss_weights.of(example, mirrored))
@@ -73,10 +75,24 @@ class BatchMaker:
             ids=tuple(self.examples[slot.index].id for slot in slots),
             rng_parts=tuple(rng_parts),
             latents_bchw=torch.stack(latents),
-            conditioning=self.latents.model.condition(self.texts.states(captions), geometry, None),
+            conditioning=self.latents.model.condition(self._embeddings(captions, dropped), geometry, None),
             weights_b=torch.tensor([slot.weight for slot in slots]),
             latent_weights_bhw=torch.stack(weights) if weights else None,
         )
+
+    def _embeddings(self, captions: Sequence[str], dropped: Sequence[Set[str]]) -> list[Tensors]:
+        """The prompt embeddings of some captions, each as if the dropped text encoders had read the empty text."""
+        if not any(dropped):
+            return self.texts.states(captions)
+        assert self.dropout
+        whole = [len(encoders) == len(self.dropout.encoders) for encoders in dropped]
+        kept = ["" if all_of_it else caption for caption, all_of_it in zip(captions, whole, strict=True)]
+        *found, empty = self.texts.states([*kept, ""])
+        text: Any = self.texts.encoder.text
+        return [
+            embedding if all_of_it or not encoders else text.without(embedding, empty, encoders)
+            for embedding, encoders, all_of_it in zip(found, dropped, whole, strict=True)
+        ]
 
     def fixed(self, index: int, timesteps: Sequence[int]) -> Batch:
         """An image once for each of some timesteps, with seeds that are fixed for all runs: for validation losses."""
@@ -124,7 +140,7 @@ class BatchMaker:
             for mirrored in self._flips(example)
             for caption in example.captions
         }
-        return [*captions, *([""] if self.caption_dropout else [])]
+        return [*captions, *([""] if self.dropout and self.dropout.reads_empty_text else [])]
 
 
 def geometry_of(example: Example, mirrored: bool) -> ImageGeometry:

@@ -23,6 +23,7 @@ _SOLVERS = {
     "dpm++ 2m": "dpmpp_2m_karras",
     "dpm++ 2m karras": "dpmpp_2m_karras",
     "dpmpp_2m": "dpmpp_2m_karras",
+    "euler": "euler",
     "euler a": "euler_a",
     "euler_ancestral": "euler_a",
     "unipc": "unipc",
@@ -30,6 +31,8 @@ _SOLVERS = {
     "lcm": "lcm",
 }
 """Names of solvers in both programs, small letters, and ours."""
+_EVEN = {"normal", "uniform"}
+"""Schedules of both programs with evenly spaced timesteps, small letters."""
 _MAX_NODES = 10_000
 
 
@@ -137,7 +140,9 @@ def _put_solver(settings: dict[str, Any], notes: list[str], name: str, schedule:
         return
     settings["sampler"] = found
     karras = "karras" in f"{name} {schedule}".lower()
-    if found == "dpmpp_2m_karras" and not karras and schedule:
+    if found == "dpmpp_2m_karras" and schedule.lower() in _EVEN and not karras:
+        settings["sampler"] = "dpmpp_2m"
+    elif found == "dpmpp_2m_karras" and not karras and schedule:
         notes.append(f"its schedule ({schedule}) has no equal here: Karras is used")
 
 

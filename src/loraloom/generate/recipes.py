@@ -44,7 +44,9 @@ MAX_RECIPE_BYTES = 16 * MAX_RECORD_BYTES
 _SAMPLERS = {
     "ddim": "DDIM",
     "ddpm": "DDPM",
+    "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "euler": "Euler",
     "euler_a": "Euler a",
     "unipc": "UniPC",
     "lcm": "LCM",

@@ -114,7 +114,12 @@ class EncoderTokens:
 
 
 class TextModel(Protocol):
-    """The tokenizers and text encoders of a model."""
+    """The tokenizers and text encoders of a model.
+
+    A model of several text encoders may also have `without(text, empty, encoders) -> Tensors`, for caption dropout of single
+    encoders: the tensors of one prompt as if the parts named in `encoders` had read the empty text, whose tensors are `empty`.
+    It computes from the tensors alone: encoders may be gone from memory.
+    """
 
     max_windows: int | None
     """Maximum number of windows of one prompt that the denoiser reads: 1 if its text length is fixed; None: no limit."""

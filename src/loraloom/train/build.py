@@ -18,6 +18,7 @@ from loraloom.data.augment import Augmentation, settings_line
 from loraloom.data.batches import BatchMaker, refuse_blind_flips
 from loraloom.data.bucket_sampler import EpochCache, Plan
 from loraloom.data.cache import ContentCache
+from loraloom.data.caption_dropout import make_caption_dropout
 from loraloom.data.encode import LatentStore, TextStore
 from loraloom.data.loss_weights import LatentWeights
 from loraloom.data.manifest import Manifest, read_manifest
@@ -158,6 +159,9 @@ def make_batches(
 ) -> tuple[BatchMaker, BatchMaker]:
     """The makers of training and held-out batches over shared caches."""
     data = config.data
+    dropout = make_caption_dropout(data, model, trains_text_encoder=config.lora.text_encoder)
+    if line := dropout.line():
+        log.info(line)
     root = Path(data.cache_dir or Path(data.dataset) / "cache") if data.cache else None
     latent_cache = ContentCache(root / "latents" if root else None)
     text_cache = ContentCache(root / "texts" if root else None)
@@ -173,7 +177,7 @@ def make_batches(
         examples=learned,
         random_flip=data.random_flip,
         augmentation=make_augmentation(config, learned, domain),
-        caption_dropout=data.caption_dropout,
+        dropout=dropout,
         loss_weights=LatentWeights(weights, domain, dataset, model.info.vae_scale_factor) if weights else None,
     )
     return train_batches, held_batches

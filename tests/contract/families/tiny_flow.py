@@ -6,7 +6,7 @@ modules without gradient checkpointing of their own. Its weights are random, few
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,6 +213,10 @@ class TwoTexts:
             mask = torch.arange(LONG, device=device) < len(ids)
             encoded.append({"pooled": short(windows)[0], "text": long(bytes_bl)[0], "mask": mask})
         return encoded
+
+    def without(self, text: Tensors, empty: Tensors, encoders: Collection[str]) -> Tensors:
+        names = {"text_encoder": ("pooled",), "text_encoder_2": ("text", "mask")}
+        return {**text, **{name: empty[name] for encoder in encoders for name in names[encoder]}}
 
     def counts(self, text: str) -> Sequence[EncoderTokens]:
         count = len(text.encode())

@@ -4,19 +4,21 @@ In: prompts. Out: CLIP's pooled embedding of the first window, and T5's prompt e
 the plain text; what is beyond its tokens is named by `unread`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loraloom.extensions.families._diffusers.dropping import ALL, Outputs, without
 from loraloom.extensions.families._diffusers.t5 import T5Text
 from loraloom.extensions.families._ldm.clip import ClipTokenizer
 from loraloom.protocols.model import EncoderTokens, ModelFiles, Modules, Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes
 
 CLIP, T5 = "text_encoder", "text_encoder_2"
+OUTPUTS: Outputs = {CLIP: {"pooled": ALL}, T5: {"t5": ALL}}
 
 
 class FluxText:
@@ -77,3 +79,7 @@ class FluxText:
         return [
             {"pooled": pooled_p, "t5": hidden_ld} for pooled_p, hidden_ld in zip(pooled_bp, hidden_bld, strict=True)
         ]
+
+    def without(self, text: Tensors, empty: Tensors, encoders: Collection[str]) -> Tensors:
+        """Each encoder makes one tensor."""
+        return without(text, empty, encoders, OUTPUTS)

@@ -5,7 +5,7 @@ masks. BERT reads one window of its own tokenizer, or more by an option, and kno
 text in any language, up to 255 tokens. What is beyond both is named by `unread`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,18 @@ import torch
 from torch import Tensor, nn
 from transformers.models.bert.tokenization_bert import BertTokenizer
 
+from loraloom.extensions.families._diffusers.dropping import ALL, Outputs, without
 from loraloom.extensions.families._diffusers.t5 import T5Text
 from loraloom.extensions.families._diffusers.tokenizers import files_sha256, open_tokenizer
 from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.extensions.families.hunyuan_dit.limits import CLIP_TOKENS, T5_TOKENS
 from loraloom.protocols.model import EncoderTokens, Prompt, Tensors, Tokenizer
 from loraloom.utils.atomic_files import sha256_bytes
+
+OUTPUTS: Outputs = {
+    "text_encoder": {"clip": ALL, "clip_mask": ALL},
+    "text_encoder_2": {"t5": ALL, "t5_mask": ALL},
+}
 
 
 class HunyuanText:
@@ -111,6 +117,10 @@ class HunyuanText:
             {"clip": own, "clip_mask": clip_mask, "t5": t5_ld, "t5_mask": mask_l}
             for (own, clip_mask), t5_ld, mask_l in zip(clip, t5_bld, mask_bl, strict=True)
         ]
+
+    def without(self, text: Tensors, empty: Tensors, encoders: Collection[str]) -> Tensors:
+        """Each encoder makes its embeddings and their mask."""
+        return without(text, empty, encoders, OUTPUTS)
 
     def _encode_clip(self, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor]]:
         module = self._module("text_encoder")

@@ -5,13 +5,14 @@ positions), and both pooled embeddings. CLIP reads the first window, T5 the plai
 `unread`. Without T5 a prompt ends after CLIP's window.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loraloom.extensions.families._diffusers.dropping import ALL, Outputs, without
 from loraloom.extensions.families._diffusers.t5 import T5Text
 from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.extensions.families._ldm.clip import ClipTokenizer, encode
@@ -47,6 +48,12 @@ class Sd3Text:
             )
             for folder, encoder in zip(("tokenizer", "tokenizer_2"), CLIPS, strict=True)
         ]
+        width, pooled = (int(configs[CLIPS[0]].get(key) or 512) for key in ("hidden_size", "projection_dim"))
+        self._outputs: Outputs = {
+            CLIPS[0]: {"clip": slice(width), "pooled": slice(pooled)},
+            CLIPS[1]: {"clip": slice(width, None), "pooled": slice(pooled, None)},
+            T5_PART: {"t5": ALL},
+        }
         num_ids = int(configs[T5_PART].get("vocab_size", 32128)) if T5_PART in configs else 0
         self.t5 = T5Text(files.path("tokenizer_3"), num_ids, t5_tokens) if num_ids else None
         self._t5_tokens = t5_tokens
@@ -94,6 +101,10 @@ class Sd3Text:
             for one, hidden_ld in zip(encoded, hidden_bld, strict=True):
                 one["t5"] = hidden_ld
         return list(encoded)
+
+    def without(self, text: Tensors, empty: Tensors, encoders: Collection[str]) -> Tensors:
+        """Both CLIP encoders share their tensors by columns."""
+        return without(text, empty, encoders, self._outputs)
 
     def _clip(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Tensor, Tensor]]:
         """Prompt embeddings (k, d) and pooled embedding (p,) of one CLIP encoder, for the window of each prompt."""

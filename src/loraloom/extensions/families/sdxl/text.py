@@ -4,13 +4,14 @@ In: prompts that are cut into windows. Out: for each prompt the penultimate hidd
 the pooled embedding of the second.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loraloom.extensions.families._diffusers.dropping import ALL, Outputs, without
 from loraloom.extensions.families._diffusers.windows import encode_windows
 from loraloom.extensions.families._ldm.clip import ClipTokenizer, encode
 from loraloom.protocols.model import EncoderTokens, ModelFiles, Modules, Prompt, Tensors, Tokenizer
@@ -39,6 +40,11 @@ class SdxlText:
             )
             for folder, encoder in zip(("tokenizer", "tokenizer_2"), ENCODERS, strict=True)
         ]
+        width = int(configs[ENCODERS[0]].get("hidden_size", 512))
+        self._outputs: Outputs = {
+            ENCODERS[0]: {"hidden": slice(width)},
+            ENCODERS[1]: {"hidden": slice(width, None), "pooled": ALL},
+        }
         first, second = self._tokenizers
         if first.window_tokens != second.window_tokens or not first.same_vocabulary(second):
             raise UserError(
@@ -71,6 +77,10 @@ class SdxlText:
             {"hidden": torch.cat([first_nkd, second_nkd], dim=-1), "pooled": pooled_p}
             for (first_nkd, _), (second_nkd, pooled_p) in zip(*hidden, strict=True)
         ]
+
+    def without(self, text: Tensors, empty: Tensors, encoders: Collection[str]) -> Tensors:
+        """Half of the hidden states is each encoder's, the pooled embedding the second one's."""
+        return without(text, empty, encoders, self._outputs)
 
     def counts(self, text: str) -> Sequence[EncoderTokens]:
         """Nothing to compare: both encoders read any number of windows of one vocabulary."""
