@@ -32,8 +32,8 @@ from loraloom.protocols.model import (
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2")
 AXES = 3
 REMEDY = (
-    "train on FLUX.1 dev, whose LoRAs work on schnell too; or add --model-option train_distilled=true and compare images of "
-    "few steps before and after"
+    "train on FLUX.1 dev, whose LoRAs work on schnell too; or add --model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 

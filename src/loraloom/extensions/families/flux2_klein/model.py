@@ -35,7 +35,8 @@ AXES = 4
 STATISTICS = ("bn.running_mean", "bn.running_var")
 REMEDY = (
     "train on the base model of the same size (FLUX.2-klein-base), whose LoRAs work on the distilled one too; or add "
-    "--model-option train_distilled=true and compare images of few steps before and after"
+    "--model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 

@@ -31,8 +31,8 @@ from loraloom.protocols.model import (
 from loraloom.utils.errors import UserError
 
 REMEDY = (
-    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true and "
-    "compare images of few steps before and after"
+    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true, and the run "
+    "then measures the sharpness of few-step images before and after"
 )
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 

@@ -36,7 +36,8 @@ MULTIPLE = 32
 """The denoiser pads text to a multiple of this many tokens."""
 REMEDY = (
     "train on Z-Image (the base), whose LoRAs work on Turbo too; or merge the adapter ostris/zimage_turbo_training_adapter "
-    "first; or add --model-option train_distilled=true and compare images of few steps before and after"
+    "first; or add --model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 
