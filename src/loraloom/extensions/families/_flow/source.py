@@ -157,5 +157,9 @@ def check_rotary(where: str, widths: Any, head: int, *, axes: int) -> None:
 
 
 def is_called(files: ModelFiles, word: str) -> bool:
-    """Whether the name of a model holds a word: distilled versions are recognised by it where their configs say nothing."""
-    return word in Path(files.source.location).name.lower()
+    """Whether the name of a model holds a word: distilled versions are recognised by it where their configs say nothing.
+
+    For a checkpoint in one file the name of the folder of its other parts counts, too.
+    """
+    places = [files.source.location, files.source.config if files.single_file is not None else None]
+    return any(word in Path(place).name.lower() for place in places if place)
