@@ -2,10 +2,10 @@
 
 A FLUX denoiser in reduced shapes, random weights, LoRA on attention. Two measurements:
 
-    steps     forward, backward and update in bf16 and with fp8 and nf4, in turn in one process, CPU time (on a GPU wall time);
-              medians of the ratios of each round to bf16
-    reading   the peak of resident memory above that of the process with all libraries, each way in a process of its own: read in
-              float32 and then stored, and read tensor by tensor straight into low bits
+    steps     forward, backward and update in bf16 and with fp8 and nf4, in turn in one process, CPU time (on a GPU wall
+              time); medians of the ratios of each round to bf16
+    reading   the peak of resident memory above that of the process with all libraries, each way in a process of its own:
+              read in float32 and then stored, and read tensor by tensor straight into low bits
 
     python -m benchmarks.low_bits --json benchmarks/results/low_bits_cpu.json
     python -m benchmarks.low_bits --device cuda --json benchmarks/results/low_bits_cuda.json
@@ -148,8 +148,8 @@ def write_base(folder: Path) -> None:
 
 def peak_mib() -> float:
     """Largest resident memory of this process so far."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 

@@ -87,10 +87,11 @@ _Z_IMAGE: Rules = [
     (r"\.attention\.to_out\.0", ".attention.out"),
 ]
 _QKV = ("to_q", "to_k", "to_v")
+_SINGLE = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 _ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 FUSED: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
     "flux": [
-        (r"single_transformer_blocks\.(\d+)\.", ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), "single_blocks.{}.linear1"),
+        (r"single_transformer_blocks\.(\d+)\.", _SINGLE, "single_blocks.{}.linear1"),
         (r"transformer_blocks\.(\d+)\.attn\.", _QKV, "double_blocks.{}.img_attn.qkv"),
         (r"transformer_blocks\.(\d+)\.attn\.", _ADDED, "double_blocks.{}.txt_attn.qkv"),
     ],
@@ -170,7 +171,9 @@ def opened(location: Path, config: Path | None = None, *options: str, **values: 
 
 def latents(model: DiffusionModel) -> tuple[Tensor, Callable[[], Tensor]]:
     """Ours, and the pipeline's."""
-    wanted = ImageRequest(prompt="a plan", seed=2, num_steps=2, guidance_scale=1.0, sampler="euler", width=32, height=32)
+    wanted = ImageRequest(
+        prompt="a plan", seed=2, num_steps=2, guidance_scale=1.0, sampler="euler", width=32, height=32
+    )
     noise = first_noise(model, wanted)
     encoder = PromptEncoder(text=model.text, domain=plugins.load("domains", "freetext"))
     return denoise(model, encoder.encode, [wanted], noise_bchw=noise), partial(
@@ -252,9 +255,7 @@ def test_a_checkpoint_with_encoders_and_vae_needs_configs_and_tokenizers_only(
 
 
 @pytest.mark.parametrize("family", ["flux", "z_image", "flux2_klein"])
-def test_parts_come_from_the_files_that_options_name(
-    family: str, folders: Mapping[str, Path], tmp_path: Path
-) -> None:
+def test_parts_come_from_the_files_that_options_name(family: str, folders: Mapping[str, Path], tmp_path: Path) -> None:
     folder = folders[family]
     file = write(folder, family, tmp_path / "dit.safetensors")
     save_file(ldm_vae(folder), tmp_path / "ae.safetensors")
@@ -294,7 +295,7 @@ def test_a_folder_of_another_model_is_refused_when_the_checkpoint_is_opened(
     with pytest.raises(UserError, match=r"folder of the other parts is not a FLUX\.1(.|\n)*--model-config"):
         opened(file, folders["sd3"])
     schnell = build_flux(tmp_path / "schnell", schnell=True)
-    with pytest.raises(UserError, match="is of the kind of FLUX.1 dev"):
+    with pytest.raises(UserError, match=r"is of the kind of FLUX\.1 dev"):
         opened(file, schnell)
     state = native("flux", transformer(folders["flux"]))
     for change, reason in (
@@ -322,7 +323,7 @@ def test_an_8_bit_checkpoint_is_read_as_the_numbers_that_it_means(
     state, stored, meant = native(name, transformer(folder)), State(), State()
     for key, tensor in state.items():
         stored[key] = meant[key] = tensor
-        if not key.endswith(".weight") or tensor.dim() != 2 or "blocks" not in key and "layers" not in key:
+        if not key.endswith(".weight") or tensor.dim() != 2 or ("blocks" not in key and "layers" not in key):
             continue
         scale = torch.tensor(1.0)
         if scales == "of outputs":

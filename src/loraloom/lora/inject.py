@@ -81,9 +81,7 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
     """Names of the modules that a preset means, sorted."""
     pattern = re.compile(preset.pattern)
     return sorted(
-        name
-        for name, child in module.named_modules()
-        if _kind(child) in preset.kinds and pattern.fullmatch(name)
+        name for name, child in module.named_modules() if _kind(child) in preset.kinds and pattern.fullmatch(name)
     )
 
 

@@ -1,7 +1,7 @@
 """Give a module without memory its weights, one tensor at a time: in float32, or straight into low bits.
 
-In: a module on the meta device, frozen, and a function that reads a tensor by its name. Out: the same module with its weights on
-the CPU. One tensor at a time is in memory in full precision: the peak is near the size of what is kept.
+In: a module on the meta device, frozen, and a function that reads a tensor by its name. Out: the same module with its weights
+on the CPU. One tensor at a time is in memory in full precision: the peak is near the size of what is kept.
 """
 
 from collections.abc import Callable, Mapping

@@ -101,9 +101,7 @@ def resolve(source: ModelSource) -> ResolvedFiles:
     if path.suffix.lower() == ".safetensors" or path.suffix.lower() in PICKLED:
         check_safetensors(path)
         folder, hub = _config_folder(source)
-        return ResolvedFiles(
-            source=source, folder=folder, single_file=path.resolve(), variant=source.variant, hub=hub
-        )
+        return ResolvedFiles(source=source, folder=folder, single_file=path.resolve(), variant=source.variant, hub=hub)
     if not _HUB_ID.match(source.location):
         raise UserError(
             "no such model",

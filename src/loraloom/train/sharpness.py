@@ -1,11 +1,11 @@
 """Sharpness of few-step images of a distilled base, without and with what a run learned.
 
-In: a finished run on a base that was distilled to few steps. Out: `sharpness/` in the run folder, with images of the same captions
-and seeds of both and `sharpness.json`; one line, and a warning where images have become softer. Training with single noise levels
-unlearns what the distillation taught, and few-step images show it first.
+In: a finished run on a base that was distilled to few steps. Out: `sharpness/` in the run folder, with images of the same
+captions and seeds of both and `sharpness.json`; one line, and a warning where images have become softer. Training with single
+noise levels unlearns what the distillation taught, and few-step images show it first.
 
-Sharpness is the gradient energy of brightness: the mean square of the differences of neighbouring pixels (Brenner et al. 1976 take
-every second pixel). It also changes with what an image shows, so that one caption says little and the images are kept.
+Sharpness is the gradient energy of brightness: the mean square of the differences of neighbouring pixels. It also changes with
+what an image shows, so that one caption says little; the images are kept.
 """
 
 import statistics
@@ -100,7 +100,9 @@ def _measure(run: Run, step: int) -> dict[str, Any]:
         for request, image in zip(requests, images, strict=True):
             write_png(folder / f"{name}_{request.seed}.png", image)
     sheet = contact_sheet(
-        [list(pair) for pair in zip(base, trained, strict=True)], [one.prompt for one in requests], ["base", f"step {step}"]
+        [list(pair) for pair in zip(base, trained, strict=True)],
+        [one.prompt for one in requests],
+        ["base", f"step {step}"],
     )
     write_png(folder / "sheet.png", sheet)
     energies = [[gradient_energy(image) for image in images] for images in (base, trained)]

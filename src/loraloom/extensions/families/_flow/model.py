@@ -135,7 +135,10 @@ class FlowModel(ABC):
 
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
-        elsewhere = {self._kinds[part].folder: self._weights.load(part, self.modules.skeleton) for part in self._weights.elsewhere}
+        elsewhere = {
+            self._kinds[part].folder: self._weights.load(part, self.modules.skeleton)
+            for part in self._weights.elsewhere
+        }
         files = self._files.without_single_file()
         pipeline = fresh_pipeline(self.pipeline_class, files, **dict.fromkeys(self._absent), **elsewhere)
         pipeline.set_progress_bar_config(disable=True)

@@ -1,7 +1,7 @@
 """Where the tensors of diffusers' denoiser are in a checkpoint in the original code's names, as ComfyUI and others use it.
 
-In: tables of names. Out: for a tensor of the module the tensor of the checkpoint, and which of its rows. Layers that are one there
-(qkv) are cut by rows; the last layer's modulation has its two halves in the other order there.
+In: tables of names. Out: for a tensor of the module the tensor of the checkpoint, and which of its rows. Layers that are one
+there (qkv) are cut by rows; the last layer's modulation has its two halves in the other order there.
 """
 
 import re

@@ -1,7 +1,7 @@
 """A checkpoint of one file as people download it: the denoiser, perhaps with encoders and VAE, in the original code's names.
 
-In: the files of a model, and options that name files of other parts. Out: the denoiser tensor by tensor, with 8-bit weights read
-as the numbers that they mean; other parts from the checkpoint, a file that was named, or the folder of `--model-config`.
+In: the files of a model, and options that name files of other parts. Out: the denoiser tensor by tensor, with 8-bit weights
+read as the numbers that they mean; other parts from a file that was named, the checkpoint, or the folder of `--model-config`.
 """
 
 import json
@@ -87,7 +87,9 @@ class DenoiserFile:
             wanted = shapes[name] if piece.rows is None else (piece.rows[1] - piece.rows[0], *shapes[name][1:])
             got = entry.shape if piece.rows is None else (wanted[0], *entry.shape[1:])
             if got != wanted:
-                raise self._other(f"{piece.name} of shape {list(entry.shape)}", f"{list(shapes[name])} as in its config")
+                raise self._other(
+                    f"{piece.name} of shape {list(entry.shape)}", f"{list(shapes[name])} as in its config"
+                )
             rows[piece.name] = max(rows.get(piece.name, 0), piece.rows[1] if piece.rows else entry.shape[0])
             self._check_dtype(piece, entry)
         for name, count in rows.items():
@@ -266,7 +268,9 @@ def load_vae(place: Place, kind: Any, config: Mapping[str, Any]) -> nn.Module:
     module: Any = kind.from_config(dict(config))
     with _readable(place, "vae"):
         if any(name.startswith("encoder.down.") for name in tensors):
-            native = {re.sub(r"^(en|de)coder\.((post_)?quant_conv\.)", r"\2", name): one for name, one in tensors.items()}
+            native = {
+                re.sub(r"^(en|de)coder\.((post_)?quant_conv\.)", r"\2", name): one for name, one in tensors.items()
+            }
             tensors = convert_ldm_vae_checkpoint(native, module.config)
             tensors |= {name: one for name, one in native.items() if name.startswith("bn.")}
         missing, unknown = module.load_state_dict(tensors, strict=False)
@@ -310,7 +314,9 @@ def _refuse(place: Place, part: str, missing: Iterable[str], unknown: Iterable[s
     lacks = sorted(name for name in missing if not name.endswith(_COUNTERS))
     beyond = sorted(name for name in unknown if not name.endswith(_UNREAD))
     if lacks or beyond:
-        why = f"{len(lacks)} weights are missing, the first is {lacks[0]}" if lacks else f"it has {beyond[0]} beside them"
+        why = (
+            f"{len(lacks)} weights are missing, the first is {lacks[0]}" if lacks else f"it has {beyond[0]} beside them"
+        )
         raise UserError(
             f"{place.file.name} is not the {part} that the config describes",
             got=why,

@@ -22,8 +22,8 @@ from loraloom.extensions.families._flow.single_file import (
     refuse_missing,
 )
 from loraloom.extensions.families._flow.source import Kind
-from loraloom.models.filling import read_tensor
 from loraloom.models.files import file_sum
+from loraloom.models.filling import read_tensor
 from loraloom.models.low_bits import LowBits
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.atomic_files import sha256_bytes

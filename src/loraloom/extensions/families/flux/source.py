@@ -67,7 +67,10 @@ KIND = Kind(
     expected=f"a {CLASS} with a CLIP and a T5 text encoder",
     base=lambda files: f"black-forest-labs/FLUX.1-{'dev' if has_guidance(files) else 'schnell'}",
     tensors=TENSORS,
-    encoders={"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.t5xxl.transformer."},
+    encoders={
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.t5xxl.transformer.",
+    },
 )
 
 

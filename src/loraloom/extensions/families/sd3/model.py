@@ -31,8 +31,8 @@ from loraloom.protocols.model import (
 from loraloom.utils.errors import UserError
 
 REMEDY = (
-    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true, and the run "
-    "then measures the sharpness of few-step images before and after"
+    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true, and the "
+    "run then measures the sharpness of few-step images before and after"
 )
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 
@@ -82,7 +82,9 @@ class Sd3Model(FlowModel):
         t5 = T5_PART in configs
         kinds = {part: kind for part, kind in KINDS.items() if t5 or part != T5_PART}
         copied = COPIED if t5 else COPIED[:-1]
-        super().__init__(files, configs, kinds, family=KIND, copied=copied, absent=() if t5 else (T5_PART, "tokenizer_3"))
+        super().__init__(
+            files, configs, kinds, family=KIND, copied=copied, absent=() if t5 else (T5_PART, "tokenizer_3")
+        )
         transformer, turbo = configs["transformer"], is_called(files, "turbo")
         allowed = bool(files.options.get("train_distilled", False))
         self._t5_tokens = int(files.options.get("t5_tokens", 256))
