@@ -277,6 +277,25 @@ def test_parts_come_from_the_files_that_options_name(family: str, folders: Mappi
             opened(file, bare, *fewer)
 
 
+def test_a_language_model_is_read_with_and_without_the_name_of_its_head(
+    folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """ComfyUI's qwen_3_4b.safetensors begins every name with `model.`; the class of Z-Image's encoder does not."""
+    folder = folders["z_image"]
+    state = load_file(folder / "text_encoder" / "model.safetensors")
+    assert not any(key.startswith("model.") for key in state)
+    save_file({f"model.{key}": tensor for key, tensor in state.items()}, tmp_path / "qwen.safetensors")
+    file = write(folder, "z_image", tmp_path / "z_image.safetensors")
+    model = opened(file, folder, f"text_encoder_file={tmp_path / 'qwen.safetensors'}")
+    same_weights(model, opened(folder), "text_encoder")
+
+
+def test_without_a_folder_the_user_is_told_to_name_one(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    file = write(folders["flux"], "flux", tmp_path / "dit.safetensors")
+    with pytest.raises(UserError, match=r"holds a denoiser(.|\n)*FLUX.1-dev(.|\n)*--model-config"):
+        opened(file)
+
+
 def test_a_file_that_is_not_the_part_is_refused(folders: Mapping[str, Path], tmp_path: Path) -> None:
     folder = folders["flux"]
     file = write(folder, "flux", tmp_path / "dit.safetensors")

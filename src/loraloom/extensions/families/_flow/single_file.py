@@ -34,6 +34,7 @@ _OF_8_BITS = (*SCALES, "scale_input", "input_scale", "comfy_quant")
 _PLAIN = {"F64", "F32", "F16", "BF16"}
 _FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 _COUNTERS = ("position_ids", "num_batches_tracked")
+_NOT_READ = (*_COUNTERS, "lm_head.weight")
 _UNREAD = (*_COUNTERS, "logit_scale", "lm_head.weight", "encoder.embed_tokens.weight", "text_projection.weight")
 """Ends of weights of an encoder that files may have and no embedding comes from; T5's table of tokens stands twice."""
 _VAE_PREFIXES = ("first_stage_model.", "vae.")
@@ -193,19 +194,19 @@ def _scale_of(name: str, entries: Mapping[str, TensorInfo]) -> str | None:
 # ------------------------------------------------------------------------------------------------------- other parts
 
 
-def places_of(files: ModelFiles, encoders: Mapping[str, str]) -> dict[str, Place]:
+def places_of(files: ModelFiles, encoders: Mapping[str, tuple[str, ...]]) -> dict[str, Place]:
     """The parts that a checkpoint holds beside the denoiser, and those whose files the user named by options.
 
     Args:
         files: The files of the model.
-        encoders: Text encoder -> prefix of its tensors in a checkpoint.
+        encoders: Text encoder -> prefixes that its tensors may have in a checkpoint.
 
     Raises:
         UserError: A file that was named is not there.
     """
     found: dict[str, Place] = {}
     names = files.tensor_names()
-    for part, prefixes in {"vae": _VAE_PREFIXES, **{part: (prefix,) for part, prefix in encoders.items()}}.items():
+    for part, prefixes in {"vae": _VAE_PREFIXES, **encoders}.items():
         named = str(files.options.get(f"{part}_file", ""))
         held = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), None)
         if named:
@@ -311,7 +312,7 @@ def _readable(place: Place, part: str) -> Iterator[None]:
 
 def _refuse(place: Place, part: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
     """Raise `UserError` unless a file has exactly the weights of a part."""
-    lacks = sorted(name for name in missing if not name.endswith(_COUNTERS))
+    lacks = sorted(name for name in missing if not name.endswith(_NOT_READ))
     beyond = sorted(name for name in unknown if not name.endswith(_UNREAD))
     if lacks or beyond:
         why = (

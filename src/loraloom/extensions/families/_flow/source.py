@@ -24,6 +24,15 @@ def denoiser_class(files: ModelFiles) -> str | None:
     return None
 
 
+IN_ONE_FILE: Mapping[str, tuple[str, ...]] = {
+    "clip_l": ("text_encoders.clip_l.transformer.",),
+    "clip_g": ("text_encoders.clip_g.transformer.",),
+    "t5": ("text_encoders.t5xxl.transformer.",),
+    "qwen3": ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."),
+}
+"""Prefixes of text encoders in checkpoints of ComfyUI and Stability."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """How the files of a family are recognised.
@@ -35,7 +44,7 @@ class Kind:
         expected: What a folder holds, for an error.
         base: Hub id of the folder whose encoders, VAE and configs belong to a checkpoint in one file.
         tensors: Where the denoiser's tensors are in such a checkpoint.
-        encoders: Text encoder -> prefix of its tensors there.
+        encoders: Text encoder -> prefixes that its tensors may have there.
     """
 
     title: str
@@ -44,7 +53,7 @@ class Kind:
     expected: str
     base: Callable[[ModelFiles], str]
     tensors: NativeTensors
-    encoders: Mapping[str, str]
+    encoders: Mapping[str, tuple[str, ...]]
 
     def matches(self, files: ModelFiles) -> bool:
         """A folder with this denoiser, or a checkpoint in one file with its tensors."""

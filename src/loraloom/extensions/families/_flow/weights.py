@@ -69,7 +69,7 @@ class FlowWeights:
         self._folder = files.without_single_file()
         self._configs = configs
         self._kinds = kinds
-        encoders = {part: prefix for part, prefix in family.encoders.items() if part in kinds}
+        encoders = {part: prefixes for part, prefixes in family.encoders.items() if part in kinds}
         self._places = places_of(files, encoders)
         self._denoiser: DenoiserFile | None = None
         if files.single_file is not None:

@@ -18,6 +18,7 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
     read_configs,
@@ -67,10 +68,7 @@ KIND = Kind(
     expected=f"a {CLASS} with a CLIP and a T5 text encoder",
     base=lambda files: f"black-forest-labs/FLUX.1-{'dev' if has_guidance(files) else 'schnell'}",
     tensors=TENSORS,
-    encoders={
-        "text_encoder": "text_encoders.clip_l.transformer.",
-        "text_encoder_2": "text_encoders.t5xxl.transformer.",
-    },
+    encoders={"text_encoder": IN_ONE_FILE["clip_l"], "text_encoder_2": IN_ONE_FILE["t5"]},
 )
 
 

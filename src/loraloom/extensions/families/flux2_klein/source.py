@@ -22,6 +22,7 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
     is_called,
@@ -76,7 +77,7 @@ KIND = Kind(
     expected=f"a {CLASS} with a Qwen3 text encoder",
     base=lambda files: f"black-forest-labs/FLUX.2-klein-{'base-' if is_called(files, 'base') else ''}4B",
     tensors=TENSORS,
-    encoders={"text_encoder": "text_encoders.qwen3_4b.transformer."},
+    encoders={"text_encoder": IN_ONE_FILE["qwen3"]},
 )
 
 

@@ -18,6 +18,7 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     is_called,
     read_configs,
@@ -76,9 +77,9 @@ KIND = Kind(
     base=lambda files: _base_of(files),
     tensors=TENSORS,
     encoders={
-        "text_encoder": "text_encoders.clip_l.transformer.",
-        "text_encoder_2": "text_encoders.clip_g.transformer.",
-        T5_PART: "text_encoders.t5xxl.transformer.",
+        "text_encoder": IN_ONE_FILE["clip_l"],
+        "text_encoder_2": IN_ONE_FILE["clip_g"],
+        T5_PART: IN_ONE_FILE["t5"],
     },
 )
 

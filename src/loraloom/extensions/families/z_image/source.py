@@ -20,6 +20,7 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
     is_called,
@@ -66,7 +67,7 @@ KIND = Kind(
     expected=f"a {CLASS} with a Qwen3 text encoder",
     base=lambda files: f"Tongyi-MAI/Z-Image{'-Turbo' if is_called(files, 'turbo') else ''}",
     tensors=TENSORS,
-    encoders={"text_encoder": "text_encoders.qwen3_4b.transformer."},
+    encoders={"text_encoder": IN_ONE_FILE["qwen3"]},
 )
 
 
