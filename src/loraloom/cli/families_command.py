@@ -230,7 +230,8 @@ def details(row: FamilyRow) -> list[tuple[str, str]]:
         *(
             (
                 "",
-                f"{row.step_gib[kind]['total']} GiB with --low-bits {kind} too: weights {row.step_gib[kind]['weights']}",
+                f"{row.step_gib[kind]['total']} GiB with --low-bits {kind} too: weights {row.step_gib[kind]['weights']}; "
+                f"steps are slower than in {PRECISION}, so leave it out where that fits",
             )
             for kind in LOW_BITS
             if kind in row.step_gib

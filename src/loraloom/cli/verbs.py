@@ -22,7 +22,8 @@ from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import check_folder, images_folder, prepare_line
 
 _MODEL_CONFIG = (
-    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer."
+    "For a single checkpoint: folder or hub id with configs and tokenizer, or a folder with CLIP's tokenizer; flow families "
+    "also take text encoders and VAE from it."
 )
 
 _ClipSkip = Annotated[

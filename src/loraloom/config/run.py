@@ -39,7 +39,7 @@ class ModelConfig(Settings):
     config: str | None = setting(
         None,
         "For a single-file checkpoint: folder or hub id with configs and tokenizer of the same architecture, or a folder "
-        "with CLIP's tokenizer.",
+        "with CLIP's tokenizer; flow families also take text encoders and VAE from it.",
         flag="--model-config",
     )
     options: tuple[str, ...] = setting(

@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
+from loraloom.models.low_bits import LowBitLinear
 from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
@@ -80,10 +81,13 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
     """Names of the modules that a preset means, sorted."""
     pattern = re.compile(preset.pattern)
     return sorted(
-        name
-        for name, child in module.named_modules()
-        if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
+        name for name, child in module.named_modules() if _kind(child) in preset.kinds and pattern.fullmatch(name)
     )
+
+
+def _kind(module: nn.Module) -> str:
+    """The type that a preset means: a layer in low bits is a linear one."""
+    return nn.Linear.__name__ if isinstance(module, LowBitLinear) else type(module).__name__
 
 
 def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:

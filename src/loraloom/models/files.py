@@ -32,7 +32,7 @@ class ResolvedFiles:
         folder: Configs and tokenizers in the diffusers layout; None for a single file whose configs nobody named.
         single_file: The checkpoint when the weights are in one file, else None.
         variant: Weight file variant such as `fp16`, or None.
-        hub: The hub id and revision that weights come from when they are first asked for, or None.
+        hub: The hub id and revision that weights of the folder come from when they are first asked for, or None.
         options: Values of the family's own settings.
     """
 
@@ -78,7 +78,11 @@ class ResolvedFiles:
         """The same files with a folder of configs; for a single file without one that of the hub model `default`."""
         if self.folder is not None:
             return self
-        return replace(self, folder=download(default, None, None, ()))
+        return replace(self, folder=download(default, None, None, ()), hub=(default, None))
+
+    def without_single_file(self) -> "ResolvedFiles":
+        """The folder alone: weights of parts that a single file does not hold."""
+        return replace(self, single_file=None)
 
     def at(self, folder: Path) -> "ResolvedFiles":
         """The same weights with configs and tokenizers of `folder`."""

@@ -62,7 +62,12 @@ def _check_index(path: Path, what: str) -> None:
 
 
 def check_fit(
-    part: str, entries: Mapping[str, TensorInfo], empty: Callable[[], nn.Module] | None, *, same_names: bool
+    part: str,
+    entries: Mapping[str, TensorInfo],
+    empty: Callable[[], nn.Module] | None,
+    *,
+    same_names: bool,
+    bytes_each: float = 4,
 ) -> None:
     """Compare the headers of a part's files with its config and with this machine.
 
@@ -71,6 +76,7 @@ def check_fit(
         entries: Headers of all its files.
         empty: Builds the part without memory.
         same_names: Whether files and module name their tensors alike, so that shapes can be compared.
+        bytes_each: Memory of a weight, bytes: 4 in float32.
 
     Raises:
         UserError: Quantised weights, more than the machine holds, or weights that are not the config's.
@@ -83,14 +89,7 @@ def check_fit(
                 fix="get a version of this model that is not quantised",
             )
     stored = sum(math.prod(entry.shape) for entry in entries.values())
-    memory = total_memory_bytes()
-    if memory is not None and 4 * stored > memory:
-        raise UserError(
-            f"{part} needs more memory than this machine has",
-            got=Shown(f"{4 * stored / 1e9:,.1f} GB in float32"),
-            expected=f"at most {memory / 1e9:,.1f} GB",
-            fix="use a smaller model, or a machine with more memory",
-        )
+    check_memory(part, stored, bytes_each)
     if empty is None:
         return
     with library_errors(f"{part}/config.json", part, fix="check that the config belongs to the weights"):
@@ -116,6 +115,18 @@ def check_fit(
                 expected=f"{list(tensor.shape)} as its config says",
                 fix="download it again",
             )
+
+
+def check_memory(part: str, num_weights: int, bytes_each: float = 4) -> None:
+    """Raise `UserError` for more weights than this machine holds at that many bytes each."""
+    needed, memory = bytes_each * num_weights, total_memory_bytes()
+    if memory is not None and needed > memory:
+        raise UserError(
+            f"{part} needs more memory than this machine has",
+            got=Shown(f"{needed / 1e9:,.1f} GB{' in float32' if bytes_each == 4 else ''}"),
+            expected=f"at most {memory / 1e9:,.1f} GB",
+            fix="use a smaller model, or a machine with more memory",
+        )
 
 
 def check_finite(part: str, module: nn.Module, files: Sequence[Path]) -> None:

@@ -100,7 +100,8 @@ def resolve(source: ModelSource) -> ResolvedFiles:
         return ResolvedFiles(source=source, folder=path.resolve(), variant=source.variant)
     if path.suffix.lower() == ".safetensors" or path.suffix.lower() in PICKLED:
         check_safetensors(path)
-        return ResolvedFiles(source=source, folder=_config_folder(source), single_file=path.resolve())
+        folder, hub = _config_folder(source)
+        return ResolvedFiles(source=source, folder=folder, single_file=path.resolve(), variant=source.variant, hub=hub)
     if not _HUB_ID.match(source.location):
         raise UserError(
             "no such model",
@@ -145,9 +146,14 @@ def _nearby(path: Path) -> str:
     return f"did you mean {path.name}/{inside[0]}?" if inside else "save the model with diffusers' save_pretrained"
 
 
-def _config_folder(source: ModelSource) -> Path | None:
-    """The user's choice of configs and tokenizer for a single checkpoint, or None: the family then has its own."""
+def _config_folder(source: ModelSource) -> tuple[Path | None, tuple[str, None] | None]:
+    """The folder of configs and tokenizer that the user chose for a single checkpoint, and the hub id that it came from.
+
+    Without a choice the family has its own.
+    """
     if source.config is None:
-        return None
+        return None, None
     folder = Path(source.config).expanduser()
-    return folder.resolve() if folder.is_dir() else download(source.config, None, None, ())
+    if folder.is_dir():
+        return folder.resolve(), None
+    return download(source.config, None, None, ()), (source.config, None)

@@ -19,6 +19,8 @@ FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 BLOCK = 64
 """Weights of `nf4` that share a scale."""
+BYTES_EACH = {"fp8": 1.1, "nf4": 0.7}
+"""About how many bytes a weight of a whole denoiser takes: the layers that are stored, and the few that are not."""
 NF4 = (
     -1.0,
     -0.6961928009986877,
@@ -92,12 +94,20 @@ def store(module: nn.Module, kind: LowBits) -> int:
 
     Layers outside of blocks (embeddings, the last layer) are few and sensitive: they keep their precision.
     """
-    count = 0
-    for block in repeated_blocks(module).values():
-        for layer in _frozen_linear(block):
-            _store(layer, kind)
-            count += 1
-    return count
+    layers = frozen_layers(module)
+    for layer in layers:
+        store_layer(layer, kind)
+    return len(layers)
+
+
+def frozen_layers(module: nn.Module) -> list[nn.Linear]:
+    """The layers that `store` stores: frozen linear ones of repeated blocks."""
+    return [layer for block in repeated_blocks(module).values() for layer in _frozen_linear(block)]
+
+
+def stored_bytes(layer: LowBitLinear) -> int:
+    """Bytes of a layer's codes and scales."""
+    return sum(weight.numel() * weight.element_size() for weight in (layer.weight, layer.scales))
 
 
 def plain_weight(layer: nn.Module) -> Tensor:
@@ -115,7 +125,7 @@ def _frozen_linear(block: nn.Module) -> Iterator[nn.Linear]:
 
 
 @torch.no_grad()
-def _store(layer: Any, kind: LowBits) -> None:
+def store_layer(layer: Any, kind: LowBits) -> None:
     """Exchange a layer's weight for codes and scales, in place: those who hold the layer keep it."""
     codes, scales = _pack(layer.weight.data, kind)
     layer.__class__ = LowBitLinear

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from loraloom.models.block_swap import BlockSwap, count_blocks, recomputes, repeated_blocks
+from loraloom.models.low_bits import LowBits, store
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
 
@@ -28,6 +29,7 @@ class ModuleStore:
         fingerprint: sha256 over a part's weight files and config; called once for each part.
         file_sha256: sha256 of the whole model where it is one file.
         blocks: Part -> name of its list of blocks, for modules without gradient checkpointing of their own.
+        load_small: Reads the weights of a part straight into low bits; None: they are read by `load` and then stored.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class ModuleStore:
         build: Callable[[str], nn.Module],
         file_sha256: Callable[[], str | None] = lambda: None,
         blocks: Mapping[str, str] | None = None,
+        load_small: Callable[[str, LowBits], nn.Module] | None = None,
     ) -> None:
         self._load = load
+        self._load_small = load_small
+        self._low_bits: dict[str, LowBits] = {}
         self._sum = fingerprint
         self._build = build
         self.file_sha256 = file_sha256
@@ -55,12 +60,26 @@ class ModuleStore:
         if part not in self._modules:
             if self._edit is not None:
                 self._drop_all()
-            module = self._load(part)
-            module.requires_grad_(False)
+            module = self._read(part)
             if self._edit is not None:
                 self._edit(part, module)
             self._modules[part] = module.eval()
         return self._modules[part]
+
+    def _read(self, part: str) -> nn.Module:
+        """The part from its files, frozen, in low bits where these were asked for."""
+        kind = self._low_bits.get(part)
+        if kind is not None and self._load_small is not None:
+            return self._load_small(part, kind).requires_grad_(False)
+        module = self._load(part).requires_grad_(False)
+        if kind is not None:
+            store(module, kind)
+        return module
+
+    def read_in_low_bits(self, part: str, kind: LowBits) -> None:
+        """Store the linear layers of the part's blocks in low bits from its next reading on; it may not be in memory."""
+        assert part not in self._modules, "a part that is in use keeps its weights"
+        self._low_bits[part] = kind
 
     @contextmanager
     def one_at_a_time(self, edit: Callable[[str, nn.Module], None]) -> Iterator[None]:

@@ -197,6 +197,9 @@ class Modules(Protocol):
     def place(self, part: str, device: "torch.device", dtype: "torch.dtype") -> "nn.Module":
         """The part's module on a device in a dtype."""
 
+    def read_in_low_bits(self, part: str, kind: Literal["fp8", "nf4"]) -> None:
+        """Store the linear layers of the part's blocks in low bits when it is read; it may not be in memory yet."""
+
     def drop(self, part: str) -> None:
         """Free the part's weights; the next use reads them again."""
 

@@ -83,6 +83,9 @@ class ModelFiles(Protocol):
         The only call that may download; `Family.matches` does not make it.
         """
 
+    def without_single_file(self) -> "ModelFiles":
+        """The folder alone, for the parts that a single file does not hold."""
+
     def at(self, folder: Path) -> "ModelFiles":
         """The same weights with configs and tokenizers of `folder`, which the family has made."""
 

@@ -53,7 +53,7 @@ from loraloom.train.sampling import Sampler, spread
 from loraloom.train.sharding import shard, shard_line
 from loraloom.train.signals import StopRequest
 from loraloom.train.state import Run, TrainState
-from loraloom.train.swapping import frozen_bytes, store_in_low_bits, swap_line
+from loraloom.train.swapping import frozen_bytes, low_bits_line, swap_line
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log, log_line, reporter
 
@@ -231,10 +231,11 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
     """Place the denoiser, inject the adapter, make the optimizer, the average and the batch sampler."""
     full = config.train.method == "full"
     split = config.train.shard and runtime.num_devices > 1
-    # What the device may not hold as a whole: blocks that are swapped, weights that are split over the ranks, and full
-    # weights before they are stored in low bits.
-    stays = bool(config.train.block_swap) or split or config.train.low_bits != "no"
+    # What the device may not hold as a whole: blocks that are swapped, and weights that are split over the ranks.
+    stays = bool(config.train.block_swap) or split
     first_device = torch.device("cpu") if stays else runtime.device
+    if config.train.low_bits != "no":
+        model.modules.read_in_low_bits(model.info.denoiser.name, config.train.low_bits)
     denoiser: Any = model.modules.place(
         model.info.denoiser.name, first_device, torch.float32 if full else runtime.weight_dtype
     )
@@ -298,12 +299,10 @@ def make_train_state(config: RunConfig, model: DiffusionModel, batches: BatchMak
 
 
 def make_frozen_weights_small(config: RunConfig, model: DiffusionModel, runtime: Runtime) -> None:
-    """Store frozen weights in low bits and keep blocks in CPU memory, as the settings ask; the rest moves to the device."""
+    """Say what low bits save, and keep blocks in CPU memory as the settings ask; the rest moves to the device."""
     if config.train.low_bits != "no":
         denoiser = model.modules.get(model.info.denoiser.name)
-        log_line(store_in_low_bits(denoiser, config.train.low_bits))
-        if not config.train.block_swap:
-            denoiser.to(runtime.device)
+        log_line(low_bits_line(denoiser, config.train.low_bits, runtime.weight_dtype))
     if config.train.block_swap:
         swap_denoiser(config, model, runtime)
 

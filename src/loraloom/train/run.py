@@ -7,6 +7,7 @@ run/  run.yaml                            the resolved settings
       samples/step_0000100/gpu_0_sample.png   images generated during training; samples/sheet.png all of them
       adapter.safetensors                 the finished adapter, float32
       exports/                            for diffusers, and for kohya, A1111 and ComfyUI
+      sharpness/                          on a distilled base: few-step images of the base and of the adapter
       model/                              instead of the last two with method full: a diffusers folder
 """
 
@@ -29,6 +30,7 @@ from loraloom.train.loop import Finished, hold_on, train_loop
 from loraloom.train.notices import batch_lines, report_ledger
 from loraloom.train.outcome import refuse_broken, refuse_unmoved, run_trial
 from loraloom.train.sharding import gather, shared_out
+from loraloom.train.sharpness import measure_sharpness
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.train.swapping import check_block_swap
@@ -251,9 +253,11 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
     refuse_broken(run, finished.step)
     if full:
         train_state.model.save(path, config.export.dtype)
+        measure_sharpness(run, finished.step)
         log.info(f"model written: {path}; generate with --model {path}")
         _say_best(run)
         return path, ()
+    measure_sharpness(run, finished.step)
     record = run.record(finished.step)
     draft = beside(path)
     try:  # it gets its name when it has been found to work

@@ -10,7 +10,7 @@ from torch import nn
 
 from loraloom.config.run import RunConfig
 from loraloom.models.block_swap import MOST_UNFINISHED, BlockSwap
-from loraloom.models.low_bits import LowBits, store
+from loraloom.models.low_bits import LowBitLinear, LowBits, stored_bytes
 from loraloom.utils.errors import UserError
 
 ON_CPU = "LORALOOM_BLOCK_SWAP_ON_CPU"
@@ -38,24 +38,30 @@ def swap_line(swap: BlockSwap, num_blocks: int, frozen_bytes: int) -> str:
     )
 
 
-def store_in_low_bits(denoiser: nn.Module, kind: LowBits) -> str:
-    """Store the denoiser's frozen layers in low bits; a line on what that saves and costs.
+def low_bits_line(denoiser: nn.Module, kind: LowBits, dtype: torch.dtype) -> str:
+    """What the low bits of a denoiser save and cost.
+
+    Args:
+        denoiser: Was read in low bits.
+        kind: Which.
+        dtype: What its weights would be stored as without.
 
     Raises:
-        UserError: There are none.
+        UserError: It has no layers that could be stored so.
     """
-    before = frozen_bytes(denoiser)
-    count = store(denoiser, kind)
-    after = frozen_bytes(denoiser)
-    if not count:
+    layers = [layer for layer in denoiser.modules() if isinstance(layer, LowBitLinear)]
+    if not layers:
         raise UserError(
             "the denoiser of this model has no frozen linear layers in blocks that could be stored in low bits",
             got=f"train.low_bits={kind}",
             fix="leave train.low_bits out",
         )
+    after = frozen_bytes(denoiser)
+    saved = sum(layer.in_features * layer.out_features * dtype.itemsize - stored_bytes(layer) for layer in layers)
     return (
-        f"low bits: {count} layers are stored as {kind}; frozen weights take {after / 2**20:,.1f} MiB instead of "
-        f"{before / 2**20:,.1f}; layers are expanded while they compute, so that steps are slower than in bf16 where that fits"
+        f"low bits: {len(layers)} layers are stored as {kind}; frozen weights take {after / 2**20:,.1f} MiB instead of "
+        f"{(after + saved) / 2**20:,.1f}; layers are expanded while they compute, so that steps are slower than in bf16 "
+        "where that fits"
     )
 
 

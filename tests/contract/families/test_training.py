@@ -22,7 +22,7 @@ from loraloom.lora.inject import attach_new
 from loraloom.lora.layers import LoraLayer
 from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
-from loraloom.models.low_bits import LowBits, store
+from loraloom.models.low_bits import LowBitLinear, LowBits
 from loraloom.protocols.data import Batch
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
 from loraloom.train.distributed import make_runtime
@@ -242,11 +242,13 @@ def test_a_denoiser_in_low_bits_learns_nearly_the_same(kind: LowBits, near: floa
         model = open_model(ModelSource(location=str(case.folder)))
         part = model.info.denoiser.name
         batch = batch_of(model, seed=5)
+        if low:
+            model.modules.drop(part)
+            model.modules.read_in_low_bits(part, kind)
         adapter = attach_new(model, LoraConfig(rank=2), seed=0)
         for parameter in adapter.parameters.values():
             parameter.data.add_(0.01)
-        if low:
-            assert store(model.modules.get(part), kind) > 0
+        assert any(isinstance(layer, LowBitLinear) for layer in model.modules.get(part).modules()) == low
         if swapped:
             model.modules.swap_blocks(part, torch.device("cpu"), 0.999)
         model.modules.get(part).train()

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from loraloom.models.filling import fill, from_files
 from loraloom.models.headers import check_finite, check_fit
+from loraloom.models.low_bits import BYTES_EACH, LowBits
 from loraloom.protocols.model import ModelFiles, Modules
 from loraloom.utils.atomic_files import whole_directory, write_json
 from loraloom.utils.errors import UserError
@@ -61,6 +63,29 @@ def load_part(files: ModelFiles, folder: str, kind: Any, empty: Callable[[], nn.
         raise _unreadable(files, folder, why)
     check_finite(folder, module, paths)
     return module
+
+
+def load_part_small(files: ModelFiles, folder: str, empty: Callable[[], nn.Module], kind: LowBits) -> nn.Module:
+    """The module of a part's folder, the linear layers of its blocks in low bits, read one tensor at a time.
+
+    Args:
+        files: The files of the model, a folder.
+        folder: The part's folder; its files name their tensors as the module does.
+        empty: Builds the part without memory, as its config describes it.
+        kind: How these layers are stored.
+
+    Raises:
+        UserError: As `load_part`.
+    """
+    entries: dict[str, TensorInfo] = {}
+    places: dict[str, Path] = {}
+    for path in files.weight_files(folder):
+        found = read_header(path).tensors
+        entries.update(found)
+        places.update(dict.fromkeys(found, path))
+    with quiet():
+        check_fit(folder, entries, empty, same_names=True, bytes_each=BYTES_EACH[kind])
+    return fill(deepcopy(empty()), from_files(places, folder), folder, kind)
 
 
 def save_folder(

@@ -5,19 +5,20 @@ In: the files of a model, and how each part is made. Out: the answers of `protoc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from loraloom.extensions.families._diffusers.parts import load_part, save_folder
+from loraloom.extensions.families._diffusers.parts import save_folder
 from loraloom.extensions.families._flow.reference import add_adapter
 from loraloom.extensions.families._flow.samplers import FlowSampler, make_sampler
 from loraloom.extensions.families._flow.schedule import mu_of, shift_of
+from loraloom.extensions.families._flow.source import Kind
+from loraloom.extensions.families._flow.weights import FlowWeights, PartKind
 from loraloom.extensions.families._ldm.reference import fresh_pipeline
 from loraloom.extensions.families._ldm.vae import LatentVae
 from loraloom.models.module_store import ModuleStore
@@ -25,22 +26,6 @@ from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import LoraFormat, ModelFiles, ModelInfo
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.quiet import quiet
-from loraloom.utils.untrusted import library_errors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartKind:
-    """How a part is made.
-
-    Attributes:
-        folder: Its folder in the diffusers layout, which is its name in the pipeline.
-        kind: Imports its class.
-        config: For a text encoder: makes transformers' config of the keys that are known.
-    """
-
-    folder: str
-    kind: Callable[[], Any]
-    config: Callable[[Mapping[str, Any]], Any] | None = None
 
 
 class FlowModel(ABC):
@@ -52,6 +37,7 @@ class FlowModel(ABC):
         kinds: Part -> how it is made; those that the model was opened with.
         copied: Files and folders that `save` copies.
         absent: Parts of the pipeline that the model was opened without.
+        family: How the family's files are recognised and named.
         latents: Scaling factor and shift of latents, where they are not in the VAE's config.
     """
 
@@ -66,6 +52,7 @@ class FlowModel(ABC):
         configs: Mapping[str, Mapping[str, Any]],
         kinds: Mapping[str, PartKind],
         *,
+        family: Kind,
         copied: Sequence[str],
         absent: Sequence[str] = (),
         latents: Mapping[str, Any] | None = None,
@@ -75,32 +62,17 @@ class FlowModel(ABC):
         self._kinds = kinds
         self._copied = copied
         self._absent = absent
+        self._weights = FlowWeights(files, configs, kinds, family)
         self.modules = ModuleStore(
-            self._load,
-            lambda part: files.fingerprint(kinds[part].folder),
-            build=self._build,
+            lambda part: self._weights.load(part, self.modules.skeleton),
+            self._weights.fingerprint,
+            build=self._weights.build,
             file_sha256=files.file_sha256,
+            load_small=lambda part, bits: self._weights.load(part, self.modules.skeleton, bits),
         )
         self._vae = LatentVae(self.modules, "vae", {**configs["vae"], **(latents or {})})
         self._schedule_config = configs["scheduler"]
         self._factor = 2 ** (len(configs["vae"].get("block_out_channels", [0])) - 1)
-
-    # ------------------------------------------------------------------------------------------------------ parts
-
-    def _load(self, part: str) -> nn.Module:
-        spec, extra = self._kinds[part], dict[str, Any]()
-        if spec.config:
-            extra = {"dtype": torch.float32, "config": spec.config(self._configs[spec.folder])}
-        return load_part(self._files, spec.folder, spec.kind(), lambda: self.modules.skeleton(part), **extra)
-
-    def _build(self, part: str) -> nn.Module:
-        """The part as its config describes it; called on the meta device."""
-        spec = self._kinds[part]
-        fix = "check that the config belongs to the weights"
-        with library_errors(f"{spec.folder}/config.json", self._files.source.location, fix=fix):
-            if spec.config:
-                return spec.kind()(spec.config(self._configs[spec.folder]))
-            return cast("nn.Module", spec.kind().from_config(dict(self._configs[spec.folder])))
 
     def save(self, folder: Path, dtype: Literal["fp32", "fp16", "bf16"]) -> None:
         """Write a diffusers folder with the weights as they are now, a missing part read first."""
@@ -163,7 +135,12 @@ class FlowModel(ABC):
 
     def reference_latents(self, adapter_file: Path | None, request: ImageRequest, noise_bchw: Tensor) -> Tensor:
         """Latents from a fresh diffusers pipeline, float32 on the CPU; see the contract."""
-        pipeline = fresh_pipeline(self.pipeline_class, self._files, **dict.fromkeys(self._absent))
+        elsewhere = {
+            self._kinds[part].folder: self._weights.load(part, self.modules.skeleton)
+            for part in self._weights.elsewhere
+        }
+        files = self._files.without_single_file()
+        pipeline = fresh_pipeline(self.pipeline_class, files, **dict.fromkeys(self._absent), **elsewhere)
         pipeline.set_progress_bar_config(disable=True)
         if adapter_file is not None:
             add_adapter(pipeline, adapter_file, self.lora_format, self.info.parts)

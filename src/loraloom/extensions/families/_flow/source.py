@@ -3,12 +3,13 @@
 In: files that were resolved. Out: the denoiser's class, or a `UserError`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.families._diffusers.limits import check_components, each, flag, whole
+from loraloom.extensions.families._flow.native_tensors import NativeTensors
 from loraloom.extensions.families._flow.schedule import check_schedule
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
@@ -23,6 +24,15 @@ def denoiser_class(files: ModelFiles) -> str | None:
     return None
 
 
+IN_ONE_FILE: Mapping[str, tuple[str, ...]] = {
+    "clip_l": ("text_encoders.clip_l.transformer.",),
+    "clip_g": ("text_encoders.clip_g.transformer.",),
+    "t5": ("text_encoders.t5xxl.transformer.",),
+    "qwen3": ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."),
+}
+"""Prefixes of text encoders in checkpoints of ComfyUI and Stability."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """How the files of a family are recognised.
@@ -32,34 +42,54 @@ class Kind:
         denoiser: Class of the denoiser in diffusers.
         native: Ends of names of tensors that a checkpoint in one file has.
         expected: What a folder holds, for an error.
-        example: Hub id of a folder.
+        base: Hub id of the folder whose encoders, VAE and configs belong to a checkpoint in one file.
+        tensors: Where the denoiser's tensors are in such a checkpoint.
+        encoders: Text encoder -> prefixes that its tensors may have there.
     """
 
     title: str
     denoiser: str
     native: tuple[str, ...]
     expected: str
-    example: str
+    base: Callable[[ModelFiles], str]
+    tensors: NativeTensors
+    encoders: Mapping[str, tuple[str, ...]]
 
     def matches(self, files: ModelFiles) -> bool:
-        """A folder with this denoiser, or a checkpoint in one file with its tensors (which `refuse_others` refuses)."""
+        """A folder with this denoiser, or a checkpoint in one file with its tensors."""
         if files.single_file is not None:
             names = files.tensor_names()
             return all(any(name.endswith(end) for name in names) for end in self.native)
         return denoiser_class(files) == self.denoiser
 
-    def refuse_others(self, files: ModelFiles) -> None:
-        """Raise `UserError` unless the files are a folder of this kind without code of its own.
+    def complete(self, files: ModelFiles) -> ModelFiles:
+        """The same files; a checkpoint in one file with the folder of its other parts.
 
-        A checkpoint in one file holds the denoiser, often without encoders and VAE.
+        Raises:
+            UserError: There is no such folder, or it lacks configs.
         """
-        if files.single_file is not None:
+        if files.single_file is None:
+            return files
+        default = self.base(files)
+        try:
+            whole = files.with_configs(default)
+        except UserError as error:
             raise UserError(
-                f"{self.title} in one file is not read",
-                got=files.single_file.name,
-                expected="a diffusers folder",
-                fix=f"use the same model's folder, such as {self.example}",
+                f"{files.single_file.name} holds a denoiser; encoders, VAE and configs come from a folder: {error.what}",
+                got=default,
+                fix=f"name the diffusers folder or hub id of a {self.title} with --model-config; or {error.fix}",
+            ) from None
+        if denoiser_class(whole) != self.denoiser:
+            raise UserError(
+                f"the folder of the other parts is not a {self.title}",
+                got=denoiser_class(whole) or str(files.source.config),
+                expected=self.expected,
+                fix=f"name the diffusers folder or hub id of the same model with --model-config, such as {default}",
             )
+        return whole
+
+    def refuse_others(self, files: ModelFiles) -> None:
+        """Raise `UserError` unless the files are of this kind and without code of their own."""
         if not self.matches(files):
             raise UserError(
                 f"this model is not a {self.title}",
@@ -136,5 +166,9 @@ def check_rotary(where: str, widths: Any, head: int, *, axes: int) -> None:
 
 
 def is_called(files: ModelFiles, word: str) -> bool:
-    """Whether the name of a model holds a word: distilled versions are recognised by it where their configs say nothing."""
-    return word in Path(files.source.location).name.lower()
+    """Whether the name of a model holds a word: distilled versions are recognised by it where their configs say nothing.
+
+    For a checkpoint in one file the name of the folder of its other parts counts, too.
+    """
+    places = [files.source.location, files.source.config if files.single_file is not None else None]
+    return any(word in Path(place).name.lower() for place in places if place)

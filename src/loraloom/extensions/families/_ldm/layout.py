@@ -19,6 +19,7 @@ NAMES: dict[Kind, str] = {
     "refiner": "a Stable Diffusion XL refiner",
 }
 _UNET = "model.diffusion_model."
+_UNET_BLOCKS = f"{_UNET}input_blocks."
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
 
 
@@ -81,7 +82,7 @@ def _width(files: ModelFiles, encoder: str) -> Any:
 
 
 def _kind_of_names(names: frozenset[str]) -> Kind | None:
-    if not any(name.startswith(_UNET) for name in names):
+    if not any(name.startswith(_UNET_BLOCKS) for name in names):  # other denoisers have the same prefix
         return None
     if any(name.startswith("conditioner.embedders.1.") for name in names):
         return "two encoders"

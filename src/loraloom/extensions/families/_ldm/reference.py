@@ -16,7 +16,7 @@ from loraloom.protocols.model import ModelFiles
 from loraloom.utils.quiet import quiet
 
 
-def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **absent: None) -> Any:
+def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **parts: Any) -> Any:
     """A diffusers pipeline with its own copy of all weights, float32 on the CPU.
 
     Left alone, transformers 5 keeps a text encoder in the precision that its file has.
@@ -24,13 +24,13 @@ def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **absen
     Args:
         pipeline_class: Imports the class of the pipeline; its imports warn about libraries that are not used here.
         files: Files of the model.
-        absent: Components that the pipeline is to do without.
+        parts: Components that do not come from these files: a module, or None where the pipeline is to do without.
     """
     folder, file = str(files.folder), files.single_file
     with quiet():
         kind = pipeline_class()
         if file is not None:
-            pipeline = kind.from_single_file(str(file), config=folder, local_files_only=True, **absent)
+            pipeline = kind.from_single_file(str(file), config=folder, local_files_only=True, **parts)
         else:
             pipeline = kind.from_pretrained(
                 folder,
@@ -38,7 +38,7 @@ def fresh_pipeline(pipeline_class: Callable[[], Any], files: ModelFiles, **absen
                 variant=files.variant,
                 feature_extractor=None,
                 local_files_only=True,
-                **absent,
+                **parts,
             )
         return pipeline.to(dtype=torch.float32)
 

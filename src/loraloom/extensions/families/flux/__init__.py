@@ -6,6 +6,7 @@ In: the files of a model. Out: a `DiffusionModel` whose parts are read when they
 from pathlib import Path
 from typing import Any
 
+from loraloom.extensions.families._flow.options import part_file
 from loraloom.protocols.model import DiffusionModel, ModelFiles
 from loraloom.protocols.settings import Settings, setting
 
@@ -27,6 +28,9 @@ class FluxSettings(Settings):
         ge=0,
         le=512,
     )
+    vae_file: str = setting("", part_file("the VAE"))
+    text_encoder_file: str = setting("", part_file("CLIP"))
+    text_encoder_2_file: str = setting("", part_file("T5"))
     train_distilled: bool = setting(
         False,
         "Train on schnell, which was distilled to four steps: training with single noise levels unlearns that, and images of "

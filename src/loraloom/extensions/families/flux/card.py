@@ -4,14 +4,14 @@ from loraloom.extensions.families._flow.usual_parts import SHIFTED_BY_TOKENS, T5
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
-    takes="FLUX.1 dev, and schnell for generation: diffusers folders and hub ids",
+    takes="FLUX.1 dev, and schnell for generation: diffusers folders, hub ids, single .safetensors checkpoints",
     base="black-forest-labs/FLUX.1-dev",
     size_px=1024,
     text_tokens={"text_encoder": 77, "text_encoder_2": 512},
     text_tensors={"pooled": TextTensor(shape=(768,)), "t5": TextTensor(shape=(512, 4096))},
     licence="FLUX.1 dev Non-Commercial License; schnell is Apache-2.0",
     gaps=(
-        "Checkpoints in one file are not read.",
+        "A checkpoint in one file takes encoders, VAE and configs from a diffusers folder or hub id (--model-config).",
         "Fill, Depth, Canny and Kontext are refused: they take more than a prompt.",
     ),
     configs={

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
 from loraloom.extensions.families._flow import black_forest
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
+from loraloom.extensions.families._flow.native_tensors import NativeTensors
 from loraloom.extensions.families._ldm.presets import ATTENTION_OF_CLIP
 from loraloom.protocols.model import LoraPreset, Part
 
@@ -45,6 +46,7 @@ NAMES = NativeNames(
         "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
     },
 )
+TENSORS = NativeTensors(names=NAMES, renamed=black_forest.NORMS, swapped=black_forest.SWAPPED)
 FORMAT = FlowLoraFormat(
     architecture="flux-1-dev",
     kohya_version="flux1",

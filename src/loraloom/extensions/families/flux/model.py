@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from loraloom.extensions.families._diffusers.t5 import t5_config
-from loraloom.extensions.families._flow.model import FlowModel, PartKind, in_its_dtype
+from loraloom.extensions.families._flow.model import FlowModel, in_its_dtype
 from loraloom.extensions.families._flow.packing import pack, positions, unpack
 from loraloom.extensions.families._flow.schedule import flow_schedule
+from loraloom.extensions.families._flow.weights import PartKind
 from loraloom.extensions.families._ldm.clip import clip_config
 from loraloom.extensions.families.flux.lora_format import FORMAT, PARTS
-from loraloom.extensions.families.flux.source import check_configs, is_distilled
+from loraloom.extensions.families.flux.source import KIND, check_configs, is_distilled
 from loraloom.extensions.families.flux.text import FluxText
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
@@ -31,8 +32,8 @@ from loraloom.protocols.model import (
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2")
 AXES = 3
 REMEDY = (
-    "train on FLUX.1 dev, whose LoRAs work on schnell too; or add --model-option train_distilled=true and compare images of "
-    "few steps before and after"
+    "train on FLUX.1 dev, whose LoRAs work on schnell too; or add --model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 
@@ -74,8 +75,9 @@ class FluxModel(FlowModel):
     lora_format = FORMAT
 
     def __init__(self, files: ModelFiles) -> None:
+        files = KIND.complete(files)
         configs = check_configs(files)
-        super().__init__(files, configs, KINDS, copied=COPIED)
+        super().__init__(files, configs, KINDS, family=KIND, copied=COPIED)
         transformer, distilled = configs["transformer"], is_distilled(configs)
         self._embedded = bool(transformer.get("guidance_embeds", False))
         self._training_guidance = float(files.options.get("training_guidance", 1.0))

@@ -18,12 +18,14 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
     read_configs,
     refuse_misfits,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
+from loraloom.extensions.families.flux.lora_format import TENSORS
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -50,7 +52,13 @@ COMPONENTS = {
     "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
     "tokenizer_2": {"T5Tokenizer", "T5TokenizerFast"},
 }
+GUIDANCE = "guidance_in.in_layer.weight"
 UNUSED = {"scheduler", "image_encoder", "feature_extractor"}
+
+
+def has_guidance(files: ModelFiles) -> bool:
+    """Whether a checkpoint in one file is dev's kind, with an input for guidance, or schnell's."""
+    return any(name.endswith(GUIDANCE) for name in files.tensor_names())
 
 
 KIND = Kind(
@@ -58,7 +66,9 @@ KIND = Kind(
     denoiser=CLASS,
     native=("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "vector_in.in_layer.weight"),
     expected=f"a {CLASS} with a CLIP and a T5 text encoder",
-    example="black-forest-labs/FLUX.1-dev",
+    base=lambda files: f"black-forest-labs/FLUX.1-{'dev' if has_guidance(files) else 'schnell'}",
+    tensors=TENSORS,
+    encoders={"text_encoder": IN_ONE_FILE["clip_l"], "text_encoder_2": IN_ONE_FILE["t5"]},
 )
 
 
@@ -77,6 +87,7 @@ def check_configs(files: ModelFiles) -> dict[str, Mapping[str, Any]]:
         unused=UNUSED,
     )
     check_transformer(configs["transformer"])
+    refuse_other_guidance(files, configs["transformer"])
     check_vae(configs["vae"])
     configs["text_encoder"] = check_text_encoder(configs["text_encoder"])
     check_t5(configs["text_encoder_2"], "text_encoder_2")
@@ -89,6 +100,19 @@ def check_transformer(config: Mapping[str, Any]) -> None:
     where = "transformer/config.json"
     check_config(config, TRANSFORMER, where)
     check_rotary(where, config.get("axes_dims_rope", [16, 56, 56]), config.get("attention_head_dim", 128), axes=3)
+
+
+def refuse_other_guidance(files: ModelFiles, transformer: Mapping[str, Any]) -> None:
+    """Raise `UserError` for dev's checkpoint with schnell's folder, or the other way: their noise levels differ."""
+    if files.single_file is None or has_guidance(files) == bool(transformer.get("guidance_embeds", False)):
+        return
+    kinds = ("schnell", "dev")
+    raise UserError(
+        f"{files.single_file.name} is of the kind of FLUX.1 {kinds[has_guidance(files)]}",
+        got=f"the folder of FLUX.1 {kinds[not has_guidance(files)]}",
+        expected=KIND.base(files),
+        fix="name the folder or hub id of the same model with --model-config",
+    )
 
 
 def is_distilled(configs: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -6,6 +6,7 @@ In: the files of a model. Out: a `DiffusionModel` whose parts are read when they
 from pathlib import Path
 from typing import Any
 
+from loraloom.extensions.families._flow.options import part_file
 from loraloom.protocols.model import DiffusionModel, ModelFiles
 from loraloom.protocols.settings import Settings, setting
 
@@ -20,6 +21,8 @@ class KleinSettings(Settings):
         ge=16,
         le=1024,
     )
+    vae_file: str = setting("", part_file("the VAE"))
+    text_encoder_file: str = setting("", part_file("Qwen3"))
     train_distilled: bool = setting(
         False,
         "Train on the distilled klein, which makes an image in four steps: training with single noise levels unlearns that, "

@@ -4,14 +4,18 @@ from loraloom.extensions.families._flow.usual_parts import QWEN3_4B, SHIFTED_BY_
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
-    takes="FLUX.2 klein base, and the distilled klein for generation: diffusers folders and hub ids",
+    takes="FLUX.2 klein base, and the distilled klein for generation: diffusers folders, hub ids, single .safetensors "
+    "checkpoints",
     base="black-forest-labs/FLUX.2-klein-base-4B",
     size_px=1024,
     # 500 of the prompt and two places; the chat template has twelve tokens of the 512.
     text_tokens={"text_encoder": 502},
     text_tensors={"text": TextTensor(shape=(512, 7680))},
     licence="Apache-2.0 for klein of 4 billion parameters; the 9 billion ones have a non-commercial licence",
-    gaps=("Checkpoints in one file are not read.", "FLUX.2 dev is refused: its text encoder is another one."),
+    gaps=(
+        "A checkpoint in one file takes encoders, VAE and configs from a diffusers folder or hub id (--model-config).",
+        "FLUX.2 dev is refused: its text encoder is another one.",
+    ),
     configs={
         "transformer/config.json": {
             "_class_name": "Flux2Transformer2DModel",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
 from loraloom.extensions.families._flow import black_forest
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
+from loraloom.extensions.families._flow.native_tensors import NativeTensors
 from loraloom.protocols.model import LoraPreset, Part
 
 NAMES = NativeNames(
@@ -40,6 +41,7 @@ NAMES = NativeNames(
         "single_stream_modulation.linear": "single_stream_modulation.lin",
     },
 )
+TENSORS = NativeTensors(names=NAMES, renamed=black_forest.NORMS, swapped=black_forest.SWAPPED)
 FORMAT = FlowLoraFormat(
     architecture="flux-2-klein",
     kohya_version="flux2_klein",

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loraloom.extensions.families._flow.model import FlowModel, PartKind, in_its_dtype
+from loraloom.extensions.families._flow.model import FlowModel, in_its_dtype
 from loraloom.extensions.families._flow.packing import positions
 from loraloom.extensions.families._flow.qwen import qwen3_class, qwen3_config
 from loraloom.extensions.families._flow.qwen_text import QwenText
 from loraloom.extensions.families._flow.schedule import flow_schedule
+from loraloom.extensions.families._flow.weights import PartKind
 from loraloom.extensions.families.flux2_klein.lora_format import FORMAT, PARTS
-from loraloom.extensions.families.flux2_klein.source import LAYERS, check_configs, is_distilled
+from loraloom.extensions.families.flux2_klein.source import KIND, LAYERS, check_configs, is_distilled
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
@@ -28,14 +29,14 @@ from loraloom.protocols.model import (
     Tensors,
 )
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import library_errors
 
 COPIED = ("model_index.json", "scheduler", "tokenizer")
 AXES = 4
 STATISTICS = ("bn.running_mean", "bn.running_var")
 REMEDY = (
     "train on the base model of the same size (FLUX.2-klein-base), whose LoRAs work on the distilled one too; or add "
-    "--model-option train_distilled=true and compare images of few steps before and after"
+    "--model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 
@@ -66,6 +67,7 @@ class KleinModel(FlowModel):
     lora_format = FORMAT
 
     def __init__(self, files: ModelFiles) -> None:
+        files = KIND.complete(files)
         configs = check_configs(files)
         kinds = {
             "denoiser": PartKind(folder="transformer", kind=_transformer),
@@ -74,7 +76,7 @@ class KleinModel(FlowModel):
                 folder="text_encoder", kind=partial(qwen3_class, files, "text_encoder"), config=qwen3_config
             ),
         }
-        super().__init__(files, configs, kinds, copied=COPIED, latents={"scaling_factor": 1.0})
+        super().__init__(files, configs, kinds, family=KIND, copied=COPIED, latents={"scaling_factor": 1.0})
         self._distilled = is_distilled(files)
         self._text_tokens = int(files.options.get("text_tokens", 512))
         allowed = bool(files.options.get("train_distilled", False))
@@ -116,12 +118,8 @@ class KleinModel(FlowModel):
 
         They are read alone: training needs them at every step, when the VAE itself is out of memory.
         """
-        from safetensors import safe_open
-
-        found: dict[str, Tensor] = {}
-        for file in self._files.weight_files("vae"):
-            with library_errors("vae of the model", file), safe_open(file, framework="pt") as opened:
-                found |= {name: opened.get_tensor(name).float() for name in STATISTICS if name in opened.keys()}  # noqa: SIM118
+        read = {name: self._weights.tensor("vae", name) for name in STATISTICS}
+        found = {name: tensor.float() for name, tensor in read.items() if tensor is not None}
         channels = (self.info.latent_channels,)
         for name in STATISTICS:
             if name not in found or tuple(found[name].shape) != channels or not bool(found[name].isfinite().all()):

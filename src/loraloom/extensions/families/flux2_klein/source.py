@@ -22,11 +22,14 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
+    is_called,
     read_configs,
     refuse_misfits,
 )
+from loraloom.extensions.families.flux2_klein.lora_format import TENSORS
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -72,7 +75,9 @@ KIND = Kind(
     denoiser=CLASS,
     native=("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"),
     expected=f"a {CLASS} with a Qwen3 text encoder",
-    example="black-forest-labs/FLUX.2-klein-base-4B",
+    base=lambda files: f"black-forest-labs/FLUX.2-klein-{'base-' if is_called(files, 'base') else ''}4B",
+    tensors=TENSORS,
+    encoders={"text_encoder": IN_ONE_FILE["qwen3"]},
 )
 
 

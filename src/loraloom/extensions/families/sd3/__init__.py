@@ -6,6 +6,7 @@ In: the files of a model. Out: a `DiffusionModel` whose parts are read when they
 from pathlib import Path
 from typing import Any
 
+from loraloom.extensions.families._flow.options import part_file
 from loraloom.protocols.model import DiffusionModel, ModelFiles
 from loraloom.protocols.settings import Settings, setting
 
@@ -25,6 +26,10 @@ class Sd3Settings(Settings):
         ge=2,
         le=512,
     )
+    vae_file: str = setting("", part_file("the VAE"))
+    text_encoder_file: str = setting("", part_file("CLIP-L"))
+    text_encoder_2_file: str = setting("", part_file("CLIP-G"))
+    text_encoder_3_file: str = setting("", part_file("T5"))
     train_distilled: bool = setting(
         False,
         "Train on 3.5 large turbo, which was distilled to four steps: training with single noise levels unlearns that, and "

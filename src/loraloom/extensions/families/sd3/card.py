@@ -11,7 +11,8 @@ _CLIP = {
 }
 
 CARD = FamilyCard(
-    takes="Stable Diffusion 3 medium and 3.5 medium and large, with or without T5: diffusers folders and hub ids",
+    takes="Stable Diffusion 3 medium and 3.5 medium and large, with or without T5: diffusers folders, hub ids, single "
+    ".safetensors checkpoints",
     base="stabilityai/stable-diffusion-3.5-medium",
     size_px=1024,
     text_tokens={"text_encoder": 77, "text_encoder_2": 77, "text_encoder_3": 256},
@@ -22,7 +23,7 @@ CARD = FamilyCard(
     },
     licence="Stability AI Community License: free up to a yearly revenue that it names",
     gaps=(
-        "Checkpoints in one file are not read.",
+        "A checkpoint in one file takes encoders, VAE and configs from a diffusers folder or hub id (--model-config).",
         "3.5 large turbo is recognised by its name: its configs do not say that it is distilled.",
     ),
     configs={

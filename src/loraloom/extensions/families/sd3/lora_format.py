@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
+from loraloom.extensions.families._flow.native_tensors import NativeTensors
 from loraloom.extensions.families._ldm.presets import ATTENTION_OF_CLIP
 from loraloom.protocols.model import LoraPreset, Part
 
@@ -42,6 +43,27 @@ NAMES = NativeNames(
         "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
         "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
         "proj_out": "final_layer.linear",
+    },
+)
+TENSORS = NativeTensors(
+    names=NAMES,
+    renamed={
+        r"pos_embed\.pos_embed": "pos_embed",
+        **{
+            rf"transformer_blocks\.(\d+)\.{attention}\.{ours}\.weight": rf"joint_blocks.\1.{theirs}.weight"
+            for attention, ours, theirs in (
+                ("attn", "norm_q", "x_block.attn.ln_q"),
+                ("attn", "norm_k", "x_block.attn.ln_k"),
+                ("attn", "norm_added_q", "context_block.attn.ln_q"),
+                ("attn", "norm_added_k", "context_block.attn.ln_k"),
+                ("attn2", "norm_q", "x_block.attn2.ln_q"),
+                ("attn2", "norm_k", "x_block.attn2.ln_k"),
+            )
+        },
+    },
+    swapped={r"norm_out\.linear": "final_layer.adaLN_modulation.1"},
+    swapped_in_last={
+        r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"joint_blocks.\1.context_block.adaLN_modulation.1"
     },
 )
 COMPONENTS = {

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.extensions.families._diffusers.t5 import t5_config
-from loraloom.extensions.families._flow.model import FlowModel, PartKind, in_its_dtype
+from loraloom.extensions.families._flow.model import FlowModel, in_its_dtype
 from loraloom.extensions.families._flow.schedule import flow_schedule
 from loraloom.extensions.families._flow.source import is_called
+from loraloom.extensions.families._flow.weights import PartKind
 from loraloom.extensions.families._ldm.clip import clip_config
 from loraloom.extensions.families.sd3.lora_format import FORMAT, parts_of
-from loraloom.extensions.families.sd3.source import T5_PART, check_configs
+from loraloom.extensions.families.sd3.source import KIND, T5_PART, check_configs
 from loraloom.extensions.families.sd3.text import Sd3Text
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
@@ -30,8 +31,8 @@ from loraloom.protocols.model import (
 from loraloom.utils.errors import UserError
 
 REMEDY = (
-    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true and "
-    "compare images of few steps before and after"
+    "train on Stable Diffusion 3.5 large, whose LoRAs work on turbo too; or add --model-option train_distilled=true, and the "
+    "run then measures the sharpness of few-step images before and after"
 )
 COPIED = ("model_index.json", "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 
@@ -76,11 +77,14 @@ class Sd3Model(FlowModel):
     times_from_one = False
 
     def __init__(self, files: ModelFiles) -> None:
+        files = KIND.complete(files)
         configs = check_configs(files)
         t5 = T5_PART in configs
         kinds = {part: kind for part, kind in KINDS.items() if t5 or part != T5_PART}
         copied = COPIED if t5 else COPIED[:-1]
-        super().__init__(files, configs, kinds, copied=copied, absent=() if t5 else (T5_PART, "tokenizer_3"))
+        super().__init__(
+            files, configs, kinds, family=KIND, copied=copied, absent=() if t5 else (T5_PART, "tokenizer_3")
+        )
         transformer, turbo = configs["transformer"], is_called(files, "turbo")
         allowed = bool(files.options.get("train_distilled", False))
         self._t5_tokens = int(files.options.get("t5_tokens", 256))

@@ -18,11 +18,14 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._diffusers.t5 import check_t5
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
+    is_called,
     read_configs,
     refuse_misfits,
 )
 from loraloom.extensions.families._ldm.limits import check_text_encoder
+from loraloom.extensions.families.sd3.lora_format import TENSORS
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -56,12 +59,28 @@ T5_COMPONENTS = {T5_PART: {"T5EncoderModel"}, "tokenizer_3": {"T5Tokenizer", "T5
 UNUSED = {"scheduler", "image_encoder", "feature_extractor"}
 
 
+def _base_of(files: ModelFiles) -> str:
+    """Hub id of the model that a checkpoint in one file is of, by its names."""
+    names = files.tensor_names()
+    if any(name.endswith("joint_blocks.37.x_block.mlp.fc1.weight") for name in names):
+        return f"stabilityai/stable-diffusion-3.5-large{'-turbo' if is_called(files, 'turbo') else ''}"
+    if any(name.endswith("x_block.attn2.qkv.weight") for name in names):
+        return "stabilityai/stable-diffusion-3.5-medium"
+    return "stabilityai/stable-diffusion-3-medium-diffusers"
+
+
 KIND = Kind(
     title="Stable Diffusion 3",
     denoiser=CLASS,
     native=("joint_blocks.0.x_block.attn.qkv.weight", "y_embedder.mlp.0.weight"),
     expected=f"an {CLASS} with two CLIP text encoders and T5",
-    example="stabilityai/stable-diffusion-3.5-medium",
+    base=lambda files: _base_of(files),
+    tensors=TENSORS,
+    encoders={
+        "text_encoder": IN_ONE_FILE["clip_l"],
+        "text_encoder_2": IN_ONE_FILE["clip_g"],
+        T5_PART: IN_ONE_FILE["t5"],
+    },
 )
 
 

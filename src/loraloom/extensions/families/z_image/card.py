@@ -4,7 +4,7 @@ from loraloom.extensions.families._flow.usual_parts import QWEN3_4B, VAE_OF_FLUX
 from loraloom.protocols.family_card import FamilyCard, TextTensor
 
 CARD = FamilyCard(
-    takes="Z-Image, and Z-Image-Turbo for generation: diffusers folders and hub ids",
+    takes="Z-Image, and Z-Image-Turbo for generation: diffusers folders, hub ids, single .safetensors checkpoints",
     base="Tongyi-MAI/Z-Image",
     size_px=1024,
     # 504 of the prompt and two places; the chat template has eight tokens of the 512.
@@ -12,7 +12,7 @@ CARD = FamilyCard(
     text_tensors={"text": TextTensor(shape=(128, 2560))},
     licence="Apache-2.0",
     gaps=(
-        "Checkpoints in one file are not read.",
+        "A checkpoint in one file takes encoders, VAE and configs from a diffusers folder or hub id (--model-config).",
         "Turbo is recognised by its name: its configs do not say that it is distilled.",
     ),
     configs={

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from loraloom.extensions.families._diffusers.native_names import BlockNames, NativeNames
 from loraloom.extensions.families._flow.lora_format import FlowLoraFormat
+from loraloom.extensions.families._flow.native_tensors import NativeTensors
 from loraloom.protocols.model import LoraPreset, Part
 
 _LAYERS = {
@@ -29,6 +30,16 @@ NAMES = NativeNames(
         "t_embedder.mlp.2": "t_embedder.mlp.2",
         "cap_embedder.1": "cap_embedder.1",
     },
+)
+TENSORS = NativeTensors(
+    names=NAMES,
+    renamed={
+        r"(.+\.attention)\.norm_q\.weight": r"\1.q_norm.weight",
+        r"(.+\.attention)\.norm_k\.weight": r"\1.k_norm.weight",
+        # Norms and padding tokens have their names in both.
+        r"(.+_norm[12]\.weight|cap_embedder\.0\.weight|x_pad_token|cap_pad_token)": r"\1",
+    },
+    ignored=("norm_final\\.weight",),
 )
 FORMAT = FlowLoraFormat(
     architecture="z-image",

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loraloom.extensions.families._flow.model import FlowModel, PartKind, in_its_dtype
+from loraloom.extensions.families._flow.model import FlowModel, in_its_dtype
 from loraloom.extensions.families._flow.qwen import qwen3_class, qwen3_config
 from loraloom.extensions.families._flow.qwen_text import QwenText
 from loraloom.extensions.families._flow.schedule import flow_schedule
 from loraloom.extensions.families._flow.source import is_called
+from loraloom.extensions.families._flow.weights import PartKind
 from loraloom.extensions.families.z_image.lora_format import FORMAT, PARTS
-from loraloom.extensions.families.z_image.source import check_configs
+from loraloom.extensions.families.z_image.source import KIND, check_configs
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import (
     Conditioning,
@@ -35,7 +36,8 @@ MULTIPLE = 32
 """The denoiser pads text to a multiple of this many tokens."""
 REMEDY = (
     "train on Z-Image (the base), whose LoRAs work on Turbo too; or merge the adapter ostris/zimage_turbo_training_adapter "
-    "first; or add --model-option train_distilled=true and compare images of few steps before and after"
+    "first; or add --model-option train_distilled=true, and the run then "
+    "measures the sharpness of few-step images before and after"
 )
 
 
@@ -57,6 +59,7 @@ class ZImageModel(FlowModel):
     lora_format = FORMAT
 
     def __init__(self, files: ModelFiles) -> None:
+        files = KIND.complete(files)
         configs = check_configs(files)
         kinds = {
             "denoiser": PartKind(folder="transformer", kind=_transformer),
@@ -65,7 +68,7 @@ class ZImageModel(FlowModel):
                 folder="text_encoder", kind=partial(qwen3_class, files, "text_encoder"), config=qwen3_config
             ),
         }
-        super().__init__(files, configs, kinds, copied=COPIED)
+        super().__init__(files, configs, kinds, family=KIND, copied=COPIED)
         transformer, turbo = configs["transformer"], is_called(files, "turbo")
         self._text_tokens = int(files.options.get("text_tokens", 512))
         self._lengths = [int(length) for length in transformer.get("axes_lens", (1024, 512, 512))]

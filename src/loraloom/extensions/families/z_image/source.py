@@ -20,11 +20,14 @@ from loraloom.extensions.families._diffusers.limits import (
 )
 from loraloom.extensions.families._flow.qwen import CLASSES, TOKENIZERS, check_qwen3
 from loraloom.extensions.families._flow.source import (
+    IN_ONE_FILE,
     Kind,
     check_rotary,
+    is_called,
     read_configs,
     refuse_misfits,
 )
+from loraloom.extensions.families.z_image.lora_format import TENSORS
 from loraloom.protocols.model import ModelFiles
 from loraloom.utils.errors import UserError
 
@@ -60,9 +63,11 @@ UNUSED = {"scheduler"}
 KIND = Kind(
     title="Z-Image",
     denoiser=CLASS,
-    native=("noise_refiner.0.attention.norm_q.weight", "cap_embedder.1.weight", "x_pad_token"),
+    native=("noise_refiner.0.attention.qkv.weight", "cap_embedder.1.weight", "x_pad_token"),
     expected=f"a {CLASS} with a Qwen3 text encoder",
-    example="Tongyi-MAI/Z-Image",
+    base=lambda files: f"Tongyi-MAI/Z-Image{'-Turbo' if is_called(files, 'turbo') else ''}",
+    tensors=TENSORS,
+    encoders={"text_encoder": IN_ONE_FILE["qwen3"]},
 )
 
 
