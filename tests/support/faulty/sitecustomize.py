@@ -1,6 +1,7 @@
 """Inject faults into ranks: `TEST_FAULT=KIND:RANK:STEP,…`, with the step as finished steps.
 
-`die` and `drift` are of a train step. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
+`die`, `drift` and `hold` are of a train step; `hold` stops there while the file `$TEST_GATE` is missing, and writes its process
+id to `$TEST_GATE.held`. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
 memory at the first try), `sample-slow` (within the deadline), `sample-late`, `sample-stuck` and `sample-die`.
 """
 
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,10 @@ def in_step(module: ModuleType) -> None:
     def train_step(train_state: Any, step: int, **options: Any) -> Any:
         if MINE.get(step) == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if MINE.get(step) == "hold" and not (gate := Path(os.environ["TEST_GATE"])).exists():
+            gate.with_name(f"{gate.name}.held").write_text(str(os.getpid()))
+            while True:  # it is killed here
+                time.sleep(0.05)
         result = plain(train_state, step, **options)
         if MINE.get(step + 1) == "drift":
             next(iter(train_state.adapter.parameters.values())).data.view(-1)[0] += 1e-6
