@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loraloom.cluster.heartbeats import WeightWatch, beats_of, hanging, stall_text
+from loraloom.cluster.heartbeats import GangWatch, beats_of, hanging, stall_text
 from loraloom.utils.heartbeat import SIZE, Heartbeat, node_name, read_heartbeat
 
 
@@ -48,22 +48,32 @@ def test_ranks_at_the_same_place_are_not_accused() -> None:
 
 
 def test_different_weights_name_the_node_and_the_last_step_at_which_all_were_equal() -> None:
-    watch = WeightWatch(3)
+    watch = GangWatch(3)
     same = [row(rank, 1, weights={"5": "a"}) for rank in range(3)]
-    assert not watch.differing(beats_of(answers(*same)))
+    assert not watch.fault(beats_of(answers(*same)))
     assert watch.equal == 5
-    assert not watch.differing(beats_of(answers(row(0, 2, weights={"10": "b"})))), "the others are not there yet"
+    assert not watch.fault(beats_of(answers(row(0, 2, weights={"10": "b"})))), "the others are not there yet"
     others = [row(1, 2, weights={"10": "b"}), row(2, 2, weights={"10": "c"})]
-    found = watch.differing(beats_of(answers(row(0, 3, weights={"15": "d"}), *others)))
-    assert [(one.node, one.rank, one.step) for one in found] == [("bob", 2, 10)]
-    assert watch.text(found) == (
-        "bob (rank 2) holds other weights than the rest after step 10; all were equal after step 5"
-    )
+    found = watch.fault(beats_of(answers(row(0, 3, weights={"15": "d"}), *others)))
+    assert found is not None
+    assert (found.node, found.rank) == ("bob", 2)
+    assert found.text == "bob (rank 2) holds other weights than the rest after step 10; all were equal after step 5"
 
 
 def test_of_two_ranks_that_differ_the_one_that_is_not_rank_0_is_named() -> None:
-    found = WeightWatch(2).differing(beats_of(answers(row(0, 1, weights={"5": "a"}), row(1, 1, weights={"5": "b"}))))
-    assert [one.rank for one in found] == [1]
+    found = GangWatch(2).fault(beats_of(answers(row(0, 1, weights={"5": "a"}), row(1, 1, weights={"5": "b"}))))
+    assert found is not None
+    assert found.rank == 1
+
+
+def test_ranks_in_groups_of_their_own_are_named_though_their_weights_are_equal() -> None:
+    """Each trains as rank 0, on the same images with the same seeds: the adapters do not differ in one bit."""
+    rows = [row(rank, 1, weights={"5": "a"}) for rank in (0, 1)]
+    for one in rows:
+        one["heartbeat"]["world_size"] = 1
+    found = GangWatch(2).fault(beats_of({"ada": {"ranks": rows[:1]}, "bob": {"ranks": rows[1:]}}))
+    assert found is not None
+    assert found.text == "ada (rank 0), bob (rank 1) joined a process group of 1 in place of 2"
 
 
 def test_a_heartbeat_is_read_back_whole_and_bounded_however_long_the_run(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def launched(folder: Path, project: Path, model: Path, images: Path, fault: str 
     with laboratory(folder, 2) as lab:
         python = lab.folder / "python"
         python.write_text(
-            f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH={FAULTY} TEST_FAULT={fault or 'none:9:9'} TEST_GATE={lab.folder}/gate\n"
+            f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH={FAULTY}\n"
+            f"export TEST_FAULT={fault or 'none:9:9'} TEST_GATE={lab.folder}/gate\n"
             f'exec {sys.executable} "$@"\n'
         )
         python.chmod(0o755)

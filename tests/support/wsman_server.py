@@ -243,7 +243,7 @@ class Host:
             rows = self.outputs(pipeline)
             bodies = [ET.tostring(Serializer().serialize(row)) for row in rows]
             state: Any = PipelineState(PSInvocationState.COMPLETED)
-        except Thrown as thrown:
+        except ScriptError as thrown:
             bodies, state = [], Raw(MessageType.PIPELINE_STATE, FAILED.format(text=thrown).encode())
         datas = [*(Raw(MessageType.PIPELINE_OUTPUT, body) for body in bodies), state]
         return [piece for data in datas for piece in self.pieces(shell, pipeline.id.lower(), data)]
@@ -271,13 +271,13 @@ class Host:
                 line, input=data, capture_output=True, check=False, timeout=int(values["Milliseconds"]) / 1000
             )
         except FileNotFoundError:
-            raise Thrown("The system cannot find the file specified.") from None
+            raise ScriptError("The system cannot find the file specified.") from None
         except subprocess.TimeoutExpired:
-            raise Thrown(LATE) from None
+            raise ScriptError(LATE) from None
         return [ran.returncode, base64.b64encode(ran.stdout).decode(), base64.b64encode(ran.stderr).decode()]
 
 
-class Thrown(Exception):
+class ScriptError(Exception):
     """What a script ends with."""
 
 
@@ -357,7 +357,7 @@ def _handler(host: Host) -> type[BaseHTTPRequestHandler]:
         context: Any = None
         epoch = 0
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.epoch != host.login_epoch:
                 self.context, self.epoch = None, host.login_epoch
@@ -397,7 +397,7 @@ def _handler(host: Host) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        def log_request(self, code: Any = "-", size: Any = "-") -> None:
             return
 
     return Handler

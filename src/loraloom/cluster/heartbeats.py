@@ -19,6 +19,7 @@ class Beat:
     Attributes:
         node: Its host.
         rank: Its number.
+        world_size: Ranks of the process group that it joined; 0: not yet.
         entered: Exchanges with the others that it has entered.
         step: Finished steps.
         weights: Step -> hash of its weights.
@@ -28,6 +29,7 @@ class Beat:
 
     node: str
     rank: int
+    world_size: int
     entered: int
     step: int
     weights: dict[int, str]
@@ -47,6 +49,7 @@ def beats_of(answers: Mapping[str, Mapping[str, Any]]) -> list[Beat]:
                     Beat(
                         node=node,
                         rank=int(row["rank"]),
+                        world_size=int(record.get("world_size", 0)),
                         entered=int(record.get("entered", 0)),
                         step=int(record.get("step", 0)),
                         weights=weights,
@@ -86,23 +89,23 @@ def _names(beats: list[Beat]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Differing:
-    """A rank whose weights are not those of the most.
+class Apart:
+    """A gang that does not train together.
 
     Attributes:
-        node: Its host.
-        rank: Its number.
-        step: Finished steps.
+        node: Host of the first rank that is apart.
+        rank: That rank.
+        text: All of them, and how they are apart.
     """
 
     node: str
     rank: int
-    step: int
+    text: str
 
 
 @dataclass(slots=True)
-class WeightWatch:
-    """Hashes of all ranks by step, kept until all ranks have given theirs.
+class GangWatch:
+    """Whether all ranks joined one process group and hold the same weights; hashes are kept until all gave theirs.
 
     Attributes:
         world_size: Number of ranks.
@@ -113,8 +116,20 @@ class WeightWatch:
     equal: int | None = None
     _seen: dict[int, dict[int, tuple[str, str]]] = field(default_factory=dict[int, dict[int, tuple[str, str]]])
 
-    def differing(self, beats: list[Beat]) -> list[Differing]:
-        """The ranks that differ from the most, or from rank 0, after the first step where any does; empty: none does."""
+    def fault(self, beats: list[Beat]) -> Apart | None:
+        """The ranks that are in another group, or hold other weights than the most, or than rank 0; None: all is well.
+
+        Ranks in groups of their own may learn the same, each from the images of rank 0: their weights do not tell.
+        """
+        alone = [beat for beat in beats if beat.world_size not in (0, self.world_size)]
+        if alone:
+            sizes = " and ".join(str(size) for size in sorted({beat.world_size for beat in alone}))
+            names = ", ".join(f"{beat.node} (rank {beat.rank})" for beat in alone)
+            text = f"{names} joined a process group of {sizes} in place of {self.world_size}"
+            return Apart(node=alone[-1].node, rank=alone[-1].rank, text=text)
+        return self._differing(beats)
+
+    def _differing(self, beats: list[Beat]) -> Apart | None:
         for beat in beats:
             for step, text in beat.weights.items():
                 if self.equal is None or step > self.equal:
@@ -124,16 +139,14 @@ class WeightWatch:
             counts = Counter(text for text, _ in ranks.values())
             if len(counts) > 1:
                 usual = counts.most_common(1)[0][0]  # of equal counts the first: rank 0's
-                found = [(rank, node) for rank, (text, node) in ranks.items() if text != usual]
-                return [Differing(node=node, rank=rank, step=step) for rank, node in found]
+                others = [(node, rank) for rank, (text, node) in ranks.items() if text != usual]
+                names = ", ".join(f"{node} (rank {rank})" for node, rank in others)
+                before = f"; all were equal after step {self.equal}" if self.equal is not None else ""
+                text = (
+                    f"{names} {'holds' if len(others) == 1 else 'hold'} other weights than the rest after step {step}"
+                )
+                return Apart(node=others[0][0], rank=others[0][1], text=text + before)
             if len(ranks) == self.world_size:
                 self.equal = step
                 self._seen = {later: seen for later, seen in self._seen.items() if later > step}
-        return []
-
-    def text(self, others: list[Differing]) -> str:
-        """What `differing` found, for messages."""
-        names = ", ".join(f"{one.node} (rank {one.rank})" for one in others)
-        verb = "holds" if len(others) == 1 else "hold"
-        before = f"; all were equal after step {self.equal}" if self.equal is not None else ""
-        return f"{names} {verb} other weights than the rest after step {others[0].step}{before}"
+        return None

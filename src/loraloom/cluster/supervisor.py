@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.cluster.checkpoints import fetch_checkpoint, fetch_run, is_here, newest_whole, spread
-from loraloom.cluster.heartbeats import WeightWatch, beats_of, hanging, stall_text
+from loraloom.cluster.heartbeats import GangWatch, beats_of, hanging, stall_text
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
 from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, end_of, how_to_end, last_error, where
 from loraloom.cluster.plan import AttemptPlan, Member, NodePlan, RunPlan, plan_attempt
@@ -272,13 +272,13 @@ class Supervisor:
 
     async def watch(self, attempt: AttemptPlan) -> Outcome:
         """Attend an attempt until it ends or shows a fault."""
-        now, weights = time.monotonic(), WeightWatch(attempt.world_size)
+        now, gang = time.monotonic(), GangWatch(attempt.world_size)
         for node in attempt.nodes:
             self.views.setdefault(node.member.host.name, NodeView(now))
         tasks = [asyncio.create_task(self._watch_node(attempt, node)) for node in attempt.nodes]
         others = [
             asyncio.create_task(self._watch_progress()),
-            asyncio.create_task(self._watch_weights(weights)),
+            asyncio.create_task(self._watch_gang(gang)),
             asyncio.create_task(self._watch_missing(attempt)),
             asyncio.create_task(self._watch_stop()),
         ]
@@ -292,7 +292,7 @@ class Supervisor:
                     # A rank that says why it ended is worth more than its neighbours that lost it.
                     return min(faults, key=lambda fault: (fault.status != USER_MISTAKE, fault.kind != "failed"))
                 if all(task.done() for task in tasks):
-                    return self._apart(weights) or Outcome(kind="finished")
+                    return self._apart(gang) or Outcome(kind="finished")
         finally:
             for task in pending:
                 task.cancel()
@@ -365,18 +365,16 @@ class Supervisor:
         node, rank = (late[0].node, late[0].rank) if len(late) == 1 else ("", None)
         return Outcome(kind="stalled", node=node, rank=rank, text=text)
 
-    async def _watch_weights(self, weights: WeightWatch) -> Outcome:
-        """Ends when ranks hold different weights: a gang that does not exchange its gradients cannot notice that itself."""
+    async def _watch_gang(self, gang: GangWatch) -> Outcome:
+        """Ends when ranks are in groups of their own or hold different weights: they cannot always notice that themselves."""
         while True:
             await asyncio.sleep(self.config.poll_s)
-            if outcome := self._apart(weights):
+            if outcome := self._apart(gang):
                 return outcome
 
-    def _apart(self, weights: WeightWatch) -> Outcome | None:
-        found = weights.differing(beats_of({name: view.answer for name, view in self.views.items()}))
-        return (
-            Outcome(kind="apart", node=found[0].node, rank=found[0].rank, text=weights.text(found)) if found else None
-        )
+    def _apart(self, gang: GangWatch) -> Outcome | None:
+        found = gang.fault(beats_of({name: view.answer for name, view in self.views.items()}))
+        return Outcome(kind="apart", node=found.node, rank=found.rank, text=found.text) if found else None
 
     async def _watch_missing(self, attempt: AttemptPlan) -> Outcome:
         """Ends when a member that does not take part answers again, twice in a row."""

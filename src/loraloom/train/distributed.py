@@ -224,6 +224,7 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
     expected = int(os.environ.get("WORLD_SIZE") or 1)  # accelerate may write another number there
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
     check_all_joined(accelerator.num_processes, expected)
+    heartbeat().join(accelerator.num_processes)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")
     if precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():

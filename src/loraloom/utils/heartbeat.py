@@ -34,10 +34,15 @@ class Heartbeat:
     def __init__(self, path: Path | None) -> None:
         self.active = path is not None
         self._file = None
-        self._step, self._entered, self._hashes = 0, 0, dict[int, str]()
+        self._step, self._entered, self._world, self._hashes = 0, 0, 0, dict[int, str]()
         if path is not None:
             with suppress(OSError):
                 self._file = path.open("wb", buffering=0)
+
+    def join(self, world_size: int) -> None:
+        """The rank has joined a process group of this size."""
+        self._world = world_size
+        self._write()
 
     def step(self, number: int) -> None:
         """A step begins; `number` is that of finished steps."""
@@ -57,7 +62,12 @@ class Heartbeat:
     def _write(self) -> None:
         if self._file is None:
             return
-        record = {"step": self._step, "entered": self._entered, "weights": self._hashes}
+        record = {
+            "world_size": self._world,
+            "step": self._step,
+            "entered": self._entered,
+            "weights": self._hashes,
+        }
         with suppress(OSError):  # a full disk: the run itself reports that
             self._file.seek(0)
             self._file.write(json.dumps(record).encode().ljust(SIZE))
