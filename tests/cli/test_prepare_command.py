@@ -52,6 +52,18 @@ def test_one_folder_is_prepared_as_before(raw: Path, tmp_path: Path) -> None:
     assert len(read_manifest(tmp_path / "one").examples) == 2
 
 
+def test_two_processes_prepare_the_dataset_of_one(raw: Path, tmp_path: Path) -> None:
+    one = ["--size", "64", "--min-size", "16"]
+    for count in ("1", "2", "auto"):
+        prepare(str(raw / "anime"), "--out", str(tmp_path / count), *one, "--num-processes", count)
+    prints = {count: read_manifest(tmp_path / count).fingerprint for count in ("1", "2", "auto")}
+    assert len(set(prints.values())) == 1
+    with pytest.raises(UserError, match="--num-processes: got 'many', expected auto, or a number from 1 to 1,024"):
+        prepare(str(raw / "anime"), "--out", str(tmp_path / "x"), *one, "--num-processes", "many")
+    with pytest.raises(UserError, match="the same here"):
+        prepare(str(raw / "anime"), "--out", str(tmp_path / "x"), *SMALL, "--num-processes", "2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

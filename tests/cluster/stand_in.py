@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from loraloom.utils.heartbeat import heartbeat
+
 stopping: list[int] = []
 signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--gate", type=Path)  # after step 3 all ranks wait until this file is there
     parser.add_argument("--die", default="")  # rank:step:how, at the first attempt that reaches it
+    parser.add_argument("--apart", type=int, default=-1)  # after step 3 this rank holds other weights
     given = parser.parse_args()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     given.out.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,8 @@ def main() -> None:
             return
         if given.die.endswith("always"):
             fail(given.die, given.out, rank, step)
+        heartbeat().step(step)
+        heartbeat().enter()
         step, value = step + 1, hashlib.sha256(f"{value}{step}".encode()).hexdigest()
         with (given.out / f"done-{rank}.txt").open("a") as file:
             file.write(f"{step}\n")
@@ -62,6 +67,7 @@ def main() -> None:
             with (given.out / "events.jsonl").open("a") as file:
                 file.write(json.dumps({"kind": "train", "step": step, "loss": 0.5, "images_per_second": 8.0}) + "\n")
             save(given.out, step, value)
+        heartbeat().weights(step, f"other-{value}" if rank == given.apart and step > 3 else value)
         fail(given.die, given.out, rank, step)
     if rank == 0:
         (given.out / "adapter.safetensors").write_text(value)

@@ -77,7 +77,7 @@ def test_the_jobset_has_one_pod_a_node_and_reads_the_settings_of_its_config_map(
     (command,) = container["args"]
     name = job["metadata"]["name"]
     assert f"--master-addr {name}-node-0-0.{name}" in command
-    assert f"--nnodes 3 --nproc-per-node {max(1, gpus)} --node-rank $JOB_COMPLETION_INDEX" in command
+    assert f'--nnodes 3 --nproc-per-node {max(1, gpus)} --node-rank "$JOB_COMPLETION_INDEX"' in command
     assert command.endswith("--cpu") == (gpus == 0)
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in inner["template"]["spec"]["volumes"]}

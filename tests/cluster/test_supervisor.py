@@ -157,6 +157,28 @@ def test_a_rank_that_hangs_is_found_by_its_missing_progress_and_its_stack_is_in_
 
 
 @needs_signals
+def test_of_several_ranks_the_one_that_hangs_is_named(lab: Lab, tmp_path: Path, undisturbed: str) -> None:
+    run_async(lab.supervisor("hang2", tmp_path, "--die", "1:3:hang", stall_s=5.0).supervise())
+    assert lab.outcomes() == ["stalled", "finished"]
+    (line,) = [line for line in lab.said if "no progress" in line]
+    assert line.startswith("bob: no progress for ")
+    assert "s: rank 1 of bob hangs after step 2 and the others wait; the gang is restarted from step_" in line
+    assert adapter(tmp_path) == undisturbed
+
+
+def test_nodes_that_hold_different_weights_are_stopped_by_name(lab: Lab, tmp_path: Path) -> None:
+    """Two nodes that train alone each fill a run folder without an error; the adapter would be that of one node."""
+    with pytest.raises(UserError, match="the nodes do not train together") as refused:
+        run_async(lab.supervisor("apart", tmp_path, "--apart", "1").supervise())
+    assert "bob (rank 1) holds other weights than the rest after step 4" in str(refused.value)
+    assert "all were equal after step 3" in str(refused.value)
+    assert lab.outcomes() == ["apart"]
+    for host in lab.hosts:
+        rows = lab.ask(host, "runs", {"run": "apart"})["runs"]["apart"]
+        assert not rows["agent"] and not any(row["running"] for row in rows["ranks"])
+
+
+@needs_signals
 def test_stop_saves_and_the_same_command_continues(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:

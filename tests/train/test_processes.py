@@ -17,7 +17,7 @@ from loraloom.data.encode import LatentStore, TextStore
 from loraloom.diffusion.objective import UNIFORM, draw_noise, make_objective
 from loraloom.models.loading import open_model
 from loraloom.protocols.data import Batch
-from loraloom.train.distributed import check_one_gpu_each, choose_backend
+from loraloom.train.distributed import check_all_joined, check_one_gpu_each, choose_backend
 from loraloom.train.run import train
 from loraloom.train.step import noise_and_timesteps
 from loraloom.utils.errors import UserError
@@ -52,6 +52,14 @@ def test_more_processes_than_gpus_are_refused_before_nccl_meets_them() -> None:
     with pytest.raises(UserError, match="2 processes") as refused:
         check_one_gpu_each(2, 1)
     assert "--nproc-per-node=1" in str(refused.value)
+
+
+def test_a_process_that_did_not_join_the_others_is_named_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would train alone, each on its own machine, without an error."""
+    monkeypatch.setenv("LORALOOM_NODE", "lab-2")
+    check_all_joined(2, 2)
+    with pytest.raises(UserError, match="this process on lab-2 did not join the others: got 'a process group of 1'"):
+        check_all_joined(1, 2)
 
 
 @pytest.mark.slow

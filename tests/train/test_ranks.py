@@ -126,6 +126,28 @@ def test_each_fault_of_samples_at_each_rank_is_reported_by_name_and_training_con
     assert len(list((folder / "checkpoints").iterdir())) == 1, "the rolling one goes when a numbered one is newer"
 
 
+def test_a_rank_that_samples_for_five_seconds_longer_does_not_delay_the_samples_of_the_others(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """No collective runs within the samples: the others have theirs at once, and meet that rank at the next exchange."""
+    samples = {"enabled": True, "steps": 2, "prompts": ["a", "b"]}
+    for name, fault in {"even": "", "late": "sample-watch:0:2,sample-pause:1:2"}.items():
+        config = configure(
+            train={"output": str(tmp_path / name), "max_steps": 3, "validation_every": 0},
+            checkpoints={"every": 2},
+            samples=samples,
+        )
+        ran = train_on_ranks(written(config, tmp_path / f"{name}.yaml"), 2, fault=fault)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "warning: samples" not in ran.stdout, "no collective was refused"
+    (row,) = [row for row in rows(tmp_path / "late", "samples") if row["step"] == 2]
+    assert row["rank_seconds"][1] - row["rank_seconds"][0] > 3
+    images = [tmp_path / "late" / "samples" / "step_0000002" / f"gpu_{rank}_sample.png" for rank in (0, 1)]
+    assert images[1].stat().st_mtime - images[0].stat().st_mtime > 3
+    even, late = (load_file(tmp_path / name / "adapter.safetensors") for name in ("even", "late"))
+    assert all(torch.equal(even[key], late[key]) for key in even)
+
+
 @pytest.mark.parametrize("kind", ["die", "stuck"])
 def test_a_rank_that_ends_in_samples_ends_all_and_is_left_out_after_the_second_time(
     kind: str, configure: Configure, tmp_path: Path

@@ -1,8 +1,9 @@
-"""`--num-processes`: how many, and the arguments of the ranks."""
+"""`--num-processes`: how many ranks or worker processes, and the arguments of the ranks."""
 
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from loraloom.utils.errors import UserError
 
@@ -34,6 +35,23 @@ def count_processes(wish: str | None, *, cpu: bool) -> int:
             f"--num-processes auto: {count} GPUs" if count else "--num-processes auto: no GPU, one process", flush=True
         )
         return max(1, count)
+    return _number(wish)
+
+
+def count_workers(wish: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The given flags of `prepare` with `--num-processes` as the number of its workers; `auto` is one a core.
+
+    Raises:
+        UserError: Neither a number nor `auto`, or the number is given twice.
+    """
+    if wish is None:
+        return given
+    if "num_workers" in given:
+        raise UserError("--num-processes and --num-workers are the same here", fix="give one of them")
+    return {**given, "num_workers": 0 if wish == "auto" else _number(wish)}
+
+
+def _number(wish: str) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", wish) or not 1 <= int(wish) <= MAX_PROCESSES:
         raise UserError("--num-processes", got=wish, expected=f"auto, or a number from 1 to {MAX_PROCESSES:,}")
     return int(wish)

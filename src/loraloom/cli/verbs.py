@@ -79,15 +79,20 @@ def prepare(
             "together.",
         ),
     ] = None,
+    num_processes: Annotated[
+        str | None,
+        typer.Option("--num-processes", metavar="N|auto", help="As --num-workers; auto: one per core, the default."),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Make a dataset of a folder of images and captions, or of several folders, one for each --style."""
     from loraloom.cli.prepare_command import prepare_folder, prepare_part, prepare_several
+    from loraloom.cli.processes import count_workers
     from loraloom.config.prepare import PrepareConfig
     from loraloom.config.reading import read_settings
 
-    settings = read_settings(PrepareConfig, config, overrides or (), given)
+    settings = read_settings(PrepareConfig, config, overrides or (), count_workers(num_processes, given))
     if part is not None:
         prepare_part(settings, source, out, part, model, typer.echo)
     elif settings.style:

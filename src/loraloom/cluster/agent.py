@@ -24,6 +24,7 @@ from typing import Any
 
 from loraloom.cluster import node_facts, trees
 from loraloom.utils.atomic_files import write_text
+from loraloom.utils.heartbeat import HEARTBEAT, read_heartbeat
 from loraloom.utils.processes import (
     ProcessId,
     end_with_parent,
@@ -68,6 +69,9 @@ class Attempt:
 
     def log(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.log"
+
+    def heartbeat(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.heartbeat"
 
 
 def attempts(root: Path, run: str) -> list[Attempt]:
@@ -132,7 +136,8 @@ def _start_rank(
 ) -> "subprocess.Popen[bytes]":
     release = Path(sys.argv[0]).resolve().parent
     paths = [str(release / "src"), str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **node_facts.variables(plan, rank, local, interface)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), HEARTBEAT: str(attempt.heartbeat(rank))}
+    env |= node_facts.variables(plan, rank, local, interface)
     options: dict[str, Any] = {"start_new_session": True, "preexec_fn": end_with_parent()}
     if os.name == "nt":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # pyright: ignore[reportAttributeAccessIssue]
@@ -225,6 +230,7 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
         write_text(attempt.folder / "lease", f"{question['owner']} {time.monotonic_ns()}")
     running = attempt.agent.running()  # before its state is read: it writes why it ends, then it ends
     state, ranks = attempt.state, attempt.ranks
+    beats = {rank: read_heartbeat(attempt.heartbeat(rank)) for rank, _, _ in ranks}
     logs: dict[str, str] = {}
     sizes = 0
     for rank in attempt.plan.get("ranks", []):
@@ -239,11 +245,17 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
         "agent": "running" if running else "ended" if state.get("reason") else "dead",
         "reason": state.get("reason", ""),
         "ranks": [
-            {"rank": rank, "status": status, "running": process.running(), "stopped": is_stopped(process.pid)}
+            {
+                "rank": rank,
+                "status": status,
+                "running": process.running(),
+                "stopped": is_stopped(process.pid),
+                "heartbeat": beats[rank],
+            }
             for rank, process, status in ranks
         ],
         "logs": logs,
-        "progress": sizes,
+        "progress": sizes + sum(int(beat.get("entered", 0)) for beat in beats.values()),
         "checkpoint": newest_checkpoint(folder),
         "numbers": _last_numbers(events),
         "finished": (folder / "adapter.safetensors").is_file() or (folder / "model").is_dir(),

@@ -94,6 +94,7 @@ def slurm(settings: RunConfig, options: ExportOptions) -> str:
         'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         f"export RUN MASTER_ADDR MASTER_PORT={options.port}",
         # One shell a task: each has its own SLURM_PROCID. `exec` lets the signal reach Python.
+        "# shellcheck disable=SC2016",
         "srun --kill-on-bad-exit=1 bash -c '",
         "  export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS",
         f"  export LOCAL_WORLD_SIZE={options.processes}",
@@ -118,7 +119,7 @@ def kubernetes(settings: RunConfig, options: ExportOptions) -> str:
     limits = (
         f"\n                resources:\n                  limits:\n                    nvidia.com/gpu: {options.gpus}"
     )
-    command = _torchrun(options, "$JOB_COMPLETION_INDEX", f"{name}-node-0-0.{name}", "/settings/run.yaml")
+    command = _torchrun(options, '"$JOB_COMPLETION_INDEX"', f"{name}-node-0-0.{name}", "/settings/run.yaml")
     return f"""\
 # kubectl apply -f this file; needs the JobSet controller, and a volume claim `loraloom` that all pods can write.
 # The folders of dataset and run in the settings must be below /work, where the claim is mounted.
@@ -190,7 +191,7 @@ def skypilot(settings: RunConfig, options: ExportOptions) -> str:
             "SkyPilot asks for the type of GPU", fix="add --gpu-type, such as L4; `sky show-gpus` lists them"
         )
     resources = f"  accelerators: {_quoted(f'{options.gpu_type}:{options.gpus}')}" if options.gpus else "  cpus: 4+"
-    command = _torchrun(options, "$SKYPILOT_NODE_RANK", '"$MASTER"', "job.yaml")
+    command = _torchrun(options, '"$SKYPILOT_NODE_RANK"', '"$MASTER"', "job.yaml")
     return f"""\
 # sky launch this file, from a checkout of loraloom. Dataset and run folder must be on storage that all nodes mount.
 name: {_name(settings)}

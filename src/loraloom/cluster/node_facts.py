@@ -19,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from loraloom.utils.heartbeat import NODE
+
 VERSIONS = ("torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "numpy")
 """Packages that must have one version on all nodes."""
 
@@ -176,6 +178,7 @@ def variables(plan: Mapping[str, Any], rank: int, local_rank: int, interface: st
         "LOCAL_WORLD_SIZE": str(len(plan["ranks"])),
         "MASTER_ADDR": str(plan["master_address"]),
         "MASTER_PORT": str(plan["master_port"]),
+        NODE: str(plan.get("node", "")),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
     }

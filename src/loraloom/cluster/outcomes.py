@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["finished", "stopped", "failed", "lost", "stalled", "back", "taken"]
+Kind = Literal["finished", "stopped", "failed", "lost", "stalled", "apart", "back", "taken"]
 
 USER_MISTAKE = 2
 """Exit status of `loraloom train` for what the user can repair: another attempt would end the same."""

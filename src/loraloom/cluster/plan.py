@@ -139,6 +139,7 @@ class AttemptPlan:
             "lease_s": self.run.lease_s,
             "grace_s": self.run.grace_s,
             "run_folder": node.member.run_folder,
+            "node": node.member.host.name,
             "nodes": [one.member.host.name for one in self.nodes],
             "files": {"run.yaml": self.run.settings, "accelerate.yaml": accelerate_yaml(self, node)},
         }

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.cluster.checkpoints import fetch_checkpoint, fetch_run, is_here, newest_whole, spread
+from loraloom.cluster.heartbeats import GangWatch, beats_of, hanging, stall_text
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
 from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, end_of, how_to_end, last_error, where
 from loraloom.cluster.plan import AttemptPlan, Member, NodePlan, RunPlan, plan_attempt
@@ -30,6 +31,10 @@ from loraloom.utils.errors import UserError
 ASK_S = 10.0
 """Seconds for an answer. A node that is slow, busy with importing say, is not lost: only silence counts."""
 TAIL_LINES = 30
+_TOGETHER = (
+    "see its first lines with `loraloom cluster logs {run}`: it must join the process group of all ranks; "
+    "then begin again in another --out, for what was saved since then is of no use"
+)
 GPU_EVERY = 10
 """Questions between two for GPU figures: nvidia-smi takes a while."""
 
@@ -117,6 +122,10 @@ class Supervisor:
                     await self._collect(attempt)
                     return outcome
                 self._refuse_a_mistake(outcome)
+                if outcome.kind == "apart":
+                    raise UserError(
+                        "the nodes do not train together", got=outcome.text, fix=_TOGETHER.format(run=self.run.name)
+                    )
                 newest = await self._newest()
                 restarts = 0 if newest > best or outcome.kind == "back" else restarts + 1
                 best = max(best, newest)
@@ -263,12 +272,13 @@ class Supervisor:
 
     async def watch(self, attempt: AttemptPlan) -> Outcome:
         """Attend an attempt until it ends or shows a fault."""
-        now = time.monotonic()
+        now, gang = time.monotonic(), GangWatch(attempt.world_size)
         for node in attempt.nodes:
             self.views.setdefault(node.member.host.name, NodeView(now))
         tasks = [asyncio.create_task(self._watch_node(attempt, node)) for node in attempt.nodes]
         others = [
             asyncio.create_task(self._watch_progress()),
+            asyncio.create_task(self._watch_gang(gang)),
             asyncio.create_task(self._watch_missing(attempt)),
             asyncio.create_task(self._watch_stop()),
         ]
@@ -282,7 +292,7 @@ class Supervisor:
                     # A rank that says why it ended is worth more than its neighbours that lost it.
                     return min(faults, key=lambda fault: (fault.status != USER_MISTAKE, fault.kind != "failed"))
                 if all(task.done() for task in tasks):
-                    return Outcome(kind="finished")
+                    return self._apart(gang) or Outcome(kind="finished")
         finally:
             for task in pending:
                 task.cancel()
@@ -345,14 +355,26 @@ class Supervisor:
             if progress != seen or silent:
                 seen, since = progress, now
             elif now - since > self.config.stall_s:
-                stopped = [
-                    f"rank {row['rank']} of {name} is suspended"
-                    for name, view in self.views.items()
-                    for row in view.answer.get("ranks", [])
-                    if row.get("stopped")
-                ]
-                text = f"no progress for {now - since:.0f} s" + (f" ({', '.join(stopped)})" if stopped else "")
-                return Outcome(kind="stalled", text=text)
+                return self._stalled(now - since)
+
+    def _stalled(self, seconds: float) -> Outcome:
+        """Nobody moves: the outcome names the rank that the others wait for, where the heartbeats tell."""
+        beats = beats_of({name: view.answer for name, view in self.views.items()})
+        late, clause = hanging(beats), stall_text(beats)
+        text = f"no progress for {seconds:.0f} s" + (f": {clause}" if clause else "")
+        node, rank = (late[0].node, late[0].rank) if len(late) == 1 else ("", None)
+        return Outcome(kind="stalled", node=node, rank=rank, text=text)
+
+    async def _watch_gang(self, gang: GangWatch) -> Outcome:
+        """Ends when ranks are in groups of their own or hold different weights: they cannot always notice that themselves."""
+        while True:
+            await asyncio.sleep(self.config.poll_s)
+            if outcome := self._apart(gang):
+                return outcome
+
+    def _apart(self, gang: GangWatch) -> Outcome | None:
+        found = gang.fault(beats_of({name: view.answer for name, view in self.views.items()}))
+        return Outcome(kind="apart", node=found.node, rank=found.rank, text=found.text) if found else None
 
     async def _watch_missing(self, attempt: AttemptPlan) -> Outcome:
         """Ends when a member that does not take part answers again, twice in a row."""

@@ -6,7 +6,6 @@ flat all-reduce a step carries the gradients and whatever few numbers must be ag
 """
 
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from loraloom.config.run import Precision
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import LostRankError, UserError
+from loraloom.utils.heartbeat import heartbeat, node_name
 from loraloom.utils.ranks import BACKEND
 from loraloom.utils.sharded import is_sharded
 
@@ -88,7 +88,7 @@ class Runtime:
         Raises:
             UserError: On every rank alike; names the ranks that differ from most of them.
         """
-        seen = self.gather_texts([f"{text} {socket.gethostname()}"])
+        seen = self.gather_texts([f"{text} {node_name()}"])
         texts = [entry.partition(" ")[0] for entry in seen]
         if len(set(texts)) == 1:
             return
@@ -145,6 +145,7 @@ def needs_all_ranks() -> Iterator[None]:
     Raises:
         LostRankError: Another process has ended, or does not answer.
     """
+    heartbeat().enter()
     try:
         yield
     except torch.OutOfMemoryError:
@@ -174,6 +175,21 @@ def check_one_gpu_each(processes: int, gpus: int) -> None:
         )
 
 
+def check_all_joined(processes: int, expected: int) -> None:
+    """A process that trains beside the others instead of with them learns from its own images alone, and nothing fails.
+
+    Raises:
+        UserError: The process group has another size than the launcher said.
+    """
+    if processes != expected:
+        raise UserError(
+            f"this process on {node_name()} did not join the others",
+            got=f"a process group of {processes}",
+            expected=f"{expected} processes (WORLD_SIZE)",
+            fix="look for settings of accelerate or MPI in the environment of that machine (ACCELERATE_*, PMI_SIZE)",
+        )
+
+
 def choose_backend() -> str:
     """`nccl`, which on a CPU means gloo, or `gloo` for GPUs too: without NCCL (Windows), and where a node has none.
 
@@ -197,14 +213,18 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
         deadline_s: Longest time that one process may work while the others wait; they wait three times as long.
 
     Raises:
-        UserError: The device cannot compute in that precision, or there are more processes here than GPUs.
+        UserError: The device cannot compute in that precision, there are more processes here than GPUs, or this process did
+            not join the others.
     """
     if not cpu and torch.cuda.is_available():
         check_one_gpu_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     # Casting is ours: see `Runtime.autocast`. A process may sample until its deadline, or encode its part, while others wait.
     patience = max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s))
     group = InitProcessGroupKwargs(backend=choose_backend(), timeout=patience)
+    expected = int(os.environ.get("WORLD_SIZE") or 1)  # accelerate may write another number there
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
+    check_all_joined(accelerator.num_processes, expected)
+    heartbeat().join(accelerator.num_processes)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 training needs a GPU", fix="use train.mixed_precision=no (fastest on most CPUs) or bf16")
     if precision == "bf16" and accelerator.device.type == "cuda" and not torch.cuda.is_bf16_supported():

@@ -20,6 +20,7 @@ from loraloom.train.state import Run
 from loraloom.train.step import StepResult, train_step, validation_loss
 from loraloom.utils.atomic_files import write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.heartbeat import heartbeat
 from loraloom.utils.reporting import log, reporter
 
 VALIDATION_TIMESTEPS = 8
@@ -69,6 +70,7 @@ def train_loop(run: Run, stop: StopRequest) -> Finished:
         run.sampler.sample(run.start, train_state.ema, run.tracker, lambda: bool(stop))
         window.began = time.perf_counter()
     for step in range(run.start, config.train.max_steps):
+        heartbeat().step(step)
         result = train_step(train_state, step, stop=bool(stop))
         window.results.append(result)
         done = step + 1
@@ -109,11 +111,16 @@ def compare_weights(run: Run, done: int) -> None:
         UserError: They differ; names the ranks.
     """
     runtime = run.train_state.runtime
-    if runtime.num_devices == 1 or shared_out(run):  # of split weights each rank holds others
+    alone = runtime.num_devices == 1 and not heartbeat().active  # the supervisor of a cluster compares too
+    if alone or shared_out(run):  # of split weights each rank holds others
+        return
+    sha256 = AdapterWeights(run.train_state.adapter).sha256()
+    heartbeat().weights(done, sha256)
+    if runtime.num_devices == 1:
         return
     runtime.check_equal(
         f"the ranks no longer hold the same weights after step {done}",
-        AdapterWeights(run.train_state.adapter).sha256(),
+        sha256,
         f"{standing(run)}; run again, and look at the memory and the driver of the named machine if it happens again",
     )
 

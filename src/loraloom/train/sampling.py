@@ -9,7 +9,6 @@ may come from a file that is read again before every round.
 import base64
 import json
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from loraloom.train.optim import Ema
 from loraloom.train.signals import exit_if_late
 from loraloom.utils.atomic_files import sha256_file, write_bytes, write_text
 from loraloom.utils.errors import UserError
+from loraloom.utils.heartbeat import node_name
 from loraloom.utils.image_files import write_png
 from loraloom.utils.reporting import log
 
@@ -146,7 +146,7 @@ class Sampler:
             return
         fault = self._sample_share(step, ema, stop)
         if fault and not self.runtime.on_main_machine:
-            fault += f" (on {socket.gethostname()})"
+            fault += f" (on {node_name()})"
         outcome = Outcome(fault=fault, seconds=time.perf_counter() - began, files=self._to_send(step))
         rows = [json.loads(text) for text in self.runtime.gather_texts([json.dumps(asdict(outcome))])]
         if not self.runtime.is_main:

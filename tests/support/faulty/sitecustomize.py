@@ -1,7 +1,10 @@
 """Inject faults into ranks: `TEST_FAULT=KIND:RANK:STEP,…`, with the step as finished steps.
 
-`die` and `drift` are of a train step. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
-memory at the first try), `sample-slow` (within the deadline), `sample-late`, `sample-stuck` and `sample-die`.
+`die`, `drift` and `hold` are of a train step; `hold` stops there while the file `$TEST_GATE` is missing, and writes its process
+id to `$TEST_GATE.held`. `silent` leaves the exchange of gradients out, and `separate` makes the rank a group of
+its own; their step is not looked at. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
+memory at the first try), `sample-slow` (within the deadline), `sample-late`, `sample-stuck`,
+`sample-pause` (five seconds), `sample-watch` (nothing) and `sample-die`. A faulty rank refuses collectives in its samples.
 """
 
 import importlib.abc
@@ -10,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,12 +27,21 @@ def in_step(module: ModuleType) -> None:
     def train_step(train_state: Any, step: int, **options: Any) -> Any:
         if MINE.get(step) == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if MINE.get(step) == "hold" and not (gate := Path(os.environ["TEST_GATE"])).exists():
+            gate.with_name(f"{gate.name}.held").write_text(str(os.getpid()))
+            while True:  # it is killed here
+                time.sleep(0.05)
         result = plain(train_state, step, **options)
         if MINE.get(step + 1) == "drift":
             next(iter(train_state.adapter.parameters.values())).data.view(-1)[0] += 1e-6
         return result
 
     module.train_step = train_step
+
+
+def in_exchange(module: ModuleType) -> None:
+    if "silent" in MINE.values():
+        module.Runtime.sum_gradients = lambda runtime, parameters, numbers: numbers
 
 
 def in_samples(module: ModuleType) -> None:
@@ -57,6 +70,8 @@ def in_samples(module: ModuleType) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "sample-stuck":
             time.sleep(600)
+        if kind == "sample-pause":
+            time.sleep(5)
 
         def slow() -> bool:
             time.sleep(0.5)
@@ -72,6 +87,22 @@ def in_samples(module: ModuleType) -> None:
         stops = {"sample-slow": slow, "sample-late": late}
         yield from plain_generate(*arguments, stop=stops.get(str(kind), stop), **options)
 
+    plain_share = module.Sampler._sample_share
+
+    def sample_share(self: Any, *arguments: Any) -> str:
+        """A collective in here raises: the fence then reports it as this rank's fault."""
+        import loraloom.train.distributed as distributed
+
+        def refuse() -> Any:
+            raise AssertionError("a collective in the samples")
+
+        plain_wait, distributed.needs_all_ranks = distributed.needs_all_ranks, refuse
+        try:
+            return plain_share(self, *arguments)
+        finally:
+            distributed.needs_all_ranks = plain_wait
+
+    module.Sampler._sample_share = sample_share
     plain_limit = module.exit_if_late
 
     def exit_if_late(seconds: float) -> Any:
@@ -80,7 +111,11 @@ def in_samples(module: ModuleType) -> None:
     module.Sampler.sample, module.generate, module.exit_if_late = sample, generate, exit_if_late
 
 
-PATCHES = {"loraloom.train.loop": in_step, "loraloom.train.sampling": in_samples}
+PATCHES = {
+    "loraloom.train.loop": in_step,
+    "loraloom.train.distributed": in_exchange,
+    "loraloom.train.sampling": in_samples,
+}
 
 
 class Patching(importlib.abc.MetaPathFinder):
@@ -99,5 +134,8 @@ class Patching(importlib.abc.MetaPathFinder):
         return spec
 
 
+if "separate" in MINE.values():
+    port = int(os.environ["MASTER_PORT"]) + 50 + int(os.environ["RANK"])  # one machine stands for two here
+    os.environ |= {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 if MINE:
     sys.meta_path.insert(0, Patching())

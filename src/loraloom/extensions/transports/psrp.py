@@ -8,6 +8,7 @@ from a file or an argument. Never run against a real Windows host by this projec
 import asyncio
 import base64
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from loraloom.protocols.transport import Answer, Endpoint, LinkLostError
 from loraloom.utils.errors import UserError
 
 PORT = 5986
+LATE = "loraloom: no answer in time"
+"""What `SCRIPT` throws when its program takes too long."""
 INLINE_BYTES = 100_000
 """Bytes of stdin that travel as an argument; more are copied as a file first."""
 
 SCRIPT = """\
-param([string]$Program, [string]$Line, [string]$Data, [string]$File, [int]$Seconds)
+param([string]$Program, [string]$Line, [string]$Data, [string]$File, [int]$Milliseconds)
 $ErrorActionPreference = 'Stop'
 $folder = Join-Path -Path $env:TEMP -ChildPath ([Guid]::NewGuid().ToString())
 New-Item -ItemType Directory -Path $folder | Out-Null
@@ -42,9 +45,9 @@ try {
     }
     $process = Start-Process @options
     $handle = $process.Handle
-    if (-not $process.WaitForExit(1000 * $Seconds)) {
+    if (-not $process.WaitForExit($Milliseconds)) {
         & taskkill /PID $process.Id /T /F | Out-Null
-        throw 'no answer in time'
+        throw 'loraloom: no answer in time'
     }
     Write-Output $process.ExitCode
     Write-Output ([Convert]::ToBase64String([System.IO.File]::ReadAllBytes($out)))
@@ -97,9 +100,13 @@ class PsrpConnection:
             rows = shell.invoke()
             if shell.had_errors or len(rows) < 3:
                 text = " ".join(str(error) for error in shell.streams.error)[:300]
+                if LATE in text:
+                    raise LinkLostError(f"no answer in {timeout_s:g} s")
                 raise UserError(f"{argv[0]} does not run there", got=text)
-        except (UserError, AuthenticationError):
+        except (UserError, LinkLostError):
             raise
+        except AuthenticationError:  # the account was locked meanwhile, or its password changed
+            raise _refused(self._client.wsman.transport.server, self._client.wsman.transport.username) from None
         except Exception as error:  # requests' and pypsrp's errors of a broken link have no common base
             raise LinkLostError(f"{type(error).__name__}: {str(error)[:200]}") from None
         finally:
@@ -141,8 +148,22 @@ def parameters(argv: Sequence[str], data: bytes, remote: str, timeout_s: float) 
         "Line": subprocess.list2cmdline(argv[1:]),
         "Data": base64.b64encode(data).decode("ascii"),
         "File": remote,
-        "Seconds": int(timeout_s),
+        "Milliseconds": max(1, int(1000 * timeout_s)),
     }
+
+
+def _refused(address: str, user: str | None) -> UserError:
+    return UserError(
+        f"{address} refuses the login",
+        got=user or "the running account",
+        fix="set User in workers.json, and LORALOOM_PSRP_PASSWORD for an account of that machine",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What TLS says, without the layers of libraries around it."""
+    found = re.search(r"certificate verify failed[^(]*", str(error))
+    return found[0].strip() if found else type(error).__name__
 
 
 class PsrpTransport:
@@ -157,6 +178,7 @@ class PsrpTransport:
             import pypsrp.client  # pyright: ignore[reportMissingImports]
             from pypsrp.exceptions import AuthenticationError  # pyright: ignore[reportMissingImports]
             from pypsrp.powershell import RunspacePool  # pyright: ignore[reportMissingImports]
+            from requests.exceptions import SSLError  # pyright: ignore[reportMissingModuleSource, reportMissingImports]
         except ImportError:
             raise UserError("psrp needs pypsrp", fix="install loraloom[cluster]") from None
         if not endpoint.known_hosts or not Path(endpoint.known_hosts).expanduser().is_file():
@@ -184,10 +206,12 @@ class PsrpTransport:
         try:
             return await asyncio.to_thread(open_pool)
         except AuthenticationError:
+            raise _refused(endpoint.address, endpoint.user) from None
+        except SSLError as error:
             raise UserError(
-                f"{endpoint.address} refuses the login",
-                got=endpoint.user or "the running account",
-                fix="set User in workers.json, and LORALOOM_PSRP_PASSWORD for an account of that machine",
+                f"the certificate of {endpoint.address} is not the one in {endpoint.known_hosts}",
+                got=_reason(error),
+                fix="copy the .pem that worker_setup.ps1 wrote on that machine; run it there again if its address changed",
             ) from None
         except Exception as error:  # as above
             raise LinkLostError(f"{type(error).__name__}: {str(error)[:200]}") from None
