@@ -4,6 +4,7 @@ In: bytes, text or a directory being filled. Out: the same on disk, after fsync 
 a full disk never meets a half-written file.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1 << 20
+_FULL = re.compile(r"No space left on device|os error (?:28|112)\b", re.IGNORECASE)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -93,6 +95,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
     Yields a sibling temporary directory. Every file in it is fsynced before the rename, and may be read by whom the user's
     umask lets (safetensors' own writer makes files for their owner only). A directory that already stands at `path` is
     replaced; after an exception nothing of the new one is left.
+
+    Raises:
+        OSError: Names `path`, not the temporary one; of a full disk also where a library makes another error of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
@@ -113,10 +118,21 @@ def whole_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             temporary.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if (number := _number_of(error, temporary)) is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     fsync_path(path.parent)
+
+
+def _number_of(error: BaseException, folder: Path) -> int | None:
+    """The system's number of an error about a file in `folder`, or of a full disk; None of any other."""
+    if isinstance(error, OSError):
+        ours = error.errno is not None and str(error.filename or folder).startswith(str(folder))
+        return error.errno if ours else None
+    # Libraries in Rust and C++ say it in words alone: safetensors' own error is no OSError.
+    return errno.ENOSPC if _FULL.search(str(error)) else None
 
 
 def remove_directory(path: Path) -> None:
