@@ -105,7 +105,7 @@ def prepare(
     domain = _configured(plugins.load("domains", config.domain), config)
     captioner: Captioner = plugins.load("captioners", config.captioner)
     check_folders(source, out)
-    with lock_folder(out, console):
+    with lock_folder(out, console, deep=True):
         return _prepare(source, out, config, settings, domain, captioner, count_tokens, console, progress)
 
 
