@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from loraloom.config.run import TrackingConfig
-from loraloom.utils.atomic_files import write_text
+from loraloom.utils.atomic_files import write_bytes, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
+from loraloom.utils.untrusted import MAX_TABLE_BYTES, check_regular_file, is_there, parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,10 @@ class JsonLines:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
-            write_text(path, "".join(line + "\n" for line in kept))
+        if is_there(path):
+            check_regular_file(path, "the run's events", max_bytes=MAX_TABLE_BYTES)
+            kept = [line for line in path.read_bytes().split(b"\n") if _step_of(line) <= resume_step]
+            write_bytes(path, b"".join(line + b"\n" for line in kept))
         self._path = path
         self._file = path.open("a", encoding="utf-8")
 
@@ -199,8 +201,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _step_of(line: str) -> int:
+def _step_of(line: bytes) -> int:
+    """The step of a line; beyond every step where it is none, such as the half line of a killed process."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 1 << 62  # the half line of a killed process
+        step = parse_json(line.decode("utf-8"), "the run's events", constants=True)["step"]
+    except (UserError, ValueError, KeyError, TypeError):
+        return 1 << 62
+    return step if isinstance(step, int) else 1 << 62

@@ -17,7 +17,8 @@ from loraloom.utils.errors import UserError
 
 VALUES: dict[str, str] = {
     "null": "null", "true": "true", "zero": "0", "minus one": "-1", "one": "1", "half": "0.5", "a billion": "1000000000",
-    "beyond 64 bits": "1" + "0" * 30, "beyond a float": "1e400", "tiny": "1e-300", "5,000 digits": "1" * 5000,
+    "beyond 64 bits": "1" + "0" * 30, "a whole number beyond a float": "1" + "0" * 350,
+    "beyond a float": "1e400", "tiny": "1e-300", "5,000 digits": "1" * 5000,
     "NaN": "NaN", "infinity": "-Infinity", "empty text": '""', "text": '"x"', "number as text": '"12"',
     "half a surrogate pair": '"\\ud800"', "NUL": '"a\\u0000b"', "escape codes": '"\\u001b[2J"', "path outside": '"../../x"',
     "long text": json.dumps("x" * 100_000), "empty list": "[]", "empty object": "{}", "list of lists": "[[1], [2]]",
@@ -47,6 +48,27 @@ def _sparse(path: Path) -> None:
         file.truncate(8 << 30)
 
 
+def _flipped(where: float, count: int) -> Callable[[Path], None]:
+    """Other bits in `count` bytes from a place on, which is a share of the file."""
+
+    def harm(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        start = min(int(where * len(data)), max(len(data) - count, 0))
+        for place in range(start, min(start + count, len(data))):
+            data[place] ^= 0x55
+        _replace(path, bytes(data))
+
+    return harm
+
+
+def _sprinkled(path: Path) -> None:
+    data, rng = bytearray(path.read_bytes()), random.Random(5)
+    for _ in range(max(len(data) // 200, 3)):
+        if data:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+    _replace(path, bytes(data))
+
+
 HARMS: dict[str, Callable[[Path], None]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: _replace(path, b""),
@@ -63,6 +85,12 @@ HARMS: dict[str, Callable[[Path], None]] = {
     "a number": lambda path: _replace(path, b"3"),
     "null": lambda path: _replace(path, b"null"),
     "a text": lambda path: _replace(path, b'"x"'),
+    "bits flipped at the start": _flipped(0, 3),
+    "bits flipped behind the start": _flipped(0, 90),
+    "bits flipped in the middle": _flipped(0.5, 30),
+    "bits flipped at the end": _flipped(1, 40),
+    "bytes replaced everywhere": _sprinkled,
+    "doubled": lambda path: _replace(path, path.read_bytes() * 2),
     "deep": lambda path: _replace(path, b"[" * 100_000),
     "deep objects": lambda path: _replace(path, b'{"a":' * 50_000),
     "digits": lambda path: _replace(path, b"1" * 500_000),
@@ -91,6 +119,7 @@ class Artefact:
         read: Reads and uses it; a `UserError` or a return is well.
         fields: Paths of the JSON values to replace; empty for a file that is no JSON object in its first line.
         dump: The text of the file when one value is replaced.
+        most: So many cases at most, the same ones every time; 0: all of them.
     """
 
     name: str
@@ -99,9 +128,14 @@ class Artefact:
     read: Callable[[Path], object]
     fields: Sequence[tuple[str | int, ...]] = ()
     dump: Callable[[str], str] = str
+    most: int = 0
 
     def cases(self) -> Iterator["Case"]:
         """Every harm, then every field with every value, absent, and with a field beside it that nobody knows."""
+        cases = list(self._all_cases())
+        yield from random.Random(self.name).sample(cases, self.most) if 0 < self.most < len(cases) else cases
+
+    def _all_cases(self) -> Iterator["Case"]:
         for harm in HARMS:
             yield Case(self, (), harm)
         for field in self.fields:
@@ -148,16 +182,45 @@ class Case:
         """
         self.make(folder)
         try:
-            self.artefact.read(folder)
-        except UserError as error:
-            assert len(str(error)) < 5000, f"{self}: a message of {len(str(error)):,} letters"
-            str(error).encode("utf-8")
-            return "refused"
+            return _read(self, self.artefact.read, folder)
         finally:
             path = folder / self.artefact.file
             if self.harm == "unreadable" and path.exists():
                 path.chmod(0o600)
-        return "read"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Something odd that was made so, and not harmed afterwards.
+
+    Attributes:
+        name: For messages.
+        make: Makes it in a folder, which is not there yet.
+        read: Reads and uses it; a `UserError` or a return is well.
+    """
+
+    name: str
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+    skipped = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def run(self, folder: Path) -> str:
+        """As `Case.run`."""
+        self.make(folder)
+        return _read(self, self.read, folder)
+
+
+def _read(case: object, read: Callable[[Path], object], folder: Path) -> str:
+    try:
+        read(folder)
+    except UserError as error:
+        assert len(str(error)) < 5000, f"{case}: a message of {len(str(error)):,} letters"
+        str(error).encode("utf-8")
+        return "refused"
+    return "read"
 
 
 def replaced(tree: Any, field: tuple[str | int, ...], value: str) -> str:

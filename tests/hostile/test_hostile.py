@@ -1,14 +1,10 @@
 """Nothing that a file from elsewhere can hold ends in a traceback, a hang or a gigabyte.
 
-The default run reads a sample of the cases here; `pytest -m hostile` reads all of them, each in a process of its own with
-3 s of CPU time and 1 GB of memory.
+The default run reads a sample of the cases here; `pytest -m hostile` reads all of them, each with 3 s of CPU time and 1 GB of
+memory.
 """
 
-import os
-import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -21,13 +17,11 @@ from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json
 
 from .artefacts import artefacts, read_recipe
-from .kinds import HARMS, VALUES, Case, sample
+from .kinds import HARMS, VALUES, sample
+from .limits import faults_of
 
 MODEL_FREE = Path("no model is built for these")
 NAMES = [artefact.name for artefact in artefacts(MODEL_FREE)]
-CPU_S = 3
-MEMORY_BYTES = 1 << 30
-HANG_S = 60.0
 SAMPLE, SAMPLE_OF_MODELS = 12, 4
 
 
@@ -65,46 +59,8 @@ def test_every_harmed_file_is_refused_within_three_seconds_and_a_gigabyte(
     (artefact,) = (one for one in artefacts(tiny_model) if one.name == name)
     artefact.build(tmp_path / "good")
     artefact.read(tmp_path / "good")  # imports everything once, and shows that a good one is read
-    faults = [
-        fault
-        for number, case in enumerate(artefact.cases())
-        if not case.skipped and (fault := _outcome(case, tmp_path / str(number)))
-    ]
+    faults = faults_of(artefact.cases(), tmp_path / "cases")
     assert not faults, f"{len(faults)} cases:\n" + "\n".join(faults)
-
-
-def _outcome(case: Case, folder: Path) -> str:
-    """What went wrong with a case in a process of its own; empty when nothing did."""
-    import resource
-
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S + int(time.process_time()), -1))
-        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, -1))
-        try:
-            case.run(folder)
-        except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {str(error)[:200]} ({Path(place.filename).name}:{place.lineno})"
-            os.write(writer, text.encode("utf-8", "replace"))
-        os._exit(0)
-    os.close(writer)
-    deadline = time.monotonic() + HANG_S
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    if ended[0] == 0:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read().decode("utf-8", "replace")
-    if ended[0] == 0:
-        said = f"hung for {HANG_S:.0f} s"
-    elif os.WIFSIGNALED(ended[1]):
-        said = f"ended by signal {os.WTERMSIG(ended[1])}"
-    return f"{case}: {said}" if said else ""
 
 
 # -------------------------------------------------------------------------------------------------- made-up JSON

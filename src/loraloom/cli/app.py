@@ -22,6 +22,7 @@ from loraloom.cli import verbs
 from loraloom.config.flags import add_flags
 from loraloom.utils.errors import LostRankError, UserError, did_you_mean
 from loraloom.utils.ranks import LOST, SUPERVISED
+from loraloom.utils.safe_paths import short_name
 from loraloom.utils.untrusted import check_text
 
 _REPAIRABLE = {
@@ -243,5 +244,6 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _REPAIRABLE and (error.errno is None or error.filename is None):
             raise
-        sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
+        place = short_name(str(error.filename or "while writing"))
+        sys.stderr.write(f"error: {error.strerror}: {place}\n")
         sys.exit(2)

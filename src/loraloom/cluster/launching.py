@@ -46,6 +46,7 @@ from loraloom.protocols.transport import LinkLostError
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
 from loraloom.utils.safe_paths import short_hash
+from loraloom.utils.untrusted import is_folder
 
 Say = Callable[[str], None]
 Show = Callable[[AttemptPlan, dict[str, NodeView]], None]
@@ -211,7 +212,7 @@ def job_of(settings: RunConfig, *, cpu: bool) -> Job:
     """
     if not settings.data.dataset:
         raise UserError("no dataset", fix="set data.dataset in the settings file, or with --set data.dataset=FOLDER")
-    if not Path(settings.data.dataset).is_dir():
+    if not is_folder(Path(settings.data.dataset)):
         raise UserError(
             "the dataset is not here", got=settings.data.dataset, fix="name the folder that `prepare` wrote"
         )

@@ -6,6 +6,7 @@ from pydantic import field_validator
 
 from loraloom.config.base import setting
 from loraloom.config.extending import Extended
+from loraloom.utils.untrusted import is_folder
 
 
 class CaptionConfig(Extended):
@@ -73,6 +74,6 @@ class CaptionConfig(Extended):
     @field_validator("wildcards")
     @classmethod
     def _a_folder(cls, text: str) -> str:
-        if text not in {"", "inline"} and not Path(text).is_dir():
+        if text not in {"", "inline"} and not is_folder(Path(text)):
             raise ValueError("expected a folder of .txt files, or inline")
         return text

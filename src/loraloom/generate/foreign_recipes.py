@@ -12,10 +12,11 @@ from typing import Any
 
 from loraloom.config.generate import MAX_ADAPTER_WEIGHT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import parse_json
+from loraloom.utils.untrusted import parse_json, shown
 
-_LAST_LINE = re.compile(r"^\s*Steps: \d+,", re.MULTILINE)
-_FACT = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_LAST_LINE = re.compile(r"^[ \t]*+Steps: \d{1,9},", re.MULTILINE)
+# A name has a limit, and nothing is tried twice: a text of a megabyte would otherwise be searched for hours.
+_FACT = re.compile(r'(?<![\w \-/])\s{0,9}+(\w[\w \-/]{0,79}):\s*+("(?:\\.|[^\\"])*+"|[^,]*+)(?:,|$)')
 _NEGATIVE = re.compile(r"^Negative prompt:[ \t]?", re.MULTILINE)
 
 _SOLVERS = {
@@ -98,7 +99,7 @@ def _read_a1111(text: str) -> ForeignRecipe:
     unused = [
         key for key in ("Clip skip", "Denoising strength", "Hires upscale", "Variation seed", "VAE") if key in facts
     ]
-    notes += [f"its {key} ({facts[key]}) is not used" for key in unused]
+    notes += [f"its {key} ({_said(facts[key])}) is not used" for key in unused]
     return ForeignRecipe(
         program="AUTOMATIC1111",
         prompt=prompt.strip(),
@@ -119,6 +120,11 @@ def _unquoted(value: str) -> str:
     return value
 
 
+def _said(value: str) -> str:
+    """A value as a sentence has it: itself where it is short and printable."""
+    return value if value.isprintable() and len(value) <= 60 else str(shown(value))
+
+
 def _put(settings: dict[str, Any], name: str, value: object, least: float, most: float, *, whole: bool) -> None:
     """Keep a number that is one and within its range; another is as good as none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -136,14 +142,14 @@ def _put_solver(settings: dict[str, Any], notes: list[str], name: str, schedule:
         return
     found = _SOLVERS.get(name.lower())
     if found is None:
-        notes.append(f"its sampler ({name}) has no equal here: the model's own is used")
+        notes.append(f"its sampler ({_said(name)}) has no equal here: the model's own is used")
         return
     settings["sampler"] = found
     karras = "karras" in f"{name} {schedule}".lower()
     if found == "dpmpp_2m_karras" and schedule.lower() in _EVEN and not karras:
         settings["sampler"] = "dpmpp_2m"
     elif found == "dpmpp_2m_karras" and not karras and schedule:
-        notes.append(f"its schedule ({schedule}) has no equal here: Karras is used")
+        notes.append(f"its schedule ({_said(schedule)}) has no equal here: Karras is used")
 
 
 # --------------------------------------------------------------------------------------------------------- ComfyUI

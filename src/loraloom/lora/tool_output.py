@@ -10,10 +10,8 @@ to its dtype changed. alpha / rank is multiplied into B, so that the alpha is th
 """
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from loraloom.lora.record import FORMAT, KEY
 from loraloom.lora.strength import CONFIG_NAME, METADATA_KEY
 from loraloom.lora.tool_input import ToolInput, read_input
 from loraloom.protocols.model import DiffusionModel, ModelSource
-from loraloom.utils.atomic_files import beside, fsync_path, whole_directory, write_json
+from loraloom.utils.atomic_files import whole_directory, whole_file, write_json
 from loraloom.utils.dtypes import DTYPES
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.output_paths import check_file, check_folder
@@ -148,7 +146,7 @@ def write_lora(
     if key_format in FOLDERS:
         assert model is not None, "checked by check_output"
         return _write_folder(model, baked, out, key_format, dtype, metadata)
-    with _whole_file(out) as file:
+    with whole_file(out) as file:
         _write_file(model, baked, file, key_format, dtype, metadata)
         rounding = _compare(baked, read_input(file, model).layers, dtype, out)
         num_bytes = file.stat().st_size
@@ -401,18 +399,3 @@ def _check_range(tensors: Mapping[str, Tensor], dtype: str) -> None:
         if not bool(tensor.isfinite().all()):
             what = f"a weight does not fit {dtype}"
             raise UserError(what, got=key, fix="write it with --dtype fp32, or use smaller scales")
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A file of this name in a folder beside its own, which is moved to its place if the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = beside(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder / path.name
-        (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    fsync_path(path.parent)

@@ -168,7 +168,7 @@ def file_sum(path: Path) -> str:
     memo = cache_folder("sums") / f"{sha256_bytes(f'{real}|{state.st_size}|{state.st_mtime_ns}'.encode())[:32]}.json"
     try:
         return str(json.loads(memo.read_text(encoding="utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         total = sha256_file(real)
         write_json(memo, {"sha256": total, "file": str(real)})
         return total

@@ -27,7 +27,7 @@ from loraloom.prepare.detect import choose_format
 from loraloom.prepare.images import ImageSettings, decode
 from loraloom.prepare.workers import read_image_file
 from loraloom.protocols.data import Captioner, SourceItem
-from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.atomic_files import remove_leftovers, sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.locks import lock_folder
@@ -96,6 +96,7 @@ def caption_folder(
     store = CaptionStore(folder)
     store.place.mkdir(exist_ok=True)
     with lock_folder(store.place, console):
+        remove_leftovers(folder, deep=True, named=True)
         store.finish()
         run = _Run(folder, config, store, captioner, edits, choice.format.name)
         run.problems += [(item.id, item.problem) for item in found if item.problem is not None]

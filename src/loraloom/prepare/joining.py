@@ -151,7 +151,7 @@ def join_parts(
     job = make_job(source, out, config, count_tokens=count, console=console, progress=progress)
     if (pixels := job.settings.fingerprint()) != records[0].pixels:
         raise UserError("the parts were made by another version", got=records[0].pixels, expected=pixels, fix=_UPDATE)
-    with lock_folder(out, console):
+    with lock_folder(out, console, deep=True):
         report = carry_out(job, JoinedParts(found, records, config.num_workers))
         for folder in found:
             if folder.resolve().parent == (out / PARTS_FOLDER).resolve():

@@ -97,7 +97,7 @@ def prepare_part(
     folder = out / PARTS_FOLDER / folder_name(part)
     job = make_job(source, folder, config, console=console, progress=progress)
     started = time.perf_counter()
-    with lock_folder(folder, console):
+    with lock_folder(folder, console, deep=True):
         (folder / PART_FILE).unlink(missing_ok=True)
         found = job.read_source()
         sweep(folder)

@@ -92,7 +92,7 @@ def prepare(
         UserError: The folder cannot be read or written, no image can be used, or with `strict` any cannot.
     """
     job = make_job(source, out, config, count_tokens=count_tokens, console=console, progress=progress)
-    with lock_folder(out, console):
+    with lock_folder(out, console, deep=True):
         return carry_out(job)
 
 

@@ -15,6 +15,7 @@ from loraloom.prepare.duplicates import given_split
 from loraloom.prepare.leftovers import Leftovers, find_leftovers
 from loraloom.prepare.stored_captions import Applied, with_stored_captions
 from loraloom.protocols.data import SourceItem
+from loraloom.utils.safe_paths import printable_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,4 +76,4 @@ def shown_below(folder: Path, path: Path) -> str:
         shown = path.relative_to(folder).as_posix()
     except ValueError:
         shown = path.name
-    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable_name(shown)

@@ -34,7 +34,7 @@ from loraloom.train.sharpness import measure_sharpness
 from loraloom.train.signals import StoppedError, listen_for_stop
 from loraloom.train.state import Run
 from loraloom.train.swapping import check_block_swap
-from loraloom.utils.atomic_files import beside, fsync_path, remove_leftovers, write_text
+from loraloom.utils.atomic_files import remove_leftovers, whole_file, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.gpu_figures import GpuFigures
 from loraloom.utils.locks import FolderLock, lock_folder
@@ -259,16 +259,11 @@ def finish(run: Run, finished: Finished) -> tuple[Path, tuple[ExportCheck, ...]]
         return path, ()
     measure_sharpness(run, finished.step)
     record = run.record(finished.step)
-    draft = beside(path)
-    try:  # it gets its name when it has been found to work
+    with whole_file(path) as draft:  # it gets its name when it has been found to work
         save_adapter(draft, train_state.adapter.state(), record)
         file = read_adapter(draft)
         layers = file.layers(train_state.model)
         trial = run_trial(run, file, finished.step) if config.export.verify else None
-        draft.replace(path)
-        fsync_path(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
     name = run.folder.resolve().name
     files = export_adapter(train_state.model, layers, record, run.folder / "exports", name, config.export.dtype)
     for line in program_lines(train_state.model, path, files):

@@ -4,6 +4,7 @@ In: bytes, text or a directory being filled. Out: the same on disk, after fsync 
 a full disk never meets a half-written file.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,10 +14,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1 << 20
+_FULL = re.compile(r"No space left on device|os error (?:28|112)\b", re.IGNORECASE)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -93,12 +96,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
     Yields a sibling temporary directory. Every file in it is fsynced before the rename, and may be read by whom the user's
     umask lets (safetensors' own writer makes files for their owner only). A directory that already stands at `path` is
     replaced; after an exception nothing of the new one is left.
+
+    Raises:
+        OSError: Names `path`, not the temporary one; of a full disk also where a library makes another error of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _temporary_folder(path) as temporary:
         yield temporary
         usual = temporary.stat().st_mode & 0o666
         for file in sorted(temporary.rglob("*")):
@@ -113,10 +116,52 @@ def whole_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     fsync_path(path.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file that another library writes: yields a place of this name, whose file moves to `path` when the block ends well.
+
+    Raises:
+        OSError: As `whole_directory`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder(path) as folder:
+        yield folder / path.name
+        (folder / path.name).replace(path)
+    fsync_path(path.parent)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, gone after the block; errors of the system about files in it name `path`.
+
+    What killed processes left of the same `path` goes first.
+    """
+    temporary = beside(path)
+    for entry in path.parent.glob(f".{escape(path.name)}.*"):
+        with suppress(OSError):
+            if _is_leftover(entry.name, entry.lstat().st_mtime, named=True):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    temporary.mkdir()
+    try:
+        yield temporary
+    except BaseException as error:
+        if (number := _number_of(error, temporary)) is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _number_of(error: BaseException, folder: Path) -> int | None:
+    """The system's number of an error about a file in `folder`, or of a full disk; None of any other."""
+    if isinstance(error, OSError):
+        ours = error.errno is not None and str(error.filename or folder).startswith(str(folder))
+        return error.errno if ours else None
+    # Libraries in Rust and C++ say it in words alone: safetensors' own error is no OSError.
+    return errno.ENOSPC if _FULL.search(str(error)) else None
 
 
 def remove_directory(path: Path) -> None:
@@ -136,7 +181,7 @@ def _step_aside(path: Path) -> Path:
     return aside
 
 
-def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
+def remove_leftovers(folder: Path, *, deep: bool = False, named: bool = False) -> None:
     """Delete what `whole_directory`, `remove_directory` and `write_bytes` of killed processes left in `folder`.
 
     What a running process of this machine is writing stays. Of another machine's processes nothing is known: theirs goes
@@ -145,6 +190,7 @@ def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
     Args:
         folder: Nothing happens when there is none.
         deep: In the folders below it too; links are not followed.
+        named: Only what names its process, for folders that hold files of their user too.
     """
     pending = [folder]
     while pending:
@@ -155,7 +201,7 @@ def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
         for entry in entries:
             with suppress(OSError):
                 is_folder = entry.is_dir(follow_symlinks=False)
-                if not _is_leftover(entry.name, entry.stat(follow_symlinks=False).st_mtime):
+                if not _is_leftover(entry.name, entry.stat(follow_symlinks=False).st_mtime, named=named):
                     pending += [Path(entry.path)] if deep and is_folder else []
                 elif is_folder:
                     shutil.rmtree(entry.path, ignore_errors=True)
@@ -168,12 +214,12 @@ _LEFTOVER = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d{1,9})\.(?:tmp|old)")
 _LONG_DEAD_S = 3600.0
 
 
-def _is_leftover(name: str, changed: float) -> bool:
+def _is_leftover(name: str, changed: float, *, named: bool) -> bool:
     match = _LEFTOVER.fullmatch(name)
     if match and match[1] == _HOST:
         # Our own number is that of an earlier life too: in containers it is often the same.
         return int(match[2]) == os.getpid() or not runs(int(match[2]))
-    ours = match is not None or (name.startswith(".") and name.endswith((".tmp", ".old")))
+    ours = match is not None or (not named and name.startswith(".") and name.endswith((".tmp", ".old")))
     return ours and time.time() - changed > _LONG_DEAD_S
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+_MOST, _MOST_GOT = 4000, 1000
+"""Letters of a text and of a value in an error line: a file may hold a value of a megabyte."""
+
 
 class UserError(Exception):
     """A mistake that its user can repair.
@@ -27,11 +30,11 @@ class UserError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        line = self.what
+        line = _short(self.what, _MOST)
         if self.got is not None:
-            line += f": got {self.got!r}" if isinstance(self.got, str) else f": got {self.got}"
+            line += f": got {_short(self.got, _MOST_GOT)!r}" if isinstance(self.got, str) else f": got {self.got}"
         if self.expected is not None:
-            line += f", expected {self.expected}"
+            line += f", expected {_short(str(self.expected), _MOST)}"
         return f"{line}\n  {self.fix}" if self.fix else line
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,6 +48,11 @@ class LostRankError(UserError):
 
 def _rebuild(kind: type[UserError], what: str, got: object, expected: object, fix: str | None) -> UserError:
     return kind(what, got=got, expected=expected, fix=fix)
+
+
+def _short(text: str, most: int) -> str:
+    """`text`, the middle of a very long one left out."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -13,6 +13,8 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cached_property
 from pathlib import Path
 
+from loraloom.utils.safe_paths import printable_name
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -175,12 +177,12 @@ def walk(folder: Path) -> list[Entry]:
                 entered.append(name)
             else:
                 system = name.lower() in _SYSTEM_FOLDERS
-                found.append(Entry(f"{_printable(prefix + name)}/", Path(directory, name), problem, system))
+                found.append(Entry(f"{printable_name(prefix + name)}/", Path(directory, name), problem, system))
         folders[:] = entered
         found.extend(_entry(root, f"{prefix}{name}", Path(directory, name)) for name in files)
     for error in closed:  # os.walk itself would pass over them
         path = Path(error.filename)
-        name = _printable(path.relative_to(folder).as_posix())
+        name = printable_name(path.relative_to(folder).as_posix())
         found.append(Entry(f"{name}/", path, f"a folder that cannot be read: {error.strerror}"))
     return sorted(found, key=lambda entry: entry.name)
 
@@ -193,17 +195,13 @@ def _folder_problem(name: str, path: Path) -> str | None:
     return "a link to a folder: copy the folder itself here" if path.is_symlink() else None
 
 
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _entry(root: Path, name: str, path: Path) -> Entry:
     last = name.rpartition("/")[2]
     if last.lower() in _SYSTEM_FILES or last.startswith("._"):
-        return Entry(_printable(name), path, "a file of the system or of a tool", system=True)
+        return Entry(printable_name(name), path, "a file of the system or of a tool", system=True)
     if _GROUND_TRUTH.fullmatch(name):
         return Entry(name, path, "ground truth of synthesized images", system=True)
-    if (shown := _printable(name)) != name:
+    if (shown := printable_name(name)) != name:
         return Entry(shown, path, "its name is not valid Unicode: rename it")
     return Entry(name, path, _file_problem(root, last, path))
 

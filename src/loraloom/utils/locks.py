@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loraloom.utils.atomic_files import remove_leftovers
 from loraloom.utils.errors import UserError
 
 LOCK_NAME = ".lock"
@@ -96,10 +97,11 @@ class FolderLock:
 
 
 @contextmanager
-def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[FolderLock]:
+def lock_folder(folder: Path, say: Callable[[str], None] = print, *, deep: bool = False) -> Iterator[FolderLock]:
     """Hold `folder` for this process while the block runs; it is made if it is not there, and goes again if it stays empty.
 
-    Of processes that work together only one may call this.
+    Temporary files that killed processes left there go first; with `deep` those in the folders below it too. Of processes
+    that work together only one may call this.
 
     Raises:
         UserError: Another process holds it; names process and host.
@@ -109,6 +111,7 @@ def lock_folder(folder: Path, say: Callable[[str], None] = print) -> Iterator[Fo
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, _open_locked(folder / LOCK_NAME, say), say)
     try:
+        remove_leftovers(folder, deep=deep, named=True)
         yield lock
     finally:
         lock.release()

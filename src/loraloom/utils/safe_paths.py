@@ -14,17 +14,25 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-][\w.-]*(?:/[A-Za-z0-9_-][\w.-]*)*", re.ASCII)
 """Most names: no part begins with a dot, nothing in them means anything to a system. Parsing a path takes 20 times longer."""
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 _LONGEST_PART_BYTES = 180
+_LONGEST_NAME = 1000
+_SHOWN = 240
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""Bytes of a name that are not UTF-8 reach Python as these."""
 _NO_ENCODINGS = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
 """Codecs of Python's that decode bytes to text and that no file is saved in."""
 
 
 def path_problem(name: str) -> str | None:
     """Why a path may not be opened below a folder, as the end of a sentence; None when it may."""
-    if _PLAIN.fullmatch(name):
+    if len(name) <= _LONGEST_NAME and _PLAIN.fullmatch(name):
         return None
     windows = PureWindowsPath(name)
     if not name.strip() or "\0" in name:
         return "is not a file name"
+    if len(name) > _LONGEST_NAME:
+        return f"has {len(name):,} letters: at most {_LONGEST_NAME:,} are read"
+    if _HALF_PAIR.search(name):
+        return "is not UTF-8"
     if name.startswith("/") or windows.drive or windows.root:
         return "is an absolute path: only paths below the folder are read"
     if "\\" in name:
@@ -32,6 +40,16 @@ def path_problem(name: str) -> str | None:
     if ".." in PurePosixPath(name).parts:
         return "leads out of the folder"
     return None
+
+
+def printable_name(name: str) -> str:
+    """`name` as UTF-8 can hold it: bytes that are none become escapes such as `\\udce9`."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def short_name(name: str) -> str:
+    """`name` for a line on the terminal: the middle of a very long one is left out."""
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN // 2]}…{name[-_SHOWN // 2 :]}"
 
 
 def encoding_problem(name: str) -> str | None:

@@ -87,6 +87,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there. False, not an error, for a name that none can have and for a loop of links."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_there(path: Path) -> bool:
     """Whether anything has this name: a file, a folder, a FIFO, a link that leads nowhere."""
     try:

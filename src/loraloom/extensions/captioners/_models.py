@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from loraloom.extensions.captioners._limits import check_fit, check_folder
 from loraloom.extensions.captioners._placeholders import filled
 from loraloom.protocols.data import SourceItem
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.quiet import quiet
 from loraloom.utils.rng import derive_seed
-from loraloom.utils.safetensors_io import check_safetensors
 from loraloom.utils.untrusted import library_errors, read_json_object, shown
 
 if TYPE_CHECKING:
@@ -208,18 +208,23 @@ def _generate(
         given |= {"text": [text] * len(images), "padding": True}
     with library_errors("the processor of the captioning model", opened.model.name_or_path):
         inputs = processor(**given).to(opened.device, opened.dtype)
-    way: dict[str, Any] = {"max_new_tokens": int(options["caption_max_tokens"]), "do_sample": sampled}
+    way: dict[str, Any] = {
+        "max_new_tokens": int(options["caption_max_tokens"]),
+        "do_sample": sampled,
+        "num_return_sequences": 1,
+    }
     if sampled:
         way |= {"temperature": float(options["caption_temperature"]), "top_p": _TOP_P, "num_beams": 1}
     else:
         way |= {"num_beams": int(options["caption_beams"]), "temperature": None, "top_p": None, "top_k": None}
-    with torch.inference_mode(), quiet(), _memory_errors(len(images)):
-        ids_bl = model.generate(**inputs, **way)
-    # A decoder's answer begins with its prompt.
-    begins = "input_ids" in inputs and not model.config.is_encoder_decoder and opened.kind not in kind.continues
-    if begins:
-        ids_bl = ids_bl[:, inputs["input_ids"].shape[1] :]
-    return [clean(one) for one in processor.batch_decode(ids_bl, skip_special_tokens=True)]
+    with library_errors("the captioning model", model.name_or_path), torch.inference_mode(), quiet():
+        with _memory_errors(len(images)):
+            ids_bl = model.generate(**inputs, **way)
+        # A decoder's answer begins with its prompt.
+        begins = "input_ids" in inputs and not model.config.is_encoder_decoder and opened.kind not in kind.continues
+        if begins:
+            ids_bl = ids_bl[:, inputs["input_ids"].shape[1] :]
+        return [clean(one) for one in processor.batch_decode(ids_bl, skip_special_tokens=True)]
 
 
 def _memory_errors(count: int) -> Any:
@@ -264,8 +269,7 @@ def open_model(folder: str, device: str, dtype: Any, kind: Kind) -> Opened:
     import transformers
 
     place = Path(folder)
-    config = read_json_object(place / "config.json", f"config.json of the captioning model {place.name}")
-    found = str(config.get("model_type"))
+    found = str(check_folder(place).get("model_type"))
     classes = dict(kind.classes)
     if classes and found not in classes:
         raise UserError(
@@ -278,13 +282,16 @@ def open_model(folder: str, device: str, dtype: Any, kind: Kind) -> Opened:
     if not weights:
         fix = "get a version with model.safetensors: pickled weights can run code and are not read"
         raise UserError("the captioning model has no safetensors weights", got=folder, fix=fix)
-    for file in weights:
-        check_safetensors(file)
     with quiet(), library_errors("the captioning model", folder):
         made = getattr(transformers, classes.get(found, "AutoModelForImageTextToText"))
+        check_fit(made, place, weights)
         processor = _open_processor(place)
-        model: Any = made.from_pretrained(place, dtype=dtype, use_safetensors=True, local_files_only=True)
+        way = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        model, info = cast("tuple[Any, Any]", made.from_pretrained(place, **way))
         model = model.eval().requires_grad_(False).to(torch.device(device))
+    if lacking := sorted(info["missing_keys"]):  # the library would make them up
+        got = f"{len(lacking)} weights are missing, the first is {lacking[0]}"
+        raise UserError("the captioning model is not whole", got=got, fix="download it again")
     if getattr(processor, "tokenizer", None) is None:
         raise UserError("the captioning model has no tokenizer", got=folder, fix="name another --caption-model")
     processor.tokenizer.padding_side = "left"

@@ -27,7 +27,7 @@ from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import CaptionColumn
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import IMAGE_SUFFIXES, Entry, walk
-from loraloom.utils.safe_paths import path_problem
+from loraloom.utils.safe_paths import path_problem, printable_name
 from loraloom.utils.untrusted import MIB, parse_json
 
 _MAX_TEXT_BYTES = MIB
@@ -164,7 +164,7 @@ def _take(
     stem, dot, ending = last.partition(".")
     if not stem or not dot:
         return
-    key = f"{folder}/{stem}" if folder else stem
+    key = printable_name(f"{folder}/{stem}" if folder else stem)
     suffix = f".{ending.lower()}"
     is_text = suffix in CAPTION_SUFFIXES or suffix == ".json"
     if not is_text and suffix not in IMAGE_SUFFIXES:
@@ -172,6 +172,8 @@ def _take(
     sample = samples.setdefault(key, _Sample())
     if problem := path_problem(member.name.removeprefix("./")):
         sample.problem = f"the name of its member {problem}"
+    elif member.size < 0:
+        sample.problem = "the shard gives its member a negative size"
     elif not is_text:
         if sample.image is not None:
             sample.problem = "the shard has two images of this key"

@@ -18,6 +18,7 @@ from loraloom.utils.image_files import write_png
 from loraloom.utils.parallel import spread, usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
+from loraloom.utils.untrusted import is_there, read_json_object, shown
 
 GENERATOR_VERSION = 1
 """Increased when a seed gives another image than before, so that a folder never mixes two versions."""
@@ -67,12 +68,14 @@ def _claim(folder: Path, count: int, seed: int, style: str) -> None:
     """Record the settings of the dataset in the folder, or check that they agree with the record."""
     path = folder / "scenes.json"
     wanted = {"seed": seed, "style": style, "drawing": GENERATOR_VERSION}
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if {name: found.get(name) for name in wanted} != wanted or found.get("count", 0) > count:
+    if is_there(path):
+        found = read_json_object(path, str(path))
+        there = found.get("count", 0)
+        same = {name: found.get(name) for name in wanted} == wanted
+        if not (same and isinstance(there, int) and there <= count):
             raise UserError(
                 f"{folder} holds another dataset of scenes",
-                got=found,
+                got=shown(found),
                 expected={**wanted, "count": f"at most {count}"},
                 fix="name an empty folder, or use the settings of that dataset",
             )
