@@ -17,7 +17,6 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
-from loraloom.models.low_bits import LowBitLinear
 from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
@@ -86,8 +85,8 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
 
 
 def _kind(module: nn.Module) -> str:
-    """The type that a preset means: a layer in low bits is a linear one."""
-    return nn.Linear.__name__ if isinstance(module, LowBitLinear) else type(module).__name__
+    """The type that a preset means; a class that stands for another, as a linear layer in low bits does, says for which."""
+    return getattr(type(module), "stands_for", type(module)).__name__
 
 
 def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:
