@@ -167,7 +167,8 @@ def test_sizes_between_the_multiples_are_refused(model: DiffusionModel) -> None:
         check_size(model, ImageRequest(prompt="", width=4 * step + 1, height=4 * step))
 
 
-def test_bfloat16_answers_near_float32(model: DiffusionModel) -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_answers_near_float32(half: torch.dtype, model: DiffusionModel) -> None:
     text = encoder(model).encode([CAPTION])
     side = 4 * model.info.size_multiple
     place = ImageGeometry(original=(side, side), crop=(0, 0), target=(side, side))
@@ -175,9 +176,9 @@ def test_bfloat16_answers_near_float32(model: DiffusionModel) -> None:
     latents = torch.randn(1, model.info.latent_channels, cells, cells, generator=torch.Generator().manual_seed(1))
     middle = model.info.schedule.timestep_t[model.info.schedule.num_timesteps // 2].float()[None]
     answers: list[Tensor] = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, half):
         model.modules.place(model.info.denoiser.name, torch.device("cpu"), dtype)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", half, enabled=dtype == half):
             answers.append(model.predict(latents, middle, model.condition(text, [place], None)).float())
     assert answers[0].shape == latents.shape
     assert float((answers[0] - answers[1]).abs().max()) < 0.1 * float(answers[0].abs().max())
