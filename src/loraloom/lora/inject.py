@@ -17,7 +17,6 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
 from loraloom.config.run import LoraConfig
-from loraloom.models.low_bits import LowBitLinear
 from loraloom.protocols.model import DiffusionModel, LoraPreset, Part
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.rng import derive_seed
@@ -81,13 +80,8 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
     """Names of the modules that a preset means, sorted."""
     pattern = re.compile(preset.pattern)
     return sorted(
-        name for name, child in module.named_modules() if _kind(child) in preset.kinds and pattern.fullmatch(name)
+        name for name, child in module.named_modules() if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
     )
-
-
-def _kind(module: nn.Module) -> str:
-    """The type that a preset means: a layer in low bits is a linear one."""
-    return nn.Linear.__name__ if isinstance(module, LowBitLinear) else type(module).__name__
 
 
 def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:
@@ -113,7 +107,7 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
         UserError: No layer matches, or one that cannot carry LoRA.
     """
     part = model.info.denoiser
-    module = model.modules.get(part.name)
+    module = model.modules.skeleton(part.name)  # the module itself may hold its layers in low bits
     preset = resolve_target(config.target, part.lora_targets)
     chosen = {part.name: match_modules(module, preset)}
     if not chosen[part.name]:
