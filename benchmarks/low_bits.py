@@ -68,6 +68,7 @@ def make_step(kind: str, device: Any, size_px: int) -> tuple[Callable[[], None],
     from loraloom.protocols.model import ImageGeometry
     from loraloom.train.memory import example_texts
     from loraloom.train.swapping import frozen_bytes
+    from loraloom.utils.quiet import quiet
 
     card = reduced()
     with reference_model(FAMILY, card) as model:
@@ -75,7 +76,9 @@ def make_step(kind: str, device: Any, size_px: int) -> tuple[Callable[[], None],
         torch.manual_seed(0)
         build: Any = model.modules
         module = build.skeleton(part).__class__.from_config(build.skeleton(part).config)
-        model.modules.put(part, module.to(device, torch.bfloat16).requires_grad_(False))
+        with quiet():
+            module.to(device, torch.bfloat16)
+        model.modules.put(part, module.requires_grad_(False))
         if kind != "bf16":
             store(module, kind)  # pyright: ignore[reportArgumentType]
         adapter = attach_new(model, LoraConfig(rank=16, target="attention"), seed=0)

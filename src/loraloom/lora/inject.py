@@ -80,13 +80,10 @@ def match_modules(module: nn.Module, preset: LoraPreset) -> list[str]:
     """Names of the modules that a preset means, sorted."""
     pattern = re.compile(preset.pattern)
     return sorted(
-        name for name, child in module.named_modules() if _kind(child) in preset.kinds and pattern.fullmatch(name)
+        name
+        for name, child in module.named_modules()
+        if type(child).__name__ in preset.kinds and pattern.fullmatch(name)
     )
-
-
-def _kind(module: nn.Module) -> str:
-    """The type that a preset means; a class that stands for another, as a linear layer in low bits does, says for which."""
-    return getattr(type(module), "stands_for", type(module)).__name__
 
 
 def resolve_target(target: str, presets: Mapping[str, LoraPreset]) -> LoraPreset:
@@ -112,7 +109,7 @@ def attach_new(model: DiffusionModel, config: LoraConfig, seed: int) -> Adapter:
         UserError: No layer matches, or one that cannot carry LoRA.
     """
     part = model.info.denoiser
-    module = model.modules.get(part.name)
+    module = model.modules.skeleton(part.name)  # the module itself may hold its layers in low bits
     preset = resolve_target(config.target, part.lora_targets)
     chosen = {part.name: match_modules(module, preset)}
     if not chosen[part.name]:

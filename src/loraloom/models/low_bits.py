@@ -49,10 +49,8 @@ class LowBitLinear(nn.Linear):
         weight: uint8 codes: (out, in) floats of 8 bits, or two codes of 4 bits a byte in a row.
         scales: int32: the bits of float32 scales, so that no cast of the module changes them.
         kind: `fp8` or `nf4`.
-        stands_for: The class that a preset of layers means by it.
     """
 
-    stands_for = nn.Linear
     scales: nn.Parameter
     kind: LowBits
 

@@ -68,7 +68,7 @@ class ModuleStore:
 
     def _read(self, part: str) -> nn.Module:
         """The part from its files, frozen, in low bits where these were asked for."""
-        kind = self._low_bits.get(part)
+        kind = self._low_bits.pop(part, None)
         if kind is not None and self._load_small is not None:
             return self._load_small(part, kind).requires_grad_(False)
         module = self._load(part).requires_grad_(False)
@@ -77,7 +77,10 @@ class ModuleStore:
         return module
 
     def read_in_low_bits(self, part: str, kind: LowBits) -> None:
-        """Store the linear layers of the part's blocks in low bits from its next reading on; it may not be in memory."""
+        """Store the linear layers of the part's blocks in low bits when it is read next; it may not be in memory.
+
+        Once dropped, it is read in full again: exports are compared on the full weights.
+        """
         assert part not in self._modules, "a part that is in use keeps its weights"
         self._low_bits[part] = kind
 

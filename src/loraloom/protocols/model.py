@@ -198,7 +198,7 @@ class Modules(Protocol):
         """The part's module on a device in a dtype."""
 
     def read_in_low_bits(self, part: str, kind: Literal["fp8", "nf4"]) -> None:
-        """Store the linear layers of the part's blocks in low bits when it is read; it may not be in memory yet."""
+        """Store the linear layers of the part's blocks in low bits when it is read next; it may not be in memory yet."""
 
     def drop(self, part: str) -> None:
         """Free the part's weights; the next use reads them again."""

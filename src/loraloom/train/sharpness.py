@@ -2,7 +2,7 @@
 
 In: a finished run on a base that was distilled to few steps. Out: `sharpness/` in the run folder, with images of the same
 captions and seeds of both and `sharpness.json`; one line, and a warning where images have become softer. Training with single
-noise levels unlearns what the distillation taught, and few-step images show it first.
+noise levels unlearns the few steps of the distillation, and few-step images show it first.
 
 Sharpness is the gradient energy of brightness: the mean square of the differences of neighbouring pixels. It also changes with
 what an image shows, so that one caption says little; the images are kept.

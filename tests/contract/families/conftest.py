@@ -11,9 +11,11 @@ import pytest
 
 from loraloom import plugins
 from loraloom.config.prepare import PrepareConfig
+from loraloom.config.run import RunConfig
 from loraloom.models.loading import open_model
 from loraloom.prepare.run import prepare
 from loraloom.protocols.model import DiffusionModel, ModelSource
+from loraloom.train.run import train
 
 PACKAGE = "tests.contract.families.tiny_flow"
 
@@ -71,3 +73,37 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[...,
     settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
     prepare(source, root / "dataset", settings, console=lambda text: None)
     return root / "dataset"
+
+
+def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) -> RunConfig:
+    """A run of four steps. What is encoded once is shared by the runs of a case, unless `data.cache_dir` says otherwise."""
+    tree: dict[str, dict[str, Any]] = {
+        "model": {"source": str(case.folder)},
+        "data": {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(case.folder.parent / "cache")},
+        "train": {"output": str(folder / "run"), "max_steps": 4, "validation_every": 0},
+        "checkpoints": {"every": 0},
+        "optim": {"learning_rate": 1e-2},
+        "samples": {"enabled": False},
+        "export": {"verify": False, "dtype": "fp32"},
+        "lora": {"rank": 4},
+    }
+    for name, values in groups.items():
+        tree.setdefault(name, {}).update(values)
+    return RunConfig.model_validate(tree)
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """A finished run in float32 without anything that saves memory, and what it said."""
+
+    folder: Path
+    lines: tuple[str, ...]
+
+
+@pytest.fixture(scope="package")
+def plain_run(case: Case, dataset: Path) -> PlainRun:
+    """Trained once for each case, with samples."""
+    lines: list[str] = []
+    folder = case.folder.parent / "plain"
+    train(settings(case, dataset, folder, samples={"enabled": True, "steps": 2}), say=lines.append)
+    return PlainRun(folder=folder, lines=tuple(lines))

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, ignore_patterns
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.config.run import LoraConfig, RunConfig
+from loraloom.config.run import LoraConfig
 from loraloom.generate.images import check_size, denoise, to_images, unread_negative
 from loraloom.lora.export import export_adapter, first_noise, verify_exports
 from loraloom.lora.files import read_adapter
@@ -26,26 +25,10 @@ from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
 
-from .conftest import Case
+from .conftest import Case, PlainRun, settings
 
 DOMAIN = plugins.load("domains", "freetext")
 CAPTION = "a red square on a blue ground"
-
-
-def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) -> RunConfig:
-    tree: dict[str, dict[str, Any]] = {
-        "model": {"source": str(case.folder)},
-        "data": {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(folder / "cache")},
-        "train": {"output": str(folder / "run"), "max_steps": 4, "validation_every": 0},
-        "checkpoints": {"every": 0},
-        "optim": {"learning_rate": 1e-2},
-        "samples": {"enabled": False},
-        "export": {"verify": False, "dtype": "fp32"},
-        "lora": {"rank": 4},
-    }
-    for name, values in groups.items():
-        tree.setdefault(name, {}).update(values)
-    return RunConfig.model_validate(tree)
 
 
 def request(model: DiffusionModel, guidance: float, size: tuple[int, int] | None = None) -> ImageRequest:
@@ -310,15 +293,16 @@ def test_a_run_that_was_stopped_ends_bit_identical_and_its_exports_are_good(
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_model_learns_and_draws_samples_in_this_precision(
-    precision: str, case: Case, dataset: Path, tmp_path: Path
+    precision: str, case: Case, dataset: Path, tmp_path: Path, plain_run: PlainRun
 ) -> None:
-    config = settings(
-        case, dataset, tmp_path, train={"mixed_precision": precision, "gradient_checkpointing": True},
-        samples={"enabled": True, "steps": 2},
-    )  # fmt: skip
-    lines: list[str] = []
-    train(config, say=lines.append)
+    """float32 plainly, bf16 with gradient checkpointing; a test of block swap has float32 with it."""
+    folder, lines = plain_run.folder, list(plain_run.lines)
+    if precision != "no":
+        folder = tmp_path
+        how = {"train": {"mixed_precision": precision, "gradient_checkpointing": True}}
+        config, lines = settings(case, dataset, folder, samples={"enabled": True, "steps": 2}, **how), []
+        train(config, say=lines.append)
     assert not [line for line in lines if line.startswith("warning")], lines
-    assert len(list((tmp_path / "run" / "samples").glob("step_0000004/*.png"))) == 3
-    assert any(bool(tensor.any()) for key, tensor in load_file(tmp_path / "run" / "adapter.safetensors").items()
+    assert len(list((folder / "run" / "samples").glob("step_0000004/*.png"))) == 3
+    assert any(bool(tensor.any()) for key, tensor in load_file(folder / "run" / "adapter.safetensors").items()
                if "lora_B" in key)  # fmt: skip

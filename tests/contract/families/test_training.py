@@ -30,8 +30,8 @@ from loraloom.train.run import train
 from loraloom.train.step import batch_losses, noise_and_timesteps, sampling_for
 from loraloom.train.swapping import ON_CPU
 
-from .conftest import Case
-from .test_families import CAPTION, encoder, layers_of, settings
+from .conftest import Case, PlainRun, settings
+from .test_families import CAPTION, encoder, layers_of
 
 NUM_DRAWN = 3000
 
@@ -269,16 +269,14 @@ def test_a_denoiser_in_low_bits_learns_nearly_the_same(kind: LowBits, near: floa
 
 
 def test_a_run_with_swapped_and_recomputed_blocks_learns_the_same_adapter(
-    case: Case, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, dataset: Path, tmp_path: Path, plain_run: PlainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ON_CPU, "1")
-    samples = {"samples": {"enabled": True, "steps": 1}}
-    train(settings(case, dataset, tmp_path / "plain", **samples), say=lambda line: None)
     swapped = {"train": {"block_swap": 0.5, "gradient_checkpointing": True}}
     lines: list[str] = []
-    train(settings(case, dataset, tmp_path / "swapped", **samples, **swapped), say=lines.append)
+    train(settings(case, dataset, tmp_path, samples={"enabled": True, "steps": 1}, **swapped), say=lines.append)
     assert sum(line.startswith("block swap: ") for line in lines) == 1
-    one, other = (load_file(tmp_path / name / "run" / "adapter.safetensors") for name in ("plain", "swapped"))
+    one, other = (load_file(folder / "run" / "adapter.safetensors") for folder in (plain_run.folder, tmp_path))
     assert one.keys() == other.keys()
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-6, msg=key)
@@ -302,7 +300,8 @@ def test_encoders_and_vae_are_gone_from_memory_while_the_denoiser_learns(
         inside = {id(child) for root in roots for child in root.modules()}
         beside.append({type(found).__name__ for found in alive if id(found) not in inside})
 
-    config = settings(case, dataset, tmp_path, train={"log_every": 1}, samples={"enabled": True, "steps": 1})
+    own = {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(tmp_path / "cache")}  # so that all are read
+    config = settings(case, dataset, tmp_path, train={"log_every": 1}, samples={"enabled": True, "steps": 1}, data=own)
     train(config, say=lambda line: None, report=look)
     assert beside
     assert not any(beside), beside

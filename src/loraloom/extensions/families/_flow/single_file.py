@@ -36,7 +36,7 @@ _FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 _COUNTERS = ("position_ids", "num_batches_tracked")
 _NOT_READ = (*_COUNTERS, "lm_head.weight")
 _UNREAD = (*_COUNTERS, "logit_scale", "lm_head.weight", "encoder.embed_tokens.weight", "text_projection.weight")
-"""Ends of weights of an encoder that files may have and no embedding comes from; T5's table of tokens stands twice."""
+"""Ends of weights of an encoder that files may have and no embedding comes from; files of T5 have its table of tokens twice."""
 _VAE_PREFIXES = ("first_stage_model.", "vae.")
 
 
