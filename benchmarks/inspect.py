@@ -1,13 +1,11 @@
-"""Measure `inspect` and `prepare` against plain Pillow, over worker processes, and their memory from 1,000 to 10,000 files.
+"""Measure `inspect` and `prepare` against plain Pillow, and over worker processes.
 
 In: generated JPEGs of about 1500 px with a text each (`--images`), or a folder (`--source`); with `--sd-scripts FOLDER` a
 checkout of kohya's sd-scripts, whose own bucket functions then resize and crop the same images. Out: images per second and
 peak memory with all child processes, alternating over rounds; the cores that other processes used meanwhile are printed,
-because rates on a busy machine are lower bounds. `--files 1000,10000` measures memory on many small images (128 px), where
-what grows with the number of files would show.
+because rates on a busy machine are lower bounds. `--record` writes the medians as JSON.
 
     python -m benchmarks.inspect --images 120 --rounds 3 --workers 1,2
-    python -m benchmarks.inspect --files 1000,10000
 """
 
 import argparse
@@ -24,13 +22,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, cpu_seconds, make_files, measured, ours, plain_pillow
+from benchmarks.recording import machine, write_record
 from loraloom.config.inspect import InspectConfig
-from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import read_settings
 from loraloom.prepare.inspection.run import inspect_folder
-from loraloom.prepare.run import prepare
 
-SMALL_PX = 128
 SD_SCRIPTS = {
     "utils": {
         "resize_image",
@@ -92,39 +88,6 @@ def sd_scripts_resize(checkout: Path, folder: Path) -> Callable[[Path], None]:
     return work
 
 
-def make_small(folder: Path, number: int) -> None:
-    """Write `number` different JPEGs of 128 px with a text each."""
-    folder.mkdir(parents=True)
-    for index in range(number):
-        rng = np.random.default_rng(index)
-        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels).resize((SMALL_PX, SMALL_PX), Image.Resampling.BICUBIC)
-        image.save(folder / f"{index:06d}.jpg", quality=85)
-        (folder / f"{index:06d}.txt").write_text(f"a pattern, number {index}", encoding="utf-8")
-
-
-def memory(counts: list[int], workers: int) -> None:
-    """Peak memory and rate of both verbs for each number of files."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for number in counts:
-            source = Path(scratch) / f"source{number}"
-            make_small(source, number)
-            shared = {"size": SMALL_PX, "num_workers": workers}
-            inspection = read_settings(InspectConfig, values=shared)
-            preparation = read_settings(PrepareConfig, values=shared)
-            seconds, peak, others = measured(lambda s=source, c=inspection: inspect_folder(s, c) and None)
-            print(
-                f"inspect {number:6d} files: {number / seconds:6.0f}/s, peak {peak:5.0f} MB, others {others:.2f} cores"
-            )
-            out = Path(scratch) / f"out{number}"
-            seconds, peak, others = measured(
-                lambda s=source, o=out, c=preparation: prepare(s, o, c, console=lambda line: None) and None
-            )
-            print(
-                f"prepare {number:6d} files: {number / seconds:6.0f}/s, peak {peak:5.0f} MB, others {others:.2f} cores"
-            )
-
-
 def speed(arguments: argparse.Namespace) -> None:
     """Rates of all programs, alternating."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,20 +107,28 @@ def speed(arguments: argparse.Namespace) -> None:
             works[f"prepare, {count} workers"] = lambda out, n=count: ours(source, out, n)
             works[f"inspect, {count} workers"] = lambda out, n=count: inspect_images(source, n)
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+        busy: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(arguments.rounds):
             for name, work in works.items():
                 out = folder / f"out-{turn}-{len(rates[name])}-{list(works).index(name)}"
                 before = cpu_seconds()[0]
                 seconds, peak, others = measured(lambda w=work, o=out: w(o))
                 rates[name].append((number / seconds, number / (cpu_seconds()[0] - before)))
+                busy[name].append(others)
                 print(
                     f"round {turn + 1}: {name:30s} {rates[name][-1][0]:6.1f}/s, {rates[name][-1][1]:6.1f} per CPU second, "
                     f"{peak:5.0f} MB, others {others:.2f} cores",
                     flush=True,
                 )
+        medians: dict[str, dict[str, float]] = {}
         for name, found in rates.items():
             wall, cpu = (statistics.median(values) for values in zip(*found, strict=True))
             print(f"median {name:30s} {wall:6.1f}/s, {cpu:6.1f} per CPU second")
+            others = statistics.median(busy[name])
+            medians[name] = {"images_a_second": wall, "images_a_cpu_second": cpu, "cores_busy_with_others": others}
+        if arguments.record:
+            figures = {"machine": machine(), "images": number, "rounds": arguments.rounds, "medians": medians}
+            write_record(arguments.record, figures)
 
 
 def main() -> None:
@@ -168,12 +139,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
     parser.add_argument("--sd-scripts", type=Path, help="checkout of kohya's sd-scripts")
-    parser.add_argument("--files", help="numbers of files for the measurement of memory, with commas")
-    arguments = parser.parse_args()
-    if arguments.files:
-        memory([int(part) for part in arguments.files.split(",")], max(arguments.workers))
-    else:
-        speed(arguments)
+    parser.add_argument("--record", type=Path, help="JSON file to write")
+    speed(parser.parse_args())
 
 
 if __name__ == "__main__":

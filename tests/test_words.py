@@ -93,7 +93,7 @@ ALLOWED_IN_SOURCE = {
     ("recipes/mini/data.py", "picture"): "the purpose of a seed: another one gives other images",
     ("benchmarks/busy_cores.py", "draw"): "a method's name in a program's text",
     ("benchmarks/mini.py", "drawn"): "a key in recorded figures",
-    ("benchmarks/prepare_memory.py", "drawn"): "captions of the measured dataset",
+    ("benchmarks/many_files.py", "drawn"): "captions of the measured dataset",
     ("benchmarks/prepare_speed.py", "drawn"): "the same",
     ("benchmarks/training_speed.py", "drawn"): "the same",
     ("utils/image_bytes.py", "drawing"): "what SVG files are called",

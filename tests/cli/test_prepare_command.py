@@ -1,5 +1,6 @@
 """`loraloom prepare` on a command line: one folder, several styles, a style file in YAML and in TOML."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,22 @@ def test_two_processes_prepare_the_dataset_of_one(raw: Path, tmp_path: Path) -> 
         prepare(str(raw / "anime"), "--out", str(tmp_path / "x"), *SMALL, "--num-processes", "2")
 
 
+def test_parts_are_prepared_and_joined_by_the_lines_that_the_command_prints(raw: Path, tmp_path: Path) -> None:
+    prepare(str(raw / "anime"), "--out", str(tmp_path / "whole"), *SMALL)
+    for number in (1, 2):
+        said = prepare(str(raw / "anime"), "--out", str(tmp_path / "shared"), "--part", f"{number}/2", *SMALL)
+    assert f"part {number}/2: 1 of 2 images" in said
+    line = said.splitlines()[-1].partition("loraloom ")[2]
+    result = CliRunner().invoke(app, shlex.split(line))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "shared" / "manifest.jsonl").read_bytes() == (tmp_path / "whole" / "manifest.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
+        (["--style", "a=RAW/anime:x", "OUT", "--part", "1/2"], "--part cannot be used with --style"),
+        (["RAW/anime", "--out", "OUT", "--part", "3/2"], "--part"),
         ([], "no folder of images was named"),
         (["RAW/anime"], "no dataset was named"),
         (["--style", "a=RAW/anime:x"], "no folder to write was named"),

@@ -188,6 +188,15 @@ def test_edits_of_existing_captions_need_no_captioner_and_are_made_once(tmp_path
         run(folder, **{**edit, "suffix": "!"}, strict=True)
 
 
+def test_a_text_for_captions_without_a_captioner_is_told_which_one_to_name(tmp_path: Path) -> None:
+    """`caption FOLDER --trigger sks --caption TEXT` said `look at the reasons above`, and left an empty store behind."""
+    folder = raw(tmp_path / "raw", by_hand=0)
+    with pytest.raises(UserError, match=r"add --captioner: one of .*template") as caught:
+        run(folder, trigger="sks", caption_template="an image of {trigger}")
+    assert "--caption is not used: no captioner is named; add --captioner template" in str(caught.value)
+    assert not (folder / STORE).exists()
+
+
 def test_an_image_that_cannot_be_captioned_is_counted_with_its_reason(tmp_path: Path) -> None:
     folder = raw(tmp_path / "raw")
     (folder / "dog/bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnot one")

@@ -1,6 +1,7 @@
 """Parts of a folder, prepared by several machines, become the dataset that one machine makes."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,26 @@ def break_journal(out: Path, source: Path) -> None:
     file.write_text("\n".join(file.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
 
 
+def pipe_for_image(out: Path, source: Path) -> None:
+    image = next((out / PARTS_FOLDER / "2-of-3").rglob("*.png"))
+    image.unlink()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(image)
+    else:
+        image.mkdir()
+
+
+def strange_settings(out: Path, source: Path) -> None:
+    for file in (out / PARTS_FOLDER).rglob(PART_FILE):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["settings"]["sizee"] = 64
+        file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def strange_record(out: Path, source: Path) -> None:
+    (out / PARTS_FOLDER / "2-of-3" / PART_FILE).write_text('{"number": "2"}', encoding="utf-8")
+
+
 def remove_part(out: Path, source: Path) -> None:
     shutil.rmtree(out / PARTS_FOLDER / "2-of-3")
 
@@ -147,6 +168,9 @@ def other_division(out: Path, source: Path) -> None:
         (break_source, "part 2/3 was made of other images or texts"),
         (break_image, "part 2/3 cannot be used: images/"),
         (break_journal, "part 2/3 cannot be used: its .prepare.jsonl is not what was written"),
+        (pipe_for_image, "part 2/3 cannot be used: images/"),
+        (strange_settings, "sizee"),
+        (strange_record, "part.json"),
         (remove_part, "1 part is missing: 2/3"),
         (kill_part, "2-of-3 is not finished"),
         (other_division, "parts of several divisions"),

@@ -1,4 +1,4 @@
-"""What `loraloom cache` does: find the cache and the settings, fill it, examine the files, print, remove.
+"""What `loraloom cache` does: find the cache and the settings, precompute, examine the files, print, remove.
 
 In: a dataset and perhaps a model, a run or a settings file. Out: lines or JSON; removed files.
 """
@@ -34,7 +34,7 @@ from loraloom.utils.ranks import run_ranks
 from loraloom.utils.reporting import muted, reporting
 
 if TYPE_CHECKING:
-    from loraloom.train.filling import Filled
+    from loraloom.train.precompute_parts import Precomputed
 
 _MOST_REASONS = 10
 _SHOWN = 60
@@ -131,11 +131,13 @@ def clean(place: Place, say: Callable[[str], None], *, dry_run: bool, prompts: b
     say(f"removed {_files(len(files))} and freed {size_words(freed)}; {kept:,} kept")
 
 
-def fill(place: Place, part: str | None, num_processes: str | None, say: Callable[[str], None], *, cpu: bool) -> int:
+def precompute(
+    place: Place, part: str | None, num_processes: str | None, say: Callable[[str], None], *, cpu: bool
+) -> int:
     """Encode what the caches lack, or a part of it; returns the exit status.
 
     Raises:
-        UserError: As `filling.fill_caches`, or a part or number of processes that is none.
+        UserError: As `precompute_parts.precompute_part`, or a part or number of processes that is none.
     """
     chosen = Part.read(part) if part else None
     settings = _settings(place)
@@ -147,22 +149,22 @@ def fill(place: Place, part: str | None, num_processes: str | None, say: Callabl
         command = [sys.executable, "-m", "loraloom", *without(sys.argv[1:], "--num-processes")]
         ended = run_ranks(command, count, None)
         return 0 if ended.first is None else 130 if ended.asked else max(1, ended.codes[ended.first])
-    from loraloom.train.filling import fill_caches
+    from loraloom.train.precompute_parts import precompute_part
     from loraloom.train.signals import StoppedError
 
     try:
         with bars() as bar, reporting(say=say, bar=bar) if os.environ.get("RANK", "0") == "0" else muted():
-            done = fill_caches(settings, chosen, cpu=cpu)
+            done = precompute_part(settings, chosen, cpu=cpu)
     except StoppedError:
         say("stopped; the same command encodes the rest")
         return 130
     if done.is_main:
-        for line in _filled_lines(done, chosen):
+        for line in _precomputed_lines(done, chosen):
             say(line)
     return 0
 
 
-def _filled_lines(done: "Filled", part: Part | None) -> list[str]:
+def _precomputed_lines(done: "Precomputed", part: Part | None) -> list[str]:
     what = f"part {part}" if part else "cache"
     first = f"{what}: {_several(done.images, 'image')} and {_several(done.captions, 'caption')} encoded"
     lacking = [

@@ -1,4 +1,4 @@
-"""`loraloom cache`: fill, show, verify and clean the cache of latents and prompt embeddings of a dataset.
+"""`loraloom cache`: precompute, show, verify and clean the cache of latents and prompt embeddings of a dataset.
 
 In: the words after `loraloom cache`. Out: text or JSON on stdout; exit status 1 where `verify` finds a corrupt file. What is
 heavy is imported in `cache_command`.
@@ -26,7 +26,7 @@ Run = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every file.")]
 
 
-def fill(
+def precompute(
     dataset: Dataset,
     model: Model = None,
     run: Run = None,
@@ -49,7 +49,7 @@ def fill(
     from loraloom.cli import cache_command as command
 
     place = command.Place(dataset, cache_dir, model, run, config, tuple(overrides or ()))
-    if code := command.fill(place, part, num_processes, typer.echo, cpu=cpu):
+    if code := command.precompute(place, part, num_processes, typer.echo, cpu=cpu):
         raise typer.Exit(code)
 
 
@@ -107,4 +107,4 @@ def gc(
     command.clean(place, typer.echo, dry_run=dry_run, prompts=prompts, unknown=unknown)
 
 
-COMMANDS = (fill, status, verify, gc)
+COMMANDS = (precompute, status, verify, gc)

@@ -438,7 +438,11 @@ VERBS: tuple[tuple[Callable[..., Any], str | None], ...] = (
 """Each verb, and `module:Class` of the settings whose flags it takes."""
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
-    ("cache", "Fill, show, verify and clean the cache of latents and prompt embeddings.", "loraloom.cli.cache_group"),
+    (
+        "cache",
+        "Precompute, show, verify and clean the cache of latents and prompt embeddings.",
+        "loraloom.cli.cache_group",
+    ),
     ("dataset", "Fetch datasets of the hub; join parts; export prepared ones.", "loraloom.cli.dataset_group"),
     ("lora", "Inspect, check, convert, merge, resize and extract LoRA files.", "loraloom.cli.lora_group"),
 )

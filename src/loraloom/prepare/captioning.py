@@ -18,6 +18,7 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.config.caption import CaptionConfig
+from loraloom.config.describing import leaves
 from loraloom.config.extending import options_of, unused_lines
 from loraloom.prepare.caption_edits import Edits
 from loraloom.prepare.caption_store import CaptionStore, Header, StoredCaption, Version, file_bytes, read_row
@@ -27,6 +28,7 @@ from loraloom.prepare.detect import choose_format
 from loraloom.prepare.images import ImageSettings, decode
 from loraloom.prepare.workers import read_image_file
 from loraloom.protocols.data import Captioner, SourceItem
+from loraloom.protocols.settings import Settings
 from loraloom.utils.atomic_files import remove_leftovers, sha256_bytes
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
@@ -92,9 +94,8 @@ def caption_folder(
     if not items:
         raise UserError(f"{folder} has no image that can be captioned", fix="run `loraloom prepare` to see why")
     used: dict[str, Any] = {"formats": choice.format} | ({"captioners": captioner} if captioner else {})
-    unused = unused_lines(config, used)
+    unused = unused_lines(config, used) + ([] if captioner else _of_no_captioner(config))
     store = CaptionStore(folder)
-    store.place.mkdir(exist_ok=True)
     with lock_folder(store.place, console):
         remove_leftovers(folder, deep=True, named=True)
         store.finish()
@@ -109,6 +110,17 @@ def caption_folder(
         if not rows:
             raise UserError(f"no image of {folder} gets a caption", got="; ".join(lines) or None, fix=run.remedy())
         return run.finish(rows, lines)
+
+
+def _of_no_captioner(config: CaptionConfig) -> list[str]:
+    """One line for each setting of a captioner that was given although none is named."""
+    lines: dict[str, str] = {}
+    for name in plugins.names("captioners"):
+        for leaf in leaves(getattr(plugins.load("captioners", name), "settings", Settings)):
+            if getattr(config, leaf.key) != leaf.default:
+                flag = leaf.flag or leaf.key
+                lines.setdefault(leaf.key, f"{flag} is not used: no captioner is named; add --captioner {name}")
+    return list(lines.values())
 
 
 @dataclass(slots=True)
@@ -189,7 +201,7 @@ class _Run:
             known = before.get(item.id)
             texts = known.captions if known else (hand.strip(),) if hand and hand.strip() else ()
             if not texts:
-                self.problems.append((item.id, "it has no caption to edit: name a --captioner"))
+                self.problems.append((item.id, "there is none to edit, and no --captioner is named"))
                 continue
             sha256 = known.sha256 if known else sha256_bytes(self._bytes(item) or b"")
             self._put(rows, item, hand, sha256, texts)
@@ -356,9 +368,9 @@ class _Run:
 
     def remedy(self) -> str:
         """What to do when nothing was captioned."""
-        return (
-            "add --overwrite to replace captions written by hand" if self.num_by_hand else "look at the reasons above"
-        )
+        if self.num_by_hand:
+            return "add --overwrite to replace captions written by hand"
+        return "look at the reasons above" if self.captioner else f"add --captioner: {_names()}"
 
     def finish(self, rows: dict[str, StoredCaption], lines: Sequence[str]) -> CaptionReport:
         """Write the version and make it current, unless the current one is equal."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loraloom.config.prepare import PrepareConfig
+from loraloom.config.reading import read_settings
 from loraloom.data.manifest import JOURNAL_FILE, PARTS_FOLDER
 from loraloom.prepare.journal import CaptionKey, ImageRow, Journal
 from loraloom.prepare.parts import (
@@ -35,6 +36,7 @@ from loraloom.utils.output_paths import COMMAND
 from loraloom.utils.parts import Part
 from loraloom.utils.progress import Progress
 from loraloom.utils.safe_paths import short_hash
+from loraloom.utils.untrusted import is_file
 
 _MACHINE_SETTINGS = frozenset({"num_workers", "upscaler"})
 """They change no pixel: the content of the upscaler is part of the fingerprint of pixels."""
@@ -146,7 +148,7 @@ def join_parts(
     found = _by_part(part_folders([out, *places]), out)
     records = [read_record(folder) for folder in found]
     _check_alike(found, records, console)
-    config = PrepareConfig(**records[0].settings)
+    config = read_settings(PrepareConfig, values=records[0].settings)
     count = counter(model or records[0].model)
     job = make_job(source, out, config, count_tokens=count, console=console, progress=progress)
     if (pixels := job.settings.fingerprint()) != records[0].pixels:
@@ -267,6 +269,8 @@ def _take_over(job: JoinTask) -> Outcome:
     task, row = job.task, job.row
     origin, target = job.folder / row.image, task.folder / task.image
     try:
+        if not is_file(origin):  # a pipe would never end
+            raise _again(job.part, job.folder, f"{row.image} is missing or no file")
         if sha256_file(origin) != row.sha256:
             raise _again(job.part, job.folder, f"{row.image} is not what was prepared")
     except OSError as error:

@@ -130,9 +130,8 @@ def inspect_folder(
     shown = {id_: raw.shown(item) for id_, item in items.items()}
     few_enough = len(items) <= MAX_THUMBNAILS
     domain = open_domain(config.domain, config.model_dump())
-    examined = partial(
-        _examined, settings=settings, numbers=numbers, domain=domain, num_workers=config.num_workers, bars=bars
-    )
+    how = {"settings": settings, "numbers": numbers, "domain": domain, "num_workers": config.num_workers}
+    examined = partial(_examined, **how, bars=bars)
     found = examined(items, title="images", thumbnails=few_enough)
     thumbnails = {id_: jpeg for id_ in items if (jpeg := found[id_].thumbnail)}
     found = {id_: replace(found[id_], thumbnail=None) for id_ in items}
@@ -160,7 +159,6 @@ def inspect_folder(
         again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
-    concepts = {id_: _concept(id_, raw) for id_ in items}
     advice = advised(config, Counter(one.code for one in findings), thresholds)
     ledger = _ledger(usable, labels, numbers, config, settings, thresholds, raw)
     return Inspection(
@@ -172,7 +170,7 @@ def inspect_folder(
         captions=captions,
         tokens=tokens,
         folders=tuple(group_rows({id_: folder_of(id_) for id_ in items}, found, repeats, captions, tokens)),
-        concepts=tuple(group_rows(concepts, found, repeats, captions, tokens)),
+        concepts=tuple(group_rows({id_: _concept(id_, raw) for id_ in items}, found, repeats, captions, tokens)),
         buckets=tuple(bucket_rows(usable)),
         near_groups=tuple(_near_groups(usable, labels)),
         thumbnails=thumbnails,

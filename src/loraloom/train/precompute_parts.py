@@ -1,4 +1,4 @@
-"""Fill the caches of a dataset without a training, in parts that several machines or jobs share out among themselves.
+"""Precompute the caches of a dataset without a training, in parts that several machines or jobs share out.
 
 In: the settings of the training, and which part. Out: cached latents and caption embeddings. A file is named by all that it
 is made of, so parts need no joining: on a shared disk they lie beside each other, and copied folders are laid into one.
@@ -29,13 +29,13 @@ from loraloom.utils.reporting import log_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
-    """What `fill_caches` did.
+class Precomputed:
+    """What `precompute_part` did.
 
     Attributes:
         images, captions: Encoded by all processes of this call.
         images_needed, captions_needed: All that the training asks for.
-        images_missing, captions_missing: Of these, what no part has filled yet.
+        images_missing, captions_missing: What no part has encoded yet.
         is_main: Whether this process is the one that speaks.
     """
 
@@ -48,7 +48,7 @@ class Filled:
     is_main: bool
 
 
-def fill_caches(config: RunConfig, part: Part | None = None, *, cpu: bool = False) -> Filled:
+def precompute_part(config: RunConfig, part: Part | None = None, *, cpu: bool = False) -> Precomputed:
     """Encode what the caches lack of a part of a dataset; its processes share the part out.
 
     Args:
@@ -61,7 +61,7 @@ def fill_caches(config: RunConfig, part: Part | None = None, *, cpu: bool = Fals
         StoppedError: A stop was asked for; what was encoded is kept.
     """
     if not config.data.cache:
-        raise UserError("data.cache is off: there is nothing to fill", fix="switch data.cache on")
+        raise UserError("data.cache is off: nothing would be kept", fix="switch data.cache on")
     config = with_domain(config)
     manifest = read_manifest(Path(config.data.dataset))
     learned, held_out = manifest.split("train"), manifest.split("validation")
@@ -93,7 +93,7 @@ def fill_caches(config: RunConfig, part: Part | None = None, *, cpu: bool = Fals
         model.modules.drop(model.info.vae.name)
         captions = encode_texts(maker, wanted[share], runtime.device, stop)
     done = runtime.sum_numbers(torch.tensor([images, captions], device=runtime.device)).tolist()
-    return Filled(
+    return Precomputed(
         images=int(done[0]),
         captions=int(done[1]),
         images_needed=sum(1 for batch in batches for _ in batch.needed_latents()),

@@ -1,4 +1,4 @@
-"""Caches filled in parts, by machines that know nothing of each other, are those of one machine."""
+"""Caches precomputed in parts, by machines that know nothing of each other, are those of one machine."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from safetensors import safe_open
 from loraloom.cli import cache_command as command
 from loraloom.config.reading import to_yaml
 from loraloom.config.run import RunConfig
-from loraloom.train.filling import fill_caches
+from loraloom.train.precompute_parts import precompute_part
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
 from loraloom.utils.parts import Part
@@ -34,9 +34,9 @@ def in_folder(configure: Configure, folder: Path) -> RunConfig:
 
 
 def test_parts_of_a_cache_are_disjoint_and_together_are_exactly_the_whole(configure: Configure, tmp_path: Path) -> None:
-    whole = fill_caches(in_folder(configure, tmp_path / "whole"), cpu=True)
+    whole = precompute_part(in_folder(configure, tmp_path / "whole"), cpu=True)
     assert (whole.images, whole.captions) == (whole.images_needed, whole.captions_needed)
-    made = [fill_caches(in_folder(configure, tmp_path / f"{k}"), Part(k, 3), cpu=True) for k in (1, 2, 3)]
+    made = [precompute_part(in_folder(configure, tmp_path / f"{k}"), Part(k, 3), cpu=True) for k in (1, 2, 3)]
     assert sum(part.images for part in made) == whole.images_needed == 13
     assert sum(part.captions for part in made) == whole.captions_needed == 8
     assert made[0].images_missing == 8
@@ -50,7 +50,7 @@ def test_a_training_after_all_parts_encodes_nothing(
 ) -> None:
     config = in_folder(configure, tmp_path / "cache")
     for number in (1, 2):
-        fill_caches(config, Part(number, 2), cpu=True)
+        precompute_part(config, Part(number, 2), cpu=True)
     before = files(tmp_path / "cache")
     monkeypatch.setattr("loraloom.data.encode.LatentStore._encode", None)
     monkeypatch.setattr("loraloom.data.encode.TextStore._encode", None)
@@ -58,7 +58,7 @@ def test_a_training_after_all_parts_encodes_nothing(
     assert files(tmp_path / "cache") == before
 
 
-def test_the_command_fills_on_two_processes_and_says_what_other_parts_still_have_to_do(
+def test_the_command_precomputes_on_two_processes_and_says_what_other_parts_still_have_to_do(
     configure: Configure, tmp_path: Path
 ) -> None:
     config = in_folder(configure, tmp_path / "cache")
@@ -68,7 +68,7 @@ def test_the_command_fills_on_two_processes_and_says_what_other_parts_still_have
         "-m",
         "loraloom",
         "cache",
-        "fill",
+        "precompute",
         config.data.dataset,
         "--config",
         str(tmp_path / "run.yaml"),
@@ -87,10 +87,10 @@ def test_the_command_fills_on_two_processes_and_says_what_other_parts_still_have
     assert "still missing: 6 of 13 images and 4 of 8 captions" in ran.stdout
     lines: list[str] = []
     place = command.Place(Path(config.data.dataset), None, None, None, tmp_path / "run.yaml", ())
-    assert command.fill(place, "2/2", None, lines.append, cpu=True) == 0
+    assert command.precompute(place, "2/2", None, lines.append, cpu=True) == 0
     assert lines[-1] == "nothing is missing: 13 images and 8 captions"
 
 
-def test_a_cache_that_is_off_is_not_filled(configure: Configure) -> None:
+def test_a_cache_that_is_off_is_refused(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"data\.cache is off"):
-        fill_caches(configure(data={"cache": False}), cpu=True)
+        precompute_part(configure(data={"cache": False}), cpu=True)
