@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loraloom.extensions.families._diffusers.limits import make_config
+from loraloom.extensions.families._diffusers.t5 import t5_config
 from loraloom.models import headers
 from loraloom.models.loading import open_model
 from loraloom.protocols.model import ModelSource
@@ -222,3 +224,19 @@ def test_a_vocabulary_without_ends_of_words_is_not_clips(model: Path) -> None:
     plain = [f"{first}{second}" for first in "abcdefghijklmnopqrstuvwxyz" for second in "abcdefghijklmnopqrstuvwxyz"]
     vocab = {token: index for index, token in enumerate([*plain, "<|startoftext|>", "<|endoftext|>"])}
     assert "not a BPE as in CLIP" in refusal(with_tokenizer(model, vocab, ""))
+
+
+@pytest.mark.parametrize("key", ["initializer_factor", "layer_norm_epsilon", "dropout_rate"])
+def test_a_whole_number_where_a_float_is_asked_for_is_that_float(key: str) -> None:
+    """JSON has no floats of its own: `1` in a T5's config ended in a traceback of transformers."""
+    config = t5_config({"d_model": 16, "num_heads": 2, "vocab_size": 32, key: 1})
+    assert getattr(config, key) == 1.0
+
+
+def test_what_a_librarys_config_refuses_names_the_file() -> None:
+    class Refuses:
+        def __init__(self, **values: object) -> None:
+            raise TypeError(f"no {values}")
+
+    with pytest.raises(UserError, match=r"text_encoder/config\.json cannot be read \(TypeError"):
+        make_config(Refuses, {"a": 1}, "text_encoder/config.json")

@@ -31,7 +31,7 @@ from loraloom.utils.image_bytes import RefusedError
 from .kinds import Artefact, hard_links
 
 MAX_SIDE = 1024
-CASES_A_FILE = 24
+CASES_A_FILE = 15
 MAX_DEPTH = 3
 
 

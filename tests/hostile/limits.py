@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .kinds import Case, Odd
@@ -22,30 +22,30 @@ HANG_S = 120.0
 AT_ONCE = 40
 
 
-def faults_of(cases: Iterable[Case | Odd], folder: Path) -> list[str]:
-    """What went wrong, a line a case."""
+def faults_of(cases: Iterable[Case | Odd], folder: Path, warm: Callable[[], object] = lambda: None) -> list[str]:
+    """What went wrong, a line a case. `warm` runs first in each process: what may not be begun before a fork."""
     waiting = [case for case in cases if not case.skipped]
     folder.mkdir(parents=True, exist_ok=True)
     found: list[str] = []
     done = 0
     while done < len(waiting):
-        count, fault = _run(waiting[done : done + AT_ONCE], folder, f"{done:05d}")
+        count, fault = _run(waiting[done : done + AT_ONCE], folder / f"{done:05d}", warm)
         if fault and count > 1:  # others ran before it in that process
-            _, fault = _run([waiting[done + count - 1]], folder, f"{done:05d} alone")
+            _, fault = _run([waiting[done + count - 1]], folder / f"{done:05d} alone", warm)
         done += count
         if fault:
             found.append(f"{waiting[done - 1]}: {fault}")
     return found
 
 
-def _run(cases: Sequence[Case | Odd], folder: Path, name: str) -> tuple[int, str]:
+def _run(cases: Sequence[Case | Odd], folder: Path, warm: Callable[[], object]) -> tuple[int, str]:
     """Run cases in one process up to the first fault: how many ran, and the fault; empty where there is none."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _work(cases, folder / name, writer)
+        _work(cases, folder, writer, warm)
         os._exit(0)
     os.close(writer)
     said = b""
@@ -72,10 +72,11 @@ def _run(cases: Sequence[Case | Odd], folder: Path, name: str) -> tuple[int, str
     return len(lines), ""
 
 
-def _work(cases: Sequence[Case | Odd], folder: Path, writer: int) -> None:
+def _work(cases: Sequence[Case | Odd], folder: Path, writer: int, warm: Callable[[], object]) -> None:
     """One line a case into the pipe: empty, or the fault, which is the last."""
     import resource
 
+    warm()
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, -1))
     for number, case in enumerate(cases):

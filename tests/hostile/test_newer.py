@@ -86,8 +86,8 @@ def odd_ones() -> dict[str, list[Odd]]:
     }
 
 
-def _nothing(folder: Path) -> None:
-    """The oddness is in the way it is read."""
+def _nothing(*folder: Path) -> None:
+    """Make or warm nothing."""
 
 
 def _tables(write: Any) -> list[Odd]:
@@ -139,8 +139,12 @@ def test_every_harmed_file_of_an_extension_is_refused_within_limits(kind: str, n
     faults: list[str] = []
     for number, artefact in enumerate(found):
         artefact.build(tmp_path / f"good {number}")
-        artefact.read(tmp_path / f"good {number}")  # imports everything once, and shows that a good one is read
-        faults += faults_of(artefact.cases(), tmp_path / f"cases {number}")
+        warm = partial(
+            artefact.read, tmp_path / f"good {number}"
+        )  # imports everything, and shows that a good one is read
+        if kind != "captioners":  # threads of onnxruntime do not survive a fork
+            warm()
+        faults += faults_of(artefact.cases(), tmp_path / f"cases {number}", warm if kind == "captioners" else _nothing)
     assert not faults, f"{len(faults)} cases:\n" + "\n".join(faults)
 
 

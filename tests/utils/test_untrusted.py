@@ -11,7 +11,7 @@ from pydantic import Field
 
 from loraloom.utils import untrusted
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import MAX_DEPTH, library_errors, parse_json, parse_record, read_lines
+from loraloom.utils.untrusted import MAX_DEPTH, library_errors, parse_json, parse_record, read_bytes, read_lines
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,20 @@ def refusal(text: str) -> str:
     with pytest.raises(UserError) as caught:
         parse_record(Row, text, "row 3")
     return str(caught.value)
+
+
+def test_a_small_file_takes_no_memory_that_its_limit_would_allow(tmp_path: Path) -> None:
+    """A table of ten lines took two gigabytes of address space, and was refused where that is limited."""
+    import tracemalloc
+
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    tracemalloc.start()
+    assert read_bytes(tmp_path / "a", "a file", max_bytes=1 << 31) == b"x" * 10
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    with pytest.raises(UserError, match="too large"):
+        read_bytes(tmp_path / "a", "a file", max_bytes=9)
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\x0c", "\r"])

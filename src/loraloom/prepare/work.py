@@ -250,7 +250,13 @@ class Work:
             raise RefusedError(self.no_caption[item.id])
         if key not in self.journal.captions:
             with Image.open(self.out / row.image, formats=["PNG"]) as image:
-                text = self.asker.text(image, item)
+                try:
+                    text = self.asker.text(image, item)
+                except UserError as error:  # of a captioner that the user may not have named
+                    what = (
+                        f"{self._shown(item)} has no caption, and {self.captioner.name} cannot write one: {error.what}"
+                    )
+                    raise UserError(what, got=error.got, expected=error.expected, fix=error.fix) from error
             self.journal.add_caption(key, text)
         return self.journal.captions[key]
 

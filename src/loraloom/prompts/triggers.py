@@ -16,7 +16,7 @@ def without_trigger(prompt: str, trigger: str) -> str:
     if not trigger:
         return prompt
     word = _word(trigger)
-    text = re.sub(rf"{word}\s*,?\s*|\s*,\s*{word}", "", prompt)
+    text = re.sub(rf"{word}\s*,?\s*|(?<!\s)\s*+,\s*{word}", "", prompt)
     return re.sub(r"[ \t]{2,}", " ", text).strip().strip(",").strip()
 
 

@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_FAULTS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+    "Cannot allocate memory",
+    "not enough space on the disk",
+)
+"""What systems say of a fault that is not the program's."""
+
 
 class LinkLostError(Exception):
     """The host does not answer, or stopped answering. It may answer again: nothing is known of what runs there."""
@@ -51,9 +62,14 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The last line that is not blank of stderr, or of stdout where stderr is empty; for error texts."""
+        """The line of stderr, or of stdout where stderr is empty, that says why: a fault of the system, else the last one.
+
+        Programs such as tar name the fault first and end with a line that says nothing of it.
+        """
         text = (self.errors.strip() or self.output.strip()).decode("utf-8", "replace")
-        return text.splitlines()[-1].strip()[:300] if text else ""
+        lines = [line.strip() for line in text.splitlines()]
+        why = next((line for line in lines if any(fault in line for fault in _FAULTS)), lines[-1] if lines else "")
+        return why[:300]
 
 
 class Connection(Protocol):

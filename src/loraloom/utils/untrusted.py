@@ -113,8 +113,14 @@ def read_bytes(path: Path, what: str, *, max_bytes: int) -> bytes:
     try:
         # Without O_NONBLOCK a FIFO that takes the file's place after the check would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        pieces: list[bytes] = []
+        left = max_bytes + 1
         with os.fdopen(descriptor, "rb") as file:
-            data = file.read(max_bytes + 1)
+            # A single read would allocate all that a file may hold, two gigabytes for a table of ten lines.
+            while left > 0 and (piece := file.read(min(left, MIB))):
+                pieces.append(piece)
+                left -= len(piece)
+        data = b"".join(pieces)
     except OSError as error:
         raise UserError(f"{what} cannot be read ({_reason(error)})", got=str(path), fix="check the file") from None
     if len(data) > max_bytes:

@@ -19,6 +19,8 @@ from loraloom.utils.listing import split_name
 from loraloom.utils.safe_paths import path_problem
 
 _USUAL_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "picture", "pixel_values")
+MAX_BYTES = 1 << 44
+"""Largest table that is opened; a FIFO or a device in its place is not opened at all."""
 FEATURES = {
     "image": {"_type": "Image"},
     "text": {"dtype": "string", "_type": "Value"},

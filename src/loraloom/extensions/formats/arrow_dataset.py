@@ -16,7 +16,7 @@ from loraloom.extensions.formats._common import count, has_images, sorted_unique
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
 from loraloom.utils.listing import Entry, walk
-from loraloom.utils.untrusted import library_errors
+from loraloom.utils.untrusted import check_regular_file, library_errors
 
 _OWN_FILES = ("state.json", "dataset_info.json")
 _ROWS_A_BATCH = 100
@@ -41,6 +41,7 @@ class Cell:
 def _batches(path: Path, stamp: int) -> list[Any]:
     """The record batches of a file, mapped."""
     arrow = _arrow.pyarrow()
+    check_regular_file(path, "the Arrow table", max_bytes=_arrow.MAX_BYTES)
     with library_errors("the Arrow table", path):
         mapped = arrow.memory_map(str(path))
         return list(arrow.ipc.open_stream(mapped))
@@ -63,7 +64,8 @@ class ArrowDataset:
             return None
         if not _arrow.is_installed():
             return count(len(files), "Arrow table")
-        rows = sum(batch.num_rows for entry in files for batch in _batches(entry.path, entry.path.stat().st_mtime_ns))
+        usable = [entry.path for entry in files if entry.problem is None]
+        rows = sum(batch.num_rows for path in usable for batch in _batches(path, path.stat().st_mtime_ns))
         return f"{count(rows, 'row')} in {count(len(files), 'Arrow table')}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:

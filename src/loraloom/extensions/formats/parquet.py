@@ -16,7 +16,7 @@ from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, walk
-from loraloom.utils.untrusted import library_errors
+from loraloom.utils.untrusted import check_regular_file, library_errors
 
 _MAX_GROUP_BYTES = 4 << 30
 
@@ -44,6 +44,7 @@ def _column(path: Path, group: int, column: str, stamp: int) -> Any:
 
 
 def _open(path: Path) -> Any:
+    check_regular_file(path, "the Parquet table", max_bytes=_arrow.MAX_BYTES)
     return _arrow.pyarrow("pyarrow.parquet").ParquetFile(path)
 
 
@@ -65,7 +66,7 @@ class Parquet:
         if not _arrow.is_installed():
             return f"{count(len(tables), 'Parquet table')}"
         rows = 0
-        for entry in tables:
+        for entry in (entry for entry in tables if entry.problem is None):
             with library_errors("the Parquet table", entry.path):
                 rows += _open(entry.path).metadata.num_rows
         return f"{count(rows, 'row')} in {count(len(tables), 'Parquet table')}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from loraloom.models.files import refuse_foreign
 from loraloom.utils.errors import UserError
-from loraloom.utils.untrusted import check_range, shown
+from loraloom.utils.untrusted import check_range, library_errors, shown
 
 Rule = Callable[[Any, str], None]
 """Given a value and what errors call it; raises `UserError`."""
@@ -175,6 +175,20 @@ def check_schedule(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"{where}: trained_betas", got=f"{len(betas):,} values", expected=f"num_train_timesteps ({steps:,})"
         )
+
+
+def make_config(kind: Any, values: Mapping[str, Any], where: str, **fixed: Any) -> Any:
+    """A config of a library's class from checked values; JSON's `1` is the float that the class asks for.
+
+    Raises:
+        UserError: The class refuses a value; names `where`.
+    """
+    given = {
+        key: float(value) if type(value) is int and isinstance(getattr(kind, key, None), float) else value
+        for key, value in values.items()
+    }
+    with library_errors(where, where, fix="check the config, or download it again"):
+        return kind(**given, **fixed)
 
 
 def same_length(where: str, lists: Mapping[str, list[Any]]) -> None:

@@ -19,6 +19,7 @@ from loraloom.extensions.families._diffusers.limits import (
     check_config,
     each,
     flag,
+    make_config,
     number,
     one_of,
     one_or_each,
@@ -80,7 +81,7 @@ def t5_config(config: Mapping[str, Any]) -> Any:
     from transformers import T5Config
 
     known = {key: config[key] for key in _KEYS if key in config}
-    return T5Config(**known, is_encoder_decoder=False, use_cache=False)
+    return make_config(T5Config, known, "the T5's config.json", is_encoder_decoder=False, use_cache=False)
 
 
 class T5Text:

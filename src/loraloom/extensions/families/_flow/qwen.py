@@ -21,6 +21,7 @@ from loraloom.extensions.families._diffusers.limits import (
     check_config,
     each,
     flag,
+    make_config,
     nothing,
     number,
     one_of,
@@ -102,8 +103,10 @@ def qwen3_config(config: Mapping[str, Any]) -> Any:
     from transformers import Qwen3Config
 
     theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 1_000_000
-    return Qwen3Config(
-        **{key: config[key] for key in _KEYS if key in config},
+    return make_config(
+        Qwen3Config,
+        {key: config[key] for key in _KEYS if key in config},
+        "the text encoder's config.json",
         rope_parameters={"rope_type": "default", "rope_theta": float(theta)},
         use_cache=False,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
+from loraloom.extensions.families._diffusers.limits import make_config
 from loraloom.models.files import refuse_foreign
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
@@ -215,7 +216,9 @@ def clip_config(config: Mapping[str, Any]) -> Any:
     """A text encoder's config of the keys that are known; others could name code or kernels to fetch."""
     from transformers import CLIPTextConfig
 
-    return CLIPTextConfig(**{key: config[key] for key in _CONFIG_KEYS if key in config})
+    return make_config(
+        CLIPTextConfig, {key: config[key] for key in _CONFIG_KEYS if key in config}, "a CLIP's config.json"
+    )
 
 
 def encode(module: Any, ids_nk: Tensor, layer: int, *, final_norm: bool) -> ClipStates:

@@ -18,6 +18,7 @@ from diffusers.models.transformers.hunyuan_transformer_2d import HunyuanDiT2DMod
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from loraloom.extensions.families._diffusers.limits import make_config
 from loraloom.extensions.families._diffusers.parts import load_part, save_folder
 from loraloom.extensions.families._diffusers.samplers import DiffusersSampler, make_sampler
 from loraloom.extensions.families._diffusers.schedule import make_schedule
@@ -174,7 +175,9 @@ class HunyuanDitModel:
 
         given = self._configs[part]
         if part == "text_encoder":
-            return BertConfig(**{key: given[key] for key in _BERT_KEYS if key in given})
+            return make_config(
+                BertConfig, {key: given[key] for key in _BERT_KEYS if key in given}, "text_encoder/config.json"
+            )
         return t5_config(given)
 
     def _variance_bound(self) -> VarianceBound:

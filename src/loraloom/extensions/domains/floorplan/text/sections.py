@@ -12,7 +12,7 @@ _HEADER = re.compile(
     r"(?<!\S)\[[^\[\]]*\](?!\S)"
 )  # without a blank before or after it is no header: cutting there would add one
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_LINE_END = re.compile(r"(?<=[.!?])\s+|\s*[\r\n]\s*")
+_LINE_END = re.compile(r"(?<=[.!?])\s+|[\r\n]+")
 _KNOWN = ("[number and type of rooms]", "[connection between rooms]", "[positional relationship between rooms]")
 
 
