@@ -205,7 +205,7 @@ class Supervisor:
             raise UserError(
                 "fewer nodes than planned answer, and --strict forbids to train with them",
                 got=f"{attempt.world_size} processes",
-                expected=f"{planned}: another number changes the images of an optimizer step",
+                expected=f"all {planned}",
                 fix="repair the nodes, or set train.strict to false",
             )
         try:
@@ -215,10 +215,8 @@ class Supervisor:
                 f"attempt {attempt.id}: {attempt.world_size} processes on {names}, from {newest or 'the beginning'}"
             )
             if self._world and self._world != attempt.world_size:
-                self.say(
-                    f"note: {attempt.world_size} processes in place of {self._world}: unless the training accumulates "
-                    "accordingly, an optimizer step learns from another number of images"
-                )
+                kept = "keeps its number of images" if newest else "learns from another number of images"
+                self.say(f"note: {attempt.world_size} processes in place of {self._world}: an optimizer step {kept}")
             self._world = attempt.world_size
             self._event("start", {"number": number, "world_size": attempt.world_size, "from": newest})
 
