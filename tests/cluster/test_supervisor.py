@@ -128,7 +128,7 @@ def test_a_lost_node_is_left_out_its_orphans_end_with_the_lease_and_it_joins_aga
     run_async(story())
     assert adapter(tmp_path) == undisturbed
     assert [values["world_size"] for word, values in lab.events if word == "start"] == [2, 1, 2]
-    assert sum("an optimizer step keeps its number of images" in line for line in lab.said) == 2
+    assert sum("an optimizer step keeps its number of images" in line for line in lab.said) == 2, lab.said
 
 
 def test_a_run_that_the_user_has_to_repair_is_not_started_again(lab: Lab, tmp_path: Path) -> None:
