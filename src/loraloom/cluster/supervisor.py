@@ -14,7 +14,7 @@ ends its ranks itself when its lease runs out.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,18 @@ _TOGETHER = (
 )
 GPU_EVERY = 10
 """Questions between two for GPU figures: nvidia-smi takes a while."""
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: Python 3.11's `wait_for` swallows a cancellation that meets its result.
+
+    A watch that went on after one cancellation kept the supervisor waiting for ever.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 @dataclass(slots=True)
@@ -292,9 +304,7 @@ class Supervisor:
                 if all(task.done() for task in tasks):
                     return self._apart(gang) or Outcome(kind="finished")
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await cancel_all(pending)
 
     async def _watch_node(self, attempt: AttemptPlan, node: NodePlan) -> Outcome:
         member, view, count = node.member, self.views[node.member.host.name], 0

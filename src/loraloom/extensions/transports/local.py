@@ -29,7 +29,8 @@ class LocalConnection:
                 raise UserError(f"{argv[0]} cannot be started here ({error.strerror or error})", got=argv[0]) from None
             given = data if isinstance(data, bytes) else None
             try:
-                out, errors = await asyncio.wait_for(process.communicate(given), timeout_s)
+                async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 may swallow a cancellation
+                    out, errors = await process.communicate(given)
             except TimeoutError:
                 with suppress(ProcessLookupError):
                     process.kill()
