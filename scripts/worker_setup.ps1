@@ -30,6 +30,9 @@ $ErrorActionPreference = 'Stop'
 $StateFolder = Join-Path -Path $env:ProgramData -ChildPath 'loraloom-worker'
 $StateFile = Join-Path -Path $StateFolder -ChildPath 'before.json'
 $Group = 'loraloom cluster'
+# Rules of Windows that let everybody in; they are switched off, and on again by -Undo where they were on.
+$OpenRules = @('OpenSSH-Server-In-TCP', 'WINRM-HTTP-In-TCP', 'WINRM-HTTP-In-TCP-PUBLIC')
+$PolicyKey = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Policies\System'
 
 function Write-Utf8File {
     param([string]$Path, [string]$Text)
@@ -53,6 +56,20 @@ function Get-SleepMinutes {
     return 0
 }
 
+function Get-EnabledRules {
+    $found = @(Get-NetFirewallRule -Name $OpenRules -ErrorAction SilentlyContinue | Where-Object { "$($_.Enabled)" -eq 'True' })
+    return @($found | ForEach-Object { $_.Name })
+}
+
+function Get-TokenPolicy {
+    # Enable-PSRemoting sets it, so that local administrators keep their rights over the network.
+    $item = Get-ItemProperty -Path $PolicyKey -ErrorAction SilentlyContinue
+    if ($null -ne $item -and $item.PSObject.Properties.Name -contains 'LocalAccountTokenFilterPolicy') {
+        return "$($item.LocalAccountTokenFilterPolicy)"
+    }
+    return ''
+}
+
 function Save-Before {
     # Only the first run sees what was there before; a second one must not overwrite it.
     if (Test-Path -Path $StateFile) {
@@ -64,6 +81,9 @@ function Save-Before {
         Hibernate = Get-SleepMinutes -Setting 'HIBERNATEIDLE'
         WinRM     = "$((Get-Service -Name 'WinRM').StartType)"
         Ssh       = [bool](Get-Service -Name 'sshd' -ErrorAction SilentlyContinue)
+        Clock     = "$((Get-Service -Name 'W32Time').Status)"
+        Rules     = (Get-EnabledRules) -join ','
+        Policy    = Get-TokenPolicy
         Thumbprint = ''
         KeyLine   = ''
     }
@@ -159,6 +179,15 @@ function Write-Info {
     $info | ConvertTo-Json
 }
 
+function Get-Thumbprint {
+    param($Listener)
+    $item = Get-ChildItem -Path "WSMan:\localhost\Listener\$($Listener.Name)" | Where-Object { $_.Name -eq 'CertificateThumbprint' }
+    if ($null -eq $item) {
+        return ''
+    }
+    return "$($item.Value)"
+}
+
 function Restore-Before {
     if (-not (Test-Path -Path $StateFile)) {
         Write-Output 'nothing to undo'
@@ -169,11 +198,15 @@ function Restore-Before {
     & powercfg /change standby-timeout-ac "$($before.Standby)"
     & powercfg /change hibernate-timeout-ac "$($before.Hibernate)"
     if ($before.Thumbprint -ne '') {
-        Get-ChildItem -Path 'WSMan:\localhost\Listener' | Where-Object { $_.Keys -contains 'Transport=HTTPS' } | Remove-Item -Recurse -Confirm:$false
+        # A listener with another certificate was there before.
+        Get-ChildItem -Path 'WSMan:\localhost\Listener' | Where-Object { (Get-Thumbprint -Listener $_) -eq $before.Thumbprint } | Remove-Item -Recurse -Confirm:$false
         Remove-Item -Path "Cert:\LocalMachine\My\$($before.Thumbprint)" -ErrorAction SilentlyContinue
         if ($before.WinRM -ne 'Automatic') {
             Stop-Service -Name 'WinRM'
             Set-Service -Name 'WinRM' -StartupType $before.WinRM
+        }
+        if ($before.Policy -eq '') {
+            Remove-ItemProperty -Path $PolicyKey -Name 'LocalAccountTokenFilterPolicy' -ErrorAction SilentlyContinue
         }
     }
     if ($before.KeyLine -ne '') {
@@ -185,8 +218,14 @@ function Restore-Before {
             Set-Service -Name 'sshd' -StartupType Disabled
         }
     }
+    foreach ($name in @($before.Rules -split ',' | Where-Object { $_ -ne '' })) {
+        Enable-NetFirewallRule -Name $name -ErrorAction SilentlyContinue
+    }
+    if ($before.Clock -ne 'Running') {
+        Stop-Service -Name 'W32Time'
+    }
     Remove-Item -Path $StateFile
-    Write-Output 'undone: firewall, sleep, remoting'
+    Write-Output 'undone: firewall, sleep, remoting, clock'
 }
 
 if (-not (Test-Administrator)) {

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 POWERSHELL = sorted((ROOT / "scripts").glob("*.ps1"))
 TEXTS = {**{path.name: path.read_bytes() for path in POWERSHELL}, "psrp.SCRIPT": SCRIPT.encode()}
 
+PESTER = sorted((ROOT / "tests" / "pester").glob("*.Tests.ps1"))
+"""Tests for Windows; not run here, but they must parse."""
+
 CMDLETS = re.compile(r"\b(?:Set|Get|New|Enable|Add|Remove|Start|Stop|Test|Write|Out|Invoke)-[A-Za-z]+\b")
 
 
@@ -39,6 +42,34 @@ def nodes(root: Any, kind: str) -> Iterator[str]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_powershell_script_parses(name: str) -> None:
     assert not tree(TEXTS[name]).has_error
+
+
+@pytest.mark.parametrize("path", PESTER, ids=lambda path: path.name)
+def test_a_pester_test_parses_and_tests_a_script_that_is_there(path: Path) -> None:
+    text = path.read_bytes()
+    assert text.isascii() and not tree(text).has_error
+    assert b"Not run here" in text
+    assert (ROOT / "scripts" / path.name.replace(".Tests.ps1", ".ps1")).is_file()
+
+
+def test_pester_tests_mock_functions_that_the_script_has_and_cmdlets_that_it_calls() -> None:
+    """A mock of a name that nobody calls would let a test pass for ever."""
+    script = (ROOT / "scripts" / "worker_setup.ps1").read_text(encoding="ascii")
+    mocked = re.findall(r"Mock -CommandName ([\w-]+)", (PESTER[1]).read_text(encoding="ascii"))
+    assert mocked and all(re.search(rf"\b{re.escape(name)}\b", script) for name in mocked)
+
+
+def test_everything_that_the_worker_script_switches_off_is_switched_on_again() -> None:
+    """-Undo left the rules of Windows disabled, and took away a listener that was there before."""
+    script = (ROOT / "scripts" / "worker_setup.ps1").read_text(encoding="ascii")
+    undo = script[script.index("function Restore-Before") : script.index("if (-not (Test-Administrator))")]
+    (listed,) = re.findall(r"\$OpenRules = @\((.*?)\)", script)
+    disabled = set(re.findall(r"Disable-NetFirewallRule -Name ('[\w-]+')", script))
+    assert disabled and disabled <= set(listed.split(", "))
+    assert "$before.Rules" in undo and "Enable-NetFirewallRule" in undo
+    saved = script[script.index("function Save-Before") : script.index("function Read-Before")]
+    for name in re.findall(r"^        (\w+) +=", saved, flags=re.MULTILINE):
+        assert f"$before.{name}" in undo, f"{name} is kept but not restored"
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -131,6 +131,24 @@ class Laboratory:
             check=True,
         )
 
+    def delay(self, host: int, *, ms: float) -> None:
+        """Delay what a host sends and receives by half of `ms` each: to the others a round trip takes `ms` longer."""
+        switch, bridge = f"{self.tag}s", f"br{host}"
+        outer = f"{self.space(host)}w"[-15:]
+        _ip("-n", switch, "link", "add", bridge, "type", "bridge")
+        _ip("-n", switch, "link", "set", bridge, "up")
+        _ip("-n", switch, "link", "set", outer, "master", bridge)
+        relay = str(Path(__file__).with_name("delay_link.py"))
+        log = self.folder / f"delay-{host}.log"
+        with log.open("wb") as file:
+            line = ["ip", "netns", "exec", switch, sys.executable, relay, "br0", bridge, str(ms / 2000)]
+            self.processes.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
+        for _ in range(100):
+            if "ready" in log.read_text():
+                return
+            time.sleep(0.1)
+        raise RuntimeError(log.read_text())
+
     def processes_of(self, host: int) -> list[int]:
         """Numbers of all processes of a host but its SSH server's."""
         found = subprocess.run(

@@ -14,7 +14,7 @@ ends its ranks itself when its lease runs out.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,21 @@ _TOGETHER = (
 )
 GPU_EVERY = 10
 """Questions between two for GPU figures: nvidia-smi takes a while."""
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough where a library waits by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that meets
+    its result.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        done, pending = await asyncio.wait(pending, timeout=0.5)
+        for task in done:
+            _ = task.cancelled() or task.exception()  # looked at, or asyncio reports it as never retrieved
 
 
 @dataclass(slots=True)
@@ -205,7 +220,7 @@ class Supervisor:
             raise UserError(
                 "fewer nodes than planned answer, and --strict forbids to train with them",
                 got=f"{attempt.world_size} processes",
-                expected=f"{planned}: another number changes the images of an optimizer step",
+                expected=f"all {planned}",
                 fix="repair the nodes, or set train.strict to false",
             )
         try:
@@ -215,10 +230,8 @@ class Supervisor:
                 f"attempt {attempt.id}: {attempt.world_size} processes on {names}, from {newest or 'the beginning'}"
             )
             if self._world and self._world != attempt.world_size:
-                self.say(
-                    f"note: {attempt.world_size} processes in place of {self._world}: unless the training accumulates "
-                    "accordingly, an optimizer step learns from another number of images"
-                )
+                kept = "keeps its number of images" if newest else "learns from another number of images"
+                self.say(f"note: {attempt.world_size} processes in place of {self._world}: an optimizer step {kept}")
             self._world = attempt.world_size
             self._event("start", {"number": number, "world_size": attempt.world_size, "from": newest})
 
@@ -294,9 +307,7 @@ class Supervisor:
                 if all(task.done() for task in tasks):
                     return self._apart(gang) or Outcome(kind="finished")
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await cancel_all(pending)
 
     async def _watch_node(self, attempt: AttemptPlan, node: NodePlan) -> Outcome:
         member, view, count = node.member, self.views[node.member.host.name], 0
