@@ -42,7 +42,7 @@ GPU_EVERY = 10
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks until they have ended: Python 3.11's `wait_for` swallows a cancellation that meets its result.
 
-    A watch that went on after one cancellation kept the supervisor waiting for ever.
+    A watch that continued after one cancellation kept the supervisor waiting for ever.
     """
     pending = set(tasks)
     while pending:
