@@ -252,7 +252,8 @@ def test_a_watch_that_swallows_a_cancellation_does_not_keep_the_supervisor_waiti
 
         task = asyncio.create_task(watch())
         await asyncio.sleep(0)
-        await asyncio.wait_for(cancel_all([task]), 10)
+        async with asyncio.timeout(10):
+            await cancel_all([task])
         assert task.cancelled() and swallowed
 
     run_async(story())

@@ -106,4 +106,6 @@ def test_a_part_is_in_low_bits_whether_or_not_its_family_reads_it_so(own: bool, 
     torch.testing.assert_close(plain_weight(layer), full, atol=1e-2, rtol=0.1)
     assert reads == (["fp8"] if own else [])
     modules.drop("denoiser")
-    assert type(modules.get("denoiser").get_submodule("blocks.1.0")) is nn.Linear, "exports are compared on full weights"
+    assert type(modules.get("denoiser").get_submodule("blocks.1.0")) is nn.Linear, (
+        "exports are compared on full weights"
+    )
