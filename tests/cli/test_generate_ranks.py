@@ -31,6 +31,7 @@ def run(model: Path, out: Path, *more: str) -> "subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_two_processes_generate_the_files_of_one(tiny_model: Path, tmp_path: Path) -> None:
     generate(
         GenerateConfig(steps=2, num_images=3, batch_size=2, width=64, height=64),

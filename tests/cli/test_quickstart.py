@@ -28,7 +28,7 @@ from loraloom.config.comparing import read_run
 from loraloom.utils.errors import UserError
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quickstart_trains_checks_reports_and_replaces_an_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

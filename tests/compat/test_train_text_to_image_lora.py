@@ -492,7 +492,7 @@ NOT_REACHED = {
     "cluster.py", "evaluate.py", "extending.py", "caption.py", "inspect.py",  # settings of other verbs
     "captioning.py", "caption_edits.py", "caption_versions.py", "fetching.py", "exporting.py",  # `caption`, `dataset`
     "base_merge.py", "merging.py", "tool_input.py", "tool_output.py", "averaging.py", "hub.py",  # the verbs `lora`, LoRAs by id
-    "inspection", "styles.py",  # `inspect`; `prepare --style`
+    "inspection", "styles.py", "joining.py", "parts.py",  # `inspect`; `prepare --style`; `--part` and its join
 }  # fmt: skip
 OF_OTHER_PROGRAMS = {"--extra", "--nproc-per-node", "--num_processes", "--help"}
 

@@ -25,7 +25,6 @@ from loraloom.prepare.run import prepare
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.data import SourceItem
 from loraloom.protocols.model import ImageGeometry, ModelSource
-from loraloom.train.swapping import store_in_low_bits
 from loraloom.utils.image_bytes import RefusedError
 
 from .kinds import Artefact, hard_links
@@ -81,9 +80,10 @@ def use_model(folder: Path) -> None:
 
 @torch.inference_mode()
 def use_low_bits(kind: LowBits, folder: Path) -> None:
-    """Open a model and store its denoiser in few bits."""
+    """Open a model and read its denoiser into few bits."""
     model = open_model(ModelSource(location=str(folder)))
-    store_in_low_bits(model.modules.get(model.info.denoiser.name), kind)
+    model.modules.read_in_low_bits(model.info.denoiser.name, kind)
+    model.modules.get(model.info.denoiser.name)
 
 
 def family_artefacts(name: str, good: Path) -> list[Artefact]:

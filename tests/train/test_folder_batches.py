@@ -84,7 +84,7 @@ def test_a_batch_size_of_all_folders_is_that_of_the_run(configure: Configure, fo
     assert all(one[key].equal(two[key]) for key in one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_learn_from_folders_what_one_rank_with_the_double_batches_learns(
     configure: Configure, folders: Path, tmp_path: Path
 ) -> None:

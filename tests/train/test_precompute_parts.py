@@ -58,6 +58,7 @@ def test_a_training_after_all_parts_encodes_nothing(
     assert files(tmp_path / "cache") == before
 
 
+@pytest.mark.long
 def test_the_command_precomputes_on_two_processes_and_says_what_other_parts_still_have_to_do(
     configure: Configure, tmp_path: Path
 ) -> None:
