@@ -128,7 +128,11 @@ def common_phrases(
     if len(captions) < _FEWEST_CAPTIONS:
         return []
     least = max(2, math.ceil(share * len(captions) - 1e-9))
-    texts = [_words(caption, ignored, headers) for caption in captions]
+    shared: dict[str, str] = {}  # each word once in memory: a hundred thousand captions have few different ones
+    texts = [
+        [[shared.setdefault(word, word) for word in run] for run in _words(caption, ignored, headers)]
+        for caption in captions
+    ]
     frequent = Counter(word for runs in texts for word in {word for run in runs for word in run})
     known: dict[tuple[str, ...], int] = {(word,): number for word, number in frequent.items() if number >= least}
     every = dict(known)
