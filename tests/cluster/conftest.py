@@ -24,9 +24,10 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 
 @dataclass
 class Fake:
-    """A transport of this machine with faults: hosts in `cut` do not answer."""
+    """A transport of this machine with faults: hosts in `cut` do not answer, files come from them after `slow_s` seconds."""
 
     cut: set[str] = field(default_factory=set[str])
+    slow_s: float = 0.0
     lines: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
 
     async def connect(self, host: Host) -> Connection:
@@ -46,6 +47,8 @@ class FakeConnection:
         self.fake.lines.append((self.host.name, list(argv)))
         if self.host.name in self.fake.cut:
             raise LinkLostError("the connection broke")
+        if output is not None:
+            await asyncio.sleep(self.fake.slow_s)
         answer = await LocalConnection().run(argv, data=data, output=output, timeout_s=timeout_s)
         if self.host.name in self.fake.cut:
             raise LinkLostError("the connection broke")

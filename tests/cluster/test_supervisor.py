@@ -107,6 +107,23 @@ def test_a_link_that_is_cut_for_less_than_the_suspect_window_costs_nothing(
     assert adapter(tmp_path) == undisturbed
 
 
+def test_a_checkpoint_that_is_fetched_for_longer_than_the_lease_ends_nobody(
+    lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
+) -> None:
+    async def story() -> None:
+        lab.fake.slow_s = 12.0
+        supervisor = lab.supervisor("large", tmp_path, "--gate", str(gate), lease_s=8.0)
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: any(word == "fetched" for word, _ in lab.events))
+        lab.fake.slow_s = 0.0
+        gate.touch()
+        await work
+
+    run_async(story())
+    assert lab.outcomes() == ["finished"]
+    assert adapter(tmp_path) == undisturbed
+
+
 def test_a_lost_node_is_left_out_its_orphans_end_with_the_lease_and_it_joins_again(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:

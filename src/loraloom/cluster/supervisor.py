@@ -15,6 +15,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Supervisor:
         self.owner = uuid.uuid4().hex[:12]
         self.stopping = asyncio.Event()
         self.views: dict[str, NodeView] = {}
-        self._event, self._show = event, show
+        self._connect, self._event, self._show = connect, event, show
         self._min_nodes = config.min_nodes or len(self.members)
         self._world = 0
 
@@ -295,6 +296,8 @@ class Supervisor:
             asyncio.create_task(self._watch_missing(attempt)),
             asyncio.create_task(self._watch_stop()),
         ]
+        if not is_here(first := attempt.nodes[0].member, self.home):
+            others.append(asyncio.create_task(self._fetch_checkpoints(first)))
         pending: set[asyncio.Task[Outcome]] = {*tasks, *others}
         try:
             while True:
@@ -342,18 +345,24 @@ class Supervisor:
             if (end := end_of(name, answer)) is not None:
                 view.finished = end.kind == "finished"
                 return end
-            if node is attempt.nodes[0]:
-                await self._fetch_new(link, member, str(answer["checkpoint"]))
             await asyncio.sleep(self.config.poll_s)
 
-    async def _fetch_new(self, link: Link, member: Member, name: str) -> None:
-        """Bring a new checkpoint home while the run is alive: the node may be gone when it would be wanted."""
-        if name and not is_here(member, self.home) and not (self.home / "checkpoints" / name).exists():
-            try:
-                if await fetch_checkpoint(link, member, self.home, name):
-                    self._event("fetched", {"name": name, "node": member.host.name})
-            except LinkLostError:
-                return  # the next question finds out
+    async def _fetch_checkpoints(self, member: Member) -> Outcome:
+        """Bring each new checkpoint home while the run is alive: the node may be gone when it would be wanted.
+
+        Over a link of its own, beside the questions: a node whose master is silent while it fetches ends its ranks.
+        """
+        view, link = self.views[member.host.name], Link(member.host, self._connect)
+        try:
+            while True:
+                name = str(view.answer.get("checkpoint", ""))
+                if name and not (self.home / "checkpoints" / name).exists():
+                    with suppress(LinkLostError, UserError):  # the questions find out
+                        if await fetch_checkpoint(link, member, self.home, name):
+                            self._event("fetched", {"name": name, "node": member.host.name})
+                await asyncio.sleep(self.config.poll_s)
+        finally:
+            await link.close()
 
     async def _watch_progress(self) -> Outcome:
         """Ends when nobody wrote anything for too long while all of them answer."""
