@@ -45,6 +45,10 @@ def test_an_unknown_sampler_or_schedule_of_a1111_is_said() -> None:
     assert notes("Sampler: DPM++ 2M, Schedule type: Exponential") == [
         "its schedule (Exponential) has no equal here: Karras is used"
     ]
+    assert notes("Sampler: Euler, Schedule type: Karras") == [
+        "its schedule (Karras) has no equal here for euler: even steps are used"
+    ]
+    assert notes("Sampler: Euler a, Schedule type: Automatic") == notes("Sampler: DDIM, Schedule type: DDIM") == []
 
 
 @pytest.mark.parametrize(

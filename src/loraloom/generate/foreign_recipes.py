@@ -34,6 +34,8 @@ _SOLVERS = {
 """Names of solvers in both programs, small letters, and ours."""
 _EVEN = {"normal", "uniform"}
 """Schedules of both programs with evenly spaced timesteps, small letters."""
+_OF_THE_SAMPLER = {"automatic", "sgm uniform", "sgm_uniform", "simple"}
+"""Those that leave it to the sampler, or differ from even timesteps by the last one."""
 _MAX_NODES = 10_000
 
 
@@ -145,10 +147,13 @@ def _put_solver(settings: dict[str, Any], notes: list[str], name: str, schedule:
         notes.append(f"its sampler ({_said(name)}) has no equal here: the model's own is used")
         return
     settings["sampler"] = found
-    karras = "karras" in f"{name} {schedule}".lower()
-    if found == "dpmpp_2m_karras" and schedule.lower() in _EVEN and not karras:
+    kind = schedule.lower()
+    if found != "dpmpp_2m_karras":
+        if kind and kind not in _EVEN | _OF_THE_SAMPLER and not kind.startswith(found.partition("_")[0]):
+            notes.append(f"its schedule ({_said(schedule)}) has no equal here for {found}: even steps are used")
+    elif kind in _EVEN and "karras" not in name.lower():
         settings["sampler"] = "dpmpp_2m"
-    elif found == "dpmpp_2m_karras" and not karras and schedule:
+    elif kind and "karras" not in f"{name} {schedule}".lower():
         notes.append(f"its schedule ({_said(schedule)}) has no equal here: Karras is used")
 
 
