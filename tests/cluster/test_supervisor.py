@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from loraloom.cluster.agent import Attempt
-from loraloom.cluster.supervisor import cancel_all
+from loraloom.cluster.faults import cancel_all, late_faults
+from loraloom.cluster.outcomes import Outcome, cause_of
 from loraloom.utils.errors import UserError
 
 from .conftest import Lab, run_async
@@ -274,6 +275,23 @@ def test_a_watch_that_swallows_a_cancellation_does_not_keep_the_supervisor_waiti
         assert task.cancelled() and swallowed
 
     run_async(story())
+
+
+def test_a_rank_that_was_killed_is_named_before_those_that_lost_it() -> None:
+    echo = Outcome(kind="failed", node="ada", text="rank 0 ended with status 3", status=3, rank=0)
+    cause = Outcome(kind="failed", node="bob", text="rank 1 was killed by SIGKILL", status=-9, rank=1)
+
+    async def late(outcome: Outcome) -> Outcome:
+        await asyncio.sleep(0.05)
+        return outcome
+
+    async def story(first: Outcome, other: Outcome) -> Outcome:
+        tasks = [asyncio.create_task(late(other))]
+        found = cause_of([first, *await late_faults([first], tasks, 5.0)])
+        await cancel_all(tasks)
+        return found
+
+    assert run_async(story(echo, cause)) == run_async(story(cause, echo)) == cause
 
 
 def test_strict_settings_forbid_to_train_with_fewer_nodes(lab: Lab, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from loraloom.utils.ranks import LOST
+
 Kind = Literal["finished", "stopped", "failed", "lost", "stalled", "apart", "back", "taken"]
 
 USER_MISTAKE = 2
@@ -57,6 +59,11 @@ def end_of(name: str, answer: dict[str, Any]) -> Outcome | None:
         status=row["status"] if row else None,
         rank=row["rank"] if row else None,
     )
+
+
+def cause_of(faults: Sequence[Outcome]) -> Outcome:
+    """The fault that says most: a user's mistake, then what ended a rank, then what its neighbours say of it."""
+    return min(faults, key=lambda fault: (fault.status != USER_MISTAKE, fault.status == LOST, fault.kind != "failed"))
 
 
 def where(outcome: Outcome) -> str:

@@ -14,7 +14,7 @@ ends its ranks itself when its lease runs out.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from typing import Any
 from loraloom.cluster.checkpoints import fetch_checkpoint, fetch_run, is_here, newest_whole, spread
 from loraloom.cluster.heartbeats import GangWatch, beats_of, hanging, stall_text
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
-from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, end_of, how_to_end, last_error, where
+from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, cause_of, end_of, how_to_end, last_error, where
+from loraloom.cluster.faults import cancel_all, late_faults
 from loraloom.cluster.plan import AttemptPlan, Member, NodePlan, RunPlan, plan_attempt
 from loraloom.config.cluster import ClusterConfig
 from loraloom.protocols.transport import LinkLostError
@@ -31,6 +32,8 @@ from loraloom.utils.errors import UserError
 
 ASK_S = 10.0
 """Seconds for an answer. A node that is slow, busy with importing say, is not lost: only silence counts."""
+CAUSE_S = 5.0
+"""Seconds that the node of a rank that ended has to say so, after another rank said that it lost it."""
 TAIL_LINES = 30
 _TOGETHER = (
     "see its first lines with `loraloom cluster logs {run}`: it must join the process group of all ranks; "
@@ -38,21 +41,6 @@ _TOGETHER = (
 )
 GPU_EVERY = 10
 """Questions between two for GPU figures: nvidia-smi takes a while."""
-
-
-async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough where a library waits by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that meets
-    its result.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        done, pending = await asyncio.wait(pending, timeout=0.5)
-        for task in done:
-            _ = task.cancelled() or task.exception()  # looked at, or asyncio reports it as never retrieved
 
 
 @dataclass(slots=True)
@@ -305,8 +293,7 @@ class Supervisor:
                 outcomes = [task.result() for task in done]
                 faults = [outcome for outcome in outcomes if outcome.kind != "finished"]
                 if faults:
-                    # A rank that says why it ended is worth more than its neighbours that lost it.
-                    return min(faults, key=lambda fault: (fault.status != USER_MISTAKE, fault.kind != "failed"))
+                    return cause_of([*faults, *await late_faults(faults, tasks, CAUSE_S)])
                 if all(task.done() for task in tasks):
                     return self._apart(gang) or Outcome(kind="finished")
         finally:

@@ -125,6 +125,7 @@ def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_every_family_of_this_package_has_a_row_with_a_figure_in_each_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
