@@ -23,17 +23,6 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
-from benchmarks.recording import machine, write_record
-
-READ = """
-import sys
-from loraloom import plugins
-domain = plugins.load("domains", "floorplan")
-for seed in range(int(sys.argv[1])):
-    image, text = domain.dataset_generator.draw(seed, "sjh")
-    receipt = domain.verifier.verify(image, text)
-    print(seed, [verdict.met for verdict in receipt.verdicts], receipt.extras, round(receipt.disorder, 6))
-"""
 IMAGE_STEPS = 8
 
 
@@ -42,7 +31,8 @@ class Version:
 
     def __init__(self, name: str, checkout: Path, folder: Path) -> None:
         self.name, self.folder = name, folder / name
-        self.environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "HF_HUB_OFFLINE": "1"}
+        paths = os.pathsep.join([str(checkout / "src"), str(Path(__file__).parents[1])])
+        self.environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
         self.folder.mkdir()
 
     def python(self, *arguments: str) -> tuple[str, float]:
@@ -75,6 +65,17 @@ class Version:
         return self.loraloom("generate", "--adapter", str(adapter), prompt, "--out", f"{self.folder}/{name}", *settings)
 
 
+def print_receipts(count: int) -> None:
+    """Synthesize and verify plans with the version that is imported, a line for each."""
+    from loraloom import plugins
+
+    domain = plugins.load("domains", "floorplan")
+    for seed in range(count):
+        image, text = domain.dataset_generator.draw(seed, "sjh")
+        receipt = domain.verifier.verify(image, text)
+        print(seed, [verdict.met for verdict in receipt.verdicts], receipt.extras, round(receipt.disorder, 6))
+
+
 def files_sha(folder: Path) -> str:
     """Sum over all images and texts below a folder."""
     total = hashlib.sha256()
@@ -99,13 +100,19 @@ def pixels(folder: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="checkout of the first version")
-    parser.add_argument("--after", type=Path, required=True, help="checkout of the second version")
+    parser.add_argument("--before", type=Path, default=Path(), help="checkout of the first version")
+    parser.add_argument("--after", type=Path, default=Path(), help="checkout of the second version")
     parser.add_argument("--readings", type=int, default=2000, help="plans that are synthesized and verified")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--read", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.read is not None:
+        print_receipts(given.read)
+        return
+    from benchmarks.recording import write_record  # of the version that measures, not of one that is measured
+
     with tempfile.TemporaryDirectory() as folder:
         record = compare(given, Path(folder))
     for name, value in record.items():
@@ -116,23 +123,26 @@ def main() -> None:
 
 def compare(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rows."""
+    from benchmarks.recording import machine
+
     sides = [Version("before", given.before.resolve(), folder), Version("after", given.after.resolve(), folder)]
     before, after = sides
     for side in sides:
         side.prepare(32)
-    readings = [side.python("-c", READ, str(given.readings))[0].splitlines() for side in sides]
+    read = ("-m", "benchmarks.versions", "--read", str(given.readings))
+    readings = [side.python(*read)[0].splitlines() for side in sides]
     prompt = min((before.folder / "plans").rglob("*.txt")).read_text(encoding="utf-8").strip()
     cost: dict[str, list[float]] = {"train": [], "generate": []}
     for number in range(given.rounds):
-        train, draw = [], []
+        train, image = [], []
         for side in sides:
             name = f"run{number}"
             train.append(side.train(name, given.steps + 4) - side.train(f"short{number}", 4))
             adapter = before.folder / "run0"
             many, one = (side.generate(f"images{number}_{count}", adapter, prompt, count) for count in (9, 1))
-            draw.append(many - one)
+            image.append(many - one)
         cost["train"].append(train[1] / train[0])
-        cost["generate"].append(draw[1] / draw[0])
+        cost["generate"].append(image[1] / image[0])
     images = [pixels(side.folder / "images0_9") for side in sides]
     return {
         "machine": machine(),

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.cluster.checkpoints import fetch_checkpoint, fetch_run, is_here, newest_whole, spread
+from loraloom.cluster.faults import cancel_all, late_faults
 from loraloom.cluster.heartbeats import GangWatch, beats_of, hanging, stall_text
 from loraloom.cluster.links import Connect, Link, connect_by_transport, each
 from loraloom.cluster.outcomes import USER_MISTAKE, Outcome, cause_of, end_of, how_to_end, last_error, where
-from loraloom.cluster.faults import cancel_all, late_faults
 from loraloom.cluster.plan import AttemptPlan, Member, NodePlan, RunPlan, plan_attempt
 from loraloom.config.cluster import ClusterConfig
 from loraloom.protocols.transport import LinkLostError
