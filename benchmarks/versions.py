@@ -69,10 +69,13 @@ def print_receipts(count: int) -> None:
     """Synthesize and verify plans with the version that is imported, a line for each."""
     from loraloom import plugins
 
-    domain = plugins.load("domains", "floorplan")
+    domain: Any = plugins.load("domains", "floorplan")
+    renamed = hasattr(domain, "dataset_generator")  # the names of a domain's parts before November 2026 were others
+    generator = domain.dataset_generator if renamed else domain.artist
+    verify = domain.verifier.verify if renamed else domain.judge.judge
     for seed in range(count):
-        image, text = domain.dataset_generator.draw(seed, "sjh")
-        receipt = domain.verifier.verify(image, text)
+        image, text = generator.draw(seed, "sjh")
+        receipt = verify(image, text)
         print(seed, [verdict.met for verdict in receipt.verdicts], receipt.extras, round(receipt.disorder, 6))
 
 
