@@ -105,6 +105,7 @@ class Story:
         """Until all ranks wait at the gate with a checkpoint saved."""
         self.wait(lambda: (self.folder / "run/checkpoints/step_0000003").is_dir(), "the first checkpoints")
         self.wait(lambda: bool(self.lab.agents(2)), "an agent on host 2")
+        self.wait(lambda: "[host-2 1] rank 1" in self.log.read_text(), "a line of its rank")
 
     def outcome(self) -> list[str]:
         return [row["kind"] for row in self.events if row["word"] == "outcome"]

@@ -74,6 +74,8 @@ async def check(connection: Connection, folder: Path) -> None:
     big = folder / "big"
     big.write_bytes(b"\x00\xff\n\r" * 300_000)
     assert (await connection.run([*python, COUNT], data=big)).output.split()[0] == b"1200000"
+    for unread in (b"{}", bytes(3_000_000), big):
+        assert (await connection.run([*python, "print('done')"], data=unread)).output.split() == [b"done"]
     out = folder / "out"
     script = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)"
     assert (await connection.run([*python, script], output=out)).output == b""
@@ -159,7 +161,10 @@ def test_a_question_that_is_cancelled_in_the_moment_of_its_answer_ends() -> None
         def __init__(self) -> None:
             self.answer = asyncio.get_running_loop().create_future()
 
-        async def run(self, line: str, **options: Any) -> Any:
+        async def create_process(self, line: str, **options: Any) -> Any:
+            return self
+
+        async def wait(self) -> Any:
             return await self.answer
 
     async def ask() -> None:

@@ -32,14 +32,21 @@ class SshConnection:
         import asyncssh  # pyright: ignore[reportMissingImports]
 
         line = quote(argv, windows=self._endpoint.windows)
-        source: dict[str, Any] = {"stdin": str(data)} if isinstance(data, Path) else {"input": data}
-        if not data:  # asyncssh sends no end of input after an empty one: a command that reads would wait for ever
-            source = {"stdin": asyncssh.DEVNULL}
+        options: dict[str, Any] = {"encoding": None}
+        if isinstance(data, Path):
+            options["stdin"] = str(data)
+        elif not data:  # a command that reads its input would wait for the end of it for ever
+            options["stdin"] = asyncssh.DEVNULL
         if output is not None:
-            source["stdout"] = str(output)
+            options["stdout"] = str(output)
         try:
             async with asyncio.timeout(timeout_s):
-                done = await self._connection.run(line, encoding=None, check=False, **source)
+                process = await self._connection.create_process(line, **options)
+                if data and not isinstance(data, Path):
+                    with suppress(BrokenPipeError):  # the command has ended without reading all of it
+                        process.stdin.write(data)
+                        process.stdin.write_eof()
+                done = await process.wait()
         except TimeoutError:
             raise LinkLostError(f"no answer in {timeout_s:g} s") from None
         except (asyncssh.Error, OSError) as error:
