@@ -98,7 +98,9 @@ def largest_difference(one: Path, two: Path) -> float:
 
 def pixels(folder: Path) -> np.ndarray:
     """(n, h, w, 3) the images of a folder, 0 to 255."""
-    return np.stack([np.asarray(Image.open(path).convert("RGB")).astype(int) for path in sorted(folder.glob("*.png"))])
+    return np.stack(
+        [np.asarray(Image.open(path).convert("RGB")).astype(int) for path in sorted(folder.glob("[0-9]*.png"))]
+    )
 
 
 def main() -> None:
