@@ -60,6 +60,17 @@ def or_null(rule: Rule) -> Rule:
     return lambda value, where: None if value is None else rule(value, where)
 
 
+def keys(rules: Mapping[str, Rule]) -> Rule:
+    """Names with values, of which those that are known are what their rules take."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise UserError(where, got=shown(value), expected="names with values")
+        check_config(value, rules, where)
+
+    return check
+
+
 def each(rule: Rule, most: int) -> Rule:
     """A list of 1 to `most` values that the rule takes."""
 

@@ -11,7 +11,13 @@ from loraloom.models.files import refuse_foreign
 from loraloom.utils.atomic_files import sha256_file
 from loraloom.utils.errors import UserError
 from loraloom.utils.quiet import quiet
-from loraloom.utils.untrusted import MAX_TOKENIZER_BYTES, check_regular_file, library_errors, read_json_object
+from loraloom.utils.untrusted import (
+    MAX_TOKENIZER_BYTES,
+    check_range,
+    check_regular_file,
+    library_errors,
+    read_json_object,
+)
 
 SENTENCEPIECE = ("spiece.model", "tokenizer.json")
 """Files of a SentencePiece tokenizer, of which one must be there."""
@@ -38,7 +44,9 @@ def open_tokenizer(folder: Path, kind: Any, num_ids: int, one_of: Collection[str
         what = f"{folder.name}/{entry.name} of the model"
         check_regular_file(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
         if entry.suffix == ".json":
-            refuse_foreign(read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES), what)
+            value = read_json_object(entry, what, max_bytes=MAX_TOKENIZER_BYTES)
+            refuse_foreign(value, what)
+            check_range(value.get("model_max_length") or 1, f"{what}: model_max_length", 1, 10**31, whole=False)
     names = {entry.name for entry in entries}
     if not names & set(one_of):
         raise UserError(
