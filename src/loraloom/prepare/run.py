@@ -113,7 +113,7 @@ class Outcomes(Protocol):
 
     def of(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """One outcome for each task, in any order; their files lie where the tasks say."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
