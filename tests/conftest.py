@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # No test may wait for a hub, and a test process next to another must not fight for cores.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -59,6 +60,23 @@ def draw_folder() -> Callable[..., Path]:
             Image.fromarray(pixels).save(folder / f"{number:03d}.png")
             (folder / f"{number:03d}.txt").write_text(text.format(n=number), encoding="utf-8")
         return folder
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def draw_dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Callable[..., Path]:
+    """Draws and prepares images: `draw_dataset(count, list of sizes, **settings of prepare)`."""
+
+    def draw(count: int, sizes: list[tuple[int, int]], **settings: Any) -> Path:
+        from loraloom.config.prepare import PrepareConfig
+        from loraloom.prepare.run import prepare
+
+        root = tmp_path_factory.mktemp("dataset")
+        source = draw_folder(root / "source", count, sizes, text="a drawn image, number {n}")
+        config = PrepareConfig(bucket_step=16, min_size=16, num_workers=1, **settings)
+        prepare(source, root / "dataset", config, console=lambda text: None)
+        return root / "dataset"
 
     return draw
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from loraloom import plugins
-from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.extensions.families.flux.tiny import build_tiny
 from loraloom.generate.images import denoise
@@ -22,7 +21,6 @@ from loraloom.lora.key_formats import to_kohya
 from loraloom.lora.layers import LoraLayer
 from loraloom.models.loading import open_model
 from loraloom.models.reference import reference_model
-from loraloom.prepare.run import prepare
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
@@ -41,12 +39,8 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
-    root = tmp_path_factory.mktemp("dataset")
-    source = draw_folder(root / "source", 2, [(32, 32)], text="a drawn image, number {n}")
-    settings = PrepareConfig(size=32, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
-    prepare(source, root / "dataset", settings, console=lambda text: None)
-    return root / "dataset"
+def dataset(draw_dataset: Callable[..., Path]) -> Path:
+    return draw_dataset(2, [(32, 32)], size=32, validation_share=0)
 
 
 def opened(folder: Path, *options: str) -> DiffusionModel:

@@ -8,22 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.data.manifest import read_manifest
-from loraloom.prepare.run import prepare
 
 Configure = Callable[..., RunConfig]
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+def dataset(draw_dataset: Callable[..., Path]) -> Path:
     """Seven images of two sizes with captions, one or two of them held out."""
-    root = tmp_path_factory.mktemp("dataset")
-    source = draw_folder(root / "source", 7, [(64, 64), (96, 48)], text="a drawn image, number {n}")
-    settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0.2, num_workers=1)
-    prepare(source, root / "dataset", settings, console=lambda text: None)
-    return root / "dataset"
+    return draw_dataset(7, [(64, 64), (96, 48)], size=64, validation_share=0.2)
 
 
 def first_colour(dataset: Path) -> str:

@@ -10,12 +10,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from loraloom import plugins
-from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.extensions.families.flux.tiny import build_tiny
 from loraloom.generate.images import generate
 from loraloom.models.loading import open_model
-from loraloom.prepare.run import prepare
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
@@ -30,12 +28,8 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
-    root = tmp_path_factory.mktemp("dataset")
-    source = draw_folder(root / "source", 2, [(32, 32)], text="a drawn image, number {n}")
-    settings = PrepareConfig(size=32, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
-    prepare(source, root / "dataset", settings, console=lambda text: None)
-    return root / "dataset"
+def dataset(draw_dataset: Callable[..., Path]) -> Path:
+    return draw_dataset(2, [(32, 32)], size=32, validation_share=0)
 
 
 def config(model: Path, dataset: Path, out: Path, **train_settings: Any) -> RunConfig:

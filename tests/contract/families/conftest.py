@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from loraloom import plugins
-from loraloom.config.prepare import PrepareConfig
 from loraloom.config.run import RunConfig
 from loraloom.models.loading import open_model
-from loraloom.prepare.run import prepare
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.train.run import train
 
@@ -66,13 +64,9 @@ def model(case: Case) -> DiffusionModel:
 
 
 @pytest.fixture(scope="package")
-def dataset(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+def dataset(draw_dataset: Callable[..., Path]) -> Path:
     """Five images of two sizes, prepared."""
-    root = tmp_path_factory.mktemp("dataset")
-    source = draw_folder(root / "source", 5, [(64, 64), (96, 48)], text="a drawn image, number {n}")
-    settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
-    prepare(source, root / "dataset", settings, console=lambda text: None)
-    return root / "dataset"
+    return draw_dataset(5, [(64, 64), (96, 48)], size=64, validation_share=0)
 
 
 def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) -> RunConfig:
