@@ -13,6 +13,7 @@ from loraloom.extensions.families._diffusers.limits import (
     MAX_BLOCKS,
     MAX_VOCABULARY,
     MAX_WIDTH,
+    VAE,
     WIDTHS,
     Rule,
     check_components,
@@ -200,6 +201,8 @@ def check_together(
 def refuse_more_than_latents(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
     """Raise `UserError` for a UNet that takes more than noisy latents, with the kind that it is by its channels."""
     taken, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    UNET["in_channels"](taken, "unet/config.json: in_channels")  # this stands before the checks of all other values
+    VAE["latent_channels"](latents, "vae/config.json: latent_channels")
     if taken == latents:
         return
     kinds = {9: "inpainting: a mask and a masked image", 5: "depth: a depth map", 8: "editing: a second image"}
