@@ -109,9 +109,8 @@ TEXT_ENCODER: Mapping[str, Rule] = {
     "num_labels": whole(0, 1000),
     "attn_implementation": or_null(one_of("eager", "sdpa")),
     "_attn_implementation": or_null(one_of("eager", "sdpa")),
-    **dict.fromkeys(
-        ("bos_token_id", "eos_token_id", "pad_token_id"), or_null(one_or_each(whole(-1, MAX_VOCABULARY), 8))
-    ),
+    "eos_token_id": whole(0, MAX_VOCABULARY),  # CLIP's pooled embedding is that of this one token
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), or_null(one_or_each(whole(-1, MAX_VOCABULARY), 8))),
 }
 
 _COMPONENTS = {
