@@ -5,7 +5,7 @@ checkout of kohya's sd-scripts, whose own bucket functions then resize and crop 
 peak memory with all child processes, alternating over rounds; the cores that other processes used meanwhile are printed,
 because rates on a busy machine are lower bounds. `--record` writes the medians as JSON.
 
-    python -m benchmarks.inspect --images 120 --rounds 3 --workers 1,2
+    python -m benchmarks.inspect_speed --images 120 --rounds 3 --workers 1,2
 """
 
 import argparse
