@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
+_NUMBER = re.compile(r"[-+]?\d[\d.,x]*+(?![\w-])")
 
 
 @contextmanager
@@ -99,9 +100,9 @@ def duration(seconds: float) -> str:
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns aligned by blanks; numbers to the right, by the look of the first row."""
+    """Columns aligned by blanks; numbers to the right, by the look of the first row. `10_dog` is a name, no number."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    right = [bool(rows) and rows[0][column][:1].isdigit() for column in range(len(header))]
+    right = [bool(rows) and _NUMBER.match(rows[0][column]) is not None for column in range(len(header))]
 
     def line(row: tuple[str, ...]) -> str:
         cells = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
