@@ -132,7 +132,7 @@ def test_images_that_cannot_be_mirrored_are_an_error_or_are_kept_and_counted() -
         refuse_blind_flips(rows, FREETEXT)
     line = refuse_blind_flips(rows, FREETEXT, "keep")
     assert line is not None
-    assert "1 images are not mirrored, such as dog caption 2" in line
+    assert "1 image not mirrored, such as dog caption 2" in line
     assert refuse_blind_flips(rows[:1], FREETEXT) is None
 
 

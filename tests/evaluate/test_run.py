@@ -274,8 +274,8 @@ def test_files_that_are_not_scored_are_one_counted_line_and_an_error_with_strict
     said: list[str] = []
     scored(tmp_path / "out", said, images=images, metrics=["clip_score"])
     assert any(line.startswith("warning: 1 of 3 images are not scored: '00001.png' (") for line in said)
-    assert "note: 1 images are not in prompts.jsonl and are not scored: 'unlisted.png'" in " ".join(said)
-    assert any("of prompts.jsonl are gone: '00003.png'" in line for line in said)
+    assert "note: 1 image not in prompts.jsonl, so not scored: 'unlisted.png'" in " ".join(said)
+    assert any("of prompts.jsonl gone: '00003.png'" in line for line in said)
     notes = record_of(tmp_path / "out")["notes"]
     assert len(notes) == 3  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="--strict is on"):

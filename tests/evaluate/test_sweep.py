@@ -131,7 +131,7 @@ def test_a_second_sweep_generates_nothing_and_finds_the_same(done: Sweep, run: P
     said: list[str] = []
     again = run_sweep(run, out, said)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == before
-    assert "all 63 images are there already" in said
+    assert "nothing to generate: 63 images there already" in said
     assert [(row.cell.name, row.score, row.verdict) for row in again.ranking.rows] == [
         (row.cell.name, row.score, row.verdict) for row in done.ranking.rows
     ]

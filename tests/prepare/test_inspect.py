@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
+from loraloom import plugins
 from loraloom.cli.inspect_command import run_inspect, with_speed_of
 from loraloom.config.inspect import InspectConfig
 from loraloom.prepare.inspection import captions as lint
@@ -253,6 +255,16 @@ def test_the_advised_command_keeps_what_the_user_gave_and_adds_the_repairs(fault
     assert "--crop smart" in found.command
     assert "--duplicates exact" in found.command
     assert "--purpose" not in found.command, "prepare has no such flag"
+
+
+@pytest.mark.parametrize(("asked", "words"), [({}, "--resample nearest"), ({"resample": "box"}, "--resample box")])
+def test_no_new_colours_are_advised_where_a_colour_encodes_a_class(
+    tmp_path: Path, asked: dict[str, Any], words: str
+) -> None:
+    image, text = plugins.load("domains", "floorplan").dataset_generator.draw(0, "sjh")
+    save(image, tmp_path / "raw" / "plan.png", text)
+    assert words in inspected(tmp_path / "raw", domain="floorplan", **asked).command
+    assert ("--resample" in inspected(tmp_path / "raw", **asked).command) == bool(asked)
 
 
 def test_the_advised_command_can_be_carried_out(tmp_path: Path, faulty: Path, capsys: pytest.CaptureFixture) -> None:

@@ -149,7 +149,7 @@ def test_class_folders_are_read_as_users_of_kohyas_scripts_know_them(tmp_path: P
     assert rows["2_house/a"].caption == "a red house"
     assert report.num_without_caption == 3
     said = "\n".join(lines)
-    assert "class folders: '10_sks dog': 3 images x 10, '2_house': 1 images x 2" in said
+    assert "class folders: '10_sks dog': 3 images x 10, '2_house': 1 image x 2" in said
     assert "3 of 4 images have no caption; they get 'sks dog'" in said
 
 

@@ -215,7 +215,7 @@ def test_several_captions_flips_and_variants_are_all_precomputed_and_nothing_els
     held = len(rows) - learned
     unflipped = rows[0]["split"] == "train"
     assert latents == 3 * 2 * learned - 3 * unflipped + held
-    assert any("cannot be rewritten: 1 images are not mirrored" in line for line in lines) == unflipped
+    assert any("cannot be rewritten: 1 image not mirrored" in line for line in lines) == unflipped
 
 
 def test_a_image_changed_after_prepare_is_refused(configure: Configure, dataset: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from loraloom.data.cache_files import (
     remove,
 )
 from loraloom.data.manifest import Manifest, domain_of, read_manifest
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.parts import Part
 from loraloom.utils.progress import bars
@@ -166,9 +167,9 @@ def precompute(
 
 def _precomputed_lines(done: "Precomputed", part: Part | None) -> list[str]:
     what = f"part {part}" if part else "cache"
-    first = f"{what}: {_several(done.images, 'image')} and {_several(done.captions, 'caption')} encoded"
+    first = f"{what}: {counted(done.images, 'image')} and {counted(done.captions, 'caption')} encoded"
     lacking = [
-        f"{missing:,} of {_several(needed, name)}"
+        f"{missing:,} of {counted(needed, name)}"
         for missing, needed, name in (
             (done.images_missing, done.images_needed, "image"),
             (done.captions_missing, done.captions_needed, "caption"),
@@ -176,7 +177,7 @@ def _precomputed_lines(done: "Precomputed", part: Part | None) -> list[str]:
         if missing
     ]
     if not lacking:
-        all_of_it = f"{_several(done.images_needed, 'image')} and {_several(done.captions_needed, 'caption')}"
+        all_of_it = f"{counted(done.images_needed, 'image')} and {counted(done.captions_needed, 'caption')}"
         return [first, f"nothing is missing: {all_of_it}"]
     others = "; the other parts, or training, encode them" if part else ""
     return [first, f"still missing: {' and '.join(lacking)}{others}"]
@@ -276,11 +277,7 @@ def _short(text: str) -> str:
 
 
 def _files(number: int) -> str:
-    return _several(number, "file")
-
-
-def _several(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return counted(number, "file")
 
 
 def _as_json(report: CacheReport) -> dict[str, Any]:

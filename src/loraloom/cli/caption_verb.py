@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from loraloom.config.flags import ConfigFile, Given, Overrides
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.output_paths import COMMAND
 
@@ -53,7 +54,7 @@ def caption(
     else:
         header = report.version.header
         reused = f", {report.num_reused:,} kept from before" if report.num_reused else ""
-        typer.echo(f"version {header.version}: {report.num_written:,} images captioned{reused}")
+        typer.echo(f"version {header.version}: {counted(report.num_written, 'image')} captioned{reused}")
         for row in list(report.version.rows.values())[:show]:
             for number, text in enumerate(row.captions):
                 typer.echo(f"  {row.id if not number else ' ' * len(row.id)}: {text}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loraloom.config.flags import ConfigFile, Given, Overrides
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import table
 
@@ -153,7 +154,7 @@ def doctor(
         typer.echo(str(finding))
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)
-    typer.echo(f"{len(reports)} nodes can train together")
+    typer.echo(f"{counted(len(reports), 'node')} can train")
 
 
 def export(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loraloom.utils.counted import counted
 from loraloom.utils.output_paths import COMMAND, check_folder
 
 
@@ -36,7 +37,7 @@ def fetch(
             console=typer.echo,
             progress=bar("images"),
         )
-    typer.echo(f"{number:,} images in {out}")
+    typer.echo(f"{counted(number, 'image')} in {out}")
     typer.echo(f"next: {COMMAND} prepare {out} --out DATASET")
 
 
@@ -74,7 +75,7 @@ def export(
         lines = export_dataset(manifest, out, format, shard_size, bar("images"))
     for line in lines:
         typer.echo(f"  {line}")
-    typer.echo(f"{len(manifest.examples):,} images in {out}, as {format}")
+    typer.echo(f"{counted(len(manifest.examples), 'image')} in {out}, as {format}")
 
 
 COMMANDS = (fetch, join, export)

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.memory import total_memory_bytes
 
@@ -310,7 +311,7 @@ def check_dataset(folder: Path) -> Check:
         return Check("dataset", FAIL, _first_line(bad[0]) + more, bad[0].fix or "run `loraloom prepare` again")
     train, validation = len(manifest.split("train")), len(manifest.split("validation"))
     decoded = min(len(manifest.examples), MAX_DECODED)
-    found = f"{train} images for training, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
+    found = f"{counted(train, 'image')} for training, {validation} held out; {decoded:,} of {len(manifest.examples):,} decoded"
     return Check("dataset", OK, found)
 
 

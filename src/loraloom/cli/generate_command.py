@@ -27,6 +27,7 @@ from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.atomic_files import sha256_file
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.image_files import write_png
 from loraloom.utils.locks import FolderLock, lock_folder, refuse_if_held
@@ -219,7 +220,7 @@ def _generate_all(
         say(f"{path}  seed {image.request.seed}  {image.seconds:.1f} s")
     if len(made) > 1:
         say(f"contact sheet: {write_sheet(made, out)}")
-    say(f"{len(made)} images in {seconds:.1f} s; generate them again with --recipe {out / 'prompts.jsonl'}")
+    say(f"{counted(len(made), 'image')} in {seconds:.1f} s; generate them again with --recipe {out / 'prompts.jsonl'}")
 
 
 def _generate_verified(

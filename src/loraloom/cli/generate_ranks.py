@@ -15,6 +15,7 @@ from loraloom.generate.recipes import append_rows, read_rows, request_of
 from loraloom.generate.saving import next_number
 from loraloom.protocols.generation import ImageRequest
 from loraloom.utils.atomic_files import remove_directory
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import FolderLock, lock_folder
 from loraloom.utils.output_paths import check_folder
@@ -49,7 +50,7 @@ def generate_on_ranks(out: Path, count: int) -> int:
         if len(made) > 1:
             print(f"contact sheet: {write_sheet(made, out)}")
         if made:
-            print(f"{len(made)} images; generate them again with --recipe {out / 'prompts.jsonl'}")
+            print(f"{counted(len(made), 'image')}; generate them again with --recipe {out / 'prompts.jsonl'}")
     if ended.first is None:
         return 0
     if ended.asked:

@@ -20,6 +20,7 @@ from loraloom.lora.blend import Term, parse_blend
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.generation import ImageRequest
 from loraloom.protocols.model import ModelSource
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder, refuse_if_held
 from loraloom.utils.output_paths import check_folder
@@ -89,7 +90,10 @@ def generate_grid(config: GenerateConfig, asked: GridRequest, say: Callable[[str
     losses.check()
     for sampler in {request.sampler for request in cells}:  # an unknown one is named before an image is generated
         session.model.sampler(sampler, 1, template.height, template.width)
-    say(f"{len(cells):,} images: {grid.across} across, {grid.down} down" + (f", {len(pages)} pages" * (len(pages) > 1)))
+    say(
+        f"{counted(len(cells), 'image')}: {grid.across} across, {grid.down} down"
+        + (f", {len(pages)} pages" * (len(pages) > 1))
+    )
     with lock_folder(asked.out, say) as lock, bars() as bar:
         images, recipes, seconds = _images(session, cells, lock, bar("denoiser steps"))
         shown = _by_page(pages, images)
@@ -98,7 +102,9 @@ def generate_grid(config: GenerateConfig, asked: GridRequest, say: Callable[[str
             for number, (page, rows) in enumerate(shown, 1)
         ]
         write_grid_page(asked.out / "grid.html", _title(grid), shown, recipes)
-    say(f"{len(cells):,} images in {seconds:.1f} s; generate them again with --recipe {asked.out / 'prompts.jsonl'}")
+    say(
+        f"{counted(len(cells), 'image')} in {seconds:.1f} s; generate them again with --recipe {asked.out / 'prompts.jsonl'}"
+    )
     say(f"{', '.join(str(sheet) for sheet in sheets)} and {asked.out / 'grid.html'}")
 
 

@@ -23,6 +23,7 @@ from loraloom.models.loading import open_model, resolve
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.output_paths import COMMAND, check_folder
 from loraloom.utils.progress import bars
@@ -375,7 +376,7 @@ def _with_configs_of(tuned: ModelSource, base: ModelSource) -> ModelSource:
 
 
 def _counted(inputs: Sequence[ToolInput]) -> str:
-    return "1 LoRA" if len(inputs) == 1 else f"{len(inputs)} LoRAs"
+    return counted(len(inputs), "LoRA")
 
 
 def _model_sum(model: DiffusionModel) -> str:

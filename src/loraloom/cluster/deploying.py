@@ -28,6 +28,7 @@ from loraloom.cluster.trees import (
     write_tar,
 )
 from loraloom.utils.atomic_files import sha256_bytes
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 
 REQUIREMENTS = "cluster-requirements.txt"
@@ -161,9 +162,8 @@ async def deploy(link: Link, release: Release, archive: Path, say: Callable[[str
         damage = await damage_of(link, target)
         if damage != []:
             raise UserError(f"{host.name}: the release arrived damaged", got=", ".join(damage or ["no answer"]))
-        say(
-            f"[{host.name}] {release.name}: {len(release.manifest.files):,} files, {release.manifest.size / 1e6:.1f} MB"
-        )
+        files = counted(len(release.manifest.files), "file")
+        say(f"[{host.name}] {release.name}: {files}, {release.manifest.size / 1e6:.1f} MB")
     return target
 
 
@@ -263,7 +263,7 @@ async def ship_data(link: Link, agent: list[str], folder: Path, manifest: Manife
             Path(file.name).unlink()
         if differences := await data_differences(link, agent, name, manifest):
             raise UserError(f"{host.name}: the data differ from this machine's", got="; ".join(differences))
-        say(f"[{host.name}] {name}: {len(manifest.files):,} files, {manifest.size / 1e6:.1f} MB")
+        say(f"[{host.name}] {name}: {counted(len(manifest.files), 'file')}, {manifest.size / 1e6:.1f} MB")
     return name
 
 

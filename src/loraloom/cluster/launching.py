@@ -43,6 +43,7 @@ from loraloom.config.cluster import ClusterConfig
 from loraloom.config.reading import to_yaml
 from loraloom.config.run import RunConfig
 from loraloom.protocols.transport import LinkLostError
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
 from loraloom.utils.safe_paths import short_hash
@@ -327,7 +328,7 @@ async def launch(
         ]
         world = sum(member.processes for member in members)
         data = job.settings.data.batch_size * job.settings.train.gradient_accumulation
-        say(f"{world} processes: an optimizer step learns from up to {world * data} images")
+        say(f"{counted(world, 'process')}: an optimizer step learns from up to {counted(world * data, 'image')}")
         supervisor = Supervisor(plan_of(job, config, model), members, config, job.home, say, show=show)
         with stop_on_signal(supervisor, say):
             return await supervisor.supervise()
@@ -337,7 +338,7 @@ async def launch(
 
 def dry_text(cluster: Cluster, job: Job, config: ClusterConfig) -> str:
     """The commands of a first attempt, without asking anybody: the numbers of processes are those of the hosts' records."""
-    lines = [f"release {cluster.release.name}: {len(cluster.release.manifest.files):,} files"]
+    lines = [f"release {cluster.release.name}: {counted(len(cluster.release.manifest.files), 'file')}"]
     for host in cluster.hosts:
         target = f"{root_of(host)}/{cluster.release.name}"
         lines.append(f"[{host.name}] tar -x -f - -C {target}  < {cluster.release.manifest.size:,} bytes")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loraloom.cluster.hosts import Host
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.ranks import BACKEND
 
@@ -205,7 +206,7 @@ def accelerate_yaml(attempt: AttemptPlan, node: NodePlan) -> str:
 
 def as_text(attempt: AttemptPlan) -> str:
     """The exact commands of an attempt, node by node, as `--dry-run` prints them."""
-    count = f"{len(attempt.nodes)} nodes" if len(attempt.nodes) != 1 else "1 node"
+    count = counted(len(attempt.nodes), "node")
     lines = [f"attempt {attempt.id}: {attempt.world_size} processes on {count}"]
     for node in attempt.nodes:
         member = node.member

@@ -18,6 +18,7 @@ from loraloom.config.inspect import InspectConfig
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import commented_yaml, flatten, read_settings
 from loraloom.config.run import RunConfig
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 
 RUN_FILE = "run.yaml"
@@ -78,7 +79,7 @@ def refuse_unless_resumable(old: Settings, new: Settings) -> None:
     lines = [f"{one.key}: was {show(one.old)}, now {show(one.new)}" for one in fixed]
     if any(one.key == "train.max_steps" for one in fixed):
         lines.append("(train.max_steps may change only when optim.scheduler is constant)")
-    what = "1 setting" if len(fixed) == 1 else f"{len(fixed)} settings"
+    what = counted(len(fixed), "setting")
     raise UserError(
         "\n  ".join([f"the run cannot be resumed: {what} changed", *lines]),
         fix="restore the old values, or start a new run in another folder (--out)",

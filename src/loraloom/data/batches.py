@@ -19,6 +19,7 @@ from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.data import Batch, Example
 from loraloom.protocols.domain import Domain
 from loraloom.protocols.model import ImageGeometry, Tensors
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.rng import normal, uniform
 
@@ -177,7 +178,7 @@ def refuse_blind_flips(examples: Sequence[Example], domain: Domain, unknown: str
     number = f"{len(blind)} of {len(captions)} captions speak of left and right"
     if unknown == "keep":
         kept = sum(not can_flip(example, domain) for example in examples)
-        return f"{number} and cannot be rewritten: {kept} images are not mirrored, such as {blind[0][0]}"
+        return f"{number} and cannot be rewritten: {counted(kept, 'image')} not mirrored, such as {blind[0][0]}"
     raise UserError(
         f"data.random_flip is on, but {number}",
         got=f"{blind[0][0]}: {blind[0][1][:60]}",

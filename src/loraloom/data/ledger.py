@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loraloom.data.bucket_sampler import Plan
 from loraloom.utils.atomic_files import write_text
+from loraloom.utils.counted import counted
 from loraloom.utils.progress import duration
 
 LEDGER_FILE = "ledger.jsonl"
@@ -156,11 +157,11 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     padding, batches = sum(size.padding for size in ledger.sizes), sum(size.batches for size in ledger.sizes)
     slots = ledger.seen_per_epoch + padding
     number_of_sizes = len({(size.width, size.height) for size in ledger.sizes})
-    batch = f"{batches:,} batch{'es' * (batches != 1)} of {number_of_sizes:,} size{'s' * (number_of_sizes != 1)}"
+    batch = f"{counted(batches, 'batch')} of {counted(number_of_sizes, 'size')}"
     fill = (
         f"{padding:,} of {slots:,} slots only complete a batch, with weight zero" if padding else "no slot is left over"
     )
-    lines = [f"ledger: {number:,} image{'s' * (number != 1)}; {seen}, in {batch}; {fill}"]
+    lines = [f"ledger: {counted(number, 'image')}; {seen}, in {batch}; {fill}"]
     weights = {row.weight for row in ledger.rows}
     if weights != {1.0}:
         least, most = min(ledger.rows, key=lambda row: row.share), max(ledger.rows, key=lambda row: row.share)
@@ -184,14 +185,14 @@ def updates_sentence(ledger: Ledger, *, steps: int, step_seconds: float | None =
         step_seconds: Time of one step; None leaves the time out.
     """
     number = len(ledger.rows)
-    images = f"{number:,} image{'s' * (number != 1)}"
+    images = counted(number, "image")
     if ledger.seen_per_epoch != number:
         images += f" ({ledger.seen_per_epoch:,} an epoch with repeats)"
     epochs = steps / ledger.steps_per_epoch
     shown = f"{epochs:,.0f}" if epochs >= 100 or epochs == int(epochs) else f"{epochs:.3g}"
     time = f", about {duration(steps * step_seconds)}" if step_seconds is not None else ""
     plural = "s" * (shown != "1")
-    return f"{images} x {shown} epoch{plural} = {steps:,} update{'s' * (steps != 1)} of batch {ledger.batch}{time}"
+    return f"{images} x {shown} epoch{plural} = {counted(steps, 'update')} of batch {ledger.batch}{time}"
 
 
 def write_ledger(folder: Path, ledger: Ledger) -> Path:

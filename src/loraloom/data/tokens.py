@@ -15,6 +15,7 @@ from loraloom.prompts.encoder import PromptEncoder
 from loraloom.prompts.notes import syntax_line, unknown_letters
 from loraloom.prompts.report import METHODS, CaptionReport, report_captions
 from loraloom.protocols.model import ModelSource
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.untrusted import MAX_CONFIG_BYTES, read_text
 
@@ -77,7 +78,7 @@ def _fixed_length(captions: Sequence[tuple[str, str]], encoder: PromptEncoder, s
             lines.append(f"  {one.name}: {one.tokens} tokens{unknown}; it reads {min(one.tokens, one.capacity)}")
         lines += [f"  not read by any encoder: {' '.join(part.split())}" for part in plans[show].lost]
         return ["\n".join(lines)]
-    lines = [f"{len(captions)} captions; the model's text length is fixed", ""]
+    lines = [f"{counted(len(captions), 'caption')}; the model's text length is fixed", ""]
     lines.append("encoder        reads   shortest   median   longest   longer captions   with unknown letters")
     for place in zip(*counts.values(), strict=True):
         lengths = sorted(one.tokens for one in place)
@@ -108,7 +109,7 @@ def _lengths(reports: list[CaptionReport], capacity: int) -> str:
     counts = sorted(report.num_tokens for report in reports)
     long = sum(count > capacity for count in counts)
     lines = [
-        f"{len(counts)} captions, {counts[0]} to {counts[-1]} tokens, median {counts[len(counts) // 2]}; "
+        f"{counted(len(counts), 'caption')}, {counts[0]} to {counts[-1]} tokens, median {counts[len(counts) // 2]}; "
         f"{long} do not fit one window of {capacity}"
     ]
     by_windows = Counter(report.num_windows for report in reports)

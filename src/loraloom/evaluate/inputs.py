@@ -18,6 +18,7 @@ from loraloom.generate.recipes import LIST_NAME, read_rows, request_of
 from loraloom.prepare.images import ImageSettings, decode
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import Role, Sample
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.listing import Entry, walk
@@ -230,10 +231,10 @@ def _decodable(
 def _say_unlisted(entries: Sequence[Entry], rows: Mapping[str, Any], folder: Path, losses: Losses) -> None:
     unlisted = [str(shown(entry.name)) for entry in entries if entry.name not in rows]
     gone = [str(shown(name)) for name in rows if not is_file(folder / name)]
-    for names, what in ((unlisted, f"are not in {LIST_NAME} and are not scored"), (gone, f"of {LIST_NAME} are gone")):
+    for names, what in ((unlisted, f"not in {LIST_NAME}, so not scored"), (gone, f"of {LIST_NAME} gone")):
         if names:
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-            losses.add(f"note: {len(names):,} images {what}: {', '.join(names[:3])}{more}")
+            losses.add(f"note: {counted(len(names), 'image')} {what}: {', '.join(names[:3])}{more}")
 
 
 def _sidecar(path: Path, losses: Losses) -> str:

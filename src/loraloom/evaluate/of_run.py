@@ -23,6 +23,7 @@ from loraloom.lora.files import AdapterFile, read_adapter
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import ROLE_NAMES, Available, EvaluationMetric, Role, Sample
 from loraloom.protocols.model import ModelSource
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import permutation
@@ -232,7 +233,7 @@ def _captions(config: EvaluateConfig, captions: Mapping[bool, Sequence[str]], lo
     chosen = [usable[place] for place in permutation(len(usable), "evaluate", "prompts", config.seed)]
     prompts = chosen[: config.num_prompts]
     if len(prompts) < config.num_prompts:
-        losses.say(f"note: {len(prompts):,} prompts, not {config.num_prompts:,}: there are no more captions")
+        losses.say(f"note: {counted(len(prompts), 'prompt')}, not {config.num_prompts:,}: there are no more captions")
     return prompts, "held-out captions" if captions[True] else "captions of the references: none is held out"
 
 

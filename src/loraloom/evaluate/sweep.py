@@ -43,6 +43,7 @@ from loraloom.generate.session import Session
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import EvaluationMetric, Figure, MetricSetup, Role, Sample
 from loraloom.protocols.generation import ImageRequest
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import refuse_if_held
 from loraloom.utils.output_paths import check_folder
@@ -252,12 +253,12 @@ def _say_work(
     num_scales = len({cell.scale for cell in cells})
     seeds = run.config.seeds_per_prompt
     num_prompts = len(asked.requests["generated"]) // seeds
-    adapters = _count(num_adapters - len(averages), "checkpoint")
+    adapters = counted(num_adapters - len(averages), "checkpoint")
     if averages:
-        adapters = f"({adapters} + {_count(len(averages), 'average')})"
+        adapters = f"({adapters} + {counted(len(averages), 'average')})"
     images = len(cells) * len(asked.requests["generated"])
-    line = f"{adapters} x {_count(num_scales, 'scale')} x {_count(num_prompts, 'prompt')} x {_count(seeds, 'seed')}"
-    line += f" = {images:,} images"
+    line = f"{adapters} x {counted(num_scales, 'scale')} x {counted(num_prompts, 'prompt')} x {counted(seeds, 'seed')}"
+    line += f" = {counted(images, 'image')}"
     others = sum(len(asked.requests[role]) for role in asked.roles(on=True)) - len(asked.requests["generated"])
     if others:
         line += f", and {len(cells) * others:,} more for drift and the like"
@@ -266,7 +267,7 @@ def _say_work(
     if missing.count:
         say(work_line(missing, seconds_per_image(session, asked.requests["generated"])))
     else:
-        say(f"all {missing.total:,} images are there already")
+        say(f"nothing to generate: {counted(missing.total, 'image')} there already")
 
 
 def _references(run: RunImages, metrics: Sequence[EvaluationMetric]) -> dict[Role, list[Sample]]:
@@ -344,7 +345,3 @@ def _of_figures(cell: Cell | None, figures: Mapping[str, Figure], generated: Seq
 
 def _as_generated(sample: Sample) -> Sample:
     return replace(sample, role="generated")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -18,6 +18,7 @@ from loraloom.lora.blend import Term
 from loraloom.prompts.notes import Losses
 from loraloom.protocols.evaluation import Role, Sample
 from loraloom.protocols.generation import ImageRequest
+from loraloom.utils.counted import counted
 from loraloom.utils.progress import Progress, duration
 from loraloom.utils.ranks import supervised_rank
 
@@ -115,7 +116,7 @@ def seconds_per_image(session: Session, requests: Sequence[ImageRequest]) -> flo
 def work_line(missing: Missing, seconds: float) -> str:
     """How long the images that are missing will take."""
     there = missing.total - missing.count
-    line = f"{missing.count:,} images to generate" + (f", {there:,} are there already" if there else "")
+    line = f"{counted(missing.count, 'image')} to generate" + (f", {there:,} are there already" if there else "")
     return f"{line}: about {duration(missing.count * seconds)} at {seconds:.2g} s an image"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loraloom import plugins
 from loraloom.prepare.caption_store import CaptionStore
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError, did_you_mean
 from loraloom.utils.locks import lock_folder
 
@@ -32,7 +33,7 @@ def undo(folder: Path, console: Callable[[str], None] = print, number: int | Non
     what = f"version {wanted}" if wanted else "the captions as they were found"
     console(f"{what} of {folder} {'holds' if wanted else 'hold'}; `loraloom caption {folder} --versions` lists all")
     if left:
-        console(f"  {several(len(left), 'caption file')} changed since: left as they are: {', '.join(left[:3])}")
+        console(f"  {counted(len(left), 'caption file')} changed since: left as they are: {', '.join(left[:3])}")
 
 
 def versions_text(folder: Path) -> str:
@@ -49,11 +50,6 @@ def versions_text(folder: Path) -> str:
         for one in headers
     ]
     return "\n".join(rows)
-
-
-def several(number: int, noun: str) -> str:
-    """`1 image`, `3 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def check_captioner(name: str) -> None:

@@ -22,7 +22,6 @@ from loraloom.config.describing import leaves
 from loraloom.config.extending import options_of, unused_lines
 from loraloom.prepare.caption_edits import Edits
 from loraloom.prepare.caption_store import CaptionStore, Header, StoredCaption, Version, file_bytes, read_row
-from loraloom.prepare.caption_versions import several
 from loraloom.prepare.captioner_files import with_model
 from loraloom.prepare.detect import choose_format
 from loraloom.prepare.images import ImageSettings, decode
@@ -30,6 +29,7 @@ from loraloom.prepare.workers import read_image_file
 from loraloom.protocols.data import Captioner, SourceItem
 from loraloom.protocols.settings import Settings
 from loraloom.utils.atomic_files import remove_leftovers, sha256_bytes
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_bytes import RefusedError
 from loraloom.utils.locks import lock_folder
@@ -350,20 +350,20 @@ class _Run:
         lines: list[str] = []
         if self.num_by_hand:
             lines.append(
-                f"{several(self.num_by_hand, 'caption')} written by hand: kept; --overwrite replaces them: "
+                f"{counted(self.num_by_hand, 'caption')} written by hand: kept; --overwrite replaces them: "
                 f"{', '.join(self.by_hand[:_SHOWN])}"
             )
         for reason, number in Counter(reason for _, reason in self.problems).most_common():
             first = next(item_id for item_id, other in self.problems if other == reason)
-            lines.append(f"{several(number, 'image')} without a caption: {reason}: {first}")
+            lines.append(f"{counted(number, 'image')} without a caption: {reason}: {first}")
         if self.num_fewer and self.config.num_captions > 1:
             lines.append(
-                f"{several(self.num_fewer, 'image')} with fewer than {self.config.num_captions} different captions"
+                f"{counted(self.num_fewer, 'image')} with fewer than {self.config.num_captions} different captions"
             )
         if self.num_files:
-            lines.append(f"{several(self.num_files, 'caption file')} of an earlier version: written anew")
+            lines.append(f"{counted(self.num_files, 'caption file')} of an earlier version: written anew")
         if number := self.edits.used["trigger"]:
-            lines.append(f"{several(number, 'caption')} with the trigger inside a sentence: it stays there")
+            lines.append(f"{counted(number, 'caption')} with the trigger inside a sentence: it stays there")
         return lines
 
     def remedy(self) -> str:
@@ -415,7 +415,7 @@ class _Run:
         model = (
             str(self.config.model_dump().get("caption_model") or "") if hasattr(self.captioner, "caption_many") else ""
         )
-        parts = [f"{config.captioner or 'edited'}{f' ({model})' if model else ''}: {several(number, 'image')}"]
+        parts = [f"{config.captioner or 'edited'}{f' ({model})' if model else ''}: {counted(number, 'image')}"]
         parts += [f"trigger {config.trigger!r}"] if config.trigger else []
         parts += [f"replace {', '.join(config.replace)}"] if config.replace else []
         named = {"prefix": config.prefix, "suffix": config.suffix, "wildcards": config.wildcards}
@@ -458,7 +458,7 @@ def _decoding(max_megapixels: float, side: int) -> ImageSettings:
 
 
 def _strict(problems: Sequence[tuple[str, str]], lines: Sequence[str]) -> UserError:
-    parts = [f"{several(len(problems), 'image')} without a caption"] if problems else []
+    parts = [f"{counted(len(problems), 'image')} without a caption"] if problems else []
     shown = "; ".join(f"{item_id}: {reason}" for item_id, reason in problems[:_SHOWN])
     what = ", ".join([*parts, *lines])
     return UserError(f"{what}, and --strict is on", got=shown or None, fix="leave out --strict to continue")

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from loraloom.utils.counted import counted
+
 CLASS_FOLDER = re.compile(r"(\d{1,6})_(\S.*)", re.DOTALL)
 MOST_REPEATS = 500
 """`2023_holiday` is a year and no class folder."""
@@ -47,6 +49,6 @@ def class_folders(ids: Iterable[str], wish: Literal["auto", "on", "off"]) -> tup
             f"({next(iter(found.values())).folder!r}); they are not repeated: --class-folders on reads them so"
         ]
     numbers = Counter(folder for folder in found.values())
-    shown = [f"{folder.folder!r}: {number:,} images x {folder.repeats}" for folder, number in numbers.items()]
+    shown = [f"{folder.folder!r}: {counted(number, 'image')} x {folder.repeats}" for folder, number in numbers.items()]
     more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
     return found, [f"class folders: {', '.join(shown[:5])}{more}; --class-folders off reads them as plain folders"]

@@ -10,6 +10,7 @@ from loraloom.prepare.duplicates import SPLITS_FILE
 from loraloom.prepare.journal import Journal
 from loraloom.prepare.report import Problem
 from loraloom.protocols.data import Example
+from loraloom.utils.counted import counted
 
 
 def unread_lines(journal: Journal) -> list[str]:
@@ -17,9 +18,7 @@ def unread_lines(journal: Journal) -> list[str]:
     number = journal.num_unread
     if not number:
         return []
-    return [
-        f"{number:,} {'line' if number == 1 else 'lines'} of {JOURNAL_FILE} cannot be read: what they were about is done again"
-    ]
+    return [f"{counted(number, 'line')} of {JOURNAL_FILE} cannot be read: what they were about is done again"]
 
 
 def no_caption(number: int, all_images: int) -> str:

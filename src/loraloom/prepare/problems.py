@@ -10,6 +10,7 @@ from pathlib import Path
 from loraloom.prepare.leftovers import Leftovers
 from loraloom.prepare.report import Problem
 from loraloom.utils.atomic_files import write_text
+from loraloom.utils.counted import counted
 from loraloom.utils.safe_paths import short_name
 
 PROBLEMS_FILE = "problems.jsonl"
@@ -33,7 +34,7 @@ def tell_problems(out: Path, problems: Sequence[Problem], leftovers: Leftovers, 
     alone = sorted(problem for group in by_reason.values() if len(group) <= _SAME_REASON for problem in group)
     for reason, group in by_reason.items():
         if len(group) > _SAME_REASON:
-            console(f"  not used: {len(group):,} files, {short_name(group[0].file)} first: {reason}")
+            console(f"  not used: {counted(len(group), 'file')}, {short_name(group[0].file)} first: {reason}")
     for problem in alone[:_SHOWN_PROBLEMS]:
         console(f"  not used: {short_name(problem.file)}: {problem.reason}")
     if len(alone) > _SHOWN_PROBLEMS:

@@ -36,6 +36,7 @@ from loraloom.prepare.workers import Outcome, Task, run_tasks
 from loraloom.protocols.data import Captioner, Example
 from loraloom.protocols.domain import Domain
 from loraloom.utils.atomic_files import fsync_path
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.locks import lock_folder
 from loraloom.utils.progress import Progress
@@ -321,12 +322,12 @@ def _finish(manifest: Manifest, made: set[str]) -> None:
 def _summary(report: PrepareReport) -> str:
     manifest = report.manifest
     num_images, num_held = len(manifest.examples), len(manifest.split("validation"))
-    parts = [f"{num_images:,} images in {report.seconds:.1f} s ({num_images / report.seconds:,.0f} a second)"]
+    parts = [f"{counted(num_images, 'image')} in {report.seconds:.1f} s ({num_images / report.seconds:,.0f} a second)"]
     if report.num_reused:
         parts.append(f"{report.num_reused:,} kept from before")
     parts.append(f"{num_held:,} held out")
     if report.num_duplicates:
         parts.append(f"{report.num_duplicates:,} near-duplicates kept on one side")
     if report.problems:
-        parts.append(f"{len(report.problems):,} files not used")
+        parts.append(f"{counted(len(report.problems), 'file')} not used")
     return f"{', '.join(parts)}\nlook at {report.page}"

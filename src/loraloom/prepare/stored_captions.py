@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loraloom.prepare.caption_store import STORE, CaptionStore, StoredCaption
-from loraloom.prepare.caption_versions import several
 from loraloom.protocols.data import Example, SourceItem
+from loraloom.utils.counted import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def with_stored_captions(source: Path, items: Sequence[SourceItem]) -> Applied:
             made.append(replace(item, caption=row.captions[0], more_captions=row.captions[1:]))
     header = version.header
     what = header.captioner or "edited"
-    lines = [f"captions of {several(len(sums), 'image')} are those of version {header.version} in {STORE} ({what})"]
+    lines = [f"captions of {counted(len(sums), 'image')} are those of version {header.version} in {STORE} ({what})"]
     lines += [_counted(replaced, "has its text replaced by them", "have their texts replaced by them")] * bool(replaced)
     doubt = "has a text that is newer than its stored caption: the text is used"
     doubts = [_counted(newer, doubt, doubt.replace("has a text", "have texts").replace("its", "their"))] * bool(newer)
@@ -79,4 +79,4 @@ def _is_newer(item: SourceItem, row: StoredCaption) -> bool:
 
 
 def _counted(ids: Sequence[str], one: str, more: str) -> str:
-    return f"{several(len(ids), 'image')} {one if len(ids) == 1 else more}: {', '.join(ids[:3])}"
+    return f"{counted(len(ids), 'image')} {one if len(ids) == 1 else more}: {', '.join(ids[:3])}"

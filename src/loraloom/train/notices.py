@@ -21,6 +21,7 @@ from loraloom.protocols.model import ModelInfo
 from loraloom.train.sampling import Sampler
 from loraloom.train.state import Run
 from loraloom.utils.atomic_files import write_text
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.reporting import log
 
@@ -131,8 +132,8 @@ def announce(adapter: Adapter, config: RunConfig) -> None:
 
 def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
     """How many images a step learns from, and how the ranks share them; what a user reads before the first step."""
-    ranks = f"{plan.num_devices} rank{'s' * (plan.num_devices != 1)}"
-    images = f"{plan.step_size} image{'s' * (plan.step_size != 1)}"
+    ranks = f"{counted(plan.num_devices, 'rank')}"
+    images = f"{counted(plan.step_size, 'image')}"
     lines = [f"batch: {plan.largest_batch} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
     smaller = [f"{batch} from {math.isqrt(pixels)} squared pixels" for pixels, batch in plan.smaller_batches]
     own = sorted({batch for batch in plan.batch_sizes if batch is not None})
@@ -169,7 +170,7 @@ def slots_line(plan: Plan) -> str | None:
     own = batch_size != plan.batch_size_of(bucket.size)
     fix = "a smaller --batch-size-of in prepare" if own else f"--batch-size {fewer}"
     return (
-        f"note: {batch} is more than the {fewest} image{'s' * (fewest != 1)} of one size: of {slots} slots of an epoch "
+        f"note: {batch} is more than the {counted(fewest, 'image')} of one size: of {slots} slots of an epoch "
         f"{repeats} are repeats of weight zero, from which nothing is learned; {fix} has fewer"
     )
 

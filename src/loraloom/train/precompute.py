@@ -15,6 +15,7 @@ from loraloom.protocols.data import Example
 from loraloom.train.distributed import Runtime
 from loraloom.train.sampling import Sampler
 from loraloom.train.signals import StopRequest
+from loraloom.utils.counted import counted
 from loraloom.utils.progress import Progress
 from loraloom.utils.reporting import log, reporter
 
@@ -67,7 +68,7 @@ def precompute_caches(
         maker.texts.cache.clean()
     missing = count_missing(batches, slice(None))
     if missing:
-        log.info(f"encoding {missing} images")
+        log.info(f"encoding {counted(missing, 'image')}")
     rounds = [slice(runtime.rank, None, runtime.num_devices), slice(None)] if config.data.cache else [slice(None)]
     for part in rounds:
         encode_images(batches, part, config.data.encode_batch_size, runtime.device, stop, missing // (part.step or 1))

@@ -8,6 +8,8 @@ so it is an upper limit.
 
 from dataclasses import dataclass
 
+from loraloom.utils.counted import counted
+
 EXPECTED = ((4, 1, 3.5), (4, 2, 6.5), (4, 4, 12.0))
 """What people expect: (ranks per machine, machines, throughput relative to one rank)."""
 
@@ -45,7 +47,7 @@ def prediction_lines(
 ) -> list[str]:
     """The prediction for people, with the usual expectations beside it."""
     lines = [
-        f"measured on one rank: {step_seconds:.3f} s a step of {images} image{'s' * (images != 1)}; "
+        f"measured on one rank: {step_seconds:.3f} s a step of {counted(images, 'image')}; "
         f"one message of {num_bytes / 1e6:.1f} MB a step",
         f"assumed: {links.local_gb_per_s:g} GB/s within a machine, {links.network_gbit_per_s:g} Gbit/s between machines",
     ]

@@ -154,8 +154,3 @@ def more_captions(caption: str | None, listed: Any) -> tuple[str, ...]:
     """The further captions of a row: the texts of a list that has the caption among them; none for any other value."""
     texts = [one for one in cast("list[Any]", listed) if isinstance(one, str)] if isinstance(listed, list) else []
     return tuple(one for one in texts if one != caption and one.strip()) if caption in texts else ()
-
-
-def count(number: int, noun: str) -> str:
-    """`1 image`, `3 images`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

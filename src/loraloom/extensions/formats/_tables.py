@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.untrusted import parse_json
 
@@ -107,7 +108,7 @@ def _row(line: int, header: list[str], cells: list[str], separator: str) -> Row:
     other = [mark for mark in _SEPARATORS if mark != separator and len(cells) == 1 < len(cells[0].split(mark))]
     if other:
         fix = f"separate its cells by {_shown(separator)}, as in the header, and not by {_shown(other[0])}"
-    numbers = f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, the header has {len(header)}"
+    numbers = f"{counted(len(cells), 'cell')}, the header has {len(header)}"
     named = dict(zip(header, cells, strict=False))
     return Row(line, named, f"line {line} has {numbers}: {fix}")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.formats import _arrow
-from loraloom.extensions.formats._common import count, has_images, sorted_unique
+from loraloom.extensions.formats._common import has_images, sorted_unique
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
+from loraloom.utils.counted import counted
 from loraloom.utils.listing import Entry, walk
 from loraloom.utils.untrusted import check_regular_file, library_errors
 
@@ -63,10 +64,10 @@ class ArrowDataset:
         if not files or has_images(folder):
             return None
         if not _arrow.is_installed():
-            return count(len(files), "Arrow table")
+            return counted(len(files), "Arrow table")
         usable = [entry.path for entry in files if entry.problem is None]
         rows = sum(batch.num_rows for path in usable for batch in _batches(path, path.stat().st_mtime_ns))
-        return f"{count(rows, 'row')} in {count(len(files), 'Arrow table')}"
+        return f"{counted(rows, 'row')} in {counted(len(files), 'Arrow table')}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All rows of all files."""

@@ -12,11 +12,12 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loraloom.extensions.formats._common import ByName, count, decode_text, listed, more_captions, sorted_unique
+from loraloom.extensions.formats._common import ByName, decode_text, listed, more_captions, sorted_unique
 from loraloom.extensions.formats._tables import Row, rows_of_csv, rows_of_jsonl
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import CaptionColumn
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, near_table_name, walk
 from loraloom.utils.safe_paths import path_problem, safe_name
@@ -58,7 +59,7 @@ class ImageFolder:
             return None
         images = sum(entry.is_image for entry in entries)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        return f"{files[0].name}{more} beside {count(images, 'image')}"
+        return f"{files[0].name}{more} beside {counted(images, 'image')}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All rows, and all images that no row names."""
@@ -100,7 +101,7 @@ class ImageFolder:
                 row |= {"captions": list(image.captions)}
             with (folder / image.split / METADATA_NAMES[0]).open("a", encoding="utf-8", newline="\n") as table:
                 table.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return [f"{count(renamed, 'id')} written with other letters, which every system allows"] if renamed else []
+        return [f"{counted(renamed, 'id')} written with other letters, which every system allows"] if renamed else []
 
 
 def _metadata(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:

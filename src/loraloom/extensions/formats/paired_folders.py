@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.extensions.formats._common import ByName, caption_suffixes, listed, read_text, sorted_unique
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
 from loraloom.protocols.settings import CaptionFiles, setting
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, name_key
 
@@ -88,7 +89,7 @@ def _folder_names(options: Mapping[str, Any]) -> tuple[str, str]:
 
 def _counts(texts: Sized, images: Sized, options: Mapping[str, Any]) -> str:
     text_folder, image_folder = _folder_names(options)
-    return f"{text_folder}/ with {count(len(texts), 'text')}, {image_folder}/ with {count(len(images), 'image')}"
+    return f"{text_folder}/ with {counted(len(texts), 'text')}, {image_folder}/ with {counted(len(images), 'image')}"
 
 
 def _sides(folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Entry], list[tuple[str, Entry]]]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.extensions.formats import _arrow
-from loraloom.extensions.formats._common import count, has_images, sorted_unique
+from loraloom.extensions.formats._common import has_images, sorted_unique
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import PackedImages
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import Entry, walk
 from loraloom.utils.untrusted import check_regular_file, library_errors
@@ -64,12 +65,12 @@ class Parquet:
         if not tables or has_images(folder):
             return None
         if not _arrow.is_installed():
-            return f"{count(len(tables), 'Parquet table')}"
+            return counted(len(tables), "Parquet table")
         rows = 0
         for entry in (entry for entry in tables if entry.problem is None):
             with library_errors("the Parquet table", entry.path):
                 rows += _open(entry.path).metadata.num_rows
-        return f"{count(rows, 'row')} in {count(len(tables), 'Parquet table')}"
+        return f"{counted(rows, 'row')} in {counted(len(tables), 'Parquet table')}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All rows of all tables."""

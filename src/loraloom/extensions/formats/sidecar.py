@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loraloom.extensions.formats._common import ByName, caption_suffixes, count, listed, read_text, sorted_unique
+from loraloom.extensions.formats._common import ByName, caption_suffixes, listed, read_text, sorted_unique
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import Format, SourceItem
 from loraloom.protocols.settings import CaptionFiles
+from loraloom.utils.counted import counted
 from loraloom.utils.listing import Entry, name_key, near_table_name
 
 _OTHER_CASE = "the name of its text differs in upper and lower case"
@@ -39,7 +40,7 @@ class Sidecar:
         if len(endings) > 1 or not endings[0].startswith(".") or endings[0].count(".") > 1:
             shown = endings if len(endings) <= _SHOWN_ENDINGS else [*endings[: _SHOWN_ENDINGS - 1], "others"]
             which = f"a text: {', '.join(shown[:-1])}{' or ' * (len(shown) > 1)}{shown[-1]} after the image's name"
-        return f"{count(len(images), 'image')}, {len(found):,} with {which}"
+        return f"{counted(len(images), 'image')}, {len(found):,} with {which}"
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images below `folder` and all texts without one."""

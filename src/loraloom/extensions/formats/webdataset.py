@@ -16,7 +16,6 @@ from typing import Any
 
 from loraloom.extensions.formats._common import (
     CAPTION_SUFFIXES,
-    count,
     decode_text,
     has_images,
     more_captions,
@@ -25,6 +24,7 @@ from loraloom.extensions.formats._common import (
 from loraloom.protocols.contracts import FormatContract, SaveImage
 from loraloom.protocols.data import PackedImage, SourceItem, WritableFormat
 from loraloom.protocols.settings import CaptionColumn
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.listing import IMAGE_SUFFIXES, Entry, walk
 from loraloom.utils.safe_paths import path_problem, printable_name
@@ -82,7 +82,7 @@ class WebDataset:
         for entry in shards:
             if entry.problem is None:
                 images += sum(sample.image is not None for _, sample in _samples(entry.path, options))
-        return f"{count(images, 'image')} in {count(len(shards), 'shard')}" if images else None
+        return f"{counted(images, 'image')} in {counted(len(shards), 'shard')}" if images else None
 
     def read(self, folder: Path, options: Mapping[str, Any]) -> Iterator[SourceItem]:
         """All images of all shards. A key that two shards have gets the name of its shard before it."""
@@ -123,7 +123,7 @@ class WebDataset:
         finally:
             if shard is not None:
                 shard.close()
-        return [f"{count(renamed, 'id')} with a dot: written with _ instead"] if renamed else []
+        return [f"{counted(renamed, 'id')} with a dot: written with _ instead"] if renamed else []
 
 
 def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -18,13 +18,14 @@ from loraloom.prepare.inspection.findings import Thresholds
 from loraloom.utils.output_paths import COMMAND
 
 
-def advised(config: InspectConfig, counts: Mapping[str, int], thresholds: Thresholds) -> dict[str, Any]:
+def advised(config: InspectConfig, counts: Mapping[str, int], thresholds: Thresholds, *, coded: bool) -> dict[str, Any]:
     """Settings of `prepare` that findings advise, by key; what the user has set already is left alone.
 
     Args:
         config: What the user gave.
         counts: Number of findings by code.
         thresholds: The limits in use.
+        coded: Whether colours of these images encode classes, so that no new ones may arise between two of them.
     """
     advice: dict[str, Any] = {}
     if counts.get("too_small"):
@@ -33,6 +34,8 @@ def advised(config: InspectConfig, counts: Mapping[str, int], thresholds: Thresh
         advice["crop"] = "smart"
     if counts.get("exact_duplicate") and config.duplicates == "keep":
         advice["duplicates"] = "exact"
+    if coded and config.resample == "lanczos":
+        advice["resample"] = "nearest"
     return advice
 
 

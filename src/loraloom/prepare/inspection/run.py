@@ -35,6 +35,7 @@ from loraloom.prepare.leftovers import check_captions
 from loraloom.prepare.source import Source, read_source
 from loraloom.protocols.data import SourceItem
 from loraloom.protocols.domain import Domain
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 from loraloom.utils.progress import Progress
 
@@ -159,7 +160,8 @@ def inspect_folder(
         again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
-    advice = advised(config, Counter(one.code for one in findings), thresholds)
+    coded = any(domain.colours(text) for text in texts.values())
+    advice = advised(config, Counter(one.code for one in findings), thresholds, coded=coded)
     ledger = _ledger(usable, labels, numbers, config, settings, thresholds, raw)
     return Inspection(
         source=raw,
@@ -304,9 +306,7 @@ def _few(found: Mapping[str, Examination], raw: Source, thresholds: Thresholds) 
             continue
         enough = [name for name, purpose in PURPOSES.items() if number >= purpose.few_images]
         other = f"; enough for --purpose {enough[0]}" if enough else ""
-        text = (
-            f"{number:,} image{'s' * (number != 1)}; {thresholds.few_images:,} are advised for a {thresholds.purpose}"
-        )
+        text = f"{counted(number, 'image')}; {thresholds.few_images:,} are advised for a {thresholds.purpose}"
         yield Finding("few", concept, text + other)
 
 

@@ -11,6 +11,7 @@ from loraloom import __version__
 from loraloom.prepare.inspection.findings import KINDS, PURPOSES, Finding
 from loraloom.prepare.inspection.run import Inspection
 from loraloom.prepare.inspection.tables import GroupRow
+from loraloom.utils.counted import counted
 from loraloom.utils.progress import duration, table
 
 JSON_VERSION = 1
@@ -24,7 +25,7 @@ def lines_of(inspection: Inspection) -> Iterator[str]:
     rate = number / max(inspection.seconds, 1e-9)
     purpose = inspection.thresholds.purpose
     yield (
-        f"{number:,} images in {duration(inspection.seconds)} ({rate:,.1f} a second); purpose: {purpose} (--purpose "
+        f"{counted(number, 'image')} in {duration(inspection.seconds)} ({rate:,.1f} a second); purpose: {purpose} (--purpose "
         f"{' or '.join(name for name in PURPOSES if name != purpose)})"
     )
     yield from inspection.source.lines

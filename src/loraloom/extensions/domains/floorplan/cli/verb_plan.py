@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loraloom.utils.counted import counted
 from loraloom.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ def synthesise(
         splits = write_dataset(
             out, count, seed, style, make_bar("plans"), workers or usable_cores(), validation_share, corner_doors
         )
-    typer.echo(f"{count} plans in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out")
+    typer.echo(
+        f"{counted(count, 'plan')} in {out}: {len(splits['train'])} to learn, {len(splits['validation'])} held out"
+    )
     typer.echo(f"next: {prepare_line(out, 'floorplan')}")
 
 
@@ -315,7 +318,7 @@ def import_(
         raise UserError("unknown --words", got=words, expected="auto, original or structured")
     check_folder(out)
     found, items = choose_source(source, format)
-    typer.echo(f"reading {source} as {found.name}: {len(items):,} plans")
+    typer.echo(f"reading {source} as {found.name}: {counted(len(items), 'plan')}")
     job = Job(out=out, source=found.name, style=style, words=cast("Words", words), windows=windows)
     with bars() as make_bar:
         number = import_plans(
@@ -327,7 +330,9 @@ def import_(
             validation_share=validation_share,
             strict=strict,
         )
-    typer.echo(f"{number:,} plans in {out}; licences: RPLAN must not be redistributed, Tell2Design is CC BY-NC 4.0")
+    typer.echo(
+        f"{counted(number, 'plan')} in {out}; licences: RPLAN must not be redistributed, Tell2Design is CC BY-NC 4.0"
+    )
     typer.echo(f"next: {prepare_line(out, 'floorplan')}")
 
 
