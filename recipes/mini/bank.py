@@ -21,7 +21,8 @@ from loraloom.models.loading import open_model
 from loraloom.prompts.encoder import PromptEncoder
 from loraloom.protocols.model import ModelSource
 from loraloom.utils.errors import UserError
-from loraloom.utils.parallel import spread, usable_cores
+from loraloom.utils.parallel import spread
+from loraloom.utils.processes import usable_cores
 from loraloom.utils.progress import Progress
 from recipes.mini.canvas import signed
 from recipes.mini.data import ORIENTATIONS, PART, Part, grids_of, read_part

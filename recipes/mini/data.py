@@ -22,7 +22,8 @@ from PIL import Image
 
 from loraloom import plugins
 from loraloom.protocols.domain import DatasetGenerator
-from loraloom.utils.parallel import spread, usable_cores
+from loraloom.utils.parallel import spread
+from loraloom.utils.processes import usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 

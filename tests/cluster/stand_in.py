@@ -50,6 +50,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     step, value = resume(given.out)
     print(f"rank {rank} of {world} from step {step}", flush=True)
+    print(f"threads: {os.environ.get('OMP_NUM_THREADS', 'all')}", flush=True)
     while step < given.steps:
         while given.gate and step == 3 and not given.gate.exists() and not stopping:
             time.sleep(0.05)

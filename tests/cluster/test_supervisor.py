@@ -15,6 +15,7 @@ from loraloom.cluster.agent import Attempt
 from loraloom.cluster.faults import cancel_all, late_faults
 from loraloom.cluster.outcomes import Outcome, cause_of
 from loraloom.utils.errors import UserError
+from loraloom.utils.processes import usable_cores
 
 from .conftest import Lab, run_async
 
@@ -49,7 +50,10 @@ def attempt_of(lab: Lab, node: int, run: str, number: int = 1) -> Attempt:
     return Attempt(Path(lab.hosts[node].root), run, number)
 
 
-def test_ranks_are_dealt_over_unequal_nodes_and_every_log_line_names_node_and_rank(lab: Lab, tmp_path: Path) -> None:
+def test_ranks_are_dealt_over_unequal_nodes_and_every_log_line_names_node_and_rank(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run_async(lab.supervisor("unequal", tmp_path, processes=(1, 2)).supervise())
     for line in (
         "[ada 0] rank 0 of 3 from step 0",
@@ -58,6 +62,9 @@ def test_ranks_are_dealt_over_unequal_nodes_and_every_log_line_names_node_and_ra
     ):
         assert line in lab.said
     assert lab.said.count("[bob 2] done") == 1
+    share = max(1, usable_cores() // 2)
+    for line in ("[ada 0] threads: all", f"[bob 1] threads: {share}", f"[bob 2] threads: {share}"):
+        assert line in lab.said, "ranks of one node share its cores"
 
 
 @needs_signals

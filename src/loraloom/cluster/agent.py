@@ -31,6 +31,7 @@ from loraloom.utils.processes import (
     identify,
     is_stopped,
     kill_group,
+    share_of_threads,
     signal_process,
     start_detached,
     this_process,
@@ -136,7 +137,8 @@ def _start_rank(
 ) -> "subprocess.Popen[bytes]":
     release = Path(sys.argv[0]).resolve().parent
     paths = [str(release / "src"), str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), HEARTBEAT: str(attempt.heartbeat(rank))}
+    env = {**share_of_threads(len(plan["ranks"])), **os.environ, HEARTBEAT: str(attempt.heartbeat(rank))}
+    env["PYTHONPATH"] = os.pathsep.join(paths)
     env |= node_facts.variables(plan, rank, local, interface)
     options: dict[str, Any] = {"start_new_session": True, "preexec_fn": end_with_parent()}
     if os.name == "nt":

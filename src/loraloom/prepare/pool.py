@@ -16,7 +16,8 @@ from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from loraloom.utils.errors import UserError
-from loraloom.utils.parallel import end_pool, start_worker, usable_cores
+from loraloom.utils.parallel import end_pool, start_worker
+from loraloom.utils.processes import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -86,12 +86,6 @@ def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     return [work(item) for item in items]
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, at most as many as a pool of processes takes on Windows (61)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 61) if os.name == "nt" else cores
-
-
 def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does, even when it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

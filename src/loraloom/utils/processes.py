@@ -15,6 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, at most as many as a pool of processes takes on Windows (61)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 61) if os.name == "nt" else cores
+
+
+def share_of_threads(count: int) -> dict[str, str]:
+    """Variables by which `count` processes that compute on one machine share its cores; each would take all of them."""
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // count))} if count > 1 else {}
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessId:
     """One process, for ever.

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from loraloom.utils.processes import share_of_threads
+
 SUPERVISED = "LORALOOM_SUPERVISED"
 """Environment variable of a rank whose supervisor speaks about lost ranks."""
 
@@ -74,8 +76,7 @@ def free_port() -> int:
 
 def rank_environment(rank: int, count: int, port: int, outer: Mapping[str, str]) -> dict[str, str]:
     """The environment of one of `count` ranks of this machine; what `outer` sets for threads and networks is kept."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    usual = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+    usual = share_of_threads(count)
     if Path("/sys/class/net/lo").exists():
         usual["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo looks the host's name up, which may lead nowhere
     if os.name == "nt":

@@ -160,8 +160,7 @@ def inspect_folder(
         again = examined(chosen, title="thumbnails", thumbnails=True)
         thumbnails = {id_: jpeg for id_ in wanted if (jpeg := again[id_].thumbnail)}
     repeats = {id_: numbers.repeats_of(id_) for id_ in items}
-    coded = any(domain.colours(text) for text in texts.values())
-    advice = advised(config, Counter(one.code for one in findings), thresholds, coded=coded)
+    advice = advised(config, Counter(one.code for one in findings), thresholds, coded=_coded(texts, domain))
     ledger = _ledger(usable, labels, numbers, config, settings, thresholds, raw)
     return Inspection(
         source=raw,
@@ -181,6 +180,11 @@ def inspect_folder(
         command=command_line(source, dataset, config, advice, model),
         seconds=time.perf_counter() - started,
     )
+
+
+def _coded(texts: Mapping[str, str], domain: Domain) -> bool:
+    """Whether colours encode classes in any of the images."""
+    return any(domain.colours(text) for text in texts.values())
 
 
 def _settings(config: InspectConfig) -> ImageSettings:

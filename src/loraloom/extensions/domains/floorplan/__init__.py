@@ -100,7 +100,7 @@ class PlanGenerator:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Write `input_text/`, `label_floorplan/` and `truth/`, with one process for each core."""
-        from loraloom.utils.parallel import usable_cores
+        from loraloom.utils.processes import usable_cores
 
         from .synthesis.dataset import write_dataset
 

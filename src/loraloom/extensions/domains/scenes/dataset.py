@@ -15,7 +15,8 @@ from loraloom.extensions.domains.scenes.rendering import check_style, synthesize
 from loraloom.utils.atomic_files import remove_leftovers, write_json, write_text
 from loraloom.utils.errors import UserError
 from loraloom.utils.image_files import write_png
-from loraloom.utils.parallel import spread, usable_cores
+from loraloom.utils.parallel import spread
+from loraloom.utils.processes import usable_cores
 from loraloom.utils.progress import Progress
 from loraloom.utils.rng import derive_seed
 from loraloom.utils.untrusted import is_there, read_json_object, shown

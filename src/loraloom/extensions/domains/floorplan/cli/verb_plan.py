@@ -77,7 +77,7 @@ def synthesise(
 ) -> None:
     """Synthesise plans with texts that are true of them; run it again to resume a stopped run."""
     from loraloom.utils.output_paths import check_folder, prepare_line
-    from loraloom.utils.parallel import usable_cores
+    from loraloom.utils.processes import usable_cores
     from loraloom.utils.progress import bars
 
     from ..synthesis.dataset import write_dataset
@@ -307,7 +307,7 @@ def import_(
     from typing import cast
 
     from loraloom.utils.output_paths import check_folder, prepare_line
-    from loraloom.utils.parallel import usable_cores
+    from loraloom.utils.processes import usable_cores
     from loraloom.utils.progress import bars
 
     from ..importing.run import Job, Words, choose_source, import_plans
