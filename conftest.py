@@ -1,4 +1,6 @@
-"""Tests that run only where `-m` names their marker: they take many minutes."""
+"""Tests that run only where `-m` names their marker, for they take many minutes; and cheap garbage collection."""
+
+import gc
 
 import pytest
 
@@ -16,3 +18,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in ASKED_FOR.items():
             if marker not in asked and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays: a collection need not walk through torch, diffusers and all tests each time.
+
+    Each part of a model that is dropped costs one collection, hundreds in a run of the suite.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Extensions of Python that count their objects at exit find them released."""
+    gc.unfreeze()
