@@ -1,4 +1,4 @@
-"""Tests that run only where `-m` names their marker, for they take many minutes; and cheap garbage collection."""
+"""Tests that run only where `-m` names their marker, for they take long; and cheap garbage collection."""
 
 import gc
 
@@ -6,7 +6,7 @@ import pytest
 
 ASKED_FOR = {
     "hostile": "reads every kind of hostile file: pytest -m hostile",
-    "long": "trains for minutes, often in several processes: pytest -m long",
+    "long": "trains several times or for minutes, often in several processes: pytest -m long",
     "netns": "makes hosts of network namespaces: pytest -m netns",
 }
 
