@@ -1,6 +1,7 @@
-"""Tests that run only where `-m` names their marker, for they take long; and cheap garbage collection."""
+"""Tests that run only where `-m` names their marker, for they take long; and what makes the others cheap."""
 
 import gc
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, a run of neighbours for each worker, and whoever is done takes over some of another's.
+
+    Dealt out one by one, tests of a module meet in all workers, and each makes the models and runs that they share.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
