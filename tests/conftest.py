@@ -22,7 +22,9 @@ settings.load_profile("untimed")
 
 # The server that forks processes starts once, in whichever test comes first, and imports nothing later: without this each
 # process of each test would import torch anew.
-multiprocessing.set_forkserver_preload(["loraloom.train.run", "loraloom.extensions.families.stable_diffusion.model"])
+multiprocessing.set_forkserver_preload(
+    ["loraloom.train.run", "loraloom.extensions.families.stable_diffusion.model", "tests.support.frozen"]
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

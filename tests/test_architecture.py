@@ -4,6 +4,7 @@ The order of the rooms is a list below; a new room gets a line there, a new exte
 """
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -77,21 +78,36 @@ def room(path: Path) -> str:
     return "loraloom" if path == SOURCE / "__init__.py" else short(path).split("/")[0].removesuffix(".py")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A file is parsed once for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file."""
+    return tuple(ast.walk(tree_of(path)))
+
+
 def trees() -> Iterator[tuple[Path, ast.Module]]:
     for path in FILES:
-        yield path, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        yield path, tree_of(path)
 
 
-def imports(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and full name of every import, inside functions too; `from a import b` gives `a.b`."""
     package = ["loraloom", *short(path).split("/")[:-1]]
-    for node in ast.walk(tree):
+    found: list[tuple[int, str]] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, name.name) for name in node.names)
+            found += [(node.lineno, name.name) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = [*base, *(node.module.split(".") if node.module else [])]
-            yield from ((node.lineno, ".".join([*base, name.name])) for name in node.names)
+            found += [(node.lineno, ".".join([*base, name.name])) for name in node.names]
+    return tuple(found)
 
 
 def dotted(node: ast.expr) -> str:
@@ -117,11 +133,11 @@ def test_every_room_has_its_place_in_the_order() -> None:
 def test_rooms_import_only_rooms_below_them() -> None:
     level = {name: index for index, names in enumerate(LEVELS) for name in names}
     wrong: list[str] = []
-    for path, tree in trees():
+    for path in FILES:
         here = room(path)
         if here == "extensions":
             continue
-        for line, name in imports(path, tree):
+        for line, name in imports(path):
             if name.split(".")[0] != "loraloom":
                 continue
             there = target_room(name)
@@ -133,13 +149,13 @@ def test_rooms_import_only_rooms_below_them() -> None:
 
 def test_an_extension_imports_leaves_and_its_own_folder_only() -> None:
     wrong: list[str] = []
-    for path, tree in trees():
+    for path in FILES:
         parts = short(path).split("/")
         if parts[0] != "extensions" or len(parts) < 3:
             continue
         own = f"loraloom.extensions.{parts[1]}.{parts[2].removesuffix('.py')}"
         shared = f"loraloom.extensions.{parts[1]}._"
-        for line, name in imports(path, tree):
+        for line, name in imports(path):
             if name.split(".")[0] != "loraloom" or target_room(name) in LEAVES | ALSO.get(parts[1], set()):
                 continue
             if not (name == own or name.startswith((f"{own}.", shared))):
@@ -150,9 +166,9 @@ def test_an_extension_imports_leaves_and_its_own_folder_only() -> None:
 def test_nobody_imports_an_extension_but_the_registry() -> None:
     wrong = [
         f"{short(path)}:{line} imports {name}"
-        for path, tree in trees()
+        for path in FILES
         if room(path) != "extensions"
-        for line, name in imports(path, tree)
+        for line, name in imports(path)
         if name.startswith("loraloom.extensions")
     ]
     assert not wrong, "\n".join(wrong)
@@ -162,8 +178,8 @@ def test_nobody_imports_an_extension_but_the_registry() -> None:
 def test_a_library_is_imported_in_its_one_place(library: str) -> None:
     wrong = [
         f"{short(path)}:{line} imports {name}"
-        for path, tree in trees()
-        for line, name in imports(path, tree)
+        for path in FILES
+        for line, name in imports(path)
         if name.split(".")[0] == library and not short(path).startswith(tuple(ONLY_IN[library]))
     ]
     assert not wrong, "\n".join(wrong)
@@ -176,9 +192,9 @@ def test_modules_fit_in_one_reading() -> None:
 
 def test_functions_fit_on_a_screen() -> None:
     wrong: list[str] = []
-    for path, tree in trees():
+    for path in FILES:
         limit = MAX_FUNCTION_LINES.get(short(path), MAX_FUNCTION_LINES_ELSEWHERE)
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > limit:
@@ -192,11 +208,11 @@ def test_every_module_says_what_it_is_for() -> None:
 
 def test_nothing_from_outside_is_ever_executed() -> None:
     wrong: list[str] = []
-    for path, tree in trees():
-        for line, name in imports(path, tree):
+    for path in FILES:
+        for line, name in imports(path):
             if name.split(".")[0] in FORBIDDEN_IMPORTS:
                 wrong.append(f"{short(path)}:{line} imports {name}")
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             keywords = {word.arg: word.value for word in node.keywords}
@@ -219,8 +235,8 @@ def test_no_function_rewrites_a_module() -> None:
     """Module state that changes makes two runs in one process see each other: `global` is how it would be written."""
     wrong = [
         f"{short(path)}:{node.lineno} global {', '.join(node.names)}"
-        for path, tree in trees()
-        for node in ast.walk(tree)
+        for path in FILES
+        for node in nodes(path)
         if isinstance(node, ast.Global)
     ]
     assert not wrong, "\n".join(wrong)
@@ -239,8 +255,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     known = modules()
     edges: dict[str, set[str]] = {}
     for name, path in known.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        targets = [target for _, target in imports(path, tree)]
+        targets = [target for _, target in imports(path)]
         found = {target if target in known else target.rpartition(".")[0] for target in targets}
         edges[name] = {target for target in found if target in known and target != name}
     for cycle in cycles(edges):
@@ -314,7 +329,7 @@ def test_shared_code_asks_for_parts_of_a_model_by_their_role() -> None:
 
 
 def test_a_model_answers_at_most_fourteen_questions() -> None:
-    tree = ast.parse((SOURCE / "protocols" / "model.py").read_text(encoding="utf-8"))
+    tree = tree_of(SOURCE / "protocols" / "model.py")
     model = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "DiffusionModel")
     members = [node for node in model.body if isinstance(node, (ast.FunctionDef, ast.AnnAssign))]
     assert len(members) <= 14

@@ -132,6 +132,7 @@ def test_a_checkpoint_that_is_fetched_for_longer_than_the_lease_ends_nobody(
     assert adapter(tmp_path) == undisturbed
 
 
+@pytest.mark.long
 def test_a_lost_node_is_left_out_its_orphans_end_with_the_lease_and_it_joins_again(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_rank_that_hangs_is_found_by_its_missing_progress_and_its_stack_is_in_
     assert adapter(tmp_path) == undisturbed
 
 
+@pytest.mark.long
 @needs_signals
 def test_of_several_ranks_the_one_that_hangs_is_named(lab: Lab, tmp_path: Path, undisturbed: str) -> None:
     run_async(lab.supervisor("hang2", tmp_path, "--die", "1:3:hang", stall_s=5.0).supervise())

@@ -422,10 +422,8 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "num_steps"), [("accelerate", 3), pytest.param("torchrun", 2, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("launcher", "num_steps"), [("accelerate", 3), ("torchrun", 2)])
 def test_it_works_under_a_launcher(
     launcher: str, num_steps: int, tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -54,19 +54,27 @@ def changes(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_diffusers_finds_every_layer_of_both_layouts(target: str, tiny_sdxl: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pipeline(tiny_sdxl: Path) -> Any:
+    """That of diffusers, without an adapter."""
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
+    kind: Any = StableDiffusionXLPipeline
+    return kind.from_pretrained(tiny_sdxl, local_files_only=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_diffusers_finds_every_layer_of_both_layouts(
+    target: str, tiny_sdxl: Path, pipeline: Any, tmp_path: Path
+) -> None:
     model = open_model(ModelSource(location=str(tiny_sdxl)))
     adapter, files = trained(model, target, tmp_path)
     ours = changes({model.lora_format.component(part): model.modules.get(part) for part in adapter.modules})
     assert {name.partition(".")[0] for name in ours} == {"unet", "text_encoder", "text_encoder_2"}
     for file in files:
-        kind: Any = StableDiffusionXLPipeline
-        pipeline = kind.from_pretrained(tiny_sdxl, local_files_only=True)
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
         theirs = changes({name: getattr(pipeline, name) for name in ("unet", "text_encoder", "text_encoder_2")})
+        pipeline.unload_lora_weights()
         assert theirs.keys() == ours.keys(), file.name
         for name, change in ours.items():
             torch.testing.assert_close(theirs[name], change, atol=1e-6, rtol=1e-5)

@@ -209,10 +209,9 @@ def test_peft_makes_the_same_of_its_own_file(tiny_model: Path, tmp_path: Path, k
             parameter.data *= 1.5
     theirs.save_pretrained(tmp_path)
     model = opened(tiny_model)
-    stack = load(model, tmp_path)
     names = [name for name, layer in theirs.base_model.model.named_modules() if hasattr(layer, "base_layer")]
-    ours = merged_changes(model, stack, dict.fromkeys(names, "denoiser"))
-    before = {name: weight_of(opened(tiny_model), name) for name in names}
+    before = {name: weight_of(model, name) for name in names}
+    ours = merged_changes(model, load(model, tmp_path), dict.fromkeys(names, "denoiser"))
     theirs.merge_adapter()
     layers = dict(theirs.base_model.model.named_modules())
     assert max(change.abs().max() for change in ours.values()) > 0.01
@@ -225,10 +224,11 @@ def test_peft_makes_the_same_of_its_own_file(tiny_model: Path, tmp_path: Path, k
 def mixed(tiny_model: Path, folder: Path) -> list[Path]:
     """A LoHa, a DoRA and a plain LoRA on the same layers."""
     files: list[Path] = []
+    base = opened(tiny_model)
     for kind in ("loha", "dora", "lora"):
         tensors: dict[str, Tensor] = {}
         for name in (LINEAR, KEY, CONVOLUTION):
-            out, into, *kernel = weight_of(opened(tiny_model), name).shape
+            out, into, *kernel = weight_of(base, name).shape
             if kind == "loha":
                 made, _ = loha(out, into, tuple(kernel))
             else:

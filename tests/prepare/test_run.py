@@ -364,7 +364,7 @@ class _Sleeper(type(Path())):
         return time.sleep, (3600.0,)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_image_that_never_ends_is_refused_and_the_others_are_done(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(FEW + 4)]
     sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]

@@ -1,9 +1,13 @@
-"""`train` under torchrun: two processes learn what one with the double batch learns, each with its own noise."""
+"""`train` on two processes: they learn what one with the double batch learns, each with its own noise."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -26,12 +30,50 @@ from loraloom.utils.rng import derive_seed
 from .conftest import Configure, first_colour
 
 
-def torchrun(config: Path, processes: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(config: Path, processes: int) -> str:
+    """What `train` on that many processes wrote."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
+    ran = subprocess.run(
         [*launcher, "-m", "loraloom", "train", "--config", str(config), "--cpu"],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        cwd=config.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+        check=False,
     )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+def as_rank(config: Path, said: Path, environment: dict[str, str]) -> None:
+    """`train` in a process that has what a launcher gives it."""
+    from loraloom.cli.app import app
+
+    os.environ.update(environment)
+    with said.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        app(["train", "--config", str(config), "--cpu"], standalone_mode=False)
+
+
+def forked(config: Path, processes: int) -> str:
+    """The same with processes that have imported torch already (`tests/conftest.py`)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    said = [config.with_name(f"said_{rank}.txt") for rank in range(processes)]
+    started = [
+        multiprocessing.get_context("forkserver").Process(
+            target=as_rank, args=(config, file, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        )
+        for rank, file in enumerate(said)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(240)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    texts = [file.read_text(encoding="utf-8") for file in said]
+    assert [process.exitcode for process in started] == [0] * processes, texts
+    return "".join(texts)
 
 
 def test_the_backend_is_named_by_the_environment_or_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +105,9 @@ def test_a_process_that_did_not_join_the_others_is_named_by_its_node(monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launched", [forked, pytest.param(torchrun, marks=pytest.mark.long)])
 def test_two_processes_learn_what_one_with_the_double_batch_learns(
-    configure: Configure, dataset: Path, tmp_path: Path
+    launched: Callable[[Path, int], str], configure: Configure, dataset: Path, tmp_path: Path
 ) -> None:
     common = {"max_steps": 4, "validation_every": 2}
     objective = {"balance_noise": True, "class_weights": [f"{first_colour(dataset)}=5"]}
@@ -82,8 +125,7 @@ def test_two_processes_learn_what_one_with_the_double_batch_learns(
     )
     train(alone, say=lambda t: None)
     (tmp_path / "together.yaml").write_text(to_yaml(together), encoding="utf-8")
-    ran = torchrun(tmp_path / "together.yaml", 2, tmp_path)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    said = launched(tmp_path / "together.yaml", 2)
     one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("alone", "together"))
     for key in one:
         assert torch.allclose(one[key], two[key], atol=2e-5), (key, float((one[key] - two[key]).abs().max()))
@@ -95,7 +137,7 @@ def test_two_processes_learn_what_one_with_the_double_batch_learns(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     drawn = sorted(p.name for p in (tmp_path / "together" / "samples" / "step_0000004").glob("*.png"))
     assert drawn == ["gpu_0_sample.png", "gpu_0_sample_2.png", "gpu_1_sample.png"], "both processes draw their share"
-    assert ran.stdout.count("learning numbers") == 1, "only the main process speaks"
+    assert said.count("learning numbers") == 1, "only the main process speaks"
 
 
 def batches(plan: Plan, maker: BatchMaker) -> list[Batch]:

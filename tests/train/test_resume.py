@@ -54,9 +54,11 @@ def wait_for(condition: Callable[[], bool], process: multiprocessing.process.Bas
 
 
 @pytest.mark.slow
-def test_a_run_killed_eleven_times_ends_bit_identical(
-    configure: Configure, dataset: Path, tmp_path: Path, processes: ForkServerContext
+@pytest.mark.parametrize("times", [3, pytest.param(11, marks=pytest.mark.long)])
+def test_a_run_killed_many_times_ends_bit_identical(
+    times: int, configure: Configure, dataset: Path, tmp_path: Path, processes: ForkServerContext
 ) -> None:
+    """Killed in turns while it learns and while it saves."""
     config = configure(
         train={"output": "run", "max_steps": 40, "validation_every": 10},
         checkpoints={"every": 2, "keep": 2},
@@ -75,7 +77,7 @@ def test_a_run_killed_eleven_times_ends_bit_identical(
     while True:
         process = processes.Process(target=child, args=(config, str(folder)))
         process.start()
-        if kills < 11:
+        if kills < times:
             before = CheckpointFolder(folder / "run" / "checkpoints").steps()[-1:]
             wait_for(lambda: started(folder), process)
             if kills % 2:
@@ -95,8 +97,8 @@ def test_a_run_killed_eleven_times_ends_bit_identical(
             assert damage(CheckpointFolder(folder / "run" / "checkpoints").path(step)) is None
         if process.exitcode == 0:
             break
-    assert kills >= 10, steps
-    assert in_save >= 2, "no kill fell into a save"
+    assert kills >= times - 1, steps
+    assert in_save >= times // 5, "no kill fell into a save"
     assert sorted(steps) == steps, "a checkpoint was lost"
     name = "run/adapter.safetensors"
     assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

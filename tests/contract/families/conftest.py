@@ -1,5 +1,6 @@
 """The models that the suite runs for: every family of the registry, a v-prediction one, and one that a package brings."""
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from loraloom import plugins
 from loraloom.config.run import RunConfig
+from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
 from loraloom.protocols.model import DiffusionModel, ModelSource
 from loraloom.train.run import train
@@ -44,6 +47,20 @@ class Case:
 
 
 CASES = [*plugins.names("families"), "v_prediction", "tiny_flow"]
+
+OFTEN = {"stable_diffusion", "flux2_klein"}
+"""A UNet that answers with noise, and a flow transformer. `tiny_flow` is one with two text encoders."""
+
+RARE = {"v_prediction", *(name for name in CASES if plugins.origin("families", name) == plugins.OURS)} - OFTEN
+
+costly = pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in CASES], indirect=True
+)
+"""Marks a test of several whole runs, which takes seconds for each kind of model: it runs for one of ours of each sort.
+
+The others run with `-m long`. A family that another package brings always runs: for its author this suite is the contract.
+What is cheap, and one whole run, is tested for every family.
+"""
 
 
 @pytest.fixture(scope="package", params=CASES)
@@ -87,17 +104,45 @@ def settings(case: Case, dataset: Path, folder: Path, **groups: dict[str, Any]) 
 
 
 @dataclass(frozen=True)
-class PlainRun:
-    """A finished run in float32 without anything that saves memory, and what it said."""
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        folder: Its run folder is `run` below.
+        lines: What it said.
+        beside: Kinds of modules with weights that were alive beside the denoiser, at each step.
+    """
 
     folder: Path
     lines: tuple[str, ...]
+    beside: tuple[frozenset[str], ...] = ()
 
 
 @pytest.fixture(scope="package")
-def plain_run(case: Case, dataset: Path) -> PlainRun:
-    """Trained once for each case, with samples."""
+def plain_run(case: Case, dataset: Path) -> FinishedRun:
+    """Trained once for each case, with samples, in float32 without anything that saves memory."""
+    gc.collect()
+    kept = modules()  # held, so that no id is used again
+    before = {id(found) for found in kept}
     lines: list[str] = []
+    beside: list[frozenset[str]] = []
+
+    def look(step: int, numbers: dict[str, float]) -> None:
+        alive = [found for found in modules() if id(found) not in before]
+        alive = [found for found in alive if any(not weight.is_meta for weight in found.parameters())]
+        roots = [
+            found for found in alive if repeated_blocks(found) and any(p.requires_grad for p in found.parameters())
+        ]
+        inside = {id(child) for root in roots for child in root.modules()}
+        beside.append(frozenset(type(found).__name__ for found in alive if id(found) not in inside))
+
     folder = case.folder.parent / "plain"
-    train(settings(case, dataset, folder, samples={"enabled": True, "steps": 2}), say=lines.append)
-    return PlainRun(folder=folder, lines=tuple(lines))
+    own = {"cache_dir": str(folder / "cache")}  # empty, so that encoders and VAE are read
+    how: dict[str, dict[str, Any]] = {"samples": {"enabled": True, "steps": 2}, "train": {"log_every": 1}, "data": own}
+    train(settings(case, dataset, folder, **how), say=lines.append, report=look)
+    return FinishedRun(folder=folder, lines=tuple(lines), beside=tuple(beside))
+
+
+def modules() -> list[nn.Module]:
+    """All that are alive."""
+    return [found for found in gc.get_objects() if isinstance(found, nn.Module)]

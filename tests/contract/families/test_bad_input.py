@@ -64,14 +64,21 @@ def test_a_missing_part_is_named(case: Case, tmp_path: Path) -> None:
             refused(error, folder)
 
 
+@pytest.fixture(scope="package")
+def foreign_models(brought: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of each family."""
+    root = tmp_path_factory.mktemp("foreign")
+    return {name: plugins.load("families", name).build_tiny(root / name, seed=2) for name in FAMILIES}
+
+
 @pytest.mark.parametrize("other", FAMILIES)
 def test_parts_of_another_family_never_end_in_a_traceback(
-    other: str, case: Case, tmp_path: Path, brought: None
+    other: str, case: Case, tmp_path: Path, foreign_models: dict[str, Path]
 ) -> None:
     """A folder with one part of another family opens where that part fits, and is refused in a line where it does not."""
     if other == case.family:
         return
-    foreign = plugins.load("families", other).build_tiny(tmp_path / "foreign", seed=2)
+    foreign = foreign_models[other]
     for folder in sorted({path.parent.name for path in foreign.glob("*/config.json")}):
         if not (case.folder / folder).is_dir():
             continue
@@ -87,12 +94,12 @@ def test_parts_of_another_family_never_end_in_a_traceback(
 
 
 @pytest.fixture(scope="package")
-def foreign_files(brought: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+def foreign_files(foreign_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """An adapter of each family in every layout that is exported."""
     found: dict[str, list[Path]] = {}
-    for name in FAMILIES:
+    for name, place in foreign_models.items():
         folder = tmp_path_factory.mktemp(f"adapter_{name}")
-        model = open_model(ModelSource(location=str(plugins.load("families", name).build_tiny(folder / "m", seed=3))))
+        model = open_model(ModelSource(location=str(place)))
         adapter = attach_new(model, LoraConfig(rank=2), seed=0)
         for parameter in adapter.parameters.values():
             parameter.data = torch.full_like(parameter.data, 0.1)
@@ -103,12 +110,12 @@ def foreign_files(brought: None, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.mark.parametrize("other", FAMILIES)
 def test_an_adapter_of_another_family_is_refused_by_the_names_of_both(
-    other: str, model: DiffusionModel, foreign_files: dict[str, list[Path]]
+    other: str, model: DiffusionModel, foreign_models: dict[str, Path], foreign_files: dict[str, list[Path]]
 ) -> None:
     if other == model.info.family:
         return
     theirs = plugins.load("families", other)
-    named = open_model(ModelSource(location=str(foreign_files[other][0].parents[1] / "m"))).lora_format.architecture
+    named = open_model(ModelSource(location=str(foreign_models[other]))).lora_format.architecture
     assert theirs.name == other
     for file in foreign_files[other]:
         with pytest.raises(UserError) as error:

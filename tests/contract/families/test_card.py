@@ -20,7 +20,7 @@ from loraloom.protocols.family_card import FamilyCard, TextTensor
 from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
 from loraloom.train.memory import step_memory
 
-from .conftest import Case
+from .conftest import Case, costly
 from .test_families import CAPTION, encoder, layers_of, shaken
 
 
@@ -100,10 +100,20 @@ def held(profile: Any) -> Iterator[int]:
         yield now
 
 
-@pytest.mark.parametrize(("checkpointing", "low_bits"), [(False, None), (True, None), (True, "nf4")])
-def test_the_tried_step_takes_the_memory_that_a_real_one_takes(
-    checkpointing: bool, low_bits: LowBits | None, case: Case, card: FamilyCard
+def test_the_tried_step_takes_the_memory_that_a_real_one_takes(case: Case, card: FamilyCard) -> None:
+    check_tried(case, card, checkpointing=False, low_bits=None)
+
+
+@costly
+@pytest.mark.parametrize("low_bits", [None, "nf4"])
+def test_a_tried_step_that_saves_memory_takes_what_a_real_one_takes(
+    low_bits: LowBits | None, case: Case, card: FamilyCard
 ) -> None:
+    check_tried(case, card, checkpointing=True, low_bits=low_bits)
+
+
+def check_tried(case: Case, card: FamilyCard, *, checkpointing: bool, low_bits: LowBits | None) -> None:
+    """Compare a step without data with one that runs."""
     model = open_model(ModelSource(location=str(case.folder)))
     # From 768 tokens on PyTorch's attention on the CPU holds a workspace that counts beside so small a model.
     size_px = (12 if max(card.text_tokens.values()) >= 500 else 16) * model.info.size_multiple

@@ -22,7 +22,7 @@ from loraloom.train.distributed import make_runtime
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
 
-from .conftest import Case
+from .conftest import Case, costly
 from .test_families import CAPTION, DOMAIN, encoder, settings
 
 LONG = "a long caption of many words, " * 12
@@ -135,6 +135,7 @@ def test_what_is_dropped_does_not_depend_on_how_images_are_shared_out(
     )
 
 
+@costly
 @pytest.mark.parametrize("live", [False, True], ids=["cached", "learning"])
 def test_a_run_with_dropped_encoders_is_resumed_exactly_and_records_them(
     live: bool, case: Case, dataset: Path, tmp_path: Path

@@ -25,7 +25,7 @@ from loraloom.protocols.model import DiffusionModel, ImageGeometry, ModelSource
 from loraloom.train.run import train
 from loraloom.utils.errors import UserError
 
-from .conftest import Case, PlainRun, settings
+from .conftest import Case, FinishedRun, costly, settings
 
 DOMAIN = plugins.load("domains", "freetext")
 CAPTION = "a red square on a blue ground"
@@ -274,6 +274,7 @@ def test_every_export_is_read_back_as_the_layers_that_it_was_made_of(model: Diff
 # ----------------------------------------------------------------------------------------------------------- training
 
 
+@costly
 def test_a_run_that_was_stopped_ends_bit_identical_and_its_exports_are_good(
     case: Case, dataset: Path, tmp_path: Path
 ) -> None:
@@ -291,18 +292,22 @@ def test_a_run_that_was_stopped_ends_bit_identical_and_its_exports_are_good(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_model_learns_and_draws_samples_in_this_precision(
-    precision: str, case: Case, dataset: Path, tmp_path: Path, plain_run: PlainRun
-) -> None:
-    """float32 plainly, bf16 with gradient checkpointing; a test of block swap has float32 with it."""
-    folder, lines = plain_run.folder, list(plain_run.lines)
-    if precision != "no":
-        folder = tmp_path
-        how = {"train": {"mixed_precision": precision, "gradient_checkpointing": True}}
-        config, lines = settings(case, dataset, folder, samples={"enabled": True, "steps": 2}, **how), []
-        train(config, say=lines.append)
-    assert not [line for line in lines if line.startswith("warning")], lines
-    assert len(list((folder / "run" / "samples").glob("step_0000004/*.png"))) == 3
-    assert any(bool(tensor.any()) for key, tensor in load_file(folder / "run" / "adapter.safetensors").items()
-               if "lora_B" in key)  # fmt: skip
+def check_learned(run: FinishedRun) -> None:
+    """It warned of nothing, drew its samples, and its adapter moved."""
+    assert not [line for line in run.lines if line.startswith("warning")], run.lines
+    assert len(list((run.folder / "run" / "samples").glob("step_0000004/*.png"))) == 3
+    tensors = load_file(run.folder / "run" / "adapter.safetensors")
+    assert any(bool(tensor.any()) for key, tensor in tensors.items() if "lora_B" in key)
+
+
+def test_a_model_learns_and_draws_samples(plain_run: FinishedRun) -> None:
+    check_learned(plain_run)
+
+
+@costly
+def test_a_model_learns_and_draws_samples_in_bfloat16(case: Case, dataset: Path, tmp_path: Path) -> None:
+    """With gradient checkpointing; a test of block swap has float32 with it."""
+    how = {"train": {"mixed_precision": "bf16", "gradient_checkpointing": True}}
+    lines: list[str] = []
+    train(settings(case, dataset, tmp_path, samples={"enabled": True, "steps": 2}, **how), say=lines.append)
+    check_learned(FinishedRun(folder=tmp_path, lines=tuple(lines)))

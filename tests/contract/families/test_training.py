@@ -1,6 +1,5 @@
 """What training promises for every family: the papers' loss, the sampler's noise levels, exports of all kinds, less memory."""
 
-import gc
 import json
 import math
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from loraloom.config.run import LoraConfig
 from loraloom.diffusion.objective import TimestepSampling, make_objective
@@ -20,7 +19,6 @@ from loraloom.lora.export import export_adapter
 from loraloom.lora.files import read_adapter
 from loraloom.lora.inject import attach_new
 from loraloom.lora.layers import LoraLayer
-from loraloom.models.block_swap import repeated_blocks
 from loraloom.models.loading import open_model
 from loraloom.models.low_bits import LowBitLinear, LowBits
 from loraloom.protocols.data import Batch
@@ -30,7 +28,7 @@ from loraloom.train.run import train
 from loraloom.train.step import batch_losses, noise_and_timesteps, sampling_for
 from loraloom.train.swapping import ON_CPU
 
-from .conftest import Case, PlainRun, settings
+from .conftest import Case, FinishedRun, costly, settings
 from .test_families import CAPTION, encoder, layers_of
 
 NUM_DRAWN = 3000
@@ -268,8 +266,9 @@ def test_a_denoiser_in_low_bits_learns_nearly_the_same(kind: LowBits, near: floa
         torch.testing.assert_close(again[key], gradient, rtol=1e-5, atol=1e-7, msg=key)
 
 
+@costly
 def test_a_run_with_swapped_and_recomputed_blocks_learns_the_same_adapter(
-    case: Case, dataset: Path, tmp_path: Path, plain_run: PlainRun, monkeypatch: pytest.MonkeyPatch
+    case: Case, dataset: Path, tmp_path: Path, plain_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ON_CPU, "1")
     swapped = {"train": {"block_swap": 0.5, "gradient_checkpointing": True}}
@@ -282,26 +281,7 @@ def test_a_run_with_swapped_and_recomputed_blocks_learns_the_same_adapter(
         torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-6, msg=key)
 
 
-def test_encoders_and_vae_are_gone_from_memory_while_the_denoiser_learns(
-    case: Case, dataset: Path, tmp_path: Path
-) -> None:
+def test_encoders_and_vae_are_gone_from_memory_while_the_denoiser_learns(plain_run: FinishedRun) -> None:
     """Not only forgotten by the store: no module with weights is alive beside the denoiser."""
-    gc.collect()
-    kept = [found for found in gc.get_objects() if isinstance(found, nn.Module)]  # held, so that no id is used again
-    before = {id(found) for found in kept}
-    beside: list[set[str]] = []
-
-    def look(step: int, numbers: dict[str, float]) -> None:
-        alive = [found for found in gc.get_objects() if isinstance(found, nn.Module) and id(found) not in before]
-        alive = [found for found in alive if any(not weight.is_meta for weight in found.parameters())]
-        roots = [
-            found for found in alive if repeated_blocks(found) and any(p.requires_grad for p in found.parameters())
-        ]
-        inside = {id(child) for root in roots for child in root.modules()}
-        beside.append({type(found).__name__ for found in alive if id(found) not in inside})
-
-    own = {"dataset": str(dataset), "batch_size": 2, "cache_dir": str(tmp_path / "cache")}  # so that all are read
-    config = settings(case, dataset, tmp_path, train={"log_every": 1}, samples={"enabled": True, "steps": 1}, data=own)
-    train(config, say=lambda line: None, report=look)
-    assert beside
-    assert not any(beside), beside
+    assert len(plain_run.beside) == 4
+    assert not any(plain_run.beside), plain_run.beside

@@ -85,9 +85,11 @@ def computed(state: MetricState) -> list[Figure]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def embedded() -> None:
-    """Every image in one pass, so that the tests below compare bits, not batches."""
-    for name in METRICS:
+def embedded(request: pytest.FixtureRequest) -> None:
+    """Every image in one pass, so that the tests below compare bits, not batches; for the metrics that run here."""
+    called = (getattr(item, "callspec", None) for item in request.session.items)
+    asked = {call.params.get("name") for call in called if call is not None}
+    for name in sorted(asked.intersection(METRICS)):
         state_of(plugins.load("metrics", name), SAMPLES)
 
 
