@@ -301,3 +301,23 @@ def test_strict_settings_forbid_to_train_with_fewer_nodes(lab: Lab, tmp_path: Pa
     with pytest.raises(UserError, match="fewer nodes than planned"):
         run_async(supervisor.supervise())
     assert not lab.outcomes()
+def test_a_second_rank_that_lost_the_killed_one_does_not_hide_it_nor_does_a_node_that_finished() -> None:
+    echoes = [
+        Outcome(kind="failed", node=name, text=f"rank {rank} ended with status 3", status=3, rank=rank)
+        for rank, name in enumerate(("ada", "bob"))
+    ]
+    cause = Outcome(kind="failed", node="eve", text="rank 2 was killed by SIGKILL", status=-9, rank=2)
+
+    async def after(seconds: float, outcome: Outcome) -> Outcome:
+        await asyncio.sleep(seconds)
+        return outcome
+
+    async def story(second: Outcome, third: Outcome) -> Outcome:
+        tasks = [asyncio.create_task(after(0.05, second)), asyncio.create_task(after(0.3, third))]
+        return cause_of([echoes[0], *await late_faults(echoes[:1], tasks, 30.0)])
+
+    assert run_async(story(echoes[1], cause)) == cause
+    assert run_async(story(Outcome(kind="finished", node="bob"), cause)) == cause
+    assert run_async(story(echoes[1], Outcome(kind="finished", node="eve"))).kind == "failed"
+
+

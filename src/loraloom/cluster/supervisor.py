@@ -32,7 +32,7 @@ from loraloom.utils.errors import UserError
 
 ASK_S = 10.0
 """Seconds for an answer. A node that is slow, busy with importing say, is not lost: only silence counts."""
-CAUSE_S = 5.0
+CAUSE_S = 10.0
 """Seconds that the node of a rank that ended has to say so, after another rank said that it lost it."""
 TAIL_LINES = 30
 _TOGETHER = (
