@@ -402,7 +402,7 @@ def main() -> None:
     elif verb == "check":
         answer = {"damage": trees.damage(Path(sys.argv[0]).resolve().parent)}
     elif verb == "listen":
-        answer = node_facts.listen(question["ports"], question["seconds"])
+        answer = node_facts.listen(question["ports"], question["seconds"], question["callers"])
     elif verb == "connect":
         answer = node_facts.connect([(host, port) for host, port in question["targets"]])
     else:
