@@ -13,6 +13,7 @@ import pytest
 
 from loraloom.cluster.agent import Attempt
 from loraloom.cluster.faults import cancel_all, late_faults
+from loraloom.cluster.links import Link
 from loraloom.cluster.outcomes import Outcome, cause_of
 from loraloom.utils.errors import UserError
 
@@ -216,6 +217,49 @@ def test_stop_saves_and_the_same_command_continues(
     gate.touch()
     run_async(lab.supervisor("paused", tmp_path, "--gate", str(gate)).supervise())
     assert adapter(tmp_path) == undisturbed
+
+
+@needs_signals
+@pytest.mark.parametrize("how", ["polite", "now"])
+def test_a_run_that_is_stopped_from_another_terminal_is_not_restarted(
+    lab: Lab, tmp_path: Path, gate: Path, soon: Soon, how: str
+) -> None:
+    """The lease that `stop` extends made the master believe in another master; a killed agent made it restart the gang."""
+
+    async def story() -> None:
+        name = f"asked-{how}"
+        supervisor = lab.supervisor(name, tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: len([view for view in supervisor.views.values() if view.answer.get("ranks")]) == 2)
+        links = [Link(host, lab.fake.connect) for host in lab.hosts]
+        agent = [lab.member(host, name).agent("stop") for host in lab.hosts]
+        question = {"run": name, "how": how}
+        await asyncio.gather(*(link.ask(line, question) for link, line in zip(links, agent, strict=True)))
+        assert (await work).kind == "stopped"
+
+    run_async(story())
+    assert lab.outcomes() == ["stopped"]
+    for host in lab.hosts:
+        rows = lab.ask(host, "runs", {"run": f"asked-{how}"})["runs"][f"asked-{how}"]
+        assert not rows["agent"] and not any(row["running"] for row in rows["ranks"])
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_a_lost_node_starts_no_more(
+    lab: Lab, tmp_path: Path, gate: Path, soon: Soon
+) -> None:
+    async def story() -> None:
+        supervisor = lab.supervisor("waits", tmp_path, "--gate", str(gate), suspect_s=1.0)
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: len([view for view in supervisor.views.values() if view.answer.get("ranks")]) == 2)
+        lab.fake.cut.add("bob")
+        await soon(lambda: any("waiting for bob" in line for line in lab.said))
+        link = Link(lab.hosts[0], lab.fake.connect)
+        await link.ask(lab.member(lab.hosts[0], "waits").agent("stop"), {"run": "waits", "how": "polite"})
+        assert (await work).kind == "stopped"
+
+    run_async(story())
+    assert lab.outcomes() == ["lost", "stopped"]
+    assert [values["number"] for word, values in lab.events if word == "start"] == [1]
 
 
 def test_a_master_that_died_is_replaced_without_a_restart_of_the_ranks(
