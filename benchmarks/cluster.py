@@ -2,6 +2,7 @@
 
     python -m benchmarks.cluster deploy      seconds to ship the package to 1, 2 and 3 hosts
     python -m benchmarks.cluster recovery    seconds to see each fault and to train again
+    python -m benchmarks.cluster training    the same with the real training of a tiny model
     python -m benchmarks.cluster messages    seconds of an all-reduce at LoRA sizes, full speed, 1 Gbit/s, 100 Mbit/s, 50 ms
     python -m benchmarks.cluster simulate    a model of larger clusters from given step and message times
 
@@ -85,6 +86,86 @@ def recovery() -> None:
             print(f"| {name} | {seen:.1f} s | {again:.1f} s |", flush=True)
 
 
+def training(out: Path | None) -> None:
+    """Print the seconds from a fault of two hosts that train to the restart and the next step; write them to `out`."""
+    from loraloom.config.prepare import PrepareConfig
+    from loraloom.extensions.families.stable_diffusion.tiny import build_tiny
+    from loraloom.prepare.run import prepare
+    from tests.cluster.test_netns_training import Training, copy_package, launched
+    from tests.support.images import drawn, save
+
+    def kill_rank(run: Training, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    def power_off(run: Training, pid: int) -> None:
+        run.lab.power_off(2)
+
+    def cut(run: Training, pid: int) -> None:
+        run.lab.cut(2)
+        time.sleep(10)
+        run.lab.join(2)
+
+    faults: dict[str, tuple[Callable[[Training, int], None], list[str]]] = {
+        "kill -9 of a rank": (kill_rank, []),
+        "a host is gone, --suspect 10, --min-nodes 1": (power_off, ["--suspect", "10", "--min-nodes", "1"]),
+        "link cut for 10 s, --suspect 30": (cut, []),
+    }
+    found: dict[str, dict[str, float | None]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for number in range(4):
+            save(drawn(number, 64, 64), folder / "raw" / f"{number}.png", f"image {number}")
+        settings = PrepareConfig(size=64, bucket_step=16, min_size=16, validation_share=0, num_workers=1)
+        prepare(folder / "raw", folder / "images", settings, console=lambda text: None)
+        (folder / "project").mkdir()
+        project, model = copy_package(folder / "project"), build_tiny(folder / "model", seed=0)
+        print("| fault | restart is said after | next attempt after | next step done after |\n|---|---|---|---|")
+        for number, (name, (fault, flags)) in enumerate(faults.items()):
+            (folder / str(number)).mkdir()
+            kind = "wait" if fault is cut else "hold"
+            with launched(folder / str(number), project, model, folder / "images", f"{kind}:1:4", flags=flags) as run:
+                pid = run.wait_until_held()
+                began = time.monotonic()
+                run.gate.touch()
+                fault(run, pid)
+                found[name] = _times(run, began, restarts=fault is not cut)
+                run.finish()
+            cells = ["none" if value is None else f"{value:.1f} s" for value in found[name].values()]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    if out:
+        what = (
+            "seconds after a fault of one of two network namespaces of one machine that train a tiny model on its CPU"
+        )
+        _write(out, what, {"faults": found})
+
+
+def _times(run: Any, began: float, *, restarts: bool) -> dict[str, float | None]:
+    """Seconds until the restart is said, an attempt starts, and the next step is done; None for what does not happen."""
+
+    def after(so: Callable[[], bool], what: str) -> float:
+        run.wait(so, what)
+        return round(time.monotonic() - began, 1)
+
+    if not restarts:
+        return {"said": None, "attempt": None, "step": after(lambda: "step 5/6" in run.text, "a step")}
+    return {
+        "said": after(lambda: "the gang is restarted" in run.text, "the restart is said"),
+        "attempt": after(lambda: len(run.attempts()) > 1, "another attempt"),
+        "step": after(lambda: "[master 0] step " in run.text.rpartition("\nattempt ")[2], "a step"),
+    }
+
+
+def _write(out: Path, what: str, more: dict[str, Any]) -> None:
+    record: dict[str, Any] = {
+        "device": f"{os.cpu_count()} cores of {_cpu_name()}, no GPU",
+        "date": datetime.now(UTC).date().isoformat(),
+        "load": f"{os.getloadavg()[0]:.1f} at the end",
+        "what": what,
+        **more,
+    }
+    out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
 class _Driver:
     """A story of the tests, and when things happened in it."""
 
@@ -142,15 +223,8 @@ def messages(sizes: list[float], out: Path | None) -> None:
             found[name] = json.loads(rows[-1])
             print(f"| {name} | " + " | ".join(f"{value:.3f} s" for value in found[name]) + " |", flush=True)
     if out:
-        record: dict[str, Any] = {
-            "device": f"{os.cpu_count()} cores of {_cpu_name()}, no GPU",
-            "date": datetime.now(UTC).date().isoformat(),
-            "load": f"{os.getloadavg()[0]:.1f} at the end",
-            "what": "median seconds of five gloo all-reduces of float32 between two network namespaces of one machine",
-            "megabytes": sizes,
-            "networks": found,
-        }
-        out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        what = "median seconds of five gloo all-reduces of float32 between two network namespaces of one machine"
+        _write(out, what, {"megabytes": sizes, "networks": found})
 
 
 def _cpu_name() -> str:
@@ -182,11 +256,12 @@ def rank(sizes: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("deploy", "recovery"):
+    for name in ("deploy", "recovery", "training"):
         verbs.add_parser(name)
     for name in ("messages", "rank"):
         verbs.add_parser(name).add_argument("sizes", type=float, nargs="*", default=[1.5, 6.0, 25.0])
-    verbs.choices["messages"].add_argument("--out", type=Path, help="also write a JSON file")
+    for name in ("training", "messages"):
+        verbs.choices[name].add_argument("--out", type=Path, help="also write a JSON file")
     model = verbs.add_parser("simulate")
     model.add_argument("--step-s", type=float, default=0.5)
     model.add_argument("--megabytes", type=float, default=6.0)
@@ -197,6 +272,8 @@ def main() -> None:
         simulate(given.step_s, given.megabytes, given.mbit, given.latency_s)
     elif given.verb == "messages":
         messages(given.sizes, given.out)
+    elif given.verb == "training":
+        training(given.out)
     elif given.verb == "rank":
         rank(given.sizes)
     else:

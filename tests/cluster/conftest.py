@@ -100,7 +100,7 @@ class Lab:
             program=(str(STAND_IN),),
         )
         members = [self.member(host, run, n) for host, n in zip(self.hosts, processes, strict=False)]
-        settings = ClusterConfig(**{"poll_s": 0.1, "suspect_s": 5.0, "rejoin_s": 1.0, "lease_s": 20.0, **config})
+        settings = ClusterConfig(**{"poll_s": 0.1, "suspect_s": 15.0, "rejoin_s": 1.0, "lease_s": 20.0, **config})
         record = lambda word, values: self.events.append((word, values))  # noqa: E731
         return Supervisor(
             plan,

@@ -165,7 +165,7 @@ def test_a_link_cut_within_the_suspect_window_restarts_nothing(lab: Laboratory, 
 
 
 def test_a_link_cut_beyond_the_window_leaves_the_node_out_and_takes_it_in_again(lab: Laboratory, project: Path) -> None:
-    story = Story(lab, project, min_nodes=1, suspect_s=5.0, lease_s=20.0)
+    story = Story(lab, project, min_nodes=1, suspect_s=12.0, lease_s=30.0)
     story.wait_for_gate()
     orphan = lab.agents(2)
     lab.cut(2)

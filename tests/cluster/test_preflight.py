@@ -1,13 +1,16 @@
 """Preflight: each fault has its own plain message; a healthy pair has none."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from loraloom.cluster.hosts import Host
-from loraloom.cluster.node_facts import VERSIONS, interface_of, own_address
+from loraloom.cluster.node_facts import VERSIONS, connect, interface_of, listen, own_address
 from loraloom.cluster.preflight import NodeReport, compare
 from loraloom.config.cluster import ClusterConfig
+from loraloom.utils.ranks import free_port
 
 GPU = {"name": "RTX", "memory_mib": 24576, "used_mib": 0, "busy_percent": 0, "driver": "580.1"}
 
@@ -75,6 +78,17 @@ def test_a_slow_network_and_another_driver_are_warnings() -> None:
 
 def test_gpus_do_not_matter_on_the_cpu() -> None:
     assert messages(report("a", {"gpus": 4, "processes": 8}), cpu=True) == []
+
+
+def test_a_node_listens_no_longer_than_until_all_others_have_called() -> None:
+    ports = [free_port(), free_port()]
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        listening = pool.submit(listen, ports, 600.0, 2)
+        for _ in range(2):
+            assert not any(connect([("127.0.0.1", port) for port in ports], 60.0).values())
+        assert listening.result() == {"busy": []}
+    assert time.monotonic() - began < 600
 
 
 def test_the_interface_is_the_one_that_carries_the_own_address() -> None:

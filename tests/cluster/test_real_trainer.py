@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loraloom.cluster.agent import Attempt
+from loraloom.cluster.agent import attempts
 from loraloom.cluster.supervisor import Supervisor
 from loraloom.config.prepare import PrepareConfig
 from loraloom.config.reading import to_yaml
@@ -20,7 +20,7 @@ from tests.support.ranks import FAULTY
 
 from .conftest import Lab, run_async
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def test_a_rank_that_hangs_while_the_others_wait_in_the_exchange_is_named_and_th
     lab: Lab, tmp_path: Path, training: Callable[..., Supervisor]
 ) -> None:
     async def story() -> None:
-        work = asyncio.create_task(training("held", "hold:1:4", stall_s=45.0).supervise())
+        work = asyncio.create_task(training("held", "hold:1:4", stall_s=60.0).supervise())
         while not (tmp_path / "gate.held").exists():
             assert not work.done()
             await asyncio.sleep(0.1)
@@ -75,11 +75,12 @@ def test_a_rank_that_hangs_while_the_others_wait_in_the_exchange_is_named_and_th
         assert (await work).kind == "finished"
 
     run_async(story())
-    assert lab.outcomes() == ["stalled", "finished"]
-    (line,) = [line for line in lab.said if "no progress" in line]
-    assert "rank 1 of bob hangs after step 4 and the others wait; the gang is restarted from step_0000003" in line
-    stack = Attempt(Path(lab.hosts[1].root), "held", 1).log(1).read_text()
-    assert "in train_step" in stack, "the stack of the rank that hangs"
+    # On a busy machine the start of an attempt may take longer than --stall: then that is one stall more.
+    assert set(lab.outcomes()) == {"stalled", "finished"}
+    words = "rank 1 of bob hangs after step 4 and the others wait; the gang is restarted from step_0000003"
+    assert [line for line in lab.said if "no progress" in line and words in line], lab.said
+    stacks = [one.log(1).read_text() for one in attempts(Path(lab.hosts[1].root), "held") if one.log(1).is_file()]
+    assert any("in train_step" in stack for stack in stacks), "the stack of the rank that hangs"
 
 
 @pytest.mark.parametrize("fault", ["silent", "separate"])

@@ -13,6 +13,7 @@ import pytest
 
 from loraloom.cluster.agent import Attempt
 from loraloom.cluster.faults import cancel_all, late_faults
+from loraloom.cluster.links import Link
 from loraloom.cluster.outcomes import Outcome, cause_of
 from loraloom.utils.errors import UserError
 from loraloom.utils.processes import usable_cores
@@ -177,7 +178,7 @@ def test_restarts_without_a_new_checkpoint_are_bounded(lab: Lab, tmp_path: Path)
 def test_a_rank_that_hangs_is_found_by_its_missing_progress_and_its_stack_is_in_the_log(
     lab: Lab, tmp_path: Path, undisturbed: str
 ) -> None:
-    run_async(lab.supervisor("hang", tmp_path, "--die", "0:3:hang", stall_s=5.0, processes=(1,)).supervise())
+    run_async(lab.supervisor("hang", tmp_path, "--die", "0:3:hang", stall_s=10.0, processes=(1,)).supervise())
     assert lab.outcomes() == ["stalled", "finished"]
     assert "in fail" in attempt_of(lab, 0, "hang").log(0).read_text()
     assert adapter(tmp_path) == undisturbed
@@ -186,7 +187,7 @@ def test_a_rank_that_hangs_is_found_by_its_missing_progress_and_its_stack_is_in_
 @pytest.mark.long
 @needs_signals
 def test_of_several_ranks_the_one_that_hangs_is_named(lab: Lab, tmp_path: Path, undisturbed: str) -> None:
-    run_async(lab.supervisor("hang2", tmp_path, "--die", "1:3:hang", stall_s=5.0).supervise())
+    run_async(lab.supervisor("hang2", tmp_path, "--die", "1:3:hang", stall_s=10.0).supervise())
     assert lab.outcomes() == ["stalled", "finished"]
     (line,) = [line for line in lab.said if "no progress" in line]
     assert line.startswith("bob: no progress for ")
@@ -227,6 +228,49 @@ def test_stop_saves_and_the_same_command_continues(
     assert adapter(tmp_path) == undisturbed
 
 
+@needs_signals
+@pytest.mark.parametrize("how", ["polite", "now"])
+def test_a_run_that_is_stopped_from_another_terminal_is_not_restarted(
+    lab: Lab, tmp_path: Path, gate: Path, soon: Soon, how: str
+) -> None:
+    """The lease that `stop` extends made the master believe in another master; a killed agent made it restart the gang."""
+
+    async def story() -> None:
+        name = f"asked-{how}"
+        supervisor = lab.supervisor(name, tmp_path, "--gate", str(gate))
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: len([view for view in supervisor.views.values() if view.answer.get("ranks")]) == 2)
+        links = [Link(host, lab.fake.connect) for host in lab.hosts]
+        agent = [lab.member(host, name).agent("stop") for host in lab.hosts]
+        question = {"run": name, "how": how}
+        await asyncio.gather(*(link.ask(line, question) for link, line in zip(links, agent, strict=True)))
+        assert (await work).kind == "stopped"
+
+    run_async(story())
+    assert lab.outcomes() == ["stopped"]
+    for host in lab.hosts:
+        rows = lab.ask(host, "runs", {"run": f"asked-{how}"})["runs"][f"asked-{how}"]
+        assert not rows["agent"] and not any(row["running"] for row in rows["ranks"])
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_a_lost_node_starts_no_more(
+    lab: Lab, tmp_path: Path, gate: Path, soon: Soon
+) -> None:
+    async def story() -> None:
+        supervisor = lab.supervisor("waits", tmp_path, "--gate", str(gate), suspect_s=1.0)
+        work = asyncio.create_task(supervisor.supervise())
+        await soon(lambda: len([view for view in supervisor.views.values() if view.answer.get("ranks")]) == 2)
+        lab.fake.cut.add("bob")
+        await soon(lambda: any("waiting for bob" in line for line in lab.said))
+        link = Link(lab.hosts[0], lab.fake.connect)
+        await link.ask(lab.member(lab.hosts[0], "waits").agent("stop"), {"run": "waits", "how": "polite"})
+        assert (await work).kind == "stopped"
+
+    run_async(story())
+    assert lab.outcomes() == ["lost", "stopped"]
+    assert [values["number"] for word, values in lab.events if word == "start"] == [1]
+
+
 def test_a_master_that_died_is_replaced_without_a_restart_of_the_ranks(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:
@@ -252,7 +296,7 @@ def test_a_second_master_makes_the_first_one_leave(lab: Lab, tmp_path: Path, gat
     async def story() -> None:
         first = lab.supervisor("two", tmp_path, "--gate", str(gate))
         work = asyncio.create_task(first.supervise())
-        await soon(lambda: "bob" in first.views and bool(first.views["bob"].answer))
+        await soon(lambda: len(first.views) == 2 and all(view.answer for view in first.views.values()))
         second = asyncio.create_task(lab.supervisor("two", tmp_path, "--gate", str(gate)).supervise())
         with pytest.raises(UserError, match="took this run over"):
             await work
@@ -301,6 +345,26 @@ def test_a_rank_that_was_killed_is_named_before_those_that_lost_it() -> None:
         return found
 
     assert run_async(story(echo, cause)) == run_async(story(cause, echo)) == cause
+
+
+def test_a_second_rank_that_lost_the_killed_one_does_not_hide_it_nor_does_a_node_that_finished() -> None:
+    echoes = [
+        Outcome(kind="failed", node=name, text=f"rank {rank} ended with status 3", status=3, rank=rank)
+        for rank, name in enumerate(("ada", "bob"))
+    ]
+    cause = Outcome(kind="failed", node="eve", text="rank 2 was killed by SIGKILL", status=-9, rank=2)
+
+    async def after(seconds: float, outcome: Outcome) -> Outcome:
+        await asyncio.sleep(seconds)
+        return outcome
+
+    async def story(second: Outcome, third: Outcome) -> Outcome:
+        tasks = [asyncio.create_task(after(0.05, second)), asyncio.create_task(after(0.3, third))]
+        return cause_of([echoes[0], *await late_faults(echoes[:1], tasks, 30.0)])
+
+    assert run_async(story(echoes[1], cause)) == cause
+    assert run_async(story(Outcome(kind="finished", node="bob"), cause)) == cause
+    assert run_async(story(echoes[1], Outcome(kind="finished", node="eve"))).kind == "failed"
 
 
 def test_strict_settings_forbid_to_train_with_fewer_nodes(lab: Lab, tmp_path: Path) -> None:

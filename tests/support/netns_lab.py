@@ -114,6 +114,21 @@ class Laboratory:
         """Plug it in again."""
         _ip("-n", self.space(host), "link", "set", "eth0", "up")
 
+    def power_off(self, host: int) -> None:
+        """The machine is gone: first its cable, so that no packet tells anybody, then all that runs on it."""
+        self.cut(host)
+        for pid in self._pids(host):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def ports(self, host: int) -> set[int]:
+        """TCP ports on which something listens there."""
+        line = ["ip", "netns", "exec", self.space(host), "cat", "/proc/net/tcp", "/proc/net/tcp6"]
+        rows = [
+            row.split() for row in subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+        ]
+        return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+
     def firewall(self, host: int, *rules: str) -> None:
         """Drop what comes in except what the rules of nftables accept; needs `nft`."""
         hook = "type filter hook input priority 0; policy drop;"
@@ -151,11 +166,12 @@ class Laboratory:
 
     def processes_of(self, host: int) -> list[int]:
         """Numbers of all processes of a host but its SSH server's."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", self.space(host)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        lines = {int(pid): _command(int(pid)) for pid in found}
+        lines = {pid: _command(pid) for pid in self._pids(host)}
         return [pid for pid, line in lines.items() if line and "sshd" not in line]
+
+    def _pids(self, host: int) -> list[int]:
+        line = ["ip", "netns", "pids", self.space(host)]
+        return [int(pid) for pid in subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()]
 
     def training(self, host: int) -> list[int]:
         """Numbers of the ranks on a host."""

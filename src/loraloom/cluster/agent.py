@@ -37,9 +37,16 @@ from loraloom.utils.processes import (
     this_process,
     wait_for_end,
 )
+from loraloom.utils.ranks import LOST
 
 TICK_S = 0.2
+STOPPED = "stopped"
+"""File of an attempt that the user asked to stop: whoever supervises it reads that it is not to be restarted."""
+STOPPING = "stop"
+"""Owner of a lease that `stop` extends while a checkpoint is saved; nobody took the run over."""
 _OF_RANK = re.compile(r"rank_\d+_images_per_second")
+ENDED_BY_STOP = {-signal.SIGTERM, LOST}
+"""How ranks end that are asked to stop before they listen for it: by the signal, or because another one did."""
 LOG_BYTES = 1 << 16
 """Most bytes of one rank's log in one answer."""
 
@@ -176,6 +183,8 @@ def _watch(
         if any(statuses):
             time.sleep(1.0)  # what the others of this node have to say of it
             row = next(row for row in state["ranks"] if row["status"])
+            if asked_at is not None and set(filter(None, statuses)) <= ENDED_BY_STOP:
+                return "stopped"
             return f"rank {row['rank']} {ended(row['status'])}"
         if all(status == 0 for status in statuses):
             return "stopped" if asked_at is not None else "finished"
@@ -226,12 +235,13 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     if not attempt.folder.is_dir():
         return {"agent": "absent"}
     owner = _text(attempt.folder / "lease").split(" ")[0]
-    if owner != question["owner"] and not question.get("take"):
+    if owner not in {question["owner"], STOPPING} and not question.get("take"):
         return {"agent": "taken", "owner": owner}
     if question.get("extend", True):
         write_text(attempt.folder / "lease", f"{question['owner']} {time.monotonic_ns()}")
     running = attempt.agent.running()  # before its state is read: it writes why it ends, then it ends
     state, ranks = attempt.state, attempt.ranks
+    reason = state.get("reason", "") or ("stopped" if (attempt.folder / STOPPED).exists() else "")
     beats = {rank: read_heartbeat(attempt.heartbeat(rank)) for rank, _, _ in ranks}
     logs: dict[str, str] = {}
     sizes = 0
@@ -244,8 +254,8 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     events = folder / "events.jsonl"
     sizes += events.stat().st_size if events.is_file() else 0
     return {
-        "agent": "running" if running else "ended" if state.get("reason") else "dead",
-        "reason": state.get("reason", ""),
+        "agent": "running" if running else "ended" if reason else "dead",
+        "reason": reason,
         "ranks": [
             {
                 "rank": rank,
@@ -272,6 +282,8 @@ def stop(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     chosen = attempts(root, question["run"])
     if question.get("attempt") is not None:
         chosen = [attempt for attempt in chosen if attempt.number == int(question["attempt"])]
+    elif chosen:
+        write_text(chosen[-1].folder / STOPPED, "")
     how = question.get("how", "polite")
     ended_ranks = 0
     for attempt in chosen:
@@ -283,7 +295,7 @@ def stop(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
             # The lease must not run out while a checkpoint is saved.
             end = time.monotonic() + seconds + 15
             while agent.running() and time.monotonic() < end:
-                write_text(attempt.folder / "lease", f"stop {time.monotonic_ns()}")
+                write_text(attempt.folder / "lease", f"{STOPPING} {time.monotonic_ns()}")
                 wait_for_end([agent], 1.0)
         _end_now(attempt)
     return {"ended": ended_ranks, "attempts": [attempt.number for attempt in chosen]}
@@ -309,6 +321,12 @@ def list_runs(root: Path, name: str | None = None) -> dict[str, Any]:
                 "run_folder": newest.plan.get("run_folder", ""),
             }
     return {"runs": rows}
+
+
+def stopped_attempt(root: Path, run: str) -> int:
+    """Number of the newest attempt of a run on this node where the user asked to stop it; else 0."""
+    found = attempts(root, run)
+    return found[-1].number if found and (found[-1].folder / STOPPED).exists() else 0
 
 
 def newest_checkpoint(folder: Path) -> str:
@@ -396,7 +414,8 @@ def main() -> None:
         interface = node_facts.interface_of(address) if address else None
         answer |= {"address": address, "interface": interface, "speed_mbit": node_facts.speed_mbit(interface)}
     elif verb == "checkpoint":
-        answer = {"checkpoint": newest_checkpoint(root / question["run_folder"])}
+        stopped = stopped_attempt(root, question["run"]) if "run" in question else 0
+        answer = {"checkpoint": newest_checkpoint(root / question["run_folder"]), "stopped": stopped}
     elif verb == "hash":
         folder = root / question["folder"]
         manifest = trees.cached_manifest(folder, root / "sums" / f"{folder.name}.json") if folder.is_dir() else None
@@ -404,7 +423,7 @@ def main() -> None:
     elif verb == "check":
         answer = {"damage": trees.damage(Path(sys.argv[0]).resolve().parent)}
     elif verb == "listen":
-        answer = node_facts.listen(question["ports"], question["seconds"])
+        answer = node_facts.listen(question["ports"], question["seconds"], question["callers"])
     elif verb == "connect":
         answer = node_facts.connect([(host, port) for host, port in question["targets"]])
     else:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from loraloom.cluster.outcomes import Outcome
@@ -26,9 +27,16 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
 async def late_faults(
     faults: Sequence[Outcome], tasks: Sequence["asyncio.Task[Outcome]"], seconds: float
 ) -> list[Outcome]:
-    """What other nodes say within some seconds, where all that ended so far are ranks that lost another one."""
-    others = [task for task in tasks if not task.done()]
-    if not others or any(fault.status != LOST for fault in faults):
-        return []
-    done, _ = await asyncio.wait(others, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    return [task.result() for task in done]
+    """What other nodes say within some seconds, where all that ended so far are ranks that lost another one.
+
+    The first answer may be one more rank that lost the same one: the others are heard until one tells a cause. A node whose
+    ranks all finished tells none.
+    """
+    found: list[Outcome] = []
+    others = {task for task in tasks if not task.done()}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while others and all(fault.status == LOST for fault in [*faults, *found]):
+                done, others = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+                found += [outcome for task in done if (outcome := task.result()).kind != "finished"]
+    return found

@@ -3,6 +3,7 @@
 In: nothing. Out: plain values as JSON. Standard library only; it runs on every node.
 """
 
+import math
 import os
 import platform
 import select
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -111,10 +113,10 @@ def traffic_bytes(interface: str | None) -> int | None:
     return None
 
 
-def listen(ports: Sequence[int], seconds: float) -> dict[str, Any]:
-    """Listen on ports and answer each connection with one byte, for a time."""
-
+def listen(ports: Sequence[int], seconds: float, callers: int = 0) -> dict[str, Any]:
+    """Listen on ports and answer each connection with one byte: until every port had `callers` of them, or the time is over."""
     sockets: list[socket.socket] = []
+    answered: Counter[socket.socket] = Counter()
     failed: list[int] = []
     for port in ports:
         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -130,12 +132,13 @@ def listen(ports: Sequence[int], seconds: float) -> dict[str, Any]:
         sockets.append(server)
     end = time.monotonic() + seconds
     try:
-        while (left := end - time.monotonic()) > 0 and sockets:
+        while (left := end - time.monotonic()) > 0 and any(answered[one] < (callers or math.inf) for one in sockets):
             for server in select.select(sockets, [], [], min(left, 0.5))[0]:
                 with suppress(OSError):
                     taken, _ = server.accept()
                     with taken:
                         taken.sendall(b"+")
+                        answered[server] += 1
     finally:
         for server in sockets:
             server.close()

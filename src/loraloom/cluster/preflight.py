@@ -209,7 +209,7 @@ async def check_ports(
     ports = {name: [one, *(range(port, port + PORTS) if name == first else ())] for name, one in chosen.items()}
 
     async def listen(link: Link) -> dict[str, Any]:
-        question = {"ports": ports[link.host.name], "seconds": LISTEN_S}
+        question = {"ports": ports[link.host.name], "seconds": LISTEN_S, "callers": len(links) - 1}
         return await link.ask([*agents[link.host.name], "listen"], question, timeout_s=LISTEN_S + 20)
 
     async def connect(link: Link) -> dict[str, str]:

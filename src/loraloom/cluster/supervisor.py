@@ -32,7 +32,7 @@ from loraloom.utils.errors import UserError
 
 ASK_S = 10.0
 """Seconds for an answer. A node that is slow, busy with importing say, is not lost: only silence counts."""
-CAUSE_S = 5.0
+CAUSE_S = 10.0
 """Seconds that the node of a rank that ended has to say so, after another rank said that it lost it."""
 TAIL_LINES = 30
 _TOGETHER = (
@@ -96,7 +96,7 @@ class Supervisor:
         self.views: dict[str, NodeView] = {}
         self._connect, self._event, self._show = connect, event, show
         self._min_nodes = config.min_nodes or len(self.members)
-        self._world = 0
+        self._world = self._number = 0
 
     async def supervise(self) -> Outcome:
         """Run to the end.
@@ -113,7 +113,7 @@ class Supervisor:
                 if attempt is None:
                     number += 1
                     attempt = await self._start(number)
-                outcome = await self.watch(attempt) if attempt else Outcome(kind="failed", text="it did not start")
+                outcome = await self.watch(attempt) if attempt else self._not_started()
                 self._event("outcome", {"kind": outcome.kind, "node": outcome.node, "text": outcome.text})
                 number = attempt.number if attempt else number
                 if outcome.kind == "taken":
@@ -203,7 +203,7 @@ class Supervisor:
         present = await self._gather()
         if not present:
             return None
-        attempt = plan_attempt(self.run, present, number)
+        attempt, self._number = plan_attempt(self.run, present, number), number
         planned = sum(member.processes for member in self.members)
         if self.run.strict and attempt.world_size != planned:
             raise UserError(
@@ -266,9 +266,17 @@ class Supervisor:
         return []
 
     async def _answers(self, link: Link) -> bool:
-        question = {"run_folder": self._member(link.host.name).run_folder}
-        await link.ask(self._member(link.host.name).agent("checkpoint"), question, timeout_s=ASK_S)
+        """Raises where it does not. A stop of the newest attempt, asked for while nothing runs, is heard here."""
+        question = {"run": self.run.name, "run_folder": self._member(link.host.name).run_folder}
+        answer = await link.ask(self._member(link.host.name).agent("checkpoint"), question, timeout_s=ASK_S)
+        if answer["stopped"] and answer["stopped"] == self._number:
+            self.stopping.set()
         return True
+
+    def _not_started(self) -> Outcome:
+        if self.stopping.is_set():
+            return Outcome(kind="stopped", text="asked to stop")
+        return Outcome(kind="failed", text="it did not start")
 
     # -------------------------------------------------------------------------------------------------------- watch
 

@@ -1,10 +1,11 @@
 """Inject faults into ranks: `TEST_FAULT=KIND:RANK:STEP,…`, with the step as finished steps.
 
-`die`, `drift` and `hold` are of a train step; `hold` stops there while the file `$TEST_GATE` is missing, and writes its process
-id to `$TEST_GATE.held`. `silent` leaves the exchange of gradients out, and `separate` makes the rank a group of
-its own; their step is not looked at. Of the samples after that step are `sample-raise`, `sample-memory`, `sample-tight` (no
-memory at the first try), `sample-slow` (within the deadline), `sample-late`, `sample-stuck`,
-`sample-pause` (five seconds), `sample-watch` (nothing) and `sample-die`. A faulty rank refuses collectives in its samples.
+`die`, `drift`, `hold` and `wait` are of a train step; where the file `$TEST_GATE` is missing, `hold` stops there for ever and
+`wait` until it is made; both write their process id to `$TEST_GATE.held`. `silent` leaves the exchange of gradients out, and
+`separate` makes the rank a group of its own; their step is not looked at. Of the samples after that step are `sample-raise`,
+`sample-memory`, `sample-tight` (no memory at the first try), `sample-slow` (within the deadline), `sample-late`,
+`sample-stuck`, `sample-pause` (five seconds), `sample-watch` (nothing) and `sample-die`. A faulty rank refuses collectives in
+its samples.
 """
 
 import importlib.abc
@@ -27,9 +28,9 @@ def in_step(module: ModuleType) -> None:
     def train_step(train_state: Any, step: int, **options: Any) -> Any:
         if MINE.get(step) == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if MINE.get(step) == "hold" and not (gate := Path(os.environ["TEST_GATE"])).exists():
+        if MINE.get(step) in {"hold", "wait"} and not (gate := Path(os.environ["TEST_GATE"])).exists():
             gate.with_name(f"{gate.name}.held").write_text(str(os.getpid()))
-            while True:  # it is killed here
+            while MINE[step] == "hold" or not gate.exists():  # a rank that is held is killed here
                 time.sleep(0.05)
         result = plain(train_state, step, **options)
         if MINE.get(step + 1) == "drift":
