@@ -82,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
     parser.add_argument("--record", type=Path, help="JSON file to write")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -94,7 +95,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(scratch, "source")
             make_files(source, number)
-            for verb in VERBS:
+            for verb in given.verbs:
                 figures = measure(verb, source, Path(scratch, "out"), given.workers)
                 found.append({"verb": verb, "files": number, "workers": given.workers, **figures})
                 sys.stdout.write(json.dumps(found[-1]) + "\n")
