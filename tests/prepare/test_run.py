@@ -340,8 +340,12 @@ class _Killer(type(Path())):
         return os._exit, (9,)
 
 
-def test_two_images_that_kill_their_workers_do_not_cost_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shares", [64, 1], ids=["sent alone", "sent together"])
+def test_two_images_that_kill_their_workers_do_not_cost_the_others(
+    tmp_path: Path, shares: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the last two died, those that were finished before were forgotten and `prepare` gave up."""
+    monkeypatch.setattr("loraloom.prepare.pool.SHARES_PER_WORKER", shares)
     names = [f"{number}.png" for number in range(FEW + 4)]
     sources = [save(drawn(number), tmp_path / name) for number, name in enumerate(names)]
     out = tmp_path / "out"
