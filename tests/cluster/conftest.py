@@ -1,6 +1,7 @@
 """Two nodes on this machine: own folders, own releases, a link that can be cut."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,17 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 
 @dataclass
 class Fake:
-    """A transport of this machine with faults: hosts in `cut` do not answer, files come from them after `slow_s` seconds."""
+    """A transport of this machine with faults.
+
+    Attributes:
+        cut: Hosts that do not answer.
+        unstarted: Hosts whose next attempt starts and is said not to have.
+        slow_s: Seconds before a file comes from a host.
+        lines: Commands that were sent, with their hosts.
+    """
 
     cut: set[str] = field(default_factory=set[str])
+    unstarted: set[str] = field(default_factory=set[str])
     slow_s: float = 0.0
     lines: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
 
@@ -52,6 +61,9 @@ class FakeConnection:
         answer = await LocalConnection().run(argv, data=data, output=output, timeout_s=timeout_s)
         if self.host.name in self.fake.cut:
             raise LinkLostError("the connection broke")
+        if argv[-1] == "start" and self.host.name in self.fake.unstarted:
+            self.fake.unstarted.remove(self.host.name)
+            return replace(answer, output=json.dumps({"started": False, "reason": "no memory"}).encode())
         return answer
 
     async def close(self) -> None:

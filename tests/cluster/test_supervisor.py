@@ -78,6 +78,16 @@ def test_a_killed_rank_restarts_the_gang_from_the_newest_checkpoint(lab: Lab, tm
 
 
 @needs_signals
+def test_an_attempt_that_does_not_start_is_followed_by_another(lab: Lab, tmp_path: Path, undisturbed: str) -> None:
+    """What the supervisor cleared away was taken for a stop of the user, and the run ended without a result."""
+    lab.fake.unstarted.add("bob")
+    run_async(lab.supervisor("unstarted", tmp_path).supervise())
+    assert lab.outcomes() == ["failed", "finished"]
+    assert any("bob: the ranks did not start" in line and "no memory" in line for line in lab.said)
+    assert adapter(tmp_path) == undisturbed
+
+
+@needs_signals
 def test_a_killed_agent_takes_its_ranks_with_it_and_the_run_ends_as_if_undisturbed(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:
@@ -116,6 +126,7 @@ def test_a_link_that_is_cut_for_less_than_the_suspect_window_costs_nothing(
     assert adapter(tmp_path) == undisturbed
 
 
+@pytest.mark.long  # waits for a lease that is longer than slow machines need for an answer
 def test_a_checkpoint_that_is_fetched_for_longer_than_the_lease_ends_nobody(
     lab: Lab, tmp_path: Path, gate: Path, undisturbed: str, soon: Soon
 ) -> None:
@@ -242,7 +253,7 @@ def test_a_run_that_is_stopped_from_another_terminal_is_not_restarted(
         await soon(lambda: len([view for view in supervisor.views.values() if view.answer.get("ranks")]) == 2)
         links = [Link(host, lab.fake.connect) for host in lab.hosts]
         agent = [lab.member(host, name).agent("stop") for host in lab.hosts]
-        question = {"run": name, "how": how}
+        question = {"run": name, "how": how, "by_user": True}
         await asyncio.gather(*(link.ask(line, question) for link, line in zip(links, agent, strict=True)))
         assert (await work).kind == "stopped"
 
@@ -263,7 +274,8 @@ def test_a_run_that_is_stopped_while_it_waits_for_a_lost_node_starts_no_more(
         lab.fake.cut.add("bob")
         await soon(lambda: any("waiting for bob" in line for line in lab.said))
         link = Link(lab.hosts[0], lab.fake.connect)
-        await link.ask(lab.member(lab.hosts[0], "waits").agent("stop"), {"run": "waits", "how": "polite"})
+        question = {"run": "waits", "how": "polite", "by_user": True}
+        await link.ask(lab.member(lab.hosts[0], "waits").agent("stop"), question)
         assert (await work).kind == "stopped"
 
     run_async(story())

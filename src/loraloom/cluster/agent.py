@@ -278,11 +278,14 @@ def poll(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stop(root: Path, question: Mapping[str, Any]) -> dict[str, Any]:
-    """End an attempt, or all of a run. `how`: `polite` saves a checkpoint, `abort` writes stacks first, `now` kills."""
+    """End an attempt, or all of a run. `how`: `polite` saves a checkpoint, `abort` writes stacks first, `now` kills.
+
+    Without `by_user` it is the supervisor that clears a broken attempt away, to start the next one.
+    """
     chosen = attempts(root, question["run"])
     if question.get("attempt") is not None:
         chosen = [attempt for attempt in chosen if attempt.number == int(question["attempt"])]
-    elif chosen:
+    if question.get("by_user") and chosen:
         write_text(chosen[-1].folder / STOPPED, "")
     how = question.get("how", "polite")
     ended_ranks = 0

@@ -96,7 +96,8 @@ async def stop_runs(cluster: Cluster, run: str | None, how: str) -> tuple[list[s
         names = [run] if run else list((await link.ask([*agent, "runs"]))["runs"])
         lines: list[str] = []
         for name in names:
-            answer = await link.ask([*agent, "stop"], {"run": name, "how": how}, timeout_s=3700)
+            question = {"run": name, "how": how, "by_user": True}
+            answer = await link.ask([*agent, "stop"], question, timeout_s=3700)
             lines.append(f"[{link.host.name}] {name}: {answer['ended']} processes ended")
         return lines or [f"[{link.host.name}] nothing runs"]
 
