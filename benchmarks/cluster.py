@@ -3,11 +3,13 @@
     python -m benchmarks.cluster deploy      seconds to ship the package to 1, 2 and 3 hosts
     python -m benchmarks.cluster recovery    seconds to see each fault and to train again
     python -m benchmarks.cluster training    the same with the real training of a tiny model
+    python -m benchmarks.cluster efficiency  images/s of `builtin:mini` on two hosts of one thread against one
     python -m benchmarks.cluster messages    seconds of an all-reduce at LoRA sizes, full speed, 1 Gbit/s, 100 Mbit/s, 50 ms
     python -m benchmarks.cluster simulate    a model of larger clusters from given step and message times
 
 All but `simulate` need root, sshd and asyncssh: hosts are network namespaces of one machine (tests/support/netns_lab.py).
-Their processes share the machine's cores, so times of computing say nothing; times of detection and of messages do.
+Their processes share the machine's cores, so times of computing say nothing, but where each has a core of its own
+(`efficiency`, on an idle machine); times of detection and of messages do.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +141,55 @@ def training(out: Path | None) -> None:
             "seconds after a fault of one of two network namespaces of one machine that train a tiny model on its CPU"
         )
         _write(out, what, {"faults": found})
+
+
+def efficiency(steps: int, rounds: int, out: Path | None) -> None:
+    """Print images/s of two hosts against one, batch 2 and one thread each, in turn; write them to `out`."""
+    from loraloom.config.prepare import PrepareConfig
+    from loraloom.prepare.run import prepare
+    from tests.cluster.test_netns_training import ENVIRONMENT, launched
+    from tests.support.images import drawn, save
+
+    found: dict[str, list[float]] = {"one host": [], "two hosts": []}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for number in range(8):
+            save(drawn(number, 256, 256), folder / "raw" / f"{number}.png", f"image {number}")
+        settings = PrepareConfig(size=256, validation_share=0, num_workers=1)
+        prepare(folder / "raw", folder / "images", settings, console=lambda text: None)
+        groups: Any = {
+            "data": {"batch_size": 2},
+            "train": {"max_steps": steps, "log_every": 5},
+            "checkpoints": {"every": steps},
+            "samples": {"enabled": False},
+        }
+        for number in range(rounds):
+            (own := folder / str(number)).mkdir()
+            with launched(own, ROOT, Path("builtin:mini"), folder / "images", **groups) as run:
+                run.finish()
+                found["two hosts"].append(_rate(run.run))
+            alone = own / "alone"
+            line = ["train", "--config", str(own / "run.yaml"), "--out", str(alone)]
+            subprocess.run(
+                [sys.executable, "-m", "loraloom", *line],
+                env={**os.environ, **ENVIRONMENT},
+                check=True,
+                capture_output=True,
+            )
+            found["one host"].append(_rate(alone))
+            print(f"images/s: one host {found['one host'][-1]:.2f}, two hosts {found['two hosts'][-1]:.2f}", flush=True)
+    share = median(two / one / 2 for one, two in zip(*found.values(), strict=True))
+    print(f"efficiency: {share:.0%} (median of {rounds})")
+    if out:
+        what = f"images/s of builtin:mini over {steps} steps of batch 2 a host, a core for each host, two network namespaces"
+        _write(out, what, {"images_per_second": found, "efficiency": round(share, 3)})
+
+
+def _rate(run: Path) -> float:
+    """Median of the images/s of a run's steps; the first value is left out."""
+    rows = map(json.loads, (run / "events.jsonl").read_text("utf-8").splitlines())
+    rates = [row["images_per_second"] for row in rows if row["kind"] == "train"]
+    return median(rates[1:])
 
 
 def _times(run: Any, began: float, *, restarts: bool) -> dict[str, float | None]:
@@ -260,7 +313,10 @@ def main() -> None:
         verbs.add_parser(name)
     for name in ("messages", "rank"):
         verbs.add_parser(name).add_argument("sizes", type=float, nargs="*", default=[1.5, 6.0, 25.0])
-    for name in ("training", "messages"):
+    speed = verbs.add_parser("efficiency")
+    speed.add_argument("--steps", type=int, default=40)
+    speed.add_argument("--rounds", type=int, default=3)
+    for name in ("training", "efficiency", "messages"):
         verbs.choices[name].add_argument("--out", type=Path, help="also write a JSON file")
     model = verbs.add_parser("simulate")
     model.add_argument("--step-s", type=float, default=0.5)
@@ -272,6 +328,8 @@ def main() -> None:
         simulate(given.step_s, given.megabytes, given.mbit, given.latency_s)
     elif given.verb == "messages":
         messages(given.sizes, given.out)
+    elif given.verb == "efficiency":
+        efficiency(given.steps, given.rounds, given.out)
     elif given.verb == "training":
         training(given.out)
     elif given.verb == "rank":

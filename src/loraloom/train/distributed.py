@@ -222,7 +222,7 @@ def make_runtime(precision: Precision, *, cpu: bool = False, deadline_s: float =
     patience = max(timedelta(hours=2), 3 * timedelta(seconds=deadline_s))
     group = InitProcessGroupKwargs(backend=choose_backend(), timeout=patience)
     expected = int(os.environ.get("WORLD_SIZE") or 1)  # accelerate may write another number there
-    cpu = cpu or (expected > 1 and not torch.cuda.is_available())  # accelerate joins CPUs only where it is told of them
+    cpu = cpu or (expected > 1 and not torch.cuda.is_available())  # accelerate joins CPUs only where that is asked for
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
     check_all_joined(accelerator.num_processes, expected)
     heartbeat().join(accelerator.num_processes)
