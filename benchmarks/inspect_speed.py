@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, cpu_seconds, make_files, measured, ours, plain_pillow
+from benchmarks.prepare_speed import SIZE_PX, SUFFIXES, cpu_seconds, images_of, measured, ours, plain_pillow
 from benchmarks.recording import machine, write_record
 from loraloom.config.inspect import InspectConfig
 from loraloom.config.reading import read_settings
@@ -92,10 +92,7 @@ def speed(arguments: argparse.Namespace) -> None:
     """Rates of all programs, alternating."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        source: Path = arguments.source or folder / "source"
-        if arguments.source is None:
-            make_files(source, arguments.images)
-        number = sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
+        source, number = images_of(arguments.source, folder, arguments.images)
         works: dict[str, Callable[[Path], None]] = {
             "plain Pillow, resize and save": lambda out: plain_pillow(source, out),
             "plain Pillow, measure only": lambda out: plain_measures(source),

@@ -113,6 +113,14 @@ def measured(work: Callable[[], None]) -> tuple[float, float, float]:
     return seconds, peak / 1e6, others
 
 
+def images_of(given: Path | None, scratch: Path, number: int) -> tuple[Path, int]:
+    """The folder that was given, or one of generated images; and how many images it holds."""
+    source = given or scratch / "source"
+    if given is None:
+        make_files(source, number)
+    return source, sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
+
+
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,10 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        source: Path = arguments.source or folder / "source"
-        if arguments.source is None:
-            make_files(source, arguments.images)
-        number = sum(path.suffix.lower() in SUFFIXES for path in source.rglob("*"))
+        source, number = images_of(arguments.source, folder, arguments.images)
         print(f"{number} images, {arguments.rounds} rounds, {arguments.workers} workers against one plain process")
         ratios: list[float] = []
         for turn in range(arguments.rounds):

@@ -95,7 +95,7 @@ def lines_of(report: CacheReport) -> list[str]:
     if not report.files:
         lines = [f"{report.folder}: nothing is cached"]
     else:
-        lines = [f"{report.folder}: {_files(len(report.files))}, {size_words(total)}"]
+        lines = [f"{report.folder}: {counted(len(report.files), 'file')}, {size_words(total)}"]
     for kind in KINDS:
         counts = {state: report.of(kind, state) for state in STATES}
         parts = [
@@ -108,10 +108,12 @@ def lines_of(report: CacheReport) -> list[str]:
     for state in ("stale", "unknown", "corrupt"):
         lines += _reasons(report, state)
     if len(report.models) > 2 or (report.models and not report.exact):
-        listed = ", ".join(f"{name}: {_files(number)}" for name, number in sorted(report.models.items()))
+        listed = ", ".join(f"{name}: {counted(number, 'file')}" for name, number in sorted(report.models.items()))
         lines.append(f"  made by {listed}" + ("" if report.exact else "; --model or --run tells which are used"))
     if report.strangers:
-        lines.append(f"  not of the cache, never touched: {_files(len(report.strangers))}, {report.strangers[0]} first")
+        lines.append(
+            f"  not of the cache, never touched: {counted(len(report.strangers), 'file')}, {report.strangers[0]} first"
+        )
     return lines
 
 
@@ -126,10 +128,10 @@ def clean(place: Place, say: Callable[[str], None], *, dry_run: bool, prompts: b
     kept = len(report.files) - len(files)
     size = size_words(sum(file.num_bytes for file in files))
     if dry_run:
-        say(f"would remove {_files(len(files))} and free {size}; {kept:,} would be kept")
+        say(f"would remove {counted(len(files), 'file')} and free {size}; {kept:,} would be kept")
         return
     freed = remove(report, files)
-    say(f"removed {_files(len(files))} and freed {size_words(freed)}; {kept:,} kept")
+    say(f"removed {counted(len(files), 'file')} and freed {size_words(freed)}; {kept:,} kept")
 
 
 def precompute(
@@ -259,7 +261,7 @@ def _reasons(report: CacheReport, state: State) -> list[str]:
             groups.setdefault(file.reason, []).append(file)
     shown = list(groups.items())[:_MOST_REASONS]
     more = len(groups) - len(shown)
-    lines = [f"  {state}: {_files(len(files))}: {reason}{_first(files[0])}" for reason, files in shown]
+    lines = [f"  {state}: {counted(len(files), 'file')}: {reason}{_first(files[0])}" for reason, files in shown]
     return lines + ([f"  {state}: {more:,} more reasons; --json lists all files"] if more else [])
 
 
@@ -274,10 +276,6 @@ def _such_as(missing: tuple[str, ...]) -> str:
 def _short(text: str) -> str:
     flat = " ".join(text.split())
     return repr(flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]}…")
-
-
-def _files(number: int) -> str:
-    return counted(number, "file")
 
 
 def _as_json(report: CacheReport) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from loraloom.utils.errors import UserError
-from loraloom.utils.parallel import end_pool, start_worker
+from loraloom.utils.parallel import each_of, end_pool, start_worker
 from loraloom.utils.processes import usable_cores
 
 T = TypeVar("T")
@@ -79,10 +79,6 @@ def work_on_files(
         yield from (refuse(task, reason) for task, reason in refused)
 
 
-def _each(work: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-    return [work(task) for task in tasks]
-
-
 def _run_pool(
     work: Callable[[T], R], shares: Iterator[Sequence[T]], workers: int, time_limit_s: float
 ) -> Generator[R, None, tuple[list[tuple[T, str]], bool]]:
@@ -96,7 +92,7 @@ def _run_pool(
         while True:
             for share in islice(shares, IN_FLIGHT_PER_WORKER * workers - len(on_the_way)):
                 try:
-                    on_the_way[pool.submit(_each, work, share)] = share
+                    on_the_way[pool.submit(each_of, work, share)] = share
                 except BrokenProcessPool:
                     lost += [(task, _CRASHED) for task in share]
                     break

@@ -132,8 +132,8 @@ def announce(adapter: Adapter, config: RunConfig) -> None:
 
 def batch_lines(plan: Plan, num_ranks: int) -> list[str]:
     """How many images a step learns from, and how the ranks share them; what a user reads before the first step."""
-    ranks = f"{counted(plan.num_devices, 'rank')}"
-    images = f"{counted(plan.step_size, 'image')}"
+    ranks = counted(plan.num_devices, "rank")
+    images = counted(plan.step_size, "image")
     lines = [f"batch: {plan.largest_batch} per device x {plan.accumulation} accumulation x {ranks} = {images} a step"]
     smaller = [f"{batch} from {math.isqrt(pixels)} squared pixels" for pixels, batch in plan.smaller_batches]
     own = sorted({batch for batch in plan.batch_sizes if batch is not None})

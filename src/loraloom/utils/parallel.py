@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ def spread(
             if not piece:
                 return
             with _uninterrupted():  # submitting starts processes, which inherit this
-                running.append(pool.submit(_each, work, piece))
+                running.append(pool.submit(each_of, work, piece))
 
     try:
         resource_tracker.ensure_running()  # or starting the first process would let interrupts through again
@@ -82,7 +82,8 @@ def spread(
         raise
 
 
-def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+def each_of(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The results of several items, for a worker that gets them together."""
     return [work(item) for item in items]
 
 
